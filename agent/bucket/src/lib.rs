@@ -1,0 +1,19 @@
+//! Checkpoints in S3-compatible buckets, shared by agent and controller; depends on neither.
+//!
+//! Reading order: [`bucket`] is the small interface to object storage and its errors, [`s3`] the real one,
+//! [`memory`] the one for tests; [`manifest`] says what a checkpoint is, [`layout`] where its objects lie,
+//! [`target`] parses `s3://bucket/prefix`, [`credentials`] holds keys that never reach a log.
+
+pub mod bucket;
+pub mod credentials;
+pub mod layout;
+pub mod manifest;
+#[cfg(any(test, feature = "fakes"))]
+pub mod memory;
+pub mod s3;
+pub mod target;
+
+pub use bucket::{Bucket, BucketError, CompletedPart, ListedObject, ListedPart, ListedUpload, ObjectInfo};
+pub use credentials::Credentials;
+pub use manifest::{Manifest, ManifestFile};
+pub use target::Target;

@@ -1,0 +1,364 @@
+//! `Provider`: what we ask of a market that rents out GPU boxes, in spotter's own words.
+//!
+//! [`vast`] is the only file that knows the Vast.ai API; [`memory`] is a market in memory for tests. Prices are US
+//! dollars per hour for the whole box.
+
+#[cfg(any(test, feature = "fakes"))]
+pub mod memory;
+pub mod vast;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+/// Number of an offer; dead as soon as it is rented.
+pub type OfferId = u64;
+/// Number of an instance, for as long as it exists.
+pub type InstanceId = u64;
+
+/// How a box is rented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rental {
+    /// Ours until we end it.
+    OnDemand,
+    /// Cheaper; the market takes it back when somebody pays more.
+    Interruptible,
+}
+
+/// A machine that the market rents out, at its price now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Its number.
+    pub id: OfferId,
+    /// The physical machine; several offers may share it.
+    pub machine_id: u64,
+    /// Product name with spaces, such as `RTX 4090`.
+    pub gpu_name: String,
+    /// GPUs in the offer.
+    pub num_gpus: u32,
+    /// Memory of one GPU, MiB as the market reports it.
+    pub vram_mib: u64,
+    /// Usable system RAM of this slice, MB.
+    pub ram_mb: u64,
+    /// Effective CPU cores of this slice.
+    pub cpu_cores: f64,
+    /// Disk that can be rented at most, GB.
+    pub disk_gb: f64,
+    /// GPU price, $/h: the on-demand price, or the price to beat for an interruptible one.
+    pub gpu_usd_per_hour: f64,
+    /// Storage price at the asked size, $/h.
+    pub storage_usd_per_hour: f64,
+    /// Lowest bid that would run now, $/h; `None` for on-demand.
+    pub min_bid_usd_per_hour: Option<f64>,
+    /// Download and upload price, $/GB.
+    pub inet_down_usd_per_gb: f64,
+    /// Upload price, $/GB.
+    pub inet_up_usd_per_gb: f64,
+    /// Reliability, 0 to 1.
+    pub reliability: f64,
+    /// Download bandwidth, Mb/s.
+    pub inet_down_mbps: f64,
+    /// Upload bandwidth, Mb/s.
+    pub inet_up_mbps: f64,
+    /// NVLink bandwidth, GB/s.
+    pub nvlink_gbps: f64,
+    /// Highest CUDA version of the driver.
+    pub cuda: f64,
+    /// CUDA compute capability x 100 (890 = 8.9).
+    pub compute_cap: u32,
+    /// Host was verified by the market.
+    pub verified: bool,
+    /// Host is a data centre.
+    pub datacenter: bool,
+    /// Country or region.
+    pub geolocation: String,
+    /// Longest remaining rental, seconds.
+    pub max_duration_s: f64,
+    /// Open ports on the host's router.
+    pub direct_ports: u32,
+}
+
+impl Offer {
+    /// All-in price while it runs, $/h, traffic excluded.
+    pub fn running_usd_per_hour(&self) -> f64 {
+        self.gpu_usd_per_hour + self.storage_usd_per_hour
+    }
+}
+
+/// One condition of a search, such as `reliability > 0.95`, in the market's own field names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Field.
+    pub field: String,
+    /// `eq neq gt gte lt lte in notin`.
+    pub op: String,
+    /// Value: number, string, boolean or list.
+    pub value: serde_json::Value,
+}
+
+/// What to search for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OfferQuery {
+    /// GPU name with spaces; `None`: any.
+    pub gpu_name: Option<String>,
+    /// Number of GPUs; `None`: any.
+    pub num_gpus: Option<u32>,
+    /// How it would be rented.
+    pub rental: Rental,
+    /// Disk size that prices are computed for and that must be available, GB.
+    pub disk_gb: f64,
+    /// Further conditions.
+    pub filters: Vec<Filter>,
+    /// At most this many, cheapest first.
+    pub limit: u32,
+}
+
+/// An order to rent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RentRequest {
+    /// What to rent.
+    pub offer: OfferId,
+    /// Unique label by which the instance is found again after a lost answer.
+    pub label: String,
+    /// Container image.
+    pub image: String,
+    /// Disk in GB, fixed for life.
+    pub disk_gb: f64,
+    /// Shell text that the box runs at every start.
+    pub onstart: String,
+    /// Environment of the container.
+    pub env: Vec<(String, String)>,
+    /// Bid for an interruptible instance, $/h; `None`: on-demand.
+    pub bid_usd_per_hour: Option<f64>,
+}
+
+/// What the provider wants an instance to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Intended {
+    /// To run.
+    Running,
+    /// To be stopped: by us, or because the market took it back.
+    Stopped,
+    /// Paused in memory; GPU still billed.
+    Frozen,
+}
+
+/// What an instance is, as the provider last heard. Every documented status has its own value, so that the table in
+/// `run` has a row for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Actual {
+    /// No status yet.
+    Provisioning,
+    /// Container made.
+    Created,
+    /// Image is pulled or the container starts.
+    Loading,
+    /// Runs.
+    Running,
+    /// Stopped.
+    Stopped,
+    /// Paused in memory.
+    Frozen,
+    /// The container's process ended; also what a stopped or interrupted one shows.
+    Exited,
+    /// Restarts on request.
+    Rebooting,
+    /// Is made anew on request.
+    Recycling,
+    /// No recent word from the host.
+    Unknown,
+    /// The host is disconnected.
+    Offline,
+}
+
+/// An address at which ssh may answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshAddress {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Goes through the provider's proxy.
+    pub proxy: bool,
+}
+
+/// What we rent; it costs money until destroyed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its number.
+    pub id: InstanceId,
+    /// Physical machine.
+    pub machine_id: u64,
+    /// Label, ours or anybody's.
+    pub label: Option<String>,
+    /// What it should be.
+    pub intended: Intended,
+    /// What it is.
+    pub actual: Actual,
+    /// The contract runs: GPU time may be charged.
+    pub contract_running: bool,
+    /// Waits in the queue for its GPU.
+    pub scheduling: bool,
+    /// The provider's free text.
+    pub status_msg: String,
+    /// Interruptible.
+    pub is_bid: bool,
+    /// GPU price now, $/h: the list price or our bid.
+    pub gpu_usd_per_hour: f64,
+    /// Storage price, $/h.
+    pub storage_usd_per_hour: f64,
+    /// Disk, GB.
+    pub disk_gb: f64,
+    /// GPU product name.
+    pub gpu_name: String,
+    /// GPUs.
+    pub num_gpus: u32,
+    /// Where ssh may answer, best first.
+    pub ssh: Vec<SshAddress>,
+    /// When the contract began, seconds since the epoch.
+    pub start_s: f64,
+}
+
+/// The account.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Account {
+    /// Its number.
+    pub id: u64,
+    /// Spendable credit in dollars.
+    pub credit_usd: f64,
+}
+
+/// What the provider charged for one instance over a time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Charge {
+    /// Instance.
+    pub instance: InstanceId,
+    /// GPU time, dollars.
+    pub gpu_usd: f64,
+    /// Storage, dollars.
+    pub disk_usd: f64,
+    /// Traffic, dollars.
+    pub bandwidth_usd: f64,
+}
+
+impl Charge {
+    /// All of it.
+    pub fn total_usd(&self) -> f64 {
+        self.gpu_usd + self.disk_usd + self.bandwidth_usd
+    }
+}
+
+/// Why the provider did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// No key was given.
+    #[error("no API key for {provider}")]
+    NoKey {
+        /// Provider's name.
+        provider: &'static str,
+    },
+    /// The key was refused.
+    #[error("{provider} refused the API key: {message}")]
+    Unauthorized {
+        /// Provider's name.
+        provider: &'static str,
+        /// Its words.
+        message: String,
+    },
+    /// Somebody else was faster.
+    #[error("offer {offer} is no longer available")]
+    OfferGone {
+        /// The offer.
+        offer: OfferId,
+        /// An instance that was made all the same and must be destroyed.
+        leftover: Option<InstanceId>,
+    },
+    /// The bid is below what would run now.
+    #[error("bid of ${bid_usd_per_hour:.4}/h is below the floor: {message}")]
+    BidTooLow {
+        /// What was bid.
+        bid_usd_per_hour: f64,
+        /// The provider's words.
+        message: String,
+        /// An instance that was made all the same and must be destroyed.
+        leftover: Option<InstanceId>,
+    },
+    /// The account has no credit.
+    #[error("the account lacks credit: {message}")]
+    NoCredit {
+        /// The provider's words.
+        message: String,
+    },
+    /// Too many requests.
+    #[error("{provider} asks to slow down for {} s", retry_after.as_secs_f64())]
+    RateLimited {
+        /// Provider's name.
+        provider: &'static str,
+        /// How long to wait.
+        retry_after: Duration,
+    },
+    /// Anything else it said.
+    #[error("{operation}: {message} (HTTP {status})")]
+    Refused {
+        /// What was asked.
+        operation: &'static str,
+        /// HTTP status.
+        status: u16,
+        /// The provider's words.
+        message: String,
+        /// An instance that was made all the same and must be destroyed.
+        leftover: Option<InstanceId>,
+    },
+    /// No answer, or one that cannot be read: whether it was done is unknown.
+    #[error("{operation}: no usable answer: {message}")]
+    Unreachable {
+        /// What was asked.
+        operation: &'static str,
+        /// The transport's words.
+        message: String,
+    },
+}
+
+impl ProviderError {
+    /// The request may have been carried out though no answer came.
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Unreachable { .. }) || matches!(self, Self::Refused { status: 500.., .. })
+    }
+}
+
+/// A market. Reads are repeated by the implementation where safe; a rent is never repeated by it.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// Short name, such as `vast`.
+    fn name(&self) -> &'static str;
+    /// Base URL, for the box's own switch.
+    fn base_url(&self) -> String;
+    /// Proves the key.
+    async fn account(&self) -> Result<Account, ProviderError>;
+    /// Offers that match, cheapest first, one row per offer.
+    async fn offers(&self, query: &OfferQuery) -> Result<Vec<Offer>, ProviderError>;
+    /// Rents. Never repeated: after an ambiguous error look for the label.
+    async fn rent(&self, request: &RentRequest) -> Result<InstanceId, ProviderError>;
+    /// Every instance of the account, pages followed. An answer that is not a list is an error, never an empty fleet.
+    async fn instances(&self) -> Result<Vec<Instance>, ProviderError>;
+    /// One instance; `None` when the provider says that it does not exist.
+    async fn instance(&self, id: InstanceId) -> Result<Option<Instance>, ProviderError>;
+    /// Starts a stopped one. `false`: queued until its GPU is free.
+    async fn start(&self, id: InstanceId) -> Result<bool, ProviderError>;
+    /// Stops it; the disk stays and costs storage.
+    async fn stop(&self, id: InstanceId) -> Result<(), ProviderError>;
+    /// Ends it for good. Success when it is already gone.
+    async fn destroy(&self, id: InstanceId) -> Result<(), ProviderError>;
+    /// Changes the bid, $/h for the whole box.
+    async fn change_bid(&self, id: InstanceId, usd_per_hour: f64) -> Result<(), ProviderError>;
+    /// Lets a public key in. Success when it is already there.
+    async fn attach_key(&self, id: InstanceId, public_key: &str) -> Result<(), ProviderError>;
+    /// Makes the account know a public key, so that new instances let it in. Success when it is already there.
+    async fn register_key(&self, public_key: &str) -> Result<(), ProviderError>;
+    /// Charges of the given instances since a time (seconds since the epoch).
+    async fn charges(&self, since_s: f64, instances: &[InstanceId]) -> Result<Vec<Charge>, ProviderError>;
+}

@@ -1,0 +1,126 @@
+//! The run file: what it may say, its defaults, and errors that name the line, the column and the nearest known key.
+//!
+//! Keys are named as SkyPilot's and dstack's users know them. What is parsed becomes a [`RunSpec`], in which every default is
+//! filled in and every value has been checked; nothing later asks the file again.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::provider::{Filter, Rental};
+
+/// A run file, checked, with every default filled in. Stored with the run as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// Name of the run: letters, digits, `-`, `_`, `.`; at most 63 characters.
+    pub name: String,
+    /// Directory that is copied to the box, absolute; `None`: no code is copied.
+    pub workdir: Option<PathBuf>,
+    /// What to rent.
+    pub resources: Resources,
+    /// Container image.
+    pub image: String,
+    /// Environment of the job. `None`: taken from the caller's shell at start, never stored.
+    pub envs: BTreeMap<String, Option<String>>,
+    /// Shell text that prepares the box, run once per attempt before `run`.
+    pub setup: Option<String>,
+    /// Shell text of the training.
+    pub run: String,
+    /// Shell text that resumes; `None`: `run`, with `SPOTTER_CHECKPOINT` set.
+    pub resume: Option<String>,
+    /// Where checkpoints are and go.
+    pub checkpoints: Option<Checkpoints>,
+    /// What to do after an interruption.
+    pub recover: Recover,
+    /// Bounds on time and money.
+    pub limits: Limits,
+    /// What to bring home.
+    pub results: Option<Results>,
+    /// What happens to the box after a finished run.
+    pub on_done: OnDone,
+}
+
+/// What to rent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resources {
+    /// GPU name with spaces; `None`: any.
+    pub gpu_name: Option<String>,
+    /// Number of GPUs.
+    pub num_gpus: u32,
+    /// Disk, GB.
+    pub disk_gb: f64,
+    /// How it is rented.
+    pub rental: Rental,
+    /// Further conditions, from the market's query language.
+    pub filters: Vec<Filter>,
+    /// Highest all-in price for the whole box, $/h.
+    pub max_price_usd_per_hour: Option<f64>,
+    /// Bid over the price to beat, as a fraction (0.15 = 15 %).
+    pub bid_headroom: f64,
+    /// Highest bid, $/h.
+    pub bid_max_usd_per_hour: Option<f64>,
+}
+
+/// Where checkpoints are on the box and where they go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoints {
+    /// Directory on the box, relative to the working directory.
+    pub dir: String,
+    /// `s3://bucket/prefix`; `None`: no backup.
+    pub to: Option<String>,
+    /// Backup interval.
+    pub every: Duration,
+    /// Newest commits to keep; at least 2.
+    pub keep_last: u32,
+    /// Wait with no change before a file counts as finished; `None`: the rule's own.
+    pub settle: Option<Duration>,
+}
+
+/// After an interruption.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recover {
+    /// What to do.
+    pub policy: RecoverPolicy,
+    /// Attempts in all, the first included.
+    pub attempts: u32,
+}
+
+/// What to do after an interruption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecoverPolicy {
+    /// Rent another box and resume there.
+    Elsewhere,
+    /// Stop and tell.
+    Never,
+}
+
+/// Bounds on time and money.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// From paying for a box to a started session; after that the box stops itself.
+    pub bring_up: Duration,
+    /// Dollars for all attempts; a new attempt is not begun past it.
+    pub budget_usd: Option<f64>,
+}
+
+/// What to bring home.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// Files and directories on the box, relative to the working directory.
+    pub fetch: Vec<String>,
+    /// Directory on the laptop, absolute.
+    pub to: PathBuf,
+}
+
+/// What happens to the box after a finished run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDone {
+    /// Destroy it once everything is safe.
+    Destroy,
+    /// Stop it; the disk goes on costing.
+    Stop,
+    /// Leave it running.
+    Keep,
+}
