@@ -1,1 +1,355 @@
-//! Under construction.
+//! A market in memory, on the runtime's clock: prices, interruptions and lost answers on request. For tests.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{
+    Account, Actual, Charge, Instance, InstanceId, Intended, Offer, OfferId, OfferQuery, Provider,
+    ProviderError, RentRequest, Rental, SshAddress,
+};
+
+/// From a create to `running`.
+const LOADING: Duration = Duration::from_secs(30);
+
+/// The market; clones share it.
+#[derive(Debug, Clone)]
+pub struct MemoryMarket(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    offers: Vec<Offer>,
+    rented: BTreeMap<InstanceId, Rented>,
+    next_id: InstanceId,
+    lose_answers: u32,
+    gone: Vec<OfferId>,
+    unreachable: bool,
+}
+
+#[derive(Debug)]
+struct Rented {
+    instance: Instance,
+    created: Instant,
+    /// GPU time already closed, and the start of the open interval.
+    gpu: Duration,
+    gpu_since: Option<Instant>,
+    destroyed: Option<Instant>,
+}
+
+impl MemoryMarket {
+    /// A market with `machines` identical single-GPU machines, offered at $0.40/h on demand and from $0.20/h by bid.
+    pub fn new(machines: u64) -> Self {
+        let offers = (1..=machines).map(offer).collect();
+        Self(Arc::new(Mutex::new(State {
+            offers,
+            rented: BTreeMap::new(),
+            next_id: 1000,
+            lose_answers: 0,
+            gone: Vec::new(),
+            unreachable: false,
+        })))
+    }
+
+    /// The next `count` rents are carried out, but their answers are lost.
+    pub fn lose_create_answers(&self, count: u32) {
+        self.state().lose_answers = count;
+    }
+
+    /// Somebody else rents this offer between search and create.
+    pub fn snatch(&self, offer: OfferId) {
+        self.state().gone.push(offer);
+    }
+
+    /// No call gets an answer until switched back.
+    pub fn set_unreachable(&self, unreachable: bool) {
+        self.state().unreachable = unreachable;
+    }
+
+    /// The market takes an instance back: somebody pays more.
+    pub fn outbid(&self, id: InstanceId) {
+        let mut state = self.state();
+        if let Some(rented) = state.rented.get_mut(&id) {
+            rented.close();
+            rented.instance.intended = Intended::Stopped;
+            rented.instance.contract_running = false;
+            rented.instance.actual = Actual::Exited;
+        }
+    }
+
+    /// The host is gone: `offline`, while the contract says running.
+    pub fn lose_host(&self, id: InstanceId) {
+        let mut state = self.state();
+        if let Some(rented) = state.rented.get_mut(&id) {
+            rented.close();
+            rented.instance.actual = Actual::Offline;
+        }
+    }
+
+    /// Instances that exist.
+    pub fn alive(&self) -> Vec<Instance> {
+        self.state()
+            .rented
+            .values()
+            .filter(|r| r.destroyed.is_none())
+            .map(Rented::view)
+            .collect()
+    }
+
+    /// Instances that cost GPU time right now.
+    pub fn gpu_charged(&self) -> usize {
+        self.state()
+            .rented
+            .values()
+            .filter(|r| r.view().contract_running && r.destroyed.is_none())
+            .count()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+
+    fn reach(&self, operation: &'static str) -> Result<MutexGuard<'_, State>, ProviderError> {
+        let state = self.state();
+        if state.unreachable {
+            let message = "the market is switched off".to_owned();
+            return Err(ProviderError::Unreachable { operation, message });
+        }
+        Ok(state)
+    }
+}
+
+fn offer(machine: u64) -> Offer {
+    Offer {
+        id: machine,
+        machine_id: machine,
+        gpu_name: "RTX 4090".to_owned(),
+        num_gpus: 1,
+        vram_mib: 24_564,
+        ram_mb: 64_000,
+        cpu_cores: 16.0,
+        disk_gb: 500.0,
+        gpu_usd_per_hour: 0.40,
+        storage_usd_per_hour: 0.01,
+        min_bid_usd_per_hour: None,
+        inet_down_usd_per_gb: 0.0,
+        inet_up_usd_per_gb: 0.0,
+        reliability: 0.99,
+        inet_down_mbps: 800.0,
+        inet_up_mbps: 800.0,
+        nvlink_gbps: 0.0,
+        cuda: 12.8,
+        compute_cap: 890,
+        verified: true,
+        datacenter: false,
+        geolocation: "Nowhere".to_owned(),
+        max_duration_s: 30.0 * 86_400.0,
+        direct_ports: 100,
+    }
+}
+
+impl Rented {
+    fn close(&mut self) {
+        if let Some(since) = self.gpu_since.take() {
+            self.gpu += since.elapsed();
+        }
+    }
+
+    fn view(&self) -> Instance {
+        let mut view = self.instance.clone();
+        if view.actual == Actual::Loading && self.created.elapsed() >= LOADING {
+            view.actual = Actual::Running;
+            view.ssh = vec![SshAddress {
+                host: "192.0.2.1".to_owned(),
+                port: 22,
+                proxy: false,
+            }];
+        }
+        view
+    }
+}
+
+#[async_trait]
+impl Provider for MemoryMarket {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn base_url(&self) -> String {
+        "http://memory.invalid".to_owned()
+    }
+
+    async fn account(&self) -> Result<Account, ProviderError> {
+        drop(self.reach("show user")?);
+        Ok(Account {
+            id: 1,
+            credit_usd: 100.0,
+        })
+    }
+
+    async fn offers(&self, query: &OfferQuery) -> Result<Vec<Offer>, ProviderError> {
+        let state = self.reach("search offers")?;
+        let mut offers: Vec<Offer> = state.offers.clone();
+        for offer in &mut offers {
+            if query.rental == Rental::Interruptible {
+                offer.gpu_usd_per_hour = 0.20;
+                offer.min_bid_usd_per_hour = Some(0.20);
+            }
+        }
+        offers.truncate(query.limit as usize);
+        Ok(offers)
+    }
+
+    async fn rent(&self, request: &RentRequest) -> Result<InstanceId, ProviderError> {
+        let mut state = self.reach("create instance")?;
+        let position = state
+            .offers
+            .iter()
+            .position(|offer| offer.id == request.offer);
+        let Some(position) = position.filter(|_| !state.gone.contains(&request.offer)) else {
+            return Err(ProviderError::OfferGone {
+                offer: request.offer,
+                leftover: None,
+            });
+        };
+        if let Some(bid_usd_per_hour) = request.bid_usd_per_hour
+            && bid_usd_per_hour < 0.20
+        {
+            let message = "the floor is $0.20".to_owned();
+            return Err(ProviderError::BidTooLow {
+                bid_usd_per_hour,
+                message,
+                leftover: None,
+            });
+        }
+        let offer = state.offers.remove(position);
+        let id = state.next_id;
+        state.next_id += 1;
+        let instance = Instance {
+            id,
+            machine_id: offer.machine_id,
+            label: Some(request.label.clone()),
+            intended: Intended::Running,
+            actual: Actual::Loading,
+            contract_running: true,
+            scheduling: false,
+            status_msg: String::new(),
+            is_bid: request.bid_usd_per_hour.is_some(),
+            gpu_usd_per_hour: request.bid_usd_per_hour.unwrap_or(offer.gpu_usd_per_hour),
+            storage_usd_per_hour: offer.storage_usd_per_hour,
+            disk_gb: request.disk_gb,
+            gpu_name: offer.gpu_name,
+            num_gpus: offer.num_gpus,
+            ssh: Vec::new(),
+            start_s: 0.0,
+        };
+        let now = Instant::now();
+        let rented = Rented {
+            instance,
+            created: now,
+            gpu: Duration::ZERO,
+            gpu_since: Some(now + LOADING),
+            destroyed: None,
+        };
+        state.rented.insert(id, rented);
+        if state.lose_answers > 0 {
+            state.lose_answers -= 1;
+            let message = "connection closed before the answer".to_owned();
+            return Err(ProviderError::Unreachable {
+                operation: "create instance",
+                message,
+            });
+        }
+        Ok(id)
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, ProviderError> {
+        drop(self.reach("list instances")?);
+        Ok(self.alive())
+    }
+
+    async fn instance(&self, id: InstanceId) -> Result<Option<Instance>, ProviderError> {
+        let state = self.reach("show instance")?;
+        Ok(state
+            .rented
+            .get(&id)
+            .filter(|r| r.destroyed.is_none())
+            .map(Rented::view))
+    }
+
+    async fn start(&self, id: InstanceId) -> Result<bool, ProviderError> {
+        let mut state = self.reach("start instance")?;
+        if let Some(rented) = state.rented.get_mut(&id) {
+            rented.instance.intended = Intended::Running;
+            rented.instance.contract_running = true;
+            rented.instance.actual = Actual::Running;
+            rented.gpu_since = Some(Instant::now());
+        }
+        Ok(true)
+    }
+
+    async fn stop(&self, id: InstanceId) -> Result<(), ProviderError> {
+        let mut state = self.reach("stop instance")?;
+        if let Some(rented) = state.rented.get_mut(&id) {
+            rented.close();
+            rented.instance.intended = Intended::Stopped;
+            rented.instance.contract_running = false;
+            rented.instance.actual = Actual::Exited;
+        }
+        Ok(())
+    }
+
+    async fn destroy(&self, id: InstanceId) -> Result<(), ProviderError> {
+        let mut state = self.reach("destroy instance")?;
+        if let Some(rented) = state.rented.get_mut(&id) {
+            rented.close();
+            rented.instance.contract_running = false;
+            rented.destroyed.get_or_insert_with(Instant::now);
+        }
+        Ok(())
+    }
+
+    async fn change_bid(&self, id: InstanceId, usd_per_hour: f64) -> Result<(), ProviderError> {
+        let mut state = self.reach("change bid")?;
+        if let Some(rented) = state.rented.get_mut(&id) {
+            rented.instance.gpu_usd_per_hour = usd_per_hour;
+        }
+        Ok(())
+    }
+
+    async fn attach_key(&self, _id: InstanceId, _public_key: &str) -> Result<(), ProviderError> {
+        self.reach("attach ssh key").map(drop)
+    }
+
+    async fn register_key(&self, _public_key: &str) -> Result<(), ProviderError> {
+        self.reach("create ssh key").map(drop)
+    }
+
+    async fn charges(
+        &self,
+        _since_s: f64,
+        instances: &[InstanceId],
+    ) -> Result<Vec<Charge>, ProviderError> {
+        let state = self.reach("show charges")?;
+        let charge = |id: &InstanceId| {
+            let rented = state.rented.get(id)?;
+            let open = rented
+                .gpu_since
+                .map_or(Duration::ZERO, |since| since.elapsed());
+            let gpu_h = (rented.gpu + open).as_secs_f64() / 3600.0;
+            let end = rented.destroyed.unwrap_or_else(Instant::now);
+            let disk_h = end.duration_since(rented.created).as_secs_f64() / 3600.0;
+            Some(Charge {
+                instance: *id,
+                gpu_usd: gpu_h * rented.instance.gpu_usd_per_hour,
+                disk_usd: disk_h * rented.instance.storage_usd_per_hour,
+                bandwidth_usd: 0.0,
+            })
+        };
+        Ok(instances.iter().filter_map(charge).collect())
+    }
+}

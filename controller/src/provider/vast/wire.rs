@@ -1,0 +1,520 @@
+//! Vast.ai's JSON to our types and back (pure). Missing, null and unknown fields are survived.
+
+use serde_json::{Map, Value, json};
+
+use crate::provider::{
+    Actual, Charge, Instance, InstanceId, Intended, Offer, OfferQuery, RentRequest, Rental,
+    SshAddress,
+};
+
+/// A number, given as one or as a string; 0 when absent.
+pub(super) fn float(row: &Value, key: &str) -> f64 {
+    optional_float(row, key).unwrap_or(0.0)
+}
+
+fn optional_float(row: &Value, key: &str) -> Option<f64> {
+    match row.get(key)? {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+    .filter(|number| number.is_finite())
+}
+
+/// A whole number; 0 when absent.
+pub(super) fn uint(row: &Value, key: &str) -> u64 {
+    row.get(key)
+        .and_then(Value::as_u64)
+        .unwrap_or_else(|| float(row, key).max(0.0) as u64)
+}
+
+fn text<'a>(row: &'a Value, key: &str) -> &'a str {
+    row.get(key)
+        .and_then(Value::as_str)
+        .map(str::trim)
+        .unwrap_or_default()
+}
+
+/// The words of an error body: `msg`, `message`, `detail`, `error`, else the raw text, shortened.
+pub(super) fn message(body: &Value, raw: &str) -> String {
+    let said = ["msg", "message", "detail", "error"]
+        .iter()
+        .find_map(|key| body.get(*key).and_then(Value::as_str))
+        .unwrap_or(raw)
+        .trim();
+    if said.is_empty() {
+        return "no message".to_owned();
+    }
+    said.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+/// A JSON value as a query parameter.
+pub(super) fn query_value(value: &Value) -> String {
+    query_text(&value.to_string())
+}
+
+/// Text as a query parameter.
+pub(super) fn query_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() * 2);
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(byte as char);
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// Body of a search. Our own conditions come last, so that a query cannot loosen them.
+pub(super) fn search(query: &OfferQuery) -> Value {
+    let mut body = Map::new();
+    for (field, value) in [("verified", true), ("external", false), ("rentable", true)] {
+        // A query that speaks of a default replaces it, as in the official client.
+        if !query.filters.iter().any(|filter| filter.field == field) {
+            body.insert(field.to_owned(), json!({"eq": value}));
+        }
+    }
+    for filter in &query.filters {
+        // `cuda_max_good` alone hides some GPU models, so CUDA is compared here (see `matches`).
+        if filter.field == "cuda_max_good" || filter.value == json!("any") {
+            continue;
+        }
+        let conditions = body
+            .entry(filter.field.clone())
+            .or_insert_with(|| json!({}));
+        if let Some(conditions) = conditions.as_object_mut() {
+            conditions.insert(filter.op.clone(), filter.value.clone());
+        }
+    }
+    if let Some(name) = &query.gpu_name {
+        body.insert("gpu_name".to_owned(), json!({"eq": name}));
+    }
+    if let Some(count) = query.num_gpus {
+        body.insert("num_gpus".to_owned(), json!({"eq": count}));
+    }
+    body.entry("disk_space").or_insert_with(|| json!({}))["gte"] = json!(query.disk_gb);
+    body.insert("order".to_owned(), json!([["dph_total", "asc"]]));
+    body.insert("type".to_owned(), json!(super::search_type(query.rental)));
+    // More than asked for: rows that fail the local check leave gaps.
+    body.insert(
+        "limit".to_owned(),
+        json!(query.limit.saturating_mul(2).clamp(16, 64)),
+    );
+    body.insert("allocated_storage".to_owned(), json!(query.disk_gb));
+    Value::Object(body)
+}
+
+/// One offer; `None` when it has no number.
+pub(super) fn offer(row: &Value, query: &OfferQuery) -> Option<Offer> {
+    let id = row
+        .get("ask_contract_id")
+        .or_else(|| row.get("id"))
+        .and_then(Value::as_u64)?;
+    let interruptible = query.rental == Rental::Interruptible;
+    let min_bid = optional_float(row, "min_bid");
+    let gpu = if interruptible {
+        min_bid?
+    } else {
+        optional_float(row, "dph_base")?
+    };
+    // Storage is priced per GB and month of 720 h; the asked size is ours, not the server's default.
+    let storage = optional_float(row, "storage_cost").map(|month| month * query.disk_gb / 720.0);
+    let cores = optional_float(row, "cpu_cores_effective").unwrap_or(0.0);
+    let share = match optional_float(row, "cpu_cores") {
+        Some(all) if all > 0.0 => (cores / all).min(1.0),
+        _ => optional_float(row, "gpu_frac").unwrap_or(1.0),
+    };
+    Some(Offer {
+        id,
+        machine_id: uint(row, "machine_id"),
+        gpu_name: text(row, "gpu_name").to_owned(),
+        num_gpus: uint(row, "num_gpus") as u32,
+        vram_mib: uint(row, "gpu_ram"),
+        ram_mb: (float(row, "cpu_ram") * share) as u64,
+        cpu_cores: cores,
+        disk_gb: float(row, "disk_space"),
+        gpu_usd_per_hour: gpu,
+        storage_usd_per_hour: storage.unwrap_or_else(|| float(row, "storage_total_cost")),
+        min_bid_usd_per_hour: if interruptible { min_bid } else { None },
+        inet_down_usd_per_gb: float(row, "inet_down_cost"),
+        inet_up_usd_per_gb: float(row, "inet_up_cost"),
+        reliability: optional_float(row, "reliability2")
+            .unwrap_or_else(|| float(row, "reliability")),
+        inet_down_mbps: float(row, "inet_down"),
+        inet_up_mbps: float(row, "inet_up"),
+        nvlink_gbps: float(row, "bw_nvlink"),
+        cuda: float(row, "cuda_max_good"),
+        compute_cap: uint(row, "compute_cap") as u32,
+        verified: text(row, "verification") == "verified",
+        datacenter: uint(row, "hosting_type") == 1,
+        geolocation: text(row, "geolocation").to_owned(),
+        max_duration_s: float(row, "duration"),
+        direct_ports: uint(row, "direct_port_count") as u32,
+    })
+}
+
+/// Whether an offer really is what was asked for: the server's filters are not always faithful.
+pub(super) fn matches(offer: &Offer, query: &OfferQuery) -> bool {
+    let name = query
+        .gpu_name
+        .as_ref()
+        .is_none_or(|name| name.eq_ignore_ascii_case(&offer.gpu_name));
+    let count = query.num_gpus.is_none_or(|count| count == offer.num_gpus);
+    let filters = query.filters.iter().all(|filter| {
+        let have = match filter.field.as_str() {
+            "reliability" | "reliability2" => offer.reliability,
+            "inet_down" => offer.inet_down_mbps,
+            "inet_up" => offer.inet_up_mbps,
+            "cuda_max_good" => offer.cuda,
+            "gpu_ram" => offer.vram_mib as f64,
+            "bw_nvlink" => offer.nvlink_gbps,
+            "direct_port_count" => f64::from(offer.direct_ports),
+            _ => return true,
+        };
+        compare(have, &filter.op, &filter.value)
+    });
+    name && count && filters && offer.disk_gb >= query.disk_gb
+}
+
+fn compare(have: f64, op: &str, value: &Value) -> bool {
+    let want = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    let Some(want) = want else { return true };
+    match op {
+        "eq" => have == want,
+        "neq" => have != want,
+        "gt" => have > want,
+        "gte" => have >= want,
+        "lt" => have < want,
+        "lte" => have <= want,
+        _ => true,
+    }
+}
+
+/// Body of a create, with every key that the official client sends.
+pub(super) fn create(request: &RentRequest) -> Value {
+    let env: Map<String, Value> = request
+        .env
+        .iter()
+        .map(|(key, value)| (key.clone(), json!(value)))
+        .collect();
+    json!({
+        "client_id": "me",
+        "image": request.image,
+        "env": env,
+        "price": request.bid_usd_per_hour,
+        "disk": request.disk_gb,
+        "label": request.label,
+        "extra": null,
+        "onstart": request.onstart,
+        "image_login": null,
+        "python_utf8": false,
+        "lang_utf8": false,
+        "use_jupyter_lab": false,
+        "jupyter_dir": null,
+        "force": false,
+        // Rather no instance than a stopped one that bills storage.
+        "cancel_unavail": true,
+        "template_hash_id": null,
+        "user": null,
+        // Without the final t: that is how the server spells it.
+        "runtype": "ssh_direc ssh_proxy",
+    })
+}
+
+/// One instance; `None` when it has no number.
+pub(super) fn instance(row: &Value) -> Option<Instance> {
+    let id = row.get("id").and_then(Value::as_u64)?;
+    let actual = match row.get("actual_status").and_then(Value::as_str) {
+        None => Actual::Provisioning,
+        Some("created") => Actual::Created,
+        Some("loading") => Actual::Loading,
+        Some("running") => Actual::Running,
+        Some("stopped") => Actual::Stopped,
+        Some("frozen") => Actual::Frozen,
+        Some("exited") => Actual::Exited,
+        Some("rebooting") => Actual::Rebooting,
+        Some("recycling") => Actual::Recycling,
+        Some("offline") => Actual::Offline,
+        Some(_) => Actual::Unknown,
+    };
+    let intended = match text(row, "intended_status") {
+        "stopped" => Intended::Stopped,
+        "frozen" => Intended::Frozen,
+        _ => Intended::Running,
+    };
+    let contract = text(row, "cur_state");
+    let base = float(row, "dph_base");
+    let storage = optional_float(row, "storage_total_cost")
+        .unwrap_or_else(|| (float(row, "dph_total") - base).max(0.0));
+    Some(Instance {
+        id,
+        machine_id: uint(row, "machine_id"),
+        label: row.get("label").and_then(Value::as_str).map(str::to_owned),
+        intended,
+        actual,
+        contract_running: contract == "running",
+        scheduling: intended == Intended::Running && contract == "stopped",
+        status_msg: text(row, "status_msg").chars().take(500).collect(),
+        is_bid: row.get("is_bid").and_then(Value::as_bool).unwrap_or(false),
+        gpu_usd_per_hour: base,
+        storage_usd_per_hour: storage,
+        disk_gb: float(row, "disk_space"),
+        gpu_name: text(row, "gpu_name").to_owned(),
+        num_gpus: uint(row, "num_gpus") as u32,
+        ssh: ssh_addresses(row),
+        start_s: float(row, "start_date"),
+    })
+}
+
+/// Direct first, then the proxy (one port further for jupyter images).
+fn ssh_addresses(row: &Value) -> Vec<SshAddress> {
+    let mut addresses = Vec::new();
+    let direct = row
+        .get("ports")
+        .and_then(|ports| ports.get("22/tcp"))
+        .and_then(Value::as_array)
+        .and_then(|bindings| bindings.first())
+        .and_then(|binding| match binding.get("HostPort")? {
+            Value::String(port) => port.trim().parse().ok(),
+            Value::Number(port) => port.as_u64().and_then(|port| u16::try_from(port).ok()),
+            _ => None,
+        });
+    // The address may come with white space around it.
+    let host = text(row, "public_ipaddr");
+    if let Some(port) = direct
+        && is_host(host)
+    {
+        addresses.push(SshAddress {
+            host: host.to_owned(),
+            port,
+            proxy: false,
+        });
+    }
+    let proxy = text(row, "ssh_host");
+    let jupyter = u16::from(text(row, "image_runtype").contains("jupyter"));
+    if let Ok(port) = u16::try_from(uint(row, "ssh_port"))
+        && port > 0
+        && is_host(proxy)
+    {
+        let port = port.saturating_add(jupyter);
+        addresses.push(SshAddress {
+            host: proxy.to_owned(),
+            port,
+            proxy: true,
+        });
+    }
+    addresses
+}
+
+/// A name that can be given to ssh without being taken for an option or anything else.
+fn is_host(host: &str) -> bool {
+    !host.is_empty()
+        && host.len() <= 253
+        && !host.starts_with('-')
+        && host
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '_'))
+}
+
+/// Key texts of `GET /ssh/`: a bare array, or an object that holds one.
+pub(super) fn ssh_keys(body: &Value) -> Vec<String> {
+    let rows = body
+        .as_array()
+        .or_else(|| body.get("keys").and_then(Value::as_array));
+    rows.into_iter()
+        .flatten()
+        .filter_map(|row| {
+            row.get("key")
+                .or_else(|| row.get("public_key"))
+                .and_then(Value::as_str)
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Type and base64 of a public key, without its comment.
+pub(super) fn key_material(key: &str) -> String {
+    key.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// Adds one row of `charges` to the sum of its instance, when it is one of `instances`.
+pub(super) fn add_charge(charges: &mut Vec<Charge>, row: &Value, instances: &[InstanceId]) {
+    let source = text(row, "source");
+    let Some(id) = source
+        .strip_prefix("instance-")
+        .and_then(|id| id.parse().ok())
+    else {
+        return;
+    };
+    if !instances.contains(&id) {
+        return;
+    }
+    let position = charges.iter().position(|charge| charge.instance == id);
+    let charge = match position {
+        Some(position) => &mut charges[position],
+        None => {
+            charges.push(Charge {
+                instance: id,
+                gpu_usd: 0.0,
+                disk_usd: 0.0,
+                bandwidth_usd: 0.0,
+            });
+            charges.last_mut().expect("it was pushed just now")
+        }
+    };
+    let items = row
+        .get("items")
+        .and_then(Value::as_array)
+        .filter(|items| !items.is_empty());
+    let Some(items) = items else {
+        charge.gpu_usd += float(row, "amount");
+        return;
+    };
+    for item in items {
+        let amount = float(item, "amount");
+        match text(item, "type") {
+            "disk" | "storage" => charge.disk_usd += amount,
+            "bandwidth" => charge.bandwidth_usd += amount,
+            _ => charge.gpu_usd += amount,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::Filter;
+
+    fn query() -> OfferQuery {
+        OfferQuery {
+            gpu_name: Some("RTX 4090".to_owned()),
+            num_gpus: Some(1),
+            rental: Rental::Interruptible,
+            disk_gb: 40.0,
+            filters: vec![Filter {
+                field: "reliability".to_owned(),
+                op: "gt".to_owned(),
+                value: json!(0.95),
+            }],
+            limit: 10,
+        }
+    }
+
+    fn row() -> Value {
+        json!({"ask_contract_id": 7, "id": 7, "machine_id": 3, "gpu_name": "RTX 4090", "num_gpus": 1,
+            "gpu_ram": 24564, "cpu_ram": 100_000, "cpu_cores": 64, "cpu_cores_effective": 16.0,
+            "disk_space": 812.4, "dph_base": 0.34, "min_bid": 0.17, "storage_cost": 0.15,
+            "reliability": 0.99, "verification": "verified", "hosting_type": 0, "unheard_of": [1]})
+    }
+
+    #[test]
+    fn an_interruptible_offer_is_priced_at_its_minimal_bid_and_our_disk_size() {
+        let offer = offer(&row(), &query()).unwrap();
+        assert_eq!(offer.gpu_usd_per_hour, 0.17);
+        assert!((offer.storage_usd_per_hour - 0.15 * 40.0 / 720.0).abs() < 1e-12);
+        assert_eq!(offer.ram_mb, 25_000);
+        assert!(matches(&offer, &query()));
+    }
+
+    #[test]
+    fn an_offer_survives_every_missing_or_null_field_but_its_number_and_price() {
+        let full = row();
+        for key in full.as_object().unwrap().keys() {
+            for replacement in [None, Some(Value::Null)] {
+                let mut row = full.clone();
+                let map = row.as_object_mut().unwrap();
+                match replacement {
+                    Some(null) => map.insert(key.clone(), null),
+                    None => map.remove(key),
+                };
+                let parsed = offer(&row, &query());
+                let needed = key == "min_bid";
+                assert!(
+                    parsed.is_some() || needed || key == "ask_contract_id",
+                    "{key}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_server_lets_through_is_checked_again() {
+        let mut unreliable = row();
+        unreliable["reliability"] = json!(0.5);
+        assert!(!matches(&offer(&unreliable, &query()).unwrap(), &query()));
+        let mut small = row();
+        small["disk_space"] = json!(39.0);
+        assert!(!matches(&offer(&small, &query()).unwrap(), &query()));
+    }
+
+    #[test]
+    fn a_search_says_what_the_query_says_and_keeps_the_defaults_it_does_not_touch() {
+        let mut query = query();
+        query.filters.push(Filter {
+            field: "verified".into(),
+            op: "eq".into(),
+            value: json!("any"),
+        });
+        let body = search(&query);
+        assert_eq!(body["gpu_name"], json!({"eq": "RTX 4090"}));
+        assert_eq!(body["type"], "bid");
+        assert_eq!(body["allocated_storage"], 40.0);
+        assert_eq!(body["disk_space"], json!({"gte": 40.0}));
+        assert_eq!(body["rentable"], json!({"eq": true}));
+        assert!(body.get("verified").is_none());
+    }
+
+    #[test]
+    fn statuses_and_addresses_of_an_instance_are_read_as_documented() {
+        let row = json!({"id": 5, "actual_status": null, "intended_status": "running",
+            "cur_state": "stopped", "public_ipaddr": " 203.0.113.4\n", "ssh_host": "ssh6.vast.ai",
+            "ssh_port": 15610, "image_runtype": "jupyter_direc ssh_direc ssh_proxy",
+            "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": "40123"}]}});
+        let parsed = instance(&row).unwrap();
+        assert_eq!(parsed.actual, Actual::Provisioning);
+        assert!(parsed.scheduling);
+        assert_eq!(
+            parsed.ssh[0],
+            SshAddress {
+                host: "203.0.113.4".into(),
+                port: 40123,
+                proxy: false
+            }
+        );
+        assert_eq!(
+            parsed.ssh[1],
+            SshAddress {
+                host: "ssh6.vast.ai".into(),
+                port: 15611,
+                proxy: true
+            }
+        );
+
+        let hostile = json!({"id": 5, "public_ipaddr": "-oProxyCommand=x", "ssh_host": "a b", "ssh_port": 70000,
+            "ports": {"22/tcp": null}});
+        assert!(instance(&hostile).unwrap().ssh.is_empty());
+    }
+
+    #[test]
+    fn charges_are_summed_per_instance_and_kind() {
+        let mut charges = Vec::new();
+        let row = json!({"source": "instance-9", "amount": 0.3,
+            "items": [{"type": "gpu", "amount": 0.2}, {"type": "disk", "amount": 0.1}]});
+        add_charge(&mut charges, &row, &[9]);
+        add_charge(&mut charges, &row, &[9]);
+        add_charge(
+            &mut charges,
+            &json!({"source": "instance-8", "amount": 5}),
+            &[9],
+        );
+        assert_eq!(charges.len(), 1);
+        assert!((charges[0].total_usd() - 0.6).abs() < 1e-12);
+        assert!((charges[0].disk_usd - 0.2).abs() < 1e-12);
+    }
+}
