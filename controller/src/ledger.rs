@@ -1,1 +1,279 @@
-//! Under construction.
+//! Seconds and prices to money (pure). An attempt's cost is a list of intervals, each with its price; what the provider
+//! charged is held against it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::provider::Charge;
+
+/// What is paid for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CostKind {
+    /// GPU time, charged while the box runs.
+    Gpu,
+    /// Storage, charged from creation to destroy, running or not.
+    Disk,
+}
+
+impl CostKind {
+    /// Its name, as stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gpu => "gpu",
+            Self::Disk => "disk",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Gpu, Self::Disk]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
+}
+
+/// A time during which one thing cost one price.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Attempt that pays, from 1.
+    pub attempt: u32,
+    /// What is paid for.
+    pub kind: CostKind,
+    /// Start, microseconds since the epoch.
+    pub from_us: i64,
+    /// End; `None` while it goes on.
+    pub to_us: Option<i64>,
+    /// Price, $/h.
+    pub usd_per_hour: f64,
+}
+
+impl Interval {
+    /// Dollars up to `now_us`.
+    pub fn usd(&self, now_us: i64) -> f64 {
+        let lasted_us = self
+            .to_us
+            .unwrap_or(now_us)
+            .saturating_sub(self.from_us)
+            .max(0);
+        lasted_us as f64 / 3.6e9 * self.usd_per_hour
+    }
+}
+
+/// Money by what it was spent on, dollars.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// GPU time.
+    pub gpu_usd: f64,
+    /// Storage.
+    pub disk_usd: f64,
+    /// Traffic. Only the provider meters it, so it is 0 until its charges were read.
+    pub bandwidth_usd: f64,
+}
+
+impl Cost {
+    /// All of it.
+    pub fn total_usd(&self) -> f64 {
+        self.gpu_usd + self.disk_usd + self.bandwidth_usd
+    }
+}
+
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.gpu_usd += other.gpu_usd;
+        self.disk_usd += other.disk_usd;
+        self.bandwidth_usd += other.bandwidth_usd;
+    }
+}
+
+impl From<&Charge> for Cost {
+    fn from(charge: &Charge) -> Self {
+        Self {
+            gpu_usd: charge.gpu_usd,
+            disk_usd: charge.disk_usd,
+            bandwidth_usd: charge.bandwidth_usd,
+        }
+    }
+}
+
+/// What one attempt cost up to `now_us`, by its intervals.
+pub fn attempt_cost(intervals: &[Interval], attempt: u32, now_us: i64) -> Cost {
+    let mut cost = Cost::default();
+    for interval in intervals
+        .iter()
+        .filter(|interval| interval.attempt == attempt)
+    {
+        match interval.kind {
+            CostKind::Gpu => cost.gpu_usd += interval.usd(now_us),
+            CostKind::Disk => cost.disk_usd += interval.usd(now_us),
+        }
+    }
+    cost
+}
+
+/// What a run cost up to `now_us`: for each attempt what the provider charged where that is final, else the intervals.
+///
+/// `final_charges` holds the attempts whose bill is closed; traffic is only known from there.
+pub fn run_cost(intervals: &[Interval], final_charges: &[(u32, Cost)], now_us: i64) -> Cost {
+    let mut attempts: Vec<u32> = intervals.iter().map(|interval| interval.attempt).collect();
+    attempts.extend(final_charges.iter().map(|(attempt, _)| *attempt));
+    attempts.sort_unstable();
+    attempts.dedup();
+
+    let mut total = Cost::default();
+    for attempt in attempts {
+        let charged = final_charges.iter().find(|(number, _)| *number == attempt);
+        total += match charged {
+            Some((_, cost)) => *cost,
+            None => attempt_cost(intervals, attempt, now_us),
+        };
+    }
+    total
+}
+
+/// What the open intervals cost now, $/h; of one attempt, or of all.
+pub fn rate_usd_per_hour(intervals: &[Interval], attempt: Option<u32>) -> f64 {
+    intervals
+        .iter()
+        .filter(|interval| {
+            interval.to_us.is_none() && attempt.is_none_or(|number| interval.attempt == number)
+        })
+        .map(|interval| interval.usd_per_hour)
+        .sum()
+}
+
+/// How our figure and the provider's differ for one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Reconciliation {
+    /// By our intervals.
+    pub ledger: Cost,
+    /// By the provider's charges.
+    pub charged: Cost,
+}
+
+impl Reconciliation {
+    /// Charged minus ours without traffic, which we cannot meter: positive when the provider took more than we saw.
+    pub fn difference_usd(&self) -> f64 {
+        self.charged.gpu_usd + self.charged.disk_usd - self.ledger.gpu_usd - self.ledger.disk_usd
+    }
+
+    /// Equal to the cent.
+    pub fn agrees(&self) -> bool {
+        self.difference_usd().abs() < 0.005
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_US: i64 = 3_600_000_000;
+
+    fn interval(
+        attempt: u32,
+        kind: CostKind,
+        from_h: i64,
+        to_h: Option<i64>,
+        usd_per_hour: f64,
+    ) -> Interval {
+        Interval {
+            attempt,
+            kind,
+            from_us: from_h * HOUR_US,
+            to_us: to_h.map(|h| h * HOUR_US),
+            usd_per_hour,
+        }
+    }
+
+    /// Two attempts: one interrupted after two hours whose disk stayed for three more, one that still runs.
+    fn two_attempts() -> Vec<Interval> {
+        vec![
+            interval(1, CostKind::Gpu, 1, Some(3), 0.30),
+            interval(1, CostKind::Disk, 1, Some(6), 0.01),
+            interval(2, CostKind::Gpu, 4, None, 0.40),
+            interval(2, CostKind::Disk, 4, None, 0.02),
+        ]
+    }
+
+    #[track_caller]
+    fn check(actual: f64, expected: f64) {
+        assert!(
+            (actual - expected).abs() < 1e-9,
+            "{actual} instead of {expected}"
+        );
+    }
+
+    #[test]
+    fn an_attempt_costs_its_seconds_times_their_price() {
+        let intervals = two_attempts();
+        let first = attempt_cost(&intervals, 1, 10 * HOUR_US);
+        check(first.gpu_usd, 0.60);
+        check(first.disk_usd, 0.05);
+        let second = attempt_cost(&intervals, 2, 5 * HOUR_US + 1_000_000);
+        check(second.gpu_usd, 0.40 + 0.40 / 3600.0);
+        check(attempt_cost(&intervals, 3, 10 * HOUR_US).total_usd(), 0.0);
+    }
+
+    #[test]
+    fn a_run_costs_its_attempts_and_a_closed_bill_beats_our_figure() {
+        let intervals = two_attempts();
+        check(
+            run_cost(&intervals, &[], 5 * HOUR_US).total_usd(),
+            0.65 + 0.42,
+        );
+        let bill = Cost {
+            gpu_usd: 0.61,
+            disk_usd: 0.05,
+            bandwidth_usd: 0.10,
+        };
+        check(
+            run_cost(&intervals, &[(1, bill)], 5 * HOUR_US).total_usd(),
+            0.76 + 0.42,
+        );
+        // A bill without intervals, as after a lost answer, counts too.
+        check(run_cost(&[], &[(1, bill)], 0).total_usd(), 0.76);
+    }
+
+    #[test]
+    fn the_rate_is_what_is_open_now() {
+        let intervals = two_attempts();
+        check(rate_usd_per_hour(&intervals, None), 0.42);
+        check(rate_usd_per_hour(&intervals, Some(1)), 0.0);
+        check(rate_usd_per_hour(&intervals, Some(2)), 0.42);
+    }
+
+    #[test]
+    fn a_clock_that_went_back_costs_nothing() {
+        check(interval(1, CostKind::Gpu, 5, None, 1.0).usd(HOUR_US), 0.0);
+    }
+
+    #[test]
+    fn a_bill_agrees_when_it_is_equal_to_the_cent_without_traffic() {
+        let ledger = Cost {
+            gpu_usd: 1.0,
+            disk_usd: 0.1,
+            bandwidth_usd: 0.0,
+        };
+        let near = Cost {
+            gpu_usd: 1.002,
+            disk_usd: 0.1,
+            bandwidth_usd: 3.0,
+        };
+        let far = Cost {
+            gpu_usd: 1.02,
+            ..near
+        };
+        assert!(
+            Reconciliation {
+                ledger,
+                charged: near
+            }
+            .agrees()
+        );
+        let apart = Reconciliation {
+            ledger,
+            charged: far,
+        };
+        assert!(!apart.agrees());
+        check(apart.difference_usd(), 0.02);
+    }
+}

@@ -7,6 +7,7 @@
 pub mod agent_client;
 pub mod bootstrap;
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod credentials;

@@ -1,5 +1,16 @@
-//! States of a run and which may follow which (pure). [`lifecycle`] carries a run along them, [`recovery`] decides what
-//! follows an interruption.
+//! States of a run and which may follow which, and what each word of the provider means in each of them (pure).
+//! [`lifecycle`] carries a run along the states, [`recovery`] decides what follows an interruption.
+
+pub mod environment;
+pub mod label;
+pub mod lifecycle;
+pub mod pricing;
+pub mod recovery;
+mod renting;
+pub mod site;
+pub mod status;
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,4 +44,162 @@ pub enum State {
     Stopped,
     /// Provider and heartbeat agree that the box is no more.
     Lost,
+}
+
+impl State {
+    /// Every state, in the order of a good run, then the ways in which it ends otherwise.
+    pub const ALL: [State; 13] = [
+        Self::Planned,
+        Self::Renting,
+        Self::Loading,
+        Self::Preparing,
+        Self::Syncing,
+        Self::Running,
+        Self::Finishing,
+        Self::Collected,
+        Self::Gone,
+        Self::Interrupted,
+        Self::Failed,
+        Self::Stopped,
+        Self::Lost,
+    ];
+
+    /// Its name, as stored, printed and used in fault points.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Renting => "renting",
+            Self::Loading => "loading",
+            Self::Preparing => "preparing",
+            Self::Syncing => "syncing",
+            Self::Running => "running",
+            Self::Finishing => "finishing",
+            Self::Collected => "collected",
+            Self::Gone => "gone",
+            Self::Interrupted => "interrupted",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    /// On the way from planned to collected: the attempt has work to do.
+    pub fn is_active(self) -> bool {
+        matches!(
+            self,
+            Self::Planned
+                | Self::Renting
+                | Self::Loading
+                | Self::Preparing
+                | Self::Syncing
+                | Self::Running
+                | Self::Finishing
+        )
+    }
+
+    /// Nothing follows: the instance is known not to exist.
+    pub fn is_end(self) -> bool {
+        self == Self::Gone
+    }
+
+    /// Whether `next` may be recorded after this state. A state may be recorded again, because every step may be repeated.
+    pub fn may_follow(self, next: Self) -> bool {
+        use State::*;
+        if self == next {
+            return true;
+        }
+        match (self, next) {
+            // Nothing was rented, or the provider confirmed the end: there is no way back.
+            (Gone, _) => false,
+            (_, Planned) => false,
+            // One step forward. A restart of the container sends an attempt back from nothing: it is interrupted.
+            (Planned, Renting)
+            | (Renting, Loading)
+            | (Loading, Preparing)
+            | (Preparing, Syncing)
+            | (Syncing, Running)
+            | (Running, Finishing)
+            | (Finishing, Collected) => true,
+            // Anything that is under way can be ended by the market, by a failure, by a person or by the host.
+            (from, Interrupted) => from.is_active() && from != Planned,
+            (from, Failed | Stopped | Lost) => from.is_active() || from == Interrupted,
+            // The box may be found gone, or be ended, from anywhere.
+            (_, Gone) => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::State::{self, *};
+
+    fn check(from: State, next: State, expected: bool) {
+        assert_eq!(from.may_follow(next), expected, "{from} -> {next}");
+    }
+
+    #[test]
+    fn a_good_run_goes_forward_one_step_at_a_time() {
+        let way = [
+            Planned, Renting, Loading, Preparing, Syncing, Running, Finishing, Collected, Gone,
+        ];
+        for (i, from) in way.iter().enumerate() {
+            for (j, next) in way.iter().enumerate() {
+                // Gone is reachable from everywhere: the box can be found missing at any time.
+                let expected = j == i || j == i + 1 || (*next == Gone && *from != Gone);
+                check(*from, *next, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_follows_gone() {
+        for next in State::ALL {
+            check(Gone, next, next == Gone);
+        }
+    }
+
+    #[test]
+    fn what_is_under_way_can_be_interrupted_failed_stopped_or_lost() {
+        for from in State::ALL {
+            let rented = from.is_active() && from != Planned;
+            check(from, Interrupted, rented || from == Interrupted);
+            for next in [Failed, Stopped, Lost] {
+                check(
+                    from,
+                    next,
+                    from.is_active() || from == Interrupted || from == next,
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_ended_attempt_runs_again() {
+        for from in [Collected, Gone, Interrupted, Failed, Stopped, Lost] {
+            for next in [Planned, Renting, Loading, Preparing, Syncing, Running] {
+                check(from, next, false);
+            }
+        }
+    }
+
+    #[test]
+    fn names_lead_back_to_their_state() {
+        for state in State::ALL {
+            assert_eq!(State::from_name(state.name()), Some(state));
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        assert_eq!(State::from_name("paused"), None);
+    }
 }

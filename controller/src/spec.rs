@@ -20,6 +20,9 @@ pub struct RunSpec {
     pub resources: Resources,
     /// Container image.
     pub image: String,
+    /// Shell text that the box runs at every start, after spotter's own.
+    #[serde(default)]
+    pub onstart: Option<String>,
     /// Environment of the job. `None`: taken from the caller's shell at start, never stored.
     pub envs: BTreeMap<String, Option<String>>,
     /// Shell text that prepares the box, run once per attempt before `run`.

@@ -1,0 +1,114 @@
+//! Who watches a run: a lease that one process holds and renews, so that exactly one acts.
+
+use std::{fs, time::Duration};
+
+use nix::{errno::Errno, sys::signal, unistd};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError, doing, write};
+
+/// A watcher's claim on a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Unique name of the holder.
+    pub holder: String,
+    /// Machine and process namespace in which `pid` counts.
+    pub host: String,
+    /// Process that holds it.
+    pub pid: u32,
+    /// When it ends unless renewed, microseconds since the epoch.
+    pub expires_us: i64,
+}
+
+impl Store {
+    /// Takes the run's lease for `ttl` when nobody has it, its time is over, its holder's process is no more, or `holder`
+    /// has it already. `false`: somebody else watches.
+    pub fn take_lease(&self, run: &str, holder: &str, ttl: Duration) -> Result<bool, StoreError> {
+        let now_us = self.now_us();
+        let host = this_host();
+        let mut connection = self.lock();
+        let transaction = write(&mut connection)?;
+        if let Some(lease) = read(&transaction, run)? {
+            let orphan = lease.host == host && !is_alive(lease.pid);
+            if lease.holder != holder && lease.expires_us > now_us && !orphan {
+                return Ok(false);
+            }
+        }
+        transaction
+            .execute(
+                "INSERT INTO leases (run, holder, host, pid, expires_us) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (run) DO UPDATE SET holder = excluded.holder, host = excluded.host,
+                     pid = excluded.pid, expires_us = excluded.expires_us",
+                params![run, holder, host, std::process::id(), expiry(now_us, ttl)],
+            )
+            .map_err(doing("take the lease"))?;
+        transaction.commit().map_err(doing("take the lease"))?;
+        Ok(true)
+    }
+
+    /// Holds it for `ttl` from now. `false`: somebody else has taken it, and the holder must stop acting at once.
+    pub fn renew_lease(&self, run: &str, holder: &str, ttl: Duration) -> Result<bool, StoreError> {
+        let changed = self
+            .lock()
+            .execute(
+                "UPDATE leases SET expires_us = ?3 WHERE run = ?1 AND holder = ?2",
+                params![run, holder, expiry(self.now_us(), ttl)],
+            )
+            .map_err(doing("renew the lease"))?;
+        Ok(changed == 1)
+    }
+
+    /// Lets go of it; nothing happens when somebody else has it.
+    pub fn release_lease(&self, run: &str, holder: &str) -> Result<(), StoreError> {
+        self.lock()
+            .execute("DELETE FROM leases WHERE run = ?1 AND holder = ?2", params![run, holder])
+            .map_err(doing("release the lease"))?;
+        Ok(())
+    }
+
+    /// Who watches the run now; `None` when nobody does.
+    pub fn lease(&self, run: &str) -> Result<Option<Lease>, StoreError> {
+        let lease = read(&self.lock(), run)?;
+        let now_us = self.now_us();
+        Ok(lease.filter(|lease| {
+            lease.expires_us > now_us && (lease.host != this_host() || is_alive(lease.pid))
+        }))
+    }
+}
+
+fn read(connection: &Connection, run: &str) -> Result<Option<Lease>, StoreError> {
+    connection
+        .query_row(
+            "SELECT holder, host, pid, expires_us FROM leases WHERE run = ?1",
+            [run],
+            |row| {
+                Ok(Lease {
+                    holder: row.get(0)?,
+                    host: row.get(1)?,
+                    pid: row.get(2)?,
+                    expires_us: row.get(3)?,
+                })
+            },
+        )
+        .optional()
+        .map_err(doing("read the lease"))
+}
+
+fn expiry(now_us: i64, ttl: Duration) -> i64 {
+    now_us.saturating_add(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Names this machine and, where there are such things, the process namespace: a pid means nothing outside of it.
+fn this_host() -> String {
+    let host = unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    let namespace = fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string());
+    format!("{}/{}", host.unwrap_or_default(), namespace.unwrap_or_default())
+}
+
+/// Whether a process of that number exists. A number that was given to another process keeps the lease until it expires:
+/// late, but never two watchers.
+fn is_alive(pid: u32) -> bool {
+    let Ok(pid) = i32::try_from(pid) else { return false };
+    signal::kill(unistd::Pid::from_raw(pid), None) != Err(Errno::ESRCH)
+}

@@ -1,0 +1,175 @@
+//! Money in the store: what was charged by the hour from when to when, and what the provider says it took.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Store, StoreError, collect, doing, rows::unreadable, write};
+use crate::{
+    ledger::{Cost, CostKind, Interval},
+    provider::Charge,
+};
+
+/// What the provider charged for an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChargeRecord {
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Its instance.
+    pub instance: u64,
+    /// The money.
+    pub cost: Cost,
+    /// When it was read, microseconds since the epoch.
+    pub read_us: i64,
+    /// The instance is gone and the bill is closed.
+    pub is_final: bool,
+}
+
+impl Store {
+    /// Records that from `from_us` on `kind` costs `usd_per_hour` for the attempt.
+    ///
+    /// Repeating it changes nothing: an interval that is open at the same price goes on, one at another price ends there.
+    pub fn open_interval(
+        &self,
+        run: &str,
+        attempt: u32,
+        kind: CostKind,
+        from_us: i64,
+        usd_per_hour: f64,
+    ) -> Result<(), StoreError> {
+        let mut connection = self.lock();
+        let transaction = write(&mut connection)?;
+        let open: Option<(i64, f64)> = transaction
+            .query_row(
+                "SELECT id, usd_per_hour FROM intervals
+                 WHERE run = ?1 AND attempt = ?2 AND kind = ?3 AND to_us IS NULL",
+                params![run, attempt, kind.name()],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .optional()
+            .map_err(doing("read the ledger"))?;
+        match open {
+            Some((_, price)) if price == usd_per_hour => return Ok(()),
+            Some((id, _)) => {
+                transaction
+                    .execute(
+                        "UPDATE intervals SET to_us = max(from_us, ?2) WHERE id = ?1",
+                        params![id, from_us],
+                    )
+                    .map_err(doing("write the ledger"))?;
+            }
+            None => {}
+        }
+        transaction
+            .execute(
+                "INSERT INTO intervals (run, attempt, kind, from_us, to_us, usd_per_hour)
+                 VALUES (?1, ?2, ?3, ?4, NULL, ?5)",
+                params![run, attempt, kind.name(), from_us, usd_per_hour],
+            )
+            .map_err(doing("write the ledger"))?;
+        transaction.commit().map_err(doing("write the ledger"))
+    }
+
+    /// Records that `kind` costs the attempt nothing from `to_us` on. Known to be so already is fine.
+    pub fn close_interval(
+        &self,
+        run: &str,
+        attempt: u32,
+        kind: CostKind,
+        to_us: i64,
+    ) -> Result<(), StoreError> {
+        self.lock()
+            .execute(
+                "UPDATE intervals SET to_us = max(from_us, ?4)
+                 WHERE run = ?1 AND attempt = ?2 AND kind = ?3 AND to_us IS NULL",
+                params![run, attempt, kind.name(), to_us],
+            )
+            .map_err(doing("write the ledger"))?;
+        Ok(())
+    }
+
+    /// Everything the run paid for by the hour, in the order of its attempts.
+    pub fn intervals(&self, run: &str) -> Result<Vec<Interval>, StoreError> {
+        collect(
+            &self.lock(),
+            "SELECT attempt, kind, from_us, to_us, usd_per_hour FROM intervals
+             WHERE run = ?1 ORDER BY attempt, from_us, id",
+            [run],
+            |row| {
+                let kind: String = row.get(1)?;
+                let interval = Interval {
+                    attempt: row.get(0)?,
+                    kind: CostKind::Gpu,
+                    from_us: row.get(2)?,
+                    to_us: row.get(3)?,
+                    usd_per_hour: row.get(4)?,
+                };
+                Ok(match CostKind::from_name(&kind) {
+                    Some(kind) => Ok(Interval { kind, ..interval }),
+                    None => Err(unreadable("kind of cost", &kind)),
+                })
+            },
+            "read the ledger",
+        )
+    }
+
+    /// Records what the provider charged for an attempt so far, or at last when `is_final`.
+    pub fn record_charge(
+        &self,
+        run: &str,
+        attempt: u32,
+        charge: &Charge,
+        read_us: i64,
+        is_final: bool,
+    ) -> Result<(), StoreError> {
+        self.lock()
+            .execute(
+                "INSERT INTO charges (run, attempt, instance, gpu_usd, disk_usd, bandwidth_usd, read_us, final)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT (run, attempt) DO UPDATE SET instance = excluded.instance, gpu_usd = excluded.gpu_usd,
+                     disk_usd = excluded.disk_usd, bandwidth_usd = excluded.bandwidth_usd,
+                     read_us = excluded.read_us, final = excluded.final",
+                params![
+                    run,
+                    attempt,
+                    i64::try_from(charge.instance).unwrap_or(i64::MAX),
+                    charge.gpu_usd,
+                    charge.disk_usd,
+                    charge.bandwidth_usd,
+                    read_us,
+                    is_final
+                ],
+            )
+            .map_err(doing("record the charges"))?;
+        Ok(())
+    }
+
+    /// What the provider charged for the run, by attempt.
+    pub fn charges(&self, run: &str) -> Result<Vec<ChargeRecord>, StoreError> {
+        collect(
+            &self.lock(),
+            "SELECT attempt, instance, gpu_usd, disk_usd, bandwidth_usd, read_us, final FROM charges
+             WHERE run = ?1 ORDER BY attempt",
+            [run],
+            |row| {
+                let instance: i64 = row.get(1)?;
+                Ok(Ok(ChargeRecord {
+                    attempt: row.get(0)?,
+                    instance: u64::try_from(instance).unwrap_or(0),
+                    cost: Cost {
+                        gpu_usd: row.get(2)?,
+                        disk_usd: row.get(3)?,
+                        bandwidth_usd: row.get(4)?,
+                    },
+                    read_us: row.get(5)?,
+                    is_final: row.get(6)?,
+                }))
+            },
+            "read the charges",
+        )
+    }
+
+    /// The closed bills of the run, by attempt, as [`crate::ledger::run_cost`] takes them.
+    pub fn final_charges(&self, run: &str) -> Result<Vec<(u32, Cost)>, StoreError> {
+        let charges = self.charges(run)?;
+        Ok(charges.iter().filter(|c| c.is_final).map(|c| (c.attempt, c.cost)).collect())
+    }
+}
