@@ -1,1 +1,364 @@
-//! Under construction.
+//! Where a run's objects lie in a bucket, and back from a key to what it names (pure).
+//!
+//! Data keys are unique per attempt, so nothing is ever overwritten; a commit's name sorts by step, then by time, as text
+//! too: `LIST commits/` is the index of checkpoints. Names that come from a box or a bucket are checked here before they become
+//! keys or paths.
+
+use std::{fmt, str::FromStr};
+
+use ulid::Ulid;
+
+use crate::bucket::ListedObject;
+
+/// Highest step that a commit's name can carry: twelve digits.
+pub const MAX_STEP: u64 = 999_999_999_999;
+/// Longest key that S3 takes, bytes.
+pub const MAX_KEY_BYTES: usize = 1024;
+/// Longest name of a run, bytes: it becomes part of every key.
+pub const MAX_RUN_BYTES: usize = 128;
+/// Longest component of a path, bytes: the limit of Linux file systems.
+const MAX_COMPONENT_BYTES: usize = 255;
+
+/// A name that cannot be part of a key or a path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// A path that would leave its directory, or that no file can have.
+    #[error("path {path:?} is not usable: {reason}")]
+    Path {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A run's name with characters that mean something to S3 or a shell.
+    #[error(
+        "run name {0:?} is not usable: 1 to {MAX_RUN_BYTES} letters, digits, `.`, `_` and `-`, not beginning with `.`"
+    )]
+    Run(String),
+    /// Not `<step, 12 digits>-<ulid>`.
+    #[error("commit id {0:?} is not usable: it must be a step of 12 digits, `-` and a ULID")]
+    Commit(String),
+    /// A key that S3 would refuse.
+    #[error("key of {0} bytes is longer than the {MAX_KEY_BYTES} that S3 takes")]
+    KeyTooLong(usize),
+}
+
+/// Checks a path that came from elsewhere: relative, no `.` or `..`, no empty component, no NUL.
+pub fn check_path(path: &str) -> Result<(), NameError> {
+    let refuse = |reason| {
+        Err(NameError::Path {
+            path: path.chars().take(200).collect(),
+            reason,
+        })
+    };
+    if path.is_empty() {
+        return refuse("it is empty");
+    }
+    if path.starts_with('/') {
+        return refuse("it is absolute");
+    }
+    if path.contains('\0') {
+        return refuse("it holds a NUL");
+    }
+    if path.len() > MAX_KEY_BYTES {
+        return refuse("it is longer than a key may be");
+    }
+    for component in path.split('/') {
+        match component {
+            "" => return refuse("a component is empty"),
+            "." | ".." => return refuse("a component is `.` or `..`"),
+            _ if component.len() > MAX_COMPONENT_BYTES => {
+                return refuse("a component is longer than 255 bytes");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Checks the name of a run.
+pub fn check_run(run: &str) -> Result<(), NameError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if run.is_empty()
+        || run.len() > MAX_RUN_BYTES
+        || run.starts_with('.')
+        || !run.bytes().all(plain)
+    {
+        return Err(NameError::Run(run.chars().take(200).collect()));
+    }
+    Ok(())
+}
+
+/// Name of a commit; ordered by step, then by time, and its text sorts the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommitId {
+    /// Step; 0 for a checkpoint whose name has no number.
+    pub step: u64,
+    /// Unique part; begins with the time.
+    pub ulid: Ulid,
+}
+
+impl CommitId {
+    /// A new, unique name; a checkpoint without a step counts as step 0.
+    ///
+    /// A step beyond [`MAX_STEP`] is named as that: uniqueness and the order among all others stay.
+    pub fn generate(step: Option<u64>) -> Self {
+        Self {
+            step: step.unwrap_or(0).min(MAX_STEP),
+            ulid: Ulid::generate(),
+        }
+    }
+
+    /// When the name was made, milliseconds since the epoch by its maker's clock.
+    pub fn made_ms(&self) -> u64 {
+        self.ulid.timestamp_ms()
+    }
+}
+
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:012}-{}", self.step, self.ulid)
+    }
+}
+
+impl FromStr for CommitId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let refused = || NameError::Commit(text.chars().take(200).collect());
+        let (step, ulid) = text.split_once('-').ok_or_else(refused)?;
+        if step.len() != 12 || !step.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(refused());
+        }
+        let id = Self {
+            step: step.parse().map_err(|_| refused())?,
+            ulid: Ulid::from_string(ulid).map_err(|_| refused())?,
+        };
+        // Lower case and the look-alikes of base 32 parse too, but would be a second name for the same commit.
+        if id.to_string() != text {
+            return Err(refused());
+        }
+        Ok(id)
+    }
+}
+
+/// The keys of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// `<prefix>/<run>`, or only the run.
+    root: String,
+}
+
+impl Layout {
+    /// Keys of `run` below `prefix` (which may be empty).
+    pub fn new(prefix: &str, run: &str) -> Result<Self, NameError> {
+        check_run(run)?;
+        let prefix = prefix.trim_matches('/');
+        if prefix.is_empty() {
+            return Ok(Self {
+                root: run.to_owned(),
+            });
+        }
+        check_path(prefix)?;
+        Ok(Self {
+            root: format!("{prefix}/{run}"),
+        })
+    }
+
+    /// What all data keys begin with.
+    pub fn data_prefix(&self) -> String {
+        format!("{}/data/", self.root)
+    }
+
+    /// Where a file of a checkpoint goes; `relative` is checked.
+    pub fn data_key(&self, id: &CommitId, relative: &str) -> Result<String, NameError> {
+        check_path(relative)?;
+        bounded(format!("{}/data/{id}/{relative}", self.root))
+    }
+
+    /// Attempt and relative path of a data key of this run.
+    pub fn data_of_key<'a>(&self, key: &'a str) -> Option<(CommitId, &'a str)> {
+        let rest = key.strip_prefix(&self.data_prefix())?;
+        let (id, relative) = rest.split_once('/')?;
+        check_path(relative).ok()?;
+        Some((id.parse().ok()?, relative))
+    }
+
+    /// What all commits begin with.
+    pub fn commits_prefix(&self) -> String {
+        format!("{}/commits/", self.root)
+    }
+
+    /// Where a commit goes.
+    pub fn commit_key(&self, id: &CommitId) -> String {
+        format!("{}/commits/{id}.json", self.root)
+    }
+
+    /// The commit that a key names, if it is one of this run.
+    pub fn commit_of_key(&self, key: &str) -> Option<CommitId> {
+        key.strip_prefix(&self.commits_prefix())?
+            .strip_suffix(".json")?
+            .parse()
+            .ok()
+    }
+
+    /// What all results begin with.
+    pub fn results_prefix(&self) -> String {
+        format!("{}/results/", self.root)
+    }
+
+    /// Where a file that is not part of a checkpoint goes; `relative` is checked.
+    pub fn results_key(&self, relative: &str) -> Result<String, NameError> {
+        check_path(relative)?;
+        bounded(format!("{}/results/{relative}", self.root))
+    }
+
+    /// The commits of a listing of [`Layout::commits_prefix`], newest first; anything else there is passed over.
+    pub fn newest_first(&self, listed: &[ListedObject]) -> Vec<CommitId> {
+        let mut ids: Vec<CommitId> = listed
+            .iter()
+            .filter_map(|object| self.commit_of_key(&object.key))
+            .collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        ids
+    }
+}
+
+fn bounded(key: String) -> Result<String, NameError> {
+    if key.len() > MAX_KEY_BYTES {
+        Err(NameError::KeyTooLong(key.len()))
+    } else {
+        Ok(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ULID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
+    #[test]
+    fn keys_are_as_documented_and_parse_back() {
+        let layout = Layout::new("/team/a/", "llama-7b").unwrap();
+        let id: CommitId = format!("000000001500-{ULID}").parse().unwrap();
+        let data = layout.data_key(&id, "model/a b.pt").unwrap();
+        assert_eq!(
+            data,
+            format!("team/a/llama-7b/data/000000001500-{ULID}/model/a b.pt")
+        );
+        assert_eq!(layout.data_of_key(&data), Some((id, "model/a b.pt")));
+        let commit = layout.commit_key(&id);
+        assert_eq!(
+            commit,
+            format!("team/a/llama-7b/commits/000000001500-{ULID}.json")
+        );
+        assert_eq!(layout.commit_of_key(&commit), Some(id));
+        assert_eq!(
+            layout.results_key("logs/train.log").unwrap(),
+            "team/a/llama-7b/results/logs/train.log"
+        );
+        assert_eq!(
+            Layout::new("", "run").unwrap().commits_prefix(),
+            "run/commits/"
+        );
+    }
+
+    #[test]
+    fn keys_of_others_are_not_ours() {
+        let layout = Layout::new("p", "run").unwrap();
+        for key in [
+            format!("p/run2/commits/000000000001-{ULID}.json"),
+            format!("run/commits/000000000001-{ULID}.json"),
+            format!("p/run/commits/000000000001-{ULID}.json.tmp"),
+            format!("p/run/commits/1-{ULID}.json"),
+            "p/run/commits/.json".to_owned(),
+        ] {
+            assert_eq!(layout.commit_of_key(&key), None, "{key}");
+        }
+        assert_eq!(
+            layout.data_of_key(&format!("p/run/data/000000000001-{ULID}/../x")),
+            None
+        );
+    }
+
+    #[test]
+    fn only_the_one_spelling_of_a_commit_id_parses() {
+        fn check(text: &str, parses: bool) {
+            assert_eq!(text.parse::<CommitId>().is_ok(), parses, "{text}");
+        }
+        check(&format!("000000000001-{ULID}"), true);
+        check(&format!("999999999999-{ULID}"), true);
+        check(&format!("00000000001-{ULID}"), false);
+        check(&format!("+00000000001-{ULID}"), false);
+        check(&format!("000000000001-{}", ULID.to_lowercase()), false);
+        check(&format!("000000000001-{ULID}x"), false);
+        check("000000000001", false);
+        check("", false);
+    }
+
+    #[test]
+    fn paths_that_leave_their_directory_are_refused() {
+        for path in ["a", "a/b", "..a", "a..", "ä/ö", "a b", ".hidden"] {
+            assert!(check_path(path).is_ok(), "{path}");
+        }
+        for path in [
+            "", "/", "/a", "a/", "a//b", ".", "..", "a/..", "../a", "a/./b", "a\0b",
+        ] {
+            assert!(check_path(path).is_err(), "{path}");
+        }
+        assert!(check_path(&"a".repeat(256)).is_err());
+        assert!(check_path(&"a/".repeat(600)).is_err());
+    }
+
+    #[test]
+    fn a_run_name_stays_one_plain_component() {
+        for run in ["a", "llama-7b", "R2.d2_x"] {
+            assert!(Layout::new("", run).is_ok(), "{run}");
+        }
+        for run in [
+            "",
+            ".",
+            "..",
+            ".a",
+            "a/b",
+            "a b",
+            "a\n",
+            "ä",
+            &"a".repeat(129),
+        ] {
+            assert!(Layout::new("", run).is_err(), "{run}");
+        }
+    }
+
+    #[test]
+    fn commits_are_listed_newest_first_by_step_then_time() {
+        let layout = Layout::new("p", "run").unwrap();
+        let older = CommitId {
+            step: 9,
+            ulid: Ulid::from_parts(1, 0),
+        };
+        let newer = CommitId {
+            step: 9,
+            ulid: Ulid::from_parts(2, 0),
+        };
+        let later_step = CommitId {
+            step: 10,
+            ulid: Ulid::from_parts(1, 0),
+        };
+        let listed = |key: String| ListedObject {
+            key,
+            size_bytes: 1,
+            etag: String::new(),
+        };
+        let all = vec![
+            listed(layout.commit_key(&older)),
+            listed(layout.commit_key(&later_step)),
+            listed("p/run/commits/readme.txt".into()),
+            listed(layout.commit_key(&newer)),
+        ];
+        assert_eq!(layout.newest_first(&all), [later_step, newer, older]);
+        assert!(layout.commit_key(&older) < layout.commit_key(&newer));
+        assert!(layout.commit_key(&newer) < layout.commit_key(&later_step));
+    }
+}

@@ -13,7 +13,8 @@ pub mod memory;
 pub mod s3;
 pub mod target;
 
-pub use bucket::{Bucket, BucketError, CompletedPart, ListedObject, ListedPart, ListedUpload, ObjectInfo};
+pub use bucket::{Bucket, BucketError, CompletedPart, ErrorKind, ListedObject, ListedPart, ListedUpload, ObjectInfo};
 pub use credentials::Credentials;
-pub use manifest::{Manifest, ManifestFile};
-pub use target::Target;
+pub use layout::{CommitId, Layout};
+pub use manifest::{Manifest, ManifestError, ManifestFile};
+pub use target::{Target, TargetError};

@@ -3,7 +3,17 @@
 //! Its own type with a format version; nothing of the gRPC contract appears here. See [`Manifest::seal`] and
 //! [`Manifest::open`], the only ways in and out of bytes.
 
+use std::collections::HashSet;
+
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use crate::layout::{self, CommitId, NameError};
+
+/// Largest manifest that is read, bytes: 100,000 files with long names and their parts fit.
+pub const MAX_MANIFEST_BYTES: usize = 64 << 20;
+/// Most files of one checkpoint.
+pub const MAX_FILES: usize = 100_000;
 
 /// Version of the format that this code writes.
 pub const FORMAT: u32 = 1;
@@ -61,4 +71,387 @@ pub struct ManifestFile {
     pub part_size_bytes: u64,
     /// blake3 of each part, hex; empty when it went in one request.
     pub parts: Vec<String>,
+}
+
+/// Why bytes are no manifest that may be believed.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Larger than any that we write.
+    #[error("manifest of {0} bytes is larger than the {MAX_MANIFEST_BYTES} that are read")]
+    TooLarge(usize),
+    /// Not JSON of this shape.
+    #[error("manifest is damaged or not one")]
+    Json(#[from] serde_json::Error),
+    /// Written by a newer spotter.
+    #[error("manifest has format {0}, this spotter reads {FORMAT}: a newer one is needed")]
+    Version(u32),
+    /// Its hash of itself does not match, or its bytes are not the ones that were written.
+    #[error("manifest does not match its own hash: it was damaged or altered")]
+    Altered,
+    /// A name in it would lead elsewhere.
+    #[error("manifest names what it must not")]
+    Name(#[from] NameError),
+    /// What it says contradicts itself.
+    #[error("manifest of commit {id:?} contradicts itself: {what}")]
+    Content {
+        /// Commit, as far as it says.
+        id: String,
+        /// The contradiction.
+        what: String,
+    },
+}
+
+impl Manifest {
+    /// Sorts the files, computes the hash and returns the canonical bytes: compact JSON, keys in the order of the type.
+    pub fn seal(&mut self) -> Bytes {
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        self.self_blake3.clear();
+        self.self_blake3 = blake3::hash(&self.canonical()).to_hex().to_string();
+        self.canonical().into()
+    }
+
+    /// Reads bytes that came from a bucket: version, hash and every name are verified before anything else may use them.
+    pub fn open(bytes: &[u8]) -> Result<Self, ManifestError> {
+        if bytes.len() > MAX_MANIFEST_BYTES {
+            return Err(ManifestError::TooLarge(bytes.len()));
+        }
+        // The version first: a newer format may not fit our type, and deserves a better message than that.
+        #[derive(Deserialize)]
+        struct Version {
+            v: u32,
+        }
+        let Version { v } = serde_json::from_slice(bytes)?;
+        if v != FORMAT {
+            return Err(ManifestError::Version(v));
+        }
+        let manifest: Self = serde_json::from_slice(bytes)?;
+        // Sealing again must give these very bytes: unknown fields, other spacing or order are alterations too.
+        if manifest.clone().seal() != bytes {
+            return Err(ManifestError::Altered);
+        }
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Bytes that the files have together.
+    pub fn total_bytes(&self) -> u64 {
+        self.files
+            .iter()
+            .fold(0, |sum, file| sum.saturating_add(file.size_bytes))
+    }
+
+    /// Everything but the hash: names stay inside, ids parse, sizes and parts agree.
+    pub fn check(&self) -> Result<(), ManifestError> {
+        let contradiction = |what: String| {
+            Err(ManifestError::Content {
+                id: self.id.chars().take(100).collect(),
+                what,
+            })
+        };
+        let id: CommitId = self.id.parse()?;
+        layout::check_run(&self.run)?;
+        layout::check_path(&self.path)?;
+        if id.step != self.step.unwrap_or(0).min(layout::MAX_STEP) {
+            return contradiction(format!("it says step {:?}", self.step));
+        }
+        if let Some(prev) = &self.prev {
+            prev.parse::<CommitId>()?;
+        }
+        if let Some(encoding) = &self.encoding {
+            return contradiction(format!("its encoding {encoding:?} is not known"));
+        }
+        if self.files.len() > MAX_FILES {
+            return contradiction(format!(
+                "{} files are more than the {MAX_FILES} that are read",
+                self.files.len()
+            ));
+        }
+        if !self.directory && !matches!(self.files.as_slice(), [file] if file.path.is_empty()) {
+            return contradiction("it is a file, but does not hold exactly that one".to_owned());
+        }
+        let mut paths: HashSet<&str> = HashSet::new();
+        let mut directories: HashSet<&str> = HashSet::new();
+        for file in &self.files {
+            file.check(&self.run, self.directory)
+                .or_else(contradiction_or_name(&self.id))?;
+            if !paths.insert(&file.path) {
+                return contradiction(format!("{:?} is in it twice", file.path));
+            }
+            directories.extend(file.path.match_indices('/').map(|(at, _)| &file.path[..at]));
+        }
+        if let Some(both) = self
+            .files
+            .iter()
+            .find(|file| directories.contains(file.path.as_str()))
+        {
+            return contradiction(format!("{:?} is both a file and a directory", both.path));
+        }
+        Ok(())
+    }
+
+    fn canonical(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("strings, numbers and lists always serialise")
+    }
+}
+
+/// What is wrong with one file: a name, or a contradiction without the commit's id.
+enum FileFault {
+    Name(NameError),
+    Content(String),
+}
+
+impl From<NameError> for FileFault {
+    fn from(err: NameError) -> Self {
+        Self::Name(err)
+    }
+}
+
+fn contradiction_or_name(id: &str) -> impl FnOnce(FileFault) -> Result<(), ManifestError> {
+    let id = id.chars().take(100).collect();
+    move |fault| match fault {
+        FileFault::Name(err) => Err(ManifestError::Name(err)),
+        FileFault::Content(what) => Err(ManifestError::Content { id, what }),
+    }
+}
+
+impl ManifestFile {
+    fn check(&self, run: &str, directory: bool) -> Result<(), FileFault> {
+        let path = &self.path;
+        if directory {
+            layout::check_path(path)?;
+        }
+        layout::check_path(&self.key)?;
+        if !belongs_to(&self.key, run) {
+            return Err(FileFault::Content(format!(
+                "{path:?} lies at {:?}, which is not the run's",
+                self.key
+            )));
+        }
+        if self.mode & !0o7777 != 0 {
+            return Err(FileFault::Content(format!(
+                "{path:?} has mode {:o}",
+                self.mode
+            )));
+        }
+        if !is_blake3(&self.blake3) || !self.parts.iter().all(|part| is_blake3(part)) {
+            return Err(FileFault::Content(format!(
+                "a hash of {path:?} is not 64 hexadecimal digits"
+            )));
+        }
+        let parts = match self.part_size_bytes {
+            0 => 0,
+            part => self.size_bytes.div_ceil(part),
+        };
+        if parts != self.parts.len() as u64 {
+            return Err(FileFault::Content(format!(
+                "{path:?} has {} parts where {} bytes in parts of {} make {parts}",
+                self.parts.len(),
+                self.size_bytes,
+                self.part_size_bytes
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a key lies under the data or the results of `run`, whatever the prefix before it.
+fn belongs_to(key: &str, run: &str) -> bool {
+    let mut components = key.split('/').peekable();
+    while let Some(component) = components.next() {
+        if component == run && matches!(components.peek(), Some(&("data" | "results"))) {
+            return true;
+        }
+    }
+    false
+}
+
+fn is_blake3(text: &str) -> bool {
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "000000000012-01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
+    fn file(path: &str) -> ManifestFile {
+        ManifestFile {
+            path: path.to_owned(),
+            mode: 0o644,
+            mtime_ns: 1_700_000_000_123_456_789,
+            size_bytes: 5,
+            blake3: blake3::hash(b"hello").to_hex().to_string(),
+            key: format!(
+                "pre/run/data/{ID}/{}",
+                if path.is_empty() { "ckpt.pt" } else { path }
+            ),
+            part_size_bytes: 0,
+            parts: Vec::new(),
+        }
+    }
+
+    fn manifest(files: Vec<ManifestFile>) -> Manifest {
+        Manifest {
+            v: FORMAT,
+            id: ID.to_owned(),
+            run: "run".to_owned(),
+            attempt: 1,
+            step: Some(12),
+            rule: "generic".to_owned(),
+            path: "checkpoint-12".to_owned(),
+            directory: true,
+            committed_us: 1,
+            server_us: 2,
+            prev: None,
+            files,
+            encoding: None,
+            self_blake3: String::new(),
+        }
+    }
+
+    /// Seals a manifest after `spoil` and says whether it opens.
+    fn opens(spoil: impl FnOnce(&mut Manifest)) -> Result<Manifest, ManifestError> {
+        let mut manifest = manifest(vec![file("b/c"), file("a")]);
+        spoil(&mut manifest);
+        Manifest::open(&manifest.seal())
+    }
+
+    #[test]
+    fn what_was_sealed_opens_again_with_its_files_sorted() {
+        let opened = opens(|_| {}).unwrap();
+        assert_eq!(
+            opened
+                .files
+                .iter()
+                .map(|file| file.path.as_str())
+                .collect::<Vec<_>>(),
+            ["a", "b/c"]
+        );
+        assert_eq!(opened.total_bytes(), 10);
+    }
+
+    #[test]
+    fn the_canonical_bytes_never_change() {
+        // A changed hash here means that every manifest in every bucket has become unreadable.
+        let bytes = manifest(vec![file("a")]).seal();
+        let text = std::str::from_utf8(&bytes).unwrap();
+        assert!(text.starts_with(r#"{"v":1,"id":"000000000012-01ARZ3NDEKTSV4RRFFQ69G5FAV","run":"run","attempt":1,"step":12,"#), "{text}");
+        assert!(!text.contains("encoding"), "{text}");
+        assert_eq!(
+            blake3::hash(&bytes).to_hex().as_str(),
+            "903fcc05cd80ffa1623b14d74a43b2ae5ddfaedadece843ae4921d6a9d164669"
+        );
+    }
+
+    #[test]
+    fn a_single_file_has_an_empty_path() {
+        assert!(opens(|m| (m.directory, m.files) = (false, vec![file("")])).is_ok());
+        assert!(opens(|m| m.directory = false).is_err());
+        assert!(opens(|m| m.files = vec![file("")]).is_err());
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused_even_with_a_right_hash() {
+        for path in [
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "a//b",
+            "a\0",
+            "./a",
+            "a/",
+        ] {
+            let err = opens(|m| m.files[0].path = path.to_owned()).unwrap_err();
+            assert!(matches!(err, ManifestError::Name(_)), "{path}: {err:?}");
+        }
+        for key in [
+            "",
+            "/x",
+            "other/data/x",
+            "pre/run/commits/x",
+            "pre/run/data/../x",
+            "run",
+        ] {
+            assert!(opens(|m| m.files[0].key = key.to_owned()).is_err(), "{key}");
+        }
+        assert!(opens(|m| m.path = "../..".to_owned()).is_err());
+        assert!(opens(|m| m.run = "a/b".to_owned()).is_err());
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert!(opens(|m| m.files[1].path = m.files[0].path.clone()).is_err());
+        assert!(
+            opens(|m| m.files[1].path = "b".to_owned()).is_err(),
+            "file and directory"
+        );
+        assert!(opens(|m| m.id = "12".to_owned()).is_err());
+        assert!(opens(|m| m.step = Some(13)).is_err());
+        assert!(opens(|m| m.prev = Some("x".to_owned())).is_err());
+        assert!(opens(|m| m.encoding = Some("zstd".to_owned())).is_err());
+        assert!(opens(|m| m.files[0].mode = 0o100_644).is_err());
+        assert!(opens(|m| m.files[0].blake3.push('0')).is_err());
+        assert!(
+            opens(|m| m.files[0].part_size_bytes = 3).is_err(),
+            "two parts, no hashes"
+        );
+        assert!(
+            opens(|m| {
+                m.files[0].part_size_bytes = 3;
+                m.files[0].parts = vec![m.files[0].blake3.clone(); 2];
+            })
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn a_newer_format_is_named_as_such() {
+        assert!(matches!(opens(|m| m.v = 2), Err(ManifestError::Version(2))));
+        assert!(matches!(
+            Manifest::open(br#"{"v":7,"all":"else differs"}"#),
+            Err(ManifestError::Version(7))
+        ));
+        assert!(matches!(Manifest::open(b""), Err(ManifestError::Json(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_changed_byte_is_noticed(at in 0_usize..10_000, value in any::<u8>()) {
+            let mut bytes = manifest(vec![file("b/c"), file("a")]).seal().to_vec();
+            let at = at % bytes.len();
+            prop_assume!(bytes[at] != value);
+            bytes[at] = value;
+            prop_assert!(Manifest::open(&bytes).is_err());
+        }
+
+        #[test]
+        fn any_cut_or_addition_is_noticed(cut in 0_usize..10_000, tail in proptest::collection::vec(any::<u8>(), 1..20)) {
+            let bytes = manifest(vec![file("a")]).seal().to_vec();
+            prop_assert!(Manifest::open(&bytes[..cut % bytes.len()]).is_err());
+            prop_assert!(Manifest::open(&[bytes.as_slice(), tail.as_slice()].concat()).is_err());
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            prop_assert!(Manifest::open(&bytes).is_err());
+        }
+
+        #[test]
+        fn whatever_opens_stays_inside(path in "[a-c./\\x00]{0,12}") {
+            if let Ok(opened) = opens(|m| m.files[0].path = path.clone()) {
+                for file in &opened.files {
+                    let inside = std::path::Path::new(&file.path)
+                        .components()
+                        .all(|component| matches!(component, std::path::Component::Normal(_)));
+                    prop_assert!(inside && !file.path.contains('\0'), "{:?}", file.path);
+                }
+            }
+        }
+    }
 }
