@@ -1,9 +1,35 @@
 //! `Boxes`: machines with a real sshd, as a marketplace's host would run them. Tier by tier, chosen by a probe at run time.
+//!
+//! Start at [`detect`]. `fleet` keeps the books of all boxes; `wrapped` (tiers 1 and 1.5) and `isolated` (tier 2) make and end one.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
+use anyhow::bail;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tracing::info;
+
+mod fleet;
+mod gpu;
+mod instance;
+mod isolated;
+mod layout;
+mod link;
+mod namespace;
+mod network;
+mod processes;
+mod tools;
+mod wrapped;
+
+use fleet::{Backend, Fleet};
+use instance::Instance;
 
 /// What a box is made of; fixed at creation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,7 +42,7 @@ pub struct BoxSpec {
     pub onstart: String,
     /// Public keys that may log in.
     pub authorized_keys: Vec<String>,
-    /// Disk, MB.
+    /// Disk, MB. Only tier 2 enforces it.
     pub disk_mb: u64,
     /// Memory limit, MB; 0: none. Only tier 2 enforces it.
     pub memory_mb: u64,
@@ -42,7 +68,31 @@ pub enum Tier {
     Two,
 }
 
-/// What happens to the traffic between laptop and box.
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Tier::One => "1",
+            Tier::OneAndHalf => "1.5",
+            Tier::Two => "2",
+        })
+    }
+}
+
+impl FromStr for Tier {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "1" => Ok(Tier::One),
+            "1.5" => Ok(Tier::OneAndHalf),
+            "2" => Ok(Tier::Two),
+            _ => Err(format!("no tier `{text}`: there are 1, 1.5 and 2")),
+        }
+    }
+}
+
+/// What happens to the ssh traffic between laptop and box. A box's own calls to the API and the bucket go on, except that
+/// tier 2 delays and slows those too: there the whole line of the box is shaped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkFault {
@@ -54,9 +104,9 @@ pub enum LinkFault {
     Reset,
     /// New connections are refused, old ones are reset.
     Refuse,
-    /// One-way delay, milliseconds.
+    /// One-way delay, milliseconds; 0: none. Tier 2 answers with an error where the kernel has no netem.
     Delay(u64),
-    /// Bytes per second each way.
+    /// Bytes per second each way; 0: no limit.
     Rate(u64),
 }
 
@@ -69,7 +119,7 @@ pub trait Boxes: Send + Sync {
     fn host_address(&self) -> std::net::IpAddr;
     /// Makes the disk; nothing runs yet.
     async fn create(&self, spec: BoxSpec) -> anyhow::Result<()>;
-    /// Starts sshd and `onstart`; answers when ssh can connect, with the address at which it does.
+    /// Starts sshd and `onstart`; answers when ssh can connect, with the address at which it does (another one at every start).
     async fn start(&self, id: u64) -> anyhow::Result<SocketAddr>;
     /// Docker's stop: TERM to PID 1, KILL after the grace; the disk stays.
     async fn stop(&self, id: u64, grace: Duration) -> anyhow::Result<()>;
@@ -79,8 +129,66 @@ pub trait Boxes: Send + Sync {
     async fn destroy(&self, id: u64) -> anyhow::Result<()>;
     /// Replaces the keys that may log in.
     async fn set_keys(&self, id: u64, keys: Vec<String>) -> anyhow::Result<()>;
-    /// Turns a fault of the link on or off.
+    /// Turns a fault of the link on or off. It stays through stop and start, until [`LinkFault::Heal`].
     async fn link(&self, id: u64, fault: LinkFault) -> anyhow::Result<()>;
     /// Home directory of a box as seen from this machine, for tests that look inside.
     async fn home(&self, id: u64) -> anyhow::Result<PathBuf>;
+    /// What PID 1, `onstart` and sshd of a box have printed so far.
+    async fn container_log(&self, id: u64) -> anyhow::Result<Vec<u8>> {
+        bail!("boxes of tier {} keep no log (box {id})", self.tier())
+    }
+    /// Destroys every box and takes back all that was set up for them.
+    async fn shutdown(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// Finds out what kind of boxes this machine can make, and makes ready for them in `dir`.
+///
+/// Prefers the strongest tier when none is asked for. What an earlier simulator left in `dir`, killed perhaps, is removed first.
+///
+/// # Errors
+/// When another simulator uses `dir`, or when the tier asked for (or any) does not work here: the message says what is missing.
+pub fn detect(tier: Option<Tier>, dir: &Path) -> anyhow::Result<Arc<dyn Boxes>> {
+    let instance = Arc::new(Instance::open(dir)?);
+    instance.sweep()?;
+
+    let candidates = match tier {
+        Some(tier) => vec![tier],
+        None => vec![Tier::Two, Tier::OneAndHalf, Tier::One],
+    };
+    let mut refused = Vec::new();
+    for tier in candidates {
+        match open(tier, &instance) {
+            Ok(backend) => {
+                info!(%tier, dir = %instance.dir().display(), "boxes of this tier work here");
+                return Ok(Arc::new(Fleet::new(instance, backend)));
+            }
+            Err(err) => {
+                info!(%tier, reason = format!("{err:#}"), "boxes of this tier do not work here");
+                refused.push(format!("tier {tier}: {err:#}"));
+            }
+        }
+    }
+    bail!("no simulated boxes on this machine: {}", refused.join("; "))
+}
+
+/// Removes what a simulator that worked in `dir` has left: processes, mounts, interfaces, control groups, files.
+///
+/// # Errors
+/// When a simulator still uses `dir`, or when something could not be removed.
+pub fn sweep(dir: &Path) -> anyhow::Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    Instance::open(dir)?.sweep()
+}
+
+fn open(tier: Tier, instance: &Arc<Instance>) -> anyhow::Result<Box<dyn Backend>> {
+    Ok(match tier {
+        Tier::One | Tier::OneAndHalf => {
+            Box::new(wrapped::Wrapped::open(tier, Arc::clone(instance))?)
+        }
+        Tier::Two => Box::new(isolated::Isolated::open(Arc::clone(instance))?),
+    })
 }
