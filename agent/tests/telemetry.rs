@@ -1,0 +1,524 @@
+//! Telemetry with real parts: the probe as a child process, on a library with the NVML ABI that answers from a file.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use spotter_agent::events::RecordedEvents;
+use spotter_agent::telemetry::{Sample, Telemetry, TelemetryConfig};
+use tempfile::TempDir;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+/// How long a condition may take on a busy machine before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+const EIGHT_GPUS: &str = "\
+sys count 8
+* util.gpu 97
+* mem.used_mib 61234
+* power_w 612
+* temp 63
+* clock.sm 1755
+* clock.mem 2619
+* throttle 4
+* energy_mj 123456789
+3 util.gpu 5
+3 power_w 70.5
+";
+
+/// Where cargo puts the workspace's programs: beside `deps`, which holds this test.
+fn programs() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    own.parent().and_then(Path::parent).unwrap().to_path_buf()
+}
+
+/// The host-built probe and the fake library. Another package's programs are not built for a test, so cargo is asked when
+/// they are older than their source.
+fn parts() -> (PathBuf, PathBuf) {
+    let (probe, library) = (
+        programs().join("nvml-probe"),
+        programs().join("libfake_nvml.so"),
+    );
+    let modified = |path: &Path| {
+        fs::metadata(path)
+            .and_then(|found| found.modified())
+            .unwrap_or(SystemTime::UNIX_EPOCH)
+    };
+    let agent = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let newest = |dir: &str| {
+        let files = fs::read_dir(agent.join(dir)).unwrap().flatten();
+        files.map(|entry| modified(&entry.path())).max().unwrap()
+    };
+    if modified(&probe) < newest("nvml-probe/src")
+        || modified(&library) < newest("../tests/fake-nvml/src")
+    {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .current_dir(agent)
+            .args(["build", "--quiet", "-p", "nvml-probe", "-p", "fake-nvml"]);
+        if programs().ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(
+            cargo.status().unwrap().success(),
+            "the probe and the fake NVML do not build"
+        );
+    }
+    (probe, library)
+}
+
+/// A box with telemetry: its home, what the fake plays, and what was recorded.
+struct World {
+    home: TempDir,
+    events: Arc<RecordedEvents>,
+    stop: CancellationToken,
+    telemetry: Arc<Telemetry>,
+}
+
+impl World {
+    /// `library` is what NVML_LIB of the container's environment names.
+    fn start(scenario: &str, library: &Path, patience: Duration) -> Self {
+        let home = home(scenario, library);
+        let mut config = TelemetryConfig::new(home.path());
+        config.interval = Duration::from_millis(100);
+        config.probe.program = Some(parts().0);
+        config.probe.first_frame = patience;
+        config.probe.next_frame = patience;
+        config.probe.shortest_backoff = Duration::from_millis(50);
+        let (events, stop) = (
+            Arc::new(RecordedEvents::default()),
+            CancellationToken::new(),
+        );
+        let telemetry = Telemetry::start_with(
+            config,
+            home.path().join("work"),
+            events.clone(),
+            stop.clone(),
+        );
+        Self {
+            home,
+            events,
+            stop,
+            telemetry,
+        }
+    }
+
+    /// Exchanges the scenario in one step, so that the fake never sees half of it.
+    fn play(&self, scenario: &str) {
+        let aside = self.home.path().join("scenario.new");
+        fs::write(&aside, scenario).unwrap();
+        fs::rename(aside, self.home.path().join("scenario")).unwrap();
+    }
+
+    /// Waits for a sample that fits.
+    async fn sample(&self, fits: impl Fn(&Sample) -> bool) -> Sample {
+        let mut samples = self.telemetry.subscribe();
+        let found = tokio::time::timeout(PATIENCE, async {
+            loop {
+                match samples.recv().await {
+                    Ok(sample) if fits(&sample) => return sample,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(err) => panic!("no more samples: {err}"),
+                }
+            }
+        });
+        found.await.unwrap_or_else(|_| {
+            panic!(
+                "no such sample; problem: {:?}",
+                self.telemetry.gpu_problem()
+            )
+        })
+    }
+
+    async fn problem(&self, fits: impl Fn(&str) -> bool) -> String {
+        let started = Instant::now();
+        loop {
+            let problem = self.telemetry.gpu_problem();
+            if fits(&problem) {
+                return problem;
+            }
+            assert!(
+                started.elapsed() < PATIENCE,
+                "the problem stays {problem:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let events = self.events.0.lock().unwrap();
+        let problems = events.iter().filter(|(kind, _)| kind == "gpu.problem");
+        problems
+            .map(|(_, detail)| detail["problem"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.telemetry.stopped().await;
+        assert_eq!(
+            probes_of(self.home.path()),
+            [] as [i32; 0],
+            "the probe ends with the telemetry"
+        );
+    }
+}
+
+/// A home whose container environment names a library and a scenario.
+fn home(scenario: &str, library: &Path) -> TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let (dir, file) = (home.path().join(".spotter"), home.path().join("scenario"));
+    fs::create_dir(&dir).unwrap();
+    fs::write(&file, scenario).unwrap();
+    let environment = format!(
+        "PATH=/bin\0NVML_LIB={}\0FAKE_NVML_SCENARIO={}\0",
+        library.display(),
+        file.display()
+    );
+    fs::write(dir.join("container.env"), environment).unwrap();
+    home
+}
+
+/// Living probes that play the scenario of this home.
+fn probes_of(home: &Path) -> Vec<i32> {
+    let marker = home.join("scenario").display().to_string();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            // A zombie has no environment any more.
+            read("comm") == b"nvml-probe\n"
+                && String::from_utf8_lossy(&read("environ")).contains(&marker)
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_gpus_are_sampled_with_their_values() {
+    let world = World::start(EIGHT_GPUS, &parts().1, PATIENCE);
+    let sample = world.sample(|sample| sample.gpus.len() == 8).await;
+
+    for (index, gpu) in sample.gpus.iter().enumerate() {
+        assert_eq!((gpu.index as usize, gpu.error), (index, 0));
+        assert_eq!(&*gpu.name, "NVIDIA H100 80GB HBM3");
+        assert_eq!(
+            gpu.uuid.to_string(),
+            format!("GPU-00000000-fa4e-0000-0000-{index:012}")
+        );
+        assert_eq!(gpu.memory_used_bytes, Some(61_234 << 20));
+        assert_eq!(gpu.memory_total_bytes, Some(81_559 << 20));
+        assert_eq!(
+            (gpu.temperature_c, gpu.sm_clock_mhz, gpu.memory_clock_mhz),
+            (Some(63), Some(1755), Some(2619))
+        );
+        assert_eq!(
+            (gpu.throttle_reasons, gpu.energy_mj),
+            (Some(4), Some(123_456_789))
+        );
+    }
+    let load = |index: usize| {
+        (
+            sample.gpus[index].utilisation_percent,
+            sample.gpus[index].power_mw,
+        )
+    };
+    assert_eq!(
+        (load(0), load(3)),
+        ((Some(97), Some(612_000)), (Some(5), Some(70_500)))
+    );
+
+    let host = sample.host.as_ref().unwrap();
+    assert!(
+        host.memory_limit_bytes > Some(0)
+            && host.disk_total_bytes > Some(0)
+            && host.cpu_limit_cores > Some(0.0)
+    );
+    assert_eq!(
+        (world.telemetry.gpu_problem(), world.problems()),
+        (String::new(), vec![])
+    );
+    assert!(
+        world.telemetry.since(0).any(|held| held == sample),
+        "the history holds it"
+    );
+    assert!(
+        world
+            .telemetry
+            .since(sample.time_us)
+            .all(|held| held.time_us > sample.time_us)
+    );
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_drivers_are_asked_by_the_old_names_and_only_once_by_the_new() {
+    let no_field_values = "* err.nvmlDeviceGetFieldValues NOT_SUPPORTED\n";
+    let old = format!(
+        "{no_field_values}\
+* util.gpu 50
+* mem.used_mib 100
+* mem.reserved_mib 50
+* power_w 250
+* temp 40
+* throttle 1
+* err.nvmlDeviceGetMemoryInfo_v2 FUNCTION_NOT_FOUND
+* err.nvmlDeviceGetTemperatureV FUNCTION_NOT_FOUND
+* err.nvmlDeviceGetCurrentClocksEventReasons NOT_SUPPORTED
+* err.nvmlDeviceGetTotalEnergyConsumption NOT_SUPPORTED
+"
+    );
+    let world = World::start(&old, &parts().1, PATIENCE);
+    let gpu = world
+        .sample(|sample| sample.gpus.len() == 1)
+        .await
+        .gpus
+        .remove(0);
+    assert_eq!(
+        gpu.memory_used_bytes,
+        Some(150 << 20),
+        "the first version counts the driver's reserve as used"
+    );
+    assert_eq!(
+        (gpu.power_mw, gpu.temperature_c, gpu.throttle_reasons),
+        (Some(250_000), Some(40), Some(1))
+    );
+    assert_eq!(
+        (gpu.energy_mj, gpu.sm_clock_mhz, gpu.error),
+        (None, None, 0)
+    );
+
+    world.play(&(old.replace(no_field_values, "* field.186 999000\n") + "* util.gpu 51\n"));
+    let later = world
+        .sample(|sample| sample.gpus[0].utilisation_percent == Some(51))
+        .await;
+    assert_eq!(
+        later.gpus[0].power_mw,
+        Some(250_000),
+        "a call that was not supported is not made again"
+    );
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_that_is_lost_gives_its_error_while_the_others_go_on_and_comes_back() {
+    let world = World::start(EIGHT_GPUS, &parts().1, PATIENCE);
+    world.sample(|sample| sample.gpus.len() == 8).await;
+
+    world.play(&format!("{EIGHT_GPUS}5 err GPU_IS_LOST\n0 util.gpu 12\n"));
+    let sample = world
+        .sample(|sample| sample.gpus.get(5).is_some_and(|gpu| gpu.error != 0))
+        .await;
+    assert_eq!((sample.gpus[5].error, sample.gpus[5].power_mw), (15, None));
+    assert_eq!(sample.gpus[4].power_mw, Some(612_000));
+    world
+        .sample(|sample| sample.gpus[0].utilisation_percent == Some(12))
+        .await;
+    let problem = world.problem(|problem| !problem.is_empty()).await;
+    assert_eq!(
+        problem,
+        "GPU 5 cannot be read: it fell off the bus (NVML error 15)"
+    );
+
+    world.play(EIGHT_GPUS);
+    world
+        .sample(|sample| sample.gpus.get(5).is_some_and(|gpu| gpu.error == 0))
+        .await;
+    world.problem(str::is_empty).await;
+    assert_eq!(world.problems(), [problem.as_str(), ""]);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_hangs_is_killed_and_started_again_while_sampling_goes_on() {
+    let world = World::start(EIGHT_GPUS, &parts().1, Duration::from_secs(2));
+    world.sample(|sample| sample.gpus.len() == 8).await;
+    let first = probes_of(world.home.path());
+    assert_eq!(first.len(), 1);
+
+    let before = world.telemetry.latest().unwrap().time_us;
+    world.play(&format!(
+        "{EIGHT_GPUS}2 delay.nvmlDeviceGetUtilizationRates 3600000\n"
+    ));
+    world
+        .problem(|problem| problem.contains("was killed: the driver hangs"))
+        .await;
+    let held = world.telemetry.since(before).count();
+    assert!(
+        held >= 5,
+        "the box itself was sampled {held} times while the probe hung"
+    );
+
+    world.play(EIGHT_GPUS);
+    world.problem(str::is_empty).await;
+    world.sample(|sample| sample.gpus.len() == 8).await;
+    let second = probes_of(world.home.path());
+    assert!(
+        second.len() == 1 && second != first,
+        "{first:?} then {second:?}"
+    );
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_is_killed_is_started_again() {
+    let world = World::start(EIGHT_GPUS, &parts().1, PATIENCE);
+    world.sample(|sample| sample.gpus.len() == 8).await;
+    let first = probes_of(world.home.path());
+    kill(Pid::from_raw(first[0]), Signal::SIGKILL).unwrap();
+    let started = Instant::now();
+    while !world
+        .problems()
+        .iter()
+        .any(|problem| problem.contains("was ended by signal 9"))
+    {
+        assert!(started.elapsed() < PATIENCE, "{:?}", world.problems());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.problem(str::is_empty).await;
+    assert_ne!(probes_of(world.home.path()), first);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nvml_refuses_is_told_in_words() {
+    for (scenario, words) in [
+        (
+            "sys init DRIVER_NOT_LOADED\n",
+            "the NVIDIA driver is not loaded, or its devices are not in the container",
+        ),
+        (
+            "sys init LIB_RM_VERSION_MISMATCH\n",
+            "the host was upgraded without a restart",
+        ),
+        ("sys init NO_PERMISSION\n", "the GPUs may not be opened"),
+        ("sys init UNKNOWN\n", "NVML cannot be initialised"),
+        ("sys count 0\n", "the NVIDIA driver works but sees no GPU"),
+    ] {
+        let world = World::start(scenario, &parts().1, PATIENCE);
+        let problem = world
+            .problem(|problem| !problem.contains("not answered yet"))
+            .await;
+        assert!(problem.contains(words), "{scenario:?}: {problem}");
+        assert_eq!(world.problems(), [problem]);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_library_the_problem_says_so_and_the_box_is_still_sampled() {
+    if Path::new("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1").exists() {
+        return println!("skipped: this machine has a real NVML");
+    }
+    let world = World::start("", Path::new("/nonexistent/libnvidia-ml.so.1"), PATIENCE);
+    let problem = world
+        .problem(|problem| !problem.contains("not answered yet"))
+        .await;
+    assert!(
+        problem.starts_with("no libnvidia-ml.so.1 can be loaded on this box (set NVML_LIB"),
+        "{problem}"
+    );
+    assert!(
+        problem.contains("/nonexistent/libnvidia-ml.so.1"),
+        "{problem}"
+    );
+    let sample = world.sample(|sample| sample.host.is_some()).await;
+    assert!(sample.gpus.is_empty() && sample.host.unwrap().memory_used_bytes > Some(0));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_no_probe_is_a_problem_not_a_crash() {
+    let home = tempfile::tempdir().unwrap();
+    let babbler = home.path().join("babbler");
+    fs::write(
+        &babbler,
+        "#!/bin/sh\nprintf '\\377\\377\\377\\377\\377\\377\\377\\377\\377\\377\\377'\n",
+    )
+    .unwrap();
+    fs::set_permissions(&babbler, fs::Permissions::from_mode(0o700)).unwrap();
+    for (program, words) in [
+        (
+            babbler.to_str().unwrap(),
+            "sent nonsense: the bytes are no frame",
+        ),
+        ("/bin/true", "the NVML probe ended"),
+        (
+            "/nonexistent/nvml-probe",
+            "the NVML probe cannot be started: /nonexistent/nvml-probe",
+        ),
+        ("/bin/false", "ended with exit code 1"),
+    ] {
+        let mut config = TelemetryConfig::new(home.path());
+        config.probe.program = Some(program.into());
+        let (events, stop) = (
+            Arc::new(RecordedEvents::default()),
+            CancellationToken::new(),
+        );
+        let telemetry = Telemetry::start_with(config, home.path().into(), events, stop.clone());
+        let started = Instant::now();
+        while !telemetry.gpu_problem().contains(words) {
+            assert!(
+                started.elapsed() < PATIENCE,
+                "{program}: {}",
+                telemetry.gpu_problem()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        stop.cancel();
+        telemetry.stopped().await;
+    }
+}
+
+/// Not a test by itself: the process that the next test kills. It samples until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn stand_in_for_an_agent() {
+    let Some(home) = std::env::var_os("SPOTTER_TEST_AGENT_HOME").map(PathBuf::from) else {
+        return;
+    };
+    let mut config = TelemetryConfig::new(&home);
+    config.interval = Duration::from_millis(100);
+    config.probe.program = Some(programs().join("nvml-probe"));
+    let events = Arc::new(RecordedEvents::default());
+    let telemetry = Telemetry::start_with(config, home.clone(), events, CancellationToken::new());
+    loop {
+        if telemetry
+            .latest()
+            .is_some_and(|sample| sample.gpus.len() == 8)
+        {
+            fs::write(home.join("sampling"), "").unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn the_probe_dies_with_an_agent_that_is_killed() {
+    let home = home(EIGHT_GPUS, &parts().1);
+    let mut agent = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "stand_in_for_an_agent"])
+        .env("SPOTTER_TEST_AGENT_HOME", home.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let started = Instant::now();
+        while !done() {
+            assert!(started.elapsed() < PATIENCE, "{what} did not happen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until("sampling", &|| home.path().join("sampling").exists());
+    assert_eq!(probes_of(home.path()).len(), 1);
+
+    agent.kill().unwrap();
+    assert_eq!(agent.wait().unwrap().signal(), Some(9));
+    until("the probe's death", &|| probes_of(home.path()).is_empty());
+}
