@@ -11,43 +11,43 @@ ip link set eth0 up
 ip route add default via "$gateway"
 
 disk=$box/disk
-mount -t overlay overlay -o "lowerdir=/,upperdir=$disk/upper,workdir=$disk/overlay,xino=off" "$disk/merged"
+mount -n -t overlay overlay -o "lowerdir=/,upperdir=$disk/upper,workdir=$disk/overlay,xino=off" "$disk/merged"
 cd "$disk/merged"
-mount -t proc proc proc
-mount -t sysfs -o ro sysfs sys
+mount -n -t proc proc proc
+mount -n -t sysfs -o ro sysfs sys
 # The box's own limits and its count of OOM kills, readable as in a container.
 if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
-    mount -t cgroup2 cgroup2 sys/fs/cgroup
-    mount -o bind,remount,ro sys/fs/cgroup
+    mount -n -t cgroup2 cgroup2 sys/fs/cgroup
+    mount -n -o bind,remount,ro sys/fs/cgroup
 elif [[ -d /sys/fs/cgroup/memory ]]; then
-    mount -t tmpfs -o mode=755,size=64k cgroup sys/fs/cgroup
+    mount -n -t tmpfs -o mode=755,size=64k cgroup sys/fs/cgroup
     mkdir sys/fs/cgroup/memory
-    mount -t cgroup -o memory cgroup sys/fs/cgroup/memory
-    mount -o bind,remount,ro sys/fs/cgroup/memory
+    mount -n -t cgroup -o memory cgroup sys/fs/cgroup/memory
+    mount -n -o bind,remount,ro sys/fs/cgroup/memory
 fi
-mount -t tmpfs -o mode=755,size=64k dev dev
+mount -n -t tmpfs -o mode=755,size=64k dev dev
 mkdir dev/pts dev/shm
-mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
+mount -n -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
-mount -t tmpfs -o mode=1777 shm dev/shm
+mount -n -t tmpfs -o mode=1777 shm dev/shm
 for node in null zero full random urandom tty; do
     : >"dev/$node"
-    mount --bind "/dev/$node" "dev/$node"
+    mount -n --bind "/dev/$node" "dev/$node"
 done
 ln -s /proc/self/fd dev/fd
 ln -s /proc/self/fd/0 dev/stdin
 ln -s /proc/self/fd/1 dev/stdout
 ln -s /proc/self/fd/2 dev/stderr
-mount -t tmpfs -o mode=755 run run
+mount -n -t tmpfs -o mode=755 run run
 mkdir -p run/box run/old workspace
-mount --bind "$disk/root" root
-mount --bind "$disk/workspace" workspace
-mount --bind "$disk/tmp" tmp
-mount --bind "$box/etc" run/box
-mount -o bind,remount,ro run/box
+mount -n --bind "$disk/root" root
+mount -n --bind "$disk/workspace" workspace
+mount -n --bind "$disk/tmp" tmp
+mount -n --bind "$box/etc" run/box
+mount -n -o bind,remount,ro run/box
 # The other boxes, where their directory shows through the overlay.
 if [[ -d .$boxes ]]; then
-    mount -t tmpfs -o mode=700,size=4k boxes ".$boxes"
+    mount -n -t tmpfs -o mode=700,size=4k boxes ".$boxes"
 fi
 
 pivot_root . run/old

@@ -5,17 +5,17 @@ box=$1 boxes=$2 hostname=$3
 hostname "$hostname"
 # The box keeps its own files and its own /tmp; those of the other boxes go out of sight. Its directory waits at /mnt while
 # the way to it is covered.
-mount --bind "$box" /mnt
-mount --bind "$box/tmp" /tmp
+mount -n --bind "$box" /mnt
+mount -n --bind "$box/tmp" /tmp
 case $boxes in
     /tmp/*) ;;
-    *) mount -t tmpfs -o mode=700,size=64k boxes "$boxes" ;;
+    *) mount -n -t tmpfs -o mode=700,size=64k boxes "$boxes" ;;
 esac
 mkdir -p "$box"
-mount --move /mnt "$box"
+mount -n --move /mnt "$box"
 # Terminals of its own: sshd could not give away those of the machine.
-mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts /dev/pts
-mount --bind /dev/pts/ptmx /dev/ptmx
+mount -n -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts /dev/pts
+mount -n --bind /dev/pts/ptmx /dev/ptmx
 
 mapfile -d '' -t environment <"$box/etc/container.env"
 cd "$box/home"
