@@ -1,0 +1,254 @@
+//! Streams that go on where they stood: events by sequence number, logs by position, samples by time.
+//!
+//! A break of the link is bridged inside, for ever, until the stream is dropped; only the agent's own refusal is an error, and ends
+//! the stream. The work in progress lives in the stream, so `next` may be cancelled in a `select`.
+
+use std::{future::Future, pin::Pin};
+
+use futures::{Stream, stream};
+use spotter_proto::v1::{self, agent_client::AgentClient as Contract};
+use tokio::time::sleep;
+use tonic::{Response, Status, Streaming, transport::Channel};
+
+use super::{AgentClient, AgentError, AgentEvent, Backoff, LogPiece, LogStart, SampleInfo, refused};
+
+/// Items with their break-proof delivery.
+pub type Followed<T> = Pin<Box<dyn Stream<Item = Result<T, AgentError>> + Send>>;
+
+/// What makes one kind of stream.
+trait Position: Send + 'static {
+    type Message: Send + 'static;
+    type Item: Send + 'static;
+    const CALL: &'static str;
+
+    /// Asks for everything from here on.
+    fn open(
+        &self,
+        to: Contract<Channel>,
+    ) -> impl Future<Output = Result<Response<Streaming<Self::Message>>, Status>> + Send + 'static;
+
+    /// Takes a message and moves on; `None` for one that was delivered before.
+    fn accept(&mut self, message: Self::Message) -> Option<Self::Item>;
+
+    /// Nothing can follow.
+    fn finished(&self) -> bool;
+}
+
+struct Events {
+    next: u64,
+    follow: bool,
+}
+
+impl Position for Events {
+    type Message = v1::Event;
+    type Item = AgentEvent;
+    const CALL: &'static str = "events";
+
+    fn open(
+        &self,
+        mut to: Contract<Channel>,
+    ) -> impl Future<Output = Result<Response<Streaming<v1::Event>>, Status>> + Send + 'static {
+        let request = v1::EventsRequest { from: self.next, follow: self.follow };
+        async move { to.events(request).await }
+    }
+
+    fn accept(&mut self, message: v1::Event) -> Option<AgentEvent> {
+        if message.seq < self.next {
+            return None;
+        }
+        self.next = message.seq + 1;
+        Some(message.into())
+    }
+
+    fn finished(&self) -> bool {
+        !self.follow
+    }
+}
+
+struct Logs {
+    session: String,
+    start: LogStart,
+    follow: bool,
+    ended: bool,
+}
+
+impl Position for Logs {
+    type Message = v1::LogChunk;
+    type Item = LogPiece;
+    const CALL: &'static str = "logs";
+
+    fn open(
+        &self,
+        mut to: Contract<Channel>,
+    ) -> impl Future<Output = Result<Response<Streaming<v1::LogChunk>>, Status>> + Send + 'static {
+        let (position, tail_bytes) = match self.start {
+            LogStart::At(position) => (Some(position.into()), 0),
+            LogStart::Tail(bytes) => (None, bytes),
+        };
+        let request = v1::LogsRequest { session: self.session.clone(), position, tail_bytes, follow: self.follow };
+        async move { to.logs(request).await }
+    }
+
+    fn accept(&mut self, message: v1::LogChunk) -> Option<LogPiece> {
+        let mut piece = LogPiece::from(message);
+        if let LogStart::At(wanted) = self.start
+            && piece.position.generation == wanted.generation
+            && piece.position.offset < wanted.offset
+        {
+            // Bytes that were delivered before the break.
+            let known = usize::try_from(wanted.offset - piece.position.offset).unwrap_or(usize::MAX);
+            let known = known.min(piece.data.len());
+            piece.data.drain(..known);
+            piece.position.offset += known as u64;
+            if piece.data.is_empty() && !piece.end {
+                return None;
+            }
+        }
+        self.ended |= piece.end;
+        self.start = LogStart::At(piece.next());
+        Some(piece)
+    }
+
+    fn finished(&self) -> bool {
+        self.ended || !self.follow
+    }
+}
+
+struct Samples {
+    after_us: u64,
+    follow: bool,
+}
+
+impl Position for Samples {
+    type Message = v1::Sample;
+    type Item = SampleInfo;
+    const CALL: &'static str = "samples";
+
+    fn open(
+        &self,
+        mut to: Contract<Channel>,
+    ) -> impl Future<Output = Result<Response<Streaming<v1::Sample>>, Status>> + Send + 'static {
+        let request = v1::SamplesRequest { after_us: self.after_us, follow: self.follow };
+        async move { to.samples(request).await }
+    }
+
+    fn accept(&mut self, message: v1::Sample) -> Option<SampleInfo> {
+        if message.time_us <= self.after_us {
+            return None;
+        }
+        self.after_us = message.time_us;
+        Some(message.into())
+    }
+
+    fn finished(&self) -> bool {
+        !self.follow
+    }
+}
+
+struct Follower<P: Position> {
+    client: AgentClient,
+    position: P,
+    stream: Option<Streaming<P::Message>>,
+    backoff: Backoff,
+    over: bool,
+}
+
+impl<P: Position> Follower<P> {
+    async fn next(&mut self) -> Option<Result<P::Item, AgentError>> {
+        while !self.over {
+            let answer = match &mut self.stream {
+                Some(stream) => stream.message().await,
+                None => match self.position.open(self.client.contract.clone()).await {
+                    Ok(answer) => {
+                        self.client.shared.connected();
+                        self.stream = Some(answer.into_inner());
+                        continue;
+                    }
+                    Err(status) => Err(status),
+                },
+            };
+            let status = match answer {
+                Ok(Some(message)) => {
+                    self.backoff = Backoff::new();
+                    let item = self.position.accept(message);
+                    match item {
+                        Some(item) => return Some(Ok(item)),
+                        None => continue,
+                    }
+                }
+                Ok(None) if self.position.finished() => {
+                    self.over = true;
+                    break;
+                }
+                // The daemon is being replaced.
+                Ok(None) => Status::unavailable("the agent ended the stream"),
+                Err(status) => status,
+            };
+            self.stream = None;
+            if self.client.shared.link_failure(&status).is_none() {
+                self.over = true;
+                return Some(Err(refused(P::CALL, &status)));
+            }
+            sleep(self.backoff.next()).await;
+        }
+        None
+    }
+
+    fn into_stream(self) -> Followed<P::Item> {
+        Box::pin(stream::unfold(self, |mut follower| async move {
+            let item = follower.next().await?;
+            Some((item, follower))
+        }))
+    }
+}
+
+fn follow<P: Position>(client: &AgentClient, position: P) -> Followed<P::Item> {
+    Follower { client: client.clone(), position, stream: None, backoff: Backoff::new(), over: false }.into_stream()
+}
+
+impl AgentClient {
+    /// Journal events from `from` on (1: all that the agent still has). With `follow`, new ones as they happen, for ever.
+    pub fn events(&self, from: u64, follow_on: bool) -> Followed<AgentEvent> {
+        follow(self, Events { next: from.max(1), follow: follow_on })
+    }
+
+    /// Bytes of a session's log. With `follow`, new ones as they are written, until the session has ended.
+    pub fn logs(&self, session: &str, start: LogStart, follow_on: bool) -> Followed<LogPiece> {
+        follow(self, Logs { session: session.to_owned(), start, follow: follow_on, ended: false })
+    }
+
+    /// Samples taken after `after_us` (0: all that the agent still has). With `follow`, new ones as they are taken, for ever.
+    pub fn samples(&self, after_us: u64, follow_on: bool) -> Followed<SampleInfo> {
+        follow(self, Samples { after_us, follow: follow_on })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent_client::LogPosition;
+
+    #[test]
+    fn bytes_that_were_delivered_before_are_cut_off() {
+        let at = |generation, offset| LogStart::At(LogPosition { generation, offset });
+        let check = |start: LogStart, chunk: (u64, u64, &[u8]), expected: Option<(u64, &[u8])>, next: LogStart| {
+            let mut logs = Logs { session: String::new(), start, follow: true, ended: false };
+            let position = Some(v1::LogPosition { generation: chunk.0, offset: chunk.1 });
+            let piece = logs.accept(v1::LogChunk { position, data: chunk.2.to_vec(), ..Default::default() });
+            assert_eq!(piece.as_ref().map(|piece| (piece.position.offset, piece.data.as_slice())), expected);
+            assert_eq!(logs.start, next);
+        };
+        check(at(1, 10), (1, 10, b"abc"), Some((10, b"abc")), at(1, 13));
+        check(at(1, 10), (1, 8, b"abc"), Some((10, b"c")), at(1, 11));
+        check(at(1, 10), (1, 0, b"abc"), None, at(1, 10));
+        check(at(1, 10), (2, 0, b"new"), Some((0, b"new")), at(2, 3));
+        check(LogStart::Tail(100), (1, 50, b"x"), Some((50, b"x")), at(1, 51));
+    }
+
+    #[test]
+    fn an_event_is_delivered_once() {
+        let mut events = Events { next: 5, follow: true };
+        let mut accept = |seq| events.accept(v1::Event { seq, ..Default::default() }).map(|event| event.seq);
+        assert_eq!([4, 5, 5, 7, 6].map(&mut accept), [None, Some(5), None, Some(7), None]);
+    }
+}

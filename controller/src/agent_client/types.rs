@@ -1,0 +1,642 @@
+//! What the agent says, in our own words, and how contract messages become that (pure).
+
+use serde::{Deserialize, Serialize};
+use spotter_proto::v1;
+
+/// What an agent is and how its box is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AgentStatus {
+    /// Version, semver.
+    pub version: String,
+    /// First 16 hex digits of the blake3 of its binary.
+    pub build: String,
+    /// Its clock, microseconds since the epoch.
+    pub now_us: u64,
+    /// When the daemon started.
+    pub started_us: u64,
+    /// Changes when the box restarts.
+    pub boot: String,
+    /// Run it works for; `None` before `configure`.
+    pub run: Option<String>,
+    /// Attempt it works for; 0 before `configure`.
+    pub attempt: u32,
+    /// Newest event.
+    pub last_event: u64,
+    /// Oldest event that was not acknowledged; 0: none.
+    pub oldest_unacknowledged_event: u64,
+    /// All sessions, newest first.
+    pub sessions: Vec<SessionInfo>,
+    /// Newest telemetry.
+    pub sample: Option<SampleInfo>,
+    /// Newest values of the training log.
+    pub training: Option<TrainingInfo>,
+    /// State of the backup; `None` where none was asked for.
+    pub backup: Option<BackupInfo>,
+    /// Why there is no GPU telemetry.
+    pub gpu_problem: Option<String>,
+}
+
+impl AgentStatus {
+    /// A session by its name.
+    pub fn session(&self, name: &str) -> Option<&SessionInfo> {
+        self.sessions.iter().find(|session| session.name == name)
+    }
+}
+
+/// How a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionState {
+    /// Its command runs.
+    Running,
+    /// Ended by itself with an exit code.
+    Exited,
+    /// Ended by a signal that nobody here sent.
+    Signalled,
+    /// Ended by the kernel for want of memory.
+    Oom,
+    /// Ended on request.
+    Stopped,
+    /// Gone without an end record: killed, or the box restarted.
+    Lost,
+}
+
+/// A command in its session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SessionInfo {
+    /// Name, unique on the box.
+    pub name: String,
+    /// How it stands.
+    pub state: SessionState,
+    /// Exit code, when it ended with one.
+    pub exit_code: Option<i32>,
+    /// Signal that ended it.
+    pub signal: Option<i32>,
+    /// When it started, microseconds since the epoch.
+    pub started_us: u64,
+    /// When it ended; `None` while it runs.
+    pub ended_us: Option<u64>,
+    /// Process on the box.
+    pub pid: u32,
+    /// Bytes of log so far.
+    pub log_bytes: u64,
+    /// A tmux window shows it.
+    pub tmux: bool,
+    /// The command line, for people.
+    pub command: String,
+}
+
+impl SessionInfo {
+    /// Its command runs.
+    pub fn is_running(&self) -> bool {
+        self.state == SessionState::Running
+    }
+
+    /// Ended by itself with code 0.
+    pub fn ended_well(&self) -> bool {
+        self.state == SessionState::Exited && self.exit_code == Some(0)
+    }
+}
+
+/// One thing that happened on a box.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AgentEvent {
+    /// Rises by one.
+    pub seq: u64,
+    /// When, microseconds since the epoch by the box's clock.
+    pub time_us: u64,
+    /// Kind, such as `session.ended`.
+    pub kind: String,
+    /// Run it belongs to; empty before `configure`.
+    pub run: String,
+    /// Attempt it belongs to.
+    pub attempt: u32,
+    /// Details; an object. What is not valid JSON becomes `{"text": …}`.
+    pub detail: serde_json::Value,
+}
+
+/// One reading of a box.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SampleInfo {
+    /// When, microseconds since the epoch by the box's clock.
+    pub time_us: u64,
+    /// Every GPU.
+    pub gpus: Vec<GpuInfo>,
+    /// The container.
+    pub host: Option<HostInfo>,
+}
+
+/// One GPU; what could not be read is `None`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "names carry the unit; the contract documents each")]
+pub struct GpuInfo {
+    pub index: u32,
+    pub name: String,
+    pub uuid: String,
+    /// NVML error code; 0: none.
+    pub error: u32,
+    pub utilisation_percent: Option<u32>,
+    pub memory_used_bytes: Option<u64>,
+    pub memory_total_bytes: Option<u64>,
+    pub power_mw: Option<u32>,
+    pub temperature_c: Option<u32>,
+    pub sm_clock_mhz: Option<u32>,
+    pub memory_clock_mhz: Option<u32>,
+    pub throttle_reasons: Option<u64>,
+    pub energy_mj: Option<u64>,
+}
+
+/// The container; what could not be read is `None`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "names carry the unit; the contract documents each")]
+pub struct HostInfo {
+    pub cpu_percent: Option<f32>,
+    pub cpu_limit_cores: Option<f32>,
+    pub memory_used_bytes: Option<u64>,
+    pub memory_limit_bytes: Option<u64>,
+    pub disk_free_bytes: Option<u64>,
+    pub disk_total_bytes: Option<u64>,
+    pub network_rx_bytes: Option<u64>,
+    pub network_tx_bytes: Option<u64>,
+    pub oom_kills: Option<u64>,
+}
+
+/// Newest values that were read from the training log.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "names carry the unit; the contract documents each")]
+pub struct TrainingInfo {
+    pub time_us: u64,
+    pub step: Option<u64>,
+    pub total_steps: Option<u64>,
+    pub epoch: Option<f64>,
+    pub loss: Option<f64>,
+    pub eval_loss: Option<f64>,
+    pub learning_rate: Option<f64>,
+    pub tokens_per_s: Option<f64>,
+    pub samples_per_s: Option<f64>,
+    pub step_time_s: Option<f64>,
+    pub grad_norm: Option<f64>,
+}
+
+/// How the backup stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct BackupInfo {
+    /// Committed checkpoints known to the agent.
+    pub committed: u64,
+    /// Finished checkpoints not yet committed.
+    pub pending: u64,
+    /// Step of the newest commit.
+    pub last_step: Option<u64>,
+    /// When the newest commit was completed, microseconds since the epoch.
+    pub last_commit_us: Option<u64>,
+    /// Name of the newest commit.
+    pub last_commit: Option<String>,
+    /// Bytes done of the upload in progress.
+    pub uploading_done_bytes: u64,
+    /// Its size; 0: none.
+    pub uploading_total_bytes: u64,
+    /// Why it makes no progress.
+    pub problem: Option<String>,
+    /// It is behind.
+    pub alarm: bool,
+    /// Bytes of checkpoints on the box that are in no commit.
+    pub unsaved_bytes: u64,
+}
+
+/// A committed checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckpointInfo {
+    /// Name of its commit.
+    pub id: String,
+    /// Step, if its name has one.
+    pub step: Option<u64>,
+    /// Attempt that wrote it.
+    pub attempt: u32,
+    /// When it was committed, microseconds since the epoch.
+    pub committed_us: u64,
+    /// Bytes in all.
+    pub size_bytes: u64,
+    /// Files.
+    pub files: u32,
+    /// Path relative to the checkpoint directory.
+    pub path: String,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct RestoreReport {
+    /// What was restored; `None` when the bucket holds no commit.
+    pub restored: Option<CheckpointInfo>,
+    /// Absolute path on the box, when something was.
+    pub path: Option<String>,
+    /// Damaged commits that were passed over, with the reason.
+    pub skipped: Vec<String>,
+}
+
+/// A file on the box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FileHash {
+    /// Relative to the working directory.
+    pub path: String,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// blake3, hex.
+    pub blake3: String,
+}
+
+/// Files found under the paths asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct FileList {
+    /// Sorted by path.
+    pub files: Vec<FileHash>,
+    /// Paths that do not exist.
+    pub missing: Vec<String>,
+}
+
+/// What was brought to the bucket as results.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Collected {
+    /// Uploaded files and missing paths.
+    pub list: FileList,
+    /// Key of the results manifest; `None` when there is no bucket.
+    pub manifest_key: Option<String>,
+}
+
+/// One check of a box before anything expensive happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckResult {
+    /// Short name, such as `gpus`.
+    pub name: String,
+    /// Whether it holds.
+    pub ok: bool,
+    /// Whether the run must not go on otherwise.
+    pub required: bool,
+    /// What was found, for people.
+    pub detail: String,
+}
+
+/// The checks of a box.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PreflightReport {
+    /// Each with its verdict.
+    pub checks: Vec<CheckResult>,
+    /// The box can end its own instance.
+    pub can_self_stop: bool,
+}
+
+/// Whether the bucket can be used from the box.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BucketProof {
+    /// What failed; `None`: write, read and delete worked.
+    pub problem: Option<String>,
+    /// Bucket's clock minus the box's, seconds.
+    pub clock_offset_s: f64,
+}
+
+/// What an agent works for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BoxConfig {
+    /// Run's name.
+    pub run: String,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Directory of the code: absolute, or relative to the box's home.
+    pub workdir: String,
+    /// Backup; `None`: none.
+    pub backup: Option<BackupConfig>,
+    /// Time without a session after which the box stops itself; zero: never.
+    pub bring_up: std::time::Duration,
+    /// Base URL of the provider's API; empty: the box's own.
+    pub provider_url: String,
+}
+
+/// How to back checkpoints up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackupConfig {
+    /// Checkpoint directory, relative to the working directory unless absolute.
+    pub dir: String,
+    /// `s3://bucket/prefix`.
+    pub target: String,
+    /// Endpoint; `None`: AWS.
+    pub endpoint: Option<String>,
+    /// Region; `None`: us-east-1.
+    pub region: Option<String>,
+    /// Backup interval.
+    pub every: std::time::Duration,
+    /// Newest commits to keep; 0: all.
+    pub keep_last: u32,
+    /// Wait with no change before a file counts as finished; `None`: the rule's own.
+    pub settle: Option<std::time::Duration>,
+}
+
+/// A command to start.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SessionRequest {
+    /// Name: letters, digits, `-`, `_`.
+    pub name: String,
+    /// Shell text.
+    pub command: String,
+    /// Environment on top of the box's; values may be secrets.
+    pub env: Vec<(String, String)>,
+    /// Working directory; `None`: the configured one.
+    pub dir: Option<String>,
+    /// Longest time; `None`: no limit.
+    pub timeout: Option<std::time::Duration>,
+}
+
+/// A place in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct LogPosition {
+    /// Rises when the file was truncated or replaced.
+    pub generation: u64,
+    /// Bytes from the start of that generation.
+    pub offset: u64,
+}
+
+/// Where to begin reading a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogStart {
+    /// At a place.
+    At(LogPosition),
+    /// This many bytes before the end, at a line's start.
+    Tail(u64),
+}
+
+/// Bytes of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPiece {
+    /// Where `data` begins.
+    pub position: LogPosition,
+    /// The bytes as they were written.
+    pub data: Vec<u8>,
+    /// Bytes lost before this piece.
+    pub gap_bytes: u64,
+    /// The session has ended and this is the last piece.
+    pub end: bool,
+}
+
+impl LogPiece {
+    /// Where the next piece begins.
+    pub fn next(&self) -> LogPosition {
+        LogPosition { offset: self.position.offset + self.data.len() as u64, ..self.position }
+    }
+}
+
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn nonzero(value: u64) -> Option<u64> {
+    (value != 0).then_some(value)
+}
+
+impl From<v1::StatusResponse> for AgentStatus {
+    fn from(m: v1::StatusResponse) -> Self {
+        AgentStatus {
+            version: m.version,
+            build: m.build,
+            now_us: m.now_us,
+            started_us: m.started_us,
+            boot: m.boot,
+            run: some(m.run),
+            attempt: m.attempt,
+            last_event: m.last_event,
+            oldest_unacknowledged_event: m.oldest_unacknowledged_event,
+            sessions: m.sessions.into_iter().map(SessionInfo::from).collect(),
+            sample: m.sample.map(SampleInfo::from),
+            training: m.training.map(TrainingInfo::from),
+            backup: m.backup.map(BackupInfo::from),
+            gpu_problem: some(m.gpu_problem),
+        }
+    }
+}
+
+impl From<v1::Session> for SessionInfo {
+    fn from(m: v1::Session) -> Self {
+        let state = match m.state() {
+            v1::SessionState::Running => SessionState::Running,
+            v1::SessionState::Exited => SessionState::Exited,
+            v1::SessionState::Signalled => SessionState::Signalled,
+            v1::SessionState::Oom => SessionState::Oom,
+            v1::SessionState::Stopped => SessionState::Stopped,
+            // A state that a newer agent knows and we do not: whatever it is, the command's end is not on record here.
+            v1::SessionState::Lost | v1::SessionState::Unspecified => SessionState::Lost,
+        };
+        SessionInfo {
+            name: m.name,
+            state,
+            exit_code: m.exit_code,
+            signal: m.signal,
+            started_us: m.started_us,
+            ended_us: nonzero(m.ended_us),
+            pid: m.pid,
+            log_bytes: m.log_bytes,
+            tmux: m.tmux,
+            command: m.command,
+        }
+    }
+}
+
+impl From<v1::Event> for AgentEvent {
+    fn from(m: v1::Event) -> Self {
+        let detail = match serde_json::from_str(&m.detail_json) {
+            Ok(detail @ serde_json::Value::Object(_)) => detail,
+            _ if m.detail_json.is_empty() => serde_json::json!({}),
+            _ => serde_json::json!({ "text": m.detail_json }),
+        };
+        AgentEvent { seq: m.seq, time_us: m.time_us, kind: m.kind, run: m.run, attempt: m.attempt, detail }
+    }
+}
+
+impl From<v1::Sample> for SampleInfo {
+    fn from(m: v1::Sample) -> Self {
+        SampleInfo {
+            time_us: m.time_us,
+            gpus: m.gpus.into_iter().map(GpuInfo::from).collect(),
+            host: m.host.map(HostInfo::from),
+        }
+    }
+}
+
+impl From<v1::GpuSample> for GpuInfo {
+    fn from(m: v1::GpuSample) -> Self {
+        GpuInfo {
+            index: m.index,
+            name: m.name,
+            uuid: m.uuid,
+            error: m.error,
+            utilisation_percent: m.utilisation_percent,
+            memory_used_bytes: m.memory_used_bytes,
+            memory_total_bytes: m.memory_total_bytes,
+            power_mw: m.power_mw,
+            temperature_c: m.temperature_c,
+            sm_clock_mhz: m.sm_clock_mhz,
+            memory_clock_mhz: m.memory_clock_mhz,
+            throttle_reasons: m.throttle_reasons,
+            energy_mj: m.energy_mj,
+        }
+    }
+}
+
+impl From<v1::HostSample> for HostInfo {
+    fn from(m: v1::HostSample) -> Self {
+        HostInfo {
+            cpu_percent: m.cpu_percent,
+            cpu_limit_cores: m.cpu_limit_cores,
+            memory_used_bytes: m.memory_used_bytes,
+            memory_limit_bytes: m.memory_limit_bytes,
+            disk_free_bytes: m.disk_free_bytes,
+            disk_total_bytes: m.disk_total_bytes,
+            network_rx_bytes: m.network_rx_bytes,
+            network_tx_bytes: m.network_tx_bytes,
+            oom_kills: m.oom_kills,
+        }
+    }
+}
+
+impl From<v1::TrainingRecord> for TrainingInfo {
+    fn from(m: v1::TrainingRecord) -> Self {
+        TrainingInfo {
+            time_us: m.time_us,
+            step: m.step,
+            total_steps: m.total_steps,
+            epoch: m.epoch,
+            loss: m.loss,
+            eval_loss: m.eval_loss,
+            learning_rate: m.learning_rate,
+            tokens_per_s: m.tokens_per_s,
+            samples_per_s: m.samples_per_s,
+            step_time_s: m.step_time_s,
+            grad_norm: m.grad_norm,
+        }
+    }
+}
+
+impl From<v1::BackupStatus> for BackupInfo {
+    fn from(m: v1::BackupStatus) -> Self {
+        BackupInfo {
+            committed: m.committed,
+            pending: m.pending,
+            last_step: m.last_step,
+            last_commit_us: nonzero(m.last_commit_us),
+            last_commit: some(m.last_commit),
+            uploading_done_bytes: m.uploading_done_bytes,
+            uploading_total_bytes: m.uploading_total_bytes,
+            problem: some(m.problem),
+            alarm: m.alarm,
+            unsaved_bytes: m.unsaved_bytes,
+        }
+    }
+}
+
+impl From<v1::Checkpoint> for CheckpointInfo {
+    fn from(m: v1::Checkpoint) -> Self {
+        CheckpointInfo {
+            id: m.id,
+            step: m.step,
+            attempt: m.attempt,
+            committed_us: m.committed_us,
+            size_bytes: m.size_bytes,
+            files: m.files,
+            path: m.path,
+        }
+    }
+}
+
+impl From<v1::FileHash> for FileHash {
+    fn from(m: v1::FileHash) -> Self {
+        FileHash { path: m.path, size_bytes: m.size_bytes, blake3: m.blake3 }
+    }
+}
+
+impl From<v1::Check> for CheckResult {
+    fn from(m: v1::Check) -> Self {
+        CheckResult { name: m.name, ok: m.ok, required: m.required, detail: m.detail }
+    }
+}
+
+impl From<v1::LogChunk> for LogPiece {
+    fn from(m: v1::LogChunk) -> Self {
+        let position = m.position.unwrap_or_default();
+        LogPiece {
+            position: LogPosition { generation: position.generation, offset: position.offset },
+            data: m.data,
+            gap_bytes: m.gap_bytes,
+            end: m.end,
+        }
+    }
+}
+
+impl From<LogPosition> for v1::LogPosition {
+    fn from(position: LogPosition) -> Self {
+        v1::LogPosition { generation: position.generation, offset: position.offset }
+    }
+}
+
+/// Whole seconds for the contract, rounded up so that a short time never becomes "never".
+fn seconds(duration: std::time::Duration) -> u32 {
+    u32::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+impl From<&BoxConfig> for v1::ConfigureRequest {
+    fn from(config: &BoxConfig) -> Self {
+        v1::ConfigureRequest {
+            run: config.run.clone(),
+            attempt: config.attempt,
+            workdir: config.workdir.clone(),
+            backup: config.backup.as_ref().map(|backup| v1::BackupConfig {
+                dir: backup.dir.clone(),
+                target: backup.target.clone(),
+                endpoint: backup.endpoint.clone().unwrap_or_default(),
+                region: backup.region.clone().unwrap_or_default(),
+                every_s: seconds(backup.every),
+                keep_last: backup.keep_last,
+                settle_ms: backup.settle.map_or(0, |settle| u32::try_from(settle.as_millis()).unwrap_or(u32::MAX)),
+            }),
+            bring_up_s: seconds(config.bring_up),
+            provider_url: config.provider_url.clone(),
+        }
+    }
+}
+
+impl From<&SessionRequest> for v1::StartSessionRequest {
+    fn from(request: &SessionRequest) -> Self {
+        v1::StartSessionRequest {
+            name: request.name.clone(),
+            command: request.command.clone(),
+            env: request.env.iter().cloned().collect(),
+            dir: request.dir.clone().unwrap_or_default(),
+            timeout_s: request.timeout.map_or(0, seconds),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_details_are_always_an_object() {
+        let check = |text: &str, expected: serde_json::Value| {
+            let event = AgentEvent::from(v1::Event { detail_json: text.to_owned(), ..Default::default() });
+            assert_eq!(event.detail, expected, "{text}");
+        };
+        check(r#"{"a":1}"#, serde_json::json!({"a": 1}));
+        check("", serde_json::json!({}));
+        check("[1]", serde_json::json!({"text": "[1]"}));
+        check("{broken", serde_json::json!({"text": "{broken"}));
+    }
+
+    #[test]
+    fn a_state_from_the_future_is_not_taken_for_running() {
+        let session = SessionInfo::from(v1::Session { state: 99, ..Default::default() });
+        assert_eq!(session.state, SessionState::Lost);
+        assert!(!session.ended_well());
+    }
+
+    #[test]
+    fn half_a_second_is_not_never() {
+        assert_eq!(seconds(std::time::Duration::from_millis(500)), 1);
+        assert_eq!(seconds(std::time::Duration::ZERO), 0);
+    }
+}

@@ -1,0 +1,9 @@
+//! The link to a box, with real parts: ssh, sshd as an ordinary user, rsync, the real agent. The parts of the client that need no
+//! box run against a small agent in memory.
+
+mod boot;
+mod client;
+mod onstart;
+mod sshd;
+mod sync;
+mod tunnel;
