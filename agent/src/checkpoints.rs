@@ -1,1 +1,395 @@
-//! Under construction.
+//! `Backup`: brings finished checkpoints to the bucket, keeps the newest, and fetches them back.
+//!
+//! Reading order: [`names`] and [`complete`] decide what is finished (pure), [`scan`], [`writers`] and [`structure`] look at the disk;
+//! [`source`], [`upload`] and [`commit`] carry one checkpoint over, noting each step in [`journal`]; [`round`] does one round of it.
+//! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`retention`] and [`delete`] what may go, [`alarm`] whether we are
+//! behind. [`restore`] (files by
+//! [`landing`]) and [`results`] are the two other things that move files.
+
+pub mod alarm;
+pub mod commit;
+pub mod complete;
+pub mod delete;
+pub mod index;
+pub mod journal;
+pub mod landing;
+pub mod ledger;
+pub mod names;
+pub mod places;
+pub mod restore;
+pub mod results;
+pub mod retention;
+pub mod round;
+pub mod scan;
+pub mod source;
+pub mod standing;
+pub mod structure;
+pub mod upload;
+pub mod writers;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use spotter_bucket::layout::NameError;
+use spotter_bucket::{Bucket, BucketError, Manifest};
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::events::EventSink;
+use index::Index;
+use ledger::Ledger;
+use places::Places;
+use round::Work;
+use standing::{Standing, Unanswered, chain};
+
+pub use complete::Settle;
+pub use restore::{RestoreError, Restored};
+pub use results::{Results, ResultsError};
+pub use standing::BackupState;
+
+/// Longest wait for the bucket's answer to a question that somebody waits for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// Wait between two looks while somebody waits for checkpoints to settle.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Longest wait between two rounds that failed.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+
+/// What to back up, and where to.
+#[derive(Debug, Clone)]
+pub struct BackupOptions {
+    /// Name of the run.
+    pub run: String,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Directory that holds checkpoints; absolute. It need not exist yet.
+    pub dir: PathBuf,
+    /// Prefix of the target, without leading or trailing slash; may be empty. The run's name is appended by the layout.
+    pub prefix: String,
+    /// How often at least a finished checkpoint must reach the bucket; zero: no alarm.
+    pub every: Duration,
+    /// How many newest commits to keep in the bucket and on the box; 0: all, 1 counts as 2.
+    pub keep_last: u32,
+    /// Wait with no change before a file counts as finished; `None`: the rule's own.
+    pub settle: Option<Duration>,
+    /// Directory for what must survive a crash of the agent, such as `~/.spotter/backup`; absolute, made when missing.
+    pub state_dir: PathBuf,
+}
+
+/// A committed checkpoint, for people and for the contract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointInfo {
+    /// Name of the commit, `<step, 12 digits>-<ulid>`.
+    pub id: String,
+    /// Step, when its name has a number.
+    pub step: Option<u64>,
+    /// Attempt that wrote it.
+    pub attempt: u32,
+    /// When it was committed by the box's clock, microseconds since the epoch.
+    pub committed_us: u64,
+    /// Bytes in all.
+    pub size_bytes: u64,
+    /// Number of files.
+    pub files: u32,
+    /// Relative to the checkpoint directory; `.` for files of one step that lie side by side.
+    pub path: String,
+}
+
+impl From<&Manifest> for CheckpointInfo {
+    fn from(manifest: &Manifest) -> CheckpointInfo {
+        CheckpointInfo {
+            id: manifest.id.clone(),
+            step: manifest.step,
+            attempt: manifest.attempt,
+            committed_us: manifest.committed_us,
+            size_bytes: manifest.files.iter().map(|file| file.size_bytes).sum(),
+            files: u32::try_from(manifest.files.len()).unwrap_or(u32::MAX),
+            path: manifest.path.clone(),
+        }
+    }
+}
+
+/// Why a round did not do all its work, or a question found no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The checkpoint directory, or the backup's own, could not be read.
+    #[error("{} could not be read", path.display())]
+    Disk {
+        /// Directory in question.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The bucket refused to say which checkpoints it has.
+    #[error("the checkpoints in the bucket could not be listed")]
+    List(#[source] BucketError),
+    /// The bucket did not answer in time.
+    #[error("the bucket gave no answer in {} s{}", ANSWER_WITHIN.as_secs(), if problem.is_empty() { String::new() } else { format!(": {problem}") })]
+    NoAnswer {
+        /// What it said instead, if anything.
+        problem: String,
+    },
+    /// A checkpoint could not be uploaded now; it will be tried again.
+    #[error("checkpoint {path} was not saved")]
+    Upload {
+        /// Its path in the checkpoint directory.
+        path: String,
+        /// Why.
+        source: upload::UploadError,
+    },
+}
+
+/// What a last effort before the box goes away could do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Flushed {
+    /// Checkpoints that were still saved.
+    pub committed: Vec<CheckpointInfo>,
+    /// Finished checkpoints that were not, and are in the upload journal.
+    pub unsaved: u64,
+}
+
+/// The backup of one run on this box. One round at a time runs; everything else may be asked at any moment.
+pub struct Backup {
+    options: BackupOptions,
+    bucket: Arc<dyn Bucket>,
+    places: Places,
+    standing: Standing,
+    /// Where this run's journals are: the state directory's own subdirectory per target, run and directory.
+    state_dir: PathBuf,
+    ledger: Arc<Mutex<Ledger>>,
+    /// Commits that the bucket has, once known.
+    ids: Arc<Mutex<Option<HashSet<String>>>>,
+    started: Instant,
+    pace: Mutex<Pace>,
+    work: tokio::sync::Mutex<Work>,
+    /// Two restores would write to the same files.
+    restoring: tokio::sync::Mutex<()>,
+}
+
+/// How much of a hurry we are in. Times are since the backup was made.
+#[derive(Debug, Default)]
+struct Pace {
+    /// How many callers say that the session has ended.
+    finals: u32,
+    /// When the box goes away.
+    flush_by: Option<Instant>,
+    /// Bytes per second of the last upload that took long enough to tell.
+    bytes_per_s: Option<f64>,
+    training_since: Option<Duration>,
+    last_commit: Option<Duration>,
+}
+
+impl Backup {
+    /// A backup that has looked at nothing yet. Problems with the state directory are told and survived; a run or prefix that
+    /// cannot be part of a key is refused.
+    pub fn new(
+        options: BackupOptions,
+        bucket: Arc<dyn Bucket>,
+        events: Arc<dyn EventSink>,
+    ) -> Result<Arc<Backup>, NameError> {
+        let places = Places::new(&options.prefix, &options.run)?;
+        // Another target, run or directory has nothing to do with what was noted here before.
+        let identity = format!(
+            "{}\n{}\n{}",
+            options.prefix,
+            options.run,
+            options.dir.display()
+        );
+        let state_dir = options
+            .state_dir
+            .join(&blake3::hash(identity.as_bytes()).to_hex()[..16]);
+        if let Err(err) = fs::create_dir_all(&state_dir) {
+            warn!(dir = %state_dir.display(), error = %err, "the backup cannot keep its notes; a restart will begin uploads anew");
+        }
+        let ledger = Ledger::open(&state_dir);
+        let settle = options.settle.map_or_else(Settle::default, Settle::all);
+        Ok(Arc::new(Backup {
+            options,
+            bucket,
+            places,
+            standing: Standing::new(events),
+            state_dir,
+            ledger: Arc::new(Mutex::new(ledger)),
+            ids: Arc::default(),
+            started: Instant::now(),
+            pace: Mutex::default(),
+            work: tokio::sync::Mutex::new(Work::new(settle)),
+            restoring: tokio::sync::Mutex::new(()),
+        }))
+    }
+
+    /// One round: finds what is finished and uploads it, newest first. Returns what was committed.
+    ///
+    /// Transient failures of the bucket are outlasted, so a round may take as long as an outage. It may be dropped at any point:
+    /// what it did is in the journal.
+    pub async fn round(&self) -> Result<Vec<CheckpointInfo>, BackupError> {
+        let mut work = self.work.lock().await;
+        self.round_until(&mut work, &CancellationToken::new()).await
+    }
+
+    /// Saves everything that is finished, or gets finished, before the deadline. With `final_`, quiet files count as finished at
+    /// once: the session has ended and nobody writes any more.
+    pub async fn backup_now(&self, deadline: Duration, final_: bool) -> BackupState {
+        let until = Instant::now() + deadline;
+        let _final = final_.then(|| Final::begin(self));
+        let Ok(mut work) = time::timeout_at(until, self.work.lock()).await else {
+            return self.state();
+        };
+        let mut failures = 0;
+        loop {
+            match self.round_before(&mut work, until).await {
+                Ok(_) => failures = 0,
+                Err(err) => {
+                    failures += 1;
+                    warn!(failures, error = %chain(&err), "backup on request failed, will retry until its deadline");
+                }
+            }
+            let settled = work.tracker.unsettled() == 0 && self.state().pending == 0;
+            let pause = if failures > 0 {
+                backoff(Duration::from_secs(1), failures)
+            } else {
+                LOOK_AGAIN
+            };
+            if settled || Instant::now() + pause >= until {
+                return self.state();
+            }
+            time::sleep(pause).await;
+        }
+    }
+
+    /// The box goes away after `grace`: finishes what fits at the measured rate, notes in the journal how far the rest got.
+    pub async fn flush(&self, grace: Duration) -> Flushed {
+        let until = Instant::now() + grace;
+        self.pace().flush_by = Some(until);
+        let mut committed = Vec::new();
+        // A round that is under way sees the deadline and ends itself in time.
+        if let Ok(mut work) = time::timeout_at(until, self.work.lock()).await {
+            match self.round_before(&mut work, until).await {
+                Ok(saved) => committed = saved,
+                Err(err) => warn!(error = %chain(&err), "the last round failed"),
+            }
+        }
+        Flushed {
+            committed,
+            unsaved: self.state().pending,
+        }
+    }
+
+    async fn round_before(
+        &self,
+        work: &mut Work,
+        until: Instant,
+    ) -> Result<Vec<CheckpointInfo>, BackupError> {
+        let stop = CancellationToken::new();
+        let round = self.round_until(work, &stop);
+        tokio::pin!(round);
+        tokio::select! {
+            outcome = &mut round => return outcome,
+            () = time::sleep_until(until) => stop.cancel(),
+        }
+        // It stops at its next step; dropping it would lose what it holds.
+        round.await
+    }
+
+    /// The state as Status reports it.
+    pub fn state(&self) -> BackupState {
+        self.standing.state().clone()
+    }
+
+    /// New bucket keys are there: calls that wait for them are tried again at once.
+    pub fn credentials_changed(&self) {
+        self.standing.credentials_changed();
+    }
+
+    /// When the training session began, microseconds since the epoch; `None` when none runs. The alarm counts from there.
+    pub fn training(&self, since_us: Option<u64>) {
+        let now = self.now();
+        let since = since_us.map(|us| {
+            now.saturating_sub(Duration::from_micros(commit::now_us().saturating_sub(us)))
+        });
+        self.pace().training_since = since;
+    }
+
+    /// Committed checkpoints of the run, newest first, as the bucket has them now.
+    pub async fn list(&self) -> Result<Vec<CheckpointInfo>, BackupError> {
+        let stop = CancellationToken::new();
+        let load = Index::load(&*self.bucket, &self.standing, &stop, &self.places);
+        match time::timeout(ANSWER_WITHIN, load).await {
+            Ok(Ok(index)) => Ok(index.manifests().map(CheckpointInfo::from).collect()),
+            Ok(Err(Unanswered::Bucket(err))) => Err(BackupError::List(err)),
+            Ok(Err(Unanswered::Stopped)) | Err(_) => Err(BackupError::NoAnswer {
+                problem: self.state().problem,
+            }),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace
+            .lock()
+            .expect("nothing panics while it holds the pace")
+    }
+}
+
+/// While it lives, quiet files count as finished.
+struct Final<'a>(&'a Backup);
+
+impl Final<'_> {
+    fn begin(backup: &Backup) -> Final<'_> {
+        backup.pace().finals += 1;
+        Final(backup)
+    }
+}
+
+impl Drop for Final<'_> {
+    fn drop(&mut self) {
+        self.0.pace().finals -= 1;
+    }
+}
+
+/// Backs up finished checkpoints every `period` until `stop` is cancelled.
+///
+/// Only the wait is cancelled, never a round: half an upload is paid for and worth nothing. A round that must end with the daemon is
+/// ended by [`Backup::flush`], or by dropping this future.
+pub async fn backup_loop(backup: Arc<Backup>, period: Duration, stop: CancellationToken) {
+    let mut failures = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = time::sleep(backoff(period, failures)) => {}
+        }
+        match backup.round().await {
+            Ok(committed) => {
+                if !committed.is_empty() || failures > 0 {
+                    info!(
+                        committed = committed.len(),
+                        after_failures = failures,
+                        "backup round done"
+                    );
+                }
+                failures = 0;
+            }
+            Err(err) => {
+                failures += 1;
+                warn!(failures, error = %chain(&err), "backup round failed, will retry");
+            }
+        }
+    }
+}
+
+/// The period, doubled with every failure up to five minutes.
+fn backoff(period: Duration, failures: u32) -> Duration {
+    if failures == 0 {
+        return period;
+    }
+    period
+        .saturating_mul(1 << failures.min(16))
+        .min(LONGEST_BACKOFF)
+        .max(period)
+}

@@ -1,0 +1,170 @@
+//! Makes stored files a checkpoint: review, manifest, commit object, read back.
+//!
+//! Until [`Uploader::publish`] has put the commit, nobody can see anything; a crash before leaves only what a sweep removes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use spotter_bucket::{ErrorKind, Manifest, ManifestFile, manifest};
+use tokio::{task, time};
+
+use super::complete::FLAT_RULE;
+use super::journal::{AttemptLog, Entry};
+use super::source::{self, Source};
+use super::standing::Unanswered;
+use super::upload::{UploadError, Uploader};
+
+/// Times that a commit is put when what is read back differs.
+const COMMIT_TRIES: u32 = 3;
+/// Wait before the commit is put again.
+const COMMIT_WAIT: Duration = Duration::from_secs(1);
+
+/// What a manifest says besides its files.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// Run.
+    pub run: String,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Commit before this one.
+    pub prev: Option<String>,
+}
+
+/// Microseconds since the epoch, by the box's clock.
+pub fn now_us() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as u64)
+}
+
+impl Uploader<'_> {
+    /// Reviews what the bucket holds and writes the manifest into the journal.
+    pub async fn seal(
+        &self,
+        log: &mut AttemptLog,
+        sources: &[Arc<Source>],
+        about: &About,
+    ) -> Result<Manifest, UploadError> {
+        self.review_objects(log).await?;
+        for source in sources {
+            source.still_unchanged().await?;
+        }
+        let (dir, candidate) = (self.dir.to_owned(), log.attempt.candidate.clone());
+        let extended = task::spawn_blocking(move || source::was_extended(&dir, &candidate))
+            .await
+            .expect("a scan does not panic");
+        if extended.map_err(|source| UploadError::Read {
+            path: self.dir.to_owned(),
+            source,
+        })? {
+            return Err(UploadError::Changed);
+        }
+        let attempt = &log.attempt;
+        let rule = if attempt.candidate.is_flat() {
+            format!("{FLAT_RULE}+{}", attempt.rule)
+        } else {
+            attempt.rule.clone()
+        };
+        let committed_us = now_us();
+        let offset_us = (self.bucket.clock_offset_s() * 1e6) as i64;
+        let mut manifest = Manifest {
+            v: manifest::FORMAT,
+            id: attempt.id.clone(),
+            run: about.run.clone(),
+            attempt: about.attempt,
+            step: attempt.candidate.step,
+            rule,
+            path: attempt.candidate.path_in_manifest(),
+            directory: attempt.candidate.directory,
+            committed_us,
+            server_us: committed_us.saturating_add_signed(offset_us),
+            prev: about.prev.clone(),
+            files: attempt.stored.values().cloned().collect(),
+            encoding: None,
+            self_blake3: String::new(),
+        };
+        let bytes = manifest.seal();
+        // What we could not read back ourselves must not become a checkpoint: a name that no path may have, for example.
+        manifest.check().map_err(UploadError::Manifest)?;
+        let text = String::from_utf8(bytes.to_vec()).expect("a manifest is JSON");
+        self.record(log, Entry::Sealed { manifest: text }).await;
+        Ok(manifest)
+    }
+
+    /// Puts the commit and reads it back. From the moment this returns the checkpoint exists. Returns its key.
+    pub async fn publish(&self, id: &str, bytes: Bytes) -> Result<String, UploadError> {
+        let key = self.manifest_key(id);
+        let mut found = String::new();
+        for try_number in 1..=COMMIT_TRIES {
+            self.standing
+                .ask(self.stop, || self.bucket.put(&key, bytes.clone()))
+                .await?;
+            match self
+                .standing
+                .ask(self.stop, || self.bucket.get(&key, None))
+                .await
+            {
+                Ok(back) if back == bytes => return Ok(key),
+                Ok(back) => found = format!("{} other bytes", back.len()),
+                Err(Unanswered::Bucket(err)) if err.kind == ErrorKind::NotFound => {
+                    found = "nothing".to_owned()
+                }
+                Err(err) => return Err(err.into()),
+            }
+            if try_number < COMMIT_TRIES {
+                time::sleep(COMMIT_WAIT).await;
+            }
+        }
+        Err(UploadError::Review {
+            key,
+            sent: format!("{} bytes", bytes.len()),
+            found,
+        })
+    }
+
+    /// Compares the size of every object of the attempt with what was sent. What is missing will be sent again.
+    pub async fn review_objects(&self, log: &mut AttemptLog) -> Result<(), UploadError> {
+        let prefix = self.prefix_of(&log.attempt.id);
+        let listed = self
+            .standing
+            .ask(self.stop, || self.bucket.list(&prefix))
+            .await?;
+        let sizes: BTreeMap<&str, u64> = listed
+            .iter()
+            .map(|object| (object.key.as_str(), object.size_bytes))
+            .collect();
+        let own: Vec<(usize, ManifestFile)> = log
+            .attempt
+            .stored
+            .iter()
+            .filter(|(_, entry)| entry.key.starts_with(&prefix))
+            .map(|(file, entry)| (*file, entry.clone()))
+            .collect();
+        for (file, entry) in own {
+            let size = match sizes.get(entry.key.as_str()) {
+                Some(size) => Some(*size),
+                // A listing may lag behind.
+                None => {
+                    let head = self
+                        .standing
+                        .ask(self.stop, || self.bucket.head(&entry.key))
+                        .await?;
+                    head.map(|object| object.size_bytes)
+                }
+            };
+            if size != Some(entry.size_bytes) {
+                self.record(log, Entry::Dropped { file }).await;
+                let found =
+                    size.map_or_else(|| "nothing".to_owned(), |size| format!("{size} bytes"));
+                return Err(UploadError::Review {
+                    key: entry.key,
+                    sent: format!("{} bytes", entry.size_bytes),
+                    found,
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! The commits of a run as the bucket has them, newest first.
+//!
+//! Newest means last written by the trainer, not highest step: a name without a number, or a training begun again from zero, must
+//! not hide behind an older one. The time is in the commit's name.
+
+use std::collections::HashSet;
+
+use futures::StreamExt;
+use futures::stream;
+use spotter_bucket::manifest::MAX_MANIFEST_BYTES;
+use spotter_bucket::{Bucket, CommitId, ErrorKind, Manifest};
+use tokio_util::sync::CancellationToken;
+
+use super::places::Places;
+use super::retention::Commit;
+use super::standing::{Standing, Unanswered, chain};
+
+/// Commits read at once.
+const READS_IN_FLIGHT: usize = 8;
+
+/// All commits of a run.
+#[derive(Debug, Default)]
+pub struct Index {
+    commits: Vec<Commit>,
+}
+
+/// When the checkpoint of a commit was written, milliseconds since the epoch; `None` when that is no name of a commit.
+pub fn written_ms(id: &str) -> Option<u64> {
+    id.parse::<CommitId>().ok().map(|id| id.made_ms())
+}
+
+impl Index {
+    /// Reads the names of all commits, newest first.
+    pub async fn names(
+        bucket: &dyn Bucket,
+        standing: &Standing,
+        stop: &CancellationToken,
+        places: &Places,
+    ) -> Result<Vec<String>, Unanswered> {
+        let prefix = places.commits_prefix();
+        let listed = standing.ask(stop, || bucket.list(&prefix)).await?;
+        let name = |key: &str| {
+            key.strip_prefix(&prefix)?
+                .strip_suffix(".json")
+                .map(str::to_owned)
+        };
+        let mut ids: Vec<String> = listed
+            .iter()
+            .filter(|object| object.size_bytes <= MAX_MANIFEST_BYTES as u64)
+            .filter_map(|object| name(&object.key).filter(|id| written_ms(id).is_some()))
+            .collect();
+        ids.sort_by(|a, b| order(b).cmp(&order(a)));
+        Ok(ids)
+    }
+
+    /// Reads all commits.
+    pub async fn load(
+        bucket: &dyn Bucket,
+        standing: &Standing,
+        stop: &CancellationToken,
+        places: &Places,
+    ) -> Result<Index, Unanswered> {
+        let ids = Index::names(bucket, standing, stop, places).await?;
+        let read = |id: String| async move {
+            let manifest = read_commit(bucket, standing, stop, places, &id).await?;
+            Ok::<_, Unanswered>(manifest.map(|manifest| Commit {
+                id,
+                manifest: manifest.ok(),
+            }))
+        };
+        let mut reads = stream::iter(ids).map(read).buffered(READS_IN_FLIGHT);
+        let mut commits = Vec::new();
+        while let Some(commit) = reads.next().await {
+            commits.extend(commit?);
+        }
+        Ok(Index { commits })
+    }
+
+    /// Newest first, damaged ones included.
+    pub fn commits(&self) -> &[Commit] {
+        &self.commits
+    }
+
+    /// What whole commits say, newest first.
+    pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+        self.commits
+            .iter()
+            .filter_map(|commit| commit.manifest.as_ref())
+    }
+
+    /// Names of all whole commits.
+    pub fn ids(&self) -> HashSet<String> {
+        self.manifests()
+            .map(|manifest| manifest.id.clone())
+            .collect()
+    }
+
+    /// How many whole commits were written after a time.
+    pub fn newer_than(&self, written_after_ms: u64) -> usize {
+        self.manifests()
+            .filter(|manifest| written_ms(&manifest.id).is_some_and(|ms| ms > written_after_ms))
+            .count()
+    }
+
+    /// Takes a new commit in.
+    pub fn insert(&mut self, manifest: Manifest) {
+        self.remove(&manifest.id);
+        self.commits.push(Commit {
+            id: manifest.id.clone(),
+            manifest: Some(manifest),
+        });
+        self.commits.sort_by(|a, b| order(&b.id).cmp(&order(&a.id)));
+    }
+
+    /// Forgets a deleted commit.
+    pub fn remove(&mut self, id: &str) {
+        self.commits.retain(|commit| commit.id != id);
+    }
+}
+
+fn order(id: &str) -> (Option<u64>, &str) {
+    (written_ms(id), id)
+}
+
+/// Reads one commit. `None`: it is gone; the inner error says how it is damaged.
+pub async fn read_commit(
+    bucket: &dyn Bucket,
+    standing: &Standing,
+    stop: &CancellationToken,
+    places: &Places,
+    id: &str,
+) -> Result<Option<Result<Manifest, String>>, Unanswered> {
+    let key = places.commit_key(id);
+    let bytes = match standing.ask(stop, || bucket.get(&key, None)).await {
+        Ok(bytes) => bytes,
+        Err(Unanswered::Bucket(err)) if err.kind == ErrorKind::NotFound => return Ok(None),
+        Err(err) => return Err(err),
+    };
+    let opened = Manifest::open(&bytes)
+        .map_err(|err| chain(&err))
+        .and_then(|manifest| {
+            if manifest.id != id || manifest.run != places.run {
+                return Err(format!(
+                    "it says it is {} of run {}",
+                    manifest.id, manifest.run
+                ));
+            }
+            Ok(manifest)
+        });
+    if let Err(reason) = &opened {
+        tracing::warn!(id, reason, "a commit is damaged");
+    }
+    Ok(Some(opened))
+}
+
+#[cfg(test)]
+mod tests {
+    use ulid::Ulid;
+
+    use super::*;
+
+    #[test]
+    fn only_names_of_commits_have_a_time() {
+        let ulid = Ulid::from_parts(1_700_000_000_000, 5);
+        assert_eq!(
+            written_ms(&format!("000000000100-{ulid}")),
+            Some(1_700_000_000_000)
+        );
+        for name in [
+            "",
+            "100-x",
+            "000000000100",
+            "00000000010x-01ARZ3NDEKTSV4RRFFQ69G5FAV",
+            "000000000100-01ARZ",
+        ] {
+            assert_eq!(written_ms(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! Where a restored checkpoint comes down: names, files and proof. All of it blocks on the disk.
+//!
+//! Names come from a bucket: each must be one that our own scan would have given, and nothing is written outside the directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::statvfs::statvfs;
+use spotter_bucket::layout::check_path;
+use spotter_bucket::{Manifest, ManifestFile};
+
+use super::complete::{Candidate, FLAT_RULE};
+use super::names::{self, PARTIAL_SUFFIX, REPLACED_SUFFIX};
+use super::scan;
+use super::structure::{self, Structure};
+use crate::files;
+
+/// Why a checkpoint did not come down.
+#[derive(Debug)]
+pub enum Damage {
+    /// What the bucket gave is not what was committed.
+    Content(String),
+    /// The disk refused.
+    Disk {
+        /// File or directory in question.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Where one file is being written.
+#[derive(Debug, Clone)]
+pub struct Target {
+    path: PathBuf,
+    file: Arc<File>,
+}
+
+impl Target {
+    /// Writes bytes at their place.
+    pub fn write(&self, bytes: &[u8], offset: u64) -> Result<(), Damage> {
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|source| Damage::Disk {
+                path: self.path.clone(),
+                source,
+            })
+    }
+}
+
+/// The place of one checkpoint in the checkpoint directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Landing {
+    dir: PathBuf,
+    /// Name of the file or directory, one component.
+    name: String,
+    directory: bool,
+    /// Its files belong side by side into the checkpoint directory.
+    flat: bool,
+}
+
+/// Bytes free where a checkpoint would come down.
+pub fn free_bytes(landing: &Landing) -> Result<u64, Damage> {
+    let failed = |source: io::Error| Damage::Disk {
+        path: landing.dir.clone(),
+        source,
+    };
+    fs::create_dir_all(&landing.dir).map_err(failed)?;
+    let stat = statvfs(&landing.dir).map_err(|err| failed(err.into()))?;
+    // The types differ between targets, so the casts are needed on some of them.
+    #[allow(clippy::unnecessary_cast)]
+    Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+}
+
+impl Landing {
+    /// Checks every name of a manifest. The error says which one is refused, and why.
+    pub fn plan(dir: &Path, manifest: &Manifest) -> Result<Landing, String> {
+        let flat = manifest.directory && manifest.rule.split('+').next() == Some(FLAT_RULE);
+        let name = manifest.path.clone();
+        check_path(&name).map_err(|err| err.to_string())?;
+        if name.contains('/') || names::is_ignored(&name) {
+            return Err(format!("{name:?} is no name of a checkpoint"));
+        }
+        for file in &manifest.files {
+            if manifest.directory {
+                check_path(&file.path).map_err(|err| err.to_string())?;
+            }
+            if flat && (file.path.contains('/') || !names::is_candidate_file(&file.path)) {
+                return Err(format!("{:?} is no name of a checkpoint's file", file.path));
+            }
+        }
+        if manifest.files.is_empty() {
+            return Err("it holds no file".to_owned());
+        }
+        Ok(Landing {
+            dir: dir.to_owned(),
+            name,
+            directory: manifest.directory,
+            flat,
+        })
+    }
+
+    /// Absolute path for the trainer.
+    pub fn path(&self) -> PathBuf {
+        if self.flat {
+            self.dir.clone()
+        } else {
+            self.dir.join(&self.name)
+        }
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.dir.join(format!("{}{PARTIAL_SUFFIX}", self.name))
+    }
+
+    fn partial_file(&self, file: &ManifestFile) -> PathBuf {
+        if self.directory {
+            self.partial().join(&file.path)
+        } else {
+            self.partial()
+        }
+    }
+
+    fn final_file(&self, file: &ManifestFile) -> PathBuf {
+        let path = self.path();
+        if self.directory {
+            path.join(&file.path)
+        } else {
+            path
+        }
+    }
+
+    /// Whether every file lies there already with the very content: after an interruption on the same box nothing is fetched.
+    pub fn is_there(&self, manifest: &Manifest) -> bool {
+        manifest.files.iter().all(|file| {
+            let path = self.final_file(file);
+            let same_size = fs::symlink_metadata(&path)
+                .is_ok_and(|found| found.is_file() && found.len() == file.size_bytes);
+            same_size && files::hash_file(&path).is_ok_and(|(_, blake3)| blake3 == file.blake3)
+        })
+    }
+
+    /// Makes empty files of the right size; what an earlier restore left is removed.
+    pub fn prepare(&self, manifest: &Manifest) -> Result<Vec<Target>, Damage> {
+        let partial = self.partial();
+        remove(&partial).map_err(|source| Damage::Disk {
+            path: partial.clone(),
+            source,
+        })?;
+        let make = |file: &ManifestFile| {
+            let path = self.partial_file(file);
+            let made = || {
+                fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
+                // `create_new` follows no link and overwrites nothing.
+                let made = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&path)?;
+                made.set_len(file.size_bytes)?;
+                Ok(Arc::new(made))
+            };
+            match made() {
+                Ok(file) => Ok(Target { path, file }),
+                Err(source) => Err(Damage::Disk { path, source }),
+            }
+        };
+        manifest.files.iter().map(make).collect()
+    }
+
+    /// Hashes what came, judges it by its own format, gives it its mode and time, and puts it on the disk for good.
+    pub fn verify(&self, manifest: &Manifest) -> Result<(), Damage> {
+        for file in &manifest.files {
+            let path = self.partial_file(file);
+            let disk = |source| Damage::Disk {
+                path: path.clone(),
+                source,
+            };
+            let shown = if file.path.is_empty() {
+                &manifest.path
+            } else {
+                &file.path
+            };
+            let (size, blake3) = files::hash_file(&path).map_err(disk)?;
+            if size != file.size_bytes || blake3 != file.blake3 {
+                return Err(Damage::Content(format!(
+                    "{shown:?} is not what was committed: its hash differs"
+                )));
+            }
+            let handle = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .map_err(disk)?;
+            if let Structure::Broken(reason) = structure::check(shown, &handle).map_err(disk)? {
+                return Err(Damage::Content(format!("{shown:?} is not whole: {reason}")));
+            }
+            // Whoever may have restored it must be able to read it; other people's special bits stay in the bucket.
+            handle
+                .set_permissions(fs::Permissions::from_mode(file.mode & 0o777 | 0o400))
+                .map_err(disk)?;
+            handle.set_modified(time_of(file.mtime_ns)).map_err(disk)?;
+            handle.sync_all().map_err(disk)?;
+        }
+        if self.directory {
+            sync_directories(&self.partial()).map_err(|source| Damage::Disk {
+                path: self.partial(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Gives the files their names. What lies there under the same name is moved aside, never deleted: it may be newer and unsaved.
+    pub fn install(&self, manifest: &Manifest) -> Result<(), Damage> {
+        let failed = |source| Damage::Disk {
+            path: self.path(),
+            source,
+        };
+        if self.flat {
+            for file in &manifest.files {
+                replace(&self.partial_file(file), &self.final_file(file)).map_err(failed)?;
+            }
+            remove(&self.partial()).map_err(failed)?;
+        } else {
+            replace(&self.partial(), &self.path()).map_err(failed)?;
+        }
+        files::sync_dir(&self.dir).map_err(failed)
+    }
+
+    /// The candidate that a scan would find, so that it is known to be saved.
+    pub fn candidate(&self, manifest: &Manifest) -> Result<Candidate, Damage> {
+        let mut stats = Vec::with_capacity(manifest.files.len());
+        for file in &manifest.files {
+            let path = self.final_file(file);
+            let metadata = fs::metadata(&path).map_err(|source| Damage::Disk {
+                path: path.clone(),
+                source,
+            })?;
+            stats.push(scan::stat_of(&file.path, &metadata));
+        }
+        let key = match (self.directory && !self.flat, names::step_of(&self.name)) {
+            (true, _) => format!("dir:{}", self.name),
+            (false, Some(step)) => format!("step:{step}"),
+            (false, None) => format!("file:{}", self.name),
+        };
+        Ok(Candidate {
+            key,
+            path: if self.flat {
+                ".".to_owned()
+            } else {
+                self.name.clone()
+            },
+            step: manifest.step,
+            directory: self.directory,
+            unfinished: false,
+            files: stats,
+        })
+    }
+}
+
+fn replace(from: &Path, to: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(to).is_ok() {
+        let mut aside = to.as_os_str().to_owned();
+        aside.push(REPLACED_SUFFIX);
+        let aside = PathBuf::from(aside);
+        remove(&aside)?;
+        fs::rename(to, &aside)?;
+    }
+    fs::rename(from, to)
+}
+
+/// Removes a file, a link or a directory with all it holds; fine when there is none. Links are removed, not followed.
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(err) => Err(err),
+    };
+    removed.or_else(|err| {
+        if err.kind() == io::ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(err)
+        }
+    })
+}
+
+fn sync_directories(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_directories(&entry.path())?;
+        }
+    }
+    files::sync_dir(dir)
+}
+
+fn time_of(mtime_ns: i64) -> SystemTime {
+    let distance = Duration::from_nanos(mtime_ns.unsigned_abs());
+    if mtime_ns >= 0 {
+        UNIX_EPOCH + distance
+    } else {
+        UNIX_EPOCH - distance
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(path: &str, rule: &str, directory: bool, paths: &[&str]) -> Manifest {
+        let file = |path: &&str| ManifestFile {
+            path: (*path).into(),
+            mode: 0o640,
+            mtime_ns: 1_700_000_000_123_456_789,
+            size_bytes: 4,
+            blake3: blake3::hash(b"data").to_hex().to_string(),
+            key: "run/data/x".into(),
+            part_size_bytes: 0,
+            parts: Vec::new(),
+        };
+        Manifest {
+            v: 1,
+            id: "000000000005-01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+            run: "run".into(),
+            attempt: 1,
+            step: Some(5),
+            rule: rule.into(),
+            path: path.into(),
+            directory,
+            committed_us: 0,
+            server_us: 0,
+            prev: None,
+            files: paths.iter().map(file).collect(),
+            encoding: None,
+            self_blake3: String::new(),
+        }
+    }
+
+    #[test]
+    fn names_that_lead_out_of_the_directory_or_hide_in_it_are_refused() {
+        let dir = Path::new("/checkpoints");
+        let check = |path: &str, rule: &str, directory: bool, paths: &[&str], fine: bool| {
+            let planned = Landing::plan(dir, &manifest(path, rule, directory, paths));
+            assert_eq!(planned.is_ok(), fine, "{path} {paths:?}: {planned:?}");
+        };
+        check("step_5.pt", "torch-zip", false, &[""], true);
+        check(
+            "checkpoint-5",
+            "generic",
+            true,
+            &["model.pt", "deep/er/rng.pth", ".metadata"],
+            true,
+        );
+        check(
+            "step-5",
+            "flat-step+json",
+            true,
+            &["model_5.pt", "meta_5.json"],
+            true,
+        );
+        for path in [
+            "../step_5.pt",
+            "/etc/step_5.pt",
+            "a/step_5.pt",
+            ".bashrc",
+            "..",
+            "",
+            ".",
+            "x.spotter-partial",
+        ] {
+            check(path, "generic", false, &[""], false);
+        }
+        for file in ["../x.pt", "/etc/passwd", "a/../../x", "", "a//b", "."] {
+            check("checkpoint-5", "generic", true, &["model.pt", file], false);
+        }
+        for file in ["deep/model_5.pt", ".bashrc", "authorized_keys", "run.sh"] {
+            check("step-5", "flat-step", true, &[file], false);
+        }
+        check("checkpoint-5", "generic", true, &[], false);
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_replaced_and_what_it_points_at_is_left_alone() {
+        let outside = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let victim = outside.path().join("victim");
+        fs::write(&victim, b"mine").unwrap();
+        for name in [
+            "step_5.pt",
+            "step_5.pt.spotter-partial",
+            "step_5.pt.spotter-replaced",
+        ] {
+            std::os::unix::fs::symlink(&victim, dir.path().join(name)).unwrap();
+        }
+        let manifest = manifest("step_5.pt", "generic", false, &[""]);
+        let landing = Landing::plan(dir.path(), &manifest).unwrap();
+        assert!(!landing.is_there(&manifest));
+        let targets = landing.prepare(&manifest).unwrap();
+        targets[0].write(b"data", 0).unwrap();
+        landing
+            .verify(&manifest)
+            .unwrap_or_else(|damage| assert!(matches!(damage, Damage::Content(_)), "{damage:?}"));
+        landing.install(&manifest).unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"mine");
+        assert_eq!(fs::read(dir.path().join("step_5.pt")).unwrap(), b"data");
+    }
+
+    #[test]
+    fn a_restored_directory_has_its_modes_and_times_and_what_it_replaced_is_still_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = manifest("checkpoint-5", "generic", true, &["deep/a.dat", "b.dat"]);
+        fs::create_dir(dir.path().join("checkpoint-5")).unwrap();
+        fs::write(dir.path().join("checkpoint-5/newer"), b"unsaved").unwrap();
+        let landing = Landing::plan(dir.path(), &manifest).unwrap();
+        for target in landing.prepare(&manifest).unwrap() {
+            target.write(b"data", 0).unwrap();
+        }
+        landing.verify(&manifest).unwrap();
+        landing.install(&manifest).unwrap();
+        assert!(landing.is_there(&manifest));
+        let stat = scan::stat_of(
+            "",
+            &fs::metadata(dir.path().join("checkpoint-5/deep/a.dat")).unwrap(),
+        );
+        assert_eq!(
+            (stat.mode, stat.mtime_ns),
+            (0o640, 1_700_000_000_123_456_789)
+        );
+        assert_eq!(
+            fs::read(dir.path().join("checkpoint-5.spotter-replaced/newer")).unwrap(),
+            b"unsaved"
+        );
+        let found = scan::scan(dir.path()).unwrap().remove(0);
+        let ours = landing.candidate(&manifest).unwrap();
+        assert_eq!((ours.key, ours.path), (found.key, found.path));
+    }
+
+    #[test]
+    fn other_bytes_are_found_before_anything_is_renamed() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = manifest("step_5.dat", "generic", false, &[""]);
+        let landing = Landing::plan(dir.path(), &manifest).unwrap();
+        landing.prepare(&manifest).unwrap()[0]
+            .write(b"dato", 0)
+            .unwrap();
+        assert!(matches!(landing.verify(&manifest), Err(Damage::Content(_))));
+        assert!(!landing.path().exists());
+    }
+}

@@ -1,0 +1,316 @@
+//! Fetches a committed checkpoint and proves it before training can see it.
+//!
+//! Newest first; whatever is damaged is told and passed over for the one before. Files arrive under a name that nobody takes for a
+//! checkpoint, are hashed, judged by their own format and synced, and only then renamed.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+use serde_json::json;
+use spotter_bucket::{BucketError, ErrorKind, Manifest, ManifestFile};
+use tokio::task;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::index::{self, Index};
+use super::landing::{self, Damage, Landing, Target};
+use super::standing::{Unanswered, chain};
+use super::{Backup, CheckpointInfo};
+
+/// Bytes of one request.
+const CHUNK_BYTES: u64 = 8 << 20;
+/// Requests in flight: 64 MiB in memory at most.
+const CHUNKS_IN_FLIGHT: usize = 8;
+/// Longest wait for any byte before the restore is given up.
+const STALLED: Duration = Duration::from_secs(600);
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The checkpoint.
+    pub checkpoint: CheckpointInfo,
+    /// Absolute path of the file or directory; the checkpoint directory itself for files that lie side by side.
+    pub path: PathBuf,
+    /// Newer commits that were damaged and passed over, with the reason.
+    pub skipped: Vec<String>,
+}
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// There is no commit of that name.
+    #[error("the bucket holds no checkpoint {0}")]
+    NoSuchCheckpoint(String),
+    /// The one that was asked for is damaged.
+    #[error("checkpoint {id} is damaged: {reason}")]
+    Damaged {
+        /// Its name.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There are commits, but none is whole. Beginning anew would hide that, so it is an error.
+    #[error("every checkpoint in the bucket is damaged: {}", skipped.join("; "))]
+    AllDamaged {
+        /// Each with its reason.
+        skipped: Vec<String>,
+    },
+    /// It does not fit on the disk.
+    #[error("the checkpoint needs {needed_bytes} bytes, {} has {free_bytes} free", dir.display())]
+    Space {
+        /// Checkpoint directory.
+        dir: PathBuf,
+        /// Bytes needed.
+        needed_bytes: u64,
+        /// Bytes free.
+        free_bytes: u64,
+    },
+    /// The disk refused.
+    #[error("{} could not be written", path.display())]
+    Disk {
+        /// File or directory in question.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The bucket refused.
+    #[error("the bucket refused to give the checkpoint")]
+    Bucket(#[source] BucketError),
+    /// The bucket gave nothing for too long.
+    #[error("the bucket gave nothing in {} s{}", STALLED.as_secs(), if problem.is_empty() { String::new() } else { format!(": {problem}") })]
+    NoAnswer {
+        /// What it said instead, if anything.
+        problem: String,
+    },
+}
+
+/// Why one commit was not restored.
+enum Failed {
+    /// It is damaged: another may be whole.
+    Damage(String),
+    /// Another would fail the same way.
+    Fatal(RestoreError),
+}
+
+impl From<Damage> for Failed {
+    fn from(damage: Damage) -> Failed {
+        match damage {
+            Damage::Content(reason) => Failed::Damage(reason),
+            Damage::Disk { path, source } => Failed::Fatal(RestoreError::Disk { path, source }),
+        }
+    }
+}
+
+impl Backup {
+    /// Restores a commit, or the newest whole one. `Ok(None)`: the bucket holds none at all. `progress` gets bytes done and in all.
+    pub async fn restore(
+        &self,
+        id: Option<&str>,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Option<Restored>, RestoreError> {
+        let _alone = self.restoring.lock().await;
+        let stop = CancellationToken::new();
+        let names = Index::names(&*self.bucket, &self.standing, &stop, &self.places);
+        let mut names = self.patiently(names).await?;
+        if let Some(id) = id {
+            names.retain(|name| name == id);
+            if names.is_empty() {
+                return Err(RestoreError::NoSuchCheckpoint(id.to_owned()));
+            }
+        }
+        let mut skipped = Vec::new();
+        for name in &names {
+            let began = Instant::now();
+            match self.restore_commit(name, progress).await {
+                Ok(None) => {}
+                Ok(Some((checkpoint, path))) => {
+                    let detail = json!({
+                        "id": checkpoint.id, "step": checkpoint.step, "path": path, "size_bytes": checkpoint.size_bytes,
+                        "seconds": began.elapsed().as_secs_f64(), "skipped": skipped,
+                    });
+                    self.standing.event("checkpoint.restored", detail);
+                    info!(id = checkpoint.id, path = %path.display(), "checkpoint restored");
+                    return Ok(Some(Restored {
+                        checkpoint,
+                        path,
+                        skipped,
+                    }));
+                }
+                Err(Failed::Fatal(err)) => return Err(err),
+                Err(Failed::Damage(reason)) => {
+                    warn!(id = name, reason, "a checkpoint in the bucket is damaged");
+                    if id.is_some() {
+                        return Err(RestoreError::Damaged {
+                            id: name.clone(),
+                            reason,
+                        });
+                    }
+                    skipped.push(format!("{name}: {reason}"));
+                }
+            }
+        }
+        if skipped.is_empty() {
+            Ok(None)
+        } else {
+            Err(RestoreError::AllDamaged { skipped })
+        }
+    }
+
+    /// `Ok(None)`: the commit was deleted since it was listed.
+    async fn restore_commit(
+        &self,
+        id: &str,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Option<(CheckpointInfo, PathBuf)>, Failed> {
+        let stop = CancellationToken::new();
+        let read = index::read_commit(&*self.bucket, &self.standing, &stop, &self.places, id);
+        let manifest = match self.patiently(read).await.map_err(Failed::Fatal)? {
+            None => return Ok(None),
+            Some(Err(reason)) => return Err(Failed::Damage(reason)),
+            Some(Ok(manifest)) => manifest,
+        };
+        let landing = Landing::plan(&self.options.dir, &manifest).map_err(Failed::Damage)?;
+        let total = manifest.total_bytes();
+        let there = {
+            let (landing, manifest) = (landing.clone(), manifest.clone());
+            task::spawn_blocking(move || landing.is_there(&manifest))
+                .await
+                .expect("hashing files does not panic")
+        };
+        if there {
+            progress(total, total);
+        } else {
+            self.fetch(&landing, &manifest, progress).await?;
+        }
+        let info = CheckpointInfo::from(&manifest);
+        let ledger = std::sync::Arc::clone(&self.ledger);
+        let path = task::spawn_blocking(move || {
+            // Held from the rename to the note, so that no scan takes the files for a new checkpoint in between.
+            let mut ledger = ledger
+                .lock()
+                .expect("nothing panics while it holds the ledger");
+            if !there {
+                landing.install(&manifest)?;
+            }
+            let candidate = landing.candidate(&manifest)?;
+            if let Err(err) = ledger.record(&manifest.id, &candidate) {
+                warn!(error = %err, "the ledger of saved checkpoints cannot be written; a restart will compare them with the bucket");
+            }
+            Ok::<_, Damage>(landing.path())
+        });
+        Ok(Some((
+            info,
+            path.await.expect("renaming files does not panic")?,
+        )))
+    }
+
+    async fn fetch(
+        &self,
+        landing: &Landing,
+        manifest: &Manifest,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<(), Failed> {
+        let total = manifest.total_bytes();
+        let (prepared, sizes) = (landing.clone(), manifest.clone());
+        let files = task::spawn_blocking(move || {
+            let free_bytes = landing::free_bytes(&prepared)?;
+            if free_bytes < total {
+                return Ok(Err(free_bytes));
+            }
+            prepared.prepare(&sizes).map(Ok)
+        });
+        let files = match files.await.expect("making files does not panic")? {
+            Ok(files) => files,
+            Err(free_bytes) => {
+                let dir = self.options.dir.clone();
+                return Err(Failed::Fatal(RestoreError::Space {
+                    dir,
+                    needed_bytes: total,
+                    free_bytes,
+                }));
+            }
+        };
+        let stop = CancellationToken::new();
+        let chunks = manifest.files.iter().zip(&files).flat_map(|(file, to)| {
+            (0..file.size_bytes.div_ceil(CHUNK_BYTES)).map(move |number| {
+                let start = number * CHUNK_BYTES;
+                (file, to, start..(start + CHUNK_BYTES).min(file.size_bytes))
+            })
+        });
+        let fetch =
+            chunks.map(|(file, to, range)| self.fetch_chunk(file, to.clone(), range, &stop));
+        let mut done = 0;
+        progress(done, total);
+        let mut fetches = stream::iter(fetch).buffer_unordered(CHUNKS_IN_FLIGHT);
+        loop {
+            match time::timeout(STALLED, fetches.next()).await {
+                Ok(Some(fetched)) => done += fetched?,
+                Ok(None) => break,
+                Err(_) => return Err(Failed::Fatal(self.no_answer())),
+            }
+            progress(done, total);
+        }
+        drop(fetches);
+        let (landing, manifest) = (landing.clone(), manifest.clone());
+        let verify = task::spawn_blocking(move || landing.verify(&manifest));
+        Ok(verify.await.expect("hashing files does not panic")?)
+    }
+
+    async fn fetch_chunk(
+        &self,
+        file: &ManifestFile,
+        to: Target,
+        range: Range<u64>,
+        stop: &CancellationToken,
+    ) -> Result<u64, Failed> {
+        let name = &file.path;
+        let length = range.end - range.start;
+        let bytes = match self
+            .standing
+            .ask(stop, || self.bucket.get(&file.key, Some(range.clone())))
+            .await
+        {
+            Ok(bytes) => bytes,
+            Err(Unanswered::Bucket(err))
+                if err.kind == ErrorKind::NotFound || err.status == 416 =>
+            {
+                return Err(Failed::Damage(format!(
+                    "the data of {name:?} is gone: {}",
+                    chain(&err)
+                )));
+            }
+            Err(Unanswered::Bucket(err)) => return Err(Failed::Fatal(RestoreError::Bucket(err))),
+            Err(Unanswered::Stopped) => return Err(Failed::Fatal(self.no_answer())),
+        };
+        if bytes.len() as u64 != length {
+            return Err(Failed::Damage(format!(
+                "{} of {length} bytes came of the data of {name:?}",
+                bytes.len()
+            )));
+        }
+        let written = task::spawn_blocking(move || to.write(&bytes, range.start)).await;
+        written.expect("writing a file does not panic")?;
+        Ok(length)
+    }
+
+    async fn patiently<T>(
+        &self,
+        question: impl Future<Output = Result<T, Unanswered>>,
+    ) -> Result<T, RestoreError> {
+        match time::timeout(STALLED, question).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Unanswered::Bucket(err))) => Err(RestoreError::Bucket(err)),
+            Ok(Err(Unanswered::Stopped)) | Err(_) => Err(self.no_answer()),
+        }
+    }
+
+    fn no_answer(&self) -> RestoreError {
+        RestoreError::NoAnswer {
+            problem: self.state().problem,
+        }
+    }
+}

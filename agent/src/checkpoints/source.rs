@@ -1,0 +1,298 @@
+//! A file of a checkpoint, opened before its upload begins: rotation cannot take it away, and a change does not go unnoticed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::task;
+
+use super::complete::{Candidate, FileStat};
+use super::scan;
+
+/// Files held open at once; those beyond are opened when they are read. Half of what an ordinary limit of 1,024 allows.
+const HELD_OPEN: usize = 512;
+
+/// Why a file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It is not what it was when it was found finished.
+    #[error("the file changed")]
+    Changed,
+    /// The system refused.
+    #[error("{} could not be read", path.display())]
+    Read {
+        /// File in question.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// One file of a finished checkpoint.
+#[derive(Debug)]
+pub struct Source {
+    /// As it was when the checkpoint was found finished.
+    pub stat: FileStat,
+    path: PathBuf,
+    held: Mutex<Option<Held>>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    file: Arc<File>,
+    links: u64,
+}
+
+/// Bytes of a file with their hash.
+pub struct Read {
+    /// The bytes, as they will be sent.
+    pub bytes: Bytes,
+    /// blake3 of these bytes, hex.
+    pub part_blake3: String,
+    /// Hash of the file so far.
+    pub whole: blake3::Hasher,
+}
+
+/// Opens every file of a candidate, unless one of them changed.
+pub async fn open_all(dir: &Path, candidate: &Candidate) -> Result<Vec<Arc<Source>>, SourceError> {
+    let (dir, candidate) = (dir.to_owned(), candidate.clone());
+    let open = move || {
+        let mut sources = Vec::with_capacity(candidate.files.len());
+        for (number, stat) in candidate.files.iter().enumerate() {
+            let path = scan::file_path(&dir, &candidate.path, &stat.path);
+            let source = Source {
+                stat: stat.clone(),
+                path,
+                held: Mutex::new(None),
+            };
+            let held = source.open()?;
+            if number < HELD_OPEN {
+                *source
+                    .held
+                    .lock()
+                    .expect("nothing panics while it holds this lock") = Some(held);
+            }
+            sources.push(Arc::new(source));
+        }
+        Ok(sources)
+    };
+    task::spawn_blocking(open)
+        .await
+        .expect("opening files does not panic")
+}
+
+impl Source {
+    fn open(&self) -> Result<Held, SourceError> {
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Err(SourceError::Changed),
+            Err(err) => return Err(self.refused(err)),
+        };
+        let metadata = file.metadata().map_err(|err| self.refused(err))?;
+        if !metadata.is_file() || scan::stat_of(&self.stat.path, &metadata) != self.stat {
+            return Err(SourceError::Changed);
+        }
+        Ok(Held {
+            file: Arc::new(file),
+            links: metadata.nlink(),
+        })
+    }
+
+    fn held(&self) -> Result<Held, SourceError> {
+        let held = self
+            .held
+            .lock()
+            .expect("nothing panics while it holds this lock")
+            .clone();
+        held.map_or_else(|| self.open(), Ok)
+    }
+
+    fn refused(&self, source: io::Error) -> SourceError {
+        SourceError::Read {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    /// Path of its object below the attempt's own prefix. A checkpoint of one file is called as on the box.
+    pub fn name_in_bucket(&self, single: bool) -> &str {
+        if single {
+            self.path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or("file")
+        } else {
+            &self.stat.path
+        }
+    }
+
+    /// Reads bytes, hashes them alone and into `whole`, then looks whether the file is still the one that was found.
+    pub async fn read(
+        self: &Arc<Self>,
+        offset: u64,
+        length: u64,
+        mut whole: blake3::Hasher,
+    ) -> Result<Read, SourceError> {
+        let source = Arc::clone(self);
+        let read = move || {
+            let held = source.held()?;
+            let mut buffer = vec![0; usize::try_from(length).expect("a part fits into memory")];
+            match held.file.read_exact_at(&mut buffer, offset) {
+                Ok(()) => {}
+                Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(SourceError::Changed);
+                }
+                Err(err) => return Err(source.refused(err)),
+            }
+            source.compare(&held)?;
+            whole.update(&buffer);
+            let part_blake3 = blake3::hash(&buffer).to_hex().to_string();
+            Ok(Read {
+                bytes: buffer.into(),
+                part_blake3,
+                whole,
+            })
+        };
+        task::spawn_blocking(read)
+            .await
+            .expect("reading a file does not panic")
+    }
+
+    /// blake3 of the whole file, hex.
+    pub async fn hash(self: &Arc<Self>) -> Result<String, SourceError> {
+        const STEP: u64 = 8 << 20;
+        let mut whole = blake3::Hasher::new();
+        let mut offset = 0;
+        while offset < self.stat.size_bytes {
+            let length = STEP.min(self.stat.size_bytes - offset);
+            whole = self.read(offset, length, whole).await?.whole;
+            offset += length;
+        }
+        Ok(whole.finalize().to_hex().to_string())
+    }
+
+    /// Looks at the open file once more.
+    pub async fn still_unchanged(self: &Arc<Self>) -> Result<(), SourceError> {
+        let source = Arc::clone(self);
+        let compare = move || source.held().and_then(|held| source.compare(&held));
+        task::spawn_blocking(compare)
+            .await
+            .expect("looking at a file does not panic")
+    }
+
+    /// Whether the open file is still as it was found. Removing or linking it moves only the inode's own time.
+    fn compare(&self, held: &Held) -> Result<(), SourceError> {
+        let metadata = held.file.metadata().map_err(|err| self.refused(err))?;
+        let now = scan::stat_of(&self.stat.path, &metadata);
+        let links_changed = metadata.nlink() != held.links;
+        let same = now.size_bytes == self.stat.size_bytes
+            && now.mtime_ns == self.stat.mtime_ns
+            && (now.ctime_ns == self.stat.ctime_ns || links_changed);
+        if same {
+            Ok(())
+        } else {
+            Err(SourceError::Changed)
+        }
+    }
+}
+
+/// Whether files were added to the checkpoint, or replaced, since it was found finished. Files that are gone do not matter: they
+/// are open.
+pub fn was_extended(dir: &Path, candidate: &Candidate) -> io::Result<bool> {
+    let Some(now) = scan::scan(dir)?
+        .into_iter()
+        .find(|now| now.key == candidate.key)
+    else {
+        return Ok(false);
+    };
+    let is_old = |file: &FileStat| {
+        let at = candidate
+            .files
+            .binary_search_by(|old| old.path.cmp(&file.path));
+        at.is_ok_and(|at| {
+            candidate.files[at].ino == file.ino && candidate.files[at].mtime_ns == file.mtime_ns
+        })
+    };
+    // The path changes when a second file of the same step appears beside the first.
+    Ok(now.path != candidate.path || !now.files.iter().all(is_old))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn only_candidate(dir: &Path) -> Candidate {
+        scan::scan(dir).unwrap().remove(0)
+    }
+
+    async fn outcome(source: &Arc<Source>) -> Result<Vec<u8>, SourceError> {
+        source
+            .read(0, source.stat.size_bytes, blake3::Hasher::new())
+            .await
+            .map(|read| read.bytes.to_vec())
+    }
+
+    #[tokio::test]
+    async fn a_removed_file_is_read_to_its_end_and_a_rewritten_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ckpt.pt");
+        fs::write(&path, b"first bytes").unwrap();
+        let source = open_all(dir.path(), &only_candidate(dir.path()))
+            .await
+            .unwrap()
+            .remove(0);
+        assert_eq!(outcome(&source).await.unwrap(), b"first bytes");
+        fs::remove_file(&path).unwrap();
+        assert_eq!(outcome(&source).await.unwrap(), b"first bytes");
+
+        fs::write(&path, b"other bytes").unwrap();
+        let candidate = only_candidate(dir.path());
+        let source = open_all(dir.path(), &candidate).await.unwrap().remove(0);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(&path, b"newer bytes").unwrap();
+        assert!(matches!(outcome(&source).await, Err(SourceError::Changed)));
+        assert!(matches!(
+            source.still_unchanged().await,
+            Err(SourceError::Changed)
+        ));
+        assert!(matches!(
+            open_all(dir.path(), &candidate).await,
+            Err(SourceError::Changed)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_truncated_file_has_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ckpt.pt");
+        fs::write(&path, b"first bytes").unwrap();
+        let source = open_all(dir.path(), &only_candidate(dir.path()))
+            .await
+            .unwrap()
+            .remove(0);
+        File::create(&path).unwrap();
+        assert!(matches!(outcome(&source).await, Err(SourceError::Changed)));
+    }
+
+    #[test]
+    fn a_file_added_to_the_checkpoint_is_noticed_and_a_removed_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("checkpoint-5");
+        fs::create_dir(&inner).unwrap();
+        fs::write(inner.join("model.pt"), b"m").unwrap();
+        fs::write(inner.join("rng.pth"), b"r").unwrap();
+        let candidate = only_candidate(dir.path());
+        assert!(!was_extended(dir.path(), &candidate).unwrap());
+        fs::remove_file(inner.join("rng.pth")).unwrap();
+        assert!(!was_extended(dir.path(), &candidate).unwrap());
+        fs::write(inner.join("scheduler.pt"), b"s").unwrap();
+        assert!(was_extended(dir.path(), &candidate).unwrap());
+        fs::remove_dir_all(&inner).unwrap();
+        assert!(!was_extended(dir.path(), &candidate).unwrap());
+    }
+}

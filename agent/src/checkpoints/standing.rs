@@ -1,0 +1,343 @@
+//! How the backup stands: the state that everybody may read, the events it makes, and patience with a bucket that does not answer.
+//!
+//! Transient failures are retried for as long as the work is wanted; missing rights until new keys come. Start at [`Standing::ask`].
+
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use spotter_bucket::{BucketError, ErrorKind};
+use tokio::sync::Notify;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::events::EventSink;
+
+/// Shortest ceiling of a random wait between two tries.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// Longest ceiling of a random wait between two tries.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
+/// Wait between two tries when the keys lack a right; new keys cut it short.
+const DENIED_WAIT: Duration = Duration::from_secs(60);
+/// Tries that fail before the status speaks of a problem: single failures are the bucket's daily life.
+const QUIET_FAILURES: u32 = 3;
+
+/// The backup's state, as Status reports it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackupState {
+    /// Committed checkpoints known to this agent.
+    pub committed: u64,
+    /// Finished checkpoints that wait for their upload or are being uploaded.
+    pub pending: u64,
+    /// Step of the newest commit.
+    pub last_step: Option<u64>,
+    /// When the newest commit was completed, microseconds since the epoch; 0: none.
+    pub last_commit_us: u64,
+    /// Bytes of the upload in progress that are done.
+    pub uploading_done_bytes: u64,
+    /// Bytes of the upload in progress in all; 0: none is.
+    pub uploading_total_bytes: u64,
+    /// Name of the newest commit; empty: none.
+    pub last_commit: String,
+    /// Why backup makes no progress; empty when it does.
+    pub problem: String,
+    /// Whether the backup is behind.
+    pub alarm: bool,
+    /// Bytes of checkpoint files on the box that are in no commit yet.
+    pub unsaved_bytes: u64,
+}
+
+/// A call that brought no answer we can use.
+#[derive(Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// The work is not wanted any more, or not now.
+    #[error("it was interrupted")]
+    Stopped,
+    /// The bucket said no, in a way that repeating does not change.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+}
+
+/// State, events and the moments at which keys change.
+pub struct Standing {
+    state: Mutex<BackupState>,
+    events: Arc<dyn EventSink>,
+    denied: Mutex<bool>,
+    credentials: Notify,
+}
+
+impl Standing {
+    /// Nothing known yet.
+    pub fn new(events: Arc<dyn EventSink>) -> Standing {
+        Standing {
+            state: Mutex::default(),
+            events,
+            denied: Mutex::new(false),
+            credentials: Notify::new(),
+        }
+    }
+
+    /// The state, to read or to change; never held across a wait.
+    pub fn state(&self) -> MutexGuard<'_, BackupState> {
+        self.state
+            .lock()
+            .expect("nothing panics while it holds the state")
+    }
+
+    /// Records an event.
+    pub fn event(&self, kind: &str, detail: Value) {
+        self.events.event(kind, detail);
+    }
+
+    /// New keys are there: whoever waits for them tries again at once.
+    pub fn credentials_changed(&self) {
+        self.credentials.notify_waiters();
+    }
+
+    /// Sets or ends the alarm; one event per change.
+    pub fn set_alarm(&self, reason: Option<String>) {
+        let was = std::mem::replace(&mut self.state().alarm, reason.is_some());
+        match reason {
+            Some(reason) if !was => {
+                let problem = self.state().problem.clone();
+                tracing::warn!(reason, problem, "backup is behind");
+                self.event(
+                    "backup.alarm",
+                    json!({ "reason": reason, "problem": problem }),
+                );
+            }
+            None if was => self.event("backup.recovered", json!({})),
+            _ => {}
+        }
+    }
+
+    /// Asks the bucket until it answers, or `stop` is cancelled. What is neither transient nor a matter of keys is returned.
+    pub async fn ask<T, F>(
+        &self,
+        stop: &CancellationToken,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, Unanswered>
+    where
+        F: Future<Output = Result<T, BucketError>>,
+    {
+        let began = Instant::now();
+        let mut failures = 0_u32;
+        loop {
+            let answer = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Unanswered::Stopped),
+                answer = call() => answer,
+            };
+            let err = match answer {
+                Ok(value) => {
+                    self.answered(failures);
+                    return Ok(value);
+                }
+                Err(err) => err,
+            };
+            failures = failures.saturating_add(1);
+            // Registered before the wait, so that keys which come while we write the event are not missed.
+            let new_keys = self.credentials.notified();
+            let wait = match err.kind {
+                ErrorKind::NotFound | ErrorKind::Refused => {
+                    self.answered(failures);
+                    return Err(err.into());
+                }
+                ErrorKind::Denied => {
+                    self.denied(&err);
+                    DENIED_WAIT
+                }
+                ErrorKind::Transient | ErrorKind::Skewed => {
+                    if failures >= QUIET_FAILURES {
+                        let seconds = began.elapsed().as_secs();
+                        self.state().problem =
+                            format!("{} (tried {failures} times in {seconds} s)", chain(&err));
+                    }
+                    jitter(failures)
+                }
+            };
+            tracing::debug!(failures, error = %chain(&err), "bucket call failed, will retry");
+            tokio::select! {
+                () = stop.cancelled() => return Err(Unanswered::Stopped),
+                () = time::sleep(wait) => {}
+                () = new_keys => {}
+            }
+        }
+    }
+
+    fn answered(&self, failures: u32) {
+        let was_denied = std::mem::take(
+            &mut *self
+                .denied
+                .lock()
+                .expect("nothing panics while it holds this flag"),
+        );
+        if was_denied || failures >= QUIET_FAILURES {
+            self.state().problem.clear();
+        }
+    }
+
+    fn denied(&self, err: &BucketError) {
+        let problem = format!("the bucket refuses our keys: {}", chain(err));
+        let was = std::mem::replace(
+            &mut *self
+                .denied
+                .lock()
+                .expect("nothing panics while it holds this flag"),
+            true,
+        );
+        self.state().problem.clone_from(&problem);
+        if !was {
+            tracing::warn!(problem, "new bucket keys are wanted");
+            self.event("credentials.wanted", json!({ "problem": problem }));
+        }
+    }
+}
+
+/// A random wait below a ceiling that doubles with every failure.
+fn jitter(failures: u32) -> Duration {
+    let ceiling = FIRST_WAIT
+        .saturating_mul(1 << failures.min(16))
+        .min(LONGEST_WAIT);
+    ceiling.mul_f64(rand::random::<f64>())
+}
+
+/// An error with its causes, in one line.
+pub fn chain(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut cause = err.source();
+    while let Some(err) = cause {
+        // Writing to a string cannot fail.
+        let _ = write!(text, ": {err}");
+        cause = err.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::events::RecordedEvents;
+
+    fn failure(kind: ErrorKind) -> BucketError {
+        BucketError {
+            operation: "PutObject",
+            key: "k".into(),
+            kind,
+            status: 503,
+            code: None,
+            message: "no".into(),
+        }
+    }
+
+    /// Asks a bucket that fails `times` times in a way before it answers.
+    async fn outlast(standing: &Standing, kind: ErrorKind, times: u32) -> Result<u32, Unanswered> {
+        let calls = AtomicU32::new(0);
+        let call = || async {
+            let number = calls.fetch_add(1, Ordering::Relaxed);
+            if number < times {
+                Err(failure(kind))
+            } else {
+                Ok(number)
+            }
+        };
+        standing.ask(&CancellationToken::new(), call).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_outlasted_and_named_meanwhile() {
+        let standing = Standing::new(Arc::new(RecordedEvents::default()));
+        assert_eq!(
+            outlast(&standing, ErrorKind::Transient, 500).await.unwrap(),
+            500
+        );
+        assert_eq!(standing.state().problem, "");
+        let waits = async {
+            tokio::time::timeout(
+                Duration::from_secs(90),
+                outlast(&standing, ErrorKind::Transient, 999),
+            )
+            .await
+        };
+        assert!(waits.await.is_err());
+        assert!(
+            standing.state().problem.contains("PutObject k: no"),
+            "{}",
+            standing.state().problem
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_returned_at_once() {
+        let standing = Standing::new(Arc::new(RecordedEvents::default()));
+        assert!(matches!(
+            outlast(&standing, ErrorKind::Refused, 1).await,
+            Err(Unanswered::Bucket(_))
+        ));
+        assert!(matches!(
+            outlast(&standing, ErrorKind::NotFound, 1).await,
+            Err(Unanswered::Bucket(_))
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn missing_rights_are_asked_for_once_and_new_keys_end_the_wait() {
+        let events = Arc::new(RecordedEvents::default());
+        let standing = Standing::new(events.clone());
+        let began = Instant::now();
+        assert_eq!(outlast(&standing, ErrorKind::Denied, 3).await.unwrap(), 3);
+        assert_eq!(began.elapsed().as_secs(), 180);
+        let kinds: Vec<String> = events
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(kind, _)| kind.clone())
+            .collect();
+        assert_eq!(kinds, ["credentials.wanted"]);
+
+        let began = Instant::now();
+        let bring_keys = async {
+            time::sleep(Duration::from_secs(5)).await;
+            standing.credentials_changed();
+        };
+        let (answer, ()) = tokio::join!(outlast(&standing, ErrorKind::Denied, 1), bring_keys);
+        assert_eq!((answer.unwrap(), began.elapsed().as_secs()), (1, 5));
+        assert_eq!(standing.state().problem, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_is_not_wanted_any_more_stops_waiting() {
+        let standing = Standing::new(Arc::new(RecordedEvents::default()));
+        let stop = CancellationToken::new();
+        let asks = standing.ask(&stop, || async {
+            Err::<(), _>(failure(ErrorKind::Transient))
+        });
+        let stops = async {
+            time::sleep(Duration::from_secs(40)).await;
+            stop.cancel();
+        };
+        let (answer, ()) = tokio::join!(asks, stops);
+        assert!(matches!(answer, Err(Unanswered::Stopped)));
+    }
+
+    #[test]
+    fn an_alarm_is_told_once_per_change() {
+        let events = Arc::new(RecordedEvents::default());
+        let standing = Standing::new(events.clone());
+        for reason in [None, Some("late"), Some("later"), None, None, Some("again")] {
+            standing.set_alarm(reason.map(str::to_owned));
+        }
+        let kinds: Vec<String> = events
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(kind, _)| kind.clone())
+            .collect();
+        assert_eq!(kinds, ["backup.alarm", "backup.recovered", "backup.alarm"]);
+    }
+}
