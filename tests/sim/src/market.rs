@@ -1,1 +1,510 @@
-//! Under construction.
+//! The market as a pure state machine: machines, offers, contracts, rivals and bills. Time is an argument of every call.
+//!
+//! Each call first lets everything happen that was due earlier, at the moment it was due, so that bills do not depend on how
+//! often somebody looks. What must be done to real boxes comes out as [`Effect`]s; what happened to them comes back as reports.
+//! Start reading at [`Market::rent`]; [`contracts`] holds who gets the GPUs, [`containers`] what the box does meanwhile.
+
+pub mod bill;
+pub mod catalogue;
+pub mod containers;
+pub mod contracts;
+pub mod instance;
+pub mod keys;
+pub mod machine;
+pub mod pace;
+
+use std::collections::BTreeMap;
+
+use crate::market::{
+    instance::{Container, Contract, Instance, Intended, Order, Status, Step},
+    keys::SshKey,
+    machine::{Machine, Occupant},
+};
+
+pub use pace::{Delays, Loading};
+
+/// Milliseconds since the Unix epoch.
+pub type Millis = i64;
+
+/// Number of an instance, the `new_contract` of the answer to a create.
+pub type InstanceId = u64;
+
+/// An account: who pays.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Its number, `id` of the user.
+    pub id: u64,
+    /// API keys that act for it.
+    pub api_keys: Vec<String>,
+    /// Dollars it started with.
+    pub deposit_usd: f64,
+    /// Public keys that new instances get.
+    pub ssh_keys: Vec<SshKey>,
+}
+
+/// What the host must do to a box.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Make its disk.
+    Create(InstanceId),
+    /// Start its container, for the `epoch`-th time.
+    Start(InstanceId, u64),
+    /// Stop its container, with the grace.
+    Stop(InstanceId),
+    /// Power is gone.
+    LosePower(InstanceId),
+    /// The set of keys changed.
+    SetKeys(InstanceId),
+    /// End it, disk and all.
+    Destroy(InstanceId),
+}
+
+/// Why the market would not do it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// The offer was rented, withdrawn, or never was.
+    #[error("no_such_ask Instance type by id {0} is not available.")]
+    NoSuchAsk(u64),
+    /// The instance was destroyed, is somebody else's, or never was.
+    #[error("no_such_instance Instance {0} does not exist.")]
+    NoSuchInstance(InstanceId),
+    /// The account has no credit left.
+    #[error("Your account lacks credit; see the billing page.")]
+    InsufficientCredit,
+    /// A bid out of bounds.
+    #[error("{0}")]
+    Price(String),
+    /// An argument that makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The control interface asked for something that cannot happen.
+    #[error("{0}")]
+    Impossible(String),
+}
+
+/// How an accepted order went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rented {
+    /// The instance.
+    pub id: InstanceId,
+    /// Key that may only show, start, stop and destroy it.
+    pub api_key: String,
+    /// False: the bid is below the floor, so a stopped instance was made that bills its disk.
+    pub competitive: bool,
+}
+
+/// Answer to a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// It has its GPUs.
+    Running,
+    /// Somebody else has them; it waits.
+    Queued,
+}
+
+/// The whole market. See the module's description.
+#[derive(Debug)]
+pub struct Market {
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) instances: BTreeMap<InstanceId, Instance>,
+    pub(crate) accounts: Vec<Account>,
+    pub(crate) delays: Delays,
+    pub(crate) loading: Loading,
+    effects: Vec<Effect>,
+    next_offer: u64,
+    next_instance: InstanceId,
+    next_rival: u64,
+    next_key: u64,
+    seed: u64,
+}
+
+impl Market {
+    /// A market of these machines and accounts at time `now`.
+    pub fn new(
+        seed: u64,
+        delays: Delays,
+        machines: Vec<Machine>,
+        accounts: Vec<Account>,
+        now: Millis,
+    ) -> Self {
+        let mut market = Self {
+            machines,
+            instances: BTreeMap::new(),
+            accounts,
+            delays,
+            loading: Loading::Normal,
+            effects: Vec::new(),
+            next_offer: 36_230_001,
+            next_instance: 7_835_610,
+            next_rival: 1,
+            next_key: 1,
+            seed,
+        };
+        for machine in 0..market.machines.len() {
+            market.relist(machine);
+        }
+        market.advance(now);
+        market
+    }
+
+    /// Rents an offer. The offer's number is dead afterwards, whatever becomes of the instance.
+    ///
+    /// # Errors
+    /// When the offer is gone, the account has no credit, or the order makes no sense; then nothing was made.
+    pub fn rent(
+        &mut self,
+        now: Millis,
+        account: usize,
+        offer: u64,
+        order: Order,
+    ) -> Result<Rented, Refused> {
+        self.advance(now);
+        if self.credit_usd(account, now) <= 0.0 {
+            return Err(Refused::InsufficientCredit);
+        }
+        let (machine, gpus) = self.listing(offer).ok_or(Refused::NoSuchAsk(offer))?;
+        order.check(self.free_disk_gb(machine))?;
+
+        let spec = &self.machines[machine].spec;
+        let count = gpus.len() as f64;
+        let competitive = order
+            .bid_usd_per_hour
+            .is_none_or(|bid| bid >= spec.min_bid_usd_per_hour * count);
+        if !competitive && order.cancel_unavailable {
+            return Err(Refused::NoSuchAsk(offer));
+        }
+        let id = self.next_instance;
+        self.next_instance += 1;
+        let runs = competitive && !order.start_stopped;
+        let instance = Instance {
+            id,
+            account,
+            machine,
+            gpus,
+            list_usd_per_hour: spec.gpu_usd_per_hour * count,
+            storage_usd_per_hour: machine::storage_usd_per_hour(
+                spec.storage_usd_per_gb_month,
+                order.disk_gb,
+            ),
+            intended: Intended::Stopped,
+            contract: Contract::Stopped,
+            status: None,
+            status_msg: None,
+            wants_to_run: !order.start_stopped,
+            container: Container::Down,
+            epoch: 0,
+            address: None,
+            metered: false,
+            created_ms: now,
+            container_started_ms: None,
+            destroyed_ms: None,
+            ssh_keys: self.accounts[account].ssh_keys.clone(),
+            api_key: self.secret("instance key", id),
+            jupyter_token: self.secret("jupyter token", id),
+            bill: bill::Bill::default(),
+            next: None,
+            order,
+        };
+        let api_key = instance.api_key.clone();
+        self.instances.insert(id, instance);
+        self.effects.push(Effect::Create(id));
+        if runs {
+            let taken = self.try_take(id, now);
+            debug_assert!(taken, "an offer lists free GPUs only");
+            let created = now + self.delays.created_ms;
+            self.at(id).next = Some((created, Step::Created));
+        } else {
+            // The number that was rented is dead even when its GPUs stay free.
+            self.machines[machine]
+                .listings
+                .retain(|listing| listing.id != offer);
+            self.at(id).status = Some(Status::Created);
+        }
+        self.settle(now);
+        self.meter(id, now);
+        Ok(Rented {
+            id,
+            api_key,
+            competitive,
+        })
+    }
+
+    /// Ends an instance and its bill.
+    ///
+    /// # Errors
+    /// When it does not exist any more.
+    pub fn destroy(&mut self, now: Millis, id: InstanceId) -> Result<(), Refused> {
+        self.advance(now);
+        self.living(id)?;
+        self.release(id);
+        let instance = self.at(id);
+        instance.contract = Contract::Unloaded;
+        instance.intended = Intended::Stopped;
+        instance.wants_to_run = false;
+        instance.metered = false;
+        instance.address = None;
+        instance.next = None;
+        instance.destroyed_ms = Some(now);
+        instance.bill.close(now);
+        self.effects.push(Effect::Destroy(id));
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Sets the label.
+    ///
+    /// # Errors
+    /// When the instance does not exist any more.
+    pub fn label(&mut self, now: Millis, id: InstanceId, label: String) -> Result<(), Refused> {
+        self.advance(now);
+        self.living(id)?;
+        self.at(id).order.label = Some(label);
+        Ok(())
+    }
+
+    /// Adds traffic to an instance's bill, in GB.
+    ///
+    /// # Errors
+    /// When it does not exist any more.
+    pub fn add_traffic(
+        &mut self,
+        now: Millis,
+        id: InstanceId,
+        down_gb: f64,
+        up_gb: f64,
+    ) -> Result<(), Refused> {
+        self.advance(now);
+        let machine = self.living(id)?.machine;
+        let spec = &self.machines[machine].spec;
+        let usd = down_gb * spec.inet_down_usd_per_gb + up_gb * spec.inet_up_usd_per_gb;
+        self.at(id).bill.add_traffic(now, down_gb, up_gb, usd);
+        Ok(())
+    }
+
+    /// Lets everything happen that is due until `now`, each at its own moment.
+    pub fn advance(&mut self, now: Millis) {
+        while let Some((due, what)) = self.first_due().filter(|(due, _)| *due <= now) {
+            match what {
+                Due::Step(id) => self.step(id, due),
+                Due::RivalLeaves(machine, rival) => {
+                    self.rival_leaves(machine, rival);
+                    self.settle(due);
+                }
+            }
+        }
+        for account in 0..self.accounts.len() {
+            if self.credit_usd(account, now) <= 0.0 {
+                self.stop_all(account, now);
+            }
+        }
+    }
+
+    /// When something happens next by itself.
+    pub fn next_due(&self) -> Option<Millis> {
+        self.first_due().map(|(due, _)| due)
+    }
+
+    /// What must be done to boxes since the last call, in order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Dollars that an account has left.
+    pub fn credit_usd(&self, account: usize, now: Millis) -> f64 {
+        let spent: f64 = self
+            .instances
+            .values()
+            .filter(|instance| instance.account == account)
+            .map(|instance| instance.bill.total_usd(now))
+            .sum();
+        self.accounts[account].deposit_usd - spent
+    }
+
+    /// Puts dollars on an account, or takes them off.
+    pub fn deposit(&mut self, now: Millis, account: usize, usd: f64) {
+        self.advance(now);
+        self.accounts[account].deposit_usd += usd;
+        self.advance(now);
+    }
+
+    /// Sets how long image pulls take from now on.
+    pub fn set_loading(&mut self, loading: Loading) {
+        self.loading = loading;
+    }
+
+    /// Takes an offer off the list; its GPUs are listed again under a new number.
+    pub fn withdraw(&mut self, now: Millis, offer: u64) {
+        self.advance(now);
+        if let Some((machine, _)) = self.listing(offer) {
+            self.machines[machine]
+                .listings
+                .retain(|listing| listing.id != offer);
+            self.relist(machine);
+        }
+    }
+
+    /// All machines.
+    pub fn machines(&self) -> &[Machine] {
+        &self.machines
+    }
+
+    /// Disk of a machine that can still be rented, GB.
+    pub fn free_disk_gb(&self, machine: usize) -> f64 {
+        let rented: f64 = self
+            .instances
+            .values()
+            .filter(|instance| instance.machine == machine && instance.destroyed_ms.is_none())
+            .map(|instance| instance.order.disk_gb)
+            .sum();
+        (self.machines[machine].spec.disk_gb - rented).max(0.0)
+    }
+
+    /// Machine of an instance.
+    pub fn machine_of(&self, instance: &Instance) -> &Machine {
+        &self.machines[instance.machine]
+    }
+
+    /// All accounts.
+    pub fn accounts(&self) -> &[Account] {
+        &self.accounts
+    }
+
+    /// Every instance that ever was, by number.
+    pub fn instances(&self) -> &BTreeMap<InstanceId, Instance> {
+        &self.instances
+    }
+
+    /// An instance that was not destroyed.
+    ///
+    /// # Errors
+    /// When it was, or never was.
+    pub fn living(&self, id: InstanceId) -> Result<&Instance, Refused> {
+        self.instances
+            .get(&id)
+            .filter(|instance| instance.destroyed_ms.is_none())
+            .ok_or(Refused::NoSuchInstance(id))
+    }
+
+    /// 64 hex digits that only this seed gives for this purpose.
+    pub(crate) fn secret(&self, purpose: &str, number: u64) -> String {
+        catalogue::secret(self.seed, purpose, number)
+    }
+
+    pub(crate) fn at(&mut self, id: InstanceId) -> &mut Instance {
+        self.instances
+            .get_mut(&id)
+            .expect("callers took the number from this map, which never shrinks")
+    }
+
+    pub(crate) fn push(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(crate) fn next_key_id(&mut self) -> u64 {
+        self.next_key += 1;
+        self.next_key - 1
+    }
+
+    pub(crate) fn next_rival_id(&mut self) -> u64 {
+        self.next_rival += 1;
+        self.next_rival - 1
+    }
+
+    /// Takes the meter to the rates that hold from `now` on.
+    pub(crate) fn meter(&mut self, id: InstanceId, now: Millis) {
+        let instance = self.at(id);
+        if instance.destroyed_ms.is_some() {
+            return;
+        }
+        let offline = instance.status == Some(Status::Offline);
+        let gpu = if instance.metered && !offline {
+            instance.gpu_usd_per_hour()
+        } else {
+            0.0
+        };
+        let storage = if offline {
+            0.0
+        } else {
+            instance.storage_usd_per_hour
+        };
+        let state = instance.status.map_or("provisioning", Status::word);
+        instance.bill.meter(now, state, gpu, storage);
+    }
+
+    /// Brings the list of a machine's offers in line with its free GPUs. Numbers are never used again.
+    pub(crate) fn relist(&mut self, machine: usize) {
+        let next = &mut self.next_offer;
+        self.machines[machine].relist(|| {
+            *next += 1;
+            *next - 1
+        });
+    }
+
+    fn listing(&self, offer: u64) -> Option<(usize, Vec<usize>)> {
+        self.machines
+            .iter()
+            .enumerate()
+            .find_map(|(index, machine)| {
+                let listing = machine
+                    .listings
+                    .iter()
+                    .find(|listing| listing.id == offer)?;
+                Some((index, listing.gpus.clone()))
+            })
+    }
+
+    fn first_due(&self) -> Option<(Millis, Due)> {
+        let steps = self
+            .instances
+            .values()
+            .filter_map(|instance| Some((instance.next?.0, Due::Step(instance.id))));
+        let rivals = self
+            .machines
+            .iter()
+            .enumerate()
+            .flat_map(|(index, machine)| {
+                machine.rivals.iter().filter_map(move |rival| {
+                    Some((rival.until_ms?, Due::RivalLeaves(index, rival.id)))
+                })
+            });
+        steps.chain(rivals).min_by_key(|(due, _)| *due)
+    }
+
+    fn stop_all(&mut self, account: usize, now: Millis) {
+        let ids: Vec<InstanceId> = self
+            .instances
+            .values()
+            .filter(|i| i.account == account && i.destroyed_ms.is_none() && i.wants_to_run)
+            .map(|instance| instance.id)
+            .collect();
+        for id in ids {
+            self.end_contract(id, now);
+            self.at(id).wants_to_run = false;
+        }
+        self.settle(now);
+    }
+
+    /// Who holds the GPUs of an instance, other than itself.
+    pub(crate) fn others_on(&self, id: InstanceId) -> Vec<Occupant> {
+        let instance = &self.instances[&id];
+        let slots = &self.machines[instance.machine].slots;
+        let mut others: Vec<Occupant> = instance
+            .gpus
+            .iter()
+            .map(|gpu| slots[*gpu])
+            .filter(|occupant| {
+                !matches!(occupant, Occupant::Nobody) && *occupant != Occupant::Instance(id)
+            })
+            .collect();
+        others.dedup();
+        others
+    }
+}
+
+enum Due {
+    Step(InstanceId),
+    RivalLeaves(usize, u64),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,170 @@
-//! Under construction.
+//! The HTTP API of Vast.ai as its official client and documentation know it.
+//!
+//! [`router`] names every route. Routes answer with and without a trailing slash. Faults, latency and the record of requests
+//! surround them all in one place here, so that handlers know nothing of them.
+
+pub mod account;
+pub mod actions;
+pub mod call;
+pub mod create;
+pub mod filter;
+pub mod instances;
+pub mod keys;
+pub mod rows;
+pub mod search;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::header,
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, delete, get, post, put},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    control::faults::{Fate, TooManyBody},
+    vast::call::{ApiError, answer},
+    world::{SeenRequest, World},
+};
+
+/// Largest request body; the largest real one is an order with 32 KiB of environment.
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// Marks an answer that must never arrive: the server drops the connection instead.
+#[derive(Debug, Clone, Copy)]
+pub struct DropConnection;
+
+/// The whole API.
+pub fn router(world: Arc<World>) -> Router {
+    let routes: Vec<(&str, MethodRouter<Arc<World>>)> = vec![
+        ("/api/v0/bundles", post(search::flat).get(search::by_query)),
+        ("/api/v0/search/asks", put(search::nested)),
+        ("/api/v0/gpu_names/unique", get(search::gpu_names)),
+        ("/api/v0/asks/{offer}", put(create::create)),
+        ("/api/v1/instances", get(instances::list)),
+        (
+            "/api/v0/instances",
+            get(instances::deprecated)
+                .put(actions::change_many)
+                .delete(actions::destroy_many),
+        ),
+        ("/api/v0/instances/filters", get(instances::filter_values)),
+        ("/api/v0/instances/count", get(instances::count)),
+        (
+            "/api/v0/instances/{id}",
+            get(instances::by_id)
+                .put(actions::change)
+                .delete(actions::destroy),
+        ),
+        ("/api/v0/instances/bid_price/{id}", put(actions::bid)),
+        (
+            "/api/v0/instances/{id}/ssh",
+            get(keys::of_instance).post(keys::attach),
+        ),
+        ("/api/v0/instances/{id}/ssh/{key}", delete(keys::detach)),
+        ("/api/v0/ssh", get(keys::list).post(keys::create)),
+        ("/api/v0/ssh/{key}", delete(keys::delete)),
+        ("/api/v0/users/current", get(account::current)),
+        ("/api/v0/charges", get(account::charges)),
+    ];
+    let mut router = Router::new();
+    for (path, methods) in routes {
+        router = router
+            .route(&format!("{path}/"), methods.clone())
+            .route(path, methods);
+    }
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
+        .layer(from_fn_with_state(world.clone(), surround))
+        .with_state(world)
+}
+
+async fn no_route() -> ApiError {
+    ApiError::new(404, "not_found", "no such route")
+}
+
+/// Latency, faults and the record of requests.
+async fn surround(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(bytes) = to_bytes(body, MAX_BODY_BYTES).await else {
+        let text = format!("the body has more than {MAX_BODY_BYTES} bytes");
+        return ApiError::new(413, "invalid_request", text).into_response();
+    };
+    let mut seen = SeenRequest {
+        at_ms: 0,
+        method: parts.method.to_string(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        status: 0,
+    };
+    let (latency_ms, fate) = {
+        let mut faults = world.faults();
+        (faults.latency_ms, faults.fate(&seen.method, &seen.path))
+    };
+    if latency_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(latency_ms)).await;
+    }
+    let response = match fate {
+        Fate::Served => {
+            next.run(Request::from_parts(parts, Body::from(bytes)))
+                .await
+        }
+        Fate::TooMany(body, retry_after_s) => too_many(body, retry_after_s),
+        Fate::ServerError(status) => server_error(status),
+        Fate::Dropped => {
+            let mut response = Response::default();
+            response.extensions_mut().insert(DropConnection);
+            response
+        }
+    };
+    let dropped = response.extensions().get::<DropConnection>().is_some();
+    seen.status = if dropped {
+        0
+    } else {
+        response.status().as_u16()
+    };
+    world.saw(seen);
+    response
+}
+
+fn too_many(body: TooManyBody, retry_after_s: Option<u64>) -> Response {
+    let text =
+        |text: &'static str| (axum::http::StatusCode::TOO_MANY_REQUESTS, text).into_response();
+    let mut response = match body {
+        TooManyBody::Text => text("API requests too frequent"),
+        TooManyBody::TextThreshold => text("API requests too frequent: endpoint threshold=4.5"),
+        TooManyBody::Detail => answer(
+            429,
+            &json!({"detail": "API requests too frequent endpoint threshold=2.0"}),
+        ),
+        TooManyBody::Json => answer(
+            429,
+            &json!({"success": false, "error": "rate_limit_exceeded", "msg": "API requests too frequent endpoint threshold=3.0"}),
+        ),
+        TooManyBody::SearchQuota => answer(
+            429,
+            &json!({"success": false, "error": "search_quota_exceeded", "msg": "Daily search quota exceeded."}),
+        ),
+    };
+    if let Some(seconds) = retry_after_s {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// What a gateway says when what is behind it is away.
+fn server_error(status: u16) -> Response {
+    let status =
+        axum::http::StatusCode::from_u16(status).expect("the switch takes 500 to 599 only");
+    let page = format!("<html><head><title>{status}</title></head><body>{status}</body></html>");
+    (status, [(header::CONTENT_TYPE, "text/html")], page).into_response()
+}

@@ -1,0 +1,201 @@
+//! The fault switches of the API. Each is a number of times, or a state that lasts until it is changed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::market::Loading;
+
+/// Bodies that a 429 was seen with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TooManyBody {
+    /// `API requests too frequent`, plain text.
+    #[default]
+    Text,
+    /// The same with the threshold, plain text.
+    TextThreshold,
+    /// JSON with `detail`.
+    Detail,
+    /// JSON with `success`, `error` and `msg`.
+    Json,
+    /// JSON of the daily search quota, which a client should not retry.
+    SearchQuota,
+}
+
+/// What goes wrong. All off by default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Faults {
+    /// Creates that are carried out, and then the connection is dropped instead of an answer.
+    pub lose_create_answer: u32,
+    /// Requests that are answered 429.
+    pub too_many_requests: u32,
+    /// With this body.
+    pub too_many_body: TooManyBody,
+    /// And this `Retry-After`, seconds.
+    pub retry_after_s: Option<u64>,
+    /// Requests that are answered with [`Faults::server_error_status`], undone.
+    pub server_error: u32,
+    /// 500 to 504; 0 means 502.
+    pub server_error_status: u16,
+    /// Requests whose connection is dropped before anything is done.
+    pub drop_request: u32,
+    /// Only requests of which `METHOD /path` contains this count for the four above.
+    pub only: Option<String>,
+    /// Creates that find their offer gone.
+    pub offers_gone: u32,
+    /// 404, 410 or 400; 0 means 404.
+    pub offers_gone_status: u16,
+    /// Every answer takes this much longer, milliseconds.
+    pub latency_ms: u64,
+    /// How long image pulls take.
+    pub loading: Loading,
+    /// Keys are let in only this long after a box started, seconds.
+    pub key_delay_s: f64,
+}
+
+/// What becomes of one request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fate {
+    /// It is served.
+    Served,
+    /// 429.
+    TooMany(TooManyBody, Option<u64>),
+    /// 5xx.
+    ServerError(u16),
+    /// No answer, nothing done.
+    Dropped,
+}
+
+impl Faults {
+    /// Changes the switches named in `change`, an object with any of the fields.
+    ///
+    /// # Errors
+    /// When a name or a value is none.
+    pub fn change(&mut self, change: serde_json::Value) -> Result<(), serde_json::Error> {
+        let mut all = serde_json::to_value(&*self)?;
+        match (all.as_object_mut(), change) {
+            (Some(all), serde_json::Value::Object(change)) => all.extend(change),
+            (_, other) => {
+                let text = format!("faults are an object, not {other}");
+                return Err(serde::de::Error::custom(text));
+            }
+        }
+        let changed: Self = serde_json::from_value(all)?;
+        changed.check().map_err(serde::de::Error::custom)?;
+        *self = changed;
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let (gone, broken) = (self.offers_gone_status, self.server_error_status);
+        if ![0, 400, 404, 410].contains(&gone) {
+            return Err(format!(
+                "offers_gone_status is one of 400, 404, 410, not {gone}"
+            ));
+        }
+        if broken != 0 && !(500..=599).contains(&broken) {
+            return Err(format!("server_error_status is 500 to 599, not {broken}"));
+        }
+        if !self.key_delay_s.is_finite() || self.key_delay_s < 0.0 {
+            return Err("key_delay_s is a number of seconds, at least 0".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Decides about the next request and counts it.
+    pub fn fate(&mut self, method: &str, path: &str) -> Fate {
+        let line = format!("{method} {path}");
+        if self
+            .only
+            .as_ref()
+            .is_some_and(|only| !line.contains(only.as_str()))
+        {
+            return Fate::Served;
+        }
+        if take(&mut self.drop_request) {
+            return Fate::Dropped;
+        }
+        if take(&mut self.too_many_requests) {
+            return Fate::TooMany(self.too_many_body, self.retry_after_s);
+        }
+        if take(&mut self.server_error) {
+            let status = if self.server_error_status == 0 {
+                502
+            } else {
+                self.server_error_status
+            };
+            return Fate::ServerError(status);
+        }
+        Fate::Served
+    }
+
+    /// Whether the next create finds its offer gone, and with which status.
+    pub fn offer_gone(&mut self) -> Option<u16> {
+        let status = if self.offers_gone_status == 0 {
+            404
+        } else {
+            self.offers_gone_status
+        };
+        take(&mut self.offers_gone).then_some(status)
+    }
+
+    /// Whether the answer of this create is lost.
+    pub fn lose_create(&mut self) -> bool {
+        take(&mut self.lose_create_answer)
+    }
+}
+
+fn take(count: &mut u32) -> bool {
+    let some = *count > 0;
+    *count = count.saturating_sub(1);
+    some
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_change_leaves_the_other_switches_and_refuses_unknown_ones() {
+        let mut faults = Faults {
+            latency_ms: 7,
+            ..Faults::default()
+        };
+        faults
+            .change(json!({"too_many_requests": 1, "loading": {"seconds": 2.5}}))
+            .unwrap();
+        assert_eq!(
+            (faults.latency_ms, faults.loading),
+            (7, Loading::Seconds(2.5))
+        );
+        assert!(faults.change(json!({"latncy_ms": 1})).is_err());
+        assert!(faults.change(json!([1])).is_err());
+        assert!(faults.change(json!({"server_error_status": 99})).is_err());
+        faults
+            .change(json!({"loading": "forever", "too_many_body": "search_quota"}))
+            .unwrap();
+        assert_eq!(faults.loading, Loading::Forever);
+    }
+
+    #[test]
+    fn counted_faults_hit_the_requests_they_name_and_run_out() {
+        let mut faults = Faults::default();
+        faults
+            .change(
+                json!({"server_error": 2, "server_error_status": 503, "only": "PUT /api/v0/asks/"}),
+            )
+            .unwrap();
+        assert_eq!(faults.fate("GET", "/api/v0/users/current"), Fate::Served);
+        assert_eq!(
+            faults.fate("PUT", "/api/v0/asks/1/"),
+            Fate::ServerError(503)
+        );
+        assert_eq!(
+            faults.fate("PUT", "/api/v0/asks/1/"),
+            Fate::ServerError(503)
+        );
+        assert_eq!(faults.fate("PUT", "/api/v0/asks/1/"), Fate::Served);
+    }
+}

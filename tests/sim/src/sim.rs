@@ -1,0 +1,194 @@
+//! The whole simulator behind one `run`: boxes, bucket, market, HTTP; and an end that leaves nothing behind.
+
+use std::{
+    io::Read as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use axum::Router;
+use serde::Serialize;
+use tokio::{net::TcpListener, signal::unix::SignalKind};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::info;
+
+use crate::{
+    boxes::{self, Boxes, Tier},
+    control::{self, BucketFaults, Control},
+    listen,
+    market::catalogue,
+    vast,
+    world::{AccountConfig, World, WorldConfig},
+};
+
+/// Dollars that an account starts with when nothing else is said.
+pub const DEFAULT_DEPOSIT_USD: f64 = 100.0;
+/// Times that a port which is free on one address may be taken on the other.
+const PORT_TRIES: u32 = 20;
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SimConfig {
+    /// Everything of the simulator is below it.
+    pub dir: PathBuf,
+    /// Kind of boxes; `None`: the strongest that works here.
+    pub tier: Option<Tier>,
+    /// Divides the provider's delays, nothing else.
+    pub time_scale: f64,
+    /// Machines, prices and generated keys follow from it.
+    pub seed: u64,
+    /// Port of API and control interface; 0: any.
+    pub port: u16,
+    /// Accounts; empty: one, with a generated key.
+    pub accounts: Vec<AccountConfig>,
+    /// End when standard input closes.
+    pub with_stdin: bool,
+}
+
+/// What a user of the simulator has to know; printed as one line of JSON.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Ready {
+    /// API, and below `/sim/` the control interface.
+    pub url: String,
+    /// First key of the first account.
+    pub api_key: String,
+    /// All keys of all accounts.
+    pub api_keys: Vec<Vec<String>>,
+    /// Kind of boxes.
+    pub tier: Tier,
+    /// Process that ends everything on SIGTERM.
+    pub pid: u32,
+}
+
+/// Runs the simulator until SIGTERM, SIGINT, `quit` or, if so configured, the end of standard input; then destroys every box.
+///
+/// `ready` is called once, when everything answers.
+///
+/// # Errors
+/// When the simulator could not start, or could not take away its boxes.
+pub async fn run(config: SimConfig, ready: impl FnOnce(Ready)) -> anyhow::Result<()> {
+    let quit = CancellationToken::new();
+    end_on_signals(&quit)?;
+    if config.with_stdin {
+        end_with_stdin(quit.clone());
+    }
+    std::fs::create_dir_all(&config.dir)
+        .with_context(|| format!("cannot make {}", config.dir.display()))?;
+    let boxes = boxes::detect(config.tier, &config.dir.join("boxes"))?;
+    let served = serve(&config, boxes.clone(), quit, ready).await;
+    let ended = boxes.shutdown().await;
+    served.and(ended)
+}
+
+async fn serve(
+    config: &SimConfig,
+    boxes: Arc<dyn Boxes>,
+    quit: CancellationToken,
+    ready: impl FnOnce(Ready),
+) -> anyhow::Result<()> {
+    let tier = boxes.tier();
+    let host = boxes.host_address();
+    let listeners = listen_on(host, config.port).await?;
+    let port = listeners[0].local_addr()?.port();
+    let url = format!("http://{}", SocketAddr::new(host, port));
+    let accounts = accounts(config);
+    let world = World::open(
+        &WorldConfig {
+            seed: config.seed,
+            time_scale: config.time_scale,
+            accounts: accounts.clone(),
+            url: url.clone(),
+        },
+        boxes,
+    );
+    let app = app(world.clone(), None, quit.clone());
+    let servers = TaskTracker::new();
+    for listener in listeners {
+        servers.spawn(listen::serve(listener, app.clone(), quit.clone()));
+    }
+    info!(url, %tier, "market open");
+    ready(Ready {
+        url,
+        api_key: accounts[0].api_keys[0].clone(),
+        api_keys: accounts
+            .iter()
+            .map(|account| account.api_keys.clone())
+            .collect(),
+        tier,
+        pid: std::process::id(),
+    });
+    quit.cancelled().await;
+    info!("closing the market");
+    servers.close();
+    servers.wait().await;
+    world.close().await
+}
+
+/// API and control interface in one router.
+pub fn app(world: Arc<World>, bucket: Option<BucketFaults>, quit: CancellationToken) -> Router {
+    control::router(Control {
+        world: world.clone(),
+        bucket,
+        quit,
+    })
+    .fallback_service(vast::router(world))
+}
+
+/// Loopback, and the address that boxes see when it is another; the same port on both.
+async fn listen_on(host: IpAddr, port: u16) -> anyhow::Result<Vec<TcpListener>> {
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let mut last = None;
+    for _ in 0..PORT_TRIES {
+        let first = TcpListener::bind((loopback, port))
+            .await
+            .with_context(|| format!("cannot listen on {loopback}:{port}"))?;
+        if host == loopback {
+            return Ok(vec![first]);
+        }
+        let port = first.local_addr()?.port();
+        match TcpListener::bind((host, port)).await {
+            Ok(second) => return Ok(vec![first, second]),
+            Err(err) => last = Some(err),
+        }
+    }
+    let reason = last.map_or_else(String::new, |err| err.to_string());
+    anyhow::bail!(
+        "cannot listen on {host} and {loopback} with one port after {PORT_TRIES} tries: {reason}"
+    )
+}
+
+fn accounts(config: &SimConfig) -> Vec<AccountConfig> {
+    if !config.accounts.is_empty() {
+        return config.accounts.clone();
+    }
+    let api_keys = vec![catalogue::secret(config.seed, "api key", 0)];
+    vec![AccountConfig {
+        api_keys,
+        deposit_usd: DEFAULT_DEPOSIT_USD,
+    }]
+}
+
+fn end_on_signals(quit: &CancellationToken) -> anyhow::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = tokio::signal::unix::signal(kind).context("cannot wait for signals")?;
+        let quit = quit.clone();
+        tokio::spawn(async move {
+            if signals.recv().await.is_some() {
+                quit.cancel();
+            }
+        });
+    }
+    Ok(())
+}
+
+/// A thread of its own: a read of standard input cannot be cancelled, and must not hold the runtime's end.
+fn end_with_stdin(quit: CancellationToken) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        let mut stdin = std::io::stdin().lock();
+        while matches!(stdin.read(&mut buffer), Ok(1..)) {}
+        quit.cancel();
+    });
+}

@@ -1,0 +1,110 @@
+//! Acting on instances: start, stop, label, bid, destroy.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+
+use crate::{
+    market::{InstanceId, Started},
+    vast::call::{Answer, ApiError, Call, Caller, ok, success},
+    world::World,
+};
+
+const MAX_LABEL_CHARS: usize = 1024;
+
+/// `PUT /api/v0/instances/{id}/`: `state` or `label`.
+pub async fn change(State(world): State<Arc<World>>, Path(id): Path<String>, call: Call) -> Answer {
+    let id = call.instance(&world, &id)?;
+    if let Some(state) = call.text("state") {
+        return set_state(&world, id, &state);
+    }
+    let Some(label) = call.text("label") else {
+        return Err(ApiError::invalid("error 400/2301: neither state nor label"));
+    };
+    if matches!(call.caller, Caller::Instance(_)) {
+        return Err(ApiError::forbidden());
+    }
+    if label.chars().count() > MAX_LABEL_CHARS {
+        let text = format!("label must have at most {MAX_LABEL_CHARS} characters");
+        return Err(ApiError::new(400, "label_too_long", text));
+    }
+    world.act(|market, now| market.label(now, id, label))?;
+    success()
+}
+
+/// `PUT /api/v0/instances/`: `state` of many.
+pub async fn change_many(State(world): State<Arc<World>>, call: Call) -> Answer {
+    let state = call
+        .text("state")
+        .ok_or_else(|| ApiError::invalid("error 400/2302: state is missing"))?;
+    for id in ids(&call, "ids")? {
+        let id = call.instance(&world, &id)?;
+        set_state(&world, id, &state)?;
+    }
+    success()
+}
+
+fn set_state(world: &Arc<World>, id: InstanceId, state: &str) -> Answer {
+    match state {
+        "running" => match world.act(|market, now| market.start(now, id))? {
+            Started::Running => success(),
+            // Success on the wire, and no success in the body.
+            Started::Queued => ok(json!({
+                "success": false,
+                "msg": "Required resources are currently unavailable, state change queued.",
+            })),
+        },
+        "stopped" => {
+            world.act(|market, now| market.stop(now, id))?;
+            success()
+        }
+        other => Err(ApiError::invalid(format!(
+            "error 400/2303: no state {other}"
+        ))),
+    }
+}
+
+/// `DELETE /api/v0/instances/{id}/`.
+pub async fn destroy(
+    State(world): State<Arc<World>>,
+    Path(id): Path<String>,
+    call: Call,
+) -> Answer {
+    let id = call.instance(&world, &id)?;
+    world.act(|market, now| market.destroy(now, id))?;
+    ok(json!({"success": true, "msg": format!("Instance {id} is being destroyed.")}))
+}
+
+/// `DELETE /api/v0/instances/`: many.
+pub async fn destroy_many(State(world): State<Arc<World>>, call: Call) -> Answer {
+    for id in ids(&call, "instance_ids")? {
+        let id = call.instance(&world, &id)?;
+        world.act(|market, now| market.destroy(now, id))?;
+    }
+    success()
+}
+
+/// `PUT /api/v0/instances/bid_price/{id}/`: null takes a winning price.
+pub async fn bid(State(world): State<Arc<World>>, Path(id): Path<String>, call: Call) -> Answer {
+    call.account()?;
+    let id = call.instance(&world, &id)?;
+    let bid = match call.body.get("price") {
+        None | Some(Value::Null) => None,
+        Some(_) => {
+            let price = call.number("price").filter(|price| price.is_finite());
+            Some(price.ok_or_else(|| ApiError::invalid("Please set a bid price >= 0.001."))?)
+        }
+    };
+    world.act(|market, now| market.change_bid(now, id, bid))?;
+    success()
+}
+
+fn ids(call: &Call, key: &str) -> Result<Vec<String>, ApiError> {
+    let ids = call.body.get(key).and_then(Value::as_array);
+    let ids = ids.ok_or_else(|| ApiError::invalid(format!("error 400/2304: {key} is missing")))?;
+    Ok(ids
+        .iter()
+        .map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned))
+        .collect())
+}
