@@ -66,7 +66,11 @@ pub trait Bucket: Send + Sync {
     /// Stores an object in one request (at most 5 GiB). Returns its entity tag.
     async fn put(&self, key: &str, body: Bytes) -> Result<String, BucketError>;
     /// Reads an object, or `range` of its bytes (`start..end`, end exclusive).
-    async fn get(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<Bytes, BucketError>;
+    async fn get(
+        &self,
+        key: &str,
+        range: Option<std::ops::Range<u64>>,
+    ) -> Result<Bytes, BucketError>;
     /// Size and tag, or `None` when there is no such object.
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, BucketError>;
     /// Deletes an object; deleting what is not there succeeds.
@@ -76,11 +80,22 @@ pub trait Bucket: Send + Sync {
     /// Begins a multipart upload and returns its id.
     async fn create_upload(&self, key: &str) -> Result<String, BucketError>;
     /// Uploads one part (5 MiB to 5 GiB unless it is the last). Returns its entity tag.
-    async fn upload_part(&self, key: &str, upload_id: &str, number: u32, body: Bytes) -> Result<String, BucketError>;
+    async fn upload_part(
+        &self,
+        key: &str,
+        upload_id: &str,
+        number: u32,
+        body: Bytes,
+    ) -> Result<String, BucketError>;
     /// Parts that the server has of an upload, by number, pages followed.
     async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<ListedPart>, BucketError>;
     /// Makes the object of an upload visible. An ambiguous answer is an error: HEAD the key and compare.
-    async fn complete_upload(&self, key: &str, upload_id: &str, parts: &[CompletedPart]) -> Result<String, BucketError>;
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload_id: &str,
+        parts: &[CompletedPart],
+    ) -> Result<String, BucketError>;
     /// Drops an upload and its parts; dropping what is not there succeeds.
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), BucketError>;
     /// Unfinished uploads whose key begins with `prefix`.

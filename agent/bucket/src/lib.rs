@@ -1,20 +1,30 @@
 //! Checkpoints in S3-compatible buckets, shared by agent and controller; depends on neither.
 //!
 //! Reading order: [`bucket`] is the small interface to object storage and its errors, [`s3`] the real one,
-//! [`memory`] the one for tests; [`manifest`] says what a checkpoint is, [`layout`] where its objects lie,
-//! [`target`] parses `s3://bucket/prefix`, [`credentials`] holds keys that never reach a log.
+//! [`memory`] the one for tests, [`contract`] what both promise, [`mod@prove`] whether a given one keeps it; [`manifest`] says
+//! what a checkpoint is, [`layout`] where its objects lie, [`target`] parses `s3://bucket/prefix`, [`credentials`] holds keys that never reach a log.
 
 pub mod bucket;
+#[cfg(any(test, feature = "fakes"))]
+// A suite of assertions: it panics by design.
+#[allow(clippy::unwrap_used)]
+pub mod contract;
 pub mod credentials;
 pub mod layout;
 pub mod manifest;
 #[cfg(any(test, feature = "fakes"))]
 pub mod memory;
+pub mod prove;
 pub mod s3;
 pub mod target;
 
-pub use bucket::{Bucket, BucketError, CompletedPart, ErrorKind, ListedObject, ListedPart, ListedUpload, ObjectInfo};
+pub use bucket::{
+    Bucket, BucketError, CompletedPart, ErrorKind, ListedObject, ListedPart, ListedUpload,
+    ObjectInfo,
+};
 pub use credentials::Credentials;
 pub use layout::{CommitId, Layout};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
+pub use prove::{Proof, prove};
+pub use s3::{CredentialSource, S3Bucket, S3Options};
 pub use target::{Target, TargetError};

@@ -1,1 +1,478 @@
-//! Under construction.
+//! The real bucket: our own thin client for the dozen calls of S3 that we need.
+//!
+//! Reading order: [`sign`] (signatures), `address` (URLs), [`clock`] (the server's time), [`xml`] (bodies), `refusal` (what a
+//! no means), `exchange` (one request and its tries); here, what each call asks and what it makes of the answer.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+
+use crate::{
+    bucket::{
+        Bucket, BucketError, CompletedPart, ErrorKind, ListedObject, ListedPart, ListedUpload,
+        ObjectInfo,
+    },
+    credentials::Credentials,
+    target::Target,
+};
+
+mod address;
+pub mod clock;
+mod exchange;
+mod refusal;
+pub mod sign;
+pub mod xml;
+
+use exchange::{Answer, Exchange, Request, answered, local};
+
+/// Largest object that is read whole, bytes; larger ones are read by ranges.
+pub const MAX_WHOLE_GET_BYTES: u64 = 1 << 30;
+/// Most pages of one listing: ten million objects.
+const MAX_PAGES: usize = 10_000;
+
+/// Where the keys come from: asked before every request, since they may change at any time; `None`: there are none now.
+pub type CredentialSource = Arc<dyn Fn() -> Option<Credentials> + Send + Sync>;
+
+/// Limits of the client.
+#[derive(Clone)]
+pub struct S3Options {
+    /// The local clock.
+    pub clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    /// What every request and every answer may take, however small.
+    pub base_timeout: Duration,
+    /// Slowest link that is waited for, bytes per second: what a body may take on top.
+    pub floor_bytes_per_s: u64,
+    /// How often a request is tried in all when the link breaks.
+    pub tries: u32,
+}
+
+impl Default for S3Options {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemTime::now),
+            connect_timeout: Duration::from_secs(10),
+            base_timeout: Duration::from_secs(30),
+            floor_bytes_per_s: 64 << 10,
+            tries: 4,
+        }
+    }
+}
+
+impl S3Options {
+    /// How long sending or receiving this many bytes may take.
+    fn time_for(&self, bytes: u64) -> Duration {
+        self.base_timeout + Duration::from_secs(bytes / self.floor_bytes_per_s.max(1))
+    }
+}
+
+/// A bucket on an S3 server. Cheap calls share connections; make one and keep it.
+pub struct S3Bucket {
+    exchange: Exchange,
+    target: Target,
+}
+
+impl fmt::Debug for S3Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "S3Bucket({})", self.target.url())
+    }
+}
+
+impl S3Bucket {
+    /// A client for the bucket of `target`; nothing is sent yet. Fails only when no TLS client can be made.
+    pub fn new(
+        target: Target,
+        credentials: CredentialSource,
+        options: S3Options,
+    ) -> Result<Self, BucketError> {
+        let exchange = Exchange::new(&target, credentials, options)?;
+        Ok(Self { exchange, target })
+    }
+
+    /// Which bucket this is.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
+/// A request on an object without query, headers or body.
+fn on<'a>(operation: &'static str, method: Method, key: &'a str) -> Request<'a> {
+    Request {
+        operation,
+        method,
+        key,
+        on_object: true,
+        query: Vec::new(),
+        headers: Vec::new(),
+        body: Bytes::new(),
+        max_answer_bytes: xml::MAX_XML_BYTES as u64,
+        repeatable: true,
+    }
+}
+
+/// A listing: on the bucket, with the prefix for errors only.
+fn listing<'a>(
+    operation: &'static str,
+    prefix: &'a str,
+    query: Vec<(&'static str, &'a str)>,
+) -> Request<'a> {
+    Request {
+        on_object: false,
+        query,
+        ..on(operation, Method::GET, prefix)
+    }
+}
+
+/// The error for an answer whose body is not what it should be.
+fn garbled(
+    operation: &'static str,
+    key: &str,
+    status: StatusCode,
+    err: &xml::XmlError,
+) -> BucketError {
+    BucketError {
+        operation,
+        key: key.to_owned(),
+        kind: ErrorKind::Refused,
+        status: status.as_u16(),
+        code: None,
+        message: err.to_string(),
+    }
+}
+
+fn refused(operation: &'static str, key: &str, status: StatusCode, message: String) -> BucketError {
+    BucketError {
+        operation,
+        key: key.to_owned(),
+        kind: ErrorKind::Refused,
+        status: status.as_u16(),
+        code: None,
+        message,
+    }
+}
+
+fn etag(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get(header::ETAG)
+        .and_then(|value| value.to_str().ok())
+        .map(xml::unquoted)
+}
+
+fn required_etag(
+    operation: &'static str,
+    key: &str,
+    answer: &Answer,
+) -> Result<String, BucketError> {
+    etag(&answer.headers)
+        .filter(|etag| !etag.is_empty())
+        .ok_or_else(|| {
+            refused(
+                operation,
+                key,
+                answer.status,
+                "the answer has no entity tag".to_owned(),
+            )
+        })
+}
+
+/// First byte and total size of a `Content-Range` such as `bytes 0-9/100`.
+fn content_range(headers: &HeaderMap) -> Option<(u64, u64)> {
+    let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
+    let (range, _total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+#[async_trait]
+impl Bucket for S3Bucket {
+    async fn put(&self, key: &str, body: Bytes) -> Result<String, BucketError> {
+        let request = Request {
+            body,
+            ..on("PutObject", Method::PUT, key)
+        };
+        let answer = self.exchange.send(request).await?;
+        required_etag("PutObject", key, &answer)
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, BucketError> {
+        const OPERATION: &str = "GetObject";
+        let mut request = Request {
+            max_answer_bytes: MAX_WHOLE_GET_BYTES,
+            ..on(OPERATION, Method::GET, key)
+        };
+        let Some(range) = range else {
+            return Ok(self.exchange.send(request).await?.body);
+        };
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        request
+            .headers
+            .push(("range", format!("bytes={}-{}", range.start, range.end - 1)));
+        request.max_answer_bytes = range.end - range.start;
+        let answer = self.exchange.send(request).await?;
+        let wrong = |what: &str| Err(refused(OPERATION, key, answer.status, what.to_owned()));
+        match (answer.status, content_range(&answer.headers)) {
+            (StatusCode::PARTIAL_CONTENT, Some((first, last))) => {
+                let length = last.checked_sub(first).map(|more| more + 1);
+                if first != range.start || length != Some(answer.body.len() as u64) {
+                    return wrong("the answer holds another range than the one asked for");
+                }
+                Ok(answer.body)
+            }
+            // The whole object, which can only be right when it is as long as asked for and begins where asked.
+            (StatusCode::OK, _) if range.start == 0 => Ok(answer.body),
+            _ => wrong("the server does not read ranges"),
+        }
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, BucketError> {
+        const OPERATION: &str = "HeadObject";
+        match self.exchange.send(on(OPERATION, Method::HEAD, key)).await {
+            Ok(answer) => {
+                let length = answer
+                    .headers
+                    .get(header::CONTENT_LENGTH)
+                    .and_then(|value| value.to_str().ok());
+                let size_bytes = length.and_then(|text| text.parse().ok()).ok_or_else(|| {
+                    refused(
+                        OPERATION,
+                        key,
+                        answer.status,
+                        "the answer does not say the size".to_owned(),
+                    )
+                })?;
+                Ok(Some(ObjectInfo {
+                    size_bytes,
+                    etag: etag(&answer.headers).unwrap_or_default(),
+                }))
+            }
+            Err(err) if err.kind == ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), BucketError> {
+        gone(
+            self.exchange
+                .send(on("DeleteObject", Method::DELETE, key))
+                .await,
+        )
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, BucketError> {
+        const OPERATION: &str = "ListObjectsV2";
+        let mut objects = BTreeMap::new();
+        let mut token: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let mut query = vec![
+                ("encoding-type", "url"),
+                ("list-type", "2"),
+                ("prefix", prefix),
+            ];
+            if let Some(token) = &token {
+                query.insert(0, ("continuation-token", token.as_str()));
+            }
+            let answer = self
+                .exchange
+                .send(listing(OPERATION, prefix, query))
+                .await?;
+            let page = xml::objects(&answer.body)
+                .map_err(|err| garbled(OPERATION, prefix, answer.status, &err))?;
+            if let Some(stray) = page
+                .rows
+                .iter()
+                .find(|object| !object.key.starts_with(prefix))
+            {
+                let text = format!("the listing holds {:?}, which was not asked for", stray.key);
+                return Err(refused(OPERATION, prefix, answer.status, text));
+            }
+            objects.extend(
+                page.rows
+                    .into_iter()
+                    .map(|object| (object.key.clone(), object)),
+            );
+            match page.next {
+                None => return Ok(objects.into_values().collect()),
+                next if next == token => {
+                    return Err(goes_in_circles(OPERATION, prefix, answer.status));
+                }
+                next => token = next,
+            }
+        }
+        Err(too_many_pages(OPERATION, prefix))
+    }
+
+    async fn create_upload(&self, key: &str) -> Result<String, BucketError> {
+        const OPERATION: &str = "CreateMultipartUpload";
+        let request = Request {
+            query: vec![("uploads", "")],
+            ..on(OPERATION, Method::POST, key)
+        };
+        let answer = self.exchange.send(request).await?;
+        xml::upload_id(&answer.body).map_err(|err| garbled(OPERATION, key, answer.status, &err))
+    }
+
+    async fn upload_part(
+        &self,
+        key: &str,
+        upload_id: &str,
+        number: u32,
+        body: Bytes,
+    ) -> Result<String, BucketError> {
+        const OPERATION: &str = "UploadPart";
+        let number = number.to_string();
+        let query = vec![("partNumber", number.as_str()), ("uploadId", upload_id)];
+        let request = Request {
+            query,
+            body,
+            ..on(OPERATION, Method::PUT, key)
+        };
+        let answer = self.exchange.send(request).await?;
+        required_etag(OPERATION, key, &answer)
+    }
+
+    async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<ListedPart>, BucketError> {
+        const OPERATION: &str = "ListParts";
+        let mut parts = BTreeMap::new();
+        let mut marker = String::new();
+        for _ in 0..MAX_PAGES {
+            let mut query = vec![("uploadId", upload_id)];
+            if !marker.is_empty() {
+                query.insert(0, ("part-number-marker", marker.as_str()));
+            }
+            let request = Request {
+                query,
+                ..on(OPERATION, Method::GET, key)
+            };
+            let answer = self.exchange.send(request).await?;
+            let page = xml::parts(&answer.body)
+                .map_err(|err| garbled(OPERATION, key, answer.status, &err))?;
+            parts.extend(page.rows.into_iter().map(|part| (part.number, part)));
+            match page.next.map(|next| next.to_string()) {
+                None => return Ok(parts.into_values().collect()),
+                Some(next) if next == marker => {
+                    return Err(goes_in_circles(OPERATION, key, answer.status));
+                }
+                Some(next) => marker = next,
+            }
+        }
+        Err(too_many_pages(OPERATION, key))
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload_id: &str,
+        parts: &[CompletedPart],
+    ) -> Result<String, BucketError> {
+        const OPERATION: &str = "CompleteMultipartUpload";
+        let request = || Request {
+            query: vec![("uploadId", upload_id)],
+            headers: vec![("content-type", "application/xml".to_owned())],
+            body: Bytes::from(xml::complete_request(parts)),
+            // It may have been carried out although its answer was lost; the caller looks before it asks again.
+            repeatable: false,
+            ..on(OPERATION, Method::POST, key)
+        };
+        let answer = self.exchange.send(request()).await?;
+        match xml::completed(&answer.body) {
+            Ok(Ok(etag)) => Ok(etag),
+            Ok(Err(said)) => Err(answered(&request(), answer.status.as_u16(), &said, &[])),
+            // A cut answer: the object may be there.
+            Err(err) => Err(local(&request(), ErrorKind::Transient, &err.to_string())),
+        }
+    }
+
+    async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), BucketError> {
+        let query = vec![("uploadId", upload_id)];
+        gone(
+            self.exchange
+                .send(Request {
+                    query,
+                    ..on("AbortMultipartUpload", Method::DELETE, key)
+                })
+                .await,
+        )
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, BucketError> {
+        const OPERATION: &str = "ListMultipartUploads";
+        let mut uploads: Vec<ListedUpload> = Vec::new();
+        let mut marker: Option<xml::UploadMarker> = None;
+        for _ in 0..MAX_PAGES {
+            let mut query = vec![
+                ("encoding-type", "url"),
+                ("prefix", prefix),
+                ("uploads", ""),
+            ];
+            if let Some((key, upload_id)) = &marker {
+                query.push(("key-marker", key.as_str()));
+                query.push(("upload-id-marker", upload_id.as_str()));
+            }
+            let answer = self
+                .exchange
+                .send(listing(OPERATION, prefix, query))
+                .await?;
+            let page = xml::uploads(&answer.body)
+                .map_err(|err| garbled(OPERATION, prefix, answer.status, &err))?;
+            uploads.extend(
+                page.rows
+                    .into_iter()
+                    .filter(|upload| upload.key.starts_with(prefix)),
+            );
+            match page.next {
+                None => return Ok(uploads),
+                next if next == marker => {
+                    return Err(goes_in_circles(OPERATION, prefix, answer.status));
+                }
+                next => marker = next,
+            }
+        }
+        Err(too_many_pages(OPERATION, prefix))
+    }
+
+    fn clock_offset_s(&self) -> f64 {
+        self.exchange.clock_offset_s()
+    }
+}
+
+/// What is not there has been deleted; a bucket that is not there is another matter.
+fn gone(sent: Result<Answer, BucketError>) -> Result<(), BucketError> {
+    match sent {
+        Ok(_) => Ok(()),
+        Err(err)
+            if err.kind == ErrorKind::NotFound && err.code.as_deref() != Some("NoSuchBucket") =>
+        {
+            Ok(())
+        }
+        Err(err) => Err(err),
+    }
+}
+
+fn goes_in_circles(operation: &'static str, key: &str, status: StatusCode) -> BucketError {
+    refused(
+        operation,
+        key,
+        status,
+        "the listing goes in circles".to_owned(),
+    )
+}
+
+fn too_many_pages(operation: &'static str, key: &str) -> BucketError {
+    refused(
+        operation,
+        key,
+        StatusCode::OK,
+        format!("the listing has more than {MAX_PAGES} pages"),
+    )
+}

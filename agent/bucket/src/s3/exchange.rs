@@ -1,0 +1,454 @@
+//! One request to the server and its answer: signed anew for every try, bounded in time and size, repeated only when the link
+//! broke or the clock was off.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tokio::time::{self, Instant};
+use tracing::{debug, trace};
+
+use super::{
+    CredentialSource, S3Options, address,
+    clock::{self, ServerClock},
+    refusal,
+    sign::{self, Unsigned},
+    xml::{self, ErrorBody},
+};
+use crate::{
+    bucket::{BucketError, ErrorKind},
+    credentials::Credentials,
+    target::Target,
+};
+
+/// Above this size a payload is hashed on a thread of its own: 1 MiB takes about a millisecond.
+const HASH_ASIDE_BYTES: usize = 1 << 20;
+
+/// A request, but for its signature.
+pub(super) struct Request<'a> {
+    /// Name of the operation.
+    pub operation: &'static str,
+    /// HTTP method.
+    pub method: Method,
+    /// Object, or prefix of a listing; what errors name.
+    pub key: &'a str,
+    /// Whether `key` is in the URL; a listing has its prefix in the query.
+    pub on_object: bool,
+    /// Query.
+    pub query: Vec<(&'static str, &'a str)>,
+    /// Headers, signed too.
+    pub headers: Vec<(&'static str, String)>,
+    /// Payload.
+    pub body: Bytes,
+    /// Largest answer that is read, bytes.
+    pub max_answer_bytes: u64,
+    /// Whether it may be repeated when the link broke after it may have been carried out.
+    pub repeatable: bool,
+}
+
+/// An answer that is a success.
+pub(super) struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// The way to one bucket.
+pub(super) struct Exchange {
+    client: reqwest::Client,
+    bucket_url: String,
+    region: String,
+    credentials: CredentialSource,
+    options: S3Options,
+    clock: Mutex<ServerClock>,
+}
+
+/// Why a try gave no success.
+enum Failure {
+    /// No whole answer came. `unsent`: the server never saw the request.
+    Link { error: BucketError, unsent: bool },
+    /// The server answered, and it was no.
+    Answered {
+        error: BucketError,
+        signed_with_s: f64,
+        server_time: Option<SystemTime>,
+    },
+    /// It was never tried.
+    Untried(BucketError),
+}
+
+impl Exchange {
+    pub(super) fn new(
+        target: &Target,
+        credentials: CredentialSource,
+        options: S3Options,
+    ) -> Result<Self, BucketError> {
+        let bucket_url = address::bucket_url(target);
+        let client = client(&bucket_url, &options).map_err(|err| BucketError {
+            operation: "Connect",
+            key: target.url(),
+            kind: ErrorKind::Refused,
+            status: 0,
+            code: None,
+            message: chain(&err.without_url()),
+        })?;
+        Ok(Self {
+            client,
+            bucket_url,
+            region: target.region.clone(),
+            credentials,
+            options,
+            clock: Mutex::new(ServerClock::default()),
+        })
+    }
+
+    pub(super) fn clock_offset_s(&self) -> f64 {
+        self.clock().offset_s()
+    }
+
+    /// Sends a request until an answer came: at most `options.tries` times, plus once more when the clock had to be corrected.
+    pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer, BucketError> {
+        if request.on_object {
+            address::check_key(request.key)
+                .map_err(|reason| local(&request, ErrorKind::Refused, reason))?;
+        }
+        let payload_sha256 = hash(request.body.clone()).await;
+        let mut corrected = false;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.attempt(&request, &payload_sha256).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Untried(error)) => return Err(error),
+                Err(Failure::Answered {
+                    error,
+                    signed_with_s,
+                    server_time,
+                }) => {
+                    if error.kind != ErrorKind::Skewed || corrected {
+                        return Err(error);
+                    }
+                    corrected = true;
+                    tries -= 1;
+                    self.clock()
+                        .refused(signed_with_s, server_time, (self.options.clock)());
+                    debug!(
+                        operation = request.operation,
+                        offset_s = self.clock().signing_offset_s(),
+                        "clock corrected"
+                    );
+                }
+                Err(Failure::Link { error, unsent }) => {
+                    if tries >= self.options.tries || !(request.repeatable || unsent) {
+                        return Err(error);
+                    }
+                    debug!(operation = request.operation, tries, %error, "link broke, will repeat");
+                    time::sleep(pause(tries)).await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        request: &Request<'_>,
+        payload_sha256: &str,
+    ) -> Result<Answer, Failure> {
+        let Some(credentials) = (self.credentials)() else {
+            return Err(Failure::Untried(local(
+                request,
+                ErrorKind::Denied,
+                "no bucket keys are known",
+            )));
+        };
+        let url = address::url(
+            &self.bucket_url,
+            request.on_object.then_some(request.key),
+            &request.query,
+        );
+        let signed_with_s = self.clock().signing_offset_s();
+        let (headers, signature) =
+            self.headers(request, &url, payload_sha256, &credentials, signed_with_s)?;
+        let secrets = [
+            credentials.session_token.as_deref().unwrap_or_default(),
+            &credentials.secret_access_key,
+            &signature,
+        ];
+        let link = |message: &str, unsent| Failure::Link {
+            error: local(request, ErrorKind::Transient, message),
+            unsent,
+        };
+        let broke = |err: reqwest::Error| {
+            let unsent = err.is_connect() || err.is_builder();
+            let text = refusal::cleaned(&chain(&err.without_url()), &secrets);
+            Failure::Link {
+                error: local(request, ErrorKind::Transient, &text),
+                unsent,
+            }
+        };
+
+        let began = Instant::now();
+        let mut http = self
+            .client
+            .request(request.method.clone(), &url)
+            .headers(headers);
+        if !request.body.is_empty() || request.method == Method::PUT {
+            http = http.body(request.body.clone());
+        }
+        let limit = self.options.time_for(request.body.len() as u64);
+        let response = match time::timeout(limit, http.send()).await {
+            Ok(sent) => sent.map_err(broke)?,
+            Err(_) => return Err(link(&format!("no answer in {} s", limit.as_secs()), false)),
+        };
+
+        let status = response.status();
+        let headers = response.headers().clone();
+        if let Some(date) = headers
+            .get(header::DATE)
+            .and_then(|value| value.to_str().ok())
+        {
+            self.clock().saw_date(date, (self.options.clock)());
+        }
+        let max_bytes = if status.is_success() {
+            request.max_answer_bytes
+        } else {
+            xml::MAX_XML_BYTES as u64
+        };
+        // Against HEAD the length is that of the object, and no body follows.
+        let expected = if request.method == Method::HEAD {
+            0
+        } else {
+            response.content_length().unwrap_or(0)
+        };
+        if expected > max_bytes {
+            let text = format!(
+                "answer of {expected} bytes is larger than the {max_bytes} that were to be read"
+            );
+            return Err(Failure::Untried(local(request, ErrorKind::Refused, &text)));
+        }
+        let limit = self.options.time_for(expected);
+        let body = match time::timeout(limit, read(response, max_bytes)).await {
+            Ok(Ok(Some(body))) => body,
+            Ok(Ok(None)) => {
+                let text =
+                    format!("answer is larger than the {max_bytes} bytes that were to be read");
+                return Err(Failure::Untried(local(request, ErrorKind::Refused, &text)));
+            }
+            Ok(Err(err)) => return Err(broke(err)),
+            Err(_) => {
+                return Err(link(
+                    &format!("answer did not end in {} s", limit.as_secs()),
+                    false,
+                ));
+            }
+        };
+        trace!(operation = request.operation, status = status.as_u16(), took = ?began.elapsed(), "answered");
+        if status.is_success() {
+            return Ok(Answer {
+                status,
+                headers,
+                body,
+            });
+        }
+        let mut said = xml::error_body(&body);
+        if status.is_redirection() && said.message.is_none() {
+            said.message = redirected(&headers);
+        }
+        let server_time = said.server_time.as_deref().and_then(clock::parse_iso_time);
+        Err(Failure::Answered {
+            error: answered(request, status.as_u16(), &said, &secrets),
+            signed_with_s,
+            server_time,
+        })
+    }
+
+    /// All headers of a try, and its signature alone (so that it can be kept out of messages).
+    fn headers(
+        &self,
+        request: &Request<'_>,
+        url: &str,
+        payload_sha256: &str,
+        credentials: &Credentials,
+        signed_with_s: f64,
+    ) -> Result<(HeaderMap, String), Failure> {
+        let unusable = |text: &str| Failure::Untried(local(request, ErrorKind::Refused, text));
+        let time = clock::shifted((self.options.clock)(), signed_with_s);
+        let unsigned = Unsigned {
+            method: request.method.as_str(),
+            url,
+            headers: &request.headers,
+            payload_sha256,
+        };
+        let signed = sign::signed_headers(&unsigned, credentials, &self.region, time)
+            .map_err(|err| unusable(&err.to_string()))?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in &request.headers {
+            let value = HeaderValue::from_str(value)
+                .map_err(|_| unusable("a header has a value that HTTP does not allow"))?;
+            headers.insert(HeaderName::from_static(name), value);
+        }
+        let mut signature = String::new();
+        for added in signed {
+            let mut value = HeaderValue::from_str(&added.value).map_err(|_| {
+                unusable("the bucket keys hold characters that HTTP does not allow")
+            })?;
+            if added.name == "authorization" {
+                signature = added
+                    .value
+                    .rsplit('=')
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned();
+            }
+            value.set_sensitive(added.sensitive || added.name == "authorization");
+            headers.insert(HeaderName::from_static(added.name), value);
+        }
+        Ok((headers, signature))
+    }
+
+    fn clock(&self) -> std::sync::MutexGuard<'_, ServerClock> {
+        // Plain numbers: whatever a panic left there is as good as before.
+        self.clock
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// The error for an answer that says no, whatever its status.
+pub(super) fn answered(
+    request: &Request<'_>,
+    status: u16,
+    said: &ErrorBody,
+    secrets: &[&str],
+) -> BucketError {
+    let code = said
+        .code
+        .as_deref()
+        .map(|code| refusal::cleaned(code, secrets));
+    BucketError {
+        operation: request.operation,
+        key: request.key.to_owned(),
+        kind: refusal::kind(status, code.as_deref()),
+        status,
+        message: refusal::message(status, said, secrets),
+        code,
+    }
+}
+
+/// An error that no server gave.
+pub(super) fn local(request: &Request<'_>, kind: ErrorKind, message: &str) -> BucketError {
+    BucketError {
+        operation: request.operation,
+        key: request.key.to_owned(),
+        kind,
+        status: 0,
+        code: None,
+        message: message.to_owned(),
+    }
+}
+
+/// Reads a body up to a limit; `None` when there is more.
+async fn read(
+    mut response: reqwest::Response,
+    max_bytes: u64,
+) -> Result<Option<Bytes>, reqwest::Error> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() as u64 + chunk.len() as u64 > max_bytes {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.freeze()))
+}
+
+async fn hash(body: Bytes) -> String {
+    if body.len() < HASH_ASIDE_BYTES {
+        return sign::payload_sha256(&body);
+    }
+    let hashing = tokio::task::spawn_blocking(move || sign::payload_sha256(&body));
+    hashing
+        .await
+        .expect("hashing neither panics nor is cancelled")
+}
+
+/// Before the next try: anything up to 0.2 s, doubling, at most 5 s, so that many clients do not return together.
+fn pause(tries: u32) -> Duration {
+    let most_ms = 200_u64
+        .saturating_mul(1 << tries.min(10).saturating_sub(1))
+        .min(5_000);
+    Duration::from_millis(rand::random_range(0..=most_ms))
+}
+
+/// AWS answers requests for another region's bucket with a redirect that names the region.
+fn redirected(headers: &HeaderMap) -> Option<String> {
+    let region = headers.get("x-amz-bucket-region")?.to_str().ok()?;
+    Some(format!("the bucket is in region {region}"))
+}
+
+fn client(url: &str, options: &S3Options) -> Result<reqwest::Client, reqwest::Error> {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Losing a race against another thread leaves the same provider in place.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    let builder = || {
+        let builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .user_agent(concat!("spotter/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(options.connect_timeout)
+            // Below the idle time of the usual load balancers: a request never meets a connection that is being closed.
+            .pool_idle_timeout(Duration::from_secs(20))
+            .tcp_nodelay(true);
+        // A proxy of the environment has no way to this machine's own loopback.
+        if is_loopback(url) {
+            builder.no_proxy()
+        } else {
+            builder
+        }
+    };
+    match builder().build() {
+        Ok(client) => Ok(client),
+        // Without one system certificate no client can be made, not even for http: bare containers have none.
+        Err(err) => {
+            let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
+            let roots: Result<Vec<_>, _> = roots
+                .map(|root| reqwest::Certificate::from_der(root))
+                .collect();
+            match roots {
+                Ok(roots) => builder().tls_certs_only(roots).build(),
+                Err(_) => Err(err),
+            }
+        }
+    }
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = reqwest::Url::parse(url)
+        .ok()
+        .and_then(|url| url.host_str().map(str::to_owned))
+        .unwrap_or_default();
+    let address = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// An error and all its causes in one line.
+fn chain(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut source = err.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
