@@ -1,1 +1,191 @@
-//! Under construction.
+//! Our types to contract types and back: the only file besides `handlers` that names the contract's messages.
+
+use spotter_proto::v1;
+
+use crate::{
+    checkpoints::{BackupState, CheckpointInfo},
+    daemon::run_file::{BackupWish, Wish},
+    files::HashedFile,
+    journal::Entry,
+    logs::{Chunk, Position, records::Record},
+    preflight::{Check, Report},
+    sessions::{Session, SessionState},
+    telemetry::{GpuSample, HostSample, Sample},
+};
+
+/// A journal entry as an event.
+pub fn event(entry: Entry) -> v1::Event {
+    v1::Event {
+        seq: entry.seq,
+        time_us: entry.time_us,
+        kind: entry.kind,
+        run: entry.run,
+        attempt: entry.attempt,
+        detail_json: entry.detail.to_string(),
+    }
+}
+
+/// A session; `windows` names those that tmux shows now.
+pub fn session(session: Session, windows: &[String]) -> v1::Session {
+    let state = match session.state {
+        SessionState::Running => v1::SessionState::Running,
+        SessionState::Exited => v1::SessionState::Exited,
+        SessionState::Signalled => v1::SessionState::Signalled,
+        SessionState::Oom => v1::SessionState::Oom,
+        SessionState::Stopped => v1::SessionState::Stopped,
+        SessionState::Lost => v1::SessionState::Lost,
+    };
+    v1::Session {
+        state: state.into(),
+        exit_code: session.end.as_ref().and_then(|end| end.exit_code),
+        signal: session.end.as_ref().and_then(|end| end.signal),
+        started_us: session.start.started_us,
+        ended_us: session.ended_us,
+        pid: u32::try_from(session.start.pid).unwrap_or(0),
+        log_bytes: session.log_bytes,
+        tmux: windows.contains(&session.name),
+        command: session.spec.command,
+        name: session.name,
+    }
+}
+
+/// A reading of the box.
+pub fn sample(sample: Sample) -> v1::Sample {
+    v1::Sample {
+        time_us: sample.time_us,
+        gpus: sample.gpus.into_iter().map(gpu).collect(),
+        host: sample.host.map(host),
+    }
+}
+
+fn gpu(gpu: GpuSample) -> v1::GpuSample {
+    v1::GpuSample {
+        index: gpu.index,
+        name: gpu.name.to_string(),
+        uuid: gpu.uuid.to_string(),
+        error: gpu.error,
+        utilisation_percent: gpu.utilisation_percent,
+        memory_used_bytes: gpu.memory_used_bytes,
+        memory_total_bytes: gpu.memory_total_bytes,
+        power_mw: gpu.power_mw,
+        temperature_c: gpu.temperature_c,
+        sm_clock_mhz: gpu.sm_clock_mhz,
+        memory_clock_mhz: gpu.memory_clock_mhz,
+        throttle_reasons: gpu.throttle_reasons,
+        energy_mj: gpu.energy_mj,
+    }
+}
+
+fn host(host: HostSample) -> v1::HostSample {
+    v1::HostSample {
+        cpu_percent: host.cpu_percent,
+        cpu_limit_cores: host.cpu_limit_cores,
+        memory_used_bytes: host.memory_used_bytes,
+        memory_limit_bytes: host.memory_limit_bytes,
+        disk_free_bytes: host.disk_free_bytes,
+        disk_total_bytes: host.disk_total_bytes,
+        network_rx_bytes: host.network_rx_bytes,
+        network_tx_bytes: host.network_tx_bytes,
+        oom_kills: host.oom_kills,
+    }
+}
+
+/// What the trainer printed.
+pub fn training(record: Record) -> v1::TrainingRecord {
+    v1::TrainingRecord {
+        time_us: record.time_us,
+        step: record.step,
+        total_steps: record.total_steps,
+        epoch: record.epoch,
+        loss: record.loss,
+        eval_loss: record.eval_loss,
+        learning_rate: record.learning_rate,
+        tokens_per_s: record.tokens_per_s,
+        samples_per_s: record.samples_per_s,
+        step_time_s: record.step_time_s,
+        grad_norm: record.grad_norm,
+    }
+}
+
+/// How the backup is doing.
+pub fn backup(state: BackupState) -> v1::BackupStatus {
+    v1::BackupStatus {
+        committed: state.committed,
+        pending: state.pending,
+        last_step: state.last_step,
+        last_commit_us: state.last_commit_us,
+        uploading_done_bytes: state.uploading_done_bytes,
+        uploading_total_bytes: state.uploading_total_bytes,
+        last_commit: state.last_commit,
+        problem: state.problem,
+        alarm: state.alarm,
+        unsaved_bytes: state.unsaved_bytes,
+    }
+}
+
+/// A committed checkpoint.
+pub fn checkpoint(info: CheckpointInfo) -> v1::Checkpoint {
+    v1::Checkpoint {
+        id: info.id,
+        step: info.step,
+        attempt: info.attempt,
+        committed_us: info.committed_us,
+        size_bytes: info.size_bytes,
+        files: info.files,
+        path: info.path,
+    }
+}
+
+/// A file with its hash.
+pub fn file_hash(file: HashedFile) -> v1::FileHash {
+    v1::FileHash { path: file.path, size_bytes: file.size_bytes, blake3: file.blake3 }
+}
+
+/// Bytes of a log.
+pub fn log_chunk(chunk: Chunk, end: bool) -> v1::LogChunk {
+    v1::LogChunk { position: Some(log_position(chunk.position)), data: chunk.data, end, gap_bytes: chunk.gap_bytes }
+}
+
+fn log_position(position: Position) -> v1::LogPosition {
+    v1::LogPosition { generation: position.generation, offset: position.offset }
+}
+
+/// A place in a log, as the controller names it.
+pub fn position(position: v1::LogPosition) -> Position {
+    Position { generation: position.generation, offset: position.offset }
+}
+
+/// What was found before the start.
+pub fn preflight(report: Report) -> v1::PreflightResponse {
+    let check = |check: Check| v1::Check {
+        name: check.name.to_owned(),
+        ok: check.ok,
+        required: check.required,
+        detail: check.detail,
+    };
+    v1::PreflightResponse {
+        checks: report.checks.into_iter().map(check).collect(),
+        can_self_stop: report.can_self_stop,
+    }
+}
+
+/// What the controller asks the box to work for.
+pub fn wish(request: v1::ConfigureRequest) -> Wish {
+    let backup = request.backup.map(|backup| BackupWish {
+        dir: backup.dir,
+        target: backup.target,
+        endpoint: backup.endpoint,
+        region: backup.region,
+        every_s: backup.every_s,
+        keep_last: backup.keep_last,
+        settle_ms: backup.settle_ms,
+    });
+    Wish {
+        run: request.run,
+        attempt: request.attempt,
+        workdir: request.workdir,
+        backup,
+        bring_up_s: request.bring_up_s,
+        provider_url: request.provider_url,
+    }
+}

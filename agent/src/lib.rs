@@ -5,16 +5,35 @@
 //! they print, [`telemetry`] reads GPUs and the host, [`checkpoints`] brings finished checkpoints to the bucket, [`journal`]
 //! remembers what happened.
 
-pub mod bridge;
-pub mod checkpoints;
 pub mod config;
-pub mod convert;
 pub mod daemon;
-pub mod events;
+pub mod bridge;
 pub mod handlers;
+pub mod convert;
+pub mod events;
 pub mod journal;
+pub mod sessions;
 pub mod logs;
+pub mod telemetry;
+pub mod checkpoints;
 pub mod preflight;
 pub mod self_stop;
-pub mod sessions;
-pub mod telemetry;
+pub mod files;
+
+/// The box's clock: microseconds since the Unix epoch.
+pub fn now_us() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// An error with all its causes on one line, for logs, events and gRPC messages.
+pub fn chain(err: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = err.to_string();
+    let mut source = err.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,1 +1,474 @@
-//! Under construction.
+//! Sessions: one command each, owned by its shim ([`shim`]) and shown by tmux ([`tmux`]) where the box has it.
+//!
+//! The daemon only starts them, reads what their directories say ([`record`]) and reports that once; it may die at any time.
+
+pub mod environment;
+pub mod fifo;
+pub mod processes;
+pub mod program;
+pub mod record;
+pub mod shim;
+pub mod shim_log;
+pub mod tmux;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use tokio::{sync::Mutex, task::spawn_blocking, time};
+use tracing::warn;
+
+pub use record::{Session, SessionState};
+
+use self::{
+    record::{Reported, Spec, Stop},
+    tmux::{Tmux, TmuxError},
+};
+use crate::{
+    config::Home,
+    events::EventSink,
+    journal::Journal,
+    logs::{generations, table_path},
+};
+
+/// How long a shim may take to start the command; a loaded box takes seconds, not this.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long beyond the grace a session may take to end: the shim kills the whole tree and drains the terminal.
+const END_SLACK: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(10);
+/// Longest command text; the contract bounds strings to it.
+const COMMAND_LIMIT_BYTES: usize = 64 << 10;
+const NAME_LIMIT: usize = 63;
+/// Earlier lives of sessions whose name was taken again.
+const PREVIOUS: &str = ".previous";
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    /// Name: letters, digits, '-', '_', at most 63 characters.
+    pub name: String,
+    /// Shell text.
+    pub command: String,
+    /// Variables on top of the container's. May be secrets.
+    pub env: BTreeMap<String, String>,
+    /// Absolute working directory.
+    pub dir: PathBuf,
+    /// Longest time it may take, seconds; 0: no limit.
+    pub timeout_s: u32,
+}
+
+/// Why a session could not be started, ended or typed into.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// A live session has this name.
+    #[error("session `{0}` is running: end it first, or choose another name")]
+    Taken(String),
+    /// There is none of this name.
+    #[error("there is no session `{0}`")]
+    Missing(String),
+    /// It has ended, or has no window.
+    #[error("{0}")]
+    NotNow(String),
+    /// The shim did not come up.
+    #[error("session `{name}` did not start: {reason}")]
+    NotStarted {
+        /// Name.
+        name: String,
+        /// The shim's own words.
+        reason: String,
+    },
+    /// It was killed and is still there.
+    #[error("session `{name}` did not end within {waited_s} s, SIGKILL included")]
+    NotEnded {
+        /// Name.
+        name: String,
+        /// How long we waited.
+        waited_s: u64,
+    },
+    /// The window did not do what it should.
+    #[error("session `{name}` was not reached")]
+    Tmux {
+        /// Name.
+        name: String,
+        /// Why.
+        source: TmuxError,
+    },
+    /// The file system refused.
+    #[error("session `{name}`: its files cannot be used")]
+    Io {
+        /// Name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// All sessions of the box.
+pub struct Sessions {
+    home: Home,
+    journal: Arc<Journal>,
+    tmux: Option<Tmux>,
+    starting: Mutex<()>,
+    reporting: std::sync::Mutex<()>,
+}
+
+impl Sessions {
+    /// Takes up what earlier daemons left. Blocks on files.
+    pub fn open(home: &Home, journal: Arc<Journal>) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(home.sessions())?;
+        let sessions = Self {
+            home: home.clone(),
+            journal,
+            tmux: Tmux::find(home),
+            starting: Mutex::default(),
+            reporting: std::sync::Mutex::default(),
+        };
+        sessions.repair_reports()?;
+        Ok(sessions)
+    }
+
+    /// Whether the box has tmux.
+    pub fn has_tmux(&self) -> bool {
+        self.tmux.is_some()
+    }
+
+    /// Directory of a session, whether it exists or not. The name must have been checked.
+    pub fn dir(&self, name: &str) -> Result<PathBuf, SessionError> {
+        check_name(name)?;
+        Ok(self.home.sessions().join(name))
+    }
+
+    /// Starts a command. Returns when it runs and that is on record.
+    pub async fn start(&self, new: NewSession) -> Result<Session, SessionError> {
+        check(&new)?;
+        let dir = self.dir(&new.name)?;
+        let _one_at_a_time = self.starting.lock().await;
+        let io = |source| SessionError::Io { name: new.name.clone(), source };
+        let first_generation = self.clear(&new.name, &dir)?;
+        let spec = Spec {
+            v: 1,
+            command: new.command.clone(),
+            dir: new.dir.clone(),
+            timeout_s: new.timeout_s,
+            tmux: self.tmux.is_some(),
+            first_generation,
+        };
+        fs::DirBuilder::new().mode(0o700).create(&dir).map_err(io)?;
+        record::write(&dir, "spec.json", &spec).map_err(io)?;
+        let pipe = dir.join("env.fifo");
+        fifo::create(&pipe).map_err(io)?;
+
+        let started = self.bring_up(&new, &dir, &pipe).await;
+        fifo::remove(&pipe).map_err(io)?;
+        let session = started?;
+        self.report();
+        Ok(session)
+    }
+
+    async fn bring_up(&self, new: &NewSession, dir: &Path, pipe: &Path) -> Result<Session, SessionError> {
+        let name = &new.name;
+        let io = |source| SessionError::Io { name: name.clone(), source };
+        let program = std::env::current_exe().map_err(io)?;
+        let args = [OsStr::new("--home"), self.home.path().as_os_str(), OsStr::new("shim"), dir.as_os_str()];
+        match &self.tmux {
+            Some(tmux) => tmux
+                .new_session(name, &program, &args)
+                .await
+                .map_err(|source| SessionError::Tmux { name: name.clone(), source })?,
+            None => tmux::start_without_window(&program, &args).map_err(io)?,
+        }
+
+        let env = new.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let bytes = environment::encode(&env);
+        let to = pipe.to_owned();
+        let mut sending = spawn_blocking(move || fifo::send(&to, &bytes, START_LIMIT));
+        let mut sent = false;
+        let deadline = Instant::now() + START_LIMIT;
+        let not_started = |reason: String| SessionError::NotStarted { name: name.clone(), reason };
+        loop {
+            if let Some(session) = record::inspect(dir).map_err(io)? {
+                return Ok(session);
+            }
+            if let Some(reason) = crate::files::read_if_there(&dir.join("failed")).map_err(io)? {
+                return Err(not_started(String::from_utf8_lossy(&reason).into_owned()));
+            }
+            if Instant::now() > deadline {
+                return Err(not_started(format!("its shim wrote nothing in {} s", START_LIMIT.as_secs())));
+            }
+            tokio::select! {
+                outcome = &mut sending, if !sent => {
+                    sent = true;
+                    let outcome = outcome.map_err(|err| not_started(err.to_string()))?;
+                    // A shim that failed on its own says why; its silence is explained by the deadline.
+                    if let Err(err) = outcome {
+                        warn!(session = name, error = %err, "the environment could not be handed over");
+                    }
+                }
+                () = time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    /// Makes room for a new session and returns its log's first generation.
+    fn clear(&self, name: &str, dir: &Path) -> Result<u64, SessionError> {
+        let io = |source| SessionError::Io { name: name.to_owned(), source };
+        if !dir.exists() {
+            return Ok(0);
+        }
+        match record::inspect(dir).map_err(io)? {
+            Some(session) if session.state == SessionState::Running => Err(SessionError::Taken(name.to_owned())),
+            Some(session) => {
+                self.report();
+                let first = generations::next_first_generation(&table_path(dir), session.spec.first_generation).map_err(io)?;
+                let previous = self.home.sessions().join(PREVIOUS);
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(&previous).map_err(io)?;
+                fs::rename(dir, previous.join(format!("{name}-{}", session.start.started_us))).map_err(io)?;
+                Ok(first)
+            }
+            None if record::is_locked(&record::lock_path(dir)).map_err(io)? => Err(SessionError::Taken(name.to_owned())),
+            None => {
+                let spec = record::read::<Spec>(dir, "spec.json").map_err(io)?;
+                fs::remove_dir_all(dir).map_err(io)?;
+                Ok(spec.map_or(0, |spec| spec.first_generation))
+            }
+        }
+    }
+
+    /// One session, by name.
+    pub fn get(&self, name: &str) -> Result<Session, SessionError> {
+        let dir = self.dir(name)?;
+        let found = record::inspect(&dir).map_err(|source| SessionError::Io { name: name.to_owned(), source })?;
+        found.ok_or_else(|| SessionError::Missing(name.to_owned()))
+    }
+
+    /// All sessions, newest first; what has not started yet is left out.
+    pub fn list(&self) -> io::Result<Vec<Session>> {
+        let mut sessions = Vec::new();
+        for entry in fs::read_dir(self.home.sessions())? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                continue;
+            }
+            match record::inspect(&entry.path()) {
+                Ok(session) => sessions.extend(session),
+                Err(err) => warn!(dir = %entry.path().display(), error = %err, "a session's files cannot be read"),
+            }
+        }
+        sessions.sort_by_key(|session| std::cmp::Reverse(session.start.started_us));
+        Ok(sessions)
+    }
+
+    /// Names of the sessions that a tmux window shows now.
+    pub async fn windows(&self) -> Vec<String> {
+        match &self.tmux {
+            Some(tmux) => tmux.windows().await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Ends a session: SIGTERM, then SIGKILL to its whole tree after the grace. The shim does both, whatever becomes of us.
+    pub async fn end(&self, name: &str, grace: Duration) -> Result<Session, SessionError> {
+        let dir = self.dir(name)?;
+        let session = self.get(name)?;
+        if session.state != SessionState::Running {
+            return Ok(session);
+        }
+        let stop = Stop { v: 1, grace_s: u32::try_from(grace.as_secs()).unwrap_or(u32::MAX) };
+        let io = |source| SessionError::Io { name: name.to_owned(), source };
+        record::write(&dir, "stop.json", &stop).map_err(io)?;
+        // ESRCH: it ended in this instant, and its record says how.
+        let _gone = kill(Pid::from_raw(session.start.shim_pid), Signal::SIGTERM);
+        let limit = grace + END_SLACK;
+        let deadline = Instant::now() + limit;
+        loop {
+            let session = self.get(name)?;
+            if session.state != SessionState::Running {
+                self.report();
+                return Ok(session);
+            }
+            if Instant::now() > deadline {
+                return Err(SessionError::NotEnded { name: name.to_owned(), waited_s: limit.as_secs() });
+            }
+            time::sleep(POLL).await;
+        }
+    }
+
+    /// Types a line into the session's window and presses Enter.
+    pub async fn send_line(&self, name: &str, line: &str) -> Result<(), SessionError> {
+        let session = self.get(name)?;
+        if line.chars().any(|c| c.is_control() && c != '\t') {
+            return Err(SessionError::Invalid("a line to send holds no control characters, line ends included".to_owned()));
+        }
+        if session.state != SessionState::Running {
+            return Err(SessionError::NotNow(format!("session `{name}` has ended: {}", session.state.as_str())));
+        }
+        let Some(tmux) = &self.tmux else {
+            return Err(SessionError::NotNow(format!("session `{name}` has no window to type into: there is no tmux on this box")));
+        };
+        tmux.send_line(name, line).await.map_err(|source| SessionError::Tmux { name: name.to_owned(), source })
+    }
+
+    /// Puts what happened to sessions into the journal, each once. Blocks on files; called often.
+    pub fn report(&self) {
+        let _one_at_a_time = self.reporting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let sessions = match self.list() {
+            Ok(sessions) => sessions,
+            Err(err) => return warn!(error = %err, "sessions cannot be listed, will retry"),
+        };
+        for session in sessions {
+            let dir = self.home.sessions().join(&session.name);
+            if let Err(err) = self.report_one(&session, &dir) {
+                warn!(session = session.name, error = %err, "a session's report cannot be noted, will retry");
+            }
+        }
+    }
+
+    fn report_one(&self, session: &Session, dir: &Path) -> io::Result<()> {
+        let mut reported: Reported = record::read(dir, "reported.json")?.unwrap_or_default();
+        let before = reported;
+        if !reported.started {
+            self.journal.event("session.started", started_detail(session));
+            reported.started = true;
+        }
+        if !reported.ended && session.state != SessionState::Running {
+            let leftover_killed = session.state == SessionState::Lost && kill_leftover(session);
+            self.journal.event("session.ended", ended_detail(session, leftover_killed));
+            reported.ended = true;
+        }
+        if reported != before {
+            record::write(dir, "reported.json", &reported)?;
+        }
+        Ok(())
+    }
+
+    /// A crash may have come between an event and its note: what the journal holds is not reported again.
+    fn repair_reports(&self) -> io::Result<()> {
+        for session in self.list()? {
+            let dir = self.home.sessions().join(&session.name);
+            let mut reported: Reported = record::read(&dir, "reported.json")?.unwrap_or_default();
+            if reported.started && (reported.ended || session.state == SessionState::Running) {
+                continue;
+            }
+            let before = reported;
+            let mut from = 1;
+            loop {
+                let entries = self.journal.read(from, 256)?;
+                let Some(last) = entries.last() else { break };
+                from = last.seq + 1;
+                for entry in &entries {
+                    let same = entry.detail["session"] == session.name.as_str()
+                        && entry.detail["started_us"] == session.start.started_us;
+                    reported.started |= same && entry.kind == "session.started";
+                    reported.ended |= same && entry.kind == "session.ended";
+                }
+            }
+            if reported != before {
+                record::write(&dir, "reported.json", &reported)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn started_detail(session: &Session) -> Value {
+    json!({
+        "session": session.name,
+        "pid": session.start.pid,
+        "tmux": session.spec.tmux,
+        "started_us": session.start.started_us,
+    })
+}
+
+fn ended_detail(session: &Session, leftover_killed: bool) -> Value {
+    let mut detail = json!({
+        "session": session.name,
+        "state": session.state.as_str(),
+        "started_us": session.start.started_us,
+        "ended_us": session.ended_us,
+        "log_bytes": session.log_bytes,
+    });
+    match &session.end {
+        Some(end) => {
+            detail["exit_code"] = json!(end.exit_code);
+            detail["signal"] = json!(end.signal);
+            detail["oom_kills"] = json!(end.oom_kills);
+            detail["timed_out"] = json!(end.timed_out);
+            detail["log_dropped_bytes"] = json!(end.log_dropped_bytes);
+        }
+        None => {
+            let restarted = session.start.boot != processes::boot();
+            detail["cause"] = json!(if restarted { "the box was restarted" } else { "its shim was killed" });
+            detail["leftover_killed"] = json!(leftover_killed);
+        }
+    }
+    detail
+}
+
+/// Ends a command that outlived its shim: nobody logs it or would know its end, and its run goes on elsewhere.
+fn kill_leftover(session: &Session) -> bool {
+    let start = &session.start;
+    let is_it = start.boot == processes::boot() && processes::start_time(start.pid) == Some(start.pid_starttime);
+    is_it && killpg(Pid::from_raw(start.pid), Signal::SIGKILL).is_ok()
+}
+
+fn check(new: &NewSession) -> Result<(), SessionError> {
+    let invalid = |text: String| Err(SessionError::Invalid(text));
+    if new.command.trim().is_empty() || new.command.contains('\0') {
+        return invalid("the command is empty, or holds a NUL character".to_owned());
+    }
+    if new.command.len() > COMMAND_LIMIT_BYTES {
+        return invalid(format!("the command has {} bytes, the limit is {COMMAND_LIMIT_BYTES}", new.command.len()));
+    }
+    if let Some((name, _)) = new.env.iter().find(|(name, value)| !environment::is_valid(name, value)) {
+        return invalid(format!("variable `{name}` cannot be set: a name holds no `=`, neither holds a NUL character"));
+    }
+    let env_bytes: usize = new.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    if env_bytes > fifo::LIMIT_BYTES {
+        return invalid(format!("the environment has {env_bytes} bytes, the limit is {}", fifo::LIMIT_BYTES));
+    }
+    if !new.dir.is_dir() {
+        return invalid(format!("there is no directory {}", new.dir.display()));
+    }
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<(), SessionError> {
+    let fits = (1..=NAME_LIMIT).contains(&name.len());
+    if fits && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
+        return Ok(());
+    }
+    Err(SessionError::Invalid(format!(
+        "`{}` is no name for a session: letters, digits, `-` and `_`, at most {NAME_LIMIT}",
+        name.chars().take(NAME_LIMIT + 1).collect::<String>()
+    )))
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_tmux_or_a_path_would_change_are_refused() {
+        for name in ["train", "a-b_9", &"x".repeat(63)] {
+            check_name(name).unwrap();
+        }
+        for name in ["", "a.b", "a:b", "../x", ".previous", "a b", &"x".repeat(64)] {
+            assert!(matches!(check_name(name), Err(SessionError::Invalid(_))), "{name}");
+        }
+    }
+}

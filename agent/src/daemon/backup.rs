@@ -1,0 +1,156 @@
+//! The backup that runs on this box: its keys in memory, its bucket, its loop.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use spotter_bucket::{Bucket, BucketError, Credentials};
+use tokio::time;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use ulid::Ulid;
+
+use super::{
+    core::Core,
+    run_file::{BackupPlan, RunFile},
+};
+use crate::{
+    chain,
+    checkpoints::{Backup, BackupOptions, backup_loop},
+    now_us,
+};
+
+/// Longest wait between two looks for finished checkpoints.
+const LONGEST_PERIOD: Duration = Duration::from_secs(15);
+const SHORTEST_PERIOD: Duration = Duration::from_secs(1);
+/// Longest wait for the proof of a target; a person waits for it.
+const PROOF_LIMIT: Duration = Duration::from_secs(60);
+
+/// Bucket keys, in memory only; each set wipes the one before.
+#[derive(Default)]
+pub struct CredentialSlot(RwLock<Option<Credentials>>);
+
+impl CredentialSlot {
+    /// Replaces the keys.
+    pub fn set(&self, credentials: Credentials) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(credentials);
+    }
+
+    /// The keys, unless there are none or they have expired.
+    pub fn get(&self) -> Option<Credentials> {
+        let credentials = self.0.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        credentials.expires_us.is_none_or(|expires| now_us() < expires).then_some(credentials)
+    }
+}
+
+impl fmt::Debug for CredentialSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.get().is_some() { "CredentialSlot(set)" } else { "CredentialSlot(empty)" })
+    }
+}
+
+/// A backup with its loop, which ends when the last clone is dropped.
+#[derive(Clone)]
+pub struct RunningBackup {
+    /// What was asked for.
+    pub plan: BackupPlan,
+    /// What does the work.
+    pub backup: Arc<Backup>,
+    /// Where it goes.
+    pub bucket: Arc<dyn Bucket>,
+    _loop: Arc<DropGuard>,
+}
+
+impl RunningBackup {
+    /// Starts the loop. Without keys it finds and queues, and says that it wants them.
+    pub fn start(core: &Arc<Core>, run: &RunFile, plan: &BackupPlan) -> anyhow::Result<Self> {
+        let bucket = open_bucket(plan, core.credentials.clone())?;
+        let options = BackupOptions {
+            run: run.run.clone(),
+            attempt: run.attempt,
+            dir: plan.dir.clone(),
+            prefix: plan.target.prefix.clone(),
+            every: Duration::from_secs(plan.every_s.into()),
+            keep_last: plan.keep_last,
+            settle: (plan.settle_ms > 0).then(|| Duration::from_millis(plan.settle_ms.into())),
+            state_dir: core.home.backup(),
+        };
+        let backup = Backup::new(options, bucket.clone(), core.journal.clone())?;
+        let stop = CancellationToken::new();
+        let period = period(plan.every_s);
+        let looping = backup_loop(backup.clone(), period, stop.clone());
+        let daemon_stops = core.stop.clone();
+        core.tasks.spawn(async move {
+            tokio::select! {
+                () = looping => {}
+                // What a round did is in its journal; the next daemon goes on there.
+                () = daemon_stops.cancelled() => {}
+            }
+        });
+        Ok(Self { plan: plan.clone(), backup, bucket, _loop: Arc::new(stop.drop_guard()) })
+    }
+}
+
+impl RunningBackup {
+    /// Proves that the target can be written, read and deleted from this box; says in words what cannot.
+    pub async fn prove(&self) -> Result<(), String> {
+        let proof = time::timeout(PROOF_LIMIT, self.write_read_delete()).await;
+        proof.unwrap_or_else(|_| Err(format!("{} gave no answer in {} s", self.plan.target.url(), PROOF_LIMIT.as_secs())))
+    }
+
+    async fn write_read_delete(&self) -> Result<(), String> {
+        let name = format!("proof/{}", Ulid::generate());
+        let prefix = &self.plan.target.prefix;
+        let key = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        let body = Bytes::from(format!("spotter was here, and may delete this: {key}\n"));
+        let said = |err: BucketError| chain(&err);
+        self.bucket.put(&key, body.clone()).await.map_err(said)?;
+        let read = self.bucket.get(&key, None).await;
+        // Deleted also where it could not be read, so that a failed proof leaves nothing.
+        let deleted = self.bucket.delete(&key).await;
+        if read.map_err(said)? != body {
+            return Err(format!("{key} was read back with other bytes than were written"));
+        }
+        deleted.map_err(said)
+    }
+}
+
+fn open_bucket(_plan: &BackupPlan, _keys: Arc<CredentialSlot>) -> anyhow::Result<Arc<dyn Bucket>> {
+    anyhow::bail!("the bucket client is not linked in")
+}
+
+/// Often enough that a tenth of the interval at most is spent on not having looked.
+fn period(every_s: u32) -> Duration {
+    (Duration::from_secs(every_s.into()) / 10).clamp(SHORTEST_PERIOD, LONGEST_PERIOD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expired_keys_are_as_good_as_none() {
+        let slot = CredentialSlot::default();
+        assert!(slot.get().is_none());
+        let keys = |expires_us| Credentials {
+            access_key_id: "id".into(),
+            secret_access_key: "secret".into(),
+            session_token: None,
+            expires_us,
+        };
+        slot.set(keys(None));
+        assert!(slot.get().is_some());
+        slot.set(keys(Some(1)));
+        assert!(slot.get().is_none());
+        assert_eq!(format!("{slot:?}"), "CredentialSlot(empty)");
+    }
+
+    #[test]
+    fn the_loop_looks_often_enough_and_not_all_the_time() {
+        assert_eq!(period(1), SHORTEST_PERIOD);
+        assert_eq!(period(60), Duration::from_secs(6));
+        assert_eq!(period(3600), LONGEST_PERIOD);
+    }
+}

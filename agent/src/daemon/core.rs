@@ -1,0 +1,322 @@
+//! `Core`: everything the daemon knows and owns, as the handlers ask for it.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
+};
+
+use anyhow::Context;
+use serde_json::json;
+use spotter_bucket::Credentials;
+use tokio::{
+    sync::OnceCell,
+    task::{JoinError, spawn_blocking},
+    time,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use super::{
+    FLUSH_INTERVAL,
+    backup::{CredentialSlot, RunningBackup},
+    dead_man,
+    run_file::{ConfigureError, RunFile, Wish},
+    training::{self, TRAINING_SESSION},
+};
+use crate::{
+    checkpoints::BackupState,
+    config::Home,
+    events::EventSink,
+    files,
+    journal::Journal,
+    logs::{Logs, records::Record},
+    now_us,
+    sessions::{SessionState, Sessions, processes},
+    telemetry::{Telemetry, TelemetryConfig},
+};
+
+/// Waits between two looks at the sessions' directories while logs grow quickly.
+const REPORT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The daemon's parts.
+pub struct Core {
+    /// Where everything lies.
+    pub home: Home,
+    /// When this daemon started, microseconds since the epoch.
+    pub started_us: u64,
+    /// Identifies this boot of the container.
+    pub boot: String,
+    /// What happened.
+    pub journal: Arc<Journal>,
+    /// What runs.
+    pub sessions: Sessions,
+    /// What it prints.
+    pub logs: Logs,
+    /// How the box is doing.
+    pub telemetry: Arc<Telemetry>,
+    /// Bucket keys.
+    pub credentials: Arc<CredentialSlot>,
+    /// Ends every task and stream.
+    pub stop: CancellationToken,
+    /// Tasks that must have ended before the daemon does.
+    pub tasks: TaskTracker,
+    run: RwLock<Option<RunFile>>,
+    backup: Mutex<Option<RunningBackup>>,
+    configuring: tokio::sync::Mutex<()>,
+    training: Mutex<Option<Record>>,
+    build: OnceCell<String>,
+    wipe: Mutex<bool>,
+}
+
+impl Core {
+    /// Takes up what earlier daemons left and starts telemetry.
+    pub async fn open(home: &Home) -> anyhow::Result<Arc<Self>> {
+        let journal = Arc::new(Journal::open(&home.journal()).context("the journal cannot be opened")?);
+        let run = RunFile::load(home).unwrap_or_else(|err| {
+            // The controller configures again as soon as it sees an empty run; nothing else may depend on a damaged file.
+            warn!(error = %err, "run.json cannot be read: the box works for no run until it is configured again");
+            None
+        });
+        if let Some(run) = &run {
+            journal.set_run(&run.run, run.attempt);
+        }
+        let sessions = Sessions::open(home, journal.clone()).context("the sessions cannot be read")?;
+        let stop = CancellationToken::new();
+        let workdir = run.as_ref().map_or_else(|| home.path().to_owned(), |run| run.workdir.clone());
+        let telemetry = start_telemetry(home, workdir, journal.clone(), stop.child_token());
+        let boot = boot_of_container(home);
+        journal.event("agent.started", json!({ "version": env!("CARGO_PKG_VERSION"), "boot": boot, "pid": std::process::id() }));
+        let core = Arc::new(Self {
+            home: home.clone(),
+            started_us: now_us(),
+            boot,
+            journal,
+            sessions,
+            logs: Logs::default(),
+            telemetry,
+            credentials: Arc::default(),
+            stop,
+            tasks: TaskTracker::new(),
+            run: RwLock::new(None),
+            backup: Mutex::default(),
+            configuring: tokio::sync::Mutex::default(),
+            training: Mutex::default(),
+            build: OnceCell::new(),
+            wipe: Mutex::new(false),
+        });
+        if let Some(run) = run {
+            core.adopt(run);
+        }
+        Ok(core)
+    }
+
+    /// Starts the loops that need nobody to ask.
+    pub fn start_tasks(self: &Arc<Self>) {
+        self.tasks.spawn(watch_sessions(self.clone()));
+        self.tasks.spawn(training::follow(self.clone()));
+        self.tasks.spawn(dead_man::watch(self.clone()));
+        self.tasks.spawn(flush_journal(self.clone()));
+    }
+
+    /// Waits for every task, at most for `limit`.
+    pub async fn end_tasks(&self, limit: Duration) {
+        lock(&self.backup).take();
+        self.tasks.close();
+        if time::timeout(limit, self.tasks.wait()).await.is_err() {
+            warn!(left = self.tasks.len(), "tasks were still busy after {} s", limit.as_secs());
+        }
+        if time::timeout(limit, self.telemetry.stopped()).await.is_err() {
+            warn!("telemetry did not end within {} s", limit.as_secs());
+        }
+        self.journal.flush();
+    }
+
+    /// The run that the box works for.
+    pub fn run(&self) -> Option<RunFile> {
+        self.run.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Working directory: the run's, else the user's home.
+    pub fn workdir(&self) -> PathBuf {
+        self.run().map(|run| run.workdir).or_else(crate::config::user_home).unwrap_or_else(|| "/".into())
+    }
+
+    /// Takes on a run. The same one again changes nothing. Returns the absolute working directory.
+    pub async fn configure(self: &Arc<Self>, wish: Wish) -> Result<PathBuf, ConfigureError> {
+        let _one_at_a_time = self.configuring.lock().await;
+        let run = RunFile::decide(wish)?;
+        let workdir = run.workdir.clone();
+        if self.run().as_ref() != Some(&run) {
+            run.save(&self.home)?;
+            info!(run = run.run, attempt = run.attempt, "configured");
+            self.adopt(run);
+        }
+        Ok(workdir)
+    }
+
+    fn adopt(self: &Arc<Self>, run: RunFile) {
+        self.journal.set_run(&run.run, run.attempt);
+        self.telemetry.set_workdir(run.workdir.clone());
+        let before = self.run();
+        let same_backup = before.is_some_and(|before| {
+            (&before.run, before.attempt, &before.backup) == (&run.run, run.attempt, &run.backup)
+        });
+        if !same_backup {
+            // The old loop ends first: two would upload the same files.
+            lock(&self.backup).take();
+            let started = run.backup.as_ref().map(|plan| RunningBackup::start(self, &run, plan));
+            *lock(&self.backup) = started.transpose().unwrap_or_else(|err| {
+                warn!(error = format!("{err:#}"), "the backup cannot run");
+                None
+            });
+        }
+        *self.run.write().unwrap_or_else(PoisonError::into_inner) = Some(run);
+    }
+
+    /// The backup, if one is configured.
+    pub fn backup(&self) -> Option<RunningBackup> {
+        lock(&self.backup).clone()
+    }
+
+    /// See [`crate::checkpoints::Backup::backup_now`]; `None` without a backup.
+    pub async fn backup_now(&self, deadline: Duration, final_: bool) -> Option<BackupState> {
+        let running = self.backup()?;
+        Some(running.backup.backup_now(deadline, final_).await)
+    }
+
+    /// New bucket keys: what waits for them goes on at once.
+    pub fn set_credentials(&self, credentials: Credentials) {
+        self.credentials.set(credentials);
+        if let Some(running) = self.backup() {
+            running.backup.credentials_changed();
+        }
+    }
+
+    /// Newest values that the trainer printed.
+    pub fn training(&self) -> Option<Record> {
+        *lock(&self.training)
+    }
+
+    /// Keeps newer values.
+    pub fn set_training(&self, record: Record) {
+        *lock(&self.training) = Some(record);
+    }
+
+    /// First 16 hex characters of the blake3 of this program's file; empty when it cannot be read any more.
+    pub async fn build(&self) -> &str {
+        let hashed = self.build.get_or_init(|| async {
+            let hash = spawn_blocking(|| files::hash_file(&std::env::current_exe()?)).await;
+            let hash = hash.map_err(std::io::Error::other).and_then(|hash| hash);
+            hash.map(|(_, hex)| hex[..16].to_owned()).unwrap_or_default()
+        });
+        hashed.await
+    }
+
+    /// Stops the daemon soon: the answer to who asked still leaves.
+    pub fn shut_down(&self, wipe: bool) {
+        *lock(&self.wipe) |= wipe;
+        self.stop.cancel();
+    }
+
+    /// Removes what the agent kept, when the box is about to be destroyed.
+    pub fn wipe_if_asked(&self) -> anyhow::Result<()> {
+        if *lock(&self.wipe) {
+            std::fs::remove_dir_all(self.home.path())
+                .with_context(|| format!("{} cannot be removed", self.home.path().display()))?;
+        }
+        Ok(())
+    }
+
+    /// Whether any session runs.
+    pub fn is_busy(&self) -> std::io::Result<bool> {
+        Ok(self.sessions.list()?.iter().any(|session| session.state == SessionState::Running))
+    }
+
+    /// Runs work that blocks on files beside the runtime's own threads.
+    pub async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Core) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let core = self.clone();
+        spawn_blocking(move || work(&core)).await
+    }
+}
+
+/// Reports starts and ends of sessions, soon after they happen and again when an event was missed.
+async fn watch_sessions(core: Arc<Core>) {
+    let mut ear = core.logs.ear();
+    loop {
+        let told = core
+            .blocking(|core| {
+                core.sessions.report();
+                follow_all(core);
+                training_since(core)
+            })
+            .await;
+        match told {
+            Ok(since_us) => {
+                if let Some(running) = core.backup() {
+                    running.backup.training(since_us);
+                }
+            }
+            Err(err) => warn!(error = %err, "the sessions were not looked at"),
+        }
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            () = ear.listen() => {}
+        }
+        time::sleep(REPORT_PAUSE).await;
+    }
+}
+
+/// Opens the logs of live sessions, so that their end is heard and no generation is missed.
+fn follow_all(core: &Core) {
+    for session in core.sessions.list().unwrap_or_default() {
+        if session.state != SessionState::Running {
+            continue;
+        }
+        let Ok(dir) = core.sessions.dir(&session.name) else { continue };
+        let seen = core.logs.of_session(&dir).map_err(|err| err.to_string());
+        let looked = seen.and_then(|log| log.look().map_err(|err| crate::chain(&err)));
+        if let Err(problem) = looked {
+            warn!(session = session.name, problem, "a log cannot be followed, will retry");
+        }
+    }
+}
+
+fn training_since(core: &Core) -> Option<u64> {
+    let session = core.sessions.get(TRAINING_SESSION).ok()?;
+    (session.state == SessionState::Running).then_some(session.start.started_us)
+}
+
+async fn flush_journal(core: Arc<Core>) {
+    loop {
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            () = time::sleep(FLUSH_INTERVAL) => {}
+        }
+        if let Err(err) = core.blocking(|core| core.journal.flush()).await {
+            warn!(error = %err, "the journal was not flushed");
+        }
+    }
+}
+
+fn start_telemetry(home: &Home, workdir: PathBuf, journal: Arc<Journal>, stop: CancellationToken) -> Arc<Telemetry> {
+    let mut config = TelemetryConfig::new(home.path());
+    // Everything of ours lies in one directory, whatever its name.
+    config.probe.dir = home.path().to_owned();
+    config.probe.environment_file = home.container_env();
+    Telemetry::start_with(config, workdir, journal, stop)
+}
+
+/// The kernel's boot, PID 1's start, and when `onstart` ran: a container can restart within one boot.
+fn boot_of_container(home: &Home) -> String {
+    let onstart = std::fs::metadata(home.container_env()).and_then(|meta| meta.modified()).ok();
+    let text = format!("{} {onstart:?}", processes::boot());
+    blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

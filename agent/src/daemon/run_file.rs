@@ -1,0 +1,236 @@
+//! What the controller configured, kept in `run.json` so that it survives a restart. Holds no secrets.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use spotter_bucket::{Target, TargetError};
+
+use crate::{
+    config::{self, Home},
+    files,
+};
+
+const NAME_LIMIT: usize = 63;
+
+/// The run that this box works for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFile {
+    /// Format version.
+    pub v: u32,
+    /// Run name.
+    pub run: String,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Absolute working directory.
+    pub workdir: PathBuf,
+    /// How checkpoints are backed up, if they are.
+    pub backup: Option<BackupPlan>,
+    /// Seconds after which a box without any started session stops itself; 0: never.
+    pub bring_up_s: u32,
+    /// Base URL of the provider's API; empty: unknown.
+    pub provider_url: String,
+}
+
+/// How checkpoints are backed up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupPlan {
+    /// Absolute directory that holds checkpoints.
+    pub dir: PathBuf,
+    /// Bucket and prefix, without the run's name.
+    pub target: Target,
+    /// How often at least a checkpoint must reach the bucket, seconds.
+    pub every_s: u32,
+    /// Newest commits to keep; 0: all.
+    pub keep_last: u32,
+    /// Wait with no change before a file counts as finished, milliseconds; 0: the rule's own.
+    pub settle_ms: u32,
+}
+
+/// What the controller asks for, before it is checked.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// Run name.
+    pub run: String,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Absolute, or relative to the user's home.
+    pub workdir: String,
+    /// Backup, if any.
+    pub backup: Option<BackupWish>,
+    /// See [`RunFile::bring_up_s`].
+    pub bring_up_s: u32,
+    /// See [`RunFile::provider_url`].
+    pub provider_url: String,
+}
+
+/// What the controller asks of the backup.
+#[derive(Debug, Clone, Default)]
+pub struct BackupWish {
+    /// Relative to the working directory unless absolute.
+    pub dir: String,
+    /// `s3://bucket/prefix`.
+    pub target: String,
+    /// Endpoint URL; empty: AWS.
+    pub endpoint: String,
+    /// Region; empty: the default.
+    pub region: String,
+    /// See [`BackupPlan::every_s`].
+    pub every_s: u32,
+    /// See [`BackupPlan::keep_last`].
+    pub keep_last: u32,
+    /// See [`BackupPlan::settle_ms`].
+    pub settle_ms: u32,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureError {
+    /// The run's name.
+    #[error("`{0}` is no name for a run: letters, digits, `-`, `_` and `.`, at most {NAME_LIMIT}")]
+    Name(String),
+    /// Attempts count from one.
+    #[error("attempt 0 does not exist: attempts count from 1")]
+    Attempt,
+    /// No working directory.
+    #[error("the working directory is empty, or relative while HOME is not set")]
+    Workdir,
+    /// Fewer than two would leave nothing when the newest is damaged.
+    #[error("keep_last is 1: keep at least 2 checkpoints, or 0 for all")]
+    KeepLast,
+    /// Without an interval there is nothing to hold the backup to.
+    #[error("every_s is 0: say how often a checkpoint must reach the bucket")]
+    Every,
+    /// The backup's target.
+    #[error("the backup target is refused")]
+    Target(#[from] TargetError),
+    /// A directory could not be made, or the file not be written.
+    #[error("{path} cannot be used")]
+    Io {
+        /// Directory or file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl RunFile {
+    /// Checks what is asked for, resolves its paths and makes the working directory.
+    pub fn decide(wish: Wish) -> Result<Self, ConfigureError> {
+        if !is_run_name(&wish.run) {
+            return Err(ConfigureError::Name(wish.run.chars().take(NAME_LIMIT + 1).collect()));
+        }
+        if wish.attempt == 0 {
+            return Err(ConfigureError::Attempt);
+        }
+        let workdir = resolve(&wish.workdir, config::user_home().as_deref()).ok_or(ConfigureError::Workdir)?;
+        let backup = wish.backup.map(|backup| BackupPlan::decide(backup, &workdir)).transpose()?;
+        fs::create_dir_all(&workdir).map_err(|source| ConfigureError::Io { path: workdir.clone(), source })?;
+        Ok(Self {
+            v: 1,
+            run: wish.run,
+            attempt: wish.attempt,
+            workdir,
+            backup,
+            bring_up_s: wish.bring_up_s,
+            provider_url: wish.provider_url,
+        })
+    }
+
+    /// Reads what an earlier daemon was told.
+    pub fn load(home: &Home) -> io::Result<Option<Self>> {
+        match files::read_if_there(&home.run_file())? {
+            Some(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps it for later daemons.
+    pub fn save(&self, home: &Home) -> Result<(), ConfigureError> {
+        let io = |source| ConfigureError::Io { path: home.run_file(), source };
+        let bytes = serde_json::to_vec(self).map_err(|err| io(io::Error::other(err)))?;
+        files::write_durably(&home.run_file(), &bytes).map_err(io)
+    }
+}
+
+impl BackupPlan {
+    fn decide(wish: BackupWish, workdir: &Path) -> Result<Self, ConfigureError> {
+        if wish.keep_last == 1 {
+            return Err(ConfigureError::KeepLast);
+        }
+        if wish.every_s == 0 {
+            return Err(ConfigureError::Every);
+        }
+        let target = Target::parse(&wish.target, Some(&wish.endpoint), Some(&wish.region))?;
+        Ok(Self {
+            dir: workdir.join(&wish.dir),
+            target,
+            every_s: wish.every_s,
+            keep_last: wish.keep_last,
+            settle_ms: wish.settle_ms,
+        })
+    }
+}
+
+fn is_run_name(name: &str) -> bool {
+    let fits = (1..=NAME_LIMIT).contains(&name.len());
+    // A leading dot would be a hidden directory, `..` another one.
+    fits && !name.starts_with('.') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// Absolute paths as they are, `~/` and relative ones below the user's home.
+fn resolve(path: &str, user_home: Option<&Path>) -> Option<PathBuf> {
+    if path.is_empty() {
+        return None;
+    }
+    if Path::new(path).is_absolute() {
+        return Some(path.into());
+    }
+    let below = path.strip_prefix("~/").unwrap_or(path);
+    Some(user_home?.join(below))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn working_directories_resolve_below_home() {
+        let home = Some(Path::new("/root"));
+        assert_eq!(resolve("/workspace/x", home), Some("/workspace/x".into()));
+        assert_eq!(resolve("x", home), Some("/root/x".into()));
+        assert_eq!(resolve("~/x", home), Some("/root/x".into()));
+        assert_eq!(resolve("", home), None);
+        assert_eq!(resolve("x", None), None);
+    }
+
+    #[test]
+    fn run_names_cannot_leave_a_prefix_or_hide() {
+        for name in ["a", "flightmind-d24", "v1.2_x"] {
+            assert!(is_run_name(name), "{name}");
+        }
+        for name in ["", "..", ".x", "a/b", "a b", &"x".repeat(64)] {
+            assert!(!is_run_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let wish = |attempt, keep_last, every_s| Wish {
+            run: "r".into(),
+            attempt,
+            workdir: dir.path().join("w").display().to_string(),
+            backup: Some(BackupWish { target: "s3://bucket/p".into(), dir: "ckpt".into(), every_s, keep_last, ..BackupWish::default() }),
+            ..Wish::default()
+        };
+        assert!(matches!(RunFile::decide(wish(0, 2, 60)), Err(ConfigureError::Attempt)));
+        assert!(matches!(RunFile::decide(wish(1, 1, 60)), Err(ConfigureError::KeepLast)));
+        assert!(matches!(RunFile::decide(wish(1, 2, 0)), Err(ConfigureError::Every)));
+        let good = RunFile::decide(wish(1, 2, 60)).unwrap();
+        assert!(good.workdir.is_dir());
+        assert_eq!(good.backup.unwrap().dir, dir.path().join("w/ckpt"));
+    }
+}

@@ -1,0 +1,71 @@
+//! Reads the training session's log as it grows and keeps the newest values that the trainer printed.
+
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use super::core::Core;
+use crate::{
+    chain,
+    logs::{LogFile, Position, records::Recogniser},
+    now_us,
+    sessions::SessionState,
+};
+
+/// The session that trains, as the controller names it.
+pub const TRAINING_SESSION: &str = "train";
+/// How much of an older log is read again after a restart of the daemon.
+const CATCH_UP_BYTES: u64 = 256 << 10;
+
+/// Follows one training session after the other until the daemon stops.
+pub async fn follow(core: Arc<Core>) {
+    let mut ear = core.logs.ear();
+    let mut following: Option<Following> = None;
+    loop {
+        match next(&core, following.take()).await {
+            Ok(found) => following = found,
+            Err(problem) => warn!(problem, "the training log is not read, will retry"),
+        }
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            () = ear.listen() => {}
+        }
+    }
+}
+
+struct Following {
+    log: Arc<LogFile>,
+    position: Position,
+    recogniser: Recogniser,
+}
+
+/// Reads all that there is. Blocking reads run beside the runtime's own threads.
+async fn next(core: &Arc<Core>, following: Option<Following>) -> Result<Option<Following>, String> {
+    let core = core.clone();
+    spawn_blocking(move || read_on(&core, following)).await.map_err(|err| err.to_string())?
+}
+
+fn read_on(core: &Core, following: Option<Following>) -> Result<Option<Following>, String> {
+    let Ok(session) = core.sessions.get(TRAINING_SESSION) else { return Ok(None) };
+    let dir = core.sessions.dir(TRAINING_SESSION).map_err(|err| chain(&err))?;
+    let log = core.logs.of_session(&dir).map_err(|err| chain(&err))?;
+    let mut following = match following.filter(|following| Arc::ptr_eq(&following.log, &log)) {
+        Some(following) => following,
+        None => {
+            let position = log.tail(CATCH_UP_BYTES).map_err(|err| chain(&err))?;
+            Following { log, position, recogniser: Recogniser::default() }
+        }
+    };
+    loop {
+        let chunk = following.log.read(following.position).map_err(|err| chain(&err))?;
+        following.position = chunk.next();
+        if let Some(record) = following.recogniser.feed(&chunk.data, now_us()) {
+            core.set_training(record);
+        }
+        let is_over = session.state != SessionState::Running || core.stop.is_cancelled();
+        if chunk.is_empty() || (is_over && chunk.data.is_empty()) {
+            return Ok(Some(following));
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Files that are complete or absent: written aside, synced, then renamed; and hashes of what lies under a directory.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Component, Path, PathBuf},
+};
+
+/// Most files that one listing may hold: an answer of that many rows stays under the 4 MiB of a message.
+pub const HASHED_FILES_LIMIT: usize = 20_000;
+
+/// Writes a file for its owner only so that a reader sees the old or the new bytes, also after power was lost.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().ok_or_else(|| io::Error::other("a file needs a directory"))?;
+    let name = path.file_name().ok_or_else(|| io::Error::other("a file needs a name"))?;
+    let aside = dir.join(format!(".{}.tmp", name.to_string_lossy()));
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&aside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&aside, path)?;
+    sync_dir(dir)
+}
+
+/// Makes renames in a directory survive a loss of power.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Reads a small file; `None` when it does not exist.
+pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// A file with what proves a copy of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HashedFile {
+    /// Relative to the working directory.
+    pub path: String,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// blake3, hex.
+    pub blake3: String,
+}
+
+/// Why files could not be hashed.
+#[derive(Debug, thiserror::Error)]
+pub enum HashError {
+    /// The path leaves the working directory.
+    #[error("path `{0}` is refused: it must be relative and stay in the working directory")]
+    Escapes(String),
+    /// More files than an answer can hold.
+    #[error("more than {HASHED_FILES_LIMIT} files: name fewer directories")]
+    TooMany,
+    /// A file could not be read.
+    #[error("{path} could not be read")]
+    Read {
+        /// The file or directory.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What [`hash_files`] found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Hashed {
+    /// Every regular file, sorted by path.
+    pub files: Vec<HashedFile>,
+    /// Paths that do not exist.
+    pub missing: Vec<String>,
+}
+
+/// Hashes the named files and everything under the named directories. Symbolic links inside directories are not followed.
+pub fn hash_files(workdir: &Path, paths: &[String]) -> Result<Hashed, HashError> {
+    let mut hashed = Hashed::default();
+    for path in paths {
+        let relative = inside(path).ok_or_else(|| HashError::Escapes(path.clone()))?;
+        let start = workdir.join(&relative);
+        match fs::metadata(&start) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => hashed.missing.push(path.clone()),
+            Err(source) => return Err(HashError::Read { path: path.clone(), source }),
+            Ok(meta) if meta.is_dir() => hash_dir(workdir, &relative, &mut hashed.files)?,
+            Ok(_) => push_hash(workdir, &relative, &mut hashed.files)?,
+        }
+    }
+    hashed.files.sort_by(|a, b| a.path.cmp(&b.path));
+    hashed.files.dedup_by(|a, b| a.path == b.path);
+    Ok(hashed)
+}
+
+/// The path with `.` removed, or `None` when it is absolute or climbs out by `..`.
+pub fn inside(path: &str) -> Option<PathBuf> {
+    let mut clean = PathBuf::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(clean)
+}
+
+fn hash_dir(workdir: &Path, relative: &Path, files: &mut Vec<HashedFile>) -> Result<(), HashError> {
+    let read = |source| HashError::Read { path: relative.display().to_string(), source };
+    for entry in fs::read_dir(workdir.join(relative)).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        let kind = entry.file_type().map_err(read)?;
+        let child = relative.join(entry.file_name());
+        if kind.is_dir() {
+            hash_dir(workdir, &child, files)?;
+        } else if kind.is_file() {
+            push_hash(workdir, &child, files)?;
+        }
+    }
+    Ok(())
+}
+
+fn push_hash(workdir: &Path, relative: &Path, files: &mut Vec<HashedFile>) -> Result<(), HashError> {
+    if files.len() >= HASHED_FILES_LIMIT {
+        return Err(HashError::TooMany);
+    }
+    let path = relative.to_string_lossy().into_owned();
+    let (size_bytes, blake3) =
+        hash_file(&workdir.join(relative)).map_err(|source| HashError::Read { path: path.clone(), source })?;
+    files.push(HashedFile { path, size_bytes, blake3 });
+    Ok(())
+}
+
+/// Size in bytes and blake3 in hex of what one read of the file saw.
+pub fn hash_file(path: &Path) -> io::Result<(u64, String)> {
+    let mut file = File::open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut size = 0;
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok((size, hasher.finalize().to_hex().to_string()));
+        }
+        hasher.update(&buffer[..read]);
+        size += read as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_walked_sorted_and_missing_paths_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("out/deep")).unwrap();
+        fs::write(dir.path().join("out/b"), b"bb").unwrap();
+        fs::write(dir.path().join("out/deep/a"), b"").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("out/link")).unwrap();
+
+        let hashed = hash_files(dir.path(), &["./out".into(), "out/b".into(), "none".into()]).unwrap();
+
+        let paths: Vec<_> = hashed.files.iter().map(|file| (file.path.as_str(), file.size_bytes)).collect();
+        assert_eq!(paths, [("out/b", 2), ("out/deep/a", 0)]);
+        assert_eq!(hashed.files[0].blake3, blake3::hash(b"bb").to_hex().to_string());
+        assert_eq!(hashed.missing, ["none"]);
+    }
+
+    #[test]
+    fn paths_that_leave_the_working_directory_are_refused() {
+        for path in ["/etc/passwd", "../x", "a/../../x"] {
+            let err = hash_files(Path::new("/tmp"), &[path.to_owned()]).unwrap_err();
+            assert!(matches!(err, HashError::Escapes(_)), "{path}: {err}");
+        }
+    }
+
+    #[test]
+    fn a_durable_write_replaces_the_old_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        write_durably(&path, b"one").unwrap();
+        write_durably(&path, b"two").unwrap();
+        assert_eq!(read_if_there(&path).unwrap().unwrap(), b"two");
+        assert_eq!(read_if_there(&dir.path().join("absent")).unwrap(), None);
+    }
+}
