@@ -137,15 +137,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        let bridge = run(
-            self.tools.path("ip"),
-            &["link", "delete", &bridge_name(self.subnet)],
-        );
-        let table = run(
-            self.tools.path("nft"),
-            &["delete", "table", "inet", &self.table],
-        );
-        for err in [bridge, table].into_iter().filter_map(Result::err) {
+        if let Err(err) = sweep(&self.tag) {
             warn!(
                 error = format!("{err:#}"),
                 "part of the boxes' network was left behind"
