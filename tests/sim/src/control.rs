@@ -191,7 +191,8 @@ async fn outbid(State(control): State<Control>, body: String) -> Reply {
         let intruder = Intruder {
             on_demand: order.on_demand,
             bid_usd_per_hour: order.bid,
-            stays_ms: until_s.or(for_s),
+            // A moment that has passed is now: the market's time does not run backwards.
+            stays_ms: until_s.or(for_s).map(|stays| stays.max(0)),
         };
         market.outbid(now, order.id, intruder)
     })?;

@@ -99,6 +99,9 @@ impl Faults {
         if !self.key_delay_s.is_finite() || self.key_delay_s < 0.0 {
             return Err("key_delay_s is a number of seconds, at least 0".to_owned());
         }
+        if matches!(self.loading, Loading::Seconds(seconds) if !(0.0..=1e9).contains(&seconds)) {
+            return Err("loading takes a number of seconds, at least 0".to_owned());
+        }
         Ok(())
     }
 
@@ -173,6 +176,7 @@ mod tests {
         assert!(faults.change(json!({"latncy_ms": 1})).is_err());
         assert!(faults.change(json!([1])).is_err());
         assert!(faults.change(json!({"server_error_status": 99})).is_err());
+        assert!(faults.change(json!({"loading": {"seconds": -1}})).is_err());
         faults
             .change(json!({"loading": "forever", "too_many_body": "search_quota"}))
             .unwrap();

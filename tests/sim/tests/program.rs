@@ -1,0 +1,225 @@
+//! The program itself: its ready line, `ctl`, a rented box that ssh reaches, and an end that leaves nothing.
+//!
+//! Needs what the weakest kind of box needs (sshd and friends). Without it the test says that it was skipped; with
+//! `SPOTTER_REQUIRE_ALL=1` it fails.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests may hope, and skip loudly"
+)]
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_spotter-sim");
+/// Nothing here takes a tenth of this on a machine that works at all.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A running simulator; ends with the test whatever happens.
+struct Program {
+    child: Child,
+    ready: Value,
+}
+
+impl Program {
+    /// `None` where no kind of box works.
+    fn start(dir: &Path) -> Option<Self> {
+        let mut child = Command::new(PROGRAM)
+            .args([
+                "serve",
+                "--with-stdin",
+                "--time-scale",
+                "100",
+                "--account",
+                "one,two",
+            ])
+            .arg("--dir")
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        if let Ok(ready) = serde_json::from_str(&line) {
+            return Some(Self { child, ready });
+        }
+        let mut stderr = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut stderr)
+            .unwrap();
+        child.wait().unwrap();
+        assert!(
+            stderr.contains("no simulated boxes on this machine"),
+            "{line}{stderr}"
+        );
+        assert!(
+            std::env::var_os("SPOTTER_REQUIRE_ALL").is_none_or(|all| all != "1"),
+            "{stderr}"
+        );
+        eprintln!("SKIPPED: {stderr}");
+        None
+    }
+
+    fn url(&self) -> &str {
+        self.ready["url"].as_str().unwrap()
+    }
+
+    fn ctl(&self, args: &[&str]) -> (bool, Value) {
+        let output = Command::new(PROGRAM)
+            .args(["ctl", "--url", self.url()])
+            .args(args)
+            .output()
+            .unwrap();
+        let text = if output.status.success() {
+            output.stdout
+        } else {
+            output.stderr
+        };
+        let text = String::from_utf8(text).unwrap();
+        (
+            output.status.success(),
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
+    }
+
+    async fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = http
+            .request(method.parse().unwrap(), format!("{}{path}", self.url()))
+            .bearer_auth(self.ready["api_key"].as_str().unwrap());
+        let request = if body.is_null() {
+            request
+        } else {
+            request.json(body)
+        };
+        request.send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Rents the cheapest offer and waits until it runs. Answers its row.
+    async fn rent(&self) -> Value {
+        let offers = self
+            .call(
+                "POST",
+                "/api/v0/bundles/",
+                &json!({"order": [["dph_total", "asc"]]}),
+            )
+            .await;
+        let path = format!("/api/v0/asks/{}/", offers["offers"][0]["id"]);
+        let made = self
+            .call(
+                "PUT",
+                &path,
+                &json!({"image": "i", "disk": 10, "price": 0.5}),
+            )
+            .await;
+        let path = format!("/api/v0/instances/{}/", made["new_contract"]);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let row = self.call("GET", &path, &Value::Null).await["instances"].clone();
+            if row["actual_status"] == "running" {
+                return row;
+            }
+            assert!(Instant::now() < deadline, "{row}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits for the end, and answers whether it was a good one.
+    fn ended(&mut self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // TERM, so that boxes are taken away even when the test failed.
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn answers_ssh(row: &Value) -> bool {
+    let port: u16 = row["ports"]["22/tcp"][0]["HostPort"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let ip: IpAddr = row["public_ipaddr"].as_str().unwrap().parse().unwrap();
+    let mut banner = [0; 4];
+    // A box that is gone may also just say nothing.
+    TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(2))
+        .and_then(|mut stream| stream.read_exact(&mut banner))
+        .is_ok()
+        && &banner == b"SSH-"
+}
+
+#[tokio::test]
+async fn a_simulator_rents_a_box_that_ssh_reaches_and_ends_with_its_stdin_leaving_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut program) = Program::start(dir.path()) else {
+        return;
+    };
+    assert_eq!(program.ready["api_keys"], json!([["one", "two"]]));
+    assert_eq!(program.ready["pid"], program.child.id());
+    let row = program.rent().await;
+    assert!(answers_ssh(&row), "{row}");
+    let id = row["id"].to_string();
+    let (_, home) = program.ctl(&["home", &id]);
+    let home = home["home"].as_str().unwrap().to_owned();
+    assert!(Path::new(&home).is_dir(), "{home}");
+
+    let (done, outbid) = program.ctl(&["outbid", &id, "--for-s", "3600"]);
+    assert!(
+        done && outbid["rival"]["bid_usd_per_hour"] == 0.625,
+        "{outbid}"
+    );
+    let (_, state) = program.ctl(&["state"]);
+    assert_eq!(state["instances"][0]["intended_status"], "stopped");
+    let (done, why) = program.ctl(&["host-back", &id]);
+    assert!(
+        !done && why.as_str().unwrap().contains("is not lost"),
+        "{why}"
+    );
+
+    drop(program.child.stdin.take());
+    assert!(program.ended());
+    assert!(!Path::new(&home).exists(), "{home} is still there");
+}
+
+#[tokio::test]
+async fn quit_ends_a_simulator_with_its_running_boxes() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut program) = Program::start(dir.path()) else {
+        return;
+    };
+    let row = program.rent().await;
+    assert!(answers_ssh(&row), "{row}");
+    assert_eq!(program.ctl(&["quit"]), (true, json!({"quitting": true})));
+    assert!(program.ended());
+    assert!(!answers_ssh(&row));
+}
