@@ -85,7 +85,8 @@ async fn the_container_environment_reaches_onstart_but_not_ssh(tier: Tier) {
     let at = world
         .start(
             7,
-            "env -0 >\"$HOME/env\"; echo log line of onstart; touch \"$HOME/done\"",
+            "env -0 >\"$HOME/env\"; echo log line of onstart; ls $NVML_LIB $FAKE_NVML_SCENARIO >/dev/null || \
+             touch \"$HOME/no-gpu\"; touch \"$HOME/done\"",
         )
         .await;
     let home = world.boxes.home(7).await.unwrap();
@@ -99,6 +100,10 @@ async fn the_container_environment_reaches_onstart_but_not_ssh(tier: Tier) {
         "{seen:?}"
     );
     assert!(world.log(7).await.contains("log line of onstart"));
+    assert!(
+        !home.join("no-gpu").exists(),
+        "the fake NVML, where there is one, can be read in the box"
+    );
 
     let session = world.ssh(at, "env");
     assert!(
