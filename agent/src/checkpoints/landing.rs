@@ -216,6 +216,13 @@ impl Landing {
         Ok(())
     }
 
+    /// Removes what came down so far. A remainder takes space and does no other harm; the next restore removes it too.
+    pub fn abandon(&self) {
+        if let Err(err) = remove(&self.partial()) {
+            tracing::warn!(path = %self.partial().display(), error = %err, "the remainder of a failed restore could not be removed");
+        }
+    }
+
     /// Gives the files their names. What lies there under the same name is moved aside, never deleted: it may be newer and unsaved.
     pub fn install(&self, manifest: &Manifest) -> Result<(), Damage> {
         let failed = |source| Damage::Disk {

@@ -184,7 +184,13 @@ impl Backup {
         if there {
             progress(total, total);
         } else {
-            self.fetch(&landing, &manifest, progress).await?;
+            if let Err(failed) = self.fetch(&landing, &manifest, progress).await {
+                // The disk may be just large enough for one of them.
+                task::spawn_blocking(move || landing.abandon())
+                    .await
+                    .expect("removing files does not panic");
+                return Err(failed);
+            }
         }
         let info = CheckpointInfo::from(&manifest);
         let ledger = std::sync::Arc::clone(&self.ledger);

@@ -256,6 +256,7 @@ impl Backup {
         };
         self.finish_deletes(&loaded, &stop).await;
         work.index = Some(loaded);
+        self.standing.state().problem.clear();
         self.tell_index(work);
         // What the ledger calls saved may not be in this bucket.
         self.look(&mut work.tracker).await?;
@@ -570,6 +571,7 @@ impl Backup {
         work.index.get_or_insert_default().insert(manifest);
         work.yields = 0;
         work.told.remove(&candidate.key);
+        self.standing.state().problem.clear();
         self.pace().last_commit = Some(self.now());
         self.tell_index(work);
         self.standing.event(

@@ -1,0 +1,523 @@
+//! `World`: a box with a checkpoint directory, a bucket that crashes or interferes at a chosen call, and files with a provable structure.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::Value;
+use spotter_agent::checkpoints::{Backup, BackupOptions, CheckpointInfo};
+use spotter_agent::events::RecordedEvents;
+use spotter_bucket::memory::MemoryBucket;
+use spotter_bucket::{
+    Bucket, BucketError, CompletedPart, ListedObject, ListedPart, ListedUpload, Manifest,
+    ObjectInfo,
+};
+use tempfile::TempDir;
+use tokio::sync::Notify;
+use tokio::time;
+
+pub const MIB: usize = 1 << 20;
+
+/// Bytes that look random and depend on a seed.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
+    bytes
+}
+
+/// A whole npz file of one array.
+pub fn npz(seed: u64, length: usize) -> Vec<u8> {
+    let data = noise(seed, length);
+    let size = (length as u32).to_le_bytes();
+    let name = b"w.npy";
+    let lengths = [name.len() as u8, 0, 0, 0];
+    let mut out = b"PK\x03\x04\x14\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec();
+    for piece in [&size[..], &size, &lengths, name, &data] {
+        out.extend_from_slice(piece);
+    }
+    let offset = (out.len() as u32).to_le_bytes();
+    let mut directory = b"PK\x01\x02\x14\0\x14\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec();
+    for piece in [&size[..], &size, &lengths, &[0; 14], name] {
+        directory.extend_from_slice(piece);
+    }
+    let bytes = (directory.len() as u32).to_le_bytes();
+    out.extend_from_slice(&directory);
+    out.extend_from_slice(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
+    for piece in [&bytes[..], &offset, &[0, 0]] {
+        out.extend_from_slice(piece);
+    }
+    out
+}
+
+/// A box: a directory for checkpoints, one for notes, and a backup of run `run` to `team`.
+pub struct World {
+    home: Arc<TempDir>,
+    pub backup: Arc<Backup>,
+    events: Arc<RecordedEvents>,
+    memory: Arc<MemoryBucket>,
+    options: BackupOptions,
+}
+
+impl World {
+    pub fn new(bucket: Arc<MemoryBucket>) -> World {
+        World::with(bucket.clone(), bucket, |_| {})
+    }
+
+    pub fn with_memory(change: impl FnOnce(&mut BackupOptions)) -> World {
+        let bucket = Arc::new(MemoryBucket::new());
+        World::with(bucket.clone(), bucket, change)
+    }
+
+    pub fn with(
+        bucket: Arc<dyn Bucket>,
+        memory: Arc<MemoryBucket>,
+        change: impl FnOnce(&mut BackupOptions),
+    ) -> World {
+        let home = Arc::new(tempfile::tempdir().unwrap());
+        let mut options = BackupOptions {
+            run: "run".into(),
+            attempt: 1,
+            dir: home.path().join("checkpoints"),
+            prefix: "team".into(),
+            every: Duration::from_secs(600),
+            keep_last: 0,
+            settle: None,
+            state_dir: home.path().join("state"),
+        };
+        change(&mut options);
+        World::start(home, options, bucket, memory)
+    }
+
+    fn start(
+        home: Arc<TempDir>,
+        options: BackupOptions,
+        bucket: Arc<dyn Bucket>,
+        memory: Arc<MemoryBucket>,
+    ) -> World {
+        let events = Arc::new(RecordedEvents::default());
+        let backup = Backup::new(options.clone(), bucket, events.clone()).unwrap();
+        World {
+            home,
+            backup,
+            events,
+            memory,
+            options,
+        }
+    }
+
+    /// The same box with a new agent.
+    pub fn restarted(self, bucket: Arc<MemoryBucket>) -> World {
+        World::start(self.home, self.options, bucket.clone(), bucket)
+    }
+
+    /// The same box with a new agent that finds none of the old one's notes.
+    pub fn restarted_without_notes(self, bucket: Arc<MemoryBucket>) -> World {
+        fs::remove_dir_all(self.home.path().join("state")).unwrap();
+        self.restarted(bucket)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() {
+            self.options.dir.clone()
+        } else {
+            self.options.dir.join(name)
+        }
+    }
+
+    /// Writes a file of the trainer. File times advance in steps of the kernel's clock, so two writes must be a step apart.
+    pub fn write(&self, name: &str, bytes: &[u8]) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::thread::sleep(Duration::from_millis(12));
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// Lets what was written become quiet: one round takes note of it, then the longest settle time passes.
+    pub async fn settle(&self) -> Vec<CheckpointInfo> {
+        let committed = self.backup.round().await.unwrap();
+        time::sleep(Duration::from_secs(31)).await;
+        committed
+    }
+
+    /// Settles and runs rounds until one finds nothing to do.
+    pub async fn backup_all(&self) -> Vec<CheckpointInfo> {
+        let mut committed = Vec::new();
+        for _ in 0..20 {
+            committed.extend(self.settle().await);
+            let more = self.backup.round().await.unwrap();
+            if more.is_empty() {
+                return committed;
+            }
+            committed.extend(more);
+        }
+        panic!("rounds do not come to an end");
+    }
+
+    /// Settles and runs one round, unless the bucket dies on it. Whether it died.
+    pub async fn backup_until_death(&self, bucket: &CrashBucket) -> bool {
+        let work = async {
+            self.settle().await;
+            self.backup.round().await.unwrap();
+        };
+        tokio::select! {
+            () = work => false,
+            () = bucket.died() => true,
+        }
+    }
+
+    /// Details of all events of a kind.
+    pub fn events(&self, kind: &str) -> Vec<Value> {
+        let events = self.events.0.lock().unwrap();
+        events
+            .iter()
+            .filter(|(found, _)| found == kind)
+            .map(|(_, detail)| detail.clone())
+            .collect()
+    }
+
+    /// Files of the checkpoint directory with the hash of their content.
+    pub fn tree(&self) -> BTreeMap<String, String> {
+        let mut tree = BTreeMap::new();
+        for path in paths_below(&self.options.dir) {
+            let full = self.options.dir.join(&path);
+            if full.is_file() {
+                tree.insert(
+                    path,
+                    blake3::hash(&fs::read(full).unwrap()).to_hex().to_string(),
+                );
+            }
+        }
+        tree
+    }
+
+    /// The part of the tree that belongs to one checkpoint.
+    pub fn tree_of(&self, name: &str) -> BTreeMap<String, String> {
+        self.tree()
+            .into_iter()
+            .filter(|(path, _)| path == name || path.starts_with(&format!("{name}/")))
+            .collect()
+    }
+
+    /// Every path in the box's home but the notes.
+    pub fn everything(&self) -> Vec<String> {
+        paths_below(self.home.path())
+            .into_iter()
+            .filter(|path| !path.starts_with("state"))
+            .collect()
+    }
+
+    /// Upload journals that are still there.
+    pub fn notes_left(&self) -> Vec<String> {
+        let notes = paths_below(&self.options.state_dir);
+        notes
+            .into_iter()
+            .filter(|path| path.contains("attempt-") || path.contains("deletes"))
+            .collect()
+    }
+
+    /// What every commit in the bucket says, newest first.
+    pub async fn manifests(&self) -> Vec<Manifest> {
+        let mut manifests = Vec::new();
+        for key in self
+            .memory
+            .keys()
+            .iter()
+            .filter(|key| key.starts_with("team/run/commits/"))
+        {
+            manifests.push(Manifest::open(&self.memory.object(key).unwrap()).unwrap());
+        }
+        manifests.sort_by(|a, b| b.id.rsplit('-').next().cmp(&a.id.rsplit('-').next()));
+        manifests
+    }
+
+    /// One commit, of this step, whose restore on another box gives the files of this one.
+    pub async fn assert_one_whole_commit_of(&self, step: u64) {
+        let manifests = self.manifests().await;
+        assert_eq!(
+            manifests.iter().map(|one| one.step).collect::<Vec<_>>(),
+            [Some(step)]
+        );
+        let other = World::new(self.memory.clone());
+        let restored = other
+            .backup
+            .restore(None, &mut |_, _| {})
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (restored.checkpoint.step, restored.skipped),
+            (Some(step), Vec::new())
+        );
+        assert!(
+            other.tree() == self.tree(),
+            "what came back differs from what was there"
+        );
+    }
+
+    /// A file as another box gets it from the newest commit.
+    pub async fn restored_bytes(&self, name: &str) -> Vec<u8> {
+        let other = World::new(self.memory.clone());
+        other
+            .backup
+            .restore(None, &mut |_, _| {})
+            .await
+            .unwrap()
+            .unwrap();
+        fs::read(other.path(name)).unwrap()
+    }
+}
+
+fn paths_below(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut waiting = vec![dir.to_owned()];
+    while let Some(next) = waiting.pop() {
+        for entry in fs::read_dir(next).into_iter().flatten().flatten() {
+            found.push(
+                entry
+                    .path()
+                    .strip_prefix(dir)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned(),
+            );
+            if entry.file_type().unwrap().is_dir() {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What happens around a call.
+#[async_trait]
+trait Interference: Send + Sync {
+    async fn before(&self, operation: &'static str);
+    async fn after(&self);
+}
+
+/// Something around each call.
+struct Around<'a, I: ?Sized>(&'a I);
+
+impl<I: Interference + ?Sized> Around<'_, I> {
+    async fn call<T>(&self, operation: &'static str, call: impl Future<Output = T>) -> T {
+        self.0.before(operation).await;
+        let answer = call.await;
+        self.0.after().await;
+        answer
+    }
+}
+
+macro_rules! interfering_bucket {
+    ($name:ident) => {
+        #[async_trait]
+        impl Bucket for $name {
+            async fn put(&self, key: &str, body: Bytes) -> Result<String, BucketError> {
+                Around(self)
+                    .call("PutObject", self.memory.put(key, body))
+                    .await
+            }
+            async fn get(
+                &self,
+                key: &str,
+                range: Option<Range<u64>>,
+            ) -> Result<Bytes, BucketError> {
+                Around(self)
+                    .call("GetObject", self.memory.get(key, range))
+                    .await
+            }
+            async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, BucketError> {
+                Around(self).call("HeadObject", self.memory.head(key)).await
+            }
+            async fn delete(&self, key: &str) -> Result<(), BucketError> {
+                Around(self)
+                    .call("DeleteObject", self.memory.delete(key))
+                    .await
+            }
+            async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, BucketError> {
+                Around(self)
+                    .call("ListObjectsV2", self.memory.list(prefix))
+                    .await
+            }
+            async fn create_upload(&self, key: &str) -> Result<String, BucketError> {
+                Around(self)
+                    .call("CreateMultipartUpload", self.memory.create_upload(key))
+                    .await
+            }
+            async fn upload_part(
+                &self,
+                key: &str,
+                id: &str,
+                number: u32,
+                body: Bytes,
+            ) -> Result<String, BucketError> {
+                Around(self)
+                    .call("UploadPart", self.memory.upload_part(key, id, number, body))
+                    .await
+            }
+            async fn list_parts(
+                &self,
+                key: &str,
+                id: &str,
+            ) -> Result<Vec<ListedPart>, BucketError> {
+                Around(self)
+                    .call("ListParts", self.memory.list_parts(key, id))
+                    .await
+            }
+            async fn complete_upload(
+                &self,
+                key: &str,
+                id: &str,
+                parts: &[CompletedPart],
+            ) -> Result<String, BucketError> {
+                Around(self)
+                    .call(
+                        "CompleteMultipartUpload",
+                        self.memory.complete_upload(key, id, parts),
+                    )
+                    .await
+            }
+            async fn abort_upload(&self, key: &str, id: &str) -> Result<(), BucketError> {
+                Around(self)
+                    .call("AbortMultipartUpload", self.memory.abort_upload(key, id))
+                    .await
+            }
+            async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, BucketError> {
+                Around(self)
+                    .call("ListMultipartUploads", self.memory.list_uploads(prefix))
+                    .await
+            }
+            fn clock_offset_s(&self) -> f64 {
+                self.memory.clock_offset_s()
+            }
+        }
+    };
+}
+
+/// Dies at the n-th call, or at the n-th of one operation: before it did anything, or after it did its work. No call returns then.
+pub struct CrashBucket {
+    pub memory: Arc<MemoryBucket>,
+    operation: Option<&'static str>,
+    at: u64,
+    after: bool,
+    calls: AtomicU64,
+    died: Notify,
+}
+
+impl CrashBucket {
+    pub fn new(at: u64, after: bool) -> Arc<CrashBucket> {
+        CrashBucket::make(None, at, after)
+    }
+
+    pub fn at_nth(operation: &'static str, at: u64) -> Arc<CrashBucket> {
+        CrashBucket::make(Some(operation), at, false)
+    }
+
+    fn make(operation: Option<&'static str>, at: u64, after: bool) -> Arc<CrashBucket> {
+        let memory = Arc::new(MemoryBucket::new());
+        Arc::new(CrashBucket {
+            memory,
+            operation,
+            at,
+            after,
+            calls: AtomicU64::new(0),
+            died: Notify::new(),
+        })
+    }
+
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// Waits for the crash.
+    pub async fn died(&self) {
+        self.died.notified().await;
+    }
+
+    async fn die(&self) {
+        self.died.notify_one();
+        std::future::pending::<()>().await;
+    }
+}
+
+#[async_trait]
+impl Interference for CrashBucket {
+    async fn before(&self, operation: &'static str) {
+        if self.operation.is_none_or(|only| only == operation) {
+            self.calls.fetch_add(1, Ordering::SeqCst);
+            if self.calls() >= self.at && !self.after {
+                self.die().await;
+            }
+        }
+    }
+
+    async fn after(&self) {
+        if self.calls() >= self.at && self.after {
+            self.die().await;
+        }
+    }
+}
+
+interfering_bucket!(CrashBucket);
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// Does something of the test's own just before the n-th call of an operation.
+pub struct HookBucket {
+    memory: Arc<MemoryBucket>,
+    hooks: Mutex<Vec<(&'static str, u64, Hook)>>,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl HookBucket {
+    pub fn new(memory: Arc<MemoryBucket>) -> Arc<HookBucket> {
+        Arc::new(HookBucket {
+            memory,
+            hooks: Mutex::default(),
+            counts: Mutex::default(),
+        })
+    }
+
+    pub fn before(&self, operation: &'static str, nth: u64, hook: impl FnOnce() + Send + 'static) {
+        self.hooks
+            .lock()
+            .unwrap()
+            .push((operation, nth, Box::new(hook)));
+    }
+}
+
+#[async_trait]
+impl Interference for HookBucket {
+    async fn before(&self, operation: &'static str) {
+        let count = {
+            let mut counts = self.counts.lock().unwrap();
+            let count = counts.entry(operation).or_default();
+            *count += 1;
+            *count
+        };
+        let due = {
+            let mut hooks = self.hooks.lock().unwrap();
+            hooks
+                .iter()
+                .position(|(on, nth, _)| *on == operation && *nth == count)
+                .map(|at| hooks.remove(at))
+        };
+        if let Some((_, _, hook)) = due {
+            hook();
+        }
+    }
+
+    async fn after(&self) {}
+}
+
+interfering_bucket!(HookBucket);
