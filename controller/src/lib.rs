@@ -14,6 +14,8 @@ pub mod credentials;
 pub mod error;
 pub mod fault;
 pub mod ledger;
+pub mod logbook;
+pub mod machine;
 pub mod provider;
 pub mod run;
 pub mod spec;

@@ -1,14 +1,19 @@
 //! States of a run and which may follow which, and what each word of the provider means in each of them (pure).
 //! [`lifecycle`] carries a run along the states, [`recovery`] decides what follows an interruption.
 
+pub mod bringing_up;
 pub mod environment;
+pub mod finishing;
 pub mod label;
+pub mod lease;
 pub mod lifecycle;
 pub mod pricing;
 pub mod recovery;
-mod renting;
+pub mod renting;
 pub mod site;
 pub mod status;
+pub mod summary;
+pub mod vigil;
 
 use std::fmt;
 

@@ -3,11 +3,45 @@
 //! Keys are named as SkyPilot's and dstack's users know them. What is parsed becomes a [`RunSpec`], in which every default is
 //! filled in and every value has been checked; nothing later asks the file again.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+pub mod accelerators;
+mod bare;
+mod file;
+pub mod query;
+pub mod values;
+mod yaml;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    bare::BareRun,
+    file::{SpecError, parse},
+    values::duration,
+    yaml::{YamlError, from_yaml, nearest},
+};
 use crate::provider::{Filter, Rental};
+
+/// Container image when none is named: the market's own PyTorch image, whose layers most hosts have already.
+pub const DEFAULT_IMAGE: &str = "vastai/pytorch";
+/// Disk when none is asked for, GB.
+pub const DEFAULT_DISK_GB: f64 = 50.0;
+/// Bid over the price to beat, as a fraction.
+pub const DEFAULT_HEADROOM: f64 = 0.15;
+/// From paying for a box to a started session.
+pub const DEFAULT_BRING_UP: Duration = Duration::from_secs(45 * 60);
+/// Backup interval.
+pub const DEFAULT_EVERY: Duration = Duration::from_secs(10 * 60);
+/// Newest commits to keep.
+pub const DEFAULT_KEEP_LAST: u32 = 3;
+/// Attempts in all, the first included.
+pub const DEFAULT_ATTEMPTS: u32 = 5;
+/// Directory of checkpoints on the box.
+pub const DEFAULT_CHECKPOINT_DIR: &str = "checkpoints";
 
 /// A run file, checked, with every default filled in. Stored with the run as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,4 +160,84 @@ pub enum OnDone {
     Stop,
     /// Leave it running.
     Keep,
+}
+
+impl RunSpec {
+    /// Reads and checks a run file.
+    pub fn load(path: &Path) -> Result<Self, SpecError> {
+        file::read(path)
+    }
+
+    /// Gives the run another name.
+    pub fn rename(&mut self, name: &str) -> Result<(), SpecError> {
+        values::run_name(name).map_err(|message| SpecError::Flag {
+            flag: "--name".to_owned(),
+            message,
+        })?;
+        name.clone_into(&mut self.name);
+        Ok(())
+    }
+}
+
+impl Rental {
+    /// The word for it in run files, tables and the store.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OnDemand => "on-demand",
+            Self::Interruptible => "interruptible",
+        }
+    }
+}
+
+/// A rule that spans several keys and is broken: the key at which to say so, and why.
+pub(crate) type Broken = (&'static str, String);
+
+/// Checks what no single key can tell.
+pub(crate) fn check_rules(spec: &RunSpec) -> Result<(), Broken> {
+    let resources = &spec.resources;
+    let interruptible = resources.rental == Rental::Interruptible;
+    if interruptible
+        && spec
+            .checkpoints
+            .as_ref()
+            .is_none_or(|kept| kept.to.is_none())
+    {
+        let why = "an interruptible box is taken back without warning: name a bucket with `checkpoints.to`, so that \
+                   checkpoints outlive it, or rent on-demand";
+        return Err(("resources.rental", why.to_owned()));
+    }
+    if let (Some(bid), Some(price)) = (
+        resources.bid_max_usd_per_hour,
+        resources.max_price_usd_per_hour,
+    ) && bid > price
+    {
+        let why = format!(
+            "the highest bid of ${bid:.3}/h is above `max_price` of ${price:.3}/h, which is all in"
+        );
+        return Err(("resources.bid.max", why));
+    }
+    if !interruptible && resources.bid_max_usd_per_hour.is_some() {
+        return Err((
+            "resources.bid.max",
+            "only an interruptible box has a bid".to_owned(),
+        ));
+    }
+    for filter in &resources.filters {
+        let better = match filter.field.as_str() {
+            "gpu_name" | "num_gpus" => "accelerators",
+            "disk_space" => "disk",
+            "dph_total" | "min_bid" => "max_price",
+            "rentable" | "rented" => {
+                let why = format!("`{}` is set by spotter", filter.field);
+                return Err(("resources.offers", why));
+            }
+            _ => continue,
+        };
+        let why = format!("`{}` is said by `resources.{better}`", filter.field);
+        return Err(("resources.offers", why));
+    }
+    if spec.run.trim().is_empty() {
+        return Err(("run", "there is nothing to run".to_owned()));
+    }
+    Ok(())
 }

@@ -339,7 +339,9 @@ impl Store {
 
     /// The run of that name, which must exist.
     pub fn run(&self, name: &str) -> Result<RunRecord, StoreError> {
-        self.find_run(name)?.ok_or_else(|| StoreError::NoSuchRun { name: name.to_owned() })
+        self.find_run(name)?.ok_or_else(|| StoreError::NoSuchRun {
+            name: name.to_owned(),
+        })
     }
 
     /// The run of that name, if there is one.
@@ -404,7 +406,9 @@ impl Store {
             .map_err(doing("record the end of the run"))?;
         fault::point(&format!("store.run.{}.after", outcome.name()));
         if known == 0 {
-            return Err(StoreError::NoSuchRun { name: name.to_owned() });
+            return Err(StoreError::NoSuchRun {
+                name: name.to_owned(),
+            });
         }
         Ok(())
     }
@@ -495,6 +499,21 @@ impl Store {
         transaction.commit().map_err(doing("change the attempt"))?;
         drop(connection);
         fault::point(&format!("store.{}.after", attempt.state));
+        Ok(())
+    }
+
+    /// Records the newest step that was seen, and nothing else of the attempt.
+    pub fn record_step(&self, run: &str, number: u32, step: Option<u64>) -> Result<(), StoreError> {
+        self.lock()
+            .execute(
+                "UPDATE attempts SET last_step = ?3 WHERE run = ?1 AND number = ?2",
+                params![
+                    run,
+                    number,
+                    step.map(|step| i64::try_from(step).unwrap_or(i64::MAX))
+                ],
+            )
+            .map_err(doing("record a step"))?;
         Ok(())
     }
 

@@ -122,11 +122,9 @@ pub fn row(state: State, seen: Seen) -> Row {
         },
         State::Interrupted | State::Lost => given_up(seen),
         State::Collected | State::Failed | State::Stopped => ended(seen),
-        State::Loading
-        | State::Preparing
-        | State::Syncing
-        | State::Running
-        | State::Finishing => active(state, seen),
+        State::Loading | State::Preparing | State::Syncing | State::Running | State::Finishing => {
+            active(state, seen)
+        }
     }
 }
 
@@ -147,13 +145,15 @@ fn active(state: State, seen: Seen) -> Row {
                 action: Action::GoOn,
                 text: "it runs",
             },
-            Actual::Provisioning | Actual::Created | Actual::Loading if state == State::Loading => Row {
-                meaning: Meaning::Starting,
-                // An image of 20 GB on a slow line takes its time; `limits.bring_up` is the bound.
-                deadline: None,
-                action: Action::WaitThenGiveUp,
-                text: "it is being prepared",
-            },
+            Actual::Provisioning | Actual::Created | Actual::Loading if state == State::Loading => {
+                Row {
+                    meaning: Meaning::Starting,
+                    // An image of 20 GB on a slow line takes its time; `limits.bring_up` is the bound.
+                    deadline: None,
+                    action: Action::WaitThenGiveUp,
+                    text: "it is being prepared",
+                }
+            }
             Actual::Provisioning | Actual::Created | Actual::Loading => restarting(),
             Actual::Rebooting | Actual::Recycling => restarting(),
             Actual::Stopped | Actual::Exited if seen.scheduling => Row {
@@ -241,7 +241,11 @@ fn paused() -> Row {
 
 /// Before anything ran there is nothing to recover: another box is simply taken.
 fn give_up_or_recover(state: State) -> Action {
-    if state == State::Loading { Action::WaitThenGiveUp } else { Action::WaitThenRecover }
+    if state == State::Loading {
+        Action::WaitThenGiveUp
+    } else {
+        Action::WaitThenRecover
+    }
 }
 
 #[cfg(test)]
@@ -268,7 +272,11 @@ mod tests {
             INTENDED.into_iter().flat_map(move |intended| {
                 ACTUAL.into_iter().flat_map(move |actual| {
                     [false, true].into_iter().map(move |scheduling| {
-                        let seen = Seen { intended, actual, scheduling };
+                        let seen = Seen {
+                            intended,
+                            actual,
+                            scheduling,
+                        };
                         (state, seen, row(state, seen))
                     })
                 })
@@ -278,8 +286,19 @@ mod tests {
 
     #[track_caller]
     fn check(state: State, intended: Intended, actual: Actual, meaning: Meaning, action: Action) {
-        let found = row(state, Seen { intended, actual, scheduling: false });
-        assert_eq!((found.meaning, found.action), (meaning, action), "{state} {intended:?} {actual:?}");
+        let found = row(
+            state,
+            Seen {
+                intended,
+                actual,
+                scheduling: false,
+            },
+        );
+        assert_eq!(
+            (found.meaning, found.action),
+            (meaning, action),
+            "{state} {intended:?} {actual:?}"
+        );
     }
 
     #[test]
@@ -317,8 +336,19 @@ mod tests {
     #[test]
     fn a_silent_host_is_never_a_verdict_without_the_heartbeat() {
         for actual in [Actual::Unknown, Actual::Offline] {
-            for state in [State::Loading, State::Preparing, State::Running, State::Finishing] {
-                check(state, Intended::Running, actual, Meaning::HostSilent, Action::AskHeartbeat);
+            for state in [
+                State::Loading,
+                State::Preparing,
+                State::Running,
+                State::Finishing,
+            ] {
+                check(
+                    state,
+                    Intended::Running,
+                    actual,
+                    Meaning::HostSilent,
+                    Action::AskHeartbeat,
+                );
             }
         }
     }
@@ -327,16 +357,52 @@ mod tests {
     fn rows_that_were_measured() {
         use {Action::*, Meaning::*};
         let running = Intended::Running;
-        check(State::Loading, running, Actual::Provisioning, Starting, WaitThenGiveUp);
+        check(
+            State::Loading,
+            running,
+            Actual::Provisioning,
+            Starting,
+            WaitThenGiveUp,
+        );
         check(State::Loading, running, Actual::Running, Up, GoOn);
         check(State::Running, running, Actual::Running, Up, GoOn);
-        check(State::Running, running, Actual::Loading, Restarting, WaitThenRecover);
-        check(State::Running, running, Actual::Exited, ContainerEnded, WaitThenRecover);
+        check(
+            State::Running,
+            running,
+            Actual::Loading,
+            Restarting,
+            WaitThenRecover,
+        );
+        check(
+            State::Running,
+            running,
+            Actual::Exited,
+            ContainerEnded,
+            WaitThenRecover,
+        );
         // Right after an interruption the container still shows `running` for 10 to 30 s.
-        check(State::Running, Intended::Stopped, Actual::Running, TakenBack, Recover);
+        check(
+            State::Running,
+            Intended::Stopped,
+            Actual::Running,
+            TakenBack,
+            Recover,
+        );
         check(State::Interrupted, running, Actual::Exited, Revived, Stop);
         check(State::Failed, running, Actual::Running, Kept, Nothing);
-        check(State::Stopped, Intended::Stopped, Actual::Exited, StoppedAsWanted, Nothing);
-        check(State::Renting, running, Actual::Provisioning, Unexpected, Adopt);
+        check(
+            State::Stopped,
+            Intended::Stopped,
+            Actual::Exited,
+            StoppedAsWanted,
+            Nothing,
+        );
+        check(
+            State::Renting,
+            running,
+            Actual::Provisioning,
+            Unexpected,
+            Adopt,
+        );
     }
 }

@@ -110,7 +110,16 @@ impl Store {
         let transaction = write(&mut connection)?;
         let seq = u64::try_from(last_seq(&transaction, run, attempt, Origin::Spotter)? + 1)
             .expect("counted from 0");
-        insert(&transaction, run, attempt, Origin::Spotter, seq, time_us, kind, detail)?;
+        insert(
+            &transaction,
+            run,
+            attempt,
+            Origin::Spotter,
+            seq,
+            time_us,
+            kind,
+            detail,
+        )?;
         transaction.commit().map_err(doing("store an event"))?;
         Ok(seq)
     }
@@ -197,8 +206,12 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<EventRecord, StoreEr
             .into_iter()
             .find(|known| known.name() == origin)
             .ok_or_else(|| unreadable("origin of an event", &origin))?;
-        let detail = serde_json::from_str(&detail)
-            .map_err(|_| unreadable("detail of an event", &detail))?;
-        Ok(EventRecord { origin, detail, ..record })
+        let detail =
+            serde_json::from_str(&detail).map_err(|_| unreadable("detail of an event", &detail))?;
+        Ok(EventRecord {
+            origin,
+            detail,
+            ..record
+        })
     })())
 }

@@ -62,7 +62,10 @@ impl Store {
     /// Lets go of it; nothing happens when somebody else has it.
     pub fn release_lease(&self, run: &str, holder: &str) -> Result<(), StoreError> {
         self.lock()
-            .execute("DELETE FROM leases WHERE run = ?1 AND holder = ?2", params![run, holder])
+            .execute(
+                "DELETE FROM leases WHERE run = ?1 AND holder = ?2",
+                params![run, holder],
+            )
             .map_err(doing("release the lease"))?;
         Ok(())
     }
@@ -103,12 +106,18 @@ fn expiry(now_us: i64, ttl: Duration) -> i64 {
 fn this_host() -> String {
     let host = unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
     let namespace = fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string());
-    format!("{}/{}", host.unwrap_or_default(), namespace.unwrap_or_default())
+    format!(
+        "{}/{}",
+        host.unwrap_or_default(),
+        namespace.unwrap_or_default()
+    )
 }
 
 /// Whether a process of that number exists. A number that was given to another process keeps the lease until it expires:
 /// late, but never two watchers.
 fn is_alive(pid: u32) -> bool {
-    let Ok(pid) = i32::try_from(pid) else { return false };
+    let Ok(pid) = i32::try_from(pid) else {
+        return false;
+    };
     signal::kill(unistd::Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }

@@ -170,6 +170,10 @@ impl Store {
     /// The closed bills of the run, by attempt, as [`crate::ledger::run_cost`] takes them.
     pub fn final_charges(&self, run: &str) -> Result<Vec<(u32, Cost)>, StoreError> {
         let charges = self.charges(run)?;
-        Ok(charges.iter().filter(|c| c.is_final).map(|c| (c.attempt, c.cost)).collect())
+        Ok(charges
+            .iter()
+            .filter(|c| c.is_final)
+            .map(|c| (c.attempt, c.cost))
+            .collect())
     }
 }

@@ -15,24 +15,20 @@ pub(super) const ATTEMPT: &str = "run, number, state, label, rental, instance, m
 
 /// The value of a column that another version of spotter may have written.
 pub(super) fn unreadable(what: &'static str, value: &str) -> StoreError {
-    StoreError::Unreadable { what, value: value.chars().take(80).collect() }
+    StoreError::Unreadable {
+        what,
+        value: value.chars().take(80).collect(),
+    }
 }
 
 pub(super) fn state(name: &str) -> Result<State, StoreError> {
     State::from_name(name).ok_or_else(|| unreadable("state", name))
 }
 
-fn rental_name(rental: Rental) -> &'static str {
-    match rental {
-        Rental::OnDemand => "on-demand",
-        Rental::Interruptible => "interruptible",
-    }
-}
-
 fn rental(name: &str) -> Result<Rental, StoreError> {
     [Rental::OnDemand, Rental::Interruptible]
         .into_iter()
-        .find(|rental| rental_name(*rental) == name)
+        .find(|rental| rental.name() == name)
         .ok_or_else(|| unreadable("kind of rental", name))
 }
 
@@ -59,7 +55,14 @@ pub(super) fn run(row: &Row<'_>) -> rusqlite::Result<Result<RunRecord, StoreErro
         let outcome = outcome
             .map(|name| Outcome::from_name(&name).ok_or_else(|| unreadable("outcome", &name)))
             .transpose()?;
-        Ok(RunRecord { name, spec, created_us, stop_requested, outcome, reason })
+        Ok(RunRecord {
+            name,
+            spec,
+            created_us,
+            stop_requested,
+            outcome,
+            reason,
+        })
     })())
 }
 
@@ -135,7 +138,7 @@ fn execute(connection: &Connection, sql: &str, attempt: &AttemptRecord) -> rusql
             ":number": attempt.number,
             ":state": attempt.state.name(),
             ":label": attempt.label,
-            ":rental": rental_name(attempt.rental),
+            ":rental": attempt.rental.name(),
             ":instance": attempt.instance.map(signed),
             ":machine_id": attempt.machine_id.map(signed),
             ":gpu": attempt.gpu,

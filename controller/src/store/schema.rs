@@ -16,7 +16,9 @@ pub(super) fn prepare(
     path: &Path,
     clock: &Clock,
 ) -> Result<(), StoreError> {
-    connection.busy_timeout(BUSY).map_err(doing("set its time-out"))?;
+    connection
+        .busy_timeout(BUSY)
+        .map_err(doing("set its time-out"))?;
     // An acknowledged event is gone from the box, and a forgotten intent is a box that nobody ends: nothing may be lost to
     // a power cut.
     connection
@@ -25,7 +27,11 @@ pub(super) fn prepare(
     let version = version(connection)?;
     let newest = MIGRATIONS.last().expect("there is a first schema").0;
     if version > newest {
-        return Err(StoreError::Newer { path: path.to_owned(), found: version, known: newest });
+        return Err(StoreError::Newer {
+            path: path.to_owned(),
+            found: version,
+            known: newest,
+        });
     }
     if version < newest {
         use_wal(connection)?;
@@ -44,7 +50,9 @@ pub(super) fn migrate(
     // Somebody else may have done it while we waited for the lock.
     let from = version(&transaction)?;
     for (number, sql) in migrations.iter().filter(|(number, _)| *number > from) {
-        transaction.execute_batch(sql).map_err(doing("bring its schema up to date"))?;
+        transaction
+            .execute_batch(sql)
+            .map_err(doing("bring its schema up to date"))?;
         transaction
             .execute(
                 "INSERT INTO migrations (version, applied_us, by_version) VALUES (?1, ?2, ?3)",
@@ -63,7 +71,9 @@ pub(super) fn migrate(
             )
             .map_err(doing("name itself"))?;
     }
-    transaction.commit().map_err(doing("bring its schema up to date"))
+    transaction
+        .commit()
+        .map_err(doing("bring its schema up to date"))
 }
 
 /// Readers beside a writer. SQLite does not wait for the lock that this change needs, so we do.
@@ -73,8 +83,10 @@ fn use_wal(connection: &Connection) -> Result<(), StoreError> {
     loop {
         match connection.pragma_update(None, "journal_mode", "wal") {
             Err(rusqlite::Error::SqliteFailure(err, _))
-                if matches!(err.code, ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-                    && tries_left > 0 =>
+                if matches!(
+                    err.code,
+                    ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked
+                ) && tries_left > 0 =>
             {
                 tries_left -= 1;
                 thread::sleep(PAUSE);

@@ -38,8 +38,14 @@ fn run(name: &str) -> RunRecord {
         run: "python train.py".into(),
         resume: None,
         checkpoints: None,
-        recover: Recover { policy: RecoverPolicy::Elsewhere, attempts: 5 },
-        limits: Limits { bring_up: Duration::from_secs(2700), budget_usd: None },
+        recover: Recover {
+            policy: RecoverPolicy::Elsewhere,
+            attempts: 5,
+        },
+        limits: Limits {
+            bring_up: Duration::from_secs(2700),
+            budget_usd: None,
+        },
         results: None,
         on_done: OnDone::Destroy,
     };
@@ -65,7 +71,11 @@ fn attempt(run: &str, number: u32) -> AttemptRecord {
         gpu: "RTX 4090".into(),
         gpu_usd_per_hour: 0.34,
         storage_usd_per_hour: 0.008,
-        ssh: vec![SshAddress { host: "203.0.113.42".into(), port: 40123, proxy: false }],
+        ssh: vec![SshAddress {
+            host: "203.0.113.42".into(),
+            port: 40123,
+            proxy: false,
+        }],
         created_us: T0,
         state_us: T0,
         started_us: 0,
@@ -104,7 +114,11 @@ fn the_file_and_its_directory_are_for_the_owner_only() {
 fn a_look_at_nothing_makes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("none/spotter.db");
-    assert!(Store::open_existing(&path, Clock::system()).unwrap().is_none());
+    assert!(
+        Store::open_existing(&path, Clock::system())
+            .unwrap()
+            .is_none()
+    );
     assert!(!path.parent().unwrap().exists());
 }
 
@@ -140,12 +154,24 @@ fn a_name_a_number_and_a_label_are_taken_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
     store.create_run(&run("a")).unwrap();
-    assert!(matches!(store.create_run(&run("a")), Err(StoreError::RunExists { .. })));
+    assert!(matches!(
+        store.create_run(&run("a")),
+        Err(StoreError::RunExists { .. })
+    ));
     store.create_attempt(&attempt("a", 1)).unwrap();
     let again = store.create_attempt(&attempt("a", 1));
-    assert!(matches!(again, Err(StoreError::AttemptExists { number: 1, .. })), "{again:?}");
-    let same_label = AttemptRecord { label: attempt("a", 1).label, ..attempt("a", 2) };
-    assert!(matches!(store.create_attempt(&same_label), Err(StoreError::AttemptExists { .. })));
+    assert!(
+        matches!(again, Err(StoreError::AttemptExists { number: 1, .. })),
+        "{again:?}"
+    );
+    let same_label = AttemptRecord {
+        label: attempt("a", 1).label,
+        ..attempt("a", 2)
+    };
+    assert!(matches!(
+        store.create_attempt(&same_label),
+        Err(StoreError::AttemptExists { .. })
+    ));
     let orphan = store.create_attempt(&attempt("b", 1));
     assert!(matches!(orphan, Err(StoreError::NoSuchRun { .. })));
     assert_eq!(store.all_attempts().unwrap().len(), 1);
@@ -160,10 +186,19 @@ fn a_writer_who_read_an_older_state_is_refused() {
     store.create_attempt(&mine).unwrap();
     mine.state = State::Gone;
     store.update_attempt(&mine).unwrap();
-    let stale = AttemptRecord { state: State::Renting, ..attempt("a", 1) };
+    let stale = AttemptRecord {
+        state: State::Renting,
+        ..attempt("a", 1)
+    };
     let refused = store.update_attempt(&stale).unwrap_err();
-    assert_eq!(refused.to_string(), "attempt 1 of run `a` is gone: renting may not follow");
-    assert_eq!(store.latest_attempt("a").unwrap().unwrap().state, State::Gone);
+    assert_eq!(
+        refused.to_string(),
+        "attempt 1 of run `a` is gone: renting may not follow"
+    );
+    assert_eq!(
+        store.latest_attempt("a").unwrap().unwrap().state,
+        State::Gone
+    );
 }
 
 #[test]
@@ -178,9 +213,14 @@ fn a_wish_to_stop_survives_a_writer_who_did_not_see_it() {
     let now = store.run("a").unwrap();
     assert!(now.stop_requested);
     assert_eq!(now.outcome, Some(Outcome::Done));
-    store.end_run("a", Outcome::Stopped, Some("too late")).unwrap();
+    store
+        .end_run("a", Outcome::Stopped, Some("too late"))
+        .unwrap();
     assert_eq!(store.run("a").unwrap(), now);
-    assert!(matches!(store.request_stop("b"), Err(StoreError::NoSuchRun { .. })));
+    assert!(matches!(
+        store.request_stop("b"),
+        Err(StoreError::NoSuchRun { .. })
+    ));
 }
 
 #[test]
@@ -189,16 +229,39 @@ fn an_event_that_arrives_twice_is_stored_once() {
     let store = store(&dir);
     store.create_run(&run("a")).unwrap();
     store.create_attempt(&attempt("a", 1)).unwrap();
-    assert_eq!(store.append_events("a", 1, &[event(1), event(2)]).unwrap(), 2);
-    assert_eq!(store.append_events("a", 1, &[event(2), event(3)]).unwrap(), 3);
+    assert_eq!(
+        store.append_events("a", 1, &[event(1), event(2)]).unwrap(),
+        2
+    );
+    assert_eq!(
+        store.append_events("a", 1, &[event(2), event(3)]).unwrap(),
+        3
+    );
     assert_eq!(store.append_events("a", 1, &[]).unwrap(), 3);
-    assert_eq!(store.note("a", 1, T0, "rented", &json!({"instance": 7})).unwrap(), 1);
+    assert_eq!(
+        store
+            .note("a", 1, T0, "rented", &json!({"instance": 7}))
+            .unwrap(),
+        1
+    );
     assert_eq!(store.note("a", 1, T0, "gone", &json!({})).unwrap(), 2);
 
     let events = store.events("a", 0).unwrap();
-    let told: Vec<_> = events.iter().map(|event| (event.origin, event.seq)).collect();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| (event.origin, event.seq))
+        .collect();
     let (agent, spotter) = (Origin::Agent, Origin::Spotter);
-    assert_eq!(told, [(agent, 1), (agent, 2), (agent, 3), (spotter, 1), (spotter, 2)]);
+    assert_eq!(
+        told,
+        [
+            (agent, 1),
+            (agent, 2),
+            (agent, 3),
+            (spotter, 1),
+            (spotter, 2)
+        ]
+    );
     assert_eq!(events[0].detail, json!({"step": 1}));
     assert_eq!(store.events("a", events[3].id).unwrap(), events[4..]);
 
@@ -211,9 +274,15 @@ fn an_event_that_arrives_twice_is_stored_once() {
 fn a_huge_detail_is_dropped_with_its_size() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
-    let huge = StoredEvent { detail: json!({"x": "y".repeat(100_000)}), ..event(1) };
+    let huge = StoredEvent {
+        detail: json!({"x": "y".repeat(100_000)}),
+        ..event(1)
+    };
     store.append_events("a", 1, &[huge]).unwrap();
-    assert_eq!(store.events("a", 0).unwrap()[0].detail, json!({"dropped_bytes": 100_008}));
+    assert_eq!(
+        store.events("a", 0).unwrap()[0].detail,
+        json!({"dropped_bytes": 100_008})
+    );
 }
 
 #[test]
@@ -230,18 +299,35 @@ fn the_lease_is_taken_once() {
                 scope.spawn(move || {
                     let store = Store::open(path, Clock::new(|| T0)).unwrap();
                     barrier.wait();
-                    store.take_lease("a", &format!("holder-{n}"), Duration::from_secs(30)).unwrap()
+                    store
+                        .take_lease("a", &format!("holder-{n}"), Duration::from_secs(30))
+                        .unwrap()
                 })
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert_eq!(taken.iter().filter(|taken| **taken).count(), 1, "{taken:?}");
 
     let holder = first.lease("a").unwrap().unwrap().holder;
-    assert!(first.take_lease("a", &holder, Duration::from_secs(30)).unwrap());
-    assert!(first.renew_lease("a", &holder, Duration::from_secs(60)).unwrap());
-    assert!(!first.renew_lease("a", "somebody", Duration::from_secs(60)).unwrap());
+    assert!(
+        first
+            .take_lease("a", &holder, Duration::from_secs(30))
+            .unwrap()
+    );
+    assert!(
+        first
+            .renew_lease("a", &holder, Duration::from_secs(60))
+            .unwrap()
+    );
+    assert!(
+        !first
+            .renew_lease("a", "somebody", Duration::from_secs(60))
+            .unwrap()
+    );
     first.release_lease("a", "somebody").unwrap();
     assert!(first.lease("a").unwrap().is_some());
     first.release_lease("a", &holder).unwrap();
@@ -264,7 +350,9 @@ fn a_lease_ends_with_its_time_or_with_its_process() {
     let pid = child.id();
     child.wait().unwrap();
     assert!(now.take_lease("b", "dead", ttl).unwrap());
-    now.lock().execute("UPDATE leases SET pid = ?1 WHERE run = 'b'", [pid]).unwrap();
+    now.lock()
+        .execute("UPDATE leases SET pid = ?1 WHERE run = 'b'", [pid])
+        .unwrap();
     assert!(now.lease("b").unwrap().is_none());
     assert!(now.take_lease("b", "alive", ttl).unwrap());
 }
@@ -274,14 +362,18 @@ fn intervals_follow_the_price() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
     let record = |kind, at_s: i64, price| {
-        store.open_interval("a", 1, kind, T0 + at_s * 1_000_000, price).unwrap();
+        store
+            .open_interval("a", 1, kind, T0 + at_s * 1_000_000, price)
+            .unwrap();
     };
     record(CostKind::Disk, 0, 0.01);
     record(CostKind::Gpu, 60, 0.36);
     record(CostKind::Gpu, 90, 0.36);
     record(CostKind::Gpu, 160, 0.72);
     for at_s in [260, 261] {
-        store.close_interval("a", 1, CostKind::Gpu, T0 + at_s * 1_000_000).unwrap();
+        store
+            .close_interval("a", 1, CostKind::Gpu, T0 + at_s * 1_000_000)
+            .unwrap();
     }
     let intervals = store.intervals("a").unwrap();
     assert_eq!(intervals.len(), 3);
@@ -295,7 +387,12 @@ fn intervals_follow_the_price() {
 fn the_last_charges_replace_earlier_ones() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
-    let mut charge = Charge { instance: 7, gpu_usd: 0.1, disk_usd: 0.01, bandwidth_usd: 0.0 };
+    let mut charge = Charge {
+        instance: 7,
+        gpu_usd: 0.1,
+        disk_usd: 0.01,
+        bandwidth_usd: 0.0,
+    };
     store.record_charge("a", 1, &charge, T0, false).unwrap();
     charge.gpu_usd = 0.2;
     store.record_charge("a", 1, &charge, T0, true).unwrap();
@@ -326,12 +423,22 @@ fn many_programs_open_and_write_at_once() {
                 })
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert!(ids.iter().all(|id| *id == ids[0]));
-    let events = Store::open(&path, Clock::system()).unwrap().events("a", 0).unwrap();
+    let events = Store::open(&path, Clock::system())
+        .unwrap()
+        .events("a", 0)
+        .unwrap();
     assert_eq!(events.len(), 6 * 20 * 2);
-    let ours: Vec<u64> = events.iter().filter(|e| e.attempt == 99).map(|e| e.seq).collect();
+    let ours: Vec<u64> = events
+        .iter()
+        .filter(|e| e.attempt == 99)
+        .map(|e| e.seq)
+        .collect();
     assert_eq!(ours, (1..=120).collect::<Vec<_>>());
 }
 
@@ -347,8 +454,12 @@ fn a_crash_in_a_transaction_leaves_what_was_before() {
     fs::create_dir(&crashed).unwrap();
     let mut connection = Connection::open(before.path()).unwrap();
     let transaction = write(&mut connection).unwrap();
-    transaction.execute_batch("PRAGMA cache_spill = 1; PRAGMA cache_size = 1").unwrap();
-    transaction.execute("UPDATE attempts SET state = 'gone'", []).unwrap();
+    transaction
+        .execute_batch("PRAGMA cache_spill = 1; PRAGMA cache_size = 1")
+        .unwrap();
+    transaction
+        .execute("UPDATE attempts SET state = 'gone'", [])
+        .unwrap();
     for seq in 0..2000 {
         transaction
             .execute(
@@ -365,7 +476,10 @@ fn a_crash_in_a_transaction_leaves_what_was_before() {
     drop(transaction);
 
     let wal = fs::metadata(crashed.join("spotter.db-wal")).unwrap().len();
-    assert!(wal > 500_000, "the transaction reached the disk: {wal} bytes");
+    assert!(
+        wal > 500_000,
+        "the transaction reached the disk: {wal} bytes"
+    );
     let after = Store::open(&crashed.join("spotter.db"), Clock::new(|| T0)).unwrap();
     assert_eq!(after.attempts("a").unwrap(), [attempt("a", 1)]);
     assert!(after.events("a", 0).unwrap().is_empty());
@@ -400,15 +514,23 @@ fn a_store_of_schema_1_is_read() {
 fn a_failed_migration_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
-    let broken: &[(u32, &str)] =
-        &[(1, ""), (2, "CREATE TABLE more (x) STRICT; this is no SQL"), (3, "")];
+    let broken: &[(u32, &str)] = &[
+        (1, ""),
+        (2, "CREATE TABLE more (x) STRICT; this is no SQL"),
+        (3, ""),
+    ];
     let mut connection = store.lock();
     assert!(schema::migrate(&mut connection, broken, &Clock::system()).is_err());
-    let version: u32 =
-        connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    let version: u32 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
     assert_eq!(version, schema::MIGRATIONS.last().unwrap().0);
     let tables: u32 = connection
-        .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'more'", [], |row| row.get(0))
+        .query_row(
+            "SELECT count(*) FROM sqlite_schema WHERE name = 'more'",
+            [],
+            |row| row.get(0),
+        )
         .unwrap();
     assert_eq!(tables, 0);
 
@@ -424,16 +546,26 @@ fn a_failed_migration_changes_nothing() {
 fn a_store_of_a_newer_spotter_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spotter.db");
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 77).unwrap();
+    Connection::open(&path)
+        .unwrap()
+        .pragma_update(None, "user_version", 77)
+        .unwrap();
     let refused = Store::open(&path, Clock::system()).unwrap_err();
-    assert!(matches!(refused, StoreError::Newer { found: 77, .. }), "{refused}");
+    assert!(
+        matches!(refused, StoreError::Newer { found: 77, .. }),
+        "{refused}"
+    );
 }
 
 #[test]
 fn what_is_no_database_is_an_error_with_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spotter.db");
-    fs::write(&path, "not a database, but long enough to be looked at ".repeat(100)).unwrap();
+    fs::write(
+        &path,
+        "not a database, but long enough to be looked at ".repeat(100),
+    )
+    .unwrap();
     let text = crate::error::chain(&Store::open(&path, Clock::system()).unwrap_err());
     assert!(text.contains("not a database"), "{text}");
 }

@@ -1,1 +1,11 @@
-//! Under construction.
+//! The stories on real sshd, tmux, rsync and S3, driven by the programs a user has: tier 1 as an ordinary user, tier 2 as root.
+#![allow(clippy::unwrap_used, reason = "a test may hope")]
+
+mod world;
+
+mod crash_points;
+mod happy;
+mod interruption;
+mod links;
+mod money;
+mod refusals;

@@ -1,0 +1,112 @@
+//! `spotter destroy`: ends a run's box, unless something on it is not saved.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{
+    commands::{Deps, watching::ConsoleReport},
+    error::CommandError,
+    run::State,
+    store::{AttemptRecord, Outcome, RunRecord},
+    ui::{Table, Ui, text},
+};
+
+/// Longest time to wait for the box's own word on what is saved.
+const ASK: Duration = Duration::from_secs(40);
+
+/// End a run's box for good; refused while something on it is not saved
+#[derive(Debug, clap::Args)]
+pub struct DestroyArgs {
+    /// Run; the only one that goes on, if there is one
+    run: Option<String>,
+    /// End it even if checkpoints or results are lost by that
+    #[arg(long)]
+    lose_data: bool,
+}
+
+/// What was ended, for `--json`.
+#[derive(Debug, Serialize)]
+struct Destroyed {
+    run: String,
+    attempt: u32,
+    instance: Option<u64>,
+}
+
+/// Asks the box what would be lost, then ends it.
+pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(), CommandError> {
+    let run = deps.load_run(args.run.as_deref())?;
+    let store = deps.store()?;
+    let attempts = store.attempts(&run.name)?;
+    let open: Vec<&AttemptRecord> = attempts.iter().filter(|attempt| attempt.state != State::Gone).collect();
+    if !args.lose_data
+        && let Some(last) = open.last()
+    {
+        refuse_loss(ui, deps, &run, last).await?;
+    }
+    // Whoever watches must not take the end of the box for an interruption.
+    if run.outcome.is_none() {
+        store.request_stop(&run.name)?;
+        store.end_run(&run.name, Outcome::Stopped, Some("destroyed on request"))?;
+    }
+    let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
+    let mut ended = Vec::new();
+    for attempt in open {
+        let mut attempt = attempt.clone();
+        lifecycle.end_box(&mut attempt).await?;
+        ended.push(Destroyed { run: run.name.clone(), attempt: attempt.number, instance: attempt.instance });
+    }
+    if ended.is_empty() {
+        ui.status(format_args!("`{}` has no box any more.", run.name));
+    }
+    ui.show(&ended, |ended| {
+        let mut table = Table::new(&["RUN", "ATTEMPT>", "INSTANCE>"]);
+        for row in ended {
+            table.row([row.run.clone(), row.attempt.to_string(), text::or_dash(row.instance)]);
+        }
+        table
+    });
+    Ok(())
+}
+
+/// Refuses when something would be lost, or when nobody can say whether it would.
+async fn refuse_loss(ui: &mut Ui, deps: &Deps, run: &RunRecord, attempt: &AttemptRecord) -> Result<(), CommandError> {
+    // Nothing was ever trained on it, or everything was fetched and verified.
+    if attempt.started_us == 0 || attempt.state == State::Collected {
+        return Ok(());
+    }
+    if matches!(run.outcome, Some(Outcome::Done | Outcome::Stopped)) && attempt.state != State::Running {
+        return Ok(());
+    }
+    let refuse = |why: String| {
+        CommandError::new(format!("the box of `{}` was not destroyed: something on it may not be saved", run.name))
+            .because(why)
+            .about(&run.name)
+            .hint(format!("save it with `spotter stop {}`", run.name))
+            .hint(format!("or give it up with `spotter destroy --lose-data {}`", run.name))
+    };
+    ui.status(format_args!("Asking the box what is saved."));
+    let asked = tokio::time::timeout(ASK, async {
+        let site = deps.open_site(&run.name).await?;
+        let status = site.status().await.map_err(|err| CommandError::from_error(&err))?;
+        Ok::<_, CommandError>(status)
+    });
+    let status = match asked.await {
+        Ok(Ok(status)) => status,
+        Ok(Err(err)) => return Err(refuse(format!("its box cannot be asked: {err}"))),
+        Err(_) => return Err(refuse(format!("its box did not answer in {} s", ASK.as_secs()))),
+    };
+    if status.sessions.iter().any(|session| session.name == "train" && session.is_running()) {
+        return Err(refuse("the training runs".to_owned()));
+    }
+    match &status.backup {
+        Some(backup) if backup.unsaved_bytes > 0 || backup.pending > 0 => Err(refuse(format!(
+            "{} of checkpoints are in no bucket ({} waiting)",
+            text::bytes(backup.unsaved_bytes),
+            backup.pending
+        ))),
+        None if run.spec.checkpoints.is_some() => Err(refuse("its checkpoints have no backup".to_owned())),
+        _ if run.spec.results.is_some() => Err(refuse("its results were not fetched".to_owned())),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,110 @@
+//! `spotter gc`: boxes that cost money and belong to no record.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+
+use crate::{
+    commands::Deps,
+    error::CommandError,
+    provider::Instance,
+    run::{State, label},
+    ui::{Table, Ui, text},
+};
+
+/// Find boxes of this laptop that no run claims, and destroy them; list those of others
+///
+/// Boxes of other stores (another laptop, a colleague on the account) and boxes without a label of spotter's are only listed;
+/// name one with `--instance` to destroy it.
+#[derive(Debug, clap::Args)]
+pub struct GcArgs {
+    /// Only list; destroy nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Destroy this instance, whoever rented it
+    #[arg(long, value_name = "ID")]
+    instance: Option<u64>,
+}
+
+/// One instance of the account.
+#[derive(Debug, Serialize)]
+struct Found {
+    instance: u64,
+    label: Option<String>,
+    /// `claimed`, `orphan`, `other store` or `not spotter's`.
+    owner: &'static str,
+    age_s: u64,
+    usd_per_hour: f64,
+    destroyed: bool,
+}
+
+/// Compares the account with the record.
+pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandError> {
+    let store = deps.store()?;
+    let provider = deps.provider()?;
+    // The record first: a run that rents in between is newer than the list and not in it.
+    let instances = provider.instances().await?;
+    let claimed: HashSet<String> = store
+        .all_attempts()?
+        .into_iter()
+        .filter(|attempt| attempt.state != State::Gone)
+        .map(|attempt| attempt.label)
+        .collect();
+    let now_s = deps.clock.now_us() as f64 / 1e6;
+    let mut found: Vec<Found> = instances.iter().map(|instance| look(instance, store.id(), &claimed, now_s)).collect();
+    if let Some(id) = args.instance
+        && !found.iter().any(|row| row.instance == id)
+    {
+        return Err(CommandError::usage(format!("the account has no instance {id}")));
+    }
+    for row in &mut found {
+        let chosen = match args.instance {
+            Some(id) => row.instance == id,
+            None => row.owner == "orphan",
+        };
+        if chosen && row.owner == "claimed" {
+            return Err(CommandError::new(format!("instance {} belongs to a run of this laptop", row.instance))
+                .hint("end it with `spotter destroy`, which looks first at what would be lost"));
+        }
+        if chosen && !args.dry_run {
+            provider.destroy(row.instance).await?;
+            row.destroyed = true;
+        }
+    }
+    if found.is_empty() {
+        ui.status(format_args!("The account has no instances."));
+    }
+    ui.show(&found, |found| {
+        let mut table = Table::new(&["INSTANCE>", "OWNER", "AGE", "$/H>", "DESTROYED", "LABEL"]);
+        for row in found {
+            table.row([
+                row.instance.to_string(),
+                row.owner.to_owned(),
+                text::duration(std::time::Duration::from_secs(row.age_s)),
+                format!("{:.3}", row.usd_per_hour),
+                if row.destroyed { "yes" } else { "no" }.to_owned(),
+                row.label.clone().unwrap_or_default(),
+            ]);
+        }
+        table
+    });
+    Ok(())
+}
+
+fn look(instance: &Instance, store: &str, claimed: &HashSet<String>, now_s: f64) -> Found {
+    let owner = match instance.label.as_deref().and_then(label::parse) {
+        None => "not spotter's",
+        Some(label) if label.store != store => "other store",
+        Some(_) if instance.label.as_ref().is_some_and(|label| claimed.contains(label)) => "claimed",
+        Some(_) => "orphan",
+    };
+    let gpu = if instance.contract_running { instance.gpu_usd_per_hour } else { 0.0 };
+    Found {
+        instance: instance.id,
+        label: instance.label.clone(),
+        owner,
+        age_s: (now_s - instance.start_s).max(0.0) as u64,
+        usd_per_hour: gpu + instance.storage_usd_per_hour,
+        destroyed: false,
+    }
+}

@@ -1,0 +1,285 @@
+//! `logs`: what a run's sessions print, from the live agent; from the copy on this machine when the box is gone.
+
+use std::fs;
+
+use futures::StreamExt;
+use serde::Serialize;
+
+use super::attach::session_name;
+use crate::{
+    agent_client::{AgentClient, Link, LogPiece, LogPosition, LogStart},
+    bootstrap,
+    commands::Deps,
+    error::CommandError,
+    logbook::Logbook,
+    run::bringing_up::{SETUP, TRAIN},
+    store::AttemptRecord,
+    tunnel::{Patience, Tunnel},
+    ui::{Ui, sanitize},
+};
+
+/// How long a box is tried that was reached before.
+const CONNECT_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// What a line of a log has at most, mostly: this much is asked for per line of `--tail`.
+const LINE_BYTES: u64 = 400;
+
+/// Show what a run prints
+///
+/// Read from the box while there is one, else from the copy that is kept on this machine. On a terminal, control
+/// sequences other than colours are left out; elsewhere every byte is as it was written.
+#[derive(Debug, clap::Args)]
+pub struct LogsArgs {
+    /// The run [default: the only one that goes on]
+    run: Option<String>,
+    /// Go on with new lines until the session has ended; a broken link is mended on the way
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    tail: Option<u64>,
+    /// Session: train or setup [default: train, before that setup]
+    #[arg(long, value_name = "NAME", value_parser = session_name)]
+    session: Option<String>,
+    /// Attempt [default: the newest]
+    #[arg(long, value_name = "N", conflicts_with = "follow")]
+    attempt: Option<u32>,
+}
+
+/// One piece of a log, as JSON.
+#[derive(Serialize)]
+struct Row<'a> {
+    run: &'a str,
+    attempt: u32,
+    session: &'a str,
+    /// Place of the first byte; null in a copy.
+    position: Option<LogPosition>,
+    /// Bytes lost before this piece.
+    gap_bytes: u64,
+    text: &'a str,
+}
+
+/// Prints pieces for people, for programs, or as they are.
+struct Printer<'a> {
+    ui: &'a mut Ui,
+    clean: Option<sanitize::Stream>,
+    run: &'a str,
+    attempt: u32,
+    session: String,
+}
+
+impl Printer<'_> {
+    fn print(&mut self, data: &[u8], position: Option<LogPosition>, gap_bytes: u64) {
+        if gap_bytes > 0 {
+            self.ui.warning(format_args!(
+                "{gap_bytes} bytes of the log are missing here"
+            ));
+        }
+        if self.ui.is_json() {
+            let text = String::from_utf8_lossy(data);
+            let (run, attempt, session) = (self.run, self.attempt, &self.session);
+            self.ui.json(&Row {
+                run,
+                attempt,
+                session,
+                position,
+                gap_bytes,
+                text: &text,
+            });
+        } else if let Some(clean) = &mut self.clean {
+            self.ui.bytes(&clean.clean(data));
+        } else {
+            self.ui.bytes(data);
+        }
+    }
+}
+
+/// Runs the verb.
+pub async fn logs(ui: &mut Ui, deps: &Deps, args: &LogsArgs) -> Result<(), CommandError> {
+    let run = deps.load_run(args.run.as_deref())?;
+    let attempts = deps.store()?.attempts(&run.name)?;
+    let attempt = match args.attempt {
+        Some(number) => attempts.iter().find(|attempt| attempt.number == number),
+        None => attempts.last(),
+    };
+    let attempt = attempt.ok_or_else(|| {
+        CommandError::usage(match args.attempt {
+            Some(number) => format!("run `{}` has no attempt {number}", run.name),
+            None => format!("run `{}` has no box yet", run.name),
+        })
+    })?;
+    let newest = attempts
+        .last()
+        .is_some_and(|last| last.number == attempt.number);
+    let clean = ui.stream();
+    let session = args.session.clone().unwrap_or_else(|| TRAIN.to_owned());
+    let mut printer = Printer {
+        ui,
+        clean,
+        run: &run.name,
+        attempt: attempt.number,
+        session,
+    };
+    if newest && attempt.may_cost() && !attempt.ssh.is_empty() {
+        live(&mut printer, deps, args).await
+    } else {
+        copied(&mut printer, deps, args, attempt)
+    }
+}
+
+/// From the copy on this machine.
+fn copied(
+    printer: &mut Printer<'_>,
+    deps: &Deps,
+    args: &LogsArgs,
+    attempt: &AttemptRecord,
+) -> Result<(), CommandError> {
+    let book = Logbook::new(deps.config.home());
+    let mut path = book.path(printer.run, attempt.number, &printer.session);
+    if args.session.is_none() && !path.exists() {
+        printer.session = SETUP.to_owned();
+        path = book.path(printer.run, attempt.number, SETUP);
+    }
+    let bytes = fs::read(&path).map_err(|err| {
+        let what = format!(
+            "there is no log of attempt {} of `{}`",
+            attempt.number, printer.run
+        );
+        CommandError::new(what).because(format!(
+            "its box is gone, and the copy {} cannot be read: {err}",
+            path.display()
+        ))
+    })?;
+    printer.print(last_lines(&bytes, args.tail), None, 0);
+    Ok(())
+}
+
+/// From the agent.
+async fn live(printer: &mut Printer<'_>, deps: &Deps, args: &LogsArgs) -> Result<(), CommandError> {
+    let name = printer.run.to_owned();
+    let failed =
+        || CommandError::new(format!("the log of `{name}` could not be read")).about(name.as_str());
+    let target = deps.ssh_target(&name).await?;
+    let tunnel = Tunnel::connect(target, Patience::known_box(CONNECT_LIMIT))
+        .await
+        .map_err(|err| failed().cause(err))?;
+    let client = bootstrap::reach(&tunnel)
+        .await
+        .map_err(|err| failed().cause(err))?;
+    if args.session.is_none() {
+        let sessions = client.sessions().await.map_err(|err| failed().cause(err))?;
+        if !sessions.iter().any(|session| session.name == TRAIN) {
+            printer.session = SETUP.to_owned();
+        }
+    }
+    let mut start = LogStart::At(LogPosition::default());
+    let mut ended = false;
+    if let Some(lines) = args.tail {
+        // What is there now, cut to the lines that were asked for; from its end on it may be followed.
+        let bytes = lines.saturating_mul(LINE_BYTES).clamp(4096, 64 << 20);
+        let mut pieces = client.logs(&printer.session, LogStart::Tail(bytes), false);
+        let (mut tail, mut first) = (Vec::new(), None);
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|err| failed().cause(err))?;
+            first.get_or_insert(piece.position);
+            start = LogStart::At(piece.next());
+            ended |= piece.end;
+            tail.extend_from_slice(&piece.data);
+        }
+        let shown = last_lines(&tail, args.tail);
+        let position = first.map(|first| LogPosition {
+            offset: first.offset + (tail.len() - shown.len()) as u64,
+            ..first
+        });
+        printer.print(shown, position, 0);
+        if !args.follow || ended {
+            tunnel.close().await;
+            return Ok(());
+        }
+    }
+    let outcome = follow(printer, &client, start, args.follow)
+        .await
+        .map_err(|err| failed().cause(err));
+    tunnel.close().await;
+    outcome
+}
+
+/// Prints pieces until there are no more, or nobody reads them.
+async fn follow(
+    printer: &mut Printer<'_>,
+    client: &AgentClient,
+    start: LogStart,
+    follow_on: bool,
+) -> Result<(), crate::agent_client::AgentError> {
+    let mut pieces = client.logs(&printer.session, start, follow_on);
+    let mut link = client.link();
+    let mut lost = false;
+    loop {
+        let piece: LogPiece = tokio::select! {
+            piece = pieces.next() => match piece {
+                Some(piece) => piece?,
+                None => return Ok(()),
+            },
+            Ok(()) = link.changed() => {
+                match &*link.borrow_and_update() {
+                    Link::Lost { why, .. } if !lost => {
+                        lost = true;
+                        printer.ui.status(format_args!("The link is lost, trying again ({why})."));
+                    }
+                    Link::Connected if lost => {
+                        lost = false;
+                        printer.ui.status(format_args!("The link is back."));
+                    }
+                    _ => {}
+                }
+                continue;
+            }
+        };
+        printer.print(&piece.data, Some(piece.position), piece.gap_bytes);
+        if piece.end || !printer.ui.is_open() {
+            return Ok(());
+        }
+    }
+}
+
+/// The last lines of a text; all of it without a number. A last line without an end counts.
+fn last_lines(bytes: &[u8], lines: Option<u64>) -> &[u8] {
+    let Some(lines) = lines else { return bytes };
+    let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let mut left = lines;
+    let mut from = bytes.len();
+    let mut at = body.len();
+    while left > 0 {
+        match body[..at].iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => {
+                from = end + 1;
+                at = end;
+            }
+            None => return bytes,
+        }
+        left -= 1;
+    }
+    &bytes[from..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_whole_lines() {
+        let check = |text: &str, lines: Option<u64>, expected: &str| {
+            assert_eq!(
+                last_lines(text.as_bytes(), lines),
+                expected.as_bytes(),
+                "{text:?} {lines:?}"
+            );
+        };
+        check("a\nb\nc\n", Some(2), "b\nc\n");
+        check("a\nb\nc", Some(2), "b\nc");
+        check("a\nb\nc\n", Some(9), "a\nb\nc\n");
+        check("a\nb\nc\n", Some(0), "");
+        check("a\n\n\n", Some(2), "\n\n");
+        check("", Some(3), "");
+        check("a\nb\n", None, "a\nb\n");
+    }
+}

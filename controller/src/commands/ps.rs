@@ -1,0 +1,157 @@
+//! `ps`: the runs, where each stands, what it costs, and who watches it. Asks nobody but the run store.
+
+use serde::Serialize;
+
+use crate::{
+    commands::Deps,
+    error::CommandError,
+    ledger,
+    store::{AttemptRecord, RunRecord, Store},
+    ui::{Table, Ui, text},
+};
+
+/// Show the runs: state, GPU, step, cost, and who watches
+///
+/// Ended runs are shown as long as a box of theirs may cost something.
+#[derive(Debug, clap::Args)]
+pub struct PsArgs {
+    /// Ended runs too
+    #[arg(short, long)]
+    all: bool,
+}
+
+/// One run, as JSON. Times are microseconds since the epoch.
+#[derive(Serialize)]
+struct Row {
+    run: String,
+    /// State of the newest attempt; `planned` before there is one.
+    state: String,
+    /// How the run ended; null while it goes on.
+    outcome: Option<&'static str>,
+    reason: Option<String>,
+    stop_requested: bool,
+    attempt: u32,
+    instance: Option<u64>,
+    gpu: String,
+    num_gpus: u32,
+    rental: &'static str,
+    step: Option<u64>,
+    usd_per_hour: f64,
+    cost_usd: f64,
+    created_us: i64,
+    /// Process that watches the run; null: nobody does, so nobody would recover it.
+    watched_by_pid: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Rows {
+    runs: Vec<Row>,
+}
+
+/// Runs the verb.
+pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
+    let mut rows = Rows { runs: Vec::new() };
+    if let Some(store) = deps.existing_store()? {
+        let now_us = deps.clock.now_us();
+        for run in store.runs()? {
+            let attempts = store.attempts(&run.name)?;
+            if args.all || run.outcome.is_none() || attempts.iter().any(AttemptRecord::may_cost) {
+                rows.runs.push(row(&store, &run, &attempts, now_us)?);
+            }
+        }
+    }
+    if rows.runs.is_empty() && !ui.is_json() {
+        ui.status(format_args!("No runs."));
+        return Ok(());
+    }
+    ui.show(&rows, |rows| table(&rows.runs));
+    for row in rows
+        .runs
+        .iter()
+        .filter(|row| row.outcome.is_none() && row.watched_by_pid.is_none())
+    {
+        ui.hint(format_args!(
+            "nobody watches `{0}`, so nobody would recover it: `spotter up {0}`",
+            row.run
+        ));
+    }
+    Ok(())
+}
+
+fn row(
+    store: &Store,
+    run: &RunRecord,
+    attempts: &[AttemptRecord],
+    now_us: i64,
+) -> Result<Row, CommandError> {
+    let latest = attempts.last();
+    let intervals = store.intervals(&run.name)?;
+    let charges = store.final_charges(&run.name)?;
+    let gpu = latest
+        .map(|attempt| attempt.gpu.clone())
+        .filter(|gpu| !gpu.is_empty());
+    Ok(Row {
+        run: run.name.clone(),
+        state: latest
+            .map_or("planned", |attempt| attempt.state.name())
+            .to_owned(),
+        outcome: run.outcome.map(|outcome| outcome.name()),
+        reason: run.reason.clone().or_else(|| latest?.reason.clone()),
+        stop_requested: run.stop_requested,
+        attempt: latest.map_or(0, |attempt| attempt.number),
+        instance: latest
+            .filter(|attempt| attempt.may_cost())
+            .and_then(|attempt| attempt.instance),
+        gpu: gpu
+            .or_else(|| run.spec.resources.gpu_name.clone())
+            .unwrap_or_default(),
+        num_gpus: run.spec.resources.num_gpus,
+        rental: run.spec.resources.rental.name(),
+        step: attempts.iter().rev().find_map(|attempt| attempt.last_step),
+        usd_per_hour: ledger::rate_usd_per_hour(&intervals, None),
+        cost_usd: ledger::run_cost(&intervals, &charges, now_us).total_usd(),
+        created_us: run.created_us,
+        watched_by_pid: store.lease(&run.name)?.map(|lease| lease.pid),
+    })
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new(&[
+        "RUN",
+        "STATE",
+        "TRY>",
+        "GPU",
+        "STEP>",
+        "NOW>",
+        "COST>",
+        "WATCHED BY",
+    ]);
+    for row in rows {
+        let watched = match (row.outcome, row.watched_by_pid) {
+            (Some(_), _) => "-".to_owned(),
+            (None, Some(pid)) => format!("pid {pid}"),
+            (None, None) => "nobody watches".to_owned(),
+        };
+        let state = match row.outcome {
+            Some(outcome) if outcome != row.state => format!("{outcome}, {}", row.state),
+            Some(outcome) => outcome.to_owned(),
+            None if row.stop_requested => format!("{}, stopping", row.state),
+            None => row.state.clone(),
+        };
+        let gpu = match row.num_gpus {
+            1 => row.gpu.clone(),
+            count => format!("{count} x {}", row.gpu),
+        };
+        table.row([
+            row.run.clone(),
+            state,
+            row.attempt.to_string(),
+            gpu,
+            text::or_dash(row.step),
+            text::usd_per_hour(row.usd_per_hour),
+            text::usd(row.cost_usd),
+            watched,
+        ]);
+    }
+    table
+}

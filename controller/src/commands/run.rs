@@ -1,0 +1,106 @@
+//! `spotter run`: from a run file to a running training.
+
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    commands::{Deps, watching},
+    error::CommandError,
+    run::lifecycle::Goal,
+    spec::RunSpec,
+    store::RunRecord,
+    ui::{self, Ui},
+};
+
+/// Rent a box, start the training of a run file on it, and watch over it
+///
+/// Ctrl-C leaves the training alone; `spotter up NAME` watches again.
+#[derive(Debug, clap::Args)]
+#[command(visible_alias = "launch")]
+pub struct RunArgs {
+    /// Run file
+    #[arg(value_name = "FILE", default_value = "run.yaml", conflicts_with_all = ["gpus", "command"])]
+    file: PathBuf,
+    /// Without a run file: GPU and count, such as "RTX 4090:1"
+    #[arg(long, requires = "command")]
+    gpus: Option<String>,
+    /// Name of the run, instead of the file's
+    #[arg(long)]
+    name: Option<String>,
+    /// Leave as soon as the training runs
+    #[arg(long)]
+    detach: bool,
+    /// Without a run file: the training's command, after `--`
+    #[arg(last = true, requires = "gpus")]
+    command: Vec<String>,
+}
+
+/// Writes the run down, then carries it on.
+pub async fn run(ui: &mut Ui, deps: &Deps, args: &RunArgs, stop: CancellationToken) -> Result<(), CommandError> {
+    let mut spec = match &args.gpus {
+        Some(gpus) => RunSpec::bare(gpus, &args.command, args.name.as_deref())?,
+        None => RunSpec::load(&args.file)?,
+    };
+    if let Some(name) = &args.name {
+        spec.rename(name)?;
+    }
+    let store = deps.store()?;
+    if let Some(known) = store.find_run(&spec.name)? {
+        let err = CommandError::usage(format!("there is a run `{}` already", spec.name));
+        return Err(match known.outcome {
+            None => err.hint(format!("go on with it: `spotter up {}`", spec.name)),
+            Some(_) => err.hint("give this one another name with `--name`"),
+        });
+    }
+    let missing: Vec<&str> = spec
+        .envs
+        .iter()
+        .filter(|(key, value)| value.is_none() && deps.shell_variable(key).is_none())
+        .map(|(key, _)| key.as_str())
+        .collect();
+    if !missing.is_empty() {
+        return Err(CommandError::usage(format!("run `{}` needs variables that your shell lacks", spec.name))
+            .because(format!("`envs` leaves {} to the shell", missing.join(", "))));
+    }
+
+    // Everything that can be proved without money is proved before any is spent.
+    let sites = deps.sites()?;
+    let provider = deps.provider()?;
+    let account = provider.account().await?;
+    if account.credit_usd <= 0.0 {
+        return Err(CommandError::new(format!("run `{}` was not rented: the account has no credit", spec.name))
+            .hint("add credit in the web console"));
+    }
+    let there = sites.prove_bucket(&spec).await.map_err(|err| {
+        let to = spec.checkpoints.as_ref().and_then(|checkpoints| checkpoints.to.as_deref());
+        let text = match to {
+            Some(to) => format!("run `{}` was not rented: its bucket {to} cannot be used", spec.name),
+            None => format!("run `{}` was not rented", spec.name),
+        };
+        CommandError::new(text).cause(err)
+    })?;
+    if there > 0 {
+        return Err(CommandError::usage(format!(
+            "run `{}` was not rented: the bucket holds {there} checkpoints of a run of this name",
+            spec.name
+        ))
+        .hint("give this one another name with `--name`, or another prefix in `checkpoints.to`"));
+    }
+    let key = sites.public_key().await.map_err(|err| CommandError::from_error(&err))?;
+    provider.register_key(&key).await?;
+
+    store.create_run(&RunRecord {
+        name: spec.name.clone(),
+        spec: spec.clone(),
+        created_us: deps.clock.now_us(),
+        stop_requested: false,
+        outcome: None,
+        reason: None,
+    })?;
+    let goal = if args.detach { Goal::Running } else { Goal::End };
+    let Some(ended) = watching::watch(ui, deps, &spec.name, goal, stop).await? else { return Ok(()) };
+    let summary = watching::summary(&store, &ended)?;
+    ui.show(&summary, ui::attempts_table);
+    watching::verdict(&ended)
+}

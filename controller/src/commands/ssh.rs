@@ -1,0 +1,89 @@
+//! `ssh`: a shell on the box of a run, or one command; and the way to a box that other verbs share.
+
+use std::io::IsTerminal;
+
+use crate::{
+    commands::Deps,
+    error::CommandError,
+    tunnel::{self, SshHome, SshTarget},
+    ui::Ui,
+};
+
+/// Open a shell on the box of a run, or run a command there
+///
+/// Uses the system's ssh. To let other programs (scp, rsync, editors) use the run's name as a host, add the line that
+/// `spotter ssh --config` prints to ~/.ssh/config.
+#[derive(Debug, clap::Args)]
+pub struct SshArgs {
+    /// The run [default: the only one that goes on]
+    run: Option<String>,
+    /// Print the line for ~/.ssh/config instead
+    #[arg(long, conflicts_with = "command")]
+    config: bool,
+    /// Command to run instead of a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Deps {
+    /// Keys, pins and sockets of ssh.
+    pub fn ssh_home(&self) -> Result<SshHome, CommandError> {
+        let config = &self.config;
+        let user_config = config.user_home().unwrap_or_default().join(".ssh/config");
+        SshHome::open(
+            config.home(),
+            config.runtime_dir().as_deref(),
+            config.ssh_key()?,
+            user_config,
+        )
+        .map_err(|err| CommandError::new("ssh cannot be prepared").cause(err))
+    }
+
+    /// How the newest box of a run is reached, by the addresses on record: the market is not asked.
+    pub async fn ssh_target(&self, run: &str) -> Result<SshTarget, CommandError> {
+        let attempt = self
+            .store()?
+            .latest_attempt(run)?
+            .filter(|attempt| attempt.may_cost());
+        let (attempt, instance) = attempt
+            .and_then(|attempt| attempt.instance.map(|instance| (attempt, instance)))
+            .ok_or_else(|| CommandError::new(format!("run `{run}` has no box")).about(run))?;
+        if attempt.ssh.is_empty() {
+            return Err(
+                CommandError::new(format!("the box of `{run}` has no ssh address yet"))
+                    .about(run)
+                    .hint(format!(
+                        "it is {}: see `spotter status {run}`",
+                        attempt.state.name()
+                    )),
+            );
+        }
+        let home = self.ssh_home()?;
+        let target = home
+            .target(self.provider()?.name(), instance, attempt.ssh.clone())
+            .await;
+        let target = target.map_err(|err| failed(run).cause(err))?;
+        home.publish(run, &target)
+            .map_err(|err| failed(run).cause(err))?;
+        Ok(target)
+    }
+}
+
+fn failed(run: &str) -> CommandError {
+    CommandError::new(format!("the box of `{run}` could not be reached")).about(run)
+}
+
+/// Becomes ssh; returns only when it could not.
+pub async fn ssh(ui: &mut Ui, deps: &Deps, args: &SshArgs) -> Result<(), CommandError> {
+    if args.config {
+        let include = deps.ssh_home()?.include_line();
+        ui.line(format_args!("{include}"));
+        return Ok(());
+    }
+    let run = deps.load_run(args.run.as_deref())?;
+    let target = deps.ssh_target(&run.name).await?;
+    // As ssh itself does it: words are joined, the box's shell takes them apart.
+    let command = (!args.command.is_empty()).then(|| args.command.join(" "));
+    let terminal = command.is_none() && std::io::stdin().is_terminal();
+    Err(failed(&run.name).cause(tunnel::become_ssh(&target, terminal, command.as_deref())))
+}

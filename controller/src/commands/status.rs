@@ -1,0 +1,137 @@
+//! `spotter status`: one run in full.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{
+    agent_client::{AgentStatus, SessionState},
+    commands::{Deps, watching},
+    error::CommandError,
+    run::{State, bringing_up::TRAIN, summary::RunSummary},
+    ui::{self, Ui, text},
+};
+
+/// Longest time to wait for the box's own word.
+const LIVE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Show one run in full: attempts, steps, checkpoints, money, and what its box says now
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Run; the only one that goes on, if there is one
+    run: Option<String>,
+    /// Only what is on record; the box is not asked
+    #[arg(long)]
+    recorded: bool,
+}
+
+/// The record and the live box.
+#[derive(Debug, Serialize)]
+struct Status {
+    #[serde(flatten)]
+    summary: RunSummary,
+    /// What the agent says; `null` when it was not asked or did not answer.
+    agent: Option<AgentStatus>,
+}
+
+/// Shows it.
+pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), CommandError> {
+    let run = deps.load_run(args.run.as_deref())?;
+    let store = deps.store()?;
+    let summary = watching::summary(&store, &run)?;
+    let asks = summary.state.is_some_and(|state| matches!(state, State::Syncing | State::Running | State::Finishing));
+    let agent = if asks && !args.recorded { live(ui, deps, &run.name).await? } else { None };
+    let status = Status { summary, agent };
+    if ui.is_json() {
+        ui.json(&status);
+        return Ok(());
+    }
+    let Status { summary, agent } = &status;
+    let state = match summary.outcome {
+        Some(outcome) => outcome.name(),
+        None => summary.state.map_or("planned", State::name),
+    };
+    ui.line(format_args!("{}  {state}", summary.name));
+    if let Some(reason) = &summary.reason {
+        ui.line(format_args!("  reason       {reason}"));
+    }
+    if let Some(step) = summary.step {
+        ui.line(format_args!("  step         {step}"));
+    }
+    let last = summary.last_checkpoint_step.map_or_else(String::new, |step| format!(", newest of step {step}"));
+    ui.line(format_args!("  checkpoints  {} committed{last}", summary.checkpoints_committed));
+    ui.line(format_args!(
+        "  cost         {} so far, {} now",
+        text::usd(summary.cost_usd),
+        text::usd_per_hour(summary.usd_per_hour)
+    ));
+    if summary.outcome.is_none() {
+        let watched = if summary.watched { "yes" } else { "nobody watches: an interruption is not recovered until `up`" };
+        ui.line(format_args!("  watched      {watched}"));
+    }
+    if let Some(agent) = agent {
+        show_agent(ui, agent);
+    }
+    ui.table(&ui::attempts_table(summary));
+    Ok(())
+}
+
+async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Option<AgentStatus>, CommandError> {
+    let opened = tokio::time::timeout(LIVE_LIMIT, async {
+        let site = deps.open_site(run).await?;
+        site.status().await.map_err(|err| CommandError::from_error(&err))
+    });
+    match opened.await {
+        Ok(Ok(status)) => Ok(Some(status)),
+        Ok(Err(err)) => {
+            ui.warning(format_args!("the box does not answer: {err}"));
+            Ok(None)
+        }
+        Err(_) => {
+            ui.warning(format_args!("the box does not answer within {} s", LIVE_LIMIT.as_secs()));
+            Ok(None)
+        }
+    }
+}
+
+fn show_agent(ui: &mut Ui, agent: &AgentStatus) {
+    if let Some(session) = agent.session(TRAIN) {
+        let how = if session.state == SessionState::Running { "running" } else { "ended" };
+        ui.line(format_args!("  training     {how}, {} of log", text::bytes(session.log_bytes)));
+    }
+    if let Some(training) = &agent.training {
+        let loss = training.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
+        let rate = training.tokens_per_s.map_or_else(String::new, |rate| format!(", {rate:.0} tokens/s"));
+        let total = training.total_steps.map_or_else(String::new, |total| format!(" of {total}"));
+        ui.line(format_args!("  last line    step {}{total}{loss}{rate}", text::or_dash(training.step)));
+    }
+    if let Some(backup) = &agent.backup {
+        let alarm = if backup.alarm { ", BEHIND" } else { "" };
+        ui.line(format_args!(
+            "  backup       {} waiting, {} not saved{alarm}",
+            backup.pending,
+            text::bytes(backup.unsaved_bytes)
+        ));
+        if let Some(problem) = &backup.problem {
+            ui.line(format_args!("  problem      {problem}"));
+        }
+    }
+    let Some(sample) = &agent.sample else { return };
+    for gpu in &sample.gpus {
+        let memory = match (gpu.memory_used_bytes, gpu.memory_total_bytes) {
+            (Some(used), Some(total)) => format!("{} of {}", text::bytes(used), text::bytes(total)),
+            _ => "-".to_owned(),
+        };
+        ui.line(format_args!(
+            "  gpu {}        {} %, {memory}, {} W, {} C  {}",
+            gpu.index,
+            text::or_dash(gpu.utilisation_percent),
+            gpu.power_mw.map_or_else(|| "-".to_owned(), |power| (power / 1000).to_string()),
+            text::or_dash(gpu.temperature_c),
+            gpu.name
+        ));
+    }
+    if let Some(problem) = &agent.gpu_problem {
+        ui.line(format_args!("  gpu          no readings: {problem}"));
+    }
+}

@@ -1,0 +1,33 @@
+//! `spotter up`: picks a run up where its record stands.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    commands::{Deps, watching},
+    error::CommandError,
+    run::lifecycle::Goal,
+    ui::{self, Ui},
+};
+
+/// Go on with a run where its record stands, and watch over it
+///
+/// After a crash of spotter or a closed laptop: what was half done is found and finished. Another spotter that acts for the run
+/// already is left to it.
+#[derive(Debug, clap::Args)]
+pub struct UpArgs {
+    /// Run; the only one that goes on, if there is one
+    run: Option<String>,
+    /// Leave as soon as the training runs
+    #[arg(long)]
+    detach: bool,
+}
+
+/// Carries the run on.
+pub async fn up(ui: &mut Ui, deps: &Deps, args: &UpArgs, stop: CancellationToken) -> Result<(), CommandError> {
+    let run = deps.load_run(args.run.as_deref())?;
+    let goal = if args.detach { Goal::Running } else { Goal::End };
+    let Some(ended) = watching::watch(ui, deps, &run.name, goal, stop).await? else { return Ok(()) };
+    let summary = watching::summary(deps.store()?.as_ref(), &ended)?;
+    ui.show(&summary, ui::attempts_table);
+    watching::verdict(&ended)
+}

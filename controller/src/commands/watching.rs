@@ -1,0 +1,152 @@
+//! What `run`, `up` and `wait` share: telling what goes on, leaving without harm, and the exit code of an ended run.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    agent_client::TrainingInfo,
+    commands::Deps,
+    error::{CommandError, ErrorKind},
+    run::{
+        lifecycle::{Goal, Lifecycle, Report},
+        summary::{RunSummary, summarise},
+        vigil,
+    },
+    store::{Outcome, RunRecord, Store},
+    ui::{Console, Progress, Ui, Unit},
+};
+
+/// Between two lines about the training's progress where there is no terminal to redraw.
+const TRAINING_LINE: Duration = Duration::from_secs(30);
+
+/// Tells what goes on, on stderr.
+pub struct ConsoleReport {
+    console: Console,
+    transfers: Mutex<HashMap<String, Progress>>,
+    training: Mutex<Option<(Progress, Instant)>>,
+}
+
+impl ConsoleReport {
+    /// Speaks through the console of `ui`.
+    pub fn new(ui: &Ui) -> Arc<ConsoleReport> {
+        Arc::new(ConsoleReport {
+            console: ui.console().clone(),
+            transfers: Mutex::default(),
+            training: Mutex::new(None),
+        })
+    }
+}
+
+impl Report for ConsoleReport {
+    fn status(&self, run: &str, text: &str) {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.console.status(format_args!("[{run}] {text}"));
+    }
+
+    fn transfer(&self, what: &str, done_bytes: u64, total_bytes: u64) {
+        let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = transfers
+            .entry(what.to_owned())
+            .or_insert_with(|| self.console.progress(what, Unit::Bytes, total_bytes));
+        progress.set(done_bytes, total_bytes);
+    }
+
+    fn training(&self, run: &str, training: &TrainingInfo) {
+        let Some(step) = training.step else { return };
+        let mut slot = self.training.lock().unwrap_or_else(PoisonError::into_inner);
+        let total = training.total_steps.unwrap_or(0);
+        let (progress, said) = slot.get_or_insert_with(|| {
+            (self.console.progress(run, Unit::Count, total), Instant::now() - TRAINING_LINE)
+        });
+        progress.set(step, total);
+        if said.elapsed() >= TRAINING_LINE || Some(step) == training.total_steps {
+            *said = Instant::now();
+            progress.message(&training_text(training));
+        }
+    }
+}
+
+/// `loss 2.9447, 1,184 tokens/s`, as far as it was printed.
+fn training_text(training: &TrainingInfo) -> String {
+    let mut parts = Vec::new();
+    if let Some(loss) = training.loss {
+        parts.push(format!("loss {loss:.4}"));
+    }
+    if let Some(rate) = training.tokens_per_s {
+        parts.push(format!("{rate:.0} tokens/s"));
+    }
+    parts.join(", ")
+}
+
+/// Watches a run until `goal` or until `stop`; leaving never harms it.
+pub async fn watch(
+    ui: &mut Ui,
+    deps: &Deps,
+    name: &str,
+    goal: Goal,
+    stop: CancellationToken,
+) -> Result<Option<RunRecord>, CommandError> {
+    let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
+    tokio::select! {
+        run = vigil::keep(&lifecycle, name, goal) => run.map(Some),
+        () = stop.cancelled() => {
+            leave(ui, deps, &lifecycle, name).await?;
+            Ok(None)
+        }
+    }
+}
+
+/// Ctrl-C: before the training runs it may end the run; afterwards it only stops looking.
+async fn leave(ui: &mut Ui, deps: &Deps, lifecycle: &Lifecycle, name: &str) -> Result<(), CommandError> {
+    let store = deps.store()?;
+    let trains = store.latest_attempt(name)?.is_some_and(|attempt| attempt.started_us > 0);
+    for line in deps.money(Some(name)) {
+        ui.status(format_args!("Money: {line}."));
+    }
+    if !trains && store.run(name)?.outcome.is_none() {
+        let end = ui.confirm(&format!("`{name}` does not train yet: end it and destroy its box?"));
+        if end == Some(true) {
+            store.request_stop(name)?;
+            vigil::keep(lifecycle, name, Goal::End).await?;
+            return Ok(());
+        }
+    }
+    ui.status(format_args!("Left `{name}` as it is; nobody watches it now."));
+    ui.hint(format_args!("watch it again, and recover it from interruptions, with `spotter up {name}`"));
+    Ok(())
+}
+
+/// A run from the store, put together.
+pub fn summary(store: &Store, run: &RunRecord) -> Result<RunSummary, CommandError> {
+    let name = &run.name;
+    let attempts = store.attempts(name)?;
+    let watched = store.lease(name)?.is_some();
+    let (intervals, charges, events) = (store.intervals(name)?, store.charges(name)?, store.events(name, 0)?);
+    Ok(summarise(run, &attempts, &intervals, &charges, &events, watched, store.now_us()))
+}
+
+/// What an ended run makes of the exit code.
+pub fn verdict(run: &RunRecord) -> Result<(), CommandError> {
+    let reason = run.reason.clone();
+    let failed = |text: &str, kind: ErrorKind| {
+        let mut err = CommandError::new(format!("run `{}` {text}", run.name)).kind(kind).about(&run.name);
+        if let Some(reason) = reason {
+            err = err.because(reason);
+        }
+        Err(err)
+    };
+    let name = &run.name;
+    match run.outcome {
+        None | Some(Outcome::Done | Outcome::Stopped) => Ok(()),
+        Some(Outcome::Crashed) => failed("crashed", ErrorKind::Crashed)
+            .map_err(|err: CommandError| err.hint(format!("look at its box with `spotter ssh {name}` after starting it, or end it with `spotter destroy {name}`"))),
+        Some(Outcome::Interrupted) => failed("was interrupted and not carried on", ErrorKind::Interrupted),
+        Some(Outcome::Lost) => failed("was lost with its box", ErrorKind::Lost),
+        Some(Outcome::Failed) => failed("did not start", ErrorKind::Failed),
+    }
+}

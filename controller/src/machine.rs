@@ -1,0 +1,297 @@
+//! The real [`Site`]: ssh, the agent behind it, and rsync, made to one box.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use spotter_bucket::{Bucket, Layout, S3Bucket, S3Options, Target, prove};
+
+use crate::{
+    agent_client::{
+        AgentClient, AgentError, AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileList, LogPiece,
+        LogPosition, LogStart, PreflightReport, RestoreReport, SessionInfo, SessionRequest, Verdict,
+    },
+    bootstrap::{self, AgentBinary, BootstrapError},
+    credentials::{self, BucketAccess},
+    error::chain,
+    run::site::{Place, Progress, Site, SiteError, Sites},
+    spec::RunSpec,
+    sync::{self, SyncError},
+    tunnel::{FailureKind, Patience, SshHome, Tunnel, TunnelError},
+};
+
+/// One try to connect; the lifecycle decides whether there is another.
+const CONNECT: Duration = Duration::from_secs(25);
+/// A heartbeat that takes longer than this counts as missed.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(15);
+/// Hashing and uploading results of some tens of gigabytes.
+const RESULTS_LIMIT: Duration = Duration::from_secs(3600);
+/// Bytes of a log read at one go; the rest follows at the next look.
+const LOG_AT_ONCE_BYTES: usize = 4 << 20;
+/// Events read at one go; the rest follows at the next look.
+const EVENTS_AT_ONCE: usize = 500;
+
+/// The way to boxes over ssh.
+pub struct Machines {
+    /// Keys, pins and sockets.
+    pub ssh: SshHome,
+    /// Agent that the user named.
+    pub agent_path: Option<PathBuf>,
+    /// This program's own file, beside which an agent may lie.
+    pub executable: PathBuf,
+    /// Read once, when the first box needs it.
+    pub agent: OnceLock<Arc<AgentBinary>>,
+}
+
+/// A box that answers.
+struct Machine {
+    tunnel: Tunnel,
+    client: AgentClient,
+}
+
+impl Machines {
+    fn agent(&self) -> Result<Arc<AgentBinary>, SiteError> {
+        if let Some(agent) = self.agent.get() {
+            return Ok(Arc::clone(agent));
+        }
+        let found = AgentBinary::find(self.agent_path.as_deref(), &self.executable)
+            .map_err(|err| SiteError::Local(chain(&err)))?;
+        Ok(Arc::clone(self.agent.get_or_init(|| Arc::new(found))))
+    }
+}
+
+/// A client for a run's bucket with the keys of this laptop, and the layout of its objects; `None` without a bucket.
+pub fn bucket_of(spec: &RunSpec) -> Result<Option<(S3Bucket, Layout)>, SiteError> {
+    let Some(to) = spec.checkpoints.as_ref().and_then(|checkpoints| checkpoints.to.as_deref()) else {
+        return Ok(None);
+    };
+    let access = access()?;
+    let target = Target::parse(to, access.endpoint.as_deref(), access.region.as_deref())
+        .map_err(|err| SiteError::Local(chain(&err)))?;
+    let layout = Layout::new(&target.prefix, &spec.name).map_err(|err| SiteError::Local(chain(&err)))?;
+    let keys = access.credentials;
+    let bucket = S3Bucket::new(target, Arc::new(move || Some(keys.clone())), S3Options::default())
+        .map_err(|err| SiteError::Local(chain(&err)))?;
+    Ok(Some((bucket, layout)))
+}
+
+fn access() -> Result<BucketAccess, SiteError> {
+    credentials::find().map_err(|err| SiteError::Local(chain(&err)))
+}
+
+#[async_trait]
+impl Sites for Machines {
+    async fn public_key(&self) -> Result<String, SiteError> {
+        self.ssh.public_key().await.map_err(tunnel_failed)
+    }
+
+    fn onstart(&self, spec: &RunSpec, provider_url: &str) -> Result<String, SiteError> {
+        bootstrap::onstart(spec.limits.bring_up, provider_url, spec.onstart.as_deref())
+            .map_err(|err| SiteError::Local(chain(&err)))
+    }
+
+    async fn prove_bucket(&self, spec: &RunSpec) -> Result<usize, SiteError> {
+        // Before money is spent: the agent must be there as well.
+        self.agent()?;
+        let Some((bucket, layout)) = bucket_of(spec)? else { return Ok(0) };
+        prove(&bucket, &layout.data_prefix()).await.map_err(|err| SiteError::Refused(chain(&err)))?;
+        let commits =
+            bucket.list(&layout.commits_prefix()).await.map_err(|err| SiteError::Refused(chain(&err)))?;
+        Ok(layout.newest_first(&commits).len())
+    }
+
+    async fn open(&self, place: &Place, _spec: &RunSpec, _progress: Progress<'_>) -> Result<Arc<dyn Site>, SiteError> {
+        let agent = self.agent()?;
+        let target = self
+            .ssh
+            .target(place.provider, place.instance, place.addresses.clone())
+            .await
+            .map_err(tunnel_failed)?;
+        self.ssh.publish(&place.run, &target).map_err(tunnel_failed)?;
+        let tunnel = Tunnel::connect(target, Patience::new_box(CONNECT)).await.map_err(tunnel_failed)?;
+        let ready = bootstrap::bootstrap(&tunnel, &agent).await.map_err(|err| match err {
+            BootstrapError::Tunnel(err) => tunnel_failed(err),
+            BootstrapError::Agent(err) => agent_failed(err),
+            err => SiteError::Refused(chain(&err)),
+        })?;
+        Ok(Arc::new(Machine { tunnel, client: ready.client }))
+    }
+
+    fn forget(&self, place: &Place) {
+        self.ssh.forget(&place.run, place.provider, place.instance);
+    }
+}
+
+#[async_trait]
+impl Site for Machine {
+    async fn status(&self) -> Result<AgentStatus, SiteError> {
+        self.client.status(HEARTBEAT_LIMIT).await.map_err(agent_failed)
+    }
+
+    async fn preflight(&self, gpus: u32, disk_bytes: u64) -> Result<PreflightReport, SiteError> {
+        self.client.preflight(gpus, disk_bytes).await.map_err(agent_failed)
+    }
+
+    async fn configure(&self, config: &BoxConfig) -> Result<String, SiteError> {
+        let mut config = config.clone();
+        if let Some(backup) = &mut config.backup {
+            let access = access()?;
+            backup.endpoint = access.endpoint;
+            backup.region = access.region;
+        }
+        // Images of the marketplace keep work on /workspace; elsewhere the home directory is what is ours.
+        let there = self
+            .tunnel
+            .exec("test -d /workspace -a -w /workspace && echo yes", &[])
+            .await
+            .map_err(tunnel_failed)?;
+        if there.ok() {
+            config.workdir = format!("/workspace/{}", config.workdir);
+        }
+        self.client.configure(&config).await.map_err(agent_failed)
+    }
+
+    async fn give_credentials(&self) -> Result<(), SiteError> {
+        self.client.set_credentials(&access()?.credentials).await.map_err(agent_failed)
+    }
+
+    async fn prove_bucket(&self) -> Result<(), SiteError> {
+        match self.client.prove_bucket().await.map_err(agent_failed)?.problem {
+            None => Ok(()),
+            Some(problem) => Err(SiteError::Refused(problem)),
+        }
+    }
+
+    async fn sync(&self, from: &Path, to: &str, progress: Progress<'_>) -> Result<(), SiteError> {
+        sync::push(&self.tunnel, from, to, &mut |at| report(progress, &at)).await.map(drop).map_err(sync_failed)
+    }
+
+    async fn start_session(&self, request: &SessionRequest) -> Result<SessionInfo, SiteError> {
+        match self.client.start_session(request).await {
+            // The answer of an earlier try was lost: the session is the one we asked for.
+            Err(AgentError::Refused { verdict: Verdict::AlreadyExists, .. }) => {
+                let sessions = self.client.sessions().await.map_err(agent_failed)?;
+                let session = sessions.into_iter().find(|session| session.name == request.name);
+                session.ok_or_else(|| SiteError::Refused(format!("session `{}` is taken and not listed", request.name)))
+            }
+            other => other.map_err(agent_failed),
+        }
+    }
+
+    async fn end_session(&self, name: &str, grace: Duration) -> Result<SessionInfo, SiteError> {
+        self.client.end_session(name, grace).await.map_err(agent_failed)
+    }
+
+    async fn log(&self, session: &str, from: LogPosition) -> Result<Vec<LogPiece>, SiteError> {
+        let mut stream = self.client.logs(session, LogStart::At(from), false);
+        let mut pieces = Vec::new();
+        let mut bytes = 0;
+        while bytes < LOG_AT_ONCE_BYTES
+            && let Some(piece) = stream.next().await
+        {
+            let piece = piece.map_err(agent_failed)?;
+            bytes += piece.data.len();
+            pieces.push(piece);
+        }
+        Ok(pieces)
+    }
+
+    async fn log_tail(&self, session: &str, bytes: u64) -> Result<Vec<u8>, SiteError> {
+        let mut pieces = self.client.logs(session, LogStart::Tail(bytes), false);
+        let mut tail = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            tail.extend_from_slice(&piece.map_err(agent_failed)?.data);
+            // A log that grows while it is read has no end of its own.
+            if tail.len() as u64 > bytes.saturating_mul(4) {
+                break;
+            }
+        }
+        Ok(tail)
+    }
+
+    async fn events(&self, from: u64) -> Result<Vec<AgentEvent>, SiteError> {
+        let mut stream = self.client.events(from, false);
+        let mut events = Vec::new();
+        while events.len() < EVENTS_AT_ONCE
+            && let Some(event) = stream.next().await
+        {
+            events.push(event.map_err(agent_failed)?);
+        }
+        Ok(events)
+    }
+
+    async fn acknowledge(&self, up_to: u64) -> Result<(), SiteError> {
+        self.client.acknowledge_events(up_to).await.map_err(agent_failed)
+    }
+
+    async fn backup_now(&self, deadline: Duration, last: bool) -> Result<BackupInfo, SiteError> {
+        self.client.backup_now(deadline, last).await.map_err(agent_failed)
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, SiteError> {
+        self.client.checkpoints().await.map_err(agent_failed)
+    }
+
+    async fn restore(&self, progress: Progress<'_>) -> Result<RestoreReport, SiteError> {
+        self.client.restore(None, progress).await.map_err(agent_failed)
+    }
+
+    async fn collect_results(&self, paths: &[String]) -> Result<(), SiteError> {
+        self.client.collect_results(paths, RESULTS_LIMIT).await.map(drop).map_err(agent_failed)
+    }
+
+    async fn hash_files(&self, paths: &[String]) -> Result<FileList, SiteError> {
+        self.client.hash_files(paths, RESULTS_LIMIT).await.map_err(agent_failed)
+    }
+
+    async fn fetch(&self, from: &str, paths: &[String], to: &Path, progress: Progress<'_>) -> Result<(), SiteError> {
+        sync::fetch(&self.tunnel, from, paths, to, &mut |at| report(progress, &at))
+            .await
+            .map(drop)
+            .map_err(sync_failed)
+    }
+
+    async fn wipe(&self) -> Result<(), SiteError> {
+        self.client.shutdown(true).await.map_err(agent_failed)
+    }
+}
+
+/// Bytes of a copy, and an estimate of all of them from its percentage.
+fn report(progress: Progress<'_>, at: &sync::Progress) {
+    let total = match at.percent {
+        Some(percent @ 1..=100) => at.bytes.saturating_mul(100) / u64::from(percent),
+        _ => 0,
+    };
+    progress(at.bytes, total);
+}
+
+fn tunnel_failed(err: TunnelError) -> SiteError {
+    let words = chain(&err);
+    match &err {
+        TunnelError::Local { .. } => SiteError::Local(words),
+        _ if err.kind() == FailureKind::HostKey => SiteError::Refused(words),
+        _ => SiteError::Unreachable(words),
+    }
+}
+
+fn agent_failed(err: AgentError) -> SiteError {
+    let words = chain(&err);
+    match err {
+        AgentError::Refused { .. } => SiteError::Refused(words),
+        AgentError::Deadline { .. } | AgentError::Unreachable { .. } | AgentError::Ambiguous { .. } => {
+            SiteError::Unreachable(words)
+        }
+    }
+}
+
+fn sync_failed(err: SyncError) -> SiteError {
+    match err {
+        SyncError::Tunnel(err) => tunnel_failed(err),
+        SyncError::Interrupted { .. } => SiteError::Unreachable(chain(&err)),
+        err => SiteError::Local(chain(&err)),
+    }
+}

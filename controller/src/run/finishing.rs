@@ -1,0 +1,312 @@
+//! From the end of a training to nothing left to lose and nothing left to pay: last checkpoints, results, the box, the bill.
+
+use std::{fs, io::Read, path::Path, sync::Arc, time::Duration};
+
+use crate::{
+    agent_client::{FileHash, SessionInfo},
+    error::CommandError,
+    run::{
+        State,
+        bringing_up::{TRAIN, ended_text, last_lines},
+        lifecycle::{Halt, LOOK_AGAIN, Lifecycle},
+        site::{Site, SiteError},
+    },
+    spec::OnDone,
+    store::{AttemptRecord, Outcome, RunRecord},
+};
+
+/// How long the last checkpoints may take to reach the bucket before the user is asked to decide.
+const LAST_BACKUP: Duration = Duration::from_secs(30 * 60);
+/// Between SIGTERM and SIGKILL when a training is stopped on request; enough to write a checkpoint.
+const STOP_GRACE: Duration = Duration::from_secs(120);
+
+impl Lifecycle {
+    /// The training ended with exit code 0: everything is brought to safety.
+    pub(crate) async fn finish(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        site: &mut Option<Arc<dyn Site>>,
+    ) -> Result<(), Halt> {
+        let site = match site {
+            Some(site) => site.clone(),
+            none => none.insert(self.open(run, attempt).await?).clone(),
+        };
+        let market = attempt.clone();
+        tokio::select! {
+            saved = self.save_everything(run, attempt, site.as_ref()) => saved?,
+            halt = self.watch_market(run, market) => return Err(halt),
+        }
+        self.move_to(attempt, State::Collected)?;
+        Ok(())
+    }
+
+    /// Last checkpoints to the bucket, results to bucket and laptop, all events to the store.
+    async fn save_everything(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        site: &dyn Site,
+    ) -> Result<(), Halt> {
+        let has_bucket = run.spec.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.to.is_some());
+        if has_bucket {
+            self.give_credentials(run, site).await?;
+            self.say(run, "Saving the last checkpoints.");
+            let backup = match site.backup_now(LAST_BACKUP, true).await {
+                Ok(backup) => backup,
+                Err(err) => return Err(unsaved(run, err).await),
+            };
+            if backup.pending > 0 || backup.unsaved_bytes > 0 {
+                let text = format!(
+                    "run `{}` has {} bytes of checkpoints that did not reach the bucket",
+                    run.name, backup.unsaved_bytes
+                );
+                return Err(Halt::Fatal(
+                    CommandError::new(text)
+                        .because(backup.problem.unwrap_or_else(|| "the time for it is over".to_owned()))
+                        .hint(format!("try again with `spotter up {}`", run.name))
+                        .hint(format!("or give them up with `spotter destroy --lose-data {}`", run.name)),
+                ));
+            }
+        }
+        if let Some(results) = &run.spec.results {
+            let workdir = match site.configure(&self.assignment(run, attempt)).await {
+                Ok(workdir) => workdir,
+                Err(err) => return Err(unsaved(run, err).await),
+            };
+            self.say(run, &format!("Fetching results to {}.", results.to.display()));
+            if has_bucket && let Err(err) = site.collect_results(&results.fetch).await {
+                return Err(unsaved(run, err).await);
+            }
+            self.fetch(run, site, &workdir, &results.fetch, &results.to).await?;
+        }
+        self.copy_log(run, attempt.number, site, TRAIN).await;
+        self.copy_events(run, attempt, site).await;
+        Ok(())
+    }
+
+    /// Copies files of an attempt's box to a directory here, each verified by its hash.
+    pub async fn fetch_from(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        site: &dyn Site,
+        paths: &[String],
+        to: &Path,
+    ) -> Result<Vec<FileHash>, CommandError> {
+        let workdir = site
+            .configure(&self.assignment(run, attempt))
+            .await
+            .map_err(|err| CommandError::new(format!("nothing was fetched from `{}`", run.name)).cause(err))?;
+        self.fetch_verified(site, &workdir, paths, to).await
+    }
+
+    /// Copies files from the box and verifies each by its hash.
+    async fn fetch_verified(&self, site: &dyn Site, workdir: &str, paths: &[String], to: &Path) -> Result<Vec<FileHash>, CommandError> {
+        let list = site.hash_files(paths).await.map_err(|err| CommandError::from_error(&err))?;
+        for path in &list.missing {
+            tracing::warn!(path, "a result does not exist on the box");
+        }
+        let found: Vec<String> = paths.iter().filter(|path| !list.missing.contains(path)).cloned().collect();
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        fs::create_dir_all(to)
+            .map_err(|err| CommandError::new(format!("{} was not made", to.display())).cause(err))?;
+        let progress = |done, total| self.report.transfer("results", done, total);
+        site.fetch(workdir, &found, to, &progress).await.map_err(|err| CommandError::from_error(&err))?;
+        for file in &list.files {
+            verify(file, to)?;
+        }
+        Ok(list.files)
+    }
+
+    async fn fetch(
+        &self,
+        run: &RunRecord,
+        site: &dyn Site,
+        workdir: &str,
+        paths: &[String],
+        to: &Path,
+    ) -> Result<(), Halt> {
+        let files = self.fetch_verified(site, workdir, paths, to).await.map_err(|err| {
+            let mut made = CommandError::new(format!("run `{}` ended well, but its results were not fetched", run.name))
+                .because(err.message());
+            for cause in err.causes() {
+                made = made.because(cause);
+            }
+            made.hint(format!("try again with `spotter up {}`", run.name))
+        })?;
+        let bytes: u64 = files.iter().map(|file| file.size_bytes).sum();
+        self.say(run, &format!("Fetched and verified {} files, {bytes} bytes.", files.len()));
+        Ok(())
+    }
+
+    /// The user asked for the end: last checkpoint, end of the session, results.
+    pub(crate) async fn stop_training(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        site: &mut Option<Arc<dyn Site>>,
+    ) -> Result<(), CommandError> {
+        let stopped = async {
+            let site = match site {
+                Some(site) => site.clone(),
+                none => none.insert(self.open(run, attempt).await?).clone(),
+            };
+            self.say(run, "Stopping the training.");
+            if let Err(err) = site.end_session(TRAIN, STOP_GRACE).await {
+                return Err(unsaved(run, err).await);
+            }
+            self.save_everything(run, attempt, site.as_ref()).await
+        };
+        match stopped.await {
+            Ok(()) => {}
+            Err(Halt::Fatal(err)) => return Err(err),
+            // The box went while it was being stopped: what was committed is in the bucket.
+            Err(Halt::Interrupted(why) | Halt::Lost(why) | Halt::BadBox(why)) => {
+                self.say(run, &format!("The box went while the training was stopped: {why}."));
+            }
+            Err(Halt::Superseded | Halt::StopRequested) => return Ok(()),
+        }
+        attempt.reason = Some("stopped on request".to_owned());
+        self.move_to(attempt, State::Stopped)?;
+        self.end(run, Outcome::Stopped, None)
+    }
+
+    /// The training crashed: what it left is saved, then the cause is told. Nothing is started again.
+    pub(crate) async fn crashed(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        site: &dyn Site,
+        ended: &SessionInfo,
+    ) -> Result<(), Halt> {
+        let how = ended_text(ended);
+        let tail = site.log_tail(TRAIN, 2_000).await.unwrap_or_default();
+        self.say(run, &format!("The training {how}. Its last lines:\n{}", last_lines(&tail)));
+        self.note(
+            run,
+            attempt.number,
+            "crashed",
+            serde_json::json!({"how": how, "last_lines": last_lines(&tail)}),
+        )?;
+        if run.spec.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.to.is_some()) {
+            self.give_credentials(run, site).await?;
+            let saved = site.backup_now(LAST_BACKUP, true).await;
+            if let Err(err) = saved {
+                self.say(run, &format!("Its last checkpoints may not be saved: {err}."));
+            }
+        }
+        self.copy_log(run, attempt.number, site, TRAIN).await;
+        self.copy_events(run, attempt, site).await;
+        attempt.exit_code = ended.exit_code;
+        attempt.reason = Some(format!("the training {how}"));
+        self.move_to(attempt, State::Failed)?;
+        self.end(run, Outcome::Crashed, attempt.reason.as_deref())?;
+        Ok(())
+    }
+
+    /// A run has ended: its boxes are destroyed, stopped or kept, by outcome and policy.
+    pub(crate) async fn settle(&self, run: &RunRecord, site: Option<Arc<dyn Site>>) -> Result<(), CommandError> {
+        let attempts = self.store.attempts(&run.name)?;
+        let last = attempts.last().map_or(0, |attempt| attempt.number);
+        for mut attempt in attempts {
+            if attempt.state == State::Gone {
+                if !self.store.final_charges(&run.name)?.iter().any(|(number, _)| *number == attempt.number) {
+                    self.reconcile(&attempt).await;
+                }
+                continue;
+            }
+            let keep = if attempt.number == last { disposal(run, &attempt) } else { OnDone::Destroy };
+            match keep {
+                OnDone::Destroy => {
+                    if let Some(site) = &site
+                        && let Err(err) = site.wipe().await
+                    {
+                        tracing::debug!(%err, "the agent did not wipe; the disk goes with the box");
+                    }
+                    self.end_box(&mut attempt).await?;
+                    if attempt.instance.is_some() {
+                        self.say(run, "The box is destroyed; it costs nothing any more.");
+                    }
+                }
+                OnDone::Stop => self.stop_box(run, &attempt).await?,
+                OnDone::Keep => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn stop_box(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<(), CommandError> {
+        let Some(id) = attempt.instance else { return Ok(()) };
+        let already = self.provider.instance(id).await?.is_none_or(|instance| {
+            instance.intended == crate::provider::Intended::Stopped && !instance.contract_running
+        });
+        if !already {
+            crate::fault::point("provider.stop.before");
+            self.provider.stop(id).await?;
+            crate::fault::point("provider.stop.after");
+            self.say(
+                run,
+                &format!(
+                    "Instance {id} is stopped; its disk still costs ${:.4}/h until `spotter destroy {}`.",
+                    attempt.storage_usd_per_hour, run.name
+                ),
+            );
+        }
+        self.gpu_charge_ends(attempt)
+    }
+}
+
+/// What happens to the last box of an ended run (pure).
+fn disposal(run: &RunRecord, attempt: &AttemptRecord) -> OnDone {
+    let never_trained = attempt.started_us == 0;
+    match run.outcome {
+        Some(Outcome::Done | Outcome::Stopped) if never_trained => OnDone::Destroy,
+        Some(Outcome::Done | Outcome::Stopped) => run.spec.on_done,
+        // Nothing was trained: there is nothing to look at and nothing to lose.
+        Some(Outcome::Failed) => OnDone::Destroy,
+        Some(Outcome::Crashed) if run.spec.on_done == OnDone::Keep => OnDone::Keep,
+        // The cause comes first: the disk is kept for it, the GPU is not paid.
+        Some(Outcome::Crashed | Outcome::Interrupted | Outcome::Lost) => OnDone::Stop,
+        None => OnDone::Keep,
+    }
+}
+
+async fn unsaved(run: &RunRecord, err: SiteError) -> Halt {
+    match err {
+        // A broken link alone is no verdict: the step is taken again after a pause.
+        SiteError::Unreachable(why) => {
+            tracing::warn!(run = run.name, why, "the link broke while things were brought to safety");
+            tokio::time::sleep(LOOK_AGAIN).await;
+            Halt::Superseded
+        }
+        err => Halt::Fatal(
+            CommandError::new(format!("run `{}` ended, but not everything is saved", run.name))
+                .cause(err)
+                .hint(format!("try again with `spotter up {}`", run.name)),
+        ),
+    }
+}
+
+/// Holds a fetched file against the hash that the box gave for it.
+fn verify(file: &FileHash, dir: &Path) -> Result<(), CommandError> {
+    let path = dir.join(&file.path);
+    let wrong = |why: String| CommandError::new(format!("{} was not fetched whole", path.display())).because(why);
+    let mut hasher = blake3::Hasher::new();
+    let mut source = fs::File::open(&path).map_err(|err| wrong(err.to_string()))?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = source.read(&mut buffer).map_err(|err| wrong(err.to_string()))?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+    }
+    let got = hasher.finalize().to_hex();
+    if got.as_str() == file.blake3 {
+        return Ok(());
+    }
+    Err(wrong(format!("its hash is {} here and {} on the box", &got[..16], &file.blake3[..16.min(file.blake3.len())])))
+}

@@ -1,0 +1,312 @@
+//! From a plan to a rented box. The intent, with its unique label, is stored before the request leaves; before any retry the
+//! label is looked up, so that a lost answer never rents twice.
+
+use std::time::Duration;
+
+use crate::{
+    error::CommandError,
+    ledger::CostKind,
+    provider::{Instance, InstanceId, Offer, OfferQuery, ProviderError, RentRequest, Rental},
+    run::{
+        State,
+        lifecycle::{Halt, LOOK_AGAIN, Lifecycle},
+        pricing::{self, Order},
+        status::{self, Action, Seen},
+    },
+    store::{AttemptRecord, RunRecord},
+};
+
+/// Offers tried before a rent gives up; a marketplace's offers are often gone when one reaches for them.
+const OFFERS_TRIED: u32 = 12;
+/// A create whose answer was lost shows up in the list within seconds; after this long it was never done.
+const LABEL_APPEARS: Duration = Duration::from_secs(12);
+/// Words of the host's daemon after which an image never arrives (observed in the provider's own tooling).
+const HOPELESS: [&str; 6] = [
+    "error response from daemon",
+    "failed to pull image",
+    "no space left on device",
+    "manifest unknown",
+    "unauthorized",
+    "unexpected eof",
+];
+
+impl Lifecycle {
+    /// Planned or renting: ends with a rented instance in the record.
+    pub(crate) async fn rent(&self, run: &RunRecord, attempt: &mut AttemptRecord) -> Result<(), Halt> {
+        if attempt.state == State::Renting
+            && let Some(id) = self.look_for_lost_answer(run, attempt).await?
+        {
+            return self.adopt(attempt, id);
+        }
+        let mut refused_offers: Vec<u64> = Vec::new();
+        for _ in 0..OFFERS_TRIED {
+            let Some((offer, order)) = self.choose(run, attempt, &refused_offers).await? else { return Ok(()) };
+            attempt.machine_id = Some(offer.machine_id);
+            attempt.gpu = format!("{}:{}", offer.gpu_name, offer.num_gpus);
+            attempt.gpu_usd_per_hour = order.gpu_usd_per_hour;
+            attempt.storage_usd_per_hour = order.storage_usd_per_hour;
+            self.move_to(attempt, State::Renting)?;
+
+            let request = RentRequest {
+                offer: offer.id,
+                label: attempt.label.clone(),
+                image: run.spec.image.clone(),
+                disk_gb: run.spec.resources.disk_gb,
+                onstart: self
+                    .sites
+                    .onstart(&run.spec, &self.provider.base_url())
+                    .map_err(|err| CommandError::new(format!("run `{}` was not rented", run.name)).cause(err))?,
+                env: Vec::new(),
+                bid_usd_per_hour: order.bid_usd_per_hour,
+            };
+            let price = order.running_usd_per_hour();
+            self.say(run, &format!("Renting offer {} ({}) at ${price:.3}/h.", offer.id, attempt.gpu));
+            crate::fault::point("provider.rent.before");
+            let answer = self.provider.rent(&request).await;
+            crate::fault::point("provider.rent.after");
+            match answer {
+                Ok(id) => return self.adopt(attempt, id),
+                Err(ProviderError::OfferGone { leftover, .. } | ProviderError::BidTooLow { leftover, .. }) => {
+                    self.discard(leftover).await?;
+                    self.say(run, &format!("Offer {} is gone or was outbid; trying the next one.", offer.id));
+                    refused_offers.push(offer.id);
+                }
+                Err(err) if err.is_ambiguous() => {
+                    self.say(run, &format!("The answer to the order was lost ({err}); looking for the instance."));
+                    if let Some(id) = self.look_for_lost_answer(run, attempt).await? {
+                        return self.adopt(attempt, id);
+                    }
+                    refused_offers.push(offer.id);
+                }
+                Err(err) => {
+                    if let ProviderError::Refused { leftover, .. } = &err {
+                        self.discard(*leftover).await?;
+                    }
+                    return Err(Halt::Fatal(self.not_rented(run, err)));
+                }
+            }
+        }
+        let text = format!("run `{}` was not rented: {OFFERS_TRIED} offers in a row were gone", run.name);
+        Err(Halt::Fatal(CommandError::new(text).hint("try again, or widen `resources` in the run file")))
+    }
+
+    fn not_rented(&self, run: &RunRecord, err: ProviderError) -> CommandError {
+        let inner = CommandError::from(err);
+        let mut made = CommandError::new(format!("run `{}` was not rented", run.name)).because(inner.message());
+        for hint in inner.hints() {
+            made = made.hint(hint);
+        }
+        made
+    }
+
+    /// The cheapest offer that the run file allows. `None`: nothing now, but the run goes on and looks again.
+    async fn choose(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        refused: &[u64],
+    ) -> Result<Option<(Offer, Order)>, Halt> {
+        let resources = &run.spec.resources;
+        let query = OfferQuery {
+            gpu_name: resources.gpu_name.clone(),
+            num_gpus: Some(resources.num_gpus),
+            rental: resources.rental,
+            disk_gb: resources.disk_gb,
+            filters: resources.filters.clone(),
+            limit: 32,
+        };
+        let found = self.provider.offers(&query).await.map_err(|err| self.not_rented(run, err))?;
+        let bad_machines = self.machines_that_failed(run, attempt)?;
+        let mut too_dear = None;
+        for offer in &found {
+            if refused.contains(&offer.id) || bad_machines.contains(&offer.machine_id) {
+                continue;
+            }
+            match pricing::order(offer, resources) {
+                Ok(order) => return Ok(Some((offer.clone(), order))),
+                Err(reason) => {
+                    too_dear.get_or_insert((offer.id, reason));
+                }
+            }
+        }
+        let gpus = format!("{}:{}", resources.gpu_name.as_deref().unwrap_or("any"), resources.num_gpus);
+        let disk_gb = resources.disk_gb;
+        let why = match too_dear {
+            Some((id, reason)) => format!("the cheapest offer, {id}, is too dear: {reason}"),
+            None if found.is_empty() => format!("the market has no {gpus} with {disk_gb} GB of disk that matches"),
+            None => format!("all {} offers that match failed or were gone", found.len()),
+        };
+        // A run that has trained waits for the market; one that was just typed tells its user.
+        if attempt.number > 1 {
+            self.say(run, &format!("No box to go on with: {why}. Looking again in a minute."));
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            return Ok(None);
+        }
+        let err = CommandError::new(format!("run `{}` was not rented: no offer to take", run.name))
+            .because(why)
+            .hint(format!("see the market with `spotter offers --gpus \"{gpus}\" --disk {disk_gb}GB`"));
+        Err(Halt::Fatal(err))
+    }
+
+    /// Machines on which this run already failed to come up.
+    fn machines_that_failed(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<Vec<u64>, Halt> {
+        let attempts = self.store.attempts(&run.name)?;
+        Ok(attempts
+            .iter()
+            .filter(|old| old.number != attempt.number && old.started_us == 0)
+            .filter_map(|old| old.machine_id)
+            .collect())
+    }
+
+    /// After a crash or a lost answer: is there an instance with our label? Looks for as long as one may still appear.
+    async fn look_for_lost_answer(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+    ) -> Result<Option<InstanceId>, Halt> {
+        let started = tokio::time::Instant::now();
+        loop {
+            match self.find_by_label(&attempt.label).await {
+                Ok(Some(id)) => {
+                    self.say(run, &format!("Found instance {id} by its label."));
+                    return Ok(Some(id));
+                }
+                Ok(None) if started.elapsed() >= LABEL_APPEARS => return Ok(None),
+                Ok(None) => {}
+                // Without an answer nothing may be rented: the instance may exist.
+                Err(err @ (ProviderError::Unauthorized { .. } | ProviderError::NoKey { .. })) => {
+                    return Err(Halt::Fatal(self.not_rented(run, err)));
+                }
+                Err(err) => self.say(run, &format!("The provider does not answer ({err}); asking again.")),
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Writes an instance into the record: from here on it is ours and known.
+    fn adopt(&self, attempt: &mut AttemptRecord, id: InstanceId) -> Result<(), Halt> {
+        attempt.instance = Some(id);
+        let price = attempt.storage_usd_per_hour;
+        self.store.open_interval(&attempt.run, attempt.number, CostKind::Disk, self.clock.now_us(), price)?;
+        self.move_to(attempt, State::Loading)?;
+        Ok(())
+    }
+
+    /// An instance that an error left behind bills storage until it is destroyed.
+    async fn discard(&self, leftover: Option<InstanceId>) -> Result<(), Halt> {
+        if let Some(id) = leftover {
+            self.provider.destroy(id).await.map_err(CommandError::from)?;
+        }
+        Ok(())
+    }
+
+    /// Loading: ends when the provider says that the box runs and where ssh answers.
+    pub(crate) async fn load(&self, run: &RunRecord, attempt: &mut AttemptRecord) -> Result<(), Halt> {
+        let id = attempt.instance.ok_or_else(|| Halt::BadBox("no instance was recorded".to_owned()))?;
+        self.say(run, &format!("Instance {id} is being prepared by its host."));
+        let mut missing = 0;
+        let mut started_once = false;
+        let mut checked = false;
+        loop {
+            self.still_ours(run, attempt)?;
+            if self.bring_up_left(run, attempt).is_zero() {
+                return Err(Halt::BadBox(format!("it was not running {}", self.bring_up_text(run))));
+            }
+            match self.provider.instance(id).await {
+                Ok(Some(instance)) => {
+                    missing = 0;
+                    if !checked {
+                        self.check_rented(run, attempt, &instance)?;
+                        checked = true;
+                    }
+                    let row = status::row(State::Loading, Seen::from(&instance));
+                    let said = instance.status_msg.to_lowercase();
+                    match row.action {
+                        Action::GoOn if !instance.ssh.is_empty() => {
+                            attempt.ssh = instance.ssh.clone();
+                            attempt.machine_id = Some(instance.machine_id);
+                            self.gpu_charge_starts(attempt)?;
+                            self.move_to(attempt, State::Preparing)?;
+                            return Ok(());
+                        }
+                        // A fresh instance sometimes comes up stopped; one start mends it.
+                        Action::Recover if !started_once => {
+                            started_once = true;
+                            self.provider.start(id).await.map_err(CommandError::from)?;
+                        }
+                        Action::Recover => return Err(Halt::BadBox(row.text.to_owned())),
+                        _ if HOPELESS.iter().any(|word| said.contains(word)) => {
+                            return Err(Halt::BadBox(instance.status_msg));
+                        }
+                        // `exited` is also what a container shows on its way up; the bring-up limit bounds it.
+                        _ => {}
+                    }
+                }
+                Ok(None) => {
+                    missing += 1;
+                    // A list that lags behind a create is seen; three looks apart it is a fact.
+                    if missing >= 3 {
+                        return Err(Halt::BadBox("the provider does not know it any more".to_owned()));
+                    }
+                }
+                Err(err @ (ProviderError::Unauthorized { .. } | ProviderError::NoKey { .. })) => {
+                    return Err(Halt::Fatal(err.into()));
+                }
+                Err(err) => tracing::warn!(%err, "the provider does not answer, asking again"),
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// What was really rented: a bid may come back as on-demand, a disk smaller than ordered.
+    fn check_rented(&self, run: &RunRecord, attempt: &AttemptRecord, instance: &Instance) -> Result<(), Halt> {
+        let wanted_bid = attempt.rental == Rental::Interruptible;
+        if instance.is_bid != wanted_bid {
+            let got = if instance.is_bid { "interruptible" } else { "on-demand" };
+            return Err(Halt::BadBox(format!("it was rented {got}, which is not what was ordered")));
+        }
+        let disk_gb = run.spec.resources.disk_gb;
+        if instance.disk_gb > 0.0 && instance.disk_gb + 0.5 < disk_gb {
+            return Err(Halt::BadBox(format!("its disk has {:.0} GB instead of {disk_gb:.0} GB", instance.disk_gb)));
+        }
+        // A tenth over what was ordered is a price change between search and create; more is a mistake.
+        if instance.gpu_usd_per_hour > attempt.gpu_usd_per_hour * 1.1 + 0.001 {
+            return Err(Halt::BadBox(format!(
+                "it costs ${:.3}/h instead of ${:.3}/h",
+                instance.gpu_usd_per_hour, attempt.gpu_usd_per_hour
+            )));
+        }
+        Ok(())
+    }
+
+    /// The record still stands as we know it, and nobody asked for the end.
+    pub(crate) fn still_ours(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<(), Halt> {
+        let now = self.store.run(&run.name)?;
+        if now.stop_requested && !run.stop_requested {
+            return Err(Halt::Superseded);
+        }
+        let latest = self.store.latest_attempt(&run.name)?;
+        match latest {
+            Some(latest) if latest.number == attempt.number && latest.state == attempt.state => Ok(()),
+            _ => Err(Halt::Superseded),
+        }
+    }
+
+    /// What is left of `limits.bring_up` for this box.
+    pub(crate) fn bring_up_left(&self, run: &RunRecord, attempt: &AttemptRecord) -> Duration {
+        // From the first second the box is paid for: that is when its disk began to cost.
+        let intervals = self.store.intervals(&run.name).unwrap_or_default();
+        let paid_since_us = intervals
+            .iter()
+            .filter(|interval| interval.attempt == attempt.number)
+            .map(|interval| interval.from_us)
+            .min()
+            .unwrap_or(attempt.created_us);
+        let used_us = self.clock.now_us().saturating_sub(paid_since_us).max(0) as u64;
+        run.spec.limits.bring_up.saturating_sub(Duration::from_micros(used_us))
+    }
+
+    pub(crate) fn bring_up_text(&self, run: &RunRecord) -> String {
+        format!("within `limits.bring_up` of {} s", run.spec.limits.bring_up.as_secs())
+    }
+}

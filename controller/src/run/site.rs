@@ -1,0 +1,105 @@
+//! `Site`: a rented box as the lifecycle needs it, and how to get to one. [`crate::machine`] is the real one (ssh, agent,
+//! rsync); stories put a scripted one in its place.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    agent_client::{
+        AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileList, LogPiece, LogPosition,
+        PreflightReport, RestoreReport, SessionInfo, SessionRequest,
+    },
+    provider::{InstanceId, SshAddress},
+    spec::RunSpec,
+};
+
+/// Which box to open.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Place {
+    /// Provider's name.
+    pub provider: &'static str,
+    /// Instance.
+    pub instance: InstanceId,
+    /// Run it works for.
+    pub run: String,
+    /// Where ssh may answer, best first.
+    pub addresses: Vec<SshAddress>,
+}
+
+/// Why a box did not do what was asked.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SiteError {
+    /// No answer, or the link broke: says nothing about the box.
+    #[error("{0}")]
+    Unreachable(String),
+    /// An answer, and it is no.
+    #[error("{0}")]
+    Refused(String),
+    /// Something on this laptop is missing or wrong; another box would not help.
+    #[error("{0}")]
+    Local(String),
+}
+
+/// Called with bytes done and bytes in all.
+pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
+
+/// A box with an agent on it. Every call may be repeated.
+#[async_trait]
+pub trait Site: Send + Sync {
+    /// The agent and the box right now.
+    async fn status(&self) -> Result<AgentStatus, SiteError>;
+    /// Checks the box against what was promised.
+    async fn preflight(&self, gpus: u32, disk_bytes: u64) -> Result<PreflightReport, SiteError>;
+    /// Tells the agent its run; answers the absolute working directory. Where a backup is asked for, endpoint and region are
+    /// filled in here: they belong to the keys.
+    async fn configure(&self, config: &BoxConfig) -> Result<String, SiteError>;
+    /// Hands over fresh bucket keys.
+    async fn give_credentials(&self) -> Result<(), SiteError>;
+    /// Proves from the box that the bucket can be written, read and deleted from.
+    async fn prove_bucket(&self) -> Result<(), SiteError>;
+    /// Copies code to the working directory.
+    async fn sync(&self, from: &Path, to: &str, progress: Progress<'_>) -> Result<(), SiteError>;
+    /// Starts a session.
+    async fn start_session(&self, request: &SessionRequest) -> Result<SessionInfo, SiteError>;
+    /// Ends a session and answers when it has ended.
+    async fn end_session(&self, name: &str, grace: Duration) -> Result<SessionInfo, SiteError>;
+    /// What a session's log holds now from a place on; at most some megabytes at one go.
+    async fn log(&self, session: &str, from: LogPosition) -> Result<Vec<LogPiece>, SiteError>;
+    /// Last bytes of a session's log.
+    async fn log_tail(&self, session: &str, bytes: u64) -> Result<Vec<u8>, SiteError>;
+    /// Events from a sequence number on that exist now.
+    async fn events(&self, from: u64) -> Result<Vec<AgentEvent>, SiteError>;
+    /// Says that events up to this one are stored.
+    async fn acknowledge(&self, up_to: u64) -> Result<(), SiteError>;
+    /// Commits what is finished; with `last`, quiet files count as finished at once.
+    async fn backup_now(&self, deadline: Duration, last: bool) -> Result<BackupInfo, SiteError>;
+    /// Committed checkpoints, newest first.
+    async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, SiteError>;
+    /// Brings the newest valid checkpoint to the box.
+    async fn restore(&self, progress: Progress<'_>) -> Result<RestoreReport, SiteError>;
+    /// Puts result files into the bucket.
+    async fn collect_results(&self, paths: &[String]) -> Result<(), SiteError>;
+    /// Lists result files with their hashes, and paths that do not exist.
+    async fn hash_files(&self, paths: &[String]) -> Result<FileList, SiteError>;
+    /// Copies files from the box's working directory to a directory here.
+    async fn fetch(&self, from: &str, paths: &[String], to: &Path, progress: Progress<'_>) -> Result<(), SiteError>;
+    /// The agent forgets keys and ends; the box is about to go.
+    async fn wipe(&self) -> Result<(), SiteError>;
+}
+
+/// The way to boxes.
+#[async_trait]
+pub trait Sites: Send + Sync {
+    /// Public key that boxes must let in; made on first use.
+    async fn public_key(&self) -> Result<String, SiteError>;
+    /// Shell text that a box runs at each start, with its dead-man's switch.
+    fn onstart(&self, spec: &RunSpec, provider_url: &str) -> Result<String, SiteError>;
+    /// Proves from here that the bucket of a run can be written, read and deleted from; answers how many checkpoints it
+    /// already holds for a run of this name. 0 when the run has no bucket.
+    async fn prove_bucket(&self, spec: &RunSpec) -> Result<usize, SiteError>;
+    /// Connects, puts the agent on the box if it is not there, and starts it.
+    async fn open(&self, place: &Place, spec: &RunSpec, progress: Progress<'_>) -> Result<Arc<dyn Site>, SiteError>;
+    /// Forgets pins and sockets of a box that is gone.
+    fn forget(&self, place: &Place);
+}

@@ -1,0 +1,198 @@
+//! A run as people and programs want to see it (pure): attempts, steps redone, checkpoints, money by our ledger and by the
+//! provider's charges.
+
+use serde::Serialize;
+
+use crate::{
+    ledger::{self, Cost, Interval, Reconciliation},
+    provider::InstanceId,
+    run::State,
+    store::{AttemptRecord, ChargeRecord, EventRecord, Outcome, RunRecord},
+};
+
+/// A run. The shape of `status --json`, documented in `docs/json.md`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunSummary {
+    /// Its name.
+    pub name: String,
+    /// Where its newest attempt stands; `None` before the first.
+    pub state: Option<State>,
+    /// How it ended; `None` while it goes on.
+    pub outcome: Option<Outcome>,
+    /// Why it ended.
+    pub reason: Option<String>,
+    /// Newest step that was seen.
+    pub step: Option<u64>,
+    /// Every attempt, oldest first.
+    pub attempts: Vec<AttemptSummary>,
+    /// Steps trained more than once, over all attempts.
+    pub steps_redone: u64,
+    /// Checkpoints that were committed, over all attempts.
+    pub checkpoints_committed: u64,
+    /// Step of the newest commit.
+    pub last_checkpoint_step: Option<u64>,
+    /// Dollars so far: the provider's closed bills, else our own figure.
+    pub cost_usd: f64,
+    /// Dollars by our own figure alone.
+    pub ledger_usd: f64,
+    /// Dollars by the provider's closed bills; `None` while any is open.
+    pub charged_usd: Option<f64>,
+    /// What it costs now, $/h.
+    pub usd_per_hour: f64,
+    /// Somebody watches it.
+    pub watched: bool,
+}
+
+/// One attempt.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AttemptSummary {
+    /// From 1.
+    pub number: u32,
+    /// Where it stands.
+    pub state: State,
+    /// Instance.
+    pub instance: Option<InstanceId>,
+    /// GPU and count.
+    pub gpu: String,
+    /// GPU price, $/h.
+    pub gpu_usd_per_hour: f64,
+    /// Step it began at: the checkpoint's, or 0.
+    pub from_step: Option<u64>,
+    /// Newest step that was seen.
+    pub to_step: Option<u64>,
+    /// Of these, steps that an earlier attempt had trained already.
+    pub steps_redone: u64,
+    /// Checkpoints it committed.
+    pub checkpoints_committed: u64,
+    /// Money by our own figure.
+    pub ledger: Cost,
+    /// Money by the provider's closed bill.
+    pub charged: Option<Cost>,
+    /// Why it ended.
+    pub reason: Option<String>,
+}
+
+/// Puts a run's records together. `now_us` closes what is still open.
+pub fn summarise(
+    run: &RunRecord,
+    attempts: &[AttemptRecord],
+    intervals: &[Interval],
+    charges: &[ChargeRecord],
+    events: &[EventRecord],
+    watched: bool,
+    now_us: i64,
+) -> RunSummary {
+    let commits: Vec<(u32, Option<u64>)> = events
+        .iter()
+        .filter(|event| event.kind == "checkpoint.committed")
+        .map(|event| (event.attempt, event.detail.get("step").and_then(serde_json::Value::as_u64)))
+        .collect();
+    let mut reached: Option<u64> = None;
+    let mut rows = Vec::new();
+    for attempt in attempts {
+        let trained = attempt.started_us > 0;
+        let from_step = if trained { Some(attempt.resumed_step.unwrap_or(0)) } else { None };
+        // What lies between the checkpoint and the furthest step before it is trained a second time.
+        let steps_redone = match (from_step, reached) {
+            (Some(from), Some(furthest)) => {
+                furthest.saturating_sub(from).min(attempt.last_step.unwrap_or(from).saturating_sub(from))
+            }
+            _ => 0,
+        };
+        reached = reached.max(attempt.last_step);
+        let charge = charges.iter().find(|charge| charge.attempt == attempt.number && charge.is_final);
+        rows.push(AttemptSummary {
+            number: attempt.number,
+            state: attempt.state,
+            instance: attempt.instance,
+            gpu: attempt.gpu.clone(),
+            gpu_usd_per_hour: attempt.gpu_usd_per_hour,
+            from_step,
+            to_step: attempt.last_step,
+            steps_redone,
+            checkpoints_committed: commits.iter().filter(|(number, _)| *number == attempt.number).count() as u64,
+            ledger: ledger::attempt_cost(intervals, attempt.number, now_us),
+            charged: charge.map(|charge| charge.cost),
+            reason: attempt.reason.clone(),
+        });
+    }
+    let finals: Vec<(u32, Cost)> =
+        charges.iter().filter(|charge| charge.is_final).map(|charge| (charge.attempt, charge.cost)).collect();
+    let all_charged = rows.iter().all(|row| row.charged.is_some() || row.instance.is_none());
+    RunSummary {
+        name: run.name.clone(),
+        state: attempts.last().map(|attempt| attempt.state),
+        outcome: run.outcome,
+        reason: run.reason.clone(),
+        step: reached,
+        steps_redone: rows.iter().map(|row| row.steps_redone).sum(),
+        checkpoints_committed: commits.len() as u64,
+        last_checkpoint_step: commits.iter().filter_map(|(_, step)| *step).max(),
+        cost_usd: ledger::run_cost(intervals, &finals, now_us).total_usd(),
+        ledger_usd: ledger::run_cost(intervals, &[], now_us).total_usd(),
+        charged_usd: all_charged.then(|| finals.iter().map(|(_, cost)| cost.total_usd()).sum()),
+        usd_per_hour: ledger::rate_usd_per_hour(intervals, None),
+        watched,
+        attempts: rows,
+    }
+}
+
+impl AttemptSummary {
+    /// How our figure and the provider's compare, once its bill is closed.
+    pub fn reconciliation(&self) -> Option<Reconciliation> {
+        self.charged.map(|charged| Reconciliation { ledger: self.ledger, charged })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ledger::CostKind, provider::Rental};
+
+    fn attempt(number: u32, resumed_step: Option<u64>, last_step: Option<u64>) -> AttemptRecord {
+        AttemptRecord {
+            run: "r".to_owned(),
+            number,
+            state: State::Gone,
+            label: format!("l{number}"),
+            rental: Rental::Interruptible,
+            instance: Some(u64::from(number)),
+            machine_id: None,
+            gpu: "RTX 4090:1".to_owned(),
+            gpu_usd_per_hour: 0.2,
+            storage_usd_per_hour: 0.01,
+            ssh: Vec::new(),
+            created_us: 0,
+            state_us: 0,
+            started_us: 1,
+            gone_us: 2,
+            resumed_step,
+            last_step,
+            reason: None,
+            last_event: 0,
+            exit_code: None,
+        }
+    }
+
+    #[test]
+    fn steps_between_the_checkpoint_and_the_interruption_are_counted_as_redone_once() {
+        let attempts = [attempt(1, None, Some(137)), attempt(2, Some(120), Some(125)), attempt(3, Some(120), Some(400))];
+        let run = RunRecord {
+            name: "r".to_owned(),
+            spec: crate::spec::RunSpec::from_flags_for_tests(),
+            created_us: 0,
+            stop_requested: false,
+            outcome: Some(Outcome::Done),
+            reason: None,
+        };
+        let intervals =
+            [Interval { attempt: 1, kind: CostKind::Gpu, from_us: 0, to_us: Some(3_600_000_000), usd_per_hour: 0.2 }];
+        let summary = summarise(&run, &attempts, &intervals, &[], &[], false, 7_200_000_000);
+        let redone: Vec<u64> = summary.attempts.iter().map(|attempt| attempt.steps_redone).collect();
+        assert_eq!(redone, [0, 5, 17]);
+        assert_eq!(summary.steps_redone, 22);
+        assert_eq!(summary.step, Some(400));
+        assert!((summary.cost_usd - 0.2).abs() < 1e-9);
+        assert_eq!(summary.charged_usd, None);
+    }
+}

@@ -1,0 +1,48 @@
+//! Keeps watch over a run: acts while this process holds its lease, looks on while another one does, and takes over when that
+//! one is gone. So any number of `wait`, `up` and `run` may watch one run, and exactly one acts.
+
+use std::time::Duration;
+
+use crate::{
+    error::CommandError,
+    run::{
+        State,
+        lease::Lease,
+        lifecycle::{Goal, Lifecycle},
+    },
+    store::RunRecord,
+};
+
+/// Between two looks at the record while somebody else acts.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Carries a run to `goal`, or looks on until it is there.
+pub async fn keep(lifecycle: &Lifecycle, name: &str, goal: Goal) -> Result<RunRecord, CommandError> {
+    let mut told = false;
+    loop {
+        if let Some(lease) = Lease::take(&lifecycle.store, name)? {
+            tokio::select! {
+                done = lifecycle.drive(name, goal) => return done,
+                // We slept, or the clock jumped: somebody else acts now.
+                () = lease.lost() => continue,
+            }
+        }
+        let run = lifecycle.store.run(name)?;
+        if reached(lifecycle, &run, goal)? {
+            return Ok(run);
+        }
+        if !told {
+            told = true;
+            lifecycle.report.status(name, "Another spotter acts for this run; looking on.");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Nothing is left to do for whoever holds the lease.
+fn reached(lifecycle: &Lifecycle, run: &RunRecord, goal: Goal) -> Result<bool, CommandError> {
+    let attempts = lifecycle.store.attempts(&run.name)?;
+    let settled = run.outcome.is_some() && lifecycle.store.lease(&run.name)?.is_none();
+    let running = attempts.last().is_some_and(|attempt| attempt.state == State::Running);
+    Ok(settled || (goal == Goal::Running && running))
+}

@@ -1,0 +1,400 @@
+//! Run files good and bad, and the schema for editors against the keys that the parser knows.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::*;
+
+const FULL: &str = r#"
+name: flightmind-d24
+workdir: .
+resources:
+  accelerators: "H100 SXM:4"
+  disk: 500GB
+  rental: interruptible
+  offers: "reliability>0.95 inet_down>500"
+  max_price: 9.00
+  bid: {headroom: 15%, max: $8.5}
+image: vastai/pytorch:2.9.0
+onstart: echo started
+envs:
+  HF_TOKEN: null
+  EPOCHS: 3
+  EMPTY: ""
+setup: uv sync --frozen
+run: |
+  torchrun --nproc_per_node=$SPOTTER_NUM_GPUS train.py
+resume: torchrun train.py --resume $SPOTTER_CHECKPOINT
+checkpoints:
+  dir: ./out/checkpoints
+  to: s3://bucket/runs
+  every: 10m
+  keep: {last: 3}
+  settle: 1500ms
+recover: {policy: elsewhere, attempts: 4}
+limits: {bring_up: 30m, budget: 600}
+results: {fetch: [checkpoints/final.pt, logs], to: ./brought}
+on_done: stop
+"#;
+
+const SMALL: &str = "name: a\nresources: {accelerators: A40}\nrun: python train.py\n";
+
+fn dir() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// `text` with one line changed or added is refused with `expected`.
+#[track_caller]
+fn check_error(text: &str, expected: &str) {
+    let err = parse(text, "run.yaml", dir().path()).unwrap_err();
+    assert_eq!(err.to_string(), expected);
+}
+
+#[test]
+fn the_whole_file_is_read() {
+    let dir = dir();
+    let spec = parse(FULL, "run.yaml", dir.path()).unwrap();
+    assert_eq!(spec.name, "flightmind-d24");
+    assert_eq!(spec.workdir.as_deref(), Some(dir.path()));
+    assert_eq!(
+        spec.resources,
+        Resources {
+            gpu_name: Some("H100 SXM".into()),
+            num_gpus: 4,
+            disk_gb: 500.0,
+            rental: Rental::Interruptible,
+            filters: query::parse("reliability>0.95 inet_down>500").unwrap(),
+            max_price_usd_per_hour: Some(9.0),
+            bid_headroom: 0.15,
+            bid_max_usd_per_hour: Some(8.5),
+        }
+    );
+    assert_eq!(spec.image, "vastai/pytorch:2.9.0");
+    assert_eq!(spec.onstart.as_deref(), Some("echo started"));
+    assert_eq!(spec.envs["HF_TOKEN"], None);
+    assert_eq!(spec.envs["EPOCHS"].as_deref(), Some("3"));
+    assert_eq!(spec.envs["EMPTY"].as_deref(), Some(""));
+    assert_eq!(
+        spec.run,
+        "torchrun --nproc_per_node=$SPOTTER_NUM_GPUS train.py\n"
+    );
+    assert_eq!(
+        spec.checkpoints,
+        Some(Checkpoints {
+            dir: "out/checkpoints".into(),
+            to: Some("s3://bucket/runs".into()),
+            every: Duration::from_secs(600),
+            keep_last: 3,
+            settle: Some(Duration::from_millis(1500)),
+        })
+    );
+    assert_eq!(
+        spec.recover,
+        Recover {
+            policy: RecoverPolicy::Elsewhere,
+            attempts: 4
+        }
+    );
+    assert_eq!(
+        spec.limits,
+        Limits {
+            bring_up: Duration::from_secs(1800),
+            budget_usd: Some(600.0)
+        }
+    );
+    let results = spec.results.unwrap();
+    assert_eq!(results.fetch, ["checkpoints/final.pt", "logs"]);
+    assert_eq!(results.to, dir.path().join("brought"));
+    assert_eq!(spec.on_done, OnDone::Stop);
+}
+
+#[test]
+fn the_smallest_file_gets_every_default() {
+    let spec = parse(SMALL, "run.yaml", dir().path()).unwrap();
+    assert_eq!(spec.resources.gpu_name.as_deref(), Some("A40"));
+    assert_eq!(spec.resources.num_gpus, 1);
+    assert_eq!(spec.resources.disk_gb, DEFAULT_DISK_GB);
+    assert_eq!(spec.resources.rental, Rental::OnDemand);
+    assert_eq!(spec.workdir, None);
+    assert_eq!(spec.image, DEFAULT_IMAGE);
+    assert_eq!(
+        spec.limits,
+        Limits {
+            bring_up: DEFAULT_BRING_UP,
+            budget_usd: None
+        }
+    );
+    assert_eq!(spec.recover.attempts, DEFAULT_ATTEMPTS);
+    assert_eq!((spec.checkpoints, spec.results), (None, None));
+    assert_eq!(spec.on_done, OnDone::Destroy);
+    // What is stored is read back the same.
+    let spec = parse(FULL, "run.yaml", dir().path()).unwrap();
+    let stored = serde_json::to_string(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<RunSpec>(&stored).unwrap(), spec);
+}
+
+#[test]
+fn accelerators_may_be_a_map() {
+    for (written, name, count) in [
+        ("{RTX 4090: 2}", "RTX 4090", 2),
+        ("\"RTX_4090:2\"", "RTX 4090", 2),
+        ("RTX 4090:2", "RTX 4090", 2),
+        ("H100 SXM", "H100 SXM", 1),
+    ] {
+        let text = SMALL.replace(
+            "{accelerators: A40}",
+            &format!("\n  accelerators: {written}"),
+        );
+        let spec = parse(&text, "run.yaml", dir().path()).unwrap();
+        assert_eq!(spec.resources.gpu_name.as_deref(), Some(name), "{written}");
+        assert_eq!(spec.resources.num_gpus, count, "{written}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
+    check_error(
+        &format!("{SMALL}chekpoints: {{}}\n"),
+        "run.yaml:4:1: unknown key `chekpoints`, did you mean `checkpoints`?",
+    );
+    check_error(
+        &FULL.replace("every: 10m", "evry: 10m"),
+        "run.yaml:24:3: unknown key `evry`, did you mean `every`?",
+    );
+    // Keys of later versions are not known to this one.
+    check_error(
+        &format!("{SMALL}notify: {{}}\n"),
+        "run.yaml:4:1: unknown key `notify`; the keys here are name, workdir, resources, image, onstart, envs, setup, \
+         run, resume, checkpoints, recover, limits, results, on_done",
+    );
+}
+
+#[test]
+fn a_bad_value_is_named_with_its_place() {
+    let cases = [
+        (
+            "disk: 500GB",
+            "disk: 500MB",
+            "6:9: a size looks like 500GB or 1TB",
+        ),
+        (
+            "H100 SXM:4",
+            "H100 SXM:0",
+            "5:17: the number of GPUs is from 1 to 64, as in \"H100 SXM:1\"",
+        ),
+        (
+            "rental: interruptible",
+            "rental: spot",
+            "7:11: expected on-demand or interruptible",
+        ),
+        (
+            "reliability>0.95",
+            "relability>0.95",
+            "8:11: unknown field `relability`, did you mean `reliability`? (character 1)",
+        ),
+        (
+            "max_price: 9.00",
+            "max_price: cheap",
+            "9:14: an amount is in dollars, such as 9.00 or $9, above 0 and up to 1000000",
+        ),
+        (
+            "headroom: 15%",
+            "headroom: much",
+            "10:19: a share looks like 15% or 0.15",
+        ),
+        (
+            "name: flightmind-d24",
+            "name: a/b",
+            "2:7: a name has 1 to 63 letters, digits, `-`, `_` or `.`, and begins with a letter or digit",
+        ),
+        (
+            "EPOCHS: 3",
+            "1EPOCH: 3",
+            "15:3: a variable has letters, digits and `_`, and does not begin with a digit",
+        ),
+        (
+            "EPOCHS: 3",
+            "SPOTTER_RUN: x",
+            "15:3: variables that begin with SPOTTER_ are set by spotter",
+        ),
+        (
+            "last: 3",
+            "last: 1",
+            "25:16: a whole number from 2 to 100000 is expected: the one before the last is needed when the last turns \
+             out to be damaged",
+        ),
+        (
+            "dir: ./out/checkpoints",
+            "dir: ../out",
+            "22:8: the path must not leave the working directory on the box",
+        ),
+        (
+            "every: 10m",
+            "every: 10",
+            "24:10: a time span looks like 90s, 10m, 72h or 2d",
+        ),
+        (
+            "policy: elsewhere",
+            "policy: here",
+            "27:19: expected elsewhere or never",
+        ),
+        (
+            "bring_up: 30m",
+            "bring_up: 5s",
+            "28:20: the limit is at least 1m",
+        ),
+        (
+            "fetch: [checkpoints/final.pt, logs]",
+            "fetch: [/etc]",
+            "29:19: the path is relative to the working directory on the box",
+        ),
+        (
+            "on_done: stop",
+            "on_done: nothing",
+            "30:10: expected destroy or stop or keep",
+        ),
+        (
+            "workdir: .",
+            "workdir: ~/code",
+            "3:10: `~` is not expanded: write the whole path, or one relative to this file",
+        ),
+        (
+            "max: $8.5",
+            "max: $9.5",
+            "10:29: the highest bid of $9.500/h is above `max_price` of $9.000/h, which is all in",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        assert!(FULL.contains(from), "{from}");
+        check_error(&FULL.replace(from, to), &format!("run.yaml:{expected}"));
+    }
+}
+
+#[test]
+fn an_interruptible_box_without_a_bucket_is_refused_with_the_reason() {
+    let expected = "run.yaml:7:11: an interruptible box is taken back without warning: name a bucket with \
+                    `checkpoints.to`, so that checkpoints outlive it, or rent on-demand";
+    check_error(&FULL.replace("  to: s3://bucket/runs\n", ""), expected);
+}
+
+#[test]
+fn a_missing_workdir_is_found_before_money_is_spent() {
+    let dir = dir();
+    let text = FULL.replace("workdir: .", "workdir: none");
+    let err = parse(&text, "run.yaml", dir.path())
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        err,
+        format!(
+            "run.yaml:3:10: `{}` is no directory",
+            dir.path().join("none").display()
+        )
+    );
+}
+
+#[test]
+fn a_literal_secret_is_refused_without_showing_it() {
+    let text = FULL.replace("HF_TOKEN: null", "HF_TOKEN: hf_verysecret");
+    let err = parse(&text, "run.yaml", dir().path())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        err.starts_with("run.yaml:14:3: `HF_TOKEN` looks like a secret"),
+        "{err}"
+    );
+    assert!(!err.contains("hf_verysecret"), "{err}");
+}
+
+#[test]
+fn a_bucket_must_be_one() {
+    let text = FULL.replace("s3://bucket/runs", "gs://bucket/runs");
+    let err = parse(&text, "run.yaml", dir().path())
+        .unwrap_err()
+        .to_string();
+    assert!(err.starts_with("run.yaml:23:7: "), "{err}");
+}
+
+#[test]
+fn a_file_that_is_not_there_says_how_to_make_one() {
+    let err = read(&dir().path().join("run.yaml")).unwrap_err();
+    assert!(
+        err.to_string()
+            .ends_with("run.yaml` cannot be read: there is none"),
+        "{err}"
+    );
+    let shown = CommandError::from(err);
+    assert_eq!(shown.hints(), ["write one with `spotter init`"]);
+    assert_eq!(shown.exit_code(), 2);
+}
+
+/// The keys that a part of the file knows, as its own error tells them.
+fn keys_of<T: DeserializeOwned>() -> BTreeSet<String> {
+    let Err(err) = from_yaml::<T>("no_such_key_at_all: 1\n") else {
+        panic!("an unknown key was taken");
+    };
+    let (_, keys) = err
+        .message
+        .split_once("the keys here are ")
+        .expect("nothing is near to it");
+    keys.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_schema_for_editors_knows_the_same_keys() {
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../../../docs/run.schema.json")).unwrap();
+    let check = |path: &str, known: BTreeSet<String>| {
+        let part = schema.pointer(path).unwrap_or_else(|| panic!("no {path}"));
+        let keys: BTreeSet<String> = part["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        assert_eq!(keys, known, "{path}");
+        assert_eq!(part["additionalProperties"], json!(false), "{path}");
+        for (key, property) in part["properties"].as_object().unwrap() {
+            assert!(
+                property["description"].is_string(),
+                "{path}/{key} has no description"
+            );
+        }
+    };
+    check("", keys_of::<FileKeys>());
+    check("/properties/resources", keys_of::<ResourcesKeys>());
+    check("/properties/resources/properties/bid", keys_of::<BidKeys>());
+    check("/properties/checkpoints", keys_of::<CheckpointsKeys>());
+    check(
+        "/properties/checkpoints/properties/keep",
+        keys_of::<KeepKeys>(),
+    );
+    check("/properties/recover", keys_of::<RecoverKeys>());
+    check("/properties/limits", keys_of::<LimitsKeys>());
+    check("/properties/results", keys_of::<ResultsKeys>());
+    assert_eq!(schema["required"], json!(["name", "resources", "run"]));
+}
+
+#[test]
+fn the_documentation_names_every_key() {
+    let guide = include_str!("../../../docs/run-file.md");
+    for keys in [
+        keys_of::<FileKeys>(),
+        keys_of::<ResourcesKeys>(),
+        keys_of::<BidKeys>(),
+        keys_of::<CheckpointsKeys>(),
+        keys_of::<KeepKeys>(),
+        keys_of::<RecoverKeys>(),
+        keys_of::<LimitsKeys>(),
+        keys_of::<ResultsKeys>(),
+    ] {
+        for key in keys {
+            assert!(
+                guide.contains(&format!("`{key}`")) || guide.contains(&format!(".{key}`")),
+                "{key}"
+            );
+        }
+    }
+}

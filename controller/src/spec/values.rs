@@ -1,0 +1,299 @@
+//! Sizes, durations, money, percentages and names as people write them (pure). Errors say what a good value looks like.
+
+use std::time::Duration;
+
+/// A size in GB (10^9 bytes, as the market counts): `500GB`, `1TB`, `0.5 TiB`, or a bare number of GB.
+pub fn size_gb(text: &str) -> Result<f64, String> {
+    const UNITS: [(&str, f64); 7] = [
+        ("", 1.0),
+        ("gb", 1.0),
+        ("g", 1.0),
+        ("tb", 1000.0),
+        ("t", 1000.0),
+        ("gib", 1.073_741_824),
+        ("tib", 1099.511_627_776),
+    ];
+    let gb = with_unit(text, &UNITS).ok_or("a size looks like 500GB or 1TB")?;
+    // The market's own bounds; 64 TB is more than any host has.
+    if (1.0..=64_000.0).contains(&gb) {
+        Ok(gb)
+    } else {
+        Err("a size is from 1GB to 64TB".to_owned())
+    }
+}
+
+/// A time span: `90s`, `10m`, `72h`, `2d`, or several of them such as `1h30m`. A bare number has no unit and is refused.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    const HELP: &str = "a time span looks like 90s, 10m, 72h or 2d";
+    let mut total = 0.0_f64;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(HELP.to_owned());
+    }
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
+        let number: f64 = rest[..digits].parse().map_err(|_| HELP.to_owned())?;
+        let unit_end = rest[digits..]
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .map_or(rest.len(), |end| digits + end);
+        let seconds = match &rest[digits..unit_end] {
+            "ms" => 0.001,
+            "s" | "sec" => 1.0,
+            "m" | "min" => 60.0,
+            "h" => 3_600.0,
+            "d" => 86_400.0,
+            _ => return Err(HELP.to_owned()),
+        };
+        total += number * seconds;
+        rest = rest[unit_end..].trim_start();
+    }
+    // A year; also keeps the number far from what a Duration cannot hold.
+    if total > 366.0 * 86_400.0 {
+        return Err("a time span is at most a year".to_owned());
+    }
+    Ok(Duration::from_secs_f64(total))
+}
+
+/// Dollars: `9.00`, `$9`, `600`.
+pub fn usd(text: &str) -> Result<f64, String> {
+    let number = text.trim();
+    let number = number.strip_prefix('$').unwrap_or(number).trim();
+    match plain_number(number) {
+        Some(usd) if usd > 0.0 && usd <= 1e6 => Ok(usd),
+        _ => {
+            Err("an amount is in dollars, such as 9.00 or $9, above 0 and up to 1000000".to_owned())
+        }
+    }
+}
+
+/// A share as a fraction: `15%` is 0.15; a bare number is one already.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let text = text.trim();
+    let fraction = match text.strip_suffix('%') {
+        Some(number) => plain_number(number.trim()).map(|percent| percent / 100.0),
+        None => plain_number(text),
+    };
+    match fraction {
+        Some(fraction) if (0.0..=10.0).contains(&fraction) => Ok(fraction),
+        _ => Err("a share looks like 15% or 0.15".to_owned()),
+    }
+}
+
+/// A whole number within bounds.
+pub fn count(text: &str, bounds: std::ops::RangeInclusive<u32>) -> Result<u32, String> {
+    let number = text
+        .trim()
+        .parse()
+        .ok()
+        .filter(|number| bounds.contains(number));
+    number.ok_or_else(|| {
+        format!(
+            "a whole number from {} to {} is expected",
+            bounds.start(),
+            bounds.end()
+        )
+    })
+}
+
+/// The name of a run: letters, digits, `-`, `_`, `.`; begins with a letter or digit; at most 63 characters.
+pub fn run_name(text: &str) -> Result<(), String> {
+    let valid = (1..=63).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && text.as_bytes()[0].is_ascii_alphanumeric();
+    if valid {
+        Ok(())
+    } else {
+        Err("a name has 1 to 63 letters, digits, `-`, `_` or `.`, and begins with a letter or digit"
+            .to_owned())
+    }
+}
+
+/// The name of a variable of the job's environment.
+pub fn variable_name(text: &str) -> Result<(), String> {
+    let valid = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && text.bytes().next().is_some_and(|b| !b.is_ascii_digit());
+    if !valid {
+        return Err(
+            "a variable has letters, digits and `_`, and does not begin with a digit".to_owned(),
+        );
+    }
+    if text.starts_with("SPOTTER_") {
+        return Err("variables that begin with SPOTTER_ are set by spotter".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether a variable's name says that its value is a secret, which has no place in a file.
+pub fn is_secret_name(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    [
+        "TOKEN",
+        "API_KEY",
+        "APIKEY",
+        "SECRET",
+        "SECRET_KEY",
+        "ACCESS_KEY",
+        "PASSWORD",
+        "PASSWD",
+    ]
+    .iter()
+    .any(|end| name == *end || name.ends_with(&format!("_{end}")))
+}
+
+/// A path on the box: relative to the working directory and inside it. Answers it without `./` and doubled slashes.
+pub fn inner_path(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
+    if text.starts_with('/') || text.starts_with('~') {
+        return Err("the path is relative to the working directory on the box".to_owned());
+    }
+    if parts.contains(&"..") {
+        return Err("the path must not leave the working directory on the box".to_owned());
+    }
+    if parts.is_empty() {
+        return Err("the path must name something inside the working directory".to_owned());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("the path holds a control character".to_owned());
+    }
+    Ok(parts.join("/"))
+}
+
+/// A number without sign, exponent or words such as `inf`.
+fn plain_number(text: &str) -> Option<f64> {
+    let valid = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if valid { text.parse().ok() } else { None }
+}
+
+fn with_unit(text: &str, units: &[(&str, f64)]) -> Option<f64> {
+    let text = text.trim();
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let unit = text[end..].trim().to_ascii_lowercase();
+    let factor = units.iter().find(|(name, _)| *name == unit)?.1;
+    Some(plain_number(&text[..end])? * factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check<T: Clone + PartialEq + std::fmt::Debug>(
+        found: Result<T, String>,
+        expected: Option<T>,
+    ) {
+        assert_eq!(found.clone().ok(), expected, "{found:?}");
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("500GB", Some(500.0)),
+            ("500", Some(500.0)),
+            ("1TB", Some(1000.0)),
+            ("1.5 tb", Some(1500.0)),
+            ("1GiB", Some(1.073_741_824)),
+            ("0", None),
+            ("-5GB", None),
+            ("500MB", None),
+            ("1e3", None),
+            ("big", None),
+            ("", None),
+        ] {
+            check(size_gb(text), expected);
+        }
+    }
+
+    #[test]
+    fn durations() {
+        let seconds = |s: u64| Some(Duration::from_secs(s));
+        for (text, expected) in [
+            ("10m", seconds(600)),
+            ("72h", seconds(259_200)),
+            ("1h30m", seconds(5_400)),
+            ("1h 30m", seconds(5_400)),
+            ("0.5h", seconds(1_800)),
+            ("2d", seconds(172_800)),
+            ("90 s", None),
+            ("10", None),
+            ("-1m", None),
+            ("400d", None),
+            ("m", None),
+            ("", None),
+        ] {
+            check(duration(text), expected);
+        }
+        check(duration("1500ms"), Some(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn money_and_shares() {
+        check(usd("9.00"), Some(9.0));
+        check(usd("$9"), Some(9.0));
+        check(usd(" $ 0.5 "), Some(0.5));
+        for text in ["0", "-1", "free", "inf", "1e9", "9€"] {
+            check(usd(text), None);
+        }
+        check(percent("15%"), Some(0.15));
+        check(percent("0.15"), Some(0.15));
+        check(percent("-1%"), None);
+        check(percent("2000%"), None);
+    }
+
+    #[test]
+    fn names() {
+        for (name, good) in [
+            ("flightmind-d24", true),
+            ("a", true),
+            ("7b.v2_x", true),
+            ("", false),
+            ("-a", false),
+            (".hidden", false),
+            ("a/b", false),
+            ("größe", false),
+        ] {
+            assert_eq!(run_name(name).is_ok(), good, "{name}");
+        }
+        assert!(run_name(&"a".repeat(63)).is_ok());
+        assert!(run_name(&"a".repeat(64)).is_err());
+        assert!(variable_name("HF_TOKEN").is_ok());
+        for name in ["1A", "A-B", "", "SPOTTER_RUN"] {
+            assert!(variable_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_secrets_are_known() {
+        for name in [
+            "HF_TOKEN",
+            "WANDB_API_KEY",
+            "AWS_SECRET_ACCESS_KEY",
+            "password",
+            "DB_PASSWORD",
+        ] {
+            assert!(is_secret_name(name), "{name}");
+        }
+        for name in ["EPOCHS", "TOKENIZER", "SORT_KEY", "NUM_TOKENS", "TOKENS"] {
+            assert!(!is_secret_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn paths_stay_inside() {
+        check(
+            inner_path("./checkpoints//x/"),
+            Some("checkpoints/x".to_owned()),
+        );
+        for path in ["../x", "a/../../b", "/abs", "~/x", ".", "", "a\nb"] {
+            check(inner_path(path), None);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Money, sizes and times as people read them (pure).
+
+use std::time::Duration;
+
+/// A price per hour: `$0.348/h`; three decimals, because a cent an hour is seven dollars a month.
+pub fn usd_per_hour(usd: f64) -> String {
+    format!("${usd:.3}/h")
+}
+
+/// An amount: `$12.30`; below ten cents with four decimals, so that it is never `$0.00` when it is not.
+pub fn usd(usd: f64) -> String {
+    if usd != 0.0 && usd.abs() < 0.1 {
+        format!("${usd:.4}")
+    } else {
+        format!("${usd:.2}")
+    }
+}
+
+/// A size in binary units: `1.5 GiB`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut size = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
+/// A time span in its two largest units: `3 d 4 h`, `12 min 30 s`, `8 s`.
+pub fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    let pairs = [
+        (days, "d", hours, "h"),
+        (hours, "h", minutes, "min"),
+        (minutes, "min", seconds % 60, "s"),
+    ];
+    for (large, large_unit, small, small_unit) in pairs {
+        if large > 0 {
+            return match small {
+                0 => format!("{large} {large_unit}"),
+                _ => format!("{large} {large_unit} {small} {small_unit}"),
+            };
+        }
+    }
+    format!("{seconds} s")
+}
+
+/// A point in time, UTC: `2026-11-22 01:03:04Z`.
+pub fn time(us: i64) -> String {
+    match jiff::Timestamp::from_microsecond(us) {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+        Err(_) => "-".to_owned(),
+    }
+}
+
+/// The same for machines, RFC 3339 with microseconds; `None` for 0, which means never.
+pub fn rfc3339(us: i64) -> Option<String> {
+    let time = jiff::Timestamp::from_microsecond(us)
+        .ok()
+        .filter(|_| us != 0)?;
+    Some(time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string())
+}
+
+/// A value, or a dash where there is none.
+pub fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_keeps_the_digits_that_matter() {
+        assert_eq!(usd_per_hour(0.34833), "$0.348/h");
+        assert_eq!(usd(12.3), "$12.30");
+        assert_eq!(usd(0.0123), "$0.0123");
+        assert_eq!(usd(0.0), "$0.00");
+    }
+
+    #[test]
+    fn sizes_and_spans_use_the_unit_that_fits() {
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(5 << 30), "5.0 GiB");
+        assert_eq!(duration(Duration::from_secs(8)), "8 s");
+        assert_eq!(duration(Duration::from_secs(750)), "12 min 30 s");
+        assert_eq!(duration(Duration::from_secs(3600)), "1 h");
+        assert_eq!(duration(Duration::from_secs(276_000)), "3 d 4 h");
+    }
+
+    #[test]
+    fn times_are_utc() {
+        assert_eq!(time(1_800_000_000_000_000), "2027-01-15 08:00:00Z");
+        assert_eq!(
+            rfc3339(1_800_000_000_000_001).as_deref(),
+            Some("2027-01-15T08:00:00.000001Z")
+        );
+        assert_eq!(rfc3339(0), None);
+    }
+}

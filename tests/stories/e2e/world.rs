@@ -1,0 +1,467 @@
+//! `World`: a simulator of its own, a sealed home, and spotter's programs run in it as a user would.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Read},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// Ordinary user that tier 1 runs as when the tests run as root.
+const NOBODY: u32 = 65534;
+/// Longest time for anything that a story waits for.
+pub const PATIENCE: Duration = Duration::from_secs(150);
+
+/// Where a story plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Any user; sshd behind a relay.
+    One,
+    /// Root; machines made of namespaces.
+    Two,
+}
+
+/// One simulator and one laptop.
+pub struct World {
+    dir: PathBuf,
+    sim: Option<Child>,
+    ready: Value,
+    tier: Tier,
+    env: BTreeMap<String, String>,
+}
+
+/// Runs a story on a tier, unless this machine cannot; then it says so, and fails where it should have been able to.
+pub fn on(tier: Tier, story: impl FnOnce(&World)) {
+    on_with(tier, &[], story);
+}
+
+/// The same with further arguments for the simulator.
+pub fn on_with(tier: Tier, args: &[&str], story: impl FnOnce(&World)) {
+    let root = nix::unistd::geteuid().is_root();
+    if tier == Tier::Two && !root {
+        skip("tier 2 needs root");
+        return;
+    }
+    match World::start(tier, args) {
+        Ok(world) => story(&world),
+        Err(why) => {
+            assert!(std::env::var_os("SPOTTER_REQUIRE_ALL").is_none(), "{why}");
+            skip(&why);
+        }
+    }
+}
+
+fn skip(why: &str) {
+    println!("SKIPPED: {why}");
+}
+
+/// Programs in a folder that every user can read, made once.
+fn programs() -> &'static Path {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        let names = ["spotter", "spotter-sim", "nvml-probe", "libfake_nvml.so", "spotter-agent"];
+        let from: Vec<PathBuf> = names.iter().map(|name| stories::program(name)).collect();
+        // The name follows from what is in it, so that tests in parallel share one folder and never see half of it.
+        let mut stamp = blake3::Hasher::new();
+        for path in &from {
+            let metadata = fs::metadata(path).unwrap();
+            stamp.update(format!("{path:?} {} {:?}", metadata.len(), metadata.modified().unwrap()).as_bytes());
+        }
+        let agent = std::env::var_os("SPOTTER_STATIC_AGENT").map(PathBuf::from);
+        stamp.update(format!("{agent:?}").as_bytes());
+        let dir = std::env::temp_dir().join(format!("sp-programs-{}", &stamp.finalize().to_hex()[..12]));
+        if dir.exists() {
+            return dir;
+        }
+        let aside = std::env::temp_dir().join(format!("sp-programs-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&aside);
+        fs::create_dir(&aside).unwrap();
+        for (name, path) in names.iter().zip(&from) {
+            let to = aside.join(name);
+            match (&agent, *name) {
+                (Some(agent), "spotter-agent") => drop(fs::copy(agent, &to).unwrap()),
+                // A debug build has a hundred megabytes of symbols, and every box gets a copy.
+                (None, "spotter-agent") => {
+                    let status = Command::new("strip").arg("-o").arg(&to).arg(path).status().unwrap();
+                    assert!(status.success(), "strip (of binutils) works");
+                }
+                _ => drop(fs::copy(path, &to).unwrap()),
+            }
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        fs::set_permissions(&aside, fs::Permissions::from_mode(0o755)).unwrap();
+        if fs::rename(&aside, &dir).is_err() {
+            let _ = fs::remove_dir_all(&aside);
+        }
+        dir
+    })
+}
+
+impl World {
+    fn start(tier: Tier, args: &[&str]) -> Result<World, String> {
+        let programs = programs();
+        // Short: sockets lie below it.
+        let dir = tempfile::Builder::new().prefix("sp-").tempdir_in("/tmp").unwrap().keep();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        for folder in ["sim", "laptop", "work"] {
+            fs::create_dir(dir.join(folder)).unwrap();
+        }
+        let mut world =
+            World { dir, sim: None, ready: Value::Null, tier, env: BTreeMap::new() };
+        if world.plays_nobody() {
+            for folder in ["sim", "laptop", "work"] {
+                std::os::unix::fs::chown(world.dir.join(folder), Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+        let log = fs::File::create(world.dir.join("sim.log")).unwrap();
+        let number = if tier == Tier::One { "1" } else { "2" };
+        let mut sim = world.command(&programs.join("spotter-sim"));
+        sim.args(["serve", "--with-stdin", "--time-scale", "20", "--tier", number, "--dir"])
+            .arg(world.dir.join("sim"))
+            .args(args)
+            .env("RUST_LOG", "info")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        let mut child = sim.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        world.sim = Some(child);
+        world.ready = serde_json::from_str(&line)
+            .map_err(|_| fs::read_to_string(world.dir.join("sim.log")).unwrap_or_default())?;
+        let ready = |key: &str| world.ready[key].as_str().unwrap_or_default().to_owned();
+        let laptop = world.dir.join("laptop").to_str().unwrap().to_owned();
+        world.env = [
+            ("HOME", laptop.clone()),
+            ("SPOTTER_HOME", format!("{laptop}/spotter")),
+            ("XDG_RUNTIME_DIR", laptop),
+            ("VAST_URL", ready("url")),
+            ("VAST_API_KEY", ready("api_key")),
+            ("AWS_ACCESS_KEY_ID", ready("s3_access_key")),
+            ("AWS_SECRET_ACCESS_KEY", ready("s3_secret_key")),
+            ("AWS_ENDPOINT_URL_S3", ready("s3_url")),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("NO_COLOR", "1".to_owned()),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+        Ok(world)
+    }
+
+    fn plays_nobody(&self) -> bool {
+        self.tier == Tier::One && nix::unistd::geteuid().is_root()
+    }
+
+    /// A program in the sealed environment, as the story's user.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = if self.plays_nobody() {
+            let mut command = Command::new("setpriv");
+            let (uid, gid) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
+            command.args([uid.as_str(), gid.as_str(), "--clear-groups", "--"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C.UTF-8")
+            .envs(&self.env)
+            .current_dir(self.dir.join("work"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// `spotter` with these arguments.
+    pub fn spotter(&self, args: &[&str]) -> Command {
+        let mut command = self.command(&programs().join("spotter"));
+        command.args(args);
+        command
+    }
+
+    /// Runs `spotter` to its end and returns what it said, whatever that was.
+    pub fn say(&self, args: &[&str]) -> Said {
+        Said::of(self.spotter(args).output().unwrap(), args)
+    }
+
+    /// Runs `spotter`, which must succeed.
+    pub fn ok(&self, args: &[&str]) -> Said {
+        let said = self.say(args);
+        assert_eq!(said.code, 0, "spotter {args:?}\n{}\n{}", said.out, self.sim_log());
+        said
+    }
+
+    /// Starts `spotter` in the background; it is killed when the guard is dropped.
+    pub fn background(&self, args: &[&str]) -> Background {
+        let log = self.dir.join(format!("{}-{}.log", args.join("_").replace('/', "_"), Background::number()));
+        let out = fs::File::create(&log).unwrap();
+        let child = self.spotter(args).stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
+        Background { child, log }
+    }
+
+    /// Turns a switch of the simulator.
+    pub fn ctl(&self, args: &[&str]) -> Value {
+        let url = self.ready["url"].as_str().unwrap();
+        let output = Command::new(programs().join("spotter-sim")).args(["ctl", "--url", url]).args(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "ctl {args:?}: {text} {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_str(&text).unwrap_or(Value::Null)
+    }
+
+    /// The run as `status --recorded` has it; null when there is none.
+    pub fn status(&self, run: &str) -> Value {
+        let said = self.say(&["status", "--recorded", "--json", run]);
+        serde_json::from_str(&said.stdout).unwrap_or(Value::Null)
+    }
+
+    /// Waits until `seen` answers with something.
+    pub fn until<T>(&self, what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = seen() {
+                return found;
+            }
+            assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}\n{}", self.sim_log());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Waits until the newest attempt of a run is in a state and at least at a step; returns its instance.
+    pub fn until_step(&self, run: &str, attempt: u64, step: u64) -> u64 {
+        self.until(&format!("attempt {attempt} of {run} at step {step}"), || {
+            let status = self.status(run);
+            let last = status["attempts"].as_array()?.last()?.clone();
+            let there = last["number"] == attempt && last["to_step"].as_u64().unwrap_or(0) >= step;
+            if there { last["instance"].as_u64() } else { None }
+        })
+    }
+
+    /// Instances that exist, as the simulator has them.
+    pub fn alive(&self) -> Vec<Value> {
+        let state = self.ctl(&["state"]);
+        state["instances"].as_array().cloned().unwrap_or_default().into_iter().filter(|row| !is_gone(row)).collect()
+    }
+
+    /// What an instance cost by the simulator's own account, dollars.
+    pub fn bill_usd(&self, instance: u64) -> f64 {
+        let bill = self.ctl(&["bill", &instance.to_string()]);
+        bill["total_usd"].as_f64().unwrap_or_else(|| panic!("no total in {bill}"))
+    }
+
+    /// Home directory of a box.
+    pub fn home(&self, instance: u64) -> PathBuf {
+        let home = self.ctl(&["home", &instance.to_string()]);
+        PathBuf::from(home["home"].as_str().unwrap_or_else(|| panic!("no home in {home}")))
+    }
+
+    /// Working folder of the laptop.
+    pub fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
+    /// Home of spotter on the laptop.
+    pub fn spotter_home(&self) -> PathBuf {
+        PathBuf::from(&self.env["SPOTTER_HOME"])
+    }
+
+    /// Sets a variable for the programs started from now on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.env.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// Writes a file into the working folder.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.work().join(name);
+        fs::write(&path, text).unwrap();
+        if self.plays_nobody() {
+            std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    }
+
+    /// Writes the run file of a small training, and the training itself.
+    pub fn training(&self, run: &Training) {
+        self.write("train.sh", TRAIN);
+        self.write(&format!("{}.yaml", run.name), &run.yaml(self.ready["s3_bucket"].as_str().unwrap()));
+    }
+
+    /// What the simulator said.
+    pub fn sim_log(&self) -> String {
+        let mut text = String::new();
+        if let Ok(mut file) = fs::File::open(self.dir.join("sim.log")) {
+            let _ = file.read_to_string(&mut text);
+        }
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// Nothing may be rented any more.
+    pub fn assert_nothing_rented(&self) {
+        let alive = self.alive();
+        assert!(alive.is_empty(), "still rented: {alive:?}");
+    }
+}
+
+fn is_gone(row: &Value) -> bool {
+    !row["destroyed_s"].is_null() || row["cur_state"] == "unloaded"
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(mut sim) = self.sim.take() {
+            // Its end is asked for by closing its input; then it destroys every box.
+            drop(sim.stdin.take());
+            let start = Instant::now();
+            while sim.try_wait().unwrap().is_none() {
+                if start.elapsed() > Duration::from_secs(30) {
+                    let _ = sim.kill();
+                    let _ = sim.wait();
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        if std::thread::panicking() {
+            println!("left for a look: {}", self.dir.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// What a program said.
+#[derive(Debug)]
+pub struct Said {
+    /// Exit code; -1 for a signal.
+    pub code: i32,
+    /// Its data.
+    pub stdout: String,
+    /// Everything else.
+    pub stderr: String,
+    /// Both, for messages.
+    pub out: String,
+}
+
+impl Said {
+    fn of(output: Output, args: &[&str]) -> Said {
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let code = output.status.code().unwrap_or(-1);
+        let out = format!("$ spotter {}\n{stdout}{stderr}-> {code}", args.join(" "));
+        Said { code, stdout, stderr, out }
+    }
+}
+
+/// A `spotter` that runs beside the story.
+pub struct Background {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Background {
+    fn number() -> usize {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Waits for its end and returns its exit code.
+    pub fn wait(&mut self) -> i32 {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(start.elapsed() < PATIENCE, "it did not end:\n{}", self.text());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// What it said so far.
+    pub fn text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            println!("--- {}\n{}", self.log.display(), self.text());
+        }
+    }
+}
+
+/// A training of plain shell: one step every tenth of a second, a checkpoint every ten, resumed by its number.
+const TRAIN: &str = r#"
+total=$1
+step=0
+if [ -n "${SPOTTER_CHECKPOINT:-}" ]; then step=$(cat "$SPOTTER_CHECKPOINT"); echo "resumed from step $step"; fi
+mkdir -p "$SPOTTER_CHECKPOINT_DIR" out
+while [ "$step" -lt "$total" ]; do
+  step=$((step + 1))
+  sleep 0.1
+  echo "step $step/$total | loss $((1000 - step)).5 | lr 1.00e-03 | 100.0 ms/step | 1,000 tok/s"
+  if [ $((step % 10)) = 0 ]; then
+    echo "$step" > "$SPOTTER_CHECKPOINT_DIR/.new"
+    mv "$SPOTTER_CHECKPOINT_DIR/.new" "$SPOTTER_CHECKPOINT_DIR/step-$step.txt"
+  fi
+done
+echo "final $step" > out/final.txt
+"#;
+
+/// A run file.
+#[derive(Debug, Clone)]
+pub struct Training {
+    /// Name of the run, and of its file.
+    pub name: &'static str,
+    /// Steps.
+    pub steps: u64,
+    /// `on-demand` or `interruptible`.
+    pub rental: &'static str,
+    /// Whether checkpoints go to the bucket.
+    pub bucket: bool,
+    /// `limits.bring_up`.
+    pub bring_up: &'static str,
+    /// Command instead of the usual training.
+    pub command: Option<&'static str>,
+}
+
+impl Training {
+    /// An interruptible run with a bucket.
+    pub fn interruptible(name: &'static str, steps: u64) -> Training {
+        Training { name, steps, rental: "interruptible", bucket: true, bring_up: "3m", command: None }
+    }
+
+    fn yaml(&self, bucket: &str) -> String {
+        let run = self.command.map_or_else(|| format!("bash train.sh {}", self.steps), str::to_owned);
+        let to = if self.bucket { format!("  to: s3://{bucket}/runs\n") } else { String::new() };
+        format!(
+            "name: {name}\n\
+             workdir: .\n\
+             resources: {{accelerators: \"RTX 4090:1\", disk: 20GB, rental: {rental}}}\n\
+             image: vastai/pytorch\n\
+             run: {run}\n\
+             checkpoints:\n  dir: checkpoints\n{to}  every: 1m\n  keep: {{last: 3}}\n  settle: 300ms\n\
+             recover: {{policy: elsewhere, attempts: 5}}\n\
+             limits: {{bring_up: {bring_up}}}\n\
+             results: {{fetch: [out/final.txt], to: ./results-{name}}}\n\
+             on_done: destroy\n",
+            name = self.name,
+            rental = self.rental,
+            bring_up = self.bring_up,
+        )
+    }
+}

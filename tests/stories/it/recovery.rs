@@ -1,0 +1,218 @@
+//! What the market, the host and the laptop may do to a run, and that it never costs a box or a checkpoint.
+
+use std::{sync::Arc, time::Duration};
+
+use spotter::{
+    error::CommandError,
+    run::{State, lease::Lease, lifecycle::Goal},
+    spec::RecoverPolicy,
+    store::{Outcome, RunRecord},
+};
+
+use crate::world::{CHECKPOINT_EVERY, World, spec};
+
+const RUN: &str = "story";
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_rented_trained_collected_and_its_box_destroyed() {
+    let world = World::new(2, 100);
+    world.plan(&spec(RUN));
+
+    let run = world.drive(RUN).await;
+
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    let attempts = world.attempts(RUN);
+    assert_eq!(attempts.len(), 1);
+    assert_eq!((attempts[0].state, attempts[0].exit_code), (State::Gone, Some(0)));
+    assert!(world.market.alive().is_empty());
+    let (ours, theirs) = world.money(RUN).await;
+    assert!((ours - theirs).abs() < 0.005, "{ours} by the ledger, {theirs} by the market");
+    assert!(theirs > 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_run_continues_from_its_newest_whole_checkpoint_on_exactly_one_new_box() {
+    let world = Arc::new(World::new(3, 200));
+    world.plan(&spec(RUN));
+
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        let first = world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(75)).await;
+        world.outbid(first.instance);
+        let mut most = 0;
+        for _ in 0..600 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            most = most.max(world.market.gpu_charged());
+        }
+        assert_eq!(most, 1, "boxes with a GPU charge at once");
+    });
+
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    let attempts = world.attempts(RUN);
+    assert_eq!(attempts.len(), 2);
+    assert!(attempts.iter().all(|attempt| attempt.state == State::Gone));
+    let resumed = attempts[1].resumed_step.unwrap();
+    assert_eq!(resumed % CHECKPOINT_EVERY, 0);
+    assert!(attempts[0].last_step.unwrap() - resumed < CHECKPOINT_EVERY, "at most one interval is redone");
+    assert_eq!(world.boxes.script().started.iter().map(|(_, step)| *step).collect::<Vec<_>>(), [0, resumed]);
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_create_whose_answer_was_lost_is_found_by_its_label_and_rented_once() {
+    let world = World::new(3, 50);
+    world.market.lose_create_answers(1);
+    world.plan(&spec(RUN));
+
+    let run = world.drive(RUN).await;
+
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(world.attempts(RUN).len(), 1);
+    assert_eq!(world.boxes.script().started.len(), 1);
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offer_that_somebody_else_took_is_passed_over() {
+    let world = World::new(3, 50);
+    world.market.snatch(1);
+    world.plan(&spec(RUN));
+    assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Done));
+    assert_eq!(world.attempts(RUN)[0].machine_id, Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_is_told_saved_and_never_restarted() {
+    let world = World::new(3, 100);
+    world.boxes.script().crash_at = Some((30, 7));
+    world.plan(&spec(RUN));
+
+    let run = world.drive(RUN).await;
+
+    assert_eq!(run.outcome, Some(Outcome::Crashed));
+    let attempts = world.attempts(RUN);
+    assert_eq!(attempts.len(), 1);
+    assert_eq!((attempts[0].state, attempts[0].exit_code), (State::Failed, Some(7)));
+    assert_eq!(world.market.gpu_charged(), 0, "the GPU is not paid while the cause is looked at");
+    assert_eq!(world.market.alive().len(), 1, "the disk is kept for it");
+    let told = world.told.0.lock().unwrap().join("\n");
+    assert!(told.contains("ValueError"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn boxes_that_never_answer_are_given_up_after_three_and_none_is_left() {
+    let world = World::new(8, 100);
+    world.boxes.script().dead_boxes = 99;
+    let mut spec = spec(RUN);
+    spec.limits.bring_up = Duration::from_secs(300);
+    world.plan(&spec);
+
+    let run = world.drive(RUN).await;
+
+    assert_eq!(run.outcome, Some(Outcome::Failed));
+    let attempts = world.attempts(RUN);
+    assert_eq!(attempts.len(), 3);
+    let mut machines: Vec<_> = attempts.iter().map(|attempt| attempt.machine_id).collect();
+    machines.dedup();
+    assert_eq!(machines.len(), 3, "a machine that did not come up is not tried again");
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_and_policy_bound_the_recovery() {
+    for (policy, attempts) in [(RecoverPolicy::Elsewhere, 2), (RecoverPolicy::Never, 1)] {
+        let world = World::new(8, 10_000);
+        let mut spec = spec(RUN);
+        spec.recover.policy = policy;
+        spec.recover.attempts = attempts;
+        world.plan(&spec);
+        let (run, ()) = tokio::join!(world.drive(RUN), async {
+            for number in 1..=attempts {
+                let attempt = world.until(RUN, number, State::Running).await;
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                world.outbid(attempt.instance);
+            }
+        });
+        assert_eq!(run.outcome, Some(Outcome::Interrupted));
+        assert_eq!(world.attempts(RUN).len(), attempts as usize);
+        assert_eq!(world.market.gpu_charged(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spent_budget_ends_the_recovery() {
+    let world = World::new(8, 100_000);
+    let mut spec = spec(RUN);
+    spec.limits.budget_usd = Some(0.10);
+    world.plan(&spec);
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        let attempt = world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        world.outbid(attempt.instance);
+    });
+    assert_eq!(run.outcome, Some(Outcome::Interrupted));
+    assert!(run.reason.unwrap().contains("budget"));
+    assert_eq!(world.market.gpu_charged(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_market_that_does_not_answer_for_an_hour_is_no_verdict() {
+    let world = World::new(3, 7200);
+    world.plan(&spec(RUN));
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        world.until(RUN, 1, State::Running).await;
+        world.market.set_unreachable(true);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        world.market.set_unreachable(false);
+    });
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(world.attempts(RUN).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_one_of_several_watchers_acts() {
+    let world = World::new(5, 120);
+    world.plan(&spec(RUN));
+    let first = Lease::take(&world.store, RUN).unwrap();
+    assert!(first.is_some());
+    assert!(Lease::take(&world.store, RUN).unwrap().is_none());
+    // Renewed for as long as it is held, whatever the clock says.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(Lease::take(&world.store, RUN).unwrap().is_none());
+    drop(first);
+    assert!(Lease::take(&world.store, RUN).unwrap().is_some());
+}
+
+/// A controller that is killed at any moment is followed by one that finds everything: the moments are seeded.
+#[tokio::test(start_paused = true)]
+async fn a_controller_killed_again_and_again_never_rents_twice_and_leaves_nothing() {
+    for seed in 0..40u64 {
+        let world = World::new(6, 90);
+        world.market.lose_create_answers(u32::from(seed % 3 == 0));
+        world.plan(&spec(RUN));
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let mut ended: Option<Result<RunRecord, CommandError>> = None;
+        for life in 0..400 {
+            let lifecycle = world.lifecycle();
+            let lease = Lease::take(&world.store, RUN).unwrap();
+            assert!(lease.is_some(), "seed {seed}: the dead hold no lease");
+            let killed_after = Duration::from_millis(200 + next() % 9_000);
+            let finished = tokio::time::timeout(killed_after, lifecycle.drive(RUN, Goal::End)).await;
+            assert!(world.market.gpu_charged() <= 1, "seed {seed}, life {life}");
+            if let Ok(result) = finished {
+                ended = Some(result);
+                break;
+            }
+        }
+        let run = ended.unwrap_or_else(|| panic!("seed {seed}: never ended")).unwrap();
+        assert_eq!(run.outcome, Some(Outcome::Done), "seed {seed}");
+        assert_eq!(world.boxes.script().started.len(), 1, "seed {seed}");
+        assert!(world.market.alive().is_empty(), "seed {seed}");
+    }
+}
