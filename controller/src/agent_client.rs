@@ -1,17 +1,19 @@
 //! The agent's calls in our own types; reconnects by itself. Contract types stop here.
 //!
 //! A broken link is never a verdict: calls are repeated within their deadline, streams go on where they stood, for ever, until
-//! dropped. What the agent decided is returned at once. [`types`] are the words, [`follow`] the streams, [`dial`] how a
-//! byte stream to the agent is had.
+//! dropped. What the agent decided is returned at once. [`types`] are the words, [`follow`] the streams, [`link`] tells a
+//! break from an answer, [`dial`] is how a byte stream to the agent is had.
 
+mod convert;
 mod dial;
 mod follow;
+mod link;
 mod types;
 
 use std::{
     future::Future,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -24,11 +26,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tonic::{
-    Code, Response, Status,
+    Response, Status,
     transport::{Channel, Endpoint},
 };
 
 pub use dial::{BridgeDial, Dial, DialError, Io};
+pub use link::{AgentError, Link, Verdict};
+use link::{Backoff, Shared, refused};
 pub use types::*;
 
 /// Longest time for a call that only asks or notes something, reconnecting included.
@@ -38,92 +42,8 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// A silent link is noticed after this and [`KEEPALIVE_TIMEOUT`]: half the time that ssh itself would take.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// First and longest pause between tries.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// A restore that reports nothing for this long has failed: the agent reports at least every few seconds.
 const RESTORE_SILENCE_LIMIT: Duration = Duration::from_secs(300);
-
-/// How the link to the agent is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Link {
-    /// No call was made yet.
-    Unused,
-    /// The last answer came through.
-    Connected,
-    /// Nothing comes through.
-    Lost {
-        /// Since when.
-        since: Instant,
-        /// What the last try said.
-        why: String,
-    },
-}
-
-/// What the agent decided about a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It does not know what was named.
-    NotFound,
-    /// The name is taken.
-    AlreadyExists,
-    /// The request is not understood or not allowed.
-    Invalid,
-    /// Not in the state that the box is in.
-    NotNow,
-    /// This agent is older than the call.
-    Unknown,
-    /// It tried and could not.
-    Failed,
-}
-
-/// Why a call was not done.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum AgentError {
-    /// The agent answered no.
-    #[error("the agent refused `{call}`: {message}")]
-    Refused {
-        /// Name of the call.
-        call: &'static str,
-        /// What kind of no.
-        verdict: Verdict,
-        /// Its words.
-        message: String,
-    },
-    /// No answer within the call's deadline.
-    #[error("the agent gave no answer to `{call}` in {} s{}", limit.as_secs(), why.as_deref().map(|why| format!(": {why}")).unwrap_or_default())]
-    Deadline {
-        /// Name of the call.
-        call: &'static str,
-        /// The deadline.
-        limit: Duration,
-        /// What the last try said of the link, when the link was broken.
-        why: Option<String>,
-    },
-    /// The agent cannot be reached, and trying again will not change that.
-    #[error("the agent cannot be reached: {why}")]
-    Unreachable {
-        /// What the link said.
-        why: String,
-    },
-    /// The link broke while a request that must not be repeated was on its way.
-    #[error("the link broke during `{call}`, whether it was done is unknown: {why}")]
-    Ambiguous {
-        /// Name of the call.
-        call: &'static str,
-        /// What the link said.
-        why: String,
-    },
-}
-
-impl AgentError {
-    /// What the agent decided, if it answered.
-    pub fn verdict(&self) -> Option<Verdict> {
-        match self {
-            AgentError::Refused { verdict, .. } => Some(*verdict),
-            _ => None,
-        }
-    }
-}
 
 /// A client of one agent; cheap to clone.
 #[derive(Debug, Clone)]
@@ -132,101 +52,10 @@ pub struct AgentClient {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    link: watch::Sender<Link>,
-    /// Why the last dial failed; `None` after one that did not.
-    dial: Mutex<Option<DialError>>,
-}
-
-/// A failure of the link, as opposed to an answer of the agent.
-struct LinkFailure {
-    why: String,
-    permanent: bool,
-}
-
-impl Shared {
-    fn connected(&self) {
-        self.link.send_if_modified(|link| {
-            let news = *link != Link::Connected;
-            *link = Link::Connected;
-            news
-        });
-    }
-
-    fn lost(&self, why: &str) {
-        self.link.send_modify(|link| {
-            let since = match link {
-                Link::Lost { since, .. } => *since,
-                Link::Unused | Link::Connected => Instant::now(),
-            };
-            *link = Link::Lost { since, why: why.to_owned() };
-        });
-    }
-
-    /// Tells a broken link from an answer: an answer comes off the wire and has no source; `Unavailable` and `Cancelled` are
-    /// what the first call after a death gives, and a daemon that is being replaced.
-    fn link_failure(&self, status: &Status) -> Option<LinkFailure> {
-        let transport = std::error::Error::source(status).is_some();
-        if !transport && !matches!(status.code(), Code::Unavailable | Code::Cancelled) {
-            self.connected();
-            return None;
-        }
-        let dial = self.dial.lock().expect("nothing panics while it holds this lock").clone();
-        let failure = match dial {
-            Some(DialError { why, permanent }) => LinkFailure { why, permanent },
-            None => LinkFailure { why: innermost(status), permanent: false },
-        };
-        self.lost(&failure.why);
-        Some(failure)
-    }
-}
-
-/// The last error of the chain: the outer ones only say "transport error".
-fn innermost(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(err) = source {
-        text = err.to_string();
-        source = err.source();
-    }
-    text
-}
-
-/// Growing pauses between tries.
-#[derive(Debug)]
-struct Backoff(Duration);
-
-impl Backoff {
-    fn new() -> Backoff {
-        Backoff(PAUSE.0)
-    }
-
-    fn next(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(PAUSE.1);
-        pause
-    }
-}
-
-fn refused(call: &'static str, status: &Status) -> AgentError {
-    let verdict = match status.code() {
-        Code::NotFound => Verdict::NotFound,
-        Code::AlreadyExists => Verdict::AlreadyExists,
-        Code::InvalidArgument | Code::OutOfRange | Code::PermissionDenied | Code::Unauthenticated => Verdict::Invalid,
-        Code::FailedPrecondition | Code::Aborted => Verdict::NotNow,
-        Code::Unimplemented => Verdict::Unknown,
-        _ => Verdict::Failed,
-    };
-    // A box is not ours: its words are shown, its control characters are not obeyed.
-    let message = status.message().chars().filter(|c| !c.is_control() || *c == '\n').take(4096).collect();
-    AgentError::Refused { call, verdict, message }
-}
-
 impl AgentClient {
     /// A client that dials when it first needs to, and again after every break.
     pub fn new(dial: Arc<dyn Dial>) -> AgentClient {
-        let shared = Arc::new(Shared { link: watch::Sender::new(Link::Unused), dial: Mutex::new(None) });
+        let shared = Arc::new(Shared::new());
         let endpoint = Endpoint::from_static("http://agent.invalid")
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
@@ -235,7 +64,10 @@ impl AgentClient {
             .initial_stream_window_size(2 << 20)
             .initial_connection_window_size(4 << 20);
         let channel = endpoint.connect_with_connector_lazy(dial::connector(dial, shared.clone()));
-        AgentClient { contract: Contract::new(channel), shared }
+        AgentClient {
+            contract: Contract::new(channel),
+            shared,
+        }
     }
 
     /// How the link is, now and as it changes.
@@ -288,7 +120,9 @@ impl AgentClient {
     /// # Errors
     /// [`AgentError::Deadline`] when nothing came through in time.
     pub async fn status(&self, limit: Duration) -> Result<AgentStatus, AgentError> {
-        let answer = self.call("status", limit, |mut to| async move { to.status(v1::StatusRequest {}).await });
+        let answer = self.call("status", limit, |mut to| async move {
+            to.status(v1::StatusRequest {}).await
+        });
         answer.await.map(AgentStatus::from)
     }
 
@@ -311,8 +145,9 @@ impl AgentClient {
     /// See [`AgentError`].
     pub async fn acknowledge_events(&self, up_to: u64) -> Result<(), AgentError> {
         let request = v1::AcknowledgeEventsRequest { up_to };
-        let answer =
-            self.call("acknowledge_events", CALL_LIMIT, |mut to| async move { to.acknowledge_events(request).await });
+        let answer = self.call("acknowledge_events", CALL_LIMIT, |mut to| async move {
+            to.acknowledge_events(request).await
+        });
         answer.await.map(|_| ())
     }
 
@@ -330,9 +165,15 @@ impl AgentClient {
         });
         match answer.await {
             Ok(answer) => required("start_session", answer.session).map(SessionInfo::from),
-            Err(err) if err.verdict() == Some(Verdict::AlreadyExists) && tries.load(Ordering::Relaxed) > 1 => {
+            Err(err)
+                if err.verdict() == Some(Verdict::AlreadyExists)
+                    && tries.load(Ordering::Relaxed) > 1 =>
+            {
                 let sessions = self.sessions().await?;
-                sessions.into_iter().find(|session| session.name == request.name).ok_or(err)
+                sessions
+                    .into_iter()
+                    .find(|session| session.name == request.name)
+                    .ok_or(err)
             }
             Err(err) => Err(err),
         }
@@ -346,15 +187,27 @@ impl AgentClient {
         let answer = self.call("list_sessions", CALL_LIMIT, |mut to| async move {
             to.list_sessions(v1::ListSessionsRequest {}).await
         });
-        Ok(answer.await?.sessions.into_iter().map(SessionInfo::from).collect())
+        Ok(answer
+            .await?
+            .sessions
+            .into_iter()
+            .map(SessionInfo::from)
+            .collect())
     }
 
     /// Ends a session: SIGTERM, SIGKILL after `grace`. Answers when it has ended.
     ///
     /// # Errors
     /// [`Verdict::NotFound`] when there is no such session.
-    pub async fn end_session(&self, name: &str, grace: Duration) -> Result<SessionInfo, AgentError> {
-        let request = v1::EndSessionRequest { name: name.to_owned(), grace_s: whole_seconds(grace) };
+    pub async fn end_session(
+        &self,
+        name: &str,
+        grace: Duration,
+    ) -> Result<SessionInfo, AgentError> {
+        let request = v1::EndSessionRequest {
+            name: name.to_owned(),
+            grace_s: whole_seconds(grace),
+        };
         let answer = self.call("end_session", grace + MARGIN, |mut to| {
             let request = request.clone();
             async move { to.end_session(request).await }
@@ -370,15 +223,24 @@ impl AgentClient {
         const CALL: &str = "send_line";
         // A dead link is found, and replaced, by a call that may be repeated.
         self.status(CALL_LIMIT).await?;
-        let request = v1::SendLineRequest { session: session.to_owned(), line: line.to_owned() };
+        let request = v1::SendLineRequest {
+            session: session.to_owned(),
+            line: line.to_owned(),
+        };
         let mut to = self.contract.clone();
         match timeout(CALL_LIMIT, to.send_line(request)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(status)) => Err(match self.shared.link_failure(&status) {
-                Some(failure) => AgentError::Ambiguous { call: CALL, why: failure.why },
+                Some(failure) => AgentError::Ambiguous {
+                    call: CALL,
+                    why: failure.why,
+                },
                 None => refused(CALL, &status),
             }),
-            Err(_) => Err(AgentError::Ambiguous { call: CALL, why: format!("no answer in {} s", CALL_LIMIT.as_secs()) }),
+            Err(_) => Err(AgentError::Ambiguous {
+                call: CALL,
+                why: format!("no answer in {} s", CALL_LIMIT.as_secs()),
+            }),
         }
     }
 
@@ -413,7 +275,10 @@ impl AgentClient {
             false if answer.problem.is_empty() => Some("the agent did not say why".to_owned()),
             false => Some(answer.problem),
         };
-        Ok(BucketProof { problem, clock_offset_s: answer.clock_offset_s })
+        Ok(BucketProof {
+            problem,
+            clock_offset_s: answer.clock_offset_s,
+        })
     }
 
     /// Backs up what is finished now; answers when all of it is committed, or `deadline` has passed. `last`: the session has
@@ -421,10 +286,18 @@ impl AgentClient {
     ///
     /// # Errors
     /// See [`AgentError`].
-    pub async fn backup_now(&self, deadline: Duration, last: bool) -> Result<BackupInfo, AgentError> {
-        let request = v1::BackupNowRequest { deadline_s: whole_seconds(deadline), r#final: last };
-        let answer =
-            self.call("backup_now", deadline + MARGIN, |mut to| async move { to.backup_now(request).await });
+    pub async fn backup_now(
+        &self,
+        deadline: Duration,
+        last: bool,
+    ) -> Result<BackupInfo, AgentError> {
+        let request = v1::BackupNowRequest {
+            deadline_s: whole_seconds(deadline),
+            r#final: last,
+        };
+        let answer = self.call("backup_now", deadline + MARGIN, |mut to| async move {
+            to.backup_now(request).await
+        });
         required("backup_now", answer.await?.backup).map(BackupInfo::from)
     }
 
@@ -436,7 +309,12 @@ impl AgentClient {
         let answer = self.call("list_checkpoints", 2 * CALL_LIMIT, |mut to| async move {
             to.list_checkpoints(v1::ListCheckpointsRequest {}).await
         });
-        Ok(answer.await?.checkpoints.into_iter().map(CheckpointInfo::from).collect())
+        Ok(answer
+            .await?
+            .checkpoints
+            .into_iter()
+            .map(CheckpointInfo::from)
+            .collect())
     }
 
     /// Restores a commit (`None`: the newest valid one) into the checkpoint directory. `progress` hears done and all bytes.
@@ -451,7 +329,9 @@ impl AgentClient {
     ) -> Result<RestoreReport, AgentError> {
         const CALL: &str = "restore";
         let limit = RESTORE_SILENCE_LIMIT;
-        let request = v1::RestoreRequest { id: id.unwrap_or_default().to_owned() };
+        let request = v1::RestoreRequest {
+            id: id.unwrap_or_default().to_owned(),
+        };
         let mut moved = Instant::now();
         let mut furthest = 0;
         let mut backoff = Backoff::new();
@@ -461,12 +341,22 @@ impl AgentClient {
             let mut to = self.contract.clone();
             let opened = timeout(left, to.restore(request.clone())).await;
             let status = match opened {
-                Err(_) => return Err(AgentError::Deadline { call: CALL, limit, why }),
+                Err(_) => {
+                    return Err(AgentError::Deadline {
+                        call: CALL,
+                        limit,
+                        why,
+                    });
+                }
                 Ok(Ok(answer)) => {
                     let mut stream = answer.into_inner();
                     loop {
                         let Ok(next) = timeout(limit, stream.message()).await else {
-                            return Err(AgentError::Deadline { call: CALL, limit, why });
+                            return Err(AgentError::Deadline {
+                                call: CALL,
+                                limit,
+                                why,
+                            });
                         };
                         match next {
                             Ok(Some(message)) => {
@@ -484,7 +374,11 @@ impl AgentClient {
                                     });
                                 }
                             }
-                            Ok(None) => break Status::unavailable("the agent ended the restore without a last word"),
+                            Ok(None) => {
+                                break Status::unavailable(
+                                    "the agent ended the restore without a last word",
+                                );
+                            }
                             Err(status) => break status,
                         }
                     }
@@ -500,7 +394,11 @@ impl AgentClient {
             why = Some(failure.why);
             let pause = backoff.next();
             if moved.elapsed() + pause >= limit {
-                return Err(AgentError::Deadline { call: CALL, limit, why });
+                return Err(AgentError::Deadline {
+                    call: CALL,
+                    limit,
+                    why,
+                });
             }
             sleep(pause).await;
         }
@@ -510,14 +408,23 @@ impl AgentClient {
     ///
     /// # Errors
     /// [`AgentError::Deadline`] after `limit`.
-    pub async fn collect_results(&self, paths: &[String], limit: Duration) -> Result<Collected, AgentError> {
+    pub async fn collect_results(
+        &self,
+        paths: &[String],
+        limit: Duration,
+    ) -> Result<Collected, AgentError> {
         let answer = self.call("collect_results", limit, |mut to| {
-            let request = v1::CollectResultsRequest { paths: paths.to_vec() };
+            let request = v1::CollectResultsRequest {
+                paths: paths.to_vec(),
+            };
             async move { to.collect_results(request).await }
         });
         let answer = answer.await?;
         Ok(Collected {
-            list: FileList { files: answer.files.into_iter().map(FileHash::from).collect(), missing: answer.missing },
+            list: FileList {
+                files: answer.files.into_iter().map(FileHash::from).collect(),
+                missing: answer.missing,
+            },
             manifest_key: (!answer.manifest_key.is_empty()).then_some(answer.manifest_key),
         })
     }
@@ -526,23 +433,39 @@ impl AgentClient {
     ///
     /// # Errors
     /// [`AgentError::Deadline`] after `limit`.
-    pub async fn hash_files(&self, paths: &[String], limit: Duration) -> Result<FileList, AgentError> {
+    pub async fn hash_files(
+        &self,
+        paths: &[String],
+        limit: Duration,
+    ) -> Result<FileList, AgentError> {
         let answer = self.call("hash_files", limit, |mut to| {
-            let request = v1::HashFilesRequest { paths: paths.to_vec() };
+            let request = v1::HashFilesRequest {
+                paths: paths.to_vec(),
+            };
             async move { to.hash_files(request).await }
         });
         let answer = answer.await?;
-        Ok(FileList { files: answer.files.into_iter().map(FileHash::from).collect(), missing: answer.missing })
+        Ok(FileList {
+            files: answer.files.into_iter().map(FileHash::from).collect(),
+            missing: answer.missing,
+        })
     }
 
     /// Checks the box. `gpus` and `disk_bytes` are what was promised; 0: not checked.
     ///
     /// # Errors
     /// Only when there was no answer: a check that fails is in the report.
-    pub async fn preflight(&self, gpus: u32, disk_bytes: u64) -> Result<PreflightReport, AgentError> {
+    pub async fn preflight(
+        &self,
+        gpus: u32,
+        disk_bytes: u64,
+    ) -> Result<PreflightReport, AgentError> {
         let request = v1::PreflightRequest { gpus, disk_bytes };
-        let answer =
-            self.call("preflight", 2 * CALL_LIMIT, |mut to| async move { to.preflight(request).await }).await?;
+        let answer = self
+            .call("preflight", 2 * CALL_LIMIT, |mut to| async move {
+                to.preflight(request).await
+            })
+            .await?;
         Ok(PreflightReport {
             checks: answer.checks.into_iter().map(CheckResult::from).collect(),
             can_self_stop: answer.can_self_stop,
@@ -556,7 +479,9 @@ impl AgentClient {
     pub async fn shutdown(&self, wipe: bool) -> Result<(), AgentError> {
         let mut to = self.contract.clone();
         match timeout(MARGIN, to.shutdown(v1::ShutdownRequest { wipe })).await {
-            Ok(Err(status)) if self.shared.link_failure(&status).is_none() => Err(refused("shutdown", &status)),
+            Ok(Err(status)) if self.shared.link_failure(&status).is_none() => {
+                Err(refused("shutdown", &status))
+            }
             _ => Ok(()),
         }
     }
@@ -564,7 +489,11 @@ impl AgentClient {
 
 fn required<T>(call: &'static str, field: Option<T>) -> Result<T, AgentError> {
     let message = "its answer lacks what was asked for".to_owned();
-    field.ok_or(AgentError::Refused { call, verdict: Verdict::Failed, message })
+    field.ok_or(AgentError::Refused {
+        call,
+        verdict: Verdict::Failed,
+        message,
+    })
 }
 
 /// Rounded up, so that a short time never becomes none.

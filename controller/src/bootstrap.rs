@@ -14,7 +14,7 @@ pub use onstart::{ONSTART_LIMIT_CHARS, OnstartError, onstart};
 
 use crate::{
     agent_client::{AgentClient, AgentError, AgentStatus, BridgeDial},
-    tunnel::{Lane, Tunnel, TunnelError, options::shell_word},
+    tunnel::{Lane, Tunnel, TunnelError, shell_word},
 };
 
 /// Free disk below which nothing is uploaded: the agent, its journal and a margin.
@@ -100,7 +100,9 @@ pub enum BootstrapError {
     #[error("the agent could not be uploaded: {0}")]
     Upload(String),
     /// A daemon of another build does not make room.
-    #[error("an agent of build {running} still runs after it was asked {REPLACE_TRIES} times to make room for {wanted}")]
+    #[error(
+        "an agent of build {running} still runs after it was asked {REPLACE_TRIES} times to make room for {wanted}"
+    )]
     Stubborn {
         /// Its build.
         running: String,
@@ -119,7 +121,9 @@ pub enum BootstrapError {
 pub async fn bootstrap(tunnel: &Tunnel, agent: &AgentBinary) -> Result<Ready, BootstrapError> {
     let facts = match probe(tunnel).await {
         Ok(facts) => facts,
-        Err(BootstrapError::Tunnel(silent @ TunnelError::Silent { .. })) => return without_shell(tunnel, silent).await,
+        Err(BootstrapError::Tunnel(silent @ TunnelError::Silent { .. })) => {
+            return without_shell(tunnel, silent).await;
+        }
         Err(err) => return Err(err),
     };
     let directory = format!("{}/.spotter", facts.home);
@@ -134,14 +138,27 @@ pub async fn bootstrap(tunnel: &Tunnel, agent: &AgentBinary) -> Result<Ready, Bo
     let missing = !facts.agents.iter().any(|hash| hash == agent.hash());
     if missing {
         if facts.free_bytes < FREE_LIMIT_BYTES {
-            return Err(BootstrapError::Disk { free_mib: facts.free_bytes >> 20, home: facts.home });
+            return Err(BootstrapError::Disk {
+                free_mib: facts.free_bytes >> 20,
+                home: facts.home,
+            });
         }
         upload(tunnel, agent, &directory).await?;
-        info!(hash = agent.hash(), bytes = agent.bytes().len(), "agent uploaded");
+        info!(
+            hash = agent.hash(),
+            bytes = agent.bytes().len(),
+            "agent uploaded"
+        );
     }
     let path = format!("{directory}/bin/agent-{}", agent.hash());
     let (client, status, replaced) = connect(tunnel, agent, path, socket).await?;
-    Ok(Ready { client, status, facts: Some(facts), uploaded: missing, replaced })
+    Ok(Ready {
+        client,
+        status,
+        facts: Some(facts),
+        uploaded: missing,
+        replaced,
+    })
 }
 
 async fn connect(
@@ -150,7 +167,11 @@ async fn connect(
     path: String,
     socket: String,
 ) -> Result<(AgentClient, AgentStatus, bool), BootstrapError> {
-    let client = AgentClient::new(Arc::new(BridgeDial { tunnel: tunnel.clone(), agent: path, socket }));
+    let client = AgentClient::new(Arc::new(BridgeDial {
+        tunnel: tunnel.clone(),
+        agent: path,
+        socket,
+    }));
     let mut replaced = false;
     let mut running = String::new();
     for _ in 0..REPLACE_TRIES {
@@ -158,7 +179,11 @@ async fn connect(
         if status.build == agent.hash() || is_newer(&status.version, env!("CARGO_PKG_VERSION")) {
             return Ok((client, status, replaced));
         }
-        debug!(running = status.build, wanted = agent.hash(), "an agent of another build makes room");
+        debug!(
+            running = status.build,
+            wanted = agent.hash(),
+            "an agent of another build makes room"
+        );
         running = status.build;
         client.shutdown(false).await?;
         replaced = true;
@@ -167,7 +192,36 @@ async fn connect(
     if status.build == agent.hash() {
         return Ok((client, status, replaced));
     }
-    Err(BootstrapError::Stubborn { running, wanted: agent.hash().to_owned() })
+    Err(BootstrapError::Stubborn {
+        running,
+        wanted: agent.hash().to_owned(),
+    })
+}
+
+/// Connects to the agent that is on the box already, whichever it is; for verbs that only look.
+///
+/// # Errors
+/// When the box cannot be reached. Whether an agent answers shows with the first call.
+pub async fn reach(tunnel: &Tunnel) -> Result<AgentClient, BootstrapError> {
+    let home = match tunnel.exec("printf %s \"$HOME\"", &[]).await {
+        Ok(output) => String::from_utf8(output.stdout)
+            .ok()
+            .filter(|home| home.starts_with('/')),
+        Err(silent @ TunnelError::Silent { .. }) => {
+            return Ok(without_shell(tunnel, silent).await?.client);
+        }
+        Err(err) => return Err(err.into()),
+    };
+    let home = home.ok_or_else(|| BootstrapError::Probe("it has no home directory".to_owned()))?;
+    let (agent, socket) = (
+        format!("{home}/.spotter/bin/agent"),
+        format!("{home}/.spotter/agent.sock"),
+    );
+    Ok(AgentClient::new(Arc::new(BridgeDial {
+        tunnel: tunnel.clone(),
+        agent,
+        socket,
+    })))
 }
 
 /// The last way in: a daemon that runs, where images for root put it.
@@ -176,11 +230,24 @@ async fn without_shell(tunnel: &Tunnel, silent: TunnelError) -> Result<Ready, Bo
         "root" => "/root".to_owned(),
         user => format!("/home/{user}"),
     };
-    let (agent, socket) = (format!("{home}/.spotter/bin/agent"), format!("{home}/.spotter/agent.sock"));
-    let client = AgentClient::new(Arc::new(BridgeDial { tunnel: tunnel.clone(), agent, socket }));
+    let (agent, socket) = (
+        format!("{home}/.spotter/bin/agent"),
+        format!("{home}/.spotter/agent.sock"),
+    );
+    let client = AgentClient::new(Arc::new(BridgeDial {
+        tunnel: tunnel.clone(),
+        agent,
+        socket,
+    }));
     // What keeps us out is the shell: that is what a person can repair.
     let status = client.status(START_LIMIT).await.map_err(|_| silent)?;
-    Ok(Ready { client, status, facts: None, uploaded: false, replaced: false })
+    Ok(Ready {
+        client,
+        status,
+        facts: None,
+        uploaded: false,
+        replaced: false,
+    })
 }
 
 /// Whether `version` comes after `than`. What is no version is not newer.
@@ -210,15 +277,23 @@ echo end=yes
 async fn probe(tunnel: &Tunnel) -> Result<BoxFacts, BootstrapError> {
     let output = tunnel.exec(PROBE, &[]).await?;
     if !output.ok() {
-        return Err(BootstrapError::Probe(format!("its shell ended with code {}: {}", output.code, output.words)));
+        return Err(BootstrapError::Probe(format!(
+            "its shell ended with code {}: {}",
+            output.code, output.words
+        )));
     }
-    parse_probe(&output.stdout).ok_or_else(|| BootstrapError::Probe(format!("unexpected answer: {}", output.words)))
+    parse_probe(&output.stdout)
+        .ok_or_else(|| BootstrapError::Probe(format!("unexpected answer: {}", output.words)))
 }
 
 fn parse_probe(answer: &[u8]) -> Option<BoxFacts> {
     let text = std::str::from_utf8(answer).ok()?;
     let all = |key: &str| -> Vec<&str> {
-        text.lines().filter_map(|line| line.split_once('=')).filter(|(k, _)| *k == key).map(|(_, v)| v).collect()
+        text.lines()
+            .filter_map(|line| line.split_once('='))
+            .filter(|(k, _)| *k == key)
+            .map(|(_, v)| v)
+            .collect()
     };
     let one = |key: &str| all(key).first().copied();
     one("end")?;
@@ -227,14 +302,19 @@ fn parse_probe(answer: &[u8]) -> Option<BoxFacts> {
     if !home.starts_with('/') || home.chars().any(char::is_control) {
         return None;
     }
-    let is_hash = |text: &&str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_hash =
+        |text: &&str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     Some(BoxFacts {
         machine: one("machine")?.to_owned(),
         home: home.trim_end_matches('/').to_owned(),
         free_bytes: one("free_kib")?.parse::<u64>().ok()?.saturating_mul(1024),
         tmux: one("tmux").is_some(),
         rsync: one("rsync").is_some(),
-        agents: all("agent").into_iter().filter(is_hash).map(str::to_owned).collect(),
+        agents: all("agent")
+            .into_iter()
+            .filter(is_hash)
+            .map(str::to_owned)
+            .collect(),
         socket: one("socket").is_some(),
     })
 }
@@ -247,6 +327,8 @@ cd "$1" || exit 1
 find . -name ".agent-*.part" -mmin +60 -exec rm -f {} + 2>/dev/null
 part=.agent-$$.part
 trap 'rm -f "$part"' EXIT
+# When the connection broke, a message of ours meets a closed pipe: that must not end us before the trap.
+trap 'exit 1' HUP INT TERM PIPE
 cat >"$part" || exit 1
 if command -v sha256sum >/dev/null; then sum=$(sha256sum <"$part")
 elif command -v openssl >/dev/null; then sum=$(openssl dgst -sha256 -r <"$part")
@@ -261,7 +343,11 @@ mv -f "$part" "agent-$2" && ln -sfn "agent-$2" agent || exit 1
 sync "agent-$2" 2>/dev/null || :
 "#;
 
-async fn upload(tunnel: &Tunnel, agent: &AgentBinary, directory: &str) -> Result<(), BootstrapError> {
+async fn upload(
+    tunnel: &Tunnel,
+    agent: &AgentBinary,
+    directory: &str,
+) -> Result<(), BootstrapError> {
     let script = format!(
         "set -- {} {} {} {}\n{RECEIVE}",
         shell_word(&format!("{directory}/bin")),
@@ -269,8 +355,17 @@ async fn upload(tunnel: &Tunnel, agent: &AgentBinary, directory: &str) -> Result
         agent.bytes().len(),
         agent.sha256(),
     );
-    let output = tunnel.exec_within(Lane::Control, &script, agent.bytes(), UPLOAD_LIMIT).await?;
-    if output.ok() { Ok(()) } else { Err(BootstrapError::Upload(format!("{} (code {})", output.words, output.code))) }
+    let output = tunnel
+        .exec_within(Lane::Control, &script, agent.bytes(), UPLOAD_LIMIT)
+        .await?;
+    if output.ok() {
+        Ok(())
+    } else {
+        Err(BootstrapError::Upload(format!(
+            "{} (code {})",
+            output.words, output.code
+        )))
+    }
 }
 
 #[cfg(test)]
@@ -294,7 +389,14 @@ mod tests {
 
     #[test]
     fn half_an_answer_is_no_answer() {
-        let check = |answer: &[u8]| assert_eq!(parse_probe(answer), None, "{}", String::from_utf8_lossy(answer));
+        let check = |answer: &[u8]| {
+            assert_eq!(
+                parse_probe(answer),
+                None,
+                "{}",
+                String::from_utf8_lossy(answer)
+            )
+        };
         check(b"");
         check(b"machine=x86_64\nhome=/root\nfree_kib=1\n");
         check(b"machine=x86_64\nhome=relative\nfree_kib=1\nend=yes\n");
@@ -304,7 +406,9 @@ mod tests {
 
     #[test]
     fn versions_are_compared_as_numbers() {
-        let check = |version, than, expected| assert_eq!(is_newer(version, than), expected, "{version} {than}");
+        let check = |version, than, expected| {
+            assert_eq!(is_newer(version, than), expected, "{version} {than}")
+        };
         check("0.10.0", "0.9.9", true);
         check("0.1.0", "0.1.0", false);
         check("0.1.0", "0.1.1", false);

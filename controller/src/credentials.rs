@@ -28,7 +28,9 @@ pub struct BucketAccess {
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// Nothing anywhere.
-    #[error("no bucket keys: AWS_ACCESS_KEY_ID is not set and {looked} has no profile `{profile}` with keys")]
+    #[error(
+        "no bucket keys: AWS_ACCESS_KEY_ID is not set and {looked} has no profile `{profile}` with keys"
+    )]
     None {
         /// Files that were read.
         looked: String,
@@ -73,13 +75,20 @@ pub fn find() -> Result<BucketAccess, CredentialsError> {
     let read = |path: &PathBuf| match fs::read_to_string(path) {
         Ok(text) => Ok(text),
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(source) => Err(CredentialsError::Read { path: path.clone(), source }),
+        Err(source) => Err(CredentialsError::Read {
+            path: path.clone(),
+            source,
+        }),
     };
     let keys = file("AWS_SHARED_CREDENTIALS_FILE", "credentials");
     let config = file("AWS_CONFIG_FILE", "config");
     let profiles = Profiles::parse(&read(&keys)?, &read(&config)?);
     let looked = format!("{} or {}", keys.display(), config.display());
-    choose(&|name| env::var(name).ok().filter(|value| !value.is_empty()), &profiles, &looked)
+    choose(
+        &|name| env::var(name).ok().filter(|value| !value.is_empty()),
+        &profiles,
+        &looked,
+    )
 }
 
 /// The decision, with the environment as an argument.
@@ -95,7 +104,9 @@ fn choose(
         .or_else(|| environment("AWS_ENDPOINT_URL"))
         .or_else(|| profiles.service_endpoint(&name))
         .or_else(|| profile("endpoint_url"));
-    let region = environment("AWS_REGION").or_else(|| environment("AWS_DEFAULT_REGION")).or_else(|| profile("region"));
+    let region = environment("AWS_REGION")
+        .or_else(|| environment("AWS_DEFAULT_REGION"))
+        .or_else(|| profile("region"));
     let found = |credentials, source: &str| BucketAccess {
         credentials,
         endpoint: endpoint.clone(),
@@ -108,23 +119,57 @@ fn choose(
         session_token: token,
         expires_us: None,
     };
-    match (environment("AWS_ACCESS_KEY_ID"), environment("AWS_SECRET_ACCESS_KEY")) {
+    match (
+        environment("AWS_ACCESS_KEY_ID"),
+        environment("AWS_SECRET_ACCESS_KEY"),
+    ) {
         (Some(id), Some(secret)) => {
-            return Ok(found(keys(id, secret, environment("AWS_SESSION_TOKEN")), "environment"));
+            return Ok(found(
+                keys(id, secret, environment("AWS_SESSION_TOKEN")),
+                "environment",
+            ));
         }
-        (Some(_), None) => return Err(CredentialsError::Half { found: "AWS_ACCESS_KEY_ID", lacking: "AWS_SECRET_ACCESS_KEY" }),
-        (None, Some(_)) => return Err(CredentialsError::Half { found: "AWS_SECRET_ACCESS_KEY", lacking: "AWS_ACCESS_KEY_ID" }),
+        (Some(_), None) => {
+            return Err(CredentialsError::Half {
+                found: "AWS_ACCESS_KEY_ID",
+                lacking: "AWS_SECRET_ACCESS_KEY",
+            });
+        }
+        (None, Some(_)) => {
+            return Err(CredentialsError::Half {
+                found: "AWS_SECRET_ACCESS_KEY",
+                lacking: "AWS_ACCESS_KEY_ID",
+            });
+        }
         (None, None) => {}
     }
-    if let (Some(id), Some(secret)) = (profile("aws_access_key_id"), profile("aws_secret_access_key")) {
-        return Ok(found(keys(id, secret, profile("aws_session_token")), &format!("profile `{name}`")));
+    if let (Some(id), Some(secret)) = (
+        profile("aws_access_key_id"),
+        profile("aws_secret_access_key"),
+    ) {
+        return Ok(found(
+            keys(id, secret, profile("aws_session_token")),
+            &format!("profile `{name}`"),
+        ));
     }
-    for setting in ["credential_process", "sso_session", "sso_start_url", "role_arn", "web_identity_token_file"] {
+    for setting in [
+        "credential_process",
+        "sso_session",
+        "sso_start_url",
+        "role_arn",
+        "web_identity_token_file",
+    ] {
         if profile(setting).is_some() {
-            return Err(CredentialsError::Elsewhere { profile: name, setting });
+            return Err(CredentialsError::Elsewhere {
+                profile: name,
+                setting,
+            });
         }
     }
-    Err(CredentialsError::None { looked: looked.to_owned(), profile: name })
+    Err(CredentialsError::None {
+        looked: looked.to_owned(),
+        profile: name,
+    })
 }
 
 #[cfg(test)]
@@ -138,27 +183,56 @@ mod tests {
                           [profile sso]\nsso_session = corp\n[profile plain]\nendpoint_url = https://s3.example\n";
 
     fn choice(environment: &[(&str, &str)]) -> Result<BucketAccess, String> {
-        let lookup = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        choose(&lookup, &Profiles::parse(KEYS, CONFIG), "~/.aws/credentials").map_err(|err| err.to_string())
+        let lookup = |name: &str| {
+            environment
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
+        choose(
+            &lookup,
+            &Profiles::parse(KEYS, CONFIG),
+            "~/.aws/credentials",
+        )
+        .map_err(|err| err.to_string())
     }
 
     #[test]
     fn the_environment_wins_over_profiles() {
-        let check = |environment: &[(&str, &str)], key: &str, endpoint: Option<&str>, region: Option<&str>| {
+        let check = |environment: &[(&str, &str)],
+                     key: &str,
+                     endpoint: Option<&str>,
+                     region: Option<&str>| {
             let access = choice(environment).unwrap();
             assert_eq!(access.credentials.access_key_id, key);
-            assert_eq!((access.endpoint.as_deref(), access.region.as_deref()), (endpoint, region));
+            assert_eq!(
+                (access.endpoint.as_deref(), access.region.as_deref()),
+                (endpoint, region)
+            );
         };
         check(&[], "DEFAULT", None, Some("eu-west-1"));
-        check(&[("AWS_PROFILE", "lab")], "LAB", Some("http://127.0.0.1:9000"), Some("us-west-2"));
         check(
-            &[("AWS_ACCESS_KEY_ID", "ENV"), ("AWS_SECRET_ACCESS_KEY", "x"), ("AWS_PROFILE", "lab"), ("AWS_REGION", "r")],
+            &[("AWS_PROFILE", "lab")],
+            "LAB",
+            Some("http://127.0.0.1:9000"),
+            Some("us-west-2"),
+        );
+        check(
+            &[
+                ("AWS_ACCESS_KEY_ID", "ENV"),
+                ("AWS_SECRET_ACCESS_KEY", "x"),
+                ("AWS_PROFILE", "lab"),
+                ("AWS_REGION", "r"),
+            ],
             "ENV",
             Some("http://127.0.0.1:9000"),
             Some("r"),
         );
         check(
-            &[("AWS_ENDPOINT_URL", "http://a"), ("AWS_ENDPOINT_URL_S3", "http://b")],
+            &[
+                ("AWS_ENDPOINT_URL", "http://a"),
+                ("AWS_ENDPOINT_URL_S3", "http://b"),
+            ],
             "DEFAULT",
             Some("http://b"),
             Some("eu-west-1"),
@@ -167,9 +241,17 @@ mod tests {
 
     #[test]
     fn what_is_lacking_is_named() {
-        let check = |environment: &[(&str, &str)], expected: &str| assert_eq!(choice(environment).unwrap_err(), expected);
-        check(&[("AWS_ACCESS_KEY_ID", "x")], "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not");
-        check(&[("AWS_PROFILE", "sso")], "profile `sso` gets its keys by `sso_session`, which spotter does not do");
+        let check = |environment: &[(&str, &str)], expected: &str| {
+            assert_eq!(choice(environment).unwrap_err(), expected)
+        };
+        check(
+            &[("AWS_ACCESS_KEY_ID", "x")],
+            "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not",
+        );
+        check(
+            &[("AWS_PROFILE", "sso")],
+            "profile `sso` gets its keys by `sso_session`, which spotter does not do",
+        );
         check(
             &[("AWS_PROFILE", "nobody")],
             "no bucket keys: AWS_ACCESS_KEY_ID is not set and ~/.aws/credentials has no profile `nobody` with keys",

@@ -6,6 +6,7 @@
 mod archive;
 mod list;
 mod progress;
+mod record;
 
 use std::{
     collections::BTreeSet,
@@ -25,13 +26,12 @@ use tracing::debug;
 
 pub use list::{ListError, list_files};
 pub use progress::Progress;
+use record::{begin, existing, joined, remove, write_record};
 
-use crate::tunnel::{Lane, Remote, Tunnel, TunnelError, last_words, options::shell_word, unique_path};
+use crate::tunnel::{Lane, Remote, Tunnel, TunnelError, last_words, shell_word, unique_path};
 
 /// How often a copy goes on after the link broke.
 const TRIES: u32 = 6;
-/// Longest time for a command that only lists or deletes files.
-const HOUSEKEEPING_LIMIT: Duration = Duration::from_secs(300);
 
 /// How a copy was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,10 @@ pub enum SyncError {
 
 impl SyncError {
     fn local(what: impl Into<String>, source: io::Error) -> SyncError {
-        SyncError::Local { what: what.into(), source }
+        SyncError::Local {
+            what: what.into(),
+            source,
+        }
     }
 }
 
@@ -114,24 +117,43 @@ pub async fn push(
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<SyncReport, SyncError> {
     if !to.starts_with('/') || to.chars().any(char::is_control) {
-        return Err(SyncError::Path { path: to.to_owned() });
+        return Err(SyncError::Path {
+            path: to.to_owned(),
+        });
     }
     let root = from.to_owned();
     let files = tokio::task::spawn_blocking(move || list_files(&root))
         .await
-        .map_err(|err| SyncError::local("the list of files could not be made", io::Error::other(err)))??;
-    let record = format!(".spotter/sync/{}", &blake3::hash(to.as_bytes()).to_hex()[..16]);
+        .map_err(|err| {
+            SyncError::local("the list of files could not be made", io::Error::other(err))
+        })??;
+    let record = format!(
+        ".spotter/sync/{}",
+        &blake3::hash(to.as_bytes()).to_hex()[..16]
+    );
     let (known, rsync_there) = begin(tunnel, to, &record).await?;
     let vanished: Vec<&Vec<u8>> = known.iter().filter(|path| !files.contains(*path)).collect();
 
     // Before the copy: after a crash in the middle of it we still know what is ours.
     let union: BTreeSet<Vec<u8>> = known.iter().chain(&files).cloned().collect();
     write_record(tunnel, &record, &union).await?;
-    let method = if rsync_there && rsync_here().await { Method::Rsync } else { Method::Tar };
+    let method = if rsync_there && rsync_here().await {
+        Method::Rsync
+    } else {
+        Method::Tar
+    };
     match method {
         Method::Rsync => {
             let source = slash(from.as_os_str().as_bytes());
-            rsync(tunnel, &files, &[], &source, &remote_side(&slash(to.as_bytes())), progress).await?;
+            rsync(
+                tunnel,
+                &files,
+                &[],
+                &source,
+                &remote_side(&slash(to.as_bytes())),
+                progress,
+            )
+            .await?;
         }
         Method::Tar => archive::push(tunnel, from, to, &files, progress).await?,
     }
@@ -139,7 +161,12 @@ pub async fn push(
         remove(tunnel, to, &vanished).await?;
     }
     write_record(tunnel, &record, &files).await?;
-    Ok(SyncReport { method, files: files.len(), removed: vanished.len(), missing: Vec::new() })
+    Ok(SyncReport {
+        method,
+        files: files.len(),
+        removed: vanished.len(),
+        missing: Vec::new(),
+    })
 }
 
 /// Copies files and directories, relative to the directory `from` on the box, into the directory `to` here, under the same names.
@@ -155,27 +182,48 @@ pub async fn fetch(
 ) -> Result<SyncReport, SyncError> {
     let mut wanted = BTreeSet::new();
     for path in paths {
-        let clean = list::inside(path.as_bytes()).ok_or_else(|| SyncError::Path { path: path.clone() })?;
+        let clean =
+            list::inside(path.as_bytes()).ok_or_else(|| SyncError::Path { path: path.clone() })?;
         wanted.insert(clean);
     }
-    fs::create_dir_all(to).map_err(|err| SyncError::local(format!("{} cannot be made", to.display()), err))?;
+    fs::create_dir_all(to)
+        .map_err(|err| SyncError::local(format!("{} cannot be made", to.display()), err))?;
     let there = existing(tunnel, from, &wanted).await?;
-    let missing =
-        wanted.difference(&there).map(|path| String::from_utf8_lossy(path).into_owned()).collect::<Vec<_>>();
+    let missing = wanted
+        .difference(&there)
+        .map(|path| String::from_utf8_lossy(path).into_owned())
+        .collect::<Vec<_>>();
     let rsync_there = tunnel.exec("command -v rsync >/dev/null", &[]).await?.ok();
-    let method = if rsync_there && rsync_here().await { Method::Rsync } else { Method::Tar };
+    let method = if rsync_there && rsync_here().await {
+        Method::Rsync
+    } else {
+        Method::Tar
+    };
     if !there.is_empty() {
         match method {
             // Links that lead out of the tree would be followed by whoever reads the results.
             Method::Rsync => {
                 let source = remote_side(&slash(from.as_bytes()));
                 let extra = ["--recursive", "--safe-links"];
-                rsync(tunnel, &there, &extra, &source, &slash(to.as_os_str().as_bytes()), progress).await?;
+                rsync(
+                    tunnel,
+                    &there,
+                    &extra,
+                    &source,
+                    &slash(to.as_os_str().as_bytes()),
+                    progress,
+                )
+                .await?;
             }
             Method::Tar => archive::fetch(tunnel, from, &there, to, progress).await?,
         }
     }
-    Ok(SyncReport { method, files: there.len(), removed: 0, missing })
+    Ok(SyncReport {
+        method,
+        files: there.len(),
+        removed: 0,
+        missing,
+    })
 }
 
 fn slash(path: &[u8]) -> Vec<u8> {
@@ -191,78 +239,13 @@ fn remote_side(path: &[u8]) -> Vec<u8> {
     [b"box:".as_slice(), path].concat()
 }
 
-/// Makes the target directory and reads what earlier copies brought.
-async fn begin(tunnel: &Tunnel, to: &str, record: &str) -> Result<(BTreeSet<Vec<u8>>, bool), SyncError> {
-    let script = format!(
-        "umask 022; mkdir -p -- {to} || exit 1; umask 077; mkdir -p \"$HOME/.spotter/sync\" || exit 1\n\
-         if command -v rsync >/dev/null; then printf 'rsync\\0'; else printf 'none\\0'; fi\n\
-         cat \"$HOME/\"{record} 2>/dev/null || :",
-        to = shell_word(to),
-    );
-    let output = tunnel.exec_within(Lane::Bulk, &script, &[], HOUSEKEEPING_LIMIT).await?;
-    if !output.ok() {
-        return Err(SyncError::Program { program: "mkdir", code: output.code, words: output.words });
-    }
-    let mut parts = output.stdout.split(|byte| *byte == 0);
-    let rsync = parts.next() == Some(b"rsync");
-    // What leads out of the directory is not ours, whoever wrote it there.
-    Ok((parts.filter_map(list::inside).collect(), rsync))
-}
-
-async fn write_record(tunnel: &Tunnel, record: &str, paths: &BTreeSet<Vec<u8>>) -> Result<(), SyncError> {
-    let script = format!("cd \"$HOME\" && cat >{record}.new && mv -f {record}.new {record}");
-    expect(tunnel, "cat", &script, &joined(paths.iter())).await
-}
-
-async fn remove(tunnel: &Tunnel, to: &str, paths: &[&Vec<u8>]) -> Result<(), SyncError> {
-    let script = format!("cd {} && xargs -0 rm -f --", shell_word(to));
-    expect(tunnel, "rm", &script, &joined(paths.iter().copied())).await?;
-    // Directories that became empty, deepest first; those with anything else in them stay.
-    let mut parents: BTreeSet<Vec<u8>> = BTreeSet::new();
-    for path in paths {
-        let mut path = path.as_slice();
-        while let Some(at) = path.iter().rposition(|byte| *byte == b'/') {
-            path = &path[..at];
-            parents.insert(path.to_vec());
-        }
-    }
-    if parents.is_empty() {
-        return Ok(());
-    }
-    let script = format!("cd {} && {{ xargs -0 rmdir -- 2>/dev/null; :; }}", shell_word(to));
-    expect(tunnel, "rmdir", &script, &joined(parents.iter().rev())).await
-}
-
-async fn expect(tunnel: &Tunnel, program: &'static str, script: &str, stdin: &[u8]) -> Result<(), SyncError> {
-    let output = tunnel.exec_within(Lane::Bulk, script, stdin, HOUSEKEEPING_LIMIT).await?;
-    if output.ok() { Ok(()) } else { Err(SyncError::Program { program, code: output.code, words: output.words }) }
-}
-
-/// Which of the paths exist on the box.
-async fn existing(tunnel: &Tunnel, from: &str, paths: &BTreeSet<Vec<u8>>) -> Result<BTreeSet<Vec<u8>>, SyncError> {
-    let script = format!(
-        "cd {} || exit 1\nxargs -0 sh -c 'for path; do [ -e \"$path\" ] && printf \"%s\\0\" \"$path\"; done; :' sh",
-        shell_word(from)
-    );
-    let output = tunnel.exec_within(Lane::Bulk, &script, &joined(paths.iter()), HOUSEKEEPING_LIMIT).await?;
-    if !output.ok() {
-        return Err(SyncError::Program { program: "cd", code: output.code, words: output.words });
-    }
-    Ok(output.stdout.split(|byte| *byte == 0).filter(|path| paths.contains(*path)).map(<[u8]>::to_vec).collect())
-}
-
-fn joined<'a>(paths: impl Iterator<Item = &'a Vec<u8>>) -> Vec<u8> {
-    let mut all = Vec::new();
-    for path in paths {
-        all.extend_from_slice(path);
-        all.push(0);
-    }
-    all
-}
-
 async fn rsync_here() -> bool {
     let mut command = Command::new("rsync");
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.status().await.is_ok_and(|status| status.success())
 }
 
@@ -303,7 +286,11 @@ async fn rsync(
         match outcome {
             Ok(()) => return Ok(()),
             // 10, 12, 30, 35: socket, protocol stream, time-outs. 255 is ssh's own.
-            Err(SyncError::Program { code: 10 | 12 | 30 | 35 | 255, words: said, .. }) => words = said,
+            Err(SyncError::Program {
+                code: 10 | 12 | 30 | 35 | 255,
+                words: said,
+                ..
+            }) => words = said,
             Err(SyncError::Tunnel(err)) if err.is_link() => words = err.to_string(),
             Err(err) => return Err(err),
         }
@@ -325,17 +312,47 @@ async fn rsync_once(
 ) -> Result<(), SyncError> {
     use std::ffi::OsStr;
     let ssh = tunnel.ssh_words(Lane::Bulk).await?;
-    let nonce = format!("SPOTTER-RSYNC/1-{}", hex::encode(rand::random::<[u8; 16]>()));
+    let nonce = format!(
+        "SPOTTER-RSYNC/1-{}",
+        hex::encode(rand::random::<[u8; 16]>())
+    );
     write_script(script, &remote_shell(&ssh, &nonce))
         .map_err(|err| SyncError::local(format!("{} cannot be written", script.display()), err))?;
     let mut command = Command::new("rsync");
     // Owners stay behind: they are this machine's users. Half a file is kept aside and continued.
-    command.args(["--links", "--perms", "--times", "--omit-dir-times", "--partial-dir=.spotter-partial"]);
-    command.args(["--from0", "--files-from=-", "--no-inc-recursive", "--info=progress2", "--outbuf=L", "--timeout=60"]);
-    command.args(extra).arg("-e").arg(script).arg("--").arg(OsStr::from_bytes(source)).arg(OsStr::from_bytes(target));
-    command.env("LC_ALL", "C").process_group(0).kill_on_drop(true);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|err| SyncError::local("rsync cannot be started", err))?;
+    command.args([
+        "--links",
+        "--perms",
+        "--times",
+        "--omit-dir-times",
+        "--partial-dir=.spotter-partial",
+    ]);
+    command.args([
+        "--from0",
+        "--files-from=-",
+        "--no-inc-recursive",
+        "--info=progress2",
+        "--outbuf=L",
+        "--timeout=60",
+    ]);
+    command
+        .args(extra)
+        .arg("-e")
+        .arg(script)
+        .arg("--")
+        .arg(OsStr::from_bytes(source))
+        .arg(OsStr::from_bytes(target));
+    command
+        .env("LC_ALL", "C")
+        .process_group(0)
+        .kill_on_drop(true);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .map_err(|err| SyncError::local("rsync cannot be started", err))?;
     let mut stdin = child.stdin.take().expect("it was started with pipes");
     let mut stdout = child.stdout.take().expect("it was started with pipes");
     let mut stderr = child.stderr.take().expect("it was started with pipes");
@@ -361,24 +378,43 @@ async fn rsync_once(
         said
     };
     let ((), (), said) = tokio::join!(send, show, listen);
-    let status = child.wait().await.map_err(|err| SyncError::local("rsync could not be waited for", err))?;
+    let status = child
+        .wait()
+        .await
+        .map_err(|err| SyncError::local("rsync could not be waited for", err))?;
     match status.code() {
         Some(0) => Ok(()),
-        code => Err(SyncError::Program { program: "rsync", code: code.unwrap_or(-1), words: last_words(&said) }),
+        code => Err(SyncError::Program {
+            program: "rsync",
+            code: code.unwrap_or(-1),
+            words: last_words(&said),
+        }),
     }
 }
 
 fn write_script(path: &Path, text: &str) -> io::Result<()> {
     use std::io::Write;
     let _ = fs::remove_file(path);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(path)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o700)
+        .open(path)?;
     file.write_all(text.as_bytes())
 }
 
 /// What a program on the box that was fed or read by hand left.
 async fn finish(remote: Remote, program: &'static str) -> Result<(), SyncError> {
     let output = remote.done().await?;
-    if output.ok() { Ok(()) } else { Err(SyncError::Program { program, code: output.code, words: output.words }) }
+    if output.ok() {
+        Ok(())
+    } else {
+        Err(SyncError::Program {
+            program,
+            code: output.code,
+            words: output.words,
+        })
+    }
 }
 
 /// A path of ours as the file system has it.

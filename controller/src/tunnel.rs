@@ -6,7 +6,7 @@
 mod error;
 mod home;
 mod master;
-pub(crate) mod options;
+mod options;
 mod remote;
 
 use std::{
@@ -34,6 +34,7 @@ pub(crate) use error::last_words;
 pub use error::{Failure, FailureKind, TunnelError};
 pub use home::{CONTROL_PATH_LIMIT_BYTES, SshHome, SshTarget};
 use master::Master;
+pub(crate) use options::shell_word;
 pub use remote::{Bridge, Output, Remote};
 
 use crate::provider::SshAddress;
@@ -68,12 +69,18 @@ pub struct Patience {
 impl Patience {
     /// For a box that was reached before.
     pub fn known_box(limit: Duration) -> Patience {
-        Patience { limit, auth: Duration::ZERO }
+        Patience {
+            limit,
+            auth: Duration::ZERO,
+        }
     }
 
     /// For a box that was just made.
     pub fn new_box(limit: Duration) -> Patience {
-        Patience { limit, auth: Duration::from_secs(120) }
+        Patience {
+            limit,
+            auth: Duration::from_secs(120),
+        }
     }
 }
 
@@ -110,8 +117,11 @@ impl Tunnel {
         let mut pause = Duration::from_millis(250);
         loop {
             let left = patience.limit.saturating_sub(began.elapsed());
-            let Err(err) = tunnel.master(Lane::Control, left).await else { return Ok(tunnel) };
-            let worth_it = err.is_link() || (err.kind() == FailureKind::Auth && began.elapsed() < patience.auth);
+            let Err(err) = tunnel.master(Lane::Control, left).await else {
+                return Ok(tunnel);
+            };
+            let worth_it = err.is_link()
+                || (err.kind() == FailureKind::Auth && began.elapsed() < patience.auth);
             if !worth_it || began.elapsed() + pause >= patience.limit {
                 return Err(err);
             }
@@ -123,7 +133,11 @@ impl Tunnel {
 
     /// The address that works.
     pub fn address(&self) -> Option<SshAddress> {
-        self.inner.best.lock().expect("nothing panics while it holds this lock").clone()
+        self.inner
+            .best
+            .lock()
+            .expect("nothing panics while it holds this lock")
+            .clone()
     }
 
     /// How the box is reached.
@@ -137,7 +151,8 @@ impl Tunnel {
     /// # Errors
     /// When the script did not run to its end; its own exit code is in the output.
     pub async fn exec(&self, script: &str, stdin: &[u8]) -> Result<Output, TunnelError> {
-        self.exec_within(Lane::Control, script, stdin, EXEC_LIMIT).await
+        self.exec_within(Lane::Control, script, stdin, EXEC_LIMIT)
+            .await
     }
 
     /// [`Tunnel::exec`] on either connection and with another limit.
@@ -154,7 +169,10 @@ impl Tunnel {
         let work = async { self.start(lane, script).await?.finish(stdin).await };
         match timeout(limit, work).await {
             Ok(done) => done,
-            Err(_) => Err(TunnelError::Slow { address: self.some_address(), limit }),
+            Err(_) => Err(TunnelError::Slow {
+                address: self.some_address(),
+                limit,
+            }),
         }
     }
 
@@ -165,7 +183,10 @@ impl Tunnel {
     pub async fn start(&self, lane: Lane, script: &str) -> Result<Remote, TunnelError> {
         let marker = format!("SPOTTER-EXEC/1 {}", nonce());
         // `sh -c`, because the login shell may be fish or zsh.
-        let line = format!("umask 077; printf '\\n%s\\n' '{marker}'; exec sh -c {}", options::shell_word(script));
+        let line = format!(
+            "umask 077; printf '\\n%s\\n' '{marker}'; exec sh -c {}",
+            shell_word(script)
+        );
         self.remote(lane, &line, &marker).await
     }
 
@@ -178,10 +199,13 @@ impl Tunnel {
         let nonce = nonce();
         let line = format!(
             "umask 077; exec {} bridge {} {nonce}",
-            options::shell_word(agent),
-            options::shell_word(socket)
+            shell_word(agent),
+            shell_word(socket)
         );
-        let silent = match self.remote(Lane::Control, &line, &format!("SPOTTER-BRIDGE/1 {nonce}")).await {
+        let silent = match self
+            .remote(Lane::Control, &line, &format!("SPOTTER-BRIDGE/1 {nonce}"))
+            .await
+        {
             Ok(remote) => return Ok(Bridge::stdio(remote)),
             Err(err @ TunnelError::Silent { .. }) => err,
             Err(err) => return Err(err),
@@ -221,7 +245,11 @@ impl Tunnel {
 
     /// Process id of the keeper of a connection, if one is up: its process group is the connection.
     pub async fn process(&self, lane: Lane) -> Option<u32> {
-        self.slot(lane).lock().await.as_ref().and_then(Master::process)
+        self.slot(lane)
+            .lock()
+            .await
+            .as_ref()
+            .and_then(Master::process)
     }
 
     fn slot(&self, lane: Lane) -> &Mutex<Option<Master>> {
@@ -233,11 +261,19 @@ impl Tunnel {
 
     fn some_address(&self) -> SshAddress {
         let first = || self.inner.target.addresses.first().cloned();
-        self.address().or_else(first).unwrap_or(SshAddress { host: String::new(), port: 0, proxy: false })
+        self.address().or_else(first).unwrap_or(SshAddress {
+            host: String::new(),
+            port: 0,
+            proxy: false,
+        })
     }
 
     /// The control socket of a live connection; a dead one is replaced.
-    async fn master(&self, lane: Lane, limit: Duration) -> Result<(PathBuf, SshAddress), TunnelError> {
+    async fn master(
+        &self,
+        lane: Lane,
+        limit: Duration,
+    ) -> Result<(PathBuf, SshAddress), TunnelError> {
         let mut slot = self.slot(lane).lock().await;
         if let Some(master) = slot.as_mut()
             && master.is_alive()
@@ -246,13 +282,21 @@ impl Tunnel {
         }
         *slot = None;
         let target = &self.inner.target;
-        let mut racing: FuturesUnordered<_> =
-            target.addresses.iter().map(|address| Master::start(target, address, lane, limit.min(LOGIN_LIMIT))).collect();
+        let mut racing: FuturesUnordered<_> = target
+            .addresses
+            .iter()
+            .map(|address| Master::start(target, address, lane, limit.min(LOGIN_LIMIT)))
+            .collect();
         let mut failures = Vec::new();
         while let Some(outcome) = racing.next().await {
             match outcome {
                 Ok(master) => {
-                    *self.inner.best.lock().expect("nothing panics while it holds this lock") = Some(master.address.clone());
+                    *self
+                        .inner
+                        .best
+                        .lock()
+                        .expect("nothing panics while it holds this lock") =
+                        Some(master.address.clone());
                     let found = (master.socket.clone(), master.address.clone());
                     *slot = Some(master);
                     return Ok(found);
@@ -262,8 +306,14 @@ impl Tunnel {
             }
         }
         if failures.is_empty() {
-            let nothing = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the provider gave no address");
-            return Err(TunnelError::local(format!("{} cannot be reached by ssh", target.alias), nothing));
+            let nothing = std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                "the provider gave no address",
+            );
+            return Err(TunnelError::local(
+                format!("{} cannot be reached by ssh", target.alias),
+                nothing,
+            ));
         }
         Err(TunnelError::Unreachable { failures })
     }
@@ -273,7 +323,11 @@ impl Tunnel {
         let mut command = program("ssh");
         command.args(client_args(&self.inner.target, &socket, &address));
         command.arg(destination(&address)).arg(line);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let child = command.spawn().map_err(no_ssh)?;
         Remote::behind_marker(child, marker, address, HANDSHAKE_LIMIT).await
     }
@@ -281,22 +335,36 @@ impl Tunnel {
     /// A connection to a Unix socket on the box that no shell has a part in.
     async fn forward(&self, remote_socket: &str) -> Result<UnixStream, TunnelError> {
         if !remote_socket.starts_with('/') {
-            let why = std::io::Error::new(std::io::ErrorKind::InvalidInput, "its absolute path is not known");
-            return Err(TunnelError::local(format!("socket {remote_socket} cannot be forwarded"), why));
+            let why = std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                "its absolute path is not known",
+            );
+            return Err(TunnelError::local(
+                format!("socket {remote_socket} cannot be forwarded"),
+                why,
+            ));
         }
         let (control, address) = self.master(Lane::Control, LOGIN_LIMIT).await?;
         let local = unique_path(self.runtime_dir(), "f");
         let pair = format!("{}:{remote_socket}", local.display());
-        self.control_command(&control, &address, "forward", &pair).await?;
+        self.control_command(&control, &address, "forward", &pair)
+            .await?;
         let mut stream = UnixStream::connect(&local).await;
         if stream.is_err() {
             // Once in some 45 times the first use failed for no visible reason; never twice.
             stream = UnixStream::connect(&local).await;
         }
         // A connection that is open stays; nobody else can open one.
-        let _ = self.control_command(&control, &address, "cancel", &pair).await;
+        let _ = self
+            .control_command(&control, &address, "cancel", &pair)
+            .await;
         let _ = fs::remove_file(&local);
-        stream.map_err(|err| TunnelError::local(format!("forwarded socket {} does not answer", local.display()), err))
+        stream.map_err(|err| {
+            TunnelError::local(
+                format!("forwarded socket {} does not answer", local.display()),
+                err,
+            )
+        })
     }
 
     async fn control_command(
@@ -308,17 +376,29 @@ impl Tunnel {
     ) -> Result<(), TunnelError> {
         let mut command = program("ssh");
         command.args(client_args(&self.inner.target, control, address));
-        command.args(["-O", verb, "-L", pair]).arg(destination(address));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(["-O", verb, "-L", pair])
+            .arg(destination(address));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let child = command.spawn().map_err(no_ssh)?;
         let done = timeout(HANDSHAKE_LIMIT, child.wait_with_output())
             .await
-            .map_err(|_| TunnelError::Slow { address: address.clone(), limit: HANDSHAKE_LIMIT })?
+            .map_err(|_| TunnelError::Slow {
+                address: address.clone(),
+                limit: HANDSHAKE_LIMIT,
+            })?
             .map_err(|err| TunnelError::local("ssh could not be waited for", err))?;
         if done.status.success() {
             Ok(())
         } else {
-            Err(TunnelError::Lost { address: address.clone(), words: last_words(&done.stderr) })
+            Err(TunnelError::Lost {
+                address: address.clone(),
+                words: last_words(&done.stderr),
+            })
         }
     }
 }
@@ -329,8 +409,14 @@ impl Tunnel {
 /// When ssh cannot be started.
 pub fn become_ssh(target: &SshTarget, terminal: bool, command: Option<&str>) -> TunnelError {
     let Some(address) = target.addresses.first() else {
-        let nothing = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the provider gave no address");
-        return TunnelError::local(format!("{} cannot be reached by ssh", target.alias), nothing);
+        let nothing = std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            "the provider gave no address",
+        );
+        return TunnelError::local(
+            format!("{} cannot be reached by ssh", target.alias),
+            nothing,
+        );
     };
     let mut ssh = std::process::Command::new("ssh");
     ssh.arg("-F").arg(&target.config);
@@ -339,7 +425,9 @@ pub fn become_ssh(target: &SshTarget, terminal: bool, command: Option<&str>) -> 
     if terminal {
         ssh.arg("-t");
     }
-    ssh.arg("-p").arg(address.port.to_string()).arg(destination(address));
+    ssh.arg("-p")
+        .arg(address.port.to_string())
+        .arg(destination(address));
     if let Some(command) = command {
         ssh.arg(command);
     }
@@ -354,7 +442,11 @@ fn nonce() -> String {
 /// A path for a socket or script of this process; swept when the process is no more.
 pub(crate) fn unique_path(dir: &Path, kind: &str) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    dir.join(format!("{kind}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
+    dir.join(format!(
+        "{kind}-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    ))
 }
 
 fn program(name: &str) -> Command {
@@ -366,13 +458,22 @@ fn program(name: &str) -> Command {
 
 async fn generate_key(path: &Path) -> Result<(), TunnelError> {
     let mut command = program("ssh-keygen");
-    command.args(["-q", "-t", "ed25519", "-N", "", "-C", "spotter", "-f"]).arg(path).stdin(Stdio::null());
-    let done = command.output().await.map_err(|err| TunnelError::local("ssh-keygen cannot be started", err))?;
+    command
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "spotter", "-f"])
+        .arg(path)
+        .stdin(Stdio::null());
+    let done = command
+        .output()
+        .await
+        .map_err(|err| TunnelError::local("ssh-keygen cannot be started", err))?;
     if done.status.success() {
         Ok(())
     } else {
         let words = last_words(&done.stderr);
-        Err(TunnelError::local("ssh-keygen could not make a key", std::io::Error::other(words)))
+        Err(TunnelError::local(
+            "ssh-keygen could not make a key",
+            std::io::Error::other(words),
+        ))
     }
 }
 

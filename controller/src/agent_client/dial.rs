@@ -51,10 +51,15 @@ impl Dial for BridgeDial {
                 let permanent = match &err {
                     // 126 and 127: the shell came to our command and there was no such program.
                     TunnelError::Silent { code, .. } => matches!(code, Some(126 | 127)),
-                    TunnelError::Unreachable { .. } => matches!(err.kind(), FailureKind::HostKey | FailureKind::Auth),
+                    TunnelError::Unreachable { .. } => {
+                        matches!(err.kind(), FailureKind::HostKey | FailureKind::Auth)
+                    }
                     _ => false,
                 };
-                Err(DialError { why: err.to_string(), permanent })
+                Err(DialError {
+                    why: err.to_string(),
+                    permanent,
+                })
             }
         }
     }
@@ -64,12 +69,16 @@ impl Dial for BridgeDial {
 pub(super) fn connector(
     dial: Arc<dyn Dial>,
     shared: Arc<Shared>,
-) -> impl Service<Uri, Response = TokioIo<Box<dyn Io>>, Error = io::Error, Future: Send> + Send + 'static {
+) -> impl Service<Uri, Response = TokioIo<Box<dyn Io>>, Error = io::Error, Future: Send> + Send + 'static
+{
     tower::service_fn(move |_: Uri| {
         let (dial, shared) = (dial.clone(), shared.clone());
         async move {
             let outcome = dial.dial().await;
-            let mut last = shared.dial.lock().expect("nothing panics while it holds this lock");
+            let mut last = shared
+                .dial
+                .lock()
+                .expect("nothing panics while it holds this lock");
             match outcome {
                 Ok(stream) => {
                     *last = None;

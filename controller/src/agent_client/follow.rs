@@ -10,7 +10,9 @@ use spotter_proto::v1::{self, agent_client::AgentClient as Contract};
 use tokio::time::sleep;
 use tonic::{Response, Status, Streaming, transport::Channel};
 
-use super::{AgentClient, AgentError, AgentEvent, Backoff, LogPiece, LogStart, SampleInfo, refused};
+use super::{
+    AgentClient, AgentError, AgentEvent, Backoff, LogPiece, LogStart, SampleInfo, refused,
+};
 
 /// Items with their break-proof delivery.
 pub type Followed<T> = Pin<Box<dyn Stream<Item = Result<T, AgentError>> + Send>>;
@@ -48,7 +50,10 @@ impl Position for Events {
         &self,
         mut to: Contract<Channel>,
     ) -> impl Future<Output = Result<Response<Streaming<v1::Event>>, Status>> + Send + 'static {
-        let request = v1::EventsRequest { from: self.next, follow: self.follow };
+        let request = v1::EventsRequest {
+            from: self.next,
+            follow: self.follow,
+        };
         async move { to.events(request).await }
     }
 
@@ -80,12 +85,18 @@ impl Position for Logs {
     fn open(
         &self,
         mut to: Contract<Channel>,
-    ) -> impl Future<Output = Result<Response<Streaming<v1::LogChunk>>, Status>> + Send + 'static {
+    ) -> impl Future<Output = Result<Response<Streaming<v1::LogChunk>>, Status>> + Send + 'static
+    {
         let (position, tail_bytes) = match self.start {
             LogStart::At(position) => (Some(position.into()), 0),
             LogStart::Tail(bytes) => (None, bytes),
         };
-        let request = v1::LogsRequest { session: self.session.clone(), position, tail_bytes, follow: self.follow };
+        let request = v1::LogsRequest {
+            session: self.session.clone(),
+            position,
+            tail_bytes,
+            follow: self.follow,
+        };
         async move { to.logs(request).await }
     }
 
@@ -96,7 +107,8 @@ impl Position for Logs {
             && piece.position.offset < wanted.offset
         {
             // Bytes that were delivered before the break.
-            let known = usize::try_from(wanted.offset - piece.position.offset).unwrap_or(usize::MAX);
+            let known =
+                usize::try_from(wanted.offset - piece.position.offset).unwrap_or(usize::MAX);
             let known = known.min(piece.data.len());
             piece.data.drain(..known);
             piece.position.offset += known as u64;
@@ -127,8 +139,12 @@ impl Position for Samples {
     fn open(
         &self,
         mut to: Contract<Channel>,
-    ) -> impl Future<Output = Result<Response<Streaming<v1::Sample>>, Status>> + Send + 'static {
-        let request = v1::SamplesRequest { after_us: self.after_us, follow: self.follow };
+    ) -> impl Future<Output = Result<Response<Streaming<v1::Sample>>, Status>> + Send + 'static
+    {
+        let request = v1::SamplesRequest {
+            after_us: self.after_us,
+            follow: self.follow,
+        };
         async move { to.samples(request).await }
     }
 
@@ -203,23 +219,50 @@ impl<P: Position> Follower<P> {
 }
 
 fn follow<P: Position>(client: &AgentClient, position: P) -> Followed<P::Item> {
-    Follower { client: client.clone(), position, stream: None, backoff: Backoff::new(), over: false }.into_stream()
+    Follower {
+        client: client.clone(),
+        position,
+        stream: None,
+        backoff: Backoff::new(),
+        over: false,
+    }
+    .into_stream()
 }
 
 impl AgentClient {
     /// Journal events from `from` on (1: all that the agent still has). With `follow`, new ones as they happen, for ever.
     pub fn events(&self, from: u64, follow_on: bool) -> Followed<AgentEvent> {
-        follow(self, Events { next: from.max(1), follow: follow_on })
+        follow(
+            self,
+            Events {
+                next: from.max(1),
+                follow: follow_on,
+            },
+        )
     }
 
     /// Bytes of a session's log. With `follow`, new ones as they are written, until the session has ended.
     pub fn logs(&self, session: &str, start: LogStart, follow_on: bool) -> Followed<LogPiece> {
-        follow(self, Logs { session: session.to_owned(), start, follow: follow_on, ended: false })
+        follow(
+            self,
+            Logs {
+                session: session.to_owned(),
+                start,
+                follow: follow_on,
+                ended: false,
+            },
+        )
     }
 
     /// Samples taken after `after_us` (0: all that the agent still has). With `follow`, new ones as they are taken, for ever.
     pub fn samples(&self, after_us: u64, follow_on: bool) -> Followed<SampleInfo> {
-        follow(self, Samples { after_us, follow: follow_on })
+        follow(
+            self,
+            Samples {
+                after_us,
+                follow: follow_on,
+            },
+        )
     }
 }
 
@@ -231,24 +274,62 @@ mod tests {
     #[test]
     fn bytes_that_were_delivered_before_are_cut_off() {
         let at = |generation, offset| LogStart::At(LogPosition { generation, offset });
-        let check = |start: LogStart, chunk: (u64, u64, &[u8]), expected: Option<(u64, &[u8])>, next: LogStart| {
-            let mut logs = Logs { session: String::new(), start, follow: true, ended: false };
-            let position = Some(v1::LogPosition { generation: chunk.0, offset: chunk.1 });
-            let piece = logs.accept(v1::LogChunk { position, data: chunk.2.to_vec(), ..Default::default() });
-            assert_eq!(piece.as_ref().map(|piece| (piece.position.offset, piece.data.as_slice())), expected);
+        let check = |start: LogStart,
+                     chunk: (u64, u64, &[u8]),
+                     expected: Option<(u64, &[u8])>,
+                     next: LogStart| {
+            let mut logs = Logs {
+                session: String::new(),
+                start,
+                follow: true,
+                ended: false,
+            };
+            let position = Some(v1::LogPosition {
+                generation: chunk.0,
+                offset: chunk.1,
+            });
+            let piece = logs.accept(v1::LogChunk {
+                position,
+                data: chunk.2.to_vec(),
+                ..Default::default()
+            });
+            assert_eq!(
+                piece
+                    .as_ref()
+                    .map(|piece| (piece.position.offset, piece.data.as_slice())),
+                expected
+            );
             assert_eq!(logs.start, next);
         };
         check(at(1, 10), (1, 10, b"abc"), Some((10, b"abc")), at(1, 13));
         check(at(1, 10), (1, 8, b"abc"), Some((10, b"c")), at(1, 11));
         check(at(1, 10), (1, 0, b"abc"), None, at(1, 10));
         check(at(1, 10), (2, 0, b"new"), Some((0, b"new")), at(2, 3));
-        check(LogStart::Tail(100), (1, 50, b"x"), Some((50, b"x")), at(1, 51));
+        check(
+            LogStart::Tail(100),
+            (1, 50, b"x"),
+            Some((50, b"x")),
+            at(1, 51),
+        );
     }
 
     #[test]
     fn an_event_is_delivered_once() {
-        let mut events = Events { next: 5, follow: true };
-        let mut accept = |seq| events.accept(v1::Event { seq, ..Default::default() }).map(|event| event.seq);
-        assert_eq!([4, 5, 5, 7, 6].map(&mut accept), [None, Some(5), None, Some(7), None]);
+        let mut events = Events {
+            next: 5,
+            follow: true,
+        };
+        let mut accept = |seq| {
+            events
+                .accept(v1::Event {
+                    seq,
+                    ..Default::default()
+                })
+                .map(|event| event.seq)
+        };
+        assert_eq!(
+            [4, 5, 5, 7, 6].map(&mut accept),
+            [None, Some(5), None, Some(7), None]
+        );
     }
 }

@@ -60,8 +60,10 @@ impl AgentBinary {
             return AgentBinary::read(path);
         }
         if !EMBEDDED.is_empty() {
-            let bytes = zstd::stream::decode_all(EMBEDDED)
-                .map_err(|source| BinaryError::Read { path: PathBuf::from("(built in)"), source })?;
+            let bytes = zstd::stream::decode_all(EMBEDDED).map_err(|source| BinaryError::Read {
+                path: PathBuf::from("(built in)"),
+                source,
+            })?;
             return AgentBinary::from_bytes(bytes, "the agent built into this spotter");
         }
         let beside = executable.with_file_name("spotter-agent");
@@ -72,7 +74,10 @@ impl AgentBinary {
     }
 
     fn read(path: &Path) -> Result<AgentBinary, BinaryError> {
-        let bytes = fs::read(path).map_err(|source| BinaryError::Read { path: path.to_owned(), source })?;
+        let bytes = fs::read(path).map_err(|source| BinaryError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         AgentBinary::from_bytes(bytes, &path.display().to_string())
     }
 
@@ -81,10 +86,18 @@ impl AgentBinary {
     /// # Errors
     /// When it is no Linux program for a machine that we know.
     pub fn from_bytes(bytes: Vec<u8>, origin: &str) -> Result<AgentBinary, BinaryError> {
-        let machine = elf_machine(&bytes).map_err(|why| BinaryError::NotAnAgent { origin: origin.to_owned(), why })?;
+        let machine = elf_machine(&bytes).map_err(|why| BinaryError::NotAnAgent {
+            origin: origin.to_owned(),
+            why,
+        })?;
         let hash = blake3::hash(&bytes).to_hex()[..16].to_owned();
         let sha256 = hex::encode(Sha256::digest(&bytes));
-        Ok(AgentBinary { bytes: Bytes::from(bytes), hash, sha256, machine })
+        Ok(AgentBinary {
+            bytes: Bytes::from(bytes),
+            hash,
+            sha256,
+            machine,
+        })
     }
 
     /// First 16 hex digits of its blake3: its name on the box.
@@ -137,13 +150,25 @@ mod tests {
     fn only_linux_programs_are_taken_for_agents() {
         let check = |bytes: Vec<u8>, expected: Result<&str, &str>| {
             let found = AgentBinary::from_bytes(bytes, "x");
-            let found = found.as_ref().map(AgentBinary::machine).map_err(ToString::to_string);
-            assert_eq!(found, expected.map_err(|why| format!("x is no agent: {why}")));
+            let found = found
+                .as_ref()
+                .map(AgentBinary::machine)
+                .map_err(ToString::to_string);
+            assert_eq!(
+                found,
+                expected.map_err(|why| format!("x is no agent: {why}"))
+            );
         };
         check(elf(62), Ok("x86_64"));
         check(elf(183), Ok("aarch64"));
-        check(elf(3), Err("it is for another machine than x86_64 or aarch64"));
-        check(b"#!/bin/sh\nexec something else\n".to_vec(), Err("it is not a 64-bit Linux program"));
+        check(
+            elf(3),
+            Err("it is for another machine than x86_64 or aarch64"),
+        );
+        check(
+            b"#!/bin/sh\nexec something else\n".to_vec(),
+            Err("it is not a 64-bit Linux program"),
+        );
         check(Vec::new(), Err("it is too short for a program"));
     }
 
@@ -156,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_named_agent_that_is_missing_is_named_in_the_error() {
-        let err = AgentBinary::find(Some(Path::new("/nonexistent/agent")), Path::new("/bin/x")).unwrap_err();
+        let err = AgentBinary::find(Some(Path::new("/nonexistent/agent")), Path::new("/bin/x"))
+            .unwrap_err();
         assert_eq!(err.to_string(), "agent /nonexistent/agent cannot be read");
     }
 }

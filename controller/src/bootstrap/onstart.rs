@@ -70,12 +70,20 @@ umask 022
 ///
 /// # Errors
 /// When the user's part does not fit.
-pub fn onstart(bring_up: Duration, api_base: &str, user: Option<&str>) -> Result<String, OnstartError> {
+pub fn onstart(
+    bring_up: Duration,
+    api_base: &str,
+    user: Option<&str>,
+) -> Result<String, OnstartError> {
     let bring_up_s = bring_up.as_secs().max(1);
     // A twentieth of the time is precise enough, and short times are for tests.
     let step_s = (bring_up_s / 20).clamp(1, 10);
     // It stands inside `${VAST_URL:-…}`: only what a URL needs gets in.
-    let base: String = api_base.trim_end_matches('/').chars().filter(|c| c.is_ascii_alphanumeric() || "-._:/[]".contains(*c)).collect();
+    let base: String = api_base
+        .trim_end_matches('/')
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "-._:/[]".contains(*c))
+        .collect();
     let mut text = OURS
         .replace("@BASE@", &base)
         .replace("@BRING_UP_S@", &bring_up_s.to_string())
@@ -84,7 +92,10 @@ pub fn onstart(bring_up: Duration, api_base: &str, user: Option<&str>) -> Result
     let room_chars = ONSTART_LIMIT_CHARS - text.chars().count();
     let user_chars = user.chars().count();
     if user_chars > room_chars {
-        return Err(OnstartError { user_chars, room_chars });
+        return Err(OnstartError {
+            user_chars,
+            room_chars,
+        });
     }
     text.push_str(user);
     Ok(text)
@@ -101,22 +112,52 @@ mod tests {
         let text = onstart(Duration::from_secs(2700), BASE, Some("echo mine")).unwrap();
         assert!(text.ends_with("umask 022\necho mine"), "{text}");
         assert!(text.contains("-lt 2700"));
-        let ours = onstart(Duration::from_secs(2700), BASE, None).unwrap().chars().count();
-        assert!(ours < 2200, "our part has {ours} characters; the user needs the rest");
+        let ours = onstart(Duration::from_secs(2700), BASE, None)
+            .unwrap()
+            .chars()
+            .count();
+        assert!(
+            ours < 2200,
+            "our part has {ours} characters; the user needs the rest"
+        );
     }
 
     #[test]
     fn a_part_that_does_not_fit_is_refused_with_the_room_there_is() {
-        let room = ONSTART_LIMIT_CHARS - onstart(Duration::from_secs(60), BASE, None).unwrap().chars().count();
+        let room = ONSTART_LIMIT_CHARS
+            - onstart(Duration::from_secs(60), BASE, None)
+                .unwrap()
+                .chars()
+                .count();
         let fits = "é".repeat(room);
-        assert_eq!(onstart(Duration::from_secs(60), BASE, Some(&fits)).unwrap().chars().count(), ONSTART_LIMIT_CHARS);
+        assert_eq!(
+            onstart(Duration::from_secs(60), BASE, Some(&fits))
+                .unwrap()
+                .chars()
+                .count(),
+            ONSTART_LIMIT_CHARS
+        );
         let err = onstart(Duration::from_secs(60), BASE, Some(&"x".repeat(room + 1))).unwrap_err();
-        assert_eq!(err, OnstartError { user_chars: room + 1, room_chars: room });
+        assert_eq!(
+            err,
+            OnstartError {
+                user_chars: room + 1,
+                room_chars: room
+            }
+        );
     }
 
     #[test]
     fn an_address_cannot_smuggle_commands_in() {
-        let text = onstart(Duration::from_secs(60), "http://127.0.0.1:8080/$(reboot)`x`}", None).unwrap();
-        assert!(text.contains("${VAST_URL:-http://127.0.0.1:8080/rebootx}/api/v0/"), "{text}");
+        let text = onstart(
+            Duration::from_secs(60),
+            "http://127.0.0.1:8080/$(reboot)`x`}",
+            None,
+        )
+        .unwrap();
+        assert!(
+            text.contains("${VAST_URL:-http://127.0.0.1:8080/rebootx}/api/v0/"),
+            "{text}"
+        );
     }
 }

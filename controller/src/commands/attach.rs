@@ -75,7 +75,7 @@ mod tests {
     fn the_training_is_shown_and_before_it_the_setup() {
         let dir = tempfile::tempdir().unwrap();
         let tmux = dir.path().join("tmux");
-        let text = "#!/bin/sh\ncase \"$*\" in *has-session*) case \" $ALIVE \" in *\" ${5#=} \"*) exit 0;; *) exit 1;; esac;; esac\necho \"$@\"\n";
+        let text = "#!/bin/sh\ncase \"$*\" in *has-session*) case \" $ALIVE \" in *\" ${6#=} \"*) exit 0;; *) exit 1;; esac;; esac\necho \"$@\"\n";
         fs::write(&tmux, text).unwrap();
         fs::set_permissions(&tmux, fs::Permissions::from_mode(0o755)).unwrap();
         let check = |alive: &str, session: Option<&str>, expected: Option<&str>| {

@@ -16,7 +16,13 @@ impl Profiles {
         let mut profiles = Profiles::default();
         // In the one file a section is a bare profile name, in the other all but `default` say what they are.
         profiles.add(credentials, |name| format!("profile {name}"));
-        profiles.add(config, |name| if name == "default" { "profile default".to_owned() } else { name.to_owned() });
+        profiles.add(config, |name| {
+            if name == "default" {
+                "profile default".to_owned()
+            } else {
+                name.to_owned()
+            }
+        });
         profiles
     }
 
@@ -28,12 +34,21 @@ impl Profiles {
             if trimmed.is_empty() || trimmed.starts_with(['#', ';']) {
                 continue;
             }
-            if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(name, _)| name) {
-                let words: Vec<&str> = name.split_whitespace().map(|word| word.trim_matches('"')).collect();
+            if let Some(name) = trimmed
+                .strip_prefix('[')
+                .and_then(|rest| rest.split_once(']'))
+                .map(|(name, _)| name)
+            {
+                let words: Vec<&str> = name
+                    .split_whitespace()
+                    .map(|word| word.trim_matches('"'))
+                    .collect();
                 section = Some(section_name(&words.join(" ")));
                 continue;
             }
-            let (Some(section), Some((key, value))) = (&section, trimmed.split_once('=')) else { continue };
+            let (Some(section), Some((key, value))) = (&section, trimmed.split_once('=')) else {
+                continue;
+            };
             let (key, value) = (key.trim().to_lowercase(), value.trim());
             let key = if line.starts_with([' ', '\t']) {
                 format!("{outer}.{key}")
@@ -47,7 +62,11 @@ impl Profiles {
     }
 
     fn value(&self, section: &str, key: &str) -> Option<String> {
-        self.sections.get(section)?.get(key).filter(|value| !value.is_empty()).cloned()
+        self.sections
+            .get(section)?
+            .get(key)
+            .filter(|value| !value.is_empty())
+            .cloned()
     }
 
     /// A setting of a profile.
@@ -73,7 +92,11 @@ mod tests {
             "[profile a]\naws_access_key_id = two\nregion = r\ns3 =\n  max_concurrent_requests = 20\n[profile \"b c\"]\nregion=q\n[a]\nregion = wrong\n",
         );
         let check = |profile: &str, key: &str, expected: Option<&str>| {
-            assert_eq!(profiles.get(profile, key).as_deref(), expected, "{profile} {key}");
+            assert_eq!(
+                profiles.get(profile, key).as_deref(),
+                expected,
+                "{profile} {key}"
+            );
         };
         check("a", "aws_access_key_id", Some("one"));
         check("a", "aws_secret_access_key", Some("has=equals="));

@@ -11,7 +11,7 @@ use std::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Progress, SyncError, finish, joined, path_of};
-use crate::tunnel::{Lane, Tunnel, options::shell_word};
+use crate::tunnel::{Lane, Tunnel, shell_word};
 
 /// Between the archive and ssh.
 const PIPE_BYTES: usize = 256 << 10;
@@ -23,7 +23,12 @@ pub(super) async fn push(
     files: &BTreeSet<Vec<u8>>,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<(), SyncError> {
-    let mut remote = tunnel.start(Lane::Bulk, &format!("umask 022; exec tar -xf - -C {}", shell_word(to))).await?;
+    let mut remote = tunnel
+        .start(
+            Lane::Bulk,
+            &format!("umask 022; exec tar -xf - -C {}", shell_word(to)),
+        )
+        .await?;
     let (writer, mut reader) = tokio::io::duplex(PIPE_BYTES);
     let (root, files) = (from.to_owned(), files.clone());
     let all = files.len() as u64;
@@ -42,7 +47,10 @@ pub(super) async fn push(
     let mut bytes = 0;
     let mut buffer = vec![0; PIPE_BYTES];
     loop {
-        let read = reader.read(&mut buffer).await.map_err(|err| SyncError::local("the archive could not be read", err))?;
+        let read = reader
+            .read(&mut buffer)
+            .await
+            .map_err(|err| SyncError::local("the archive could not be read", err))?;
         if read == 0 {
             break;
         }
@@ -51,10 +59,16 @@ pub(super) async fn push(
             break;
         }
         bytes += read as u64;
-        progress(Progress { bytes, percent: None, files: (0, all) });
+        progress(Progress {
+            bytes,
+            percent: None,
+            files: (0, all),
+        });
     }
     drop(reader);
-    let packed = packing.await.map_err(|err| SyncError::local("the archive could not be made", io::Error::other(err)))?;
+    let packed = packing
+        .await
+        .map_err(|err| SyncError::local("the archive could not be made", io::Error::other(err)))?;
     finish(remote, "tar").await?;
     packed.map_err(|err| SyncError::local("the archive could not be made", err))
 }
@@ -68,28 +82,53 @@ pub(super) async fn fetch(
 ) -> Result<(), SyncError> {
     // The list of names ends by itself (`head -c`), so that nothing has to be closed before the answer is read.
     let list = joined(paths.iter());
-    let script = format!("cd {} && head -c {} | tar --null -T - -cf -", shell_word(from), list.len());
+    let script = format!(
+        "cd {} && head -c {} | tar --null -T - -cf -",
+        shell_word(from),
+        list.len()
+    );
     let mut remote = tunnel.start(Lane::Bulk, &script).await?;
-    remote.stdin.write_all(&list).await.map_err(|err| SyncError::local("ssh took no list of files", err))?;
-    remote.stdin.flush().await.map_err(|err| SyncError::local("ssh took no list of files", err))?;
+    remote
+        .stdin
+        .write_all(&list)
+        .await
+        .map_err(|err| SyncError::local("ssh took no list of files", err))?;
+    remote
+        .stdin
+        .flush()
+        .await
+        .map_err(|err| SyncError::local("ssh took no list of files", err))?;
     let (mut writer, reader) = tokio::io::duplex(PIPE_BYTES);
     let target = to.to_owned();
-    let unpacking = tokio::task::spawn_blocking(move || unpack(tokio_util::io::SyncIoBridge::new(reader), &target));
+    let unpacking = tokio::task::spawn_blocking(move || {
+        unpack(tokio_util::io::SyncIoBridge::new(reader), &target)
+    });
     let mut bytes = 0;
     let mut buffer = vec![0; PIPE_BYTES];
     loop {
-        let read = remote.stdout.read(&mut buffer).await.map_err(|err| SyncError::local("ssh could not be read", err))?;
+        let read = remote
+            .stdout
+            .read(&mut buffer)
+            .await
+            .map_err(|err| SyncError::local("ssh could not be read", err))?;
         if read == 0 || writer.write_all(&buffer[..read]).await.is_err() {
             break;
         }
         bytes += read as u64;
-        progress(Progress { bytes, percent: None, files: (0, 0) });
+        progress(Progress {
+            bytes,
+            percent: None,
+            files: (0, 0),
+        });
     }
     drop(writer);
-    let unpacked =
-        unpacking.await.map_err(|err| SyncError::local("the archive could not be unpacked", io::Error::other(err)))?;
+    let unpacked = unpacking.await.map_err(|err| {
+        SyncError::local("the archive could not be unpacked", io::Error::other(err))
+    })?;
     finish(remote, "tar").await?;
-    unpacked.map_err(|err| SyncError::local(format!("files cannot be written to {}", to.display()), err))
+    unpacked.map_err(|err| {
+        SyncError::local(format!("files cannot be written to {}", to.display()), err)
+    })
 }
 
 /// Unpacks regular files and directories only, each inside `target`: the archive comes from somebody else's computer.
@@ -97,16 +136,22 @@ fn unpack(from: impl Read, target: &Path) -> io::Result<()> {
     let mut archive = tar::Archive::new(from);
     for entry in archive.entries()? {
         let mut entry = entry?;
-        let Some(path) = super::list::inside(&entry.path_bytes()).map(|path| path_of(&path)) else { continue };
+        let Some(path) = super::list::inside(&entry.path_bytes()).map(|path| path_of(&path)) else {
+            continue;
+        };
         match entry.header().entry_type() {
             tar::EntryType::Directory => directory(target, &path)?,
             tar::EntryType::Regular | tar::EntryType::Continuous => {
                 directory(target, path.parent().unwrap_or(Path::new("")))?;
                 let name = path.file_name().unwrap_or_default();
-                let aside = path.with_file_name([b".spotter-", name.as_bytes()].concat().as_slice().to_os());
+                let aside = path
+                    .with_file_name([b".spotter-", name.as_bytes()].concat().as_slice().to_os());
                 let (aside, path) = (target.join(aside), target.join(path));
                 let _ = fs::remove_file(&aside);
-                let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&aside)?;
+                let mut file = fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .open(&aside)?;
                 io::copy(&mut entry, &mut file)?;
                 fs::rename(&aside, &path)?;
             }

@@ -17,7 +17,9 @@ pub enum ListError {
         why: String,
     },
     /// There are too many.
-    #[error("{root} has more than {FILES_LIMIT} files that are not ignored: exclude data by .spotterignore")]
+    #[error(
+        "{root} has more than {FILES_LIMIT} files that are not ignored: exclude data by .spotterignore"
+    )]
     TooMany {
         /// Directory.
         root: String,
@@ -31,20 +33,36 @@ pub enum ListError {
 pub fn list_files(root: &Path) -> Result<BTreeSet<Vec<u8>>, ListError> {
     let name = || root.display().to_string();
     if !root.is_dir() {
-        return Err(ListError::Read { root: name(), why: "it is not a directory".to_owned() });
+        return Err(ListError::Read {
+            root: name(),
+            why: "it is not a directory".to_owned(),
+        });
     }
     let mut walk = ignore::WalkBuilder::new(root);
     // Hidden files are code too (`.env` follows .gitignore); a tree outside of git has a .gitignore all the same.
-    walk.hidden(false).require_git(false).follow_links(false).add_custom_ignore_filename(".spotterignore");
-    walk.filter_entry(|entry| entry.file_name() != ".git" && entry.file_name() != ".spotter-partial");
+    walk.hidden(false)
+        .require_git(false)
+        .follow_links(false)
+        .add_custom_ignore_filename(".spotterignore");
+    walk.filter_entry(|entry| {
+        entry.file_name() != ".git" && entry.file_name() != ".spotter-partial"
+    });
     let mut files = BTreeSet::new();
     for entry in walk.build() {
-        let entry = entry.map_err(|err| ListError::Read { root: name(), why: err.to_string() })?;
+        let entry = entry.map_err(|err| ListError::Read {
+            root: name(),
+            why: err.to_string(),
+        })?;
         // A bad line of an ignore file: what it meant to exclude might be a secret.
         if let Some(err) = entry.error() {
-            return Err(ListError::Read { root: name(), why: err.to_string() });
+            return Err(ListError::Read {
+                root: name(),
+                why: err.to_string(),
+            });
         }
-        let copied = entry.file_type().is_some_and(|kind| kind.is_file() || kind.is_symlink());
+        let copied = entry
+            .file_type()
+            .is_some_and(|kind| kind.is_file() || kind.is_symlink());
         if copied && let Ok(path) = entry.path().strip_prefix(root) {
             files.insert(path.as_os_str().as_bytes().to_vec());
         }
@@ -89,22 +107,50 @@ mod tests {
         write(".spotterignore", "data/\n");
         write(".git/config", "secret");
         write("sub/.git/config", "secret");
-        for path in ["train.py", ".hidden", "a.tmp", "keep.tmp", "build/out", "src/build/x", "data/big", "sub/y", ".env", "b c\nd"] {
+        for path in [
+            "train.py",
+            ".hidden",
+            "a.tmp",
+            "keep.tmp",
+            "build/out",
+            "src/build/x",
+            "data/big",
+            "sub/y",
+            ".env",
+            "b c\nd",
+        ] {
             write(path, "x");
         }
         std::os::unix::fs::symlink("train.py", dir.path().join("link")).unwrap();
         let files = list_files(dir.path()).unwrap();
-        let files: Vec<&str> = files.iter().map(|path| std::str::from_utf8(path).unwrap()).collect();
+        let files: Vec<&str> = files
+            .iter()
+            .map(|path| std::str::from_utf8(path).unwrap())
+            .collect();
         assert_eq!(
             files,
-            [".gitignore", ".hidden", ".spotterignore", "b c\nd", "keep.tmp", "link", "src/build/x", "sub/y", "train.py"]
+            [
+                ".gitignore",
+                ".hidden",
+                ".spotterignore",
+                "b c\nd",
+                "keep.tmp",
+                "link",
+                "src/build/x",
+                "sub/y",
+                "train.py"
+            ]
         );
     }
 
     #[test]
     fn paths_stay_inside() {
         let check = |path: &str, expected: Option<&str>| {
-            assert_eq!(inside(path.as_bytes()), expected.map(|path| path.as_bytes().to_vec()), "{path}");
+            assert_eq!(
+                inside(path.as_bytes()),
+                expected.map(|path| path.as_bytes().to_vec()),
+                "{path}"
+            );
         };
         check("a/b", Some("a/b"));
         check("./a//b/.", Some("a/b"));

@@ -27,17 +27,36 @@ impl FailureKind {
     /// Reads ssh's stderr.
     pub fn classify(words: &str) -> FailureKind {
         let has = |needles: &[&str]| needles.iter().any(|needle| words.contains(needle));
-        if has(&["REMOTE HOST IDENTIFICATION HAS CHANGED", "Host key verification failed", "host key for"]) {
+        if has(&[
+            "REMOTE HOST IDENTIFICATION HAS CHANGED",
+            "Host key verification failed",
+            "host key for",
+        ]) {
             FailureKind::HostKey
-        } else if has(&["Permission denied", "Too many authentication failures", "No supported authentication methods"]) {
+        } else if has(&[
+            "Permission denied",
+            "Too many authentication failures",
+            "No supported authentication methods",
+        ]) {
             FailureKind::Auth
         } else if has(&["Connection refused"]) {
             FailureKind::Refused
         } else if has(&["timed out", "Timeout, server"]) {
             FailureKind::Timeout
-        } else if has(&["Could not resolve hostname", "No route to host", "Network is unreachable", "Network is down"]) {
+        } else if has(&[
+            "Could not resolve hostname",
+            "No route to host",
+            "Network is unreachable",
+            "Network is down",
+        ]) {
             FailureKind::Unreachable
-        } else if has(&["Connection closed", "Connection reset", "closed by remote host", "kex_exchange_identification", "Broken pipe"]) {
+        } else if has(&[
+            "Connection closed",
+            "Connection reset",
+            "closed by remote host",
+            "kex_exchange_identification",
+            "Broken pipe",
+        ]) {
             FailureKind::Closed
         } else {
             FailureKind::Other
@@ -72,7 +91,11 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ssh {}:{}: {}", self.address.host, self.address.port, self.kind)?;
+        write!(
+            f,
+            "ssh {}:{}: {}",
+            self.address.host, self.address.port, self.kind
+        )?;
         if !self.words.is_empty() {
             write!(f, " ({})", self.words)?;
         }
@@ -136,9 +159,11 @@ impl TunnelError {
     /// The failure that says most about what to do: a changed host key before a refused key before everything else.
     pub fn kind(&self) -> FailureKind {
         match self {
-            TunnelError::Unreachable { failures } => {
-                failures.iter().map(|failure| failure.kind).max().unwrap_or(FailureKind::Other)
-            }
+            TunnelError::Unreachable { failures } => failures
+                .iter()
+                .map(|failure| failure.kind)
+                .max()
+                .unwrap_or(FailureKind::Other),
             TunnelError::Lost { .. } => FailureKind::Closed,
             TunnelError::Slow { .. } => FailureKind::Timeout,
             TunnelError::Silent { .. } | TunnelError::Local { .. } => FailureKind::Other,
@@ -148,14 +173,19 @@ impl TunnelError {
     /// A new attempt over a new connection may go better.
     pub fn is_link(&self) -> bool {
         match self {
-            TunnelError::Unreachable { .. } => !matches!(self.kind(), FailureKind::HostKey | FailureKind::Auth),
+            TunnelError::Unreachable { .. } => {
+                !matches!(self.kind(), FailureKind::HostKey | FailureKind::Auth)
+            }
             TunnelError::Lost { .. } | TunnelError::Slow { .. } => true,
             TunnelError::Silent { .. } | TunnelError::Local { .. } => false,
         }
     }
 
     pub(super) fn local(what: impl Into<String>, source: io::Error) -> TunnelError {
-        TunnelError::Local { what: what.into(), source }
+        TunnelError::Local {
+            what: what.into(),
+            source,
+        }
     }
 }
 
@@ -165,7 +195,11 @@ fn join(failures: &[Failure]) -> String {
 }
 
 fn bracket(words: &str) -> String {
-    if words.is_empty() { String::new() } else { format!(": {words}") }
+    if words.is_empty() {
+        String::new()
+    } else {
+        format!(": {words}")
+    }
 }
 
 fn bracket_tail(noise: &str, words: &str) -> String {
@@ -180,7 +214,13 @@ pub(crate) fn last_words(bytes: &[u8]) -> String {
     // The box of @ signs around a changed host key says nothing by itself.
     let lines: Vec<String> = text
         .lines()
-        .map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>().trim().to_owned())
+        .map(|line| {
+            line.chars()
+                .filter(|c| !c.is_control())
+                .collect::<String>()
+                .trim()
+                .to_owned()
+        })
         .filter(|line| line.chars().any(|c| c != '@'))
         .collect();
     let joined = lines.join(" | ");
@@ -194,16 +234,41 @@ mod tests {
 
     #[test]
     fn ssh_words_tell_the_kind_of_failure() {
-        let check = |words: &str, expected| assert_eq!(FailureKind::classify(words), expected, "{words}");
-        check("ssh: connect to host 10.0.0.1 port 22: Connection refused", FailureKind::Refused);
-        check("ssh: connect to host 10.0.0.1 port 22: Connection timed out", FailureKind::Timeout);
-        check("Connection timed out during banner exchange", FailureKind::Timeout);
+        let check =
+            |words: &str, expected| assert_eq!(FailureKind::classify(words), expected, "{words}");
+        check(
+            "ssh: connect to host 10.0.0.1 port 22: Connection refused",
+            FailureKind::Refused,
+        );
+        check(
+            "ssh: connect to host 10.0.0.1 port 22: Connection timed out",
+            FailureKind::Timeout,
+        );
+        check(
+            "Connection timed out during banner exchange",
+            FailureKind::Timeout,
+        );
         check("root@h: Permission denied (publickey).", FailureKind::Auth);
-        check("Received disconnect from UNKNOWN port 65535:2: Too many authentication failures", FailureKind::Auth);
-        check("@@@\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", FailureKind::HostKey);
-        check("ssh: Could not resolve hostname nowhere.invalid: Name or service not known", FailureKind::Unreachable);
-        check("ssh: connect to host 10.9.9.9 port 22: No route to host", FailureKind::Unreachable);
-        check("kex_exchange_identification: Connection closed by remote host", FailureKind::Closed);
+        check(
+            "Received disconnect from UNKNOWN port 65535:2: Too many authentication failures",
+            FailureKind::Auth,
+        );
+        check(
+            "@@@\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
+            FailureKind::HostKey,
+        );
+        check(
+            "ssh: Could not resolve hostname nowhere.invalid: Name or service not known",
+            FailureKind::Unreachable,
+        );
+        check(
+            "ssh: connect to host 10.9.9.9 port 22: No route to host",
+            FailureKind::Unreachable,
+        );
+        check(
+            "kex_exchange_identification: Connection closed by remote host",
+            FailureKind::Closed,
+        );
         check("Bad configuration option: frobnicate", FailureKind::Other);
         check("", FailureKind::Other);
     }
@@ -219,12 +284,27 @@ mod tests {
 
     #[test]
     fn a_changed_host_key_outweighs_a_closed_port() {
-        let address = |port| SshAddress { host: "h".to_owned(), port, proxy: false };
-        let failure = |port, kind| Failure { address: address(port), kind, words: String::new() };
-        let error =
-            TunnelError::Unreachable { failures: vec![failure(1, FailureKind::HostKey), failure(2, FailureKind::Refused)] };
+        let address = |port| SshAddress {
+            host: "h".to_owned(),
+            port,
+            proxy: false,
+        };
+        let failure = |port, kind| Failure {
+            address: address(port),
+            kind,
+            words: String::new(),
+        };
+        let error = TunnelError::Unreachable {
+            failures: vec![
+                failure(1, FailureKind::HostKey),
+                failure(2, FailureKind::Refused),
+            ],
+        };
         assert_eq!(error.kind(), FailureKind::HostKey);
         assert!(!error.is_link());
-        assert_eq!(error.to_string(), "ssh h:1: host key changed; ssh h:2: connection refused");
+        assert_eq!(
+            error.to_string(),
+            "ssh h:1: host key changed; ssh h:2: connection refused"
+        );
     }
 }

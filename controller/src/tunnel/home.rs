@@ -55,12 +55,24 @@ impl SshHome {
         user_config: PathBuf,
     ) -> Result<SshHome, TunnelError> {
         let dir = home.join("ssh");
-        for wanted in [&dir, &dir.join("known_hosts.d"), &dir.join("config.d"), &dir.join("runs")] {
-            private_dir(wanted).map_err(|err| TunnelError::local(format!("{} cannot be used", wanted.display()), err))?;
+        for wanted in [
+            &dir,
+            &dir.join("known_hosts.d"),
+            &dir.join("config.d"),
+            &dir.join("runs"),
+        ] {
+            private_dir(wanted).map_err(|err| {
+                TunnelError::local(format!("{} cannot be used", wanted.display()), err)
+            })?;
         }
         let runtime = socket_dir(runtime_dir)?;
         sweep(&runtime);
-        Ok(SshHome { dir, runtime, key, user_config })
+        Ok(SshHome {
+            dir,
+            runtime,
+            key,
+            user_config,
+        })
     }
 
     /// The private key: the user's, or our own, made at first use. Its public half lies beside it in `.pub`.
@@ -69,7 +81,9 @@ impl SshHome {
     /// When the named key does not exist, or `ssh-keygen` fails.
     pub async fn key(&self) -> Result<PathBuf, TunnelError> {
         if let Some(key) = &self.key {
-            fs::metadata(key).map_err(|err| TunnelError::local(format!("ssh key {} cannot be used", key.display()), err))?;
+            fs::metadata(key).map_err(|err| {
+                TunnelError::local(format!("ssh key {} cannot be used", key.display()), err)
+            })?;
             return Ok(key.clone());
         }
         let key = self.dir.join("id_ed25519");
@@ -77,7 +91,9 @@ impl SshHome {
             // Held while the key is made: two commands at once never leave halves that do not match.
             let _lock = lock(self.dir.join(".id_ed25519.lock"))
                 .await
-                .map_err(|err| TunnelError::local(format!("{} cannot be locked", self.dir.display()), err))?;
+                .map_err(|err| {
+                    TunnelError::local(format!("{} cannot be locked", self.dir.display()), err)
+                })?;
             if !key.exists() {
                 let aside = self.dir.join(".id_ed25519.new");
                 for stale in [&aside, &public_half(&aside)] {
@@ -87,7 +103,12 @@ impl SshHome {
                 // The private half last: where it exists, its public half does too.
                 fs::rename(public_half(&aside), public_half(&key))
                     .and_then(|()| fs::rename(&aside, &key))
-                    .map_err(|err| TunnelError::local(format!("ssh key {} could not be made", key.display()), err))?;
+                    .map_err(|err| {
+                        TunnelError::local(
+                            format!("ssh key {} could not be made", key.display()),
+                            err,
+                        )
+                    })?;
             }
         }
         Ok(key)
@@ -99,8 +120,9 @@ impl SshHome {
     /// As [`SshHome::key`]; and when the user's key has no readable `.pub` beside it.
     pub async fn public_key(&self) -> Result<String, TunnelError> {
         let path = public_half(&self.key().await?);
-        let text = fs::read_to_string(&path)
-            .map_err(|err| TunnelError::local(format!("public key {} cannot be read", path.display()), err))?;
+        let text = fs::read_to_string(&path).map_err(|err| {
+            TunnelError::local(format!("public key {} cannot be read", path.display()), err)
+        })?;
         Ok(text.trim().to_owned())
     }
 
@@ -108,7 +130,12 @@ impl SshHome {
     ///
     /// # Errors
     /// As [`SshHome::key`]; and when the configuration cannot be written.
-    pub async fn target(&self, provider: &str, id: u64, addresses: Vec<SshAddress>) -> Result<SshTarget, TunnelError> {
+    pub async fn target(
+        &self,
+        provider: &str,
+        id: u64,
+        addresses: Vec<SshAddress>,
+    ) -> Result<SshTarget, TunnelError> {
         let alias = format!("spotter-{provider}-{id}");
         let key = self.key().await?;
         let target = SshTarget {
@@ -125,31 +152,42 @@ impl SshHome {
         Ok(target)
     }
 
+    /// The line for the user's `~/.ssh/config` by which other programs know runs by their names.
+    pub fn include_line(&self) -> String {
+        format!("Include \"{}\"", self.dir.join("config").display())
+    }
+
     /// Lets the user's own ssh find a run by its name: `Host <run>` in the file that `<home>/ssh/config` includes.
     /// The user adds `Include <home>/ssh/config` to `~/.ssh/config` once.
     ///
     /// # Errors
     /// When the files cannot be written.
     pub fn publish(&self, run: &str, target: &SshTarget) -> Result<(), TunnelError> {
-        let Some(address) = target.addresses.first() else { return Ok(()) };
-        let index = self.dir.join("config");
+        let Some(address) = target.addresses.first() else {
+            return Ok(());
+        };
         let text = format!(
             "# Written by spotter. To use run names with ssh, scp and editors, put this first into ~/.ssh/config:\n\
-             #   Include \"{}\"\n\
+             #   {}\n\
              Include \"{}\"\n",
-            index.display(),
+            self.include_line(),
             self.dir.join("runs/*").display(),
         );
-        write_atomically(&index, &text)?;
-        write_atomically(&self.dir.join("runs").join(run), &options::host_text(run, target, address))
+        write_atomically(&self.dir.join("config"), &text)?;
+        write_atomically(
+            &self.dir.join("runs").join(run),
+            &options::host_text(run, target, address),
+        )
     }
 
     /// Forgets a destroyed instance: its pinned host keys, its configuration and the run's host name.
     pub fn forget(&self, run: &str, provider: &str, id: u64) {
         let alias = format!("spotter-{provider}-{id}");
-        for path in
-            [self.dir.join("known_hosts.d").join(&alias), self.dir.join("config.d").join(&alias), self.dir.join("runs").join(run)]
-        {
+        for path in [
+            self.dir.join("known_hosts.d").join(&alias),
+            self.dir.join("config.d").join(&alias),
+            self.dir.join("runs").join(run),
+        ] {
             let _ = fs::remove_file(path);
         }
     }
@@ -164,20 +202,30 @@ fn public_half(key: &Path) -> PathBuf {
 
 async fn lock(path: PathBuf) -> io::Result<Flock<fs::File>> {
     let locked = tokio::task::spawn_blocking(move || -> io::Result<Flock<fs::File>> {
-        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
     });
     locked.await.map_err(io::Error::other)?
 }
 
 fn private_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 fn write_atomically(path: &Path, text: &str) -> Result<(), TunnelError> {
     let aside = path.with_file_name(format!(
         ".{}.{}",
-        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
         std::process::id()
     ));
     let write = || -> io::Result<()> {
@@ -193,27 +241,53 @@ fn socket_dir(runtime_dir: Option<&Path>) -> Result<PathBuf, TunnelError> {
     let fallback = PathBuf::from(format!("/tmp/spotter-{uid}"));
     // `c-<pid>-<number>` needs 22 bytes at most.
     let fits = |dir: &Path| dir.as_os_str().len() + 24 <= CONTROL_PATH_LIMIT_BYTES;
-    let dir = runtime_dir.map(|dir| dir.join("spotter")).filter(|dir| fits(dir)).unwrap_or(fallback);
-    private_dir(&dir).map_err(|err| TunnelError::local(format!("{} cannot be made for ssh's sockets", dir.display()), err))?;
+    let dir = runtime_dir
+        .map(|dir| dir.join("spotter"))
+        .filter(|dir| fits(dir))
+        .unwrap_or(fallback);
+    private_dir(&dir).map_err(|err| {
+        TunnelError::local(
+            format!("{} cannot be made for ssh's sockets", dir.display()),
+            err,
+        )
+    })?;
     let check = || -> io::Result<()> {
         let found = fs::symlink_metadata(&dir)?;
         // Anybody may make a directory in /tmp first and wait for our sockets.
         if !found.is_dir() || found.uid() != uid || found.mode() & 0o077 != 0 {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a directory of ours with mode 0700"));
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "it is not a directory of ours with mode 0700",
+            ));
         }
         Ok(())
     };
-    check().map_err(|err| TunnelError::local(format!("{} cannot be used for ssh's sockets", dir.display()), err))?;
+    check().map_err(|err| {
+        TunnelError::local(
+            format!("{} cannot be used for ssh's sockets", dir.display()),
+            err,
+        )
+    })?;
     Ok(dir)
 }
 
 /// Removes sockets and scripts of commands that are no more: their names hold the process id.
 fn sweep(runtime: &Path) {
-    let Ok(entries) = fs::read_dir(runtime) else { return };
+    let Ok(entries) = fs::read_dir(runtime) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some(pid) = name.to_string_lossy().split('-').nth(1).and_then(|pid| pid.parse::<i32>().ok()) else { continue };
-        let gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH);
+        let Some(pid) = name
+            .to_string_lossy()
+            .split('-')
+            .nth(1)
+            .and_then(|pid| pid.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None)
+            == Err(nix::errno::Errno::ESRCH);
         if gone {
             let _ = fs::remove_file(entry.path());
         }

@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Failure, FailureKind, Lane, SshTarget, TunnelError, destination, last_words, no_ssh, program, unique_path};
+use super::{
+    Failure, FailureKind, Lane, SshTarget, TunnelError, destination, last_words, no_ssh, program,
+    unique_path,
+};
 use crate::provider::SshAddress;
 
 /// Ends ssh when we are no more: we hold the other end of its stdin, which closes even after a SIGKILL of this program.
@@ -59,17 +62,38 @@ impl Master {
         let socket = unique_path(&target.runtime, "c");
         let _ = fs::remove_file(&socket);
         let mut command = program("sh");
-        command.args(["-c", KEEPER, "sh", "ssh", "-F"]).arg(&target.config).args(["-M", "-N", "-T", "-S"]).arg(&socket);
+        command
+            .args(["-c", KEEPER, "sh", "ssh", "-F"])
+            .arg(&target.config)
+            .args(["-M", "-N", "-T", "-S"])
+            .arg(&socket);
         // A log compresses well; code and checkpoints do not.
         let compression = if lane == Lane::Control { "yes" } else { "no" };
-        command.args(["-o", &format!("Compression={compression}"), "-p", &address.port.to_string()]);
+        command.args([
+            "-o",
+            &format!("Compression={compression}"),
+            "-p",
+            &address.port.to_string(),
+        ]);
         command.arg(destination(address));
         // The pipe stays in `keeper.stdin` until the master is dropped.
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let mut keeper = command.spawn().map_err(no_ssh)?;
         let words = collect(keeper.stderr.take());
-        let group = keeper.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-        let mut master = Master { socket, address: address.clone(), keeper, group };
+        let group = keeper
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .map(Pid::from_raw);
+        let mut master = Master {
+            socket,
+            address: address.clone(),
+            keeper,
+            group,
+        };
 
         let began = Instant::now();
         let failure = loop {
@@ -81,15 +105,25 @@ impl Master {
                 // The words come through a pipe that closes with the process.
                 let said = words.finished().await;
                 let kind = FailureKind::classify(&String::from_utf8_lossy(&said));
-                break Failure { address: address.clone(), kind, words: last_words(&said) };
+                break Failure {
+                    address: address.clone(),
+                    kind,
+                    words: last_words(&said),
+                };
             }
             if began.elapsed() >= limit {
                 let words = format!("no login within {:.0} s", limit.as_secs_f64());
-                break Failure { address: address.clone(), kind: FailureKind::Timeout, words };
+                break Failure {
+                    address: address.clone(),
+                    kind: FailureKind::Timeout,
+                    words,
+                };
             }
             sleep(Duration::from_millis(5)).await;
         };
-        Err(TunnelError::Unreachable { failures: vec![failure] })
+        Err(TunnelError::Unreachable {
+            failures: vec![failure],
+        })
     }
 
     pub(super) fn is_alive(&mut self) -> bool {
@@ -136,7 +170,10 @@ pub(super) struct Words {
 
 impl Words {
     pub(super) fn so_far(&self) -> Vec<u8> {
-        self.tail.lock().expect("nothing panics while it holds this lock").clone()
+        self.tail
+            .lock()
+            .expect("nothing panics while it holds this lock")
+            .clone()
     }
 
     /// Everything, once the pipe is closed; at most half a second is spent on waiting for that.
@@ -162,7 +199,10 @@ pub(super) fn collect(pipe: Option<impl AsyncRead + Unpin + Send + 'static>) -> 
             if read == 0 {
                 break;
             }
-            let mut tail = into.tail.lock().expect("nothing panics while it holds this lock");
+            let mut tail = into
+                .tail
+                .lock()
+                .expect("nothing panics while it holds this lock");
             tail.extend_from_slice(&buffer[..read]);
             let excess = tail.len().saturating_sub(KEEP_BYTES);
             tail.drain(..excess);

@@ -10,7 +10,8 @@ use crate::provider::SshAddress;
 /// Options that would break a command of ours (a `RemoteCommand`, a forced terminal, a host key database that does not
 /// know instances) are set before the user's file is included; what it adds, such as a `ProxyJump`, holds.
 pub(super) fn config_text(target: &SshTarget, user_config: &Path) -> String {
-    let mut text = String::from("# Written by spotter for one instance; changes are lost.\nHost *\n");
+    let mut text =
+        String::from("# Written by spotter for one instance; changes are lost.\nHost *\n");
     let key = quoted(&target.key);
     let known_hosts = quoted(&target.known_hosts);
     let options: [(&str, &str); 27] = [
@@ -112,7 +113,9 @@ mod tests {
             "  BatchMode yes\n",
             "  ServerAliveInterval 5\n",
         ] {
-            let at = text.find(line).unwrap_or_else(|| panic!("{line} is missing in {text}"));
+            let at = text
+                .find(line)
+                .unwrap_or_else(|| panic!("{line} is missing in {text}"));
             assert!(at < text.find("Include").unwrap());
         }
     }

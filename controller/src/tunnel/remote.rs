@@ -8,7 +8,10 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf},
+    io::{
+        AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt,
+        BufReader, ReadBuf,
+    },
     net::UnixStream,
     process::{Child, ChildStdin, ChildStdout},
     time::timeout,
@@ -59,19 +62,39 @@ impl Remote {
         limit: Duration,
     ) -> Result<Remote, TunnelError> {
         let stdin = child.stdin.take().expect("it was started with pipes");
-        let mut stdout = BufReader::with_capacity(64 << 10, child.stdout.take().expect("it was started with pipes"));
+        let mut stdout = BufReader::with_capacity(
+            64 << 10,
+            child.stdout.take().expect("it was started with pipes"),
+        );
         let words = collect(child.stderr.take());
         let mut noise = Noise::default();
         let found = timeout(limit, skip_to(&mut stdout, marker.as_bytes(), &mut noise)).await;
         if let Ok(Ok(true)) = found {
-            return Ok(Remote { stdin, stdout, child, words, address });
+            return Ok(Remote {
+                stdin,
+                stdout,
+                child,
+                words,
+                address,
+            });
         }
         // At the end of its output ssh ends by itself; in the other cases it is killed with `child`.
         let ended = matches!(found, Ok(Ok(false)));
-        let code = if ended { child.wait().await.ok().map(exit_code) } else { None };
-        let said = if ended { words.finished().await } else { words.so_far() };
+        let code = if ended {
+            child.wait().await.ok().map(exit_code)
+        } else {
+            None
+        };
+        let said = if ended {
+            words.finished().await
+        } else {
+            words.so_far()
+        };
         if code == Some(255) && is_link_trouble(&said) {
-            return Err(TunnelError::Lost { address, words: last_words(&said) });
+            return Err(TunnelError::Lost {
+                address,
+                words: last_words(&said),
+            });
         }
         Err(TunnelError::Silent {
             address,
@@ -108,19 +131,36 @@ impl Remote {
     }
 }
 
-async fn end(mut child: Child, words: &Words, address: SshAddress, stdout: Vec<u8>) -> Result<Output, TunnelError> {
-    let status = child.wait().await.map_err(|err| TunnelError::local("ssh could not be waited for", err))?;
+async fn end(
+    mut child: Child,
+    words: &Words,
+    address: SshAddress,
+    stdout: Vec<u8>,
+) -> Result<Output, TunnelError> {
+    let status = child
+        .wait()
+        .await
+        .map_err(|err| TunnelError::local("ssh could not be waited for", err))?;
     let said = words.finished().await;
     let code = exit_code(status);
     if code == 255 && is_link_trouble(&said) {
-        return Err(TunnelError::Lost { address, words: last_words(&said) });
+        return Err(TunnelError::Lost {
+            address,
+            words: last_words(&said),
+        });
     }
-    Ok(Output { code, stdout, words: last_words(&said) })
+    Ok(Output {
+        code,
+        stdout,
+        words: last_words(&said),
+    })
 }
 
 fn exit_code(status: std::process::ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 /// 255 is also an exit code that a command may have; ssh's own comes with its words, or, when its master died, with none.
@@ -128,7 +168,15 @@ fn is_link_trouble(words: &[u8]) -> bool {
     let text = String::from_utf8_lossy(words);
     text.trim().is_empty()
         || FailureKind::classify(&text) != FailureKind::Other
-        || ["mux_client", "Session open refused", "Control socket", "master", "Shared connection"].iter().any(|w| text.contains(w))
+        || [
+            "mux_client",
+            "Session open refused",
+            "Control socket",
+            "master",
+            "Shared connection",
+        ]
+        .iter()
+        .any(|w| text.contains(w))
 }
 
 /// What came before the marker.
@@ -149,7 +197,11 @@ impl Noise {
 }
 
 /// Reads lines until one is exactly `marker`. `false` at the end of the output, or when there was too much before it.
-async fn skip_to(reader: &mut (impl AsyncBufRead + Unpin), marker: &[u8], noise: &mut Noise) -> io::Result<bool> {
+async fn skip_to(
+    reader: &mut (impl AsyncBufRead + Unpin),
+    marker: &[u8],
+    noise: &mut Noise,
+) -> io::Result<bool> {
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -157,7 +209,10 @@ async fn skip_to(reader: &mut (impl AsyncBufRead + Unpin), marker: &[u8], noise:
         if room == 0 {
             return Err(io::Error::other("too much output before the handshake"));
         }
-        (&mut *reader).take(room).read_until(b'\n', &mut line).await?;
+        (&mut *reader)
+            .take(room)
+            .read_until(b'\n', &mut line)
+            .await?;
         if line.is_empty() {
             return Ok(false);
         }
@@ -183,11 +238,19 @@ pub struct Bridge {
 impl Bridge {
     pub(super) fn stdio(remote: Remote) -> Bridge {
         let io = Box::pin(tokio::io::join(remote.stdout, remote.stdin));
-        Bridge { io, _child: Some(remote.child), forwarded: false }
+        Bridge {
+            io,
+            _child: Some(remote.child),
+            forwarded: false,
+        }
     }
 
     pub(super) fn forwarded(stream: UnixStream) -> Bridge {
-        Bridge { io: Box::pin(stream), _child: None, forwarded: true }
+        Bridge {
+            io: Box::pin(stream),
+            _child: None,
+            forwarded: true,
+        }
     }
 
     /// Whether it goes by a forwarded socket because the login shell was in the way.
@@ -198,18 +261,28 @@ impl Bridge {
 
 impl std::fmt::Debug for Bridge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bridge").field("forwarded", &self.forwarded).finish_non_exhaustive()
+        f.debug_struct("Bridge")
+            .field("forwarded", &self.forwarded)
+            .finish_non_exhaustive()
     }
 }
 
 impl AsyncRead for Bridge {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.io.as_mut().poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Bridge {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.io.as_mut().poll_write(cx, buf)
     }
 
@@ -232,7 +305,11 @@ mod tests {
         let found = skip_to(&mut reader, b"MARK 1", &mut noise).await.unwrap();
         let mut left = Vec::new();
         reader.read_to_end(&mut left).await.unwrap();
-        assert_eq!((found, left.as_slice(), noise.bytes), (expected, rest, noise_bytes), "{output:?}");
+        assert_eq!(
+            (found, left.as_slice(), noise.bytes),
+            (expected, rest, noise_bytes),
+            "{output:?}"
+        );
     }
 
     #[tokio::test]

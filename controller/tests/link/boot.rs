@@ -27,7 +27,12 @@ fn other_agent() -> AgentBinary {
 }
 
 fn request(name: &str, command: &str) -> SessionRequest {
-    SessionRequest { name: name.to_owned(), command: command.to_owned(), dir: Some("/".to_owned()), ..Default::default() }
+    SessionRequest {
+        name: name.to_owned(),
+        command: command.to_owned(),
+        dir: Some("/".to_owned()),
+        ..Default::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +55,10 @@ async fn the_agent_is_uploaded_once_and_answers() {
 
     let second = bootstrap(&test_box.connect().await, &agent).await.unwrap();
     assert!(!second.uploaded && !second.replaced);
-    assert_eq!(second.status.started_us, started, "the daemon was started again");
+    assert_eq!(
+        second.status.started_us, started,
+        "the daemon was started again"
+    );
     assert_eq!(fs::read_dir(bin).unwrap().count(), 2);
 }
 
@@ -68,19 +76,37 @@ async fn a_torn_upload_is_never_run() {
     });
     let bin = test_box.home().join(".spotter/bin");
     let names = || -> Vec<String> {
-        let entries = fs::read_dir(&bin).map(|entries| entries.flatten().collect()).unwrap_or_else(|_| Vec::new());
-        entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        let entries = fs::read_dir(&bin)
+            .map(|entries| entries.flatten().collect())
+            .unwrap_or_else(|_| Vec::new());
+        entries
+            .iter()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
     };
-    test_box.until("an upload", || names().iter().any(|name| name.ends_with(".part"))).await;
+    test_box
+        .until("an upload", || {
+            names().iter().any(|name| name.ends_with(".part"))
+        })
+        .await;
     let group = tunnel.process(Lane::Control).await.unwrap();
     killpg(Pid::from_raw(group as i32), Signal::SIGKILL).unwrap();
     let err = upload.await.unwrap().unwrap_err();
-    assert!(matches!(err, BootstrapError::Tunnel(ref err) if err.is_link()), "{err}");
-    assert!(names().iter().all(|name| name.ends_with(".part")), "{:?}", names());
+    assert!(
+        matches!(err, BootstrapError::Tunnel(ref err) if err.is_link()),
+        "{err}"
+    );
+    assert!(
+        names().iter().all(|name| name.ends_with(".part")),
+        "{:?}",
+        names()
+    );
 
     let agent = self::agent();
     assert!(bootstrap(&tunnel, &agent).await.unwrap().uploaded);
-    test_box.until("the removal of the torn upload", || names().len() == 2).await;
+    test_box
+        .until("the removal of the torn upload", || names().len() == 2)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,9 +117,15 @@ async fn what_does_not_run_there_is_not_installed() {
     bytes.truncate(4096);
     let broken = AgentBinary::from_bytes(bytes, "half an agent").unwrap();
     let err = bootstrap(&tunnel, &broken).await.unwrap_err();
-    assert!(err.to_string().starts_with("the agent could not be uploaded: "), "{err}");
+    assert!(
+        err.to_string()
+            .starts_with("the agent could not be uploaded: "),
+        "{err}"
+    );
     assert!(err.to_string().contains("it does not run there"), "{err}");
-    let left: Vec<_> = fs::read_dir(test_box.home().join(".spotter/bin")).unwrap().collect();
+    let left: Vec<_> = fs::read_dir(test_box.home().join(".spotter/bin"))
+        .unwrap()
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -102,16 +134,27 @@ async fn a_newer_agent_takes_over_and_sessions_go_on() {
     let test_box = TestBox::new();
     let tunnel = test_box.connect().await;
     let old = bootstrap(&tunnel, &agent()).await.unwrap();
-    let session = old.client.start_session(&request("train", "sleep 1000")).await.unwrap();
+    let session = old
+        .client
+        .start_session(&request("train", "sleep 1000"))
+        .await
+        .unwrap();
 
     let other = other_agent();
     let new = bootstrap(&tunnel, &other).await.unwrap();
     assert!(new.uploaded && new.replaced);
     assert_eq!(new.status.build, other.hash());
-    let after = new.status.session("train").expect("the session is still known").clone();
+    let after = new
+        .status
+        .session("train")
+        .expect("the session is still known")
+        .clone();
     assert!(after.is_running());
     assert_eq!(after.pid, session.pid);
-    new.client.end_session("train", Duration::from_secs(5)).await.unwrap();
+    new.client
+        .end_session("train", Duration::from_secs(5))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +163,11 @@ async fn a_log_goes_on_exactly_after_its_connection_was_killed() {
     let tunnel = test_box.connect().await;
     let ready = bootstrap(&tunnel, &agent()).await.unwrap();
     let command = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo \"line $i\"; sleep 0.01; done";
-    ready.client.start_session(&request("train", command)).await.unwrap();
+    ready
+        .client
+        .start_session(&request("train", command))
+        .await
+        .unwrap();
     let start = LogStart::At(LogPosition::default());
     let mut pieces = ready.client.logs("train", start, true);
     let mut data = Vec::new();

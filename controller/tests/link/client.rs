@@ -12,7 +12,8 @@ use std::{
 use async_trait::async_trait;
 use futures::{Stream, StreamExt, stream};
 use spotter::agent_client::{
-    AgentClient, AgentError, Dial, DialError, Io, Link, LogPosition, LogStart, SessionRequest, Verdict,
+    AgentClient, AgentError, Dial, DialError, Io, Link, LogPosition, LogStart, SessionRequest,
+    Verdict,
 };
 use spotter_proto::v1::{self, agent_server};
 use tokio::task::AbortHandle;
@@ -85,9 +86,15 @@ impl Fake {
 impl Dial for Fake {
     async fn dial(&self) -> Result<Box<dyn Io>, DialError> {
         self.0.dials.fetch_add(1, SeqCst);
-        let refused = self.0.refuse.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+        let refused = self
+            .0
+            .refuse
+            .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
         if refused.is_ok() {
-            return Err(DialError { why: "nobody home".to_owned(), permanent: self.0.permanent.load(SeqCst) });
+            return Err(DialError {
+                why: "nobody home".to_owned(),
+                permanent: self.0.permanent.load(SeqCst),
+            });
         }
         let (near, mut cable_near) = tokio::io::duplex(64 << 10);
         let (far, mut cable_far) = tokio::io::duplex(64 << 10);
@@ -123,28 +130,48 @@ impl agent_server::Agent for Fake {
     type LogsStream = Messages<v1::LogChunk>;
     type RestoreStream = Messages<v1::RestoreProgress>;
 
-    async fn events(&self, request: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+    async fn events(
+        &self,
+        request: Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
         let from = request.into_inner().from;
         self.0.asked.lock().unwrap().push(format!("events {from}"));
         // An agent that begins a little early must do no harm.
         let first = from.saturating_sub(1).max(1);
-        let events = stream::iter((first..=30).map(|seq| v1::Event { seq, ..Default::default() }));
-        Ok(Response::new(self.breaking(events.chain(stream::pending()))))
+        let events = stream::iter((first..=30).map(|seq| v1::Event {
+            seq,
+            ..Default::default()
+        }));
+        Ok(Response::new(
+            self.breaking(events.chain(stream::pending())),
+        ))
     }
 
-    async fn samples(&self, request: Request<v1::SamplesRequest>) -> Result<Response<Self::SamplesStream>, Status> {
+    async fn samples(
+        &self,
+        request: Request<v1::SamplesRequest>,
+    ) -> Result<Response<Self::SamplesStream>, Status> {
         let after = request.into_inner().after_us;
-        let samples = stream::iter((after + 1..=20).map(|time_us| v1::Sample { time_us, ..Default::default() }));
+        let samples = stream::iter((after + 1..=20).map(|time_us| v1::Sample {
+            time_us,
+            ..Default::default()
+        }));
         Ok(Response::new(self.breaking(samples)))
     }
 
-    async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+    async fn logs(
+        &self,
+        request: Request<v1::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
         let request = request.into_inner();
         if request.session != "train" {
             return Err(Status::not_found("no such session"));
         }
         let from = match request.position {
-            Some(v1::LogPosition { generation: 2, offset }) => 100 + offset as usize,
+            Some(v1::LogPosition {
+                generation: 2,
+                offset,
+            }) => 100 + offset as usize,
             Some(v1::LogPosition { offset, .. }) => offset as usize,
             None => 200 - request.tail_bytes as usize,
         };
@@ -156,7 +183,10 @@ impl agent_server::Agent for Fake {
                 let limit = if at < 100 { 100 } else { 200 };
                 let (generation, offset) = if at < 100 { (1, at) } else { (2, at - 100) };
                 v1::LogChunk {
-                    position: Some(v1::LogPosition { generation, offset: offset as u64 }),
+                    position: Some(v1::LogPosition {
+                        generation,
+                        offset: offset as u64,
+                    }),
                     data: all[at..(at + 7).min(limit)].to_vec(),
                     ..Default::default()
                 }
@@ -171,51 +201,96 @@ impl agent_server::Agent for Fake {
             let rest = 7 - chunk.data.len();
             whole.push(chunk);
             if short {
-                let position = Some(v1::LogPosition { generation: 2, offset: 0 });
-                whole.push(v1::LogChunk { position, data: all[100..100 + rest].to_vec(), ..Default::default() });
+                let position = Some(v1::LogPosition {
+                    generation: 2,
+                    offset: 0,
+                });
+                whole.push(v1::LogChunk {
+                    position,
+                    data: all[100..100 + rest].to_vec(),
+                    ..Default::default()
+                });
             }
         }
         if let Some(last) = whole.last_mut() {
             last.end = true;
         } else {
-            let position = Some(v1::LogPosition { generation: 2, offset: 100 });
-            whole.push(v1::LogChunk { position, end: true, ..Default::default() });
+            let position = Some(v1::LogPosition {
+                generation: 2,
+                offset: 100,
+            });
+            whole.push(v1::LogChunk {
+                position,
+                end: true,
+                ..Default::default()
+            });
         }
         Ok(Response::new(self.breaking(stream::iter(whole))))
     }
 
-    async fn restore(&self, _: Request<v1::RestoreRequest>) -> Result<Response<Self::RestoreStream>, Status> {
+    async fn restore(
+        &self,
+        _: Request<v1::RestoreRequest>,
+    ) -> Result<Response<Self::RestoreStream>, Status> {
         let last = v1::RestoreProgress {
             done_bytes: 300,
             total_bytes: 300,
-            restored: Some(v1::Checkpoint { id: "000000000005-x".to_owned(), step: Some(5), ..Default::default() }),
+            restored: Some(v1::Checkpoint {
+                id: "000000000005-x".to_owned(),
+                step: Some(5),
+                ..Default::default()
+            }),
             path: "/w/checkpoints/5.pt".to_owned(),
             done: true,
             ..Default::default()
         };
-        let progress = |done_bytes| v1::RestoreProgress { done_bytes, total_bytes: 300, ..Default::default() };
+        let progress = |done_bytes| v1::RestoreProgress {
+            done_bytes,
+            total_bytes: 300,
+            ..Default::default()
+        };
         let answer = self.breaking(stream::iter([progress(100), progress(200), last]));
         self.0.cut_every.store(0, SeqCst);
         Ok(Response::new(answer))
     }
 
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
         let call = self.0.calls.fetch_add(1, SeqCst);
         let build = format!("call-{call}");
-        Ok(Response::new(v1::StatusResponse { build, ..Default::default() }))
+        Ok(Response::new(v1::StatusResponse {
+            build,
+            ..Default::default()
+        }))
     }
 
-    async fn configure(&self, _: Request<v1::ConfigureRequest>) -> Result<Response<v1::ConfigureResponse>, Status> {
+    async fn configure(
+        &self,
+        _: Request<v1::ConfigureRequest>,
+    ) -> Result<Response<v1::ConfigureResponse>, Status> {
         Err(missing())
     }
 
-    async fn acknowledge_events(&self, _: Request<v1::AcknowledgeEventsRequest>) -> Result<Response<v1::AcknowledgeEventsResponse>, Status> {
+    async fn acknowledge_events(
+        &self,
+        _: Request<v1::AcknowledgeEventsRequest>,
+    ) -> Result<Response<v1::AcknowledgeEventsResponse>, Status> {
         Err(missing())
     }
 
-    async fn start_session(&self, request: Request<v1::StartSessionRequest>) -> Result<Response<v1::StartSessionResponse>, Status> {
+    async fn start_session(
+        &self,
+        request: Request<v1::StartSessionRequest>,
+    ) -> Result<Response<v1::StartSessionResponse>, Status> {
         let name = request.into_inner().name;
-        let session = v1::Session { name, state: 1, pid: 4711, ..Default::default() };
+        let session = v1::Session {
+            name,
+            state: 1,
+            pid: 4711,
+            ..Default::default()
+        };
         {
             let mut sessions = self.0.sessions.lock().unwrap();
             if sessions.iter().any(|known| known.name == session.name) {
@@ -224,55 +299,90 @@ impl agent_server::Agent for Fake {
             sessions.push(session.clone());
         }
         self.0.lose_answer().await;
-        Ok(Response::new(v1::StartSessionResponse { session: Some(session) }))
+        Ok(Response::new(v1::StartSessionResponse {
+            session: Some(session),
+        }))
     }
 
-    async fn list_sessions(&self, _: Request<v1::ListSessionsRequest>) -> Result<Response<v1::ListSessionsResponse>, Status> {
+    async fn list_sessions(
+        &self,
+        _: Request<v1::ListSessionsRequest>,
+    ) -> Result<Response<v1::ListSessionsResponse>, Status> {
         let sessions = self.0.sessions.lock().unwrap().clone();
         Ok(Response::new(v1::ListSessionsResponse { sessions }))
     }
 
-    async fn end_session(&self, request: Request<v1::EndSessionRequest>) -> Result<Response<v1::EndSessionResponse>, Status> {
+    async fn end_session(
+        &self,
+        request: Request<v1::EndSessionRequest>,
+    ) -> Result<Response<v1::EndSessionResponse>, Status> {
         let name = request.into_inner().name;
         Err(Status::not_found(format!("no session `{name}`\u{1b}[2J")))
     }
 
-    async fn send_line(&self, _: Request<v1::SendLineRequest>) -> Result<Response<v1::SendLineResponse>, Status> {
+    async fn send_line(
+        &self,
+        _: Request<v1::SendLineRequest>,
+    ) -> Result<Response<v1::SendLineResponse>, Status> {
         self.0.calls.fetch_add(1, SeqCst);
         self.0.lose_answer().await;
         Ok(Response::new(v1::SendLineResponse {}))
     }
 
-    async fn set_credentials(&self, _: Request<v1::SetCredentialsRequest>) -> Result<Response<v1::SetCredentialsResponse>, Status> {
+    async fn set_credentials(
+        &self,
+        _: Request<v1::SetCredentialsRequest>,
+    ) -> Result<Response<v1::SetCredentialsResponse>, Status> {
         Err(missing())
     }
 
-    async fn prove_bucket(&self, _: Request<v1::ProveBucketRequest>) -> Result<Response<v1::ProveBucketResponse>, Status> {
+    async fn prove_bucket(
+        &self,
+        _: Request<v1::ProveBucketRequest>,
+    ) -> Result<Response<v1::ProveBucketResponse>, Status> {
         std::future::pending::<()>().await;
         Err(missing())
     }
 
-    async fn backup_now(&self, _: Request<v1::BackupNowRequest>) -> Result<Response<v1::BackupNowResponse>, Status> {
+    async fn backup_now(
+        &self,
+        _: Request<v1::BackupNowRequest>,
+    ) -> Result<Response<v1::BackupNowResponse>, Status> {
         Err(missing())
     }
 
-    async fn list_checkpoints(&self, _: Request<v1::ListCheckpointsRequest>) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
+    async fn list_checkpoints(
+        &self,
+        _: Request<v1::ListCheckpointsRequest>,
+    ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
         Err(missing())
     }
 
-    async fn collect_results(&self, _: Request<v1::CollectResultsRequest>) -> Result<Response<v1::CollectResultsResponse>, Status> {
+    async fn collect_results(
+        &self,
+        _: Request<v1::CollectResultsRequest>,
+    ) -> Result<Response<v1::CollectResultsResponse>, Status> {
         Err(missing())
     }
 
-    async fn hash_files(&self, _: Request<v1::HashFilesRequest>) -> Result<Response<v1::HashFilesResponse>, Status> {
+    async fn hash_files(
+        &self,
+        _: Request<v1::HashFilesRequest>,
+    ) -> Result<Response<v1::HashFilesResponse>, Status> {
         Err(missing())
     }
 
-    async fn preflight(&self, _: Request<v1::PreflightRequest>) -> Result<Response<v1::PreflightResponse>, Status> {
+    async fn preflight(
+        &self,
+        _: Request<v1::PreflightRequest>,
+    ) -> Result<Response<v1::PreflightResponse>, Status> {
         Err(missing())
     }
 
-    async fn shutdown(&self, _: Request<v1::ShutdownRequest>) -> Result<Response<v1::ShutdownResponse>, Status> {
+    async fn shutdown(
+        &self,
+        _: Request<v1::ShutdownRequest>,
+    ) -> Result<Response<v1::ShutdownResponse>, Status> {
         Err(missing())
     }
 }
@@ -300,9 +410,15 @@ async fn a_link_that_stays_away_ends_with_the_deadline_and_its_reason() {
     let client = fake.client();
     fake.0.refuse.store(usize::MAX, SeqCst);
     let err = client.status(Duration::from_secs(1)).await.unwrap_err();
-    assert_eq!(err.to_string(), "the agent gave no answer to `status` in 1 s: nobody home");
+    assert_eq!(
+        err.to_string(),
+        "the agent gave no answer to `status` in 1 s: nobody home"
+    );
     let link = client.link().borrow().clone();
-    assert!(matches!(link, Link::Lost { ref why, .. } if why == "nobody home"), "{link:?}");
+    assert!(
+        matches!(link, Link::Lost { ref why, .. } if why == "nobody home"),
+        "{link:?}"
+    );
     assert_eq!(err.verdict(), None);
 }
 
@@ -311,7 +427,11 @@ async fn a_reason_that_time_does_not_cure_is_told_at_once() {
     let fake = Fake::default();
     fake.0.refuse.store(usize::MAX, SeqCst);
     fake.0.permanent.store(true, SeqCst);
-    let err = fake.client().status(Duration::from_secs(3600)).await.unwrap_err();
+    let err = fake
+        .client()
+        .status(Duration::from_secs(3600))
+        .await
+        .unwrap_err();
     assert!(matches!(err, AgentError::Unreachable { .. }), "{err}");
 }
 
@@ -319,9 +439,15 @@ async fn a_reason_that_time_does_not_cure_is_told_at_once() {
 async fn a_verdict_is_returned_at_once_and_cannot_steer_the_terminal() {
     let fake = Fake::default();
     let client = fake.client();
-    let err = client.end_session("train", Duration::from_secs(1)).await.unwrap_err();
+    let err = client
+        .end_session("train", Duration::from_secs(1))
+        .await
+        .unwrap_err();
     assert_eq!(err.verdict(), Some(Verdict::NotFound));
-    assert_eq!(err.to_string(), "the agent refused `end_session`: no session `train`[2J");
+    assert_eq!(
+        err.to_string(),
+        "the agent refused `end_session`: no session `train`[2J"
+    );
     assert_eq!(fake.0.dials.load(SeqCst), 1);
     let err = client.checkpoints().await.unwrap_err();
     assert_eq!(err.verdict(), Some(Verdict::Unknown));
@@ -331,7 +457,10 @@ async fn a_verdict_is_returned_at_once_and_cannot_steer_the_terminal() {
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_never_answers_meets_the_deadline() {
     let err = Fake::default().client().prove_bucket().await.unwrap_err();
-    assert_eq!(err.to_string(), "the agent gave no answer to `prove_bucket` in 120 s");
+    assert_eq!(
+        err.to_string(),
+        "the agent gave no answer to `prove_bucket` in 120 s"
+    );
 }
 
 #[tokio::test]
@@ -339,7 +468,11 @@ async fn a_session_whose_start_was_not_confirmed_is_not_started_twice() {
     let fake = Fake::default();
     let client = fake.client();
     fake.0.lose.store(true, SeqCst);
-    let request = SessionRequest { name: "train".to_owned(), command: "x".to_owned(), ..Default::default() };
+    let request = SessionRequest {
+        name: "train".to_owned(),
+        command: "x".to_owned(),
+        ..Default::default()
+    };
     assert_eq!(client.start_session(&request).await.unwrap().pid, 4711);
     assert_eq!(fake.0.sessions.lock().unwrap().len(), 1);
     // A name that somebody else took is a verdict.
@@ -365,7 +498,10 @@ async fn events_come_once_each_however_often_the_link_breaks() {
     let events = fake.client().events(3, true).take(28);
     let seen: Vec<u64> = events.map(|event| event.unwrap().seq).collect().await;
     assert_eq!(seen, (3..=30).collect::<Vec<u64>>());
-    assert!(fake.0.asked.lock().unwrap().len() > 5, "the link never broke");
+    assert!(
+        fake.0.asked.lock().unwrap().len() > 5,
+        "the link never broke"
+    );
 }
 
 #[tokio::test]
@@ -387,7 +523,14 @@ async fn waiting_for_an_event_can_be_cancelled_without_losing_one() {
 async fn a_log_is_whole_however_often_the_link_breaks() {
     let fake = Fake::default();
     fake.0.cut_every.store(3, SeqCst);
-    let mut pieces = fake.client().logs("train", LogStart::At(LogPosition { generation: 1, offset: 0 }), true);
+    let mut pieces = fake.client().logs(
+        "train",
+        LogStart::At(LogPosition {
+            generation: 1,
+            offset: 0,
+        }),
+        true,
+    );
     let mut data = Vec::new();
     let mut end = false;
     while let Some(piece) = pieces.next().await {
@@ -397,7 +540,10 @@ async fn a_log_is_whole_however_often_the_link_breaks() {
     }
     assert!(end);
     assert_eq!(data, log_bytes());
-    assert!(fake.0.asked.lock().unwrap().len() > 5, "the link never broke");
+    assert!(
+        fake.0.asked.lock().unwrap().len() > 5,
+        "the link never broke"
+    );
 }
 
 #[tokio::test]
@@ -407,12 +553,17 @@ async fn a_tail_goes_on_where_it_stood() {
     let pieces = fake.client().logs("train", LogStart::Tail(20), true);
     let data: Vec<Vec<u8>> = pieces.map(|piece| piece.unwrap().data).collect().await;
     assert_eq!(data.concat(), &log_bytes()[180..]);
-    assert_eq!(*fake.0.asked.lock().unwrap(), ["logs 180", "logs 187", "logs 194"]);
+    assert_eq!(
+        *fake.0.asked.lock().unwrap(),
+        ["logs 180", "logs 187", "logs 194"]
+    );
 }
 
 #[tokio::test]
 async fn a_refused_stream_ends_with_the_verdict() {
-    let mut pieces = Fake::default().client().logs("nobody", LogStart::Tail(1), true);
+    let mut pieces = Fake::default()
+        .client()
+        .logs("nobody", LogStart::Tail(1), true);
     let err = pieces.next().await.unwrap().unwrap_err();
     assert_eq!(err.verdict(), Some(Verdict::NotFound));
     assert!(pieces.next().await.is_none());
@@ -423,7 +574,10 @@ async fn samples_without_following_end() {
     let fake = Fake::default();
     fake.0.cut_every.store(6, SeqCst);
     let samples = fake.client().samples(4, false);
-    let seen: Vec<u64> = samples.map(|sample| sample.unwrap().time_us).collect().await;
+    let seen: Vec<u64> = samples
+        .map(|sample| sample.unwrap().time_us)
+        .collect()
+        .await;
     assert_eq!(seen, (5..=20).collect::<Vec<u64>>());
 }
 
@@ -432,8 +586,15 @@ async fn a_restore_is_begun_again_when_the_link_breaks() {
     let fake = Fake::default();
     fake.0.cut_every.store(2, SeqCst);
     let mut seen = Vec::new();
-    let report = fake.client().restore(None, |done, all| seen.push((done, all))).await.unwrap();
+    let report = fake
+        .client()
+        .restore(None, |done, all| seen.push((done, all)))
+        .await
+        .unwrap();
     assert_eq!(report.restored.unwrap().step, Some(5));
     assert_eq!(report.path.as_deref(), Some("/w/checkpoints/5.pt"));
-    assert_eq!(seen, [(100, 300), (200, 300), (100, 300), (200, 300), (300, 300)]);
+    assert_eq!(
+        seen,
+        [(100, 300), (200, 300), (100, 300), (200, 300), (300, 300)]
+    );
 }

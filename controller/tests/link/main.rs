@@ -1,6 +1,8 @@
 //! The link to a box, with real parts: ssh, sshd as an ordinary user, rsync, the real agent. The parts of the client that need no
 //! box run against a small agent in memory.
 
+#![allow(clippy::unwrap_used, reason = "tests may hope")]
+
 mod boot;
 mod client;
 mod onstart;

@@ -25,7 +25,10 @@ pub struct TestBox {
 
 impl TestBox {
     pub fn new() -> TestBox {
-        let dir = tempfile::Builder::new().prefix("link").tempdir_in("/tmp").unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("link")
+            .tempdir_in("/tmp")
+            .unwrap();
         let test_box = TestBox { dir };
         let path = |name: &str| test_box.path(name);
         for name in ["home", "laptop"] {
@@ -89,7 +92,11 @@ impl TestBox {
     pub fn new_host_key(&self) {
         let key = self.path("host_key");
         let _ = fs::remove_file(&key);
-        let done = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status().unwrap();
+        let done = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(&key)
+            .status()
+            .unwrap();
         assert!(done.success());
     }
 
@@ -100,13 +107,28 @@ impl TestBox {
     /// The target with our key let in.
     pub async fn target(&self) -> SshTarget {
         let ssh_home = self.ssh_home();
-        fs::write(self.path("authorized_keys"), ssh_home.public_key().await.unwrap() + "\n").unwrap();
-        ssh_home.target("test", 7, vec![address(HOST, 22)]).await.unwrap()
+        fs::write(
+            self.path("authorized_keys"),
+            ssh_home.public_key().await.unwrap() + "\n",
+        )
+        .unwrap();
+        ssh_home
+            .target("test", 7, vec![address(HOST, 22)])
+            .await
+            .unwrap()
     }
 
     pub async fn connect(&self) -> Tunnel {
-        Tunnel::connect(self.target().await, Patience::known_box(Duration::from_secs(30))).await.unwrap_or_else(|err| {
-            panic!("{err}\nsshd says: {}", fs::read_to_string(self.path("sshd.log")).unwrap_or_default())
+        Tunnel::connect(
+            self.target().await,
+            Patience::known_box(Duration::from_secs(30)),
+        )
+        .await
+        .unwrap_or_else(|err| {
+            panic!(
+                "{err}\nsshd says: {}",
+                fs::read_to_string(self.path("sshd.log")).unwrap_or_default()
+            )
         })
     }
 
@@ -119,7 +141,10 @@ impl TestBox {
     pub async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let began = Instant::now();
         while !holds() {
-            assert!(began.elapsed() < Duration::from_secs(30), "{what} did not come about in 30 s");
+            assert!(
+                began.elapsed() < Duration::from_secs(30),
+                "{what} did not come about in 30 s"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -145,12 +170,15 @@ fn mentioning(path: &str) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Ok(pid) = name.parse::<i32>() else { continue };
+        let Ok(pid) = name.parse::<i32>() else {
+            continue;
+        };
         if name == own {
             continue;
         }
         let mentions = |file: &str| {
-            fs::read(entry.path().join(file)).is_ok_and(|text| String::from_utf8_lossy(&text).contains(path))
+            fs::read(entry.path().join(file))
+                .is_ok_and(|text| String::from_utf8_lossy(&text).contains(path))
         };
         if mentions("cmdline") || mentions("environ") {
             found.push(pid);
@@ -160,7 +188,11 @@ fn mentioning(path: &str) -> Vec<i32> {
 }
 
 pub fn address(host: &str, port: u16) -> SshAddress {
-    SshAddress { host: host.to_owned(), port, proxy: false }
+    SshAddress {
+        host: host.to_owned(),
+        port,
+        proxy: false,
+    }
 }
 
 /// The agent as cargo built it.
@@ -175,7 +207,10 @@ pub fn agent_path() -> PathBuf {
             .stdin(Stdio::null())
             .status()
             .unwrap();
-        assert!(done.success() && path.exists(), "the agent could not be built");
+        assert!(
+            done.success() && path.exists(),
+            "the agent could not be built"
+        );
     }
     path
 }

@@ -27,11 +27,17 @@ fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
                 continue;
             }
             let content = if kind.is_symlink() {
-                fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+                fs::read_link(&path)
+                    .unwrap()
+                    .into_os_string()
+                    .into_encoded_bytes()
             } else {
                 fs::read(&path).unwrap()
             };
-            found.insert(path.strip_prefix(root).unwrap().display().to_string(), content);
+            found.insert(
+                path.strip_prefix(root).unwrap().display().to_string(),
+                content,
+            );
         }
     }
     let mut found = BTreeMap::new();
@@ -61,8 +67,14 @@ fn project(root: &Path) {
 fn hide_rsync(test_box: &TestBox) {
     let bin = test_box.path("bin");
     fs::create_dir(&bin).unwrap();
-    for tool in ["sh", "tar", "mkdir", "cat", "mv", "xargs", "rm", "rmdir", "head", "true", "tr", "sleep"] {
-        let found = ["/usr/bin", "/bin"].map(|at| Path::new(at).join(tool)).into_iter().find(|path| path.exists()).unwrap();
+    for tool in [
+        "sh", "tar", "mkdir", "cat", "mv", "xargs", "rm", "rmdir", "head", "true", "tr", "sleep",
+    ] {
+        let found = ["/usr/bin", "/bin"]
+            .map(|at| Path::new(at).join(tool))
+            .into_iter()
+            .find(|path| path.exists())
+            .unwrap();
         symlink(found, bin.join(tool)).unwrap();
     }
     let rc = format!("{NOISY_RC}\nexport PATH={}\n", bin.display());
@@ -81,12 +93,18 @@ async fn pushes_what_is_not_ignored_and_removes_only_what_it_brought(method: Met
     let to = there.to_str().unwrap();
     let mut told = 0;
     let report = push(&tunnel, &here, to, &mut |_| told += 1).await.unwrap();
-    assert_eq!((report.method, report.files, report.removed), (method, 6, 0));
+    assert_eq!(
+        (report.method, report.files, report.removed),
+        (method, 6, 0)
+    );
     assert!(told > 0, "nothing was said of how far it is");
     let mut expected = tree(&here);
     expected.retain(|path, _| !path.starts_with(".git/") && path != "drop.tmp");
     assert_eq!(tree(&there), expected);
-    let mode = fs::metadata(there.join("train.py")).unwrap().permissions().mode();
+    let mode = fs::metadata(there.join("train.py"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o755);
 
     // The run writes files of its own, and the user deletes and changes some here.
@@ -102,7 +120,10 @@ async fn pushes_what_is_not_ignored_and_removes_only_what_it_brought(method: Met
     assert_eq!(found.get("checkpoints/1.pt").unwrap(), b"precious");
     assert_eq!(found.get("old/by-the-run").unwrap(), b"stays");
     assert!(!found.contains_key("old/deep/file") && !found.contains_key("keep.tmp"));
-    assert!(!there.join("old/deep").exists(), "an empty directory stayed");
+    assert!(
+        !there.join("old/deep").exists(),
+        "an empty directory stayed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,8 +149,13 @@ async fn fetches_what_exists_and_names_what_does_not(method: Method) {
     write(&there, "secret", b"not asked for");
     symlink("/etc", there.join("logs/out")).unwrap();
     let paths = ["checkpoints/final.pt", "./logs/", "nothing/here"].map(str::to_owned);
-    let report = fetch(&tunnel, there.to_str().unwrap(), &paths, &here, &mut |_| ()).await.unwrap();
-    assert_eq!((report.method, report.missing), (method, vec!["nothing/here".to_owned()]));
+    let report = fetch(&tunnel, there.to_str().unwrap(), &paths, &here, &mut |_| ())
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.method, report.missing),
+        (method, vec!["nothing/here".to_owned()])
+    );
     let found = tree(&here);
     let names: Vec<&str> = found.keys().map(String::as_str).collect();
     assert_eq!(names, ["checkpoints/final.pt", "logs/a/train.log"]);
@@ -151,7 +177,14 @@ async fn a_path_that_leads_out_is_refused() {
     let test_box = TestBox::new();
     let tunnel = test_box.connect().await;
     for path in ["../x", "/etc/passwd", "a/../../b"] {
-        let outcome = fetch(&tunnel, "/tmp", &[path.to_owned()], &test_box.path("r"), &mut |_| ()).await;
+        let outcome = fetch(
+            &tunnel,
+            "/tmp",
+            &[path.to_owned()],
+            &test_box.path("r"),
+            &mut |_| (),
+        )
+        .await;
         assert!(matches!(outcome, Err(SyncError::Path { .. })), "{path}");
     }
     let outcome = push(&tunnel, &test_box.path("laptop"), "relative", &mut |_| ()).await;
@@ -163,25 +196,38 @@ async fn a_copy_goes_on_after_its_connection_was_killed() {
     let test_box = TestBox::new();
     let tunnel = test_box.connect().await;
     let (here, there) = (test_box.path("project"), test_box.path("home/work"));
-    let big: Vec<u8> = (0..30_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let big: Vec<u8> = (0..30_000_000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     write(&here, "big", &big);
     write(&here, "small", b"s");
     let killer = tokio::spawn({
         let (tunnel, partial) = (tunnel.clone(), there.clone());
         async move {
             // Temporary names of rsync begin with a dot.
-            let began = |dir: &Path| fs::read_dir(dir).is_ok_and(|entries| entries.flatten().any(|e| e.file_name().to_string_lossy().starts_with(".big")));
+            let began = |dir: &Path| {
+                fs::read_dir(dir).is_ok_and(|entries| {
+                    entries
+                        .flatten()
+                        .any(|e| e.file_name().to_string_lossy().starts_with(".big"))
+                })
+            };
             for _ in 0..3000 {
                 if began(&partial) {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            let group = tunnel.process(Lane::Bulk).await.expect("the copy runs over it");
+            let group = tunnel
+                .process(Lane::Bulk)
+                .await
+                .expect("the copy runs over it");
             signal::killpg(Pid::from_raw(group as i32), signal::Signal::SIGKILL).unwrap();
         }
     });
-    let report = push(&tunnel, &here, there.to_str().unwrap(), &mut |_| ()).await.unwrap();
+    let report = push(&tunnel, &here, there.to_str().unwrap(), &mut |_| ())
+        .await
+        .unwrap();
     killer.await.unwrap();
     assert_eq!(report.files, 2);
     assert!(tree(&there) == tree(&here), "the copy is not whole");

@@ -1,0 +1,294 @@
+//! Contract messages to our types and back (pure).
+
+use spotter_proto::v1;
+
+use super::types::*;
+
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn nonzero(value: u64) -> Option<u64> {
+    (value != 0).then_some(value)
+}
+
+impl From<v1::StatusResponse> for AgentStatus {
+    fn from(m: v1::StatusResponse) -> Self {
+        AgentStatus {
+            version: m.version,
+            build: m.build,
+            now_us: m.now_us,
+            started_us: m.started_us,
+            boot: m.boot,
+            run: some(m.run),
+            attempt: m.attempt,
+            last_event: m.last_event,
+            oldest_unacknowledged_event: m.oldest_unacknowledged_event,
+            sessions: m.sessions.into_iter().map(SessionInfo::from).collect(),
+            sample: m.sample.map(SampleInfo::from),
+            training: m.training.map(TrainingInfo::from),
+            backup: m.backup.map(BackupInfo::from),
+            gpu_problem: some(m.gpu_problem),
+        }
+    }
+}
+
+impl From<v1::Session> for SessionInfo {
+    fn from(m: v1::Session) -> Self {
+        let state = match m.state() {
+            v1::SessionState::Running => SessionState::Running,
+            v1::SessionState::Exited => SessionState::Exited,
+            v1::SessionState::Signalled => SessionState::Signalled,
+            v1::SessionState::Oom => SessionState::Oom,
+            v1::SessionState::Stopped => SessionState::Stopped,
+            // A state that a newer agent knows and we do not: whatever it is, the command's end is not on record here.
+            v1::SessionState::Lost | v1::SessionState::Unspecified => SessionState::Lost,
+        };
+        SessionInfo {
+            name: m.name,
+            state,
+            exit_code: m.exit_code,
+            signal: m.signal,
+            started_us: m.started_us,
+            ended_us: nonzero(m.ended_us),
+            pid: m.pid,
+            log_bytes: m.log_bytes,
+            tmux: m.tmux,
+            command: m.command,
+        }
+    }
+}
+
+impl From<v1::Event> for AgentEvent {
+    fn from(m: v1::Event) -> Self {
+        let detail = match serde_json::from_str(&m.detail_json) {
+            Ok(detail @ serde_json::Value::Object(_)) => detail,
+            _ if m.detail_json.is_empty() => serde_json::json!({}),
+            _ => serde_json::json!({ "text": m.detail_json }),
+        };
+        AgentEvent {
+            seq: m.seq,
+            time_us: m.time_us,
+            kind: m.kind,
+            run: m.run,
+            attempt: m.attempt,
+            detail,
+        }
+    }
+}
+
+impl From<v1::Sample> for SampleInfo {
+    fn from(m: v1::Sample) -> Self {
+        SampleInfo {
+            time_us: m.time_us,
+            gpus: m.gpus.into_iter().map(GpuInfo::from).collect(),
+            host: m.host.map(HostInfo::from),
+        }
+    }
+}
+
+impl From<v1::GpuSample> for GpuInfo {
+    fn from(m: v1::GpuSample) -> Self {
+        GpuInfo {
+            index: m.index,
+            name: m.name,
+            uuid: m.uuid,
+            error: m.error,
+            utilisation_percent: m.utilisation_percent,
+            memory_used_bytes: m.memory_used_bytes,
+            memory_total_bytes: m.memory_total_bytes,
+            power_mw: m.power_mw,
+            temperature_c: m.temperature_c,
+            sm_clock_mhz: m.sm_clock_mhz,
+            memory_clock_mhz: m.memory_clock_mhz,
+            throttle_reasons: m.throttle_reasons,
+            energy_mj: m.energy_mj,
+        }
+    }
+}
+
+impl From<v1::HostSample> for HostInfo {
+    fn from(m: v1::HostSample) -> Self {
+        HostInfo {
+            cpu_percent: m.cpu_percent,
+            cpu_limit_cores: m.cpu_limit_cores,
+            memory_used_bytes: m.memory_used_bytes,
+            memory_limit_bytes: m.memory_limit_bytes,
+            disk_free_bytes: m.disk_free_bytes,
+            disk_total_bytes: m.disk_total_bytes,
+            network_rx_bytes: m.network_rx_bytes,
+            network_tx_bytes: m.network_tx_bytes,
+            oom_kills: m.oom_kills,
+        }
+    }
+}
+
+impl From<v1::TrainingRecord> for TrainingInfo {
+    fn from(m: v1::TrainingRecord) -> Self {
+        TrainingInfo {
+            time_us: m.time_us,
+            step: m.step,
+            total_steps: m.total_steps,
+            epoch: m.epoch,
+            loss: m.loss,
+            eval_loss: m.eval_loss,
+            learning_rate: m.learning_rate,
+            tokens_per_s: m.tokens_per_s,
+            samples_per_s: m.samples_per_s,
+            step_time_s: m.step_time_s,
+            grad_norm: m.grad_norm,
+        }
+    }
+}
+
+impl From<v1::BackupStatus> for BackupInfo {
+    fn from(m: v1::BackupStatus) -> Self {
+        BackupInfo {
+            committed: m.committed,
+            pending: m.pending,
+            last_step: m.last_step,
+            last_commit_us: nonzero(m.last_commit_us),
+            last_commit: some(m.last_commit),
+            uploading_done_bytes: m.uploading_done_bytes,
+            uploading_total_bytes: m.uploading_total_bytes,
+            problem: some(m.problem),
+            alarm: m.alarm,
+            unsaved_bytes: m.unsaved_bytes,
+        }
+    }
+}
+
+impl From<v1::Checkpoint> for CheckpointInfo {
+    fn from(m: v1::Checkpoint) -> Self {
+        CheckpointInfo {
+            id: m.id,
+            step: m.step,
+            attempt: m.attempt,
+            committed_us: m.committed_us,
+            size_bytes: m.size_bytes,
+            files: m.files,
+            path: m.path,
+        }
+    }
+}
+
+impl From<v1::FileHash> for FileHash {
+    fn from(m: v1::FileHash) -> Self {
+        FileHash {
+            path: m.path,
+            size_bytes: m.size_bytes,
+            blake3: m.blake3,
+        }
+    }
+}
+
+impl From<v1::Check> for CheckResult {
+    fn from(m: v1::Check) -> Self {
+        CheckResult {
+            name: m.name,
+            ok: m.ok,
+            required: m.required,
+            detail: m.detail,
+        }
+    }
+}
+
+impl From<v1::LogChunk> for LogPiece {
+    fn from(m: v1::LogChunk) -> Self {
+        let position = m.position.unwrap_or_default();
+        LogPiece {
+            position: LogPosition {
+                generation: position.generation,
+                offset: position.offset,
+            },
+            data: m.data,
+            gap_bytes: m.gap_bytes,
+            end: m.end,
+        }
+    }
+}
+
+impl From<LogPosition> for v1::LogPosition {
+    fn from(position: LogPosition) -> Self {
+        v1::LogPosition {
+            generation: position.generation,
+            offset: position.offset,
+        }
+    }
+}
+
+/// Whole seconds for the contract, rounded up so that a short time never becomes "never".
+fn seconds(duration: std::time::Duration) -> u32 {
+    u32::try_from(duration.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+impl From<&BoxConfig> for v1::ConfigureRequest {
+    fn from(config: &BoxConfig) -> Self {
+        v1::ConfigureRequest {
+            run: config.run.clone(),
+            attempt: config.attempt,
+            workdir: config.workdir.clone(),
+            backup: config.backup.as_ref().map(|backup| v1::BackupConfig {
+                dir: backup.dir.clone(),
+                target: backup.target.clone(),
+                endpoint: backup.endpoint.clone().unwrap_or_default(),
+                region: backup.region.clone().unwrap_or_default(),
+                every_s: seconds(backup.every),
+                keep_last: backup.keep_last,
+                settle_ms: backup.settle.map_or(0, |settle| {
+                    u32::try_from(settle.as_millis()).unwrap_or(u32::MAX)
+                }),
+            }),
+            bring_up_s: seconds(config.bring_up),
+            provider_url: config.provider_url.clone(),
+        }
+    }
+}
+
+impl From<&SessionRequest> for v1::StartSessionRequest {
+    fn from(request: &SessionRequest) -> Self {
+        v1::StartSessionRequest {
+            name: request.name.clone(),
+            command: request.command.clone(),
+            env: request.env.iter().cloned().collect(),
+            dir: request.dir.clone().unwrap_or_default(),
+            timeout_s: request.timeout.map_or(0, seconds),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_details_are_always_an_object() {
+        let check = |text: &str, expected: serde_json::Value| {
+            let event = AgentEvent::from(v1::Event {
+                detail_json: text.to_owned(),
+                ..Default::default()
+            });
+            assert_eq!(event.detail, expected, "{text}");
+        };
+        check(r#"{"a":1}"#, serde_json::json!({"a": 1}));
+        check("", serde_json::json!({}));
+        check("[1]", serde_json::json!({"text": "[1]"}));
+        check("{broken", serde_json::json!({"text": "{broken"}));
+    }
+
+    #[test]
+    fn a_state_from_the_future_is_not_taken_for_running() {
+        let session = SessionInfo::from(v1::Session {
+            state: 99,
+            ..Default::default()
+        });
+        assert_eq!(session.state, SessionState::Lost);
+        assert!(!session.ended_well());
+    }
+
+    #[test]
+    fn half_a_second_is_not_never() {
+        assert_eq!(seconds(std::time::Duration::from_millis(500)), 1);
+        assert_eq!(seconds(std::time::Duration::ZERO), 0);
+    }
+}
