@@ -1,7 +1,8 @@
 //! `Backup`: brings finished checkpoints to the bucket, keeps the newest, and fetches them back.
 //!
 //! Reading order: [`names`] and [`complete`] decide what is finished (pure), [`scan`], [`writers`] and [`structure`] look at the disk;
-//! [`source`], [`upload`] and [`commit`] carry one checkpoint over, noting each step in [`journal`]; [`round`] does one round of it.
+//! [`source`], [`upload`] (large files by [`parts`]) and [`commit`] carry one checkpoint over, noting each step in [`journal`];
+//! [`round`] does one round of it while [`watch`] keeps looking.
 //! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`retention`] and [`delete`] what may go, [`alarm`] whether we are
 //! behind. [`restore`] (files by
 //! [`landing`]) and [`results`] are the two other things that move files.
@@ -15,6 +16,7 @@ pub mod journal;
 pub mod landing;
 pub mod ledger;
 pub mod names;
+pub mod parts;
 pub mod places;
 pub mod restore;
 pub mod results;
@@ -25,11 +27,13 @@ pub mod source;
 pub mod standing;
 pub mod structure;
 pub mod upload;
+pub mod watch;
 pub mod writers;
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -55,6 +59,8 @@ pub use standing::BackupState;
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Wait between two looks while somebody waits for checkpoints to settle.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Wait between two rounds while something settles: then a checkpoint is taken soon after it is finished, whatever the period.
+const SETTLING_PERIOD: Duration = Duration::from_secs(1);
 /// Longest wait between two rounds that failed.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
@@ -164,6 +170,8 @@ pub struct Backup {
     ids: Arc<Mutex<Option<HashSet<String>>>>,
     started: Instant,
     pace: Mutex<Pace>,
+    /// Something in the directory is not finished yet, so that it is worth looking again soon.
+    settling: AtomicBool,
     work: tokio::sync::Mutex<Work>,
     /// Two restores would write to the same files.
     restoring: tokio::sync::Mutex<()>,
@@ -216,6 +224,7 @@ impl Backup {
             ids: Arc::default(),
             started: Instant::now(),
             pace: Mutex::default(),
+            settling: AtomicBool::new(false),
             work: tokio::sync::Mutex::new(Work::new(settle)),
             restoring: tokio::sync::Mutex::new(()),
         }))
@@ -360,9 +369,15 @@ impl Drop for Final<'_> {
 pub async fn backup_loop(backup: Arc<Backup>, period: Duration, stop: CancellationToken) {
     let mut failures = 0;
     loop {
+        let soon = failures == 0 && backup.settling.load(Ordering::Relaxed);
+        let wait = if soon {
+            period.min(SETTLING_PERIOD)
+        } else {
+            backoff(period, failures)
+        };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = time::sleep(backoff(period, failures)) => {}
+            () = time::sleep(wait) => {}
         }
         match backup.round().await {
             Ok(committed) => {
@@ -392,4 +407,44 @@ fn backoff(period: Duration, failures: u32) -> Duration {
         .saturating_mul(1 << failures.min(16))
         .min(LONGEST_BACKOFF)
         .max(period)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn may_move<T: Send>(future: T) {
+        drop(future);
+    }
+
+    #[test]
+    fn everything_that_may_be_asked_of_a_backup_may_be_asked_from_any_task() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = BackupOptions {
+            run: "run".into(),
+            attempt: 1,
+            dir: dir.path().join("checkpoints"),
+            prefix: String::new(),
+            every: Duration::ZERO,
+            keep_last: 0,
+            settle: None,
+            state_dir: dir.path().join("state"),
+        };
+        let bucket = Arc::new(spotter_bucket::memory::MemoryBucket::new());
+        let events = Arc::new(crate::events::RecordedEvents::default());
+        let backup = Backup::new(options, bucket, events).unwrap();
+        may_move(backup.round());
+        may_move(backup.backup_now(Duration::ZERO, true));
+        may_move(backup.flush(Duration::ZERO));
+        may_move(backup.list());
+        may_move(backup.restore(None, &mut |_, _| {}));
+        may_move(backup.collect_results(Path::new("."), &[]));
+        may_move(backup_loop(
+            backup.clone(),
+            Duration::ZERO,
+            CancellationToken::new(),
+        ));
+    }
 }

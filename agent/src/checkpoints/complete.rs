@@ -321,12 +321,21 @@ impl Tracker {
         self.entries.values().filter_map(reason).collect()
     }
 
-    /// Bytes that are in no commit yet, without those that newer commits made worthless.
-    pub fn unsaved_bytes(&self) -> u64 {
-        let wanted = |entry: &&Tracked| !matches!(entry.verdict, Verdict::Unwanted);
+    /// Bytes that are in no commit yet and still worth one: neither those that newer commits made worthless, nor torn ones that
+    /// are older than the newest commit (`last_saved_ms`, by the same clock as the files).
+    pub fn unsaved_bytes(&self, last_saved_ms: Option<u64>) -> u64 {
+        let is_worth_it = |entry: &&Tracked| match entry.verdict {
+            Verdict::Unwanted => false,
+            Verdict::Waiting | Verdict::Ready { .. } => true,
+            Verdict::Broken(_) => {
+                let written_ms =
+                    u64::try_from(entry.candidate.written_ns() / 1_000_000).unwrap_or(0);
+                last_saved_ms.is_none_or(|saved| written_ms > saved)
+            }
+        };
         self.entries
             .values()
-            .filter(wanted)
+            .filter(is_worth_it)
             .map(|entry| entry.candidate.size_bytes())
             .sum()
     }
@@ -454,6 +463,10 @@ mod tests {
             tracker.broken(),
             [("a.pt".to_owned(), "no end record".to_owned())]
         );
+        assert_eq!(
+            (tracker.unsaved_bytes(None), tracker.unsaved_bytes(Some(1))),
+            (5, 0)
+        );
         assert!(tracker.due(at(61), Haste::None).is_empty());
         assert_eq!(tracker.due(at(62), Haste::None).len(), 1);
     }
@@ -476,9 +489,9 @@ mod tests {
             .map(|ready| ready.candidate.step)
             .collect();
         assert_eq!(order, [Some(100), Some(50), Some(9)]);
-        assert_eq!(tracker.unsaved_bytes(), 3);
+        assert_eq!(tracker.unsaved_bytes(None), 3);
         tracker.give_up("file:step_9.pt");
-        assert_eq!((tracker.ready().len(), tracker.unsaved_bytes()), (2, 2));
+        assert_eq!((tracker.ready().len(), tracker.unsaved_bytes(None)), (2, 2));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::StreamExt;
+use futures::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spotter_bucket::{BucketError, Manifest};
@@ -18,7 +20,6 @@ use tracing::warn;
 
 use super::index::Index;
 use super::ledger::{Ledger, Saved};
-use super::round::Work;
 use super::standing::{Unanswered, chain};
 use super::{Backup, retention, scan};
 use crate::files;
@@ -30,11 +31,12 @@ struct Deletes {
 }
 
 const FILE: &str = "deletes.json";
+/// Deletions in flight.
+const DELETES_IN_FLIGHT: usize = 8;
 
 impl Backup {
     /// Deletes what retention lets go. Only called after a newer commit was read back.
-    pub(super) async fn delete_old(&self, work: &mut Work, stop: &CancellationToken) {
-        let Some(index) = &mut work.index else { return };
+    pub(super) async fn delete_old(&self, index: &mut Index, stop: &CancellationToken) {
         let doomed = retention::doomed(
             index.commits(),
             self.options.keep_last,
@@ -67,7 +69,6 @@ impl Backup {
             }
         }
         self.forget_deletes().await;
-        self.tell_index(work);
     }
 
     async fn delete_commit(
@@ -78,8 +79,21 @@ impl Backup {
     ) -> Result<(), Unanswered> {
         let key = self.places.commit_key(id);
         self.standing.ask(stop, || self.bucket.delete(&key)).await?;
-        for key in data_keys {
-            self.standing.ask(stop, || self.bucket.delete(key)).await?;
+        self.delete_data(data_keys, stop).await
+    }
+
+    async fn delete_data(
+        &self,
+        keys: &[String],
+        stop: &CancellationToken,
+    ) -> Result<(), Unanswered> {
+        let delete =
+            |key: String| async move { self.standing.ask(stop, || self.bucket.delete(&key)).await };
+        let mut deletes = stream::iter(keys.to_vec())
+            .map(delete)
+            .buffer_unordered(DELETES_IN_FLIGHT);
+        while let Some(deleted) = deletes.next().await {
+            deleted?;
         }
         Ok(())
     }
@@ -97,15 +111,15 @@ impl Backup {
         let manifests: Vec<&Manifest> = index.manifests().collect();
         let spoken_for = retention::keys(&manifests);
         let prefix = self.places.data_prefix();
-        for key in deletes
+        let orphans: Vec<String> = deletes
             .data_keys
             .iter()
             .filter(|key| key.starts_with(&prefix) && !spoken_for.contains(key.as_str()))
-        {
-            if let Err(err) = self.standing.ask(stop, || self.bucket.delete(key)).await {
-                warn!(key, error = %chain(&err), "data of a deleted checkpoint could not be removed");
-                return;
-            }
+            .cloned()
+            .collect();
+        if let Err(err) = self.delete_data(&orphans, stop).await {
+            warn!(error = %chain(&err), "data of a deleted checkpoint could not be removed; the next start tries again");
+            return;
         }
         self.forget_deletes().await;
     }

@@ -241,17 +241,28 @@ impl Backup {
             }
         };
         let stop = CancellationToken::new();
-        let chunks = manifest.files.iter().zip(&files).flat_map(|(file, to)| {
-            (0..file.size_bytes.div_ceil(CHUNK_BYTES)).map(move |number| {
-                let start = number * CHUNK_BYTES;
-                (file, to, start..(start + CHUNK_BYTES).min(file.size_bytes))
-            })
-        });
-        let fetch =
-            chunks.map(|(file, to, range)| self.fetch_chunk(file, to.clone(), range, &stop));
+        // Owned, so that the whole future may move between threads.
+        let mut chunks = Vec::new();
+        for (index, to) in files.into_iter().enumerate() {
+            let size_bytes = manifest.files[index].size_bytes;
+            for start in (0..size_bytes).step_by(CHUNK_BYTES as usize) {
+                chunks.push((
+                    index,
+                    to.clone(),
+                    start..(start + CHUNK_BYTES).min(size_bytes),
+                ));
+            }
+        }
+        let stop = &stop;
+        let fetch = |(index, to, range): (usize, Target, Range<u64>)| async move {
+            self.fetch_chunk(&manifest.files[index], to, range, stop)
+                .await
+        };
         let mut done = 0;
         progress(done, total);
-        let mut fetches = stream::iter(fetch).buffer_unordered(CHUNKS_IN_FLIGHT);
+        let mut fetches = stream::iter(chunks)
+            .map(fetch)
+            .buffer_unordered(CHUNKS_IN_FLIGHT);
         loop {
             match time::timeout(STALLED, fetches.next()).await {
                 Ok(Some(fetched)) => done += fetched?,

@@ -3,7 +3,6 @@
 //! While the bucket is busy the directory is still watched, so that a newer checkpoint can overtake and the alarm is never late.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,31 +10,25 @@ use bytes::Bytes;
 use serde_json::json;
 use spotter_bucket::Manifest;
 use tokio::task;
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::alarm::{self, Facts};
 use super::commit::{About, now_us};
-use super::complete::{Candidate, Finding, Haste, Ready, Settle, Tracker};
+use super::complete::{Candidate, Ready, Settle, Tracker};
 use super::index::Index;
 use super::journal::{self, AttemptLog};
 use super::places::Places;
 use super::source::{self, Source};
 use super::standing::{Unanswered, chain};
 use super::upload::{Area, UploadError, Uploader};
-use super::{Backup, BackupError, CheckpointInfo, retention, scan};
+use super::watch::Progress;
+use super::{Backup, BackupError, CheckpointInfo, retention};
 
-/// Wait between two looks at the directory while the bucket is busy.
-const WATCH: Duration = Duration::from_secs(1);
 /// Uploads that may yield to a newer checkpoint, one after the other, before one is finished whatever comes.
 const YIELDS_IN_A_ROW: u32 = 2;
 /// Older checkpoints whose unchanged files are looked for.
 const REUSE_FROM: usize = 16;
-/// Share of the grace that an upload may be expected to take: the commit and its read-back come after it.
-const GRACE_SHARE: f64 = 0.8;
-/// Shortest upload whose rate means anything.
-const RATE_AFTER: Duration = Duration::from_secs(1);
 
 /// What rounds hand on to the next one.
 pub(super) struct Work {
@@ -47,7 +40,7 @@ pub(super) struct Work {
     journals_loaded: bool,
     yields: u32,
     /// Failures that were already told, by candidate: an outage is one event, not one per round.
-    told: HashMap<String, String>,
+    pub(super) told: HashMap<String, String>,
 }
 
 impl Work {
@@ -61,13 +54,6 @@ impl Work {
             told: HashMap::new(),
         }
     }
-}
-
-/// How the upload of one checkpoint ended.
-enum Ended {
-    Committed(Box<Manifest>),
-    /// The bucket had it already, under this name.
-    Known(String),
 }
 
 impl Backup {
@@ -138,85 +124,6 @@ impl Backup {
         failure.map_or(Ok(committed), Err)
     }
 
-    /// Looks at the directory: what is there, what is finished, whether we are behind.
-    pub(super) async fn look(&self, tracker: &mut Tracker) -> Result<(), BackupError> {
-        let dir = self.options.dir.clone();
-        let (ledger, ids) = (Arc::clone(&self.ledger), Arc::clone(&self.ids));
-        let unsaved = move || -> io::Result<Vec<Candidate>> {
-            // Held during the scan, so that a restore cannot put files there between the scan and the question who they are.
-            let ledger = ledger
-                .lock()
-                .expect("nothing panics while it holds the ledger");
-            let ids = ids.lock().expect("nothing panics while it holds the names");
-            let is_saved = |candidate: &Candidate| {
-                ledger
-                    .commit_of(candidate)
-                    .is_some_and(|id| ids.as_ref().is_none_or(|ids| ids.contains(id)))
-            };
-            Ok(scan::scan(&dir)?
-                .into_iter()
-                .filter(|candidate| !is_saved(candidate))
-                .collect())
-        };
-        let found = task::spawn_blocking(unsaved)
-            .await
-            .expect("a scan does not panic");
-        let found = found.map_err(|source| BackupError::Disk {
-            path: self.options.dir.clone(),
-            source,
-        })?;
-        let haste = self.haste();
-        tracker.observe(found, self.now());
-        for candidate in tracker.due(self.now(), haste) {
-            let (dir, looked_at) = (self.options.dir.clone(), candidate.clone());
-            let finding = task::spawn_blocking(move || scan::look(&dir, &looked_at))
-                .await
-                .expect("a look does not panic");
-            let finding = finding
-                .unwrap_or_else(|err| Finding::Broken(format!("it could not be read: {err}")));
-            if let Finding::Broken(reason) = &finding {
-                debug!(path = candidate.path, reason, "a checkpoint is not whole");
-            }
-            if tracker.judge(&candidate, finding, self.now(), haste) {
-                let (path, step, size_bytes) =
-                    (&candidate.path, candidate.step, candidate.size_bytes());
-                let detail = json!({ "path": path, "step": step, "size_bytes": size_bytes, "files": candidate.files.len() });
-                self.standing.event("checkpoint.found", detail);
-            }
-        }
-        self.tell_state(tracker);
-        Ok(())
-    }
-
-    fn tell_state(&self, tracker: &Tracker) {
-        let ready = tracker.ready();
-        {
-            let mut state = self.standing.state();
-            state.pending = ready.len() as u64;
-            state.unsaved_bytes = tracker.unsaved_bytes();
-        }
-        let facts = {
-            let pace = self.pace();
-            Facts {
-                now: self.now(),
-                every: self.options.every,
-                waiting_since: ready.iter().map(|ready| ready.ready_at).min(),
-                training_since: pace.training_since,
-                last_commit: pace.last_commit,
-            }
-        };
-        self.standing.set_alarm(alarm::behind(&facts));
-    }
-
-    fn haste(&self) -> Haste {
-        let pace = self.pace();
-        match (pace.finals, pace.flush_by) {
-            (0, None) => Haste::None,
-            (0, Some(_)) => Haste::Proven,
-            _ => Haste::Final,
-        }
-    }
-
     async fn load_journals(&self, work: &mut Work) -> Result<(), BackupError> {
         if work.journals_loaded {
             return Ok(());
@@ -277,55 +184,6 @@ impl Backup {
         state.last_commit = newest.map_or_else(String::new, |newest| newest.id.clone());
     }
 
-    /// Does a job while the directory is watched; `overtaken` may end it in favour of something newer.
-    async fn attend<T>(
-        &self,
-        tracker: &mut Tracker,
-        overtaken: impl Fn(&Tracker) -> bool,
-        stop: &CancellationToken,
-        job: impl Future<Output = T>,
-    ) -> T {
-        let began = Instant::now();
-        let begun_at = self.standing.state().uploading_done_bytes;
-        let watch = async {
-            loop {
-                time::sleep(WATCH).await;
-                if let Err(err) = self.look(tracker).await {
-                    warn!(error = %chain(&err), "the checkpoint directory cannot be watched");
-                }
-                let (done, total) = {
-                    let state = self.standing.state();
-                    (state.uploading_done_bytes, state.uploading_total_bytes)
-                };
-                if began.elapsed() >= RATE_AFTER && done > begun_at {
-                    self.pace().bytes_per_s =
-                        Some((done - begun_at) as f64 / began.elapsed().as_secs_f64());
-                }
-                if overtaken(tracker) || !self.fits_the_grace(total.saturating_sub(done)) {
-                    stop.cancel();
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            outcome = job => outcome,
-            () = watch => unreachable!("the watch has no end"),
-        }
-    }
-
-    /// Whether so many bytes can be expected to arrive before the box goes away. Without a measured rate we try.
-    fn fits_the_grace(&self, bytes: u64) -> bool {
-        let pace = self.pace();
-        let Some(until) = pace.flush_by else {
-            return true;
-        };
-        let left = until.saturating_duration_since(Instant::now());
-        let expected = pace
-            .bytes_per_s
-            .map_or(0.0, |rate| bytes as f64 / rate.max(1.0));
-        !left.is_zero() && expected <= left.as_secs_f64() * GRACE_SHARE
-    }
-
     fn is_wanted(&self, work: &Work, candidate: &Candidate) -> bool {
         let newer = work
             .index
@@ -342,7 +200,7 @@ impl Backup {
         u64::try_from(written_us.saturating_add(offset_us)).unwrap_or(0) / 1_000
     }
 
-    /// Carries one checkpoint over. `Ok(None)`: there was nothing to do.
+    /// Carries one checkpoint over. `Ok(None)`: the bucket had it already.
     async fn save(
         &self,
         work: &mut Work,
@@ -352,23 +210,29 @@ impl Backup {
         let began = Instant::now();
         let stop = stop.child_token();
         let candidate = &ready.candidate;
+        let sources = source::open_all(&self.options.dir, candidate).await?;
+        let known: Vec<&Manifest> = work.index.iter().flat_map(Index::manifests).collect();
+
         let resumes = |log: &AttemptLog| {
             log.attempt.candidate.files == candidate.files
                 && log.attempt.candidate.path == candidate.path
         };
-        let mut log = work
-            .attempts
-            .iter()
-            .position(resumes)
-            .map(|at| work.attempts.remove(at));
-        let known: Vec<Manifest> = work
-            .index
-            .iter()
-            .flat_map(Index::manifests)
-            .take(REUSE_FROM)
-            .cloned()
-            .collect();
-
+        let at = match work.attempts.iter().position(resumes) {
+            Some(at) => at,
+            None => {
+                if let Some(id) = self.twin(candidate, &sources, &known).await? {
+                    info!(
+                        id,
+                        path = candidate.path,
+                        "the bucket already has this checkpoint"
+                    );
+                    self.note_saved(&id, candidate).await;
+                    return Ok(None);
+                }
+                work.attempts.push(self.begin(ready).await);
+                work.attempts.len() - 1
+            }
+        };
         let may_yield = work.yields < YIELDS_IN_A_ROW;
         let total = candidate.size_bytes();
         let overtaken = |tracker: &Tracker| {
@@ -378,38 +242,25 @@ impl Backup {
             });
             may_yield && is_late && self.standing.state().uploading_done_bytes < total / 2
         };
-        {
-            let mut state = self.standing.state();
-            (state.uploading_done_bytes, state.uploading_total_bytes) = (0, total);
-        }
-        let progress = Progress(self);
-        let job = self.carry_over(ready, &mut log, &known, &stop);
+        // The attempt stays among the others, so that nothing is forgotten when this future is dropped.
+        let job = self.carry_over(&mut work.attempts[at], &sources, &known, &stop);
+        let progress = Progress::of(self, total);
         let ended = self.attend(&mut work.tracker, overtaken, &stop, job).await;
         drop(progress);
-
         match ended {
-            Ok(Ended::Committed(manifest)) => {
-                let log = log.expect("a commit has an attempt");
+            Ok(manifest) => {
                 let info = self
-                    .settle_commit(work, log, *manifest, began.elapsed())
+                    .settle_commit(work, at, manifest, began.elapsed())
                     .await;
-                self.delete_old(work, &stop).await;
+                if let Some(index) = &mut work.index {
+                    let delete = self.delete_old(index, &stop);
+                    self.attend(&mut work.tracker, |_| false, &stop, delete)
+                        .await;
+                }
+                self.tell_index(work);
                 Ok(Some(info))
             }
-            Ok(Ended::Known(id)) => {
-                info!(
-                    id,
-                    path = candidate.path,
-                    "the bucket already has this checkpoint"
-                );
-                self.note_saved(&id, candidate).await;
-                self.look(&mut work.tracker)
-                    .await
-                    .map_err(|_| UploadError::Changed)?;
-                Ok(None)
-            }
             Err(err) => {
-                work.attempts.extend(log);
                 if matches!(err, UploadError::Stopped) {
                     work.yields += 1;
                 }
@@ -420,34 +271,29 @@ impl Backup {
 
     async fn carry_over(
         &self,
-        ready: &Ready,
-        slot: &mut Option<AttemptLog>,
-        known: &[Manifest],
+        log: &mut AttemptLog,
+        sources: &[Arc<Source>],
+        known: &[&Manifest],
         stop: &CancellationToken,
-    ) -> Result<Ended, UploadError> {
-        let candidate = &ready.candidate;
-        let sources = source::open_all(&self.options.dir, candidate).await?;
-        if slot.is_none() {
-            if let Some(id) = self.twin(candidate, &sources, known).await? {
-                return Ok(Ended::Known(id));
-            }
-            *slot = Some(self.begin(ready).await);
-        }
-        let log = slot.as_mut().expect("it was just filled");
-        let uploader = self.uploader(known, stop);
-        uploader.store_all(log, &sources).await?;
+    ) -> Result<Manifest, UploadError> {
+        let uploader = self.uploader(&known[..known.len().min(REUSE_FROM)], stop);
+        uploader.store_all(log, sources).await?;
         let about = About {
             run: self.options.run.clone(),
             attempt: self.options.attempt,
             prev: known.first().map(|newest| newest.id.clone()),
         };
-        let manifest = uploader.seal(log, &sources, &about).await?;
+        let manifest = uploader.seal(log, sources, &about).await?;
         let bytes = log.attempt.sealed.clone().expect("it was just sealed");
         uploader.publish(&manifest.id, Bytes::from(bytes)).await?;
-        Ok(Ended::Committed(Box::new(manifest)))
+        Ok(manifest)
     }
 
-    fn uploader<'a>(&'a self, known: &'a [Manifest], stop: &'a CancellationToken) -> Uploader<'a> {
+    fn uploader<'a>(
+        &'a self,
+        known: &'a [&'a Manifest],
+        stop: &'a CancellationToken,
+    ) -> Uploader<'a> {
         Uploader {
             bucket: &*self.bucket,
             standing: &self.standing,
@@ -482,9 +328,9 @@ impl Backup {
         &self,
         candidate: &Candidate,
         sources: &[Arc<Source>],
-        known: &[Manifest],
+        known: &[&Manifest],
     ) -> Result<Option<String>, UploadError> {
-        let is_likely = |manifest: &&Manifest| {
+        let is_likely = |manifest: &&&Manifest| {
             manifest.path == candidate.path_in_manifest()
                 && manifest.files.len() == candidate.files.len()
                 && manifest
@@ -520,14 +366,13 @@ impl Backup {
             .iter()
             .position(|log| log.attempt.sealed.is_some())
         {
-            let log = work.attempts.remove(at);
-            let bytes = Bytes::from(log.attempt.sealed.clone().unwrap_or_default());
+            let bytes = Bytes::from(work.attempts[at].attempt.sealed.clone().unwrap_or_default());
             let Ok(manifest) = Manifest::open(&bytes) else {
                 warn!(
-                    id = log.attempt.id,
+                    id = work.attempts[at].attempt.id,
                     "a sealed manifest in the journal is damaged; its upload begins anew"
                 );
-                remove(log).await;
+                remove(work.attempts.remove(at)).await;
                 continue;
             };
             let began = Instant::now();
@@ -539,16 +384,13 @@ impl Backup {
                 .await
             {
                 Ok(_) => committed.push(
-                    self.settle_commit(work, log, manifest, began.elapsed())
+                    self.settle_commit(work, at, manifest, began.elapsed())
                         .await,
                 ),
-                Err(err) => {
-                    let path = log.attempt.candidate.path.clone();
-                    work.attempts.push(log);
-                    if matches!(err, UploadError::Stopped) {
-                        break;
-                    }
-                    return Err(BackupError::Upload { path, source: err });
+                Err(UploadError::Stopped) => break,
+                Err(source) => {
+                    let path = work.attempts[at].attempt.candidate.path.clone();
+                    return Err(BackupError::Upload { path, source });
                 }
             }
         }
@@ -559,14 +401,14 @@ impl Backup {
     async fn settle_commit(
         &self,
         work: &mut Work,
-        log: AttemptLog,
+        at: usize,
         manifest: Manifest,
         took: Duration,
     ) -> CheckpointInfo {
         let info = CheckpointInfo::from(&manifest);
-        let candidate = log.attempt.candidate.clone();
+        let candidate = work.attempts[at].attempt.candidate.clone();
         self.note_saved(&manifest.id, &candidate).await;
-        remove(log).await;
+        remove(work.attempts.remove(at)).await;
         let had_parts = manifest.files.iter().any(|file| file.part_size_bytes > 0);
         work.index.get_or_insert_default().insert(manifest);
         work.yields = 0;
@@ -629,40 +471,6 @@ impl Backup {
             }
         }
         work.attempts = alive;
-    }
-
-    fn tell_failed(&self, work: &mut Work, candidate: &Candidate, err: &UploadError) {
-        let problem = chain(err);
-        self.standing.state().problem.clone_from(&problem);
-        if work.told.get(&candidate.key) != Some(&problem) {
-            let detail =
-                json!({ "path": candidate.path, "step": candidate.step, "problem": problem });
-            self.standing.event("checkpoint.failed", detail);
-            work.told.insert(candidate.key.clone(), problem);
-        }
-    }
-
-    fn tell_interrupted(&self, work: &Work, ready: &Ready) {
-        let candidate = &ready.candidate;
-        let done = work
-            .attempts
-            .iter()
-            .find(|log| log.attempt.candidate.key == candidate.key)
-            .map_or(0, |log| log.attempt.done_bytes());
-        let problem = "the box goes away before its upload can end";
-        let (path, size_bytes) = (&candidate.path, candidate.size_bytes());
-        let detail = json!({ "path": path, "step": candidate.step, "problem": problem, "done_bytes": done, "size_bytes": size_bytes });
-        self.standing.event("checkpoint.failed", detail);
-    }
-}
-
-/// While it lives, an upload is in progress.
-struct Progress<'a>(&'a Backup);
-
-impl Drop for Progress<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.standing.state();
-        (state.uploading_done_bytes, state.uploading_total_bytes) = (0, 0);
     }
 }
 

@@ -1,0 +1,215 @@
+//! Eyes on the directory: what is there, what is finished, whether we are behind, whether what we do still makes sense.
+//!
+//! [`Backup::look`] is one look; [`Backup::attend`] keeps looking while the bucket is busy.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::task;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::alarm::{self, Facts};
+use super::complete::{Candidate, Finding, Haste, Ready, Tracker};
+use super::round::Work;
+use super::standing::chain;
+use super::upload::UploadError;
+use super::{Backup, BackupError, index, scan};
+
+/// Wait between two looks at the directory while the bucket is busy.
+const WATCH: Duration = Duration::from_secs(1);
+/// Share of the grace that an upload may be expected to take: the commit and its read-back come after it.
+const GRACE_SHARE: f64 = 0.8;
+/// Shortest upload whose rate means anything.
+const RATE_AFTER: Duration = Duration::from_secs(1);
+
+impl Backup {
+    /// Looks at the directory: what is there, what is finished, whether we are behind.
+    pub(super) async fn look(&self, tracker: &mut Tracker) -> Result<(), BackupError> {
+        let dir = self.options.dir.clone();
+        let (ledger, ids) = (Arc::clone(&self.ledger), Arc::clone(&self.ids));
+        let unsaved = move || -> io::Result<Vec<Candidate>> {
+            // Held during the scan, so that a restore cannot put files there between the scan and the question who they are.
+            let ledger = ledger
+                .lock()
+                .expect("nothing panics while it holds the ledger");
+            let ids = ids.lock().expect("nothing panics while it holds the names");
+            let is_saved = |candidate: &Candidate| {
+                ledger
+                    .commit_of(candidate)
+                    .is_some_and(|id| ids.as_ref().is_none_or(|ids| ids.contains(id)))
+            };
+            Ok(scan::scan(&dir)?
+                .into_iter()
+                .filter(|candidate| !is_saved(candidate))
+                .collect())
+        };
+        let found = task::spawn_blocking(unsaved)
+            .await
+            .expect("a scan does not panic");
+        let found = found.map_err(|source| BackupError::Disk {
+            path: self.options.dir.clone(),
+            source,
+        })?;
+        let haste = self.haste();
+        tracker.observe(found, self.now());
+        for candidate in tracker.due(self.now(), haste) {
+            let (dir, looked_at) = (self.options.dir.clone(), candidate.clone());
+            let finding = task::spawn_blocking(move || scan::look(&dir, &looked_at))
+                .await
+                .expect("a look does not panic");
+            let finding = finding
+                .unwrap_or_else(|err| Finding::Broken(format!("it could not be read: {err}")));
+            if let Finding::Broken(reason) = &finding {
+                debug!(path = candidate.path, reason, "a checkpoint is not whole");
+            }
+            if tracker.judge(&candidate, finding, self.now(), haste) {
+                let (path, step, size_bytes) =
+                    (&candidate.path, candidate.step, candidate.size_bytes());
+                let detail = json!({ "path": path, "step": step, "size_bytes": size_bytes, "files": candidate.files.len() });
+                self.standing.event("checkpoint.found", detail);
+            }
+        }
+        self.tell_state(tracker);
+        Ok(())
+    }
+
+    pub(super) fn tell_state(&self, tracker: &Tracker) {
+        let ready = tracker.ready();
+        let last_saved_ms = {
+            let ids = self
+                .ids
+                .lock()
+                .expect("nothing panics while it holds the names");
+            let offset_ms = (self.bucket.clock_offset_s() * 1e3) as i64;
+            let newest = ids
+                .iter()
+                .flatten()
+                .filter_map(|id| index::written_ms(id))
+                .max();
+            newest.map(|ms| ms.saturating_add_signed(-offset_ms))
+        };
+        self.settling
+            .store(tracker.unsettled() > 0, Ordering::Relaxed);
+        {
+            let mut state = self.standing.state();
+            state.pending = ready.len() as u64;
+            state.unsaved_bytes = tracker.unsaved_bytes(last_saved_ms);
+        }
+        let facts = {
+            let pace = self.pace();
+            Facts {
+                now: self.now(),
+                every: self.options.every,
+                waiting_since: ready.iter().map(|ready| ready.ready_at).min(),
+                training_since: pace.training_since,
+                last_commit: pace.last_commit,
+            }
+        };
+        self.standing.set_alarm(alarm::behind(&facts));
+    }
+
+    fn haste(&self) -> Haste {
+        let pace = self.pace();
+        match (pace.finals, pace.flush_by) {
+            (0, None) => Haste::None,
+            (0, Some(_)) => Haste::Proven,
+            _ => Haste::Final,
+        }
+    }
+
+    /// Does a job while the directory is watched; `overtaken` may end it in favour of something newer.
+    pub(super) async fn attend<T>(
+        &self,
+        tracker: &mut Tracker,
+        overtaken: impl Fn(&Tracker) -> bool,
+        stop: &CancellationToken,
+        job: impl Future<Output = T>,
+    ) -> T {
+        let began = Instant::now();
+        let begun_at = self.standing.state().uploading_done_bytes;
+        let watch = async {
+            loop {
+                time::sleep(WATCH).await;
+                if let Err(err) = self.look(tracker).await {
+                    warn!(error = %chain(&err), "the checkpoint directory cannot be watched");
+                }
+                let (done, total) = {
+                    let state = self.standing.state();
+                    (state.uploading_done_bytes, state.uploading_total_bytes)
+                };
+                if began.elapsed() >= RATE_AFTER && done > begun_at {
+                    self.pace().bytes_per_s =
+                        Some((done - begun_at) as f64 / began.elapsed().as_secs_f64());
+                }
+                if overtaken(tracker) || !self.fits_the_grace(total.saturating_sub(done)) {
+                    stop.cancel();
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = job => outcome,
+            () = watch => unreachable!("the watch has no end"),
+        }
+    }
+
+    /// Whether so many bytes can be expected to arrive before the box goes away. Without a measured rate we try.
+    pub(super) fn fits_the_grace(&self, bytes: u64) -> bool {
+        let pace = self.pace();
+        let Some(until) = pace.flush_by else {
+            return true;
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        let expected = pace
+            .bytes_per_s
+            .map_or(0.0, |rate| bytes as f64 / rate.max(1.0));
+        !left.is_zero() && expected <= left.as_secs_f64() * GRACE_SHARE
+    }
+
+    pub(super) fn tell_failed(&self, work: &mut Work, candidate: &Candidate, err: &UploadError) {
+        let problem = chain(err);
+        self.standing.state().problem.clone_from(&problem);
+        if work.told.get(&candidate.key) != Some(&problem) {
+            let detail =
+                json!({ "path": candidate.path, "step": candidate.step, "problem": problem });
+            self.standing.event("checkpoint.failed", detail);
+            work.told.insert(candidate.key.clone(), problem);
+        }
+    }
+
+    pub(super) fn tell_interrupted(&self, work: &Work, ready: &Ready) {
+        let candidate = &ready.candidate;
+        let done = work
+            .attempts
+            .iter()
+            .find(|log| log.attempt.candidate.key == candidate.key)
+            .map_or(0, |log| log.attempt.done_bytes());
+        let problem = "the box goes away before its upload can end";
+        let (path, size_bytes) = (&candidate.path, candidate.size_bytes());
+        let detail = json!({ "path": path, "step": candidate.step, "problem": problem, "done_bytes": done, "size_bytes": size_bytes });
+        self.standing.event("checkpoint.failed", detail);
+    }
+}
+
+/// While it lives, an upload is in progress.
+pub(super) struct Progress<'a>(&'a Backup);
+
+impl Progress<'_> {
+    pub(super) fn of(backup: &Backup, total_bytes: u64) -> Progress<'_> {
+        let mut state = backup.standing.state();
+        (state.uploading_done_bytes, state.uploading_total_bytes) = (0, total_bytes);
+        Progress(backup)
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.standing.state();
+        (state.uploading_done_bytes, state.uploading_total_bytes) = (0, 0);
+    }
+}
