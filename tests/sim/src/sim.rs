@@ -19,12 +19,14 @@ use crate::{
     control::{self, BucketFaults, Control},
     listen,
     market::catalogue,
-    vast,
+    s3, vast,
     world::{AccountConfig, World, WorldConfig},
 };
 
 /// Dollars that an account starts with when nothing else is said.
 pub const DEFAULT_DEPOSIT_USD: f64 = 100.0;
+/// The one bucket.
+const BUCKET: &str = "runs";
 /// Times that a port which is free on one address may be taken on the other.
 const PORT_TRIES: u32 = 20;
 
@@ -52,6 +54,14 @@ pub struct SimConfig {
 pub struct Ready {
     /// API, and below `/sim/` the control interface.
     pub url: String,
+    /// Endpoint of the bucket.
+    pub s3_url: String,
+    /// Its name.
+    pub s3_bucket: String,
+    /// Key of its owner.
+    pub s3_access_key: String,
+    /// The secret to it.
+    pub s3_secret_key: String,
     /// First key of the first account.
     pub api_key: String,
     /// All keys of all accounts.
@@ -93,6 +103,12 @@ async fn serve(
     let listeners = listen_on(host, config.port).await?;
     let port = listeners[0].local_addr()?.port();
     let url = format!("http://{}", SocketAddr::new(host, port));
+    let access_key = format!(
+        "SIM{}",
+        catalogue::secret(config.seed, "access key", 0)[..17].to_uppercase()
+    );
+    let secret_key = catalogue::secret(config.seed, "secret key", 0)[..40].to_owned();
+    let bucket = open_bucket(config, host, s3::AccessKey::new(&access_key, &secret_key)).await?;
     let accounts = accounts(config);
     let world = World::open(
         &WorldConfig {
@@ -103,7 +119,7 @@ async fn serve(
         },
         boxes,
     );
-    let app = app(world.clone(), None, quit.clone());
+    let app = app(world.clone(), Some(bucket_faults(&bucket)), quit.clone());
     let servers = TaskTracker::new();
     for listener in listeners {
         servers.spawn(listen::serve(listener, app.clone(), quit.clone()));
@@ -111,6 +127,10 @@ async fn serve(
     info!(url, %tier, "market open");
     ready(Ready {
         url,
+        s3_url: format!("http://{}", SocketAddr::new(host, bucket.addr().port())),
+        s3_bucket: BUCKET.to_owned(),
+        s3_access_key: access_key,
+        s3_secret_key: secret_key,
         api_key: accounts[0].api_keys[0].clone(),
         api_keys: accounts
             .iter()
@@ -123,7 +143,36 @@ async fn serve(
     info!("closing the market");
     servers.close();
     servers.wait().await;
-    world.close().await
+    let closed = world.close().await;
+    // Last, so that boxes which end can still say their last word.
+    bucket.stop().await;
+    closed
+}
+
+/// The bucket, on loopback and on the address that boxes see.
+async fn open_bucket(
+    config: &SimConfig,
+    host: IpAddr,
+    key: s3::AccessKey,
+) -> anyhow::Result<s3::S3Handle> {
+    let mut listeners = listen_on(host, 0).await?.into_iter();
+    let first = listeners
+        .next()
+        .expect("it listens on one address at least");
+    let buckets = s3::S3Config {
+        buckets: vec![BUCKET.to_owned()],
+        keys: vec![key],
+    };
+    let handle = s3::serve(config.dir.join("s3"), first, buckets)?;
+    for listener in listeners {
+        handle.also_on(listener);
+    }
+    Ok(handle)
+}
+
+fn bucket_faults(bucket: &s3::S3Handle) -> BucketFaults {
+    let board = bucket.faults();
+    Arc::new(move |changes| board.apply(changes))
 }
 
 /// API and control interface in one router.

@@ -173,7 +173,10 @@ fn answers_ssh(row: &Value) -> bool {
     let mut banner = [0; 4];
     // A box that is gone may also just say nothing.
     TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(2))
-        .and_then(|mut stream| stream.read_exact(&mut banner))
+        .and_then(|mut stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            stream.read_exact(&mut banner)
+        })
         .is_ok()
         && &banner == b"SSH-"
 }
@@ -205,6 +208,13 @@ async fn a_simulator_rents_a_box_that_ssh_reaches_and_ends_with_its_stdin_leavin
         !done && why.as_str().unwrap().contains("is not lost"),
         "{why}"
     );
+
+    let s3 = reqwest::get(program.ready["s3_url"].as_str().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(s3.status(), 403, "the bucket wants a signature");
+    let (done, board) = program.ctl(&["s3", r#"{"date_offset_s": 5}"#]);
+    assert!(done && board["date_offset_s"] == 5, "{board}");
 
     drop(program.child.stdin.take());
     assert!(program.ended());

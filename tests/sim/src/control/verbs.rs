@@ -88,11 +88,11 @@ pub enum Verb {
         #[arg(long)]
         clear: bool,
     },
-    /// Change the fault switches of the bucket
+    /// Show or change the switches of the bucket
     S3 {
         /// JSON object with the switches to change
         #[arg(value_parser = object)]
-        change: Value,
+        change: Option<Value>,
     },
     /// Destroy every box and end the simulator
     Quit,
@@ -165,7 +165,7 @@ impl Verb {
                 };
                 clear.into_iter().chain(then).collect()
             }
-            Self::S3 { change } => post("/sim/s3", change.clone()),
+            Self::S3 { change } => post("/sim/s3", change.clone().unwrap_or_else(|| json!({}))),
             Self::Quit => post("/sim/quit", json!({})),
         }
     }
