@@ -22,6 +22,8 @@ pub mod restore;
 pub mod results;
 pub mod retention;
 pub mod round;
+#[cfg(test)]
+mod samples;
 pub mod scan;
 pub mod source;
 pub mod standing;

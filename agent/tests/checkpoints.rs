@@ -159,7 +159,8 @@ async fn crash_and_recover(at: u64, after: bool) {
     let mut expected: Vec<String> = commit.files.iter().map(|file| file.key.clone()).collect();
     expected.insert(0, format!("team/run/commits/{}.json", commit.id));
     let mut found = crashing.memory.keys();
-    (expected.sort(), found.sort());
+    expected.sort();
+    found.sort();
     assert_eq!(found, expected, "{context}");
     // At most the parts that were in flight are sent again.
     let parts_in_all = crashing.memory.count("UploadPart");

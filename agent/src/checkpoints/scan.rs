@@ -297,7 +297,7 @@ fn missing_shard(candidate: &Candidate, index: &str, path: &Path) -> io::Result<
 
 #[cfg(test)]
 mod tests {
-    use super::super::structure::samples;
+    use super::super::samples;
     use super::*;
 
     fn keys(dir: &Path) -> Vec<(String, usize)> {

@@ -340,77 +340,11 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// Small whole files of each format, for the tests of this module and its neighbours.
-#[cfg(test)]
-pub(crate) mod samples {
-    /// A zip with stored entries; `wide` adds the 64-bit records as torch writes them for large files.
-    pub(crate) fn zip(entries: &[(&str, &[u8])], wide: bool) -> Vec<u8> {
-        let (mut out, mut directory) = (Vec::new(), Vec::new());
-        for (name, data) in entries {
-            let offset = out.len() as u32;
-            let length = (data.len() as u32).to_le_bytes();
-            out.extend_from_slice(b"PK\x03\x04\x14\0\0\0\0\0\0\0\0\0");
-            out.extend_from_slice(&[0; 4]);
-            out.extend_from_slice(&length);
-            out.extend_from_slice(&length);
-            out.extend_from_slice(&(name.len() as u16).to_le_bytes());
-            out.extend_from_slice(&[0; 2]);
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(data);
-            directory.extend_from_slice(b"PK\x01\x02\x14\0\x14\0\0\0\0\0\0\0\0\0\0\0\0\0");
-            directory.extend_from_slice(&length);
-            directory.extend_from_slice(&length);
-            directory.extend_from_slice(&(name.len() as u16).to_le_bytes());
-            directory.extend_from_slice(&(if wide { 12_u16 } else { 0 }).to_le_bytes());
-            directory.extend_from_slice(&[0; 10]);
-            directory.extend_from_slice(&(if wide { u32::MAX } else { offset }).to_le_bytes());
-            directory.extend_from_slice(name.as_bytes());
-            if wide {
-                directory.extend_from_slice(&[1, 0, 8, 0]);
-                directory.extend_from_slice(&u64::from(offset).to_le_bytes());
-            }
-        }
-        let offset = out.len() as u64;
-        let bytes = directory.len() as u64;
-        let count = entries.len() as u64;
-        out.extend_from_slice(&directory);
-        if wide {
-            let position = out.len() as u64;
-            out.extend_from_slice(b"PK\x06\x06");
-            out.extend_from_slice(&44_u64.to_le_bytes());
-            out.extend_from_slice(&[0; 12]);
-            for value in [count, count, bytes, offset] {
-                out.extend_from_slice(&value.to_le_bytes());
-            }
-            out.extend_from_slice(b"PK\x06\x07\0\0\0\0");
-            out.extend_from_slice(&position.to_le_bytes());
-            out.extend_from_slice(&1_u32.to_le_bytes());
-        }
-        out.extend_from_slice(b"PK\x05\x06\0\0\0\0");
-        out.extend_from_slice(&(count as u16).to_le_bytes());
-        out.extend_from_slice(&(count as u16).to_le_bytes());
-        out.extend_from_slice(&(bytes as u32).to_le_bytes());
-        out.extend_from_slice(&(if wide { u32::MAX } else { offset as u32 }).to_le_bytes());
-        out.extend_from_slice(&[0; 2]);
-        out
-    }
-
-    pub(crate) fn safetensors(data: &[u8]) -> Vec<u8> {
-        let header = format!(
-            r#"{{"__metadata__":{{"step":"5"}},"w":{{"dtype":"U8","shape":[{0}],"data_offsets":[0,{0}]}}}}"#,
-            data.len()
-        );
-        let mut out = (header.len() as u64).to_le_bytes().to_vec();
-        out.extend_from_slice(header.as_bytes());
-        out.extend_from_slice(data);
-        out
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::samples;
     use super::*;
 
     fn judged(name: &str, bytes: &[u8]) -> Structure {
