@@ -74,6 +74,9 @@ impl Printer<'_> {
                 "{gap_bytes} bytes of the log are missing here"
             ));
         }
+        if data.is_empty() {
+            return;
+        }
         if self.ui.is_json() {
             let text = String::from_utf8_lossy(data);
             let (run, attempt, session) = (self.run, self.attempt, &self.session);

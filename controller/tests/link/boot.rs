@@ -162,7 +162,7 @@ async fn a_log_goes_on_exactly_after_its_connection_was_killed() {
     let test_box = TestBox::new();
     let tunnel = test_box.connect().await;
     let ready = bootstrap(&tunnel, &agent()).await.unwrap();
-    let command = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo \"line $i\"; sleep 0.01; done";
+    let command = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo \"line $i\"; sleep 0.01; done";
     ready
         .client
         .start_session(&request("train", command))
@@ -176,7 +176,7 @@ async fn a_log_goes_on_exactly_after_its_connection_was_killed() {
         let piece = piece.unwrap();
         assert_eq!(piece.gap_bytes, 0);
         data.extend_from_slice(&piece.data);
-        if data.len() > (kills + 1) * 700 && kills < 3 {
+        if data.len() > (kills + 1) * 300 && kills < 3 {
             kills += 1;
             if let Some(group) = tunnel.process(Lane::Control).await {
                 let _ = killpg(Pid::from_raw(group as i32), Signal::SIGKILL);
@@ -188,7 +188,7 @@ async fn a_log_goes_on_exactly_after_its_connection_was_killed() {
     assert_eq!(data.len(), file.len());
     assert!(data == file, "the stream and the file differ");
     let text = String::from_utf8(data).unwrap().replace('\r', "");
-    let expected: String = (1..=300).map(|n| format!("line {n}\n")).collect();
+    let expected: String = (1..=150).map(|n| format!("line {n}\n")).collect();
     assert_eq!(text, expected);
 }
 

@@ -9,3 +9,4 @@ mod onstart;
 mod sshd;
 mod sync;
 mod tunnel;
+mod verbs;
