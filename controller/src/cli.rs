@@ -45,8 +45,15 @@ pub struct GlobalFlags {
     /// Put this agent on boxes, rather than the one that came with spotter
     #[arg(long, global = true, value_name = "PATH")]
     pub agent: Option<PathBuf>,
-    /// When to colour
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = ColourChoice::Auto)]
+    /// When to colour: auto, always or never
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t = ColourChoice::Auto,
+        hide_possible_values = true
+    )]
     pub color: ColourChoice,
 }
 

@@ -299,3 +299,6 @@ impl std::fmt::Debug for Deps {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,8 @@ use spotter::{
 
 fn main() -> ExitCode {
     ui::report_panics();
+    // The one place that chooses who encrypts. Fails only when somebody chose before, which nobody did.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
     let config = match Config::new(cli.global, Environment::of_process()) {
         Ok(config) => config,

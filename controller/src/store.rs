@@ -3,10 +3,12 @@
 //!
 //! Every write is one transaction and on disk when the call returns. Calls are short and synchronous.
 
+mod attempts;
 mod events;
 mod leases;
 mod money;
 mod rows;
+mod runs;
 mod schema;
 
 use std::{
@@ -17,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -27,7 +29,6 @@ pub use self::{
 };
 use crate::{
     clock::Clock,
-    fault,
     provider::{InstanceId, Rental, SshAddress},
     run::State,
     spec::RunSpec,
@@ -307,251 +308,6 @@ impl Store {
     /// The store's clock, microseconds since the epoch.
     pub fn now_us(&self) -> i64 {
         self.clock.now_us()
-    }
-
-    /// Writes a new run down.
-    pub fn create_run(&self, run: &RunRecord) -> Result<(), StoreError> {
-        let spec = serde_json::to_string(&run.spec).expect("a run file is plain data");
-        fault::point("store.run.before");
-        let made = self
-            .lock()
-            .execute(
-                "INSERT INTO runs (name, spec_json, created_us, stop_requested, outcome, reason)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO NOTHING",
-                params![
-                    run.name,
-                    spec,
-                    run.created_us,
-                    run.stop_requested,
-                    run.outcome.map(Outcome::name),
-                    run.reason
-                ],
-            )
-            .map_err(doing("write the run down"))?;
-        fault::point("store.run.after");
-        if made == 0 {
-            return Err(StoreError::RunExists {
-                name: run.name.clone(),
-            });
-        }
-        Ok(())
-    }
-
-    /// The run of that name, which must exist.
-    pub fn run(&self, name: &str) -> Result<RunRecord, StoreError> {
-        self.find_run(name)?.ok_or_else(|| StoreError::NoSuchRun {
-            name: name.to_owned(),
-        })
-    }
-
-    /// The run of that name, if there is one.
-    pub fn find_run(&self, name: &str) -> Result<Option<RunRecord>, StoreError> {
-        let sql = format!("SELECT {} FROM runs WHERE name = ?1", rows::RUN);
-        self.lock()
-            .query_row(&sql, [name], rows::run)
-            .optional()
-            .map_err(doing("read the run"))?
-            .transpose()
-    }
-
-    /// All runs, the newest first.
-    pub fn runs(&self) -> Result<Vec<RunRecord>, StoreError> {
-        let sql = format!(
-            "SELECT {} FROM runs ORDER BY created_us DESC, name",
-            rows::RUN
-        );
-        collect(&self.lock(), &sql, [], rows::run, "list the runs")
-    }
-
-    /// Writes the changed run. A request to stop is never taken back by somebody who read the run before it was made.
-    pub fn update_run(&self, run: &RunRecord) -> Result<(), StoreError> {
-        let spec = serde_json::to_string(&run.spec).expect("a run file is plain data");
-        let changed = self
-            .lock()
-            .execute(
-                "UPDATE runs SET spec_json = ?2, stop_requested = max(stop_requested, ?3), outcome = ?4, reason = ?5
-                 WHERE name = ?1",
-                params![
-                    run.name,
-                    spec,
-                    run.stop_requested,
-                    run.outcome.map(Outcome::name),
-                    run.reason
-                ],
-            )
-            .map_err(doing("change the run"))?;
-        if changed == 0 {
-            return Err(StoreError::NoSuchRun {
-                name: run.name.clone(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Records how a run ended, once: the first outcome stands. Fault points: `store.run.<outcome>.before` and `.after`.
-    pub fn end_run(
-        &self,
-        name: &str,
-        outcome: Outcome,
-        reason: Option<&str>,
-    ) -> Result<(), StoreError> {
-        fault::point(&format!("store.run.{}.before", outcome.name()));
-        let known = self
-            .lock()
-            .execute(
-                "UPDATE runs SET reason = iif(outcome IS NULL, ?3, reason), outcome = coalesce(outcome, ?2)
-                 WHERE name = ?1",
-                params![name, outcome.name(), reason],
-            )
-            .map_err(doing("record the end of the run"))?;
-        fault::point(&format!("store.run.{}.after", outcome.name()));
-        if known == 0 {
-            return Err(StoreError::NoSuchRun {
-                name: name.to_owned(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Records that the user wants the run to end; whoever watches it sees this at the next look.
-    pub fn request_stop(&self, run: &str) -> Result<(), StoreError> {
-        fault::point("store.stop_requested.before");
-        let changed = self
-            .lock()
-            .execute("UPDATE runs SET stop_requested = 1 WHERE name = ?1", [run])
-            .map_err(doing("record the wish to stop"))?;
-        fault::point("store.stop_requested.after");
-        if changed == 0 {
-            return Err(StoreError::NoSuchRun {
-                name: run.to_owned(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Writes a new attempt down. Its number and its label must be new.
-    pub fn create_attempt(&self, attempt: &AttemptRecord) -> Result<(), StoreError> {
-        fault::point(&format!("store.{}.before", attempt.state));
-        let mut connection = self.lock();
-        let transaction = write(&mut connection)?;
-        let known = transaction
-            .query_row("SELECT 1 FROM runs WHERE name = ?1", [&attempt.run], |_| {
-                Ok(())
-            })
-            .optional()
-            .map_err(doing("read the run"))?;
-        if known.is_none() {
-            return Err(StoreError::NoSuchRun {
-                name: attempt.run.clone(),
-            });
-        }
-        match rows::insert_attempt(&transaction, attempt) {
-            Err(rusqlite::Error::SqliteFailure(err, _))
-                if err.code == rusqlite::ErrorCode::ConstraintViolation =>
-            {
-                return Err(StoreError::AttemptExists {
-                    run: attempt.run.clone(),
-                    number: attempt.number,
-                    label: attempt.label.clone(),
-                });
-            }
-            result => result.map_err(doing("write the attempt down"))?,
-        }
-        transaction
-            .commit()
-            .map_err(doing("write the attempt down"))?;
-        drop(connection);
-        fault::point(&format!("store.{}.after", attempt.state));
-        Ok(())
-    }
-
-    /// Writes the changed attempt, the whole row, when its state may follow the one in the store.
-    ///
-    /// `last_event` never goes back: events arrive on their own way. Fault points: `store.<state>.before` and `.after`.
-    pub fn update_attempt(&self, attempt: &AttemptRecord) -> Result<(), StoreError> {
-        fault::point(&format!("store.{}.before", attempt.state));
-        let mut connection = self.lock();
-        let transaction = write(&mut connection)?;
-        let from: Option<String> = transaction
-            .query_row(
-                "SELECT state FROM attempts WHERE run = ?1 AND number = ?2",
-                params![attempt.run, attempt.number],
-                |row| row.get(0),
-            )
-            .optional()
-            .map_err(doing("read the attempt"))?;
-        let Some(from) = from else {
-            return Err(StoreError::NoSuchAttempt {
-                run: attempt.run.clone(),
-                number: attempt.number,
-            });
-        };
-        let from = rows::state(&from)?;
-        if !from.may_follow(attempt.state) {
-            return Err(StoreError::BadMove {
-                run: attempt.run.clone(),
-                number: attempt.number,
-                from,
-                to: attempt.state,
-            });
-        }
-        rows::update_attempt(&transaction, attempt).map_err(doing("change the attempt"))?;
-        transaction.commit().map_err(doing("change the attempt"))?;
-        drop(connection);
-        fault::point(&format!("store.{}.after", attempt.state));
-        Ok(())
-    }
-
-    /// Records the newest step that was seen, and nothing else of the attempt.
-    pub fn record_step(&self, run: &str, number: u32, step: Option<u64>) -> Result<(), StoreError> {
-        self.lock()
-            .execute(
-                "UPDATE attempts SET last_step = ?3 WHERE run = ?1 AND number = ?2",
-                params![
-                    run,
-                    number,
-                    step.map(|step| i64::try_from(step).unwrap_or(i64::MAX))
-                ],
-            )
-            .map_err(doing("record a step"))?;
-        Ok(())
-    }
-
-    /// All attempts of a run, from the first.
-    pub fn attempts(&self, run: &str) -> Result<Vec<AttemptRecord>, StoreError> {
-        let sql = format!(
-            "SELECT {} FROM attempts WHERE run = ?1 ORDER BY number",
-            rows::ATTEMPT
-        );
-        collect(
-            &self.lock(),
-            &sql,
-            [run],
-            rows::attempt,
-            "list the attempts",
-        )
-    }
-
-    /// All attempts of all runs, by run and number.
-    pub fn all_attempts(&self) -> Result<Vec<AttemptRecord>, StoreError> {
-        let sql = format!(
-            "SELECT {} FROM attempts ORDER BY run, number",
-            rows::ATTEMPT
-        );
-        collect(&self.lock(), &sql, [], rows::attempt, "list the attempts")
-    }
-
-    /// The newest attempt of a run.
-    pub fn latest_attempt(&self, run: &str) -> Result<Option<AttemptRecord>, StoreError> {
-        let sql = format!(
-            "SELECT {} FROM attempts WHERE run = ?1 ORDER BY number DESC LIMIT 1",
-            rows::ATTEMPT
-        );
-        self.lock()
-            .query_row(&sql, [run], rows::attempt)
-            .optional()
-            .map_err(doing("read the newest attempt"))?
-            .transpose()
     }
 
     /// A value kept under a name.

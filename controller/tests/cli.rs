@@ -1,5 +1,7 @@
 //! What the user sees: the real program in a sealed home, snapshots of both outputs and the exit code.
 
+#![allow(clippy::unwrap_used, reason = "tests may hope")]
+
 use std::{
     fmt::Write as _,
     path::Path,
@@ -240,10 +242,13 @@ fn an_error_tells_what_is_still_rented() {
     let home = Sealed::new();
     let path = home.dir.path().join("spotter/spotter.db");
     std::fs::create_dir(path.parent().unwrap()).unwrap();
-    rusqlite::Connection::open(&path)
-        .unwrap()
+    let store = rusqlite::Connection::open(&path).unwrap();
+    store
         .execute_batch(include_str!("../src/store/fixtures/schema-1.sql"))
         .unwrap();
+    // Its lease ends at a date that the real clock will pass one day.
+    store.execute_batch("DELETE FROM leases").unwrap();
+    drop(store);
     home.write("run.yaml", RUN_FILE);
     // The market cannot be reached; the box of the interrupted run still costs its disk.
     let found = home.spotter_with(&["plan"], &[("VAST_API_KEY", "k")]);

@@ -11,7 +11,7 @@ pub fn size_gb(text: &str) -> Result<f64, String> {
         ("tb", 1000.0),
         ("t", 1000.0),
         ("gib", 1.073_741_824),
-        ("tib", 1099.511_627_776),
+        ("tib", 1_099.511_627_776),
     ];
     let gb = with_unit(text, &UNITS).ok_or("a size looks like 500GB or 1TB")?;
     // The market's own bounds; 64 TB is more than any host has.

@@ -138,7 +138,7 @@ mod tests {
         check("name:\n", "1:5: a value is missing here");
         check(
             "name: a\n---\nname: b\n",
-            "2:1: only one document is allowed: remove `---`",
+            "3:1: only one document is allowed: remove `---`",
         );
     }
 

@@ -142,7 +142,10 @@ fn runs_and_attempts_come_back_as_they_were_written() {
     let store = store(&dir);
     assert_eq!(store.id(), written.0);
     assert_eq!(store.find_run("a").unwrap(), Some(run("a")));
-    assert_eq!(store.attempts("a").unwrap(), [written.1.clone()]);
+    assert_eq!(
+        store.attempts("a").unwrap(),
+        std::slice::from_ref(&written.1)
+    );
     assert_eq!(store.latest_attempt("a").unwrap(), Some(written.1.clone()));
     assert_eq!(store.all_attempts().unwrap(), [written.1]);
     assert_eq!(store.latest_attempt("b").unwrap(), None);

@@ -52,15 +52,15 @@ pub struct Stream {
 enum Escape {
     /// Plain text.
     #[default]
-    Text,
+    Plain,
     /// After ESC.
     Started,
     /// In ESC [ ... letter.
     Csi,
     /// In ESC ] ..., ESC P ... and the like, up to BEL or ESC \.
-    Text8,
+    Str,
     /// After ESC in one of those.
-    Text8Escape,
+    StrEnding,
     /// After ESC ( and the like: one more byte.
     OneMore,
 }
@@ -88,15 +88,15 @@ impl Stream {
 
     fn step(&mut self, byte: u8, out: &mut Vec<u8>) {
         match self.state {
-            Escape::Text => self.plain(byte, out),
+            Escape::Plain => self.plain(byte, out),
             Escape::Started => {
                 self.pending.push(byte);
                 self.state = match byte {
                     b'[' => Escape::Csi,
-                    b']' | b'P' | b'X' | b'^' | b'_' => Escape::Text8,
+                    b']' | b'P' | b'X' | b'^' | b'_' => Escape::Str,
                     b'(' | b')' | b'*' | b'+' | b'#' | b'%' | b' ' => Escape::OneMore,
                     0x1b => Escape::Started,
-                    _ => Escape::Text,
+                    _ => Escape::Plain,
                 };
             }
             Escape::Csi => {
@@ -109,30 +109,30 @@ impl Stream {
                         if byte == b'm' && self.keep_colours {
                             out.append(&mut self.pending);
                         }
-                        self.state = Escape::Text;
+                        self.state = Escape::Plain;
                     }
                     0x1b => self.start(),
-                    _ => self.state = Escape::Text,
+                    _ => self.state = Escape::Plain,
                 }
             }
-            Escape::Text8 => match byte {
-                0x07 => self.state = Escape::Text,
-                0x1b => self.state = Escape::Text8Escape,
+            Escape::Str => match byte {
+                0x07 => self.state = Escape::Plain,
+                0x1b => self.state = Escape::StrEnding,
                 // A title does not span lines; without its end it would swallow the rest of the log.
                 b'\n' => {
-                    self.state = Escape::Text;
+                    self.state = Escape::Plain;
                     out.push(byte);
                 }
                 _ => {}
             },
-            Escape::Text8Escape => {
+            Escape::StrEnding => {
                 self.state = if byte == b'\\' {
-                    Escape::Text
+                    Escape::Plain
                 } else {
-                    Escape::Text8
+                    Escape::Str
                 };
             }
-            Escape::OneMore => self.state = Escape::Text,
+            Escape::OneMore => self.state = Escape::Plain,
         }
     }
 

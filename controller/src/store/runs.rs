@@ -1,0 +1,128 @@
+//! Runs in the store: written down, read, ended.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Outcome, RunRecord, Store, StoreError, collect, doing, rows};
+use crate::fault;
+
+impl Store {
+    /// Writes a new run down.
+    pub fn create_run(&self, run: &RunRecord) -> Result<(), StoreError> {
+        let spec = serde_json::to_string(&run.spec).expect("a run file is plain data");
+        fault::point("store.run.before");
+        let made = self
+            .lock()
+            .execute(
+                "INSERT INTO runs (name, spec_json, created_us, stop_requested, outcome, reason)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO NOTHING",
+                params![
+                    run.name,
+                    spec,
+                    run.created_us,
+                    run.stop_requested,
+                    run.outcome.map(Outcome::name),
+                    run.reason
+                ],
+            )
+            .map_err(doing("write the run down"))?;
+        fault::point("store.run.after");
+        if made == 0 {
+            return Err(StoreError::RunExists {
+                name: run.name.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The run of that name, which must exist.
+    pub fn run(&self, name: &str) -> Result<RunRecord, StoreError> {
+        self.find_run(name)?.ok_or_else(|| StoreError::NoSuchRun {
+            name: name.to_owned(),
+        })
+    }
+
+    /// The run of that name, if there is one.
+    pub fn find_run(&self, name: &str) -> Result<Option<RunRecord>, StoreError> {
+        let sql = format!("SELECT {} FROM runs WHERE name = ?1", rows::RUN);
+        self.lock()
+            .query_row(&sql, [name], rows::run)
+            .optional()
+            .map_err(doing("read the run"))?
+            .transpose()
+    }
+
+    /// All runs, the newest first.
+    pub fn runs(&self) -> Result<Vec<RunRecord>, StoreError> {
+        let sql = format!(
+            "SELECT {} FROM runs ORDER BY created_us DESC, name",
+            rows::RUN
+        );
+        collect(&self.lock(), &sql, [], rows::run, "list the runs")
+    }
+
+    /// Writes the changed run. A request to stop is never taken back by somebody who read the run before it was made.
+    pub fn update_run(&self, run: &RunRecord) -> Result<(), StoreError> {
+        let spec = serde_json::to_string(&run.spec).expect("a run file is plain data");
+        let changed = self
+            .lock()
+            .execute(
+                "UPDATE runs SET spec_json = ?2, stop_requested = max(stop_requested, ?3), outcome = ?4, reason = ?5
+                 WHERE name = ?1",
+                params![
+                    run.name,
+                    spec,
+                    run.stop_requested,
+                    run.outcome.map(Outcome::name),
+                    run.reason
+                ],
+            )
+            .map_err(doing("change the run"))?;
+        if changed == 0 {
+            return Err(StoreError::NoSuchRun {
+                name: run.name.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Records how a run ended, once: the first outcome stands. Fault points: `store.run.<outcome>.before` and `.after`.
+    pub fn end_run(
+        &self,
+        name: &str,
+        outcome: Outcome,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        fault::point(&format!("store.run.{}.before", outcome.name()));
+        let known = self
+            .lock()
+            .execute(
+                "UPDATE runs SET reason = iif(outcome IS NULL, ?3, reason), outcome = coalesce(outcome, ?2)
+                 WHERE name = ?1",
+                params![name, outcome.name(), reason],
+            )
+            .map_err(doing("record the end of the run"))?;
+        fault::point(&format!("store.run.{}.after", outcome.name()));
+        if known == 0 {
+            return Err(StoreError::NoSuchRun {
+                name: name.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Records that the user wants the run to end; whoever watches it sees this at the next look.
+    pub fn request_stop(&self, run: &str) -> Result<(), StoreError> {
+        fault::point("store.stop_requested.before");
+        let changed = self
+            .lock()
+            .execute("UPDATE runs SET stop_requested = 1 WHERE name = ?1", [run])
+            .map_err(doing("record the wish to stop"))?;
+        fault::point("store.stop_requested.after");
+        if changed == 0 {
+            return Err(StoreError::NoSuchRun {
+                name: run.to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
