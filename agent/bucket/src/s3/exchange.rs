@@ -195,8 +195,11 @@ impl Exchange {
             .client
             .request(request.method.clone(), &url)
             .headers(headers);
-        if !request.body.is_empty() || request.method == Method::PUT {
-            http = http.body(request.body.clone());
+        if matches!(request.method, Method::PUT | Method::POST) {
+            // An empty body would go without a length, which S3 refuses.
+            http = http
+                .header(header::CONTENT_LENGTH, request.body.len())
+                .body(request.body.clone());
         }
         let limit = self.options.time_for(request.body.len() as u64);
         let response = match time::timeout(limit, http.send()).await {

@@ -1,0 +1,716 @@
+//! What each operation does: the `s3s` library has parsed and authenticated the request, the store does the work.
+
+use std::{io::SeekFrom, sync::Arc};
+
+use s3s::{
+    S3, S3Error, S3Request, S3Response, S3Result,
+    dto::{
+        AbortMultipartUploadInput, AbortMultipartUploadOutput, Bucket, CommonPrefix,
+        CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CopyObjectInput,
+        CopyObjectOutput, CopyObjectResult, CopyPartResult, CopySource, CreateBucketInput,
+        CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
+        DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput,
+        DeletedObject, ETag, ETagCondition, EncodingType, GetBucketLocationInput,
+        GetBucketLocationOutput, GetObjectInput, GetObjectOutput, HeadBucketInput,
+        HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput, ListBucketsOutput,
+        ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsV2Input,
+        ListObjectsV2Output, ListPartsInput, ListPartsOutput, Metadata, MultipartUpload, Object,
+        Part, PutObjectInput, PutObjectOutput, Range, StreamingBlob, Timestamp,
+        UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
+    },
+    s3_error,
+};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio_util::io::ReaderStream;
+
+use super::{
+    faults::Injected,
+    listing,
+    receive::{Expected, Received, disk, receive},
+    store::{Begun, Description, Precondition, Store, StoreError, now_ms},
+};
+
+/// Most parts of an upload.
+const MAX_PARTS: i32 = 10_000;
+/// How much of a file is read at once, bytes.
+const READ_BYTES: usize = 256 << 10;
+
+/// The operations over a store.
+pub struct Operations {
+    /// Where everything is.
+    pub store: Arc<Store>,
+}
+
+impl From<StoreError> for S3Error {
+    fn from(err: StoreError) -> Self {
+        let text = err.to_string();
+        match err {
+            StoreError::NoSuchBucket => s3_error!(NoSuchBucket, "{text}"),
+            StoreError::NoSuchKey => s3_error!(NoSuchKey, "{text}"),
+            StoreError::NoSuchUpload => s3_error!(NoSuchUpload, "{text}"),
+            StoreError::InvalidPart(_) => s3_error!(InvalidPart, "{text}"),
+            StoreError::InvalidPartOrder => s3_error!(InvalidPartOrder, "{text}"),
+            StoreError::EntityTooSmall(_) => s3_error!(EntityTooSmall, "{text}"),
+            StoreError::PreconditionFailed => s3_error!(PreconditionFailed, "{text}"),
+            StoreError::Io(err) => disk(err),
+        }
+    }
+}
+
+impl Operations {
+    /// Reads a stretch of an object as a stream.
+    fn stretch(&self, bucket: &str, key: &str, range: Option<&Range>) -> S3Result<Stretch> {
+        let (description, file) = self.store.read(bucket, key)?;
+        let size = description.size_bytes;
+        let range = match range {
+            Some(range) => range.check(size)?,
+            None => 0..size,
+        };
+        let length = range.end - range.start;
+        let start = range.start;
+        let file = tokio::fs::File::from_std(file);
+        let stream = async_stream(file, start, length);
+        Ok(Stretch {
+            description,
+            range,
+            body: StreamingBlob::wrap(stream),
+        })
+    }
+
+    /// Takes the source of a copy in, as if a client had sent it.
+    async fn copied(
+        &self,
+        source: &CopySource,
+        range: Option<&Range>,
+    ) -> S3Result<(Arc<Description>, Received)> {
+        let CopySource::Bucket { bucket, key, .. } = source else {
+            return Err(s3_error!(
+                NotImplemented,
+                "only objects of buckets can be copied"
+            ));
+        };
+        let stretch = self.stretch(bucket, key, range)?;
+        let received = receive(&self.store, stretch.body, Expected::default(), None).await?;
+        Ok((stretch.description, received))
+    }
+}
+
+struct Stretch {
+    description: Arc<Description>,
+    range: std::ops::Range<u64>,
+    body: StreamingBlob,
+}
+
+fn async_stream(
+    mut file: tokio::fs::File,
+    start: u64,
+    length: u64,
+) -> impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + Sync + 'static {
+    let opened = async move {
+        file.seek(SeekFrom::Start(start)).await?;
+        Ok::<_, std::io::Error>(ReaderStream::with_capacity(file.take(length), READ_BYTES))
+    };
+    futures::TryFutureExt::try_flatten_stream(opened)
+}
+
+/// Metadata as the store has it.
+fn kept(metadata: Option<Metadata>) -> std::collections::BTreeMap<String, String> {
+    metadata.into_iter().flatten().collect()
+}
+
+fn strong(etag: &str) -> Option<ETag> {
+    Some(ETag::Strong(etag.to_owned()))
+}
+
+fn timestamp_ms(ms: u64) -> Option<Timestamp> {
+    Some(Timestamp::from(
+        std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(ms),
+    ))
+}
+
+/// Conditions of a request that writes.
+fn condition(
+    if_match: Option<&ETagCondition>,
+    if_none_match: Option<&ETagCondition>,
+) -> S3Result<Precondition> {
+    let absent = match if_none_match {
+        None => false,
+        Some(ETagCondition::Any) => true,
+        Some(ETagCondition::ETag(_)) => {
+            return Err(s3_error!(NotImplemented, "If-None-Match takes only * here"));
+        }
+    };
+    let etag = if_match
+        .and_then(ETagCondition::as_etag)
+        .map(|etag| etag.value().to_owned());
+    Ok(Precondition { absent, etag })
+}
+
+/// Conditions of a request that reads.
+fn readable(
+    description: &Description,
+    if_match: Option<&ETagCondition>,
+    if_none_match: Option<&ETagCondition>,
+) -> S3Result<()> {
+    let is = |condition: &ETagCondition| {
+        condition
+            .as_etag()
+            .is_none_or(|etag| etag.value() == description.etag)
+    };
+    if if_match.is_some_and(|condition| !is(condition)) {
+        return Err(s3_error!(PreconditionFailed, "the object has another tag"));
+    }
+    if if_none_match.is_some_and(is) {
+        return Err(s3_error!(NotModified));
+    }
+    Ok(())
+}
+
+fn part_number(number: i32) -> S3Result<u32> {
+    match u32::try_from(number) {
+        Ok(number @ 1..) if number <= MAX_PARTS.unsigned_abs() => Ok(number),
+        _ => Err(s3_error!(
+            InvalidArgument,
+            "parts are numbered 1 to {MAX_PARTS}"
+        )),
+    }
+}
+
+/// A key or prefix as the listing shows it.
+fn shown(text: &str, encoding: Option<&EncodingType>) -> String {
+    if encoding.is_none_or(|encoding| encoding.as_str() != EncodingType::URL) {
+        return text.to_owned();
+    }
+    const KEPT: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~')
+        .remove(b'/');
+    // S3 writes a blank as `+` here.
+    percent_encoding::utf8_percent_encode(text, KEPT)
+        .to_string()
+        .replace("%20", "+")
+}
+
+fn rows(asked: Option<i32>) -> usize {
+    asked
+        .and_then(|asked| usize::try_from(asked).ok())
+        .unwrap_or(listing::MAX_ROWS)
+        .min(listing::MAX_ROWS)
+}
+
+fn count(rows: usize) -> Option<i32> {
+    i32::try_from(rows).ok()
+}
+
+#[async_trait::async_trait]
+impl S3 for Operations {
+    async fn list_buckets(
+        &self,
+        _: S3Request<ListBucketsInput>,
+    ) -> S3Result<S3Response<ListBucketsOutput>> {
+        let bucket = |name| Bucket {
+            name: Some(name),
+            ..Bucket::default()
+        };
+        let buckets = Some(self.store.buckets().into_iter().map(bucket).collect());
+        Ok(S3Response::new(ListBucketsOutput {
+            buckets,
+            ..Default::default()
+        }))
+    }
+
+    async fn create_bucket(
+        &self,
+        req: S3Request<CreateBucketInput>,
+    ) -> S3Result<S3Response<CreateBucketOutput>> {
+        if !self.store.create_bucket(&req.input.bucket).map_err(disk)? {
+            return Err(s3_error!(BucketAlreadyOwnedByYou, "you have it already"));
+        }
+        let location = Some(format!("/{}", req.input.bucket));
+        Ok(S3Response::new(CreateBucketOutput { location }))
+    }
+
+    async fn head_bucket(
+        &self,
+        req: S3Request<HeadBucketInput>,
+    ) -> S3Result<S3Response<HeadBucketOutput>> {
+        self.store.scan(&req.input.bucket, "", |_| false)?;
+        Ok(S3Response::new(HeadBucketOutput::default()))
+    }
+
+    async fn get_bucket_location(
+        &self,
+        req: S3Request<GetBucketLocationInput>,
+    ) -> S3Result<S3Response<GetBucketLocationOutput>> {
+        self.store.scan(&req.input.bucket, "", |_| false)?;
+        Ok(S3Response::new(GetBucketLocationOutput::default()))
+    }
+
+    async fn put_object(
+        &self,
+        req: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
+        let injected = req.extensions.get::<Injected>().copied();
+        let input = req.input;
+        let condition = condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        self.store.scan(&input.bucket, "", |_| false)?;
+        let expected = Expected::new(
+            &req.headers,
+            req.trailing_headers,
+            input.content_length,
+            input.content_md5,
+        );
+        let body = input.body.unwrap_or_else(empty);
+        let received = receive(&self.store, body, expected, injected).await?;
+        let etag = received.md5.clone();
+        let description = Description {
+            key: input.key,
+            size_bytes: received.size_bytes,
+            etag: etag.clone(),
+            modified_ms: now_ms(),
+            content_type: input.content_type,
+            metadata: kept(input.metadata),
+        };
+        self.store
+            .put(&input.bucket, description, received.scratch, &condition)?;
+        Ok(S3Response::new(PutObjectOutput {
+            e_tag: strong(&etag),
+            ..Default::default()
+        }))
+    }
+
+    async fn copy_object(
+        &self,
+        req: S3Request<CopyObjectInput>,
+    ) -> S3Result<S3Response<CopyObjectOutput>> {
+        let input = req.input;
+        let (source, received) = self.copied(&input.copy_source, None).await?;
+        let replaces = input
+            .metadata_directive
+            .as_ref()
+            .is_some_and(|directive| directive.as_str() == "REPLACE");
+        let description = Description {
+            key: input.key,
+            size_bytes: received.size_bytes,
+            etag: received.md5.clone(),
+            modified_ms: now_ms(),
+            content_type: if replaces {
+                input.content_type
+            } else {
+                source.content_type.clone()
+            },
+            metadata: if replaces {
+                kept(input.metadata)
+            } else {
+                source.metadata.clone()
+            },
+        };
+        let result = CopyObjectResult {
+            e_tag: strong(&description.etag),
+            last_modified: timestamp_ms(description.modified_ms),
+            ..Default::default()
+        };
+        self.store.put(
+            &input.bucket,
+            description,
+            received.scratch,
+            &Precondition::default(),
+        )?;
+        Ok(S3Response::new(CopyObjectOutput {
+            copy_object_result: Some(result),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_object(
+        &self,
+        req: S3Request<GetObjectInput>,
+    ) -> S3Result<S3Response<GetObjectOutput>> {
+        let input = req.input;
+        let stretch = self.stretch(&input.bucket, &input.key, input.range.as_ref())?;
+        let description = stretch.description;
+        readable(
+            &description,
+            input.if_match.as_ref(),
+            input.if_none_match.as_ref(),
+        )?;
+        let range = stretch.range;
+        let content_range = || {
+            format!(
+                "bytes {}-{}/{}",
+                range.start,
+                range.end.saturating_sub(1),
+                description.size_bytes
+            )
+        };
+        let output = GetObjectOutput {
+            body: Some(stretch.body),
+            accept_ranges: Some("bytes".to_owned()),
+            content_length: i64::try_from(range.end - range.start).ok(),
+            content_range: input.range.is_some().then(content_range),
+            content_type: description.content_type.clone(),
+            e_tag: strong(&description.etag),
+            last_modified: timestamp_ms(description.modified_ms),
+            metadata: Some(description.metadata.clone().into_iter().collect()),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn head_object(
+        &self,
+        req: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        let input = req.input;
+        let description = self.store.describe(&input.bucket, &input.key)?;
+        readable(
+            &description,
+            input.if_match.as_ref(),
+            input.if_none_match.as_ref(),
+        )?;
+        let output = HeadObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            content_length: i64::try_from(description.size_bytes).ok(),
+            content_type: description.content_type.clone(),
+            e_tag: strong(&description.etag),
+            last_modified: timestamp_ms(description.modified_ms),
+            metadata: Some(description.metadata.clone().into_iter().collect()),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn delete_object(
+        &self,
+        req: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        let condition = condition(req.input.if_match.as_ref(), None)?;
+        self.store
+            .delete(&req.input.bucket, &req.input.key, &condition)?;
+        Ok(S3Response::new(DeleteObjectOutput::default()))
+    }
+
+    async fn delete_objects(
+        &self,
+        req: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        let (bucket, delete) = (req.input.bucket, req.input.delete);
+        if delete.objects.len() > listing::MAX_ROWS {
+            return Err(s3_error!(
+                MalformedXML,
+                "at most {} objects can be deleted at once",
+                listing::MAX_ROWS
+            ));
+        }
+        let mut deleted = Vec::new();
+        for object in delete.objects {
+            self.store
+                .delete(&bucket, &object.key, &Precondition::default())?;
+            deleted.push(DeletedObject {
+                key: Some(object.key),
+                ..Default::default()
+            });
+        }
+        let deleted = if delete.quiet == Some(true) {
+            None
+        } else {
+            Some(deleted)
+        };
+        Ok(S3Response::new(DeleteObjectsOutput {
+            deleted,
+            ..Default::default()
+        }))
+    }
+
+    async fn list_objects_v2(
+        &self,
+        req: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let input = req.input;
+        let query = listing::Query {
+            prefix: input.prefix.clone().unwrap_or_default(),
+            delimiter: input.delimiter.clone(),
+            after: input.start_after.clone(),
+            token: input.continuation_token.clone(),
+            max_rows: rows(input.max_keys),
+        };
+        let page = listing::page(&self.store, &input.bucket, &query)?.ok_or_else(|| {
+            s3_error!(
+                InvalidArgument,
+                "the continuation token is not one of this server"
+            )
+        })?;
+        let encoding = input.encoding_type.as_ref();
+        let object = |object: &Arc<Description>| Object {
+            key: Some(shown(&object.key, encoding)),
+            size: i64::try_from(object.size_bytes).ok(),
+            e_tag: strong(&object.etag),
+            last_modified: timestamp_ms(object.modified_ms),
+            ..Default::default()
+        };
+        let folded = |prefix: &String| CommonPrefix {
+            prefix: Some(shown(prefix, encoding)),
+        };
+        let output = ListObjectsV2Output {
+            name: Some(input.bucket),
+            prefix: Some(shown(&query.prefix, encoding)),
+            max_keys: count(query.max_rows),
+            key_count: count(page.objects.len() + page.common_prefixes.len()),
+            continuation_token: input.continuation_token,
+            is_truncated: Some(page.next.is_some()),
+            next_continuation_token: page.next.clone(),
+            contents: Some(page.objects.iter().map(object).collect()),
+            common_prefixes: Some(page.common_prefixes.iter().map(folded).collect()),
+            delimiter: query
+                .delimiter
+                .as_deref()
+                .map(|delimiter| shown(delimiter, encoding)),
+            start_after: query.after.as_deref().map(|after| shown(after, encoding)),
+            encoding_type: input.encoding_type.clone(),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        req: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        let input = req.input;
+        let begun = Begun {
+            bucket: input.bucket.clone(),
+            key: input.key.clone(),
+            initiated_ms: now_ms(),
+            content_type: input.content_type,
+            metadata: kept(input.metadata),
+        };
+        let output = CreateMultipartUploadOutput {
+            upload_id: Some(self.store.begin(begun)?),
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn upload_part(
+        &self,
+        req: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        let injected = req.extensions.get::<Injected>().copied();
+        let input = req.input;
+        let number = part_number(input.part_number)?;
+        // Before the body: a client should not send gigabytes to an upload that is gone.
+        self.store
+            .is_open(&input.bucket, &input.key, &input.upload_id)?;
+        let expected = Expected::new(
+            &req.headers,
+            req.trailing_headers,
+            input.content_length,
+            input.content_md5,
+        );
+        let body = input.body.unwrap_or_else(empty);
+        let Received {
+            scratch,
+            size_bytes,
+            md5,
+        } = receive(&self.store, body, expected, injected).await?;
+        let upload = (
+            input.bucket.as_str(),
+            input.key.as_str(),
+            input.upload_id.as_str(),
+        );
+        self.store
+            .put_part(upload, number, (size_bytes, md5.clone()), scratch)?;
+        Ok(S3Response::new(UploadPartOutput {
+            e_tag: strong(&md5),
+            ..Default::default()
+        }))
+    }
+
+    async fn upload_part_copy(
+        &self,
+        req: S3Request<UploadPartCopyInput>,
+    ) -> S3Result<S3Response<UploadPartCopyOutput>> {
+        let input = req.input;
+        let number = part_number(input.part_number)?;
+        let range = input
+            .copy_source_range
+            .as_deref()
+            .map(Range::parse)
+            .transpose();
+        let range =
+            range.map_err(|_| s3_error!(InvalidArgument, "the range to copy is not one"))?;
+        let (
+            _,
+            Received {
+                scratch,
+                size_bytes,
+                md5,
+            },
+        ) = self.copied(&input.copy_source, range.as_ref()).await?;
+        let upload = (
+            input.bucket.as_str(),
+            input.key.as_str(),
+            input.upload_id.as_str(),
+        );
+        self.store
+            .put_part(upload, number, (size_bytes, md5.clone()), scratch)?;
+        let result = CopyPartResult {
+            e_tag: strong(&md5),
+            last_modified: timestamp_ms(now_ms()),
+            ..Default::default()
+        };
+        Ok(S3Response::new(UploadPartCopyOutput {
+            copy_part_result: Some(result),
+            ..Default::default()
+        }))
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        req: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        let input = req.input;
+        let condition = condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        let mut wanted = Vec::new();
+        for part in input
+            .multipart_upload
+            .and_then(|upload| upload.parts)
+            .unwrap_or_default()
+        {
+            let number = part_number(part.part_number.unwrap_or_default())?;
+            let tag = part.e_tag.as_ref().map(|etag| etag.value().to_owned());
+            wanted.push((
+                number,
+                tag.ok_or_else(|| {
+                    s3_error!(InvalidPart, "part {number} is named without its tag")
+                })?,
+            ));
+        }
+        if wanted.is_empty() {
+            return Err(s3_error!(MalformedXML, "no parts were named"));
+        }
+        let store = self.store.clone();
+        let (bucket, key, id) = (input.bucket.clone(), input.key.clone(), input.upload_id);
+        let completing = tokio::task::spawn_blocking(move || {
+            store.complete((&bucket, &key, &id), &wanted, &condition)
+        });
+        let description = completing.await.map_err(S3Error::internal_error)??;
+        let output = CompleteMultipartUploadOutput {
+            location: Some(format!("/{}/{}", input.bucket, input.key)),
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            e_tag: strong(&description.etag),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        req: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        self.store
+            .abort(&req.input.bucket, &req.input.key, &req.input.upload_id)?;
+        Ok(S3Response::new(AbortMultipartUploadOutput::default()))
+    }
+
+    async fn list_parts(
+        &self,
+        req: S3Request<ListPartsInput>,
+    ) -> S3Result<S3Response<ListPartsOutput>> {
+        let input = req.input;
+        let after = input
+            .part_number_marker
+            .and_then(|marker| u32::try_from(marker).ok())
+            .unwrap_or(0);
+        let max_rows = rows(input.max_parts);
+        let mut found = self
+            .store
+            .parts(&input.bucket, &input.key, &input.upload_id, after)?;
+        let truncated = found.len() > max_rows;
+        found.truncate(max_rows);
+        let next = found
+            .last()
+            .and_then(|(number, _)| i32::try_from(*number).ok())
+            .filter(|_| truncated);
+        let part = |(number, part): (u32, super::store::Part)| Part {
+            part_number: i32::try_from(number).ok(),
+            size: i64::try_from(part.size_bytes).ok(),
+            e_tag: strong(&part.md5),
+            last_modified: Some(Timestamp::from(part.modified)),
+            ..Default::default()
+        };
+        let output = ListPartsOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            upload_id: Some(input.upload_id),
+            part_number_marker: input.part_number_marker,
+            max_parts: count(max_rows),
+            is_truncated: Some(truncated),
+            next_part_number_marker: next,
+            parts: Some(found.into_iter().map(part).collect()),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn list_multipart_uploads(
+        &self,
+        req: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        let input = req.input;
+        let prefix = input.prefix.clone().unwrap_or_default();
+        let marker = input
+            .key_marker
+            .as_deref()
+            .filter(|marker| !marker.is_empty());
+        // Without an id the marker's whole key was shown already.
+        let after_id = input
+            .upload_id_marker
+            .as_deref()
+            .filter(|id| !id.is_empty());
+        let is_after = |key: &str, id: &str| match (marker, after_id) {
+            (None, _) => true,
+            (Some(marker), None) => key > marker,
+            (Some(marker), Some(after_id)) => (key, id) > (marker, after_id),
+        };
+        let mut found = self.store.uploads(&input.bucket)?;
+        found.retain(|(id, begun)| begun.key.starts_with(&prefix) && is_after(&begun.key, id));
+        let max_rows = rows(input.max_uploads);
+        let truncated = found.len() > max_rows;
+        found.truncate(max_rows);
+        let encoding = input.encoding_type.as_ref();
+        let last = found.last().filter(|_| truncated).cloned();
+        let upload = |(id, begun): (String, Begun)| MultipartUpload {
+            key: Some(shown(&begun.key, encoding)),
+            upload_id: Some(id),
+            initiated: timestamp_ms(begun.initiated_ms),
+            ..Default::default()
+        };
+        let output = ListMultipartUploadsOutput {
+            bucket: Some(input.bucket),
+            prefix: Some(shown(&prefix, encoding)),
+            key_marker: input
+                .key_marker
+                .as_deref()
+                .map(|marker| shown(marker, encoding)),
+            upload_id_marker: input.upload_id_marker.clone(),
+            max_uploads: count(max_rows),
+            is_truncated: Some(truncated),
+            next_key_marker: last.as_ref().map(|(_, begun)| shown(&begun.key, encoding)),
+            next_upload_id_marker: last.map(|(id, _)| id),
+            encoding_type: input.encoding_type.clone(),
+            uploads: Some(found.into_iter().map(upload).collect()),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
+    }
+}
+
+fn empty() -> StreamingBlob {
+    StreamingBlob::from(s3s::Body::empty())
+}

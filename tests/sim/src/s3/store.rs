@@ -1,0 +1,670 @@
+//! Objects and unfinished uploads as files: written aside, renamed when whole, remembered in an index.
+//!
+//! An object is one file with a name of its own: content, then its description as JSON, then the length of that and a mark, so that
+//! one rename makes both visible. Keys never become file names.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+    time::SystemTime,
+};
+
+use anyhow::Context as _;
+use md5::{Digest as _, Md5};
+use serde::{Deserialize, Serialize};
+use tempfile::TempPath;
+use ulid::Ulid;
+
+/// Last bytes of every object's file.
+const MARK: &[u8; 8] = b"SIMS3OB1";
+/// Largest description of an object, bytes; S3 itself allows 2 KB of metadata.
+const MAX_DESCRIPTION_BYTES: u64 = 64 << 10;
+/// Smallest part that is not the last, bytes.
+pub const MIN_PART_BYTES: u64 = 5 << 20;
+/// Completes that are remembered, so that a repeated one is answered as AWS does.
+const MAX_FINISHED: usize = 10_000;
+
+/// What is known of an object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// Full key.
+    pub key: String,
+    /// Size of the content, bytes.
+    pub size_bytes: u64,
+    /// Entity tag without quotes.
+    pub etag: String,
+    /// When it was stored, milliseconds since the epoch.
+    pub modified_ms: u64,
+    /// `Content-Type`, as it was given.
+    pub content_type: Option<String>,
+    /// `x-amz-meta-*`, as it was given.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// An upload that was begun.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Bucket.
+    pub bucket: String,
+    /// Full key.
+    pub key: String,
+    /// When, milliseconds since the epoch.
+    pub initiated_ms: u64,
+    /// `Content-Type` of the object to be.
+    pub content_type: Option<String>,
+    /// `x-amz-meta-*` of the object to be.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A part that was sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Size, bytes.
+    pub size_bytes: u64,
+    /// md5 of the content, hex: its entity tag.
+    pub md5: String,
+    /// When it came.
+    pub modified: SystemTime,
+    file: PathBuf,
+}
+
+/// What has to be so before an object is written.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Precondition {
+    /// No object of that key.
+    pub absent: bool,
+    /// The object of that key has this tag.
+    pub etag: Option<String>,
+}
+
+/// Why the store did not do it, in S3's codes.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such bucket.
+    #[error("no such bucket")]
+    NoSuchBucket,
+    /// No such object.
+    #[error("no such object")]
+    NoSuchKey,
+    /// No such upload, or none any more.
+    #[error("no such upload")]
+    NoSuchUpload,
+    /// A part that was never sent, or has another tag.
+    #[error("part {0} is not there or has another tag")]
+    InvalidPart(u32),
+    /// Parts that are not in ascending order.
+    #[error("parts must be named in ascending order")]
+    InvalidPartOrder,
+    /// A part that is too small and not the last.
+    #[error("part {0} has fewer than {MIN_PART_BYTES} bytes and is not the last")]
+    EntityTooSmall(u32),
+    /// What had to be so is not so.
+    #[error("a condition of the request does not hold")]
+    PreconditionFailed,
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Everything stored below one directory.
+pub struct Store {
+    dir: PathBuf,
+    index: Mutex<Index>,
+}
+
+#[derive(Default)]
+struct Index {
+    buckets: BTreeMap<String, BTreeMap<String, Stored>>,
+    uploads: BTreeMap<String, Upload>,
+    finished: HashMap<String, (String, Description)>,
+}
+
+#[derive(Clone)]
+struct Stored {
+    description: Arc<Description>,
+    file: PathBuf,
+}
+
+struct Upload {
+    begun: Begun,
+    parts: BTreeMap<u32, Part>,
+}
+
+impl Store {
+    /// Opens what is below `dir` and makes these buckets, if they are not there.
+    pub fn open(dir: &Path, buckets: &[String]) -> anyhow::Result<Self> {
+        let mut index = Index::default();
+        for name in ["objects", "uploads", "tmp"] {
+            fs::create_dir_all(dir.join(name))
+                .with_context(|| format!("cannot make {}", dir.join(name).display()))?;
+        }
+        // Whatever was being written when the last server ended.
+        for leftover in fs::read_dir(dir.join("tmp"))? {
+            fs::remove_file(leftover?.path())?;
+        }
+        for bucket in buckets {
+            fs::create_dir_all(dir.join("objects").join(bucket))?;
+        }
+        for bucket in fs::read_dir(dir.join("objects"))? {
+            let bucket = bucket?;
+            let name = bucket.file_name().to_string_lossy().into_owned();
+            index.buckets.insert(name, load_bucket(&bucket.path())?);
+        }
+        for upload in fs::read_dir(dir.join("uploads"))? {
+            let upload = upload?;
+            let id = upload.file_name().to_string_lossy().into_owned();
+            if let Some(loaded) = load_upload(&upload.path())? {
+                index.uploads.insert(id, loaded);
+            }
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            index: Mutex::new(index),
+        })
+    }
+
+    /// A new file to write into; it is gone when it was not stored.
+    pub fn scratch(&self) -> io::Result<(File, TempPath)> {
+        Ok(tempfile::NamedTempFile::new_in(self.dir.join("tmp"))?.into_parts())
+    }
+
+    /// Names of all buckets.
+    pub fn buckets(&self) -> Vec<String> {
+        self.index().buckets.keys().cloned().collect()
+    }
+
+    /// Makes a bucket; whether it was new.
+    pub fn create_bucket(&self, bucket: &str) -> io::Result<bool> {
+        let mut index = self.index();
+        if index.buckets.contains_key(bucket) {
+            return Ok(false);
+        }
+        fs::create_dir_all(self.dir.join("objects").join(bucket))?;
+        index.buckets.insert(bucket.to_owned(), BTreeMap::new());
+        Ok(true)
+    }
+
+    /// Stores what was written to a scratch file (`description.size_bytes` of content) under its key.
+    pub fn put(
+        &self,
+        bucket: &str,
+        description: Description,
+        scratch: TempPath,
+        condition: &Precondition,
+    ) -> Result<(), StoreError> {
+        describe(&scratch, &description)?;
+        let mut index = self.index();
+        let objects = index
+            .buckets
+            .get_mut(bucket)
+            .ok_or(StoreError::NoSuchBucket)?;
+        check(objects.get(&description.key), condition)?;
+        // Names grow with time: of two files for one key, the later counts when a crash left both.
+        let file = self
+            .dir
+            .join("objects")
+            .join(bucket)
+            .join(Ulid::generate().to_string());
+        scratch.persist(&file).map_err(|err| err.error)?;
+        let key = description.key.clone();
+        let replaced = objects.insert(
+            key,
+            Stored {
+                description: Arc::new(description),
+                file,
+            },
+        );
+        if let Some(replaced) = replaced {
+            fs::remove_file(replaced.file)?;
+        }
+        Ok(())
+    }
+
+    /// What is known of an object.
+    pub fn describe(&self, bucket: &str, key: &str) -> Result<Arc<Description>, StoreError> {
+        let index = self.index();
+        let objects = index.buckets.get(bucket).ok_or(StoreError::NoSuchBucket)?;
+        objects
+            .get(key)
+            .map(|stored| stored.description.clone())
+            .ok_or(StoreError::NoSuchKey)
+    }
+
+    /// An object's description and its opened file, content first; it stays whole even when it is replaced meanwhile.
+    pub fn read(&self, bucket: &str, key: &str) -> Result<(Arc<Description>, File), StoreError> {
+        let index = self.index();
+        let objects = index.buckets.get(bucket).ok_or(StoreError::NoSuchBucket)?;
+        let stored = objects.get(key).ok_or(StoreError::NoSuchKey)?;
+        Ok((stored.description.clone(), File::open(&stored.file)?))
+    }
+
+    /// Deletes an object, if it is there.
+    pub fn delete(
+        &self,
+        bucket: &str,
+        key: &str,
+        condition: &Precondition,
+    ) -> Result<(), StoreError> {
+        let mut index = self.index();
+        let objects = index
+            .buckets
+            .get_mut(bucket)
+            .ok_or(StoreError::NoSuchBucket)?;
+        check(objects.get(key), condition)?;
+        if let Some(stored) = objects.remove(key) {
+            fs::remove_file(stored.file)?;
+        }
+        Ok(())
+    }
+
+    /// Descriptions of a bucket's objects from `from` on (inclusive), in key order, as long as `wanted` says so.
+    pub fn scan(
+        &self,
+        bucket: &str,
+        from: &str,
+        mut wanted: impl FnMut(&Arc<Description>) -> bool,
+    ) -> Result<(), StoreError> {
+        let index = self.index();
+        let objects = index.buckets.get(bucket).ok_or(StoreError::NoSuchBucket)?;
+        for stored in objects.range(from.to_owned()..).map(|(_, stored)| stored) {
+            if !wanted(&stored.description) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Flips one bit in the middle of an object, behind the back of everything; whether there was one to flip.
+    pub fn corrupt(&self, bucket: &str, key: &str) -> Result<bool, StoreError> {
+        let index = self.index();
+        let objects = index.buckets.get(bucket).ok_or(StoreError::NoSuchBucket)?;
+        let Some(stored) = objects
+            .get(key)
+            .filter(|stored| stored.description.size_bytes > 0)
+        else {
+            return Ok(false);
+        };
+        let mut file = File::options().read(true).write(true).open(&stored.file)?;
+        let middle = SeekFrom::Start(stored.description.size_bytes / 2);
+        let mut byte = [0];
+        file.seek(middle)?;
+        file.read_exact(&mut byte)?;
+        file.seek(middle)?;
+        file.write_all(&[byte[0] ^ 1])?;
+        Ok(true)
+    }
+
+    /// Begins an upload and returns its id.
+    pub fn begin(&self, begun: Begun) -> Result<String, StoreError> {
+        let mut index = self.index();
+        if !index.buckets.contains_key(&begun.bucket) {
+            return Err(StoreError::NoSuchBucket);
+        }
+        let id = Ulid::generate().to_string();
+        let dir = self.dir.join("uploads").join(&id);
+        fs::create_dir(&dir)?;
+        fs::write(
+            dir.join("upload.json"),
+            serde_json::to_vec(&begun).map_err(io::Error::other)?,
+        )?;
+        index.uploads.insert(
+            id.clone(),
+            Upload {
+                begun,
+                parts: BTreeMap::new(),
+            },
+        );
+        Ok(id)
+    }
+
+    /// Whether an upload is open.
+    pub fn is_open(&self, bucket: &str, key: &str, id: &str) -> Result<(), StoreError> {
+        open(&mut self.index(), bucket, key, id).map(|_| ())
+    }
+
+    /// Keeps what was written to a scratch file as a part; one of the same number is replaced.
+    pub fn put_part(
+        &self,
+        (bucket, key, id): (&str, &str, &str),
+        number: u32,
+        (size_bytes, md5): (u64, String),
+        scratch: TempPath,
+    ) -> Result<(), StoreError> {
+        let mut index = self.index();
+        let upload = open(&mut index, bucket, key, id)?;
+        let file = self
+            .dir
+            .join("uploads")
+            .join(id)
+            .join(format!("{number:05}-{md5}"));
+        scratch.persist(&file).map_err(|err| err.error)?;
+        let part = Part {
+            size_bytes,
+            md5,
+            modified: SystemTime::now(),
+            file: file.clone(),
+        };
+        if let Some(replaced) = upload
+            .parts
+            .insert(number, part)
+            .filter(|replaced| replaced.file != file)
+        {
+            fs::remove_file(replaced.file)?;
+        }
+        Ok(())
+    }
+
+    /// Parts of an open upload with a higher number than `after`.
+    pub fn parts(
+        &self,
+        bucket: &str,
+        key: &str,
+        id: &str,
+        after: u32,
+    ) -> Result<Vec<(u32, Part)>, StoreError> {
+        let mut index = self.index();
+        let upload = open(&mut index, bucket, key, id)?;
+        let later = upload.parts.range(after.saturating_add(1)..);
+        Ok(later
+            .map(|(number, part)| (*number, part.clone()))
+            .collect())
+    }
+
+    /// Open uploads of a bucket, by key, then by id.
+    pub fn uploads(&self, bucket: &str) -> Result<Vec<(String, Begun)>, StoreError> {
+        let index = self.index();
+        if !index.buckets.contains_key(bucket) {
+            return Err(StoreError::NoSuchBucket);
+        }
+        let of_bucket = index
+            .uploads
+            .iter()
+            .filter(|(_, upload)| upload.begun.bucket == bucket);
+        let mut uploads: Vec<_> = of_bucket
+            .map(|(id, upload)| (id.clone(), upload.begun.clone()))
+            .collect();
+        uploads.sort_by(|(id_a, a), (id_b, b)| (&a.key, id_a).cmp(&(&b.key, id_b)));
+        Ok(uploads)
+    }
+
+    /// Drops an upload and its parts.
+    pub fn abort(&self, bucket: &str, key: &str, id: &str) -> Result<(), StoreError> {
+        let mut index = self.index();
+        open(&mut index, bucket, key, id)?;
+        index.uploads.remove(id);
+        fs::remove_dir_all(self.dir.join("uploads").join(id))?;
+        Ok(())
+    }
+
+    /// Puts the named parts together and makes the object visible. Blocks while it copies. Asked again, it answers the same.
+    pub fn complete(
+        &self,
+        (bucket, key, id): (&str, &str, &str),
+        wanted: &[(u32, String)],
+        condition: &Precondition,
+    ) -> Result<Description, StoreError> {
+        let (begun, parts) = {
+            let mut index = self.index();
+            match index.finished.get(id) {
+                Some((of_bucket, done)) if of_bucket == bucket && done.key == key => {
+                    return Ok(done.clone());
+                }
+                _ => {}
+            }
+            let upload = open(&mut index, bucket, key, id)?;
+            let parts = chosen(upload, wanted)?;
+            // Opened under the lock: a part that is replaced meanwhile stays as it was chosen.
+            let opened: io::Result<Vec<File>> =
+                parts.iter().map(|part| File::open(&part.file)).collect();
+            (
+                upload.begun.clone(),
+                parts.into_iter().zip(opened?).collect::<Vec<_>>(),
+            )
+        };
+        let (mut file, scratch) = self.scratch()?;
+        let mut tags = Md5::new();
+        let mut size_bytes = 0;
+        for (part, mut content) in parts {
+            tags.update(hex::decode(&part.md5).map_err(io::Error::other)?);
+            size_bytes += io::copy(&mut content, &mut file)?;
+        }
+        let description = Description {
+            key: key.to_owned(),
+            size_bytes,
+            etag: format!("{}-{}", hex::encode(tags.finalize()), wanted.len()),
+            modified_ms: now_ms(),
+            content_type: begun.content_type,
+            metadata: begun.metadata,
+        };
+        self.put(bucket, description.clone(), scratch, condition)?;
+        let mut index = self.index();
+        if index.finished.len() >= MAX_FINISHED {
+            index.finished.clear();
+        }
+        index
+            .finished
+            .insert(id.to_owned(), (bucket.to_owned(), description.clone()));
+        if index.uploads.remove(id).is_some() {
+            fs::remove_dir_all(self.dir.join("uploads").join(id))?;
+        }
+        Ok(description)
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Milliseconds since the epoch.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn open<'a>(
+    index: &'a mut Index,
+    bucket: &str,
+    key: &str,
+    id: &str,
+) -> Result<&'a mut Upload, StoreError> {
+    if !index.buckets.contains_key(bucket) {
+        return Err(StoreError::NoSuchBucket);
+    }
+    let upload = index
+        .uploads
+        .get_mut(id)
+        .filter(|upload| upload.begun.bucket == bucket && upload.begun.key == key);
+    upload.ok_or(StoreError::NoSuchUpload)
+}
+
+fn chosen(upload: &Upload, wanted: &[(u32, String)]) -> Result<Vec<Part>, StoreError> {
+    if wanted.is_empty() || !wanted.windows(2).all(|pair| pair[0].0 < pair[1].0) {
+        return Err(StoreError::InvalidPartOrder);
+    }
+    let mut parts = Vec::with_capacity(wanted.len());
+    for (at, (number, tag)) in wanted.iter().enumerate() {
+        let part = upload.parts.get(number).filter(|part| part.md5 == *tag);
+        let part = part.ok_or(StoreError::InvalidPart(*number))?;
+        if at + 1 < wanted.len() && part.size_bytes < MIN_PART_BYTES {
+            return Err(StoreError::EntityTooSmall(*number));
+        }
+        parts.push(part.clone());
+    }
+    Ok(parts)
+}
+
+fn check(current: Option<&Stored>, condition: &Precondition) -> Result<(), StoreError> {
+    match (current, condition) {
+        (Some(_), Precondition { absent: true, .. }) => Err(StoreError::PreconditionFailed),
+        (None, Precondition { etag: Some(_), .. }) => Err(StoreError::NoSuchKey),
+        (
+            Some(stored),
+            Precondition {
+                etag: Some(etag), ..
+            },
+        ) if stored.description.etag != *etag => Err(StoreError::PreconditionFailed),
+        _ => Ok(()),
+    }
+}
+
+/// Appends the description to the content.
+fn describe(path: &Path, description: &Description) -> io::Result<()> {
+    let json = serde_json::to_vec(description).map_err(io::Error::other)?;
+    let mut file = File::options().append(true).open(path)?;
+    file.write_all(&json)?;
+    file.write_all(&(json.len() as u64).to_le_bytes())?;
+    file.write_all(MARK)
+}
+
+fn load_bucket(dir: &Path) -> anyhow::Result<BTreeMap<String, Stored>> {
+    let mut files: Vec<PathBuf> = fs::read_dir(dir)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    files.sort();
+    let mut objects = BTreeMap::new();
+    for file in files {
+        let description =
+            load_object(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let stored = Stored {
+            description: Arc::new(description),
+            file,
+        };
+        let replaced: Option<Stored> = objects.insert(stored.description.key.clone(), stored);
+        if let Some(replaced) = replaced {
+            fs::remove_file(replaced.file)?;
+        }
+    }
+    Ok(objects)
+}
+
+fn load_object(path: &Path) -> anyhow::Result<Description> {
+    let mut file = File::open(path)?;
+    let mut tail = [0; 16];
+    file.seek(SeekFrom::End(-16))?;
+    file.read_exact(&mut tail)?;
+    let length = u64::from_le_bytes(tail[..8].try_into()?);
+    anyhow::ensure!(
+        tail[8..] == *MARK && length <= MAX_DESCRIPTION_BYTES,
+        "it is no object of this server"
+    );
+    file.seek(SeekFrom::End(-16 - i64::try_from(length)?))?;
+    Ok(serde_json::from_reader(file.take(length))?)
+}
+
+fn load_upload(dir: &Path) -> anyhow::Result<Option<Upload>> {
+    let Ok(begun) = fs::read(dir.join("upload.json")) else {
+        return Ok(None);
+    };
+    let mut parts = BTreeMap::new();
+    for file in fs::read_dir(dir)? {
+        let file = file?;
+        let name = file.file_name().to_string_lossy().into_owned();
+        if let Some((number, md5)) = name.split_once('-') {
+            let (number, about) = (number.parse()?, file.metadata()?);
+            let (size_bytes, modified) = (about.len(), about.modified()?);
+            parts.insert(
+                number,
+                Part {
+                    size_bytes,
+                    md5: md5.to_owned(),
+                    modified,
+                    file: file.path(),
+                },
+            );
+        }
+    }
+    Ok(Some(Upload {
+        begun: serde_json::from_slice(&begun)?,
+        parts,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(store: &Store, key: &str, content: &[u8]) -> Result<(), StoreError> {
+        let (mut file, scratch) = store.scratch().unwrap();
+        file.write_all(content).unwrap();
+        let description = Description {
+            key: key.to_owned(),
+            size_bytes: content.len() as u64,
+            etag: hex::encode(Md5::digest(content)),
+            modified_ms: 5,
+            content_type: None,
+            metadata: BTreeMap::new(),
+        };
+        store.put("runs", description, scratch, &Precondition::default())
+    }
+
+    fn content(store: &Store, key: &str) -> Vec<u8> {
+        let (description, file) = store.read("runs", key).unwrap();
+        let mut bytes = Vec::new();
+        file.take(description.size_bytes)
+            .read_to_end(&mut bytes)
+            .unwrap();
+        bytes
+    }
+
+    #[test]
+    fn objects_and_parts_are_there_again_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &["runs".to_owned()]).unwrap();
+        stored(&store, "a/../b\n", b"one").unwrap();
+        stored(&store, "a/../b\n", b"three").unwrap();
+        stored(&store, "empty", b"").unwrap();
+        let begun = Begun {
+            bucket: "runs".into(),
+            key: "k".into(),
+            initiated_ms: 7,
+            content_type: None,
+            metadata: BTreeMap::new(),
+        };
+        let id = store.begin(begun.clone()).unwrap();
+        let (mut file, scratch) = store.scratch().unwrap();
+        file.write_all(b"part").unwrap();
+        let md5 = hex::encode(Md5::digest(b"part"));
+        store
+            .put_part(("runs", "k", &id), 3, (4, md5.clone()), scratch)
+            .unwrap();
+        let half_written = store.scratch().unwrap().1.keep().unwrap();
+        drop(store);
+
+        let store = Store::open(dir.path(), &[]).unwrap();
+        assert_eq!(store.buckets(), ["runs"]);
+        assert_eq!(content(&store, "a/../b\n"), b"three");
+        assert_eq!(content(&store, "empty"), b"");
+        assert!(!half_written.exists(), "what was being written is gone");
+        assert_eq!(store.uploads("runs").unwrap(), [(id.clone(), begun)]);
+        let done = store
+            .complete(("runs", "k", &id), &[(3, md5)], &Precondition::default())
+            .unwrap();
+        assert_eq!(
+            (done.size_bytes, content(&store, "k").as_slice()),
+            (4, &b"part"[..])
+        );
+        assert!(store.uploads("runs").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_reader_keeps_the_object_it_began_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), &["runs".to_owned()]).unwrap();
+        stored(&store, "k", b"before").unwrap();
+        let (_, mut file) = store.read("runs", "k").unwrap();
+        stored(&store, "k", b"after!").unwrap();
+        let mut bytes = [0; 6];
+        file.read_exact(&mut bytes).unwrap();
+        assert_eq!(
+            (&bytes, content(&store, "k").as_slice()),
+            (b"before", &b"after!"[..])
+        );
+    }
+}
