@@ -1,0 +1,331 @@
+//! Verbs over the market in memory and a store in a temporary home.
+
+use std::{
+    io::{self, Write},
+    sync::Mutex,
+};
+
+use serde_json::Value;
+
+use super::*;
+use crate::{
+    cli::{Cli, GlobalFlags},
+    config::Environment,
+    ledger::CostKind,
+    provider::{Rental, memory::MemoryMarket},
+    run::State,
+    spec::RunSpec,
+    store::Outcome,
+    ui::UiOptions,
+};
+
+const T0: i64 = 1_800_000_000_000_000;
+const HOUR_US: i64 = 3_600_000_000;
+
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A home, a market with three machines, and a clock that stands an hour after [`T0`].
+struct Desk {
+    dir: tempfile::TempDir,
+    market: MemoryMarket,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            market: MemoryMarket::new(3),
+        }
+    }
+
+    fn deps(&self) -> Deps {
+        let home = self.dir.path().to_str().unwrap();
+        let config = Config::new(
+            GlobalFlags::default(),
+            Environment::of(&[("SPOTTER_HOME", home)]),
+        );
+        let market = self.market.clone();
+        Deps::new(
+            config.unwrap(),
+            Clock::new(|| T0 + HOUR_US),
+            Box::new(move |_| Ok(Arc::new(market.clone()))),
+            Box::new(|_| Err(CommandError::bug("no box is opened here"))),
+        )
+    }
+
+    /// Runs a command line; answers exit code, stdout, stderr.
+    fn spotter(&self, words: &[&str]) -> (u8, String, String) {
+        let cli = <Cli as clap::Parser>::try_parse_from([&["spotter"], words].concat()).unwrap();
+        let (out, err) = (Paper::default(), Paper::default());
+        let options = UiOptions {
+            json: cli.global.json,
+            ..UiOptions::default()
+        };
+        let mut ui = Ui::to(Box::new(out.clone()), Box::new(err.clone()), options);
+        let code = execute(&cli.verb, &mut ui, &self.deps());
+        let text = |paper: &Paper| String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+        (code, text(&out), text(&err))
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let (code, out, err) = self.spotter(&[words, &["--json"]].concat());
+        assert_eq!(code, 0, "{err}");
+        assert_eq!(out.lines().count(), 1, "{out}");
+        serde_json::from_str(&out).unwrap()
+    }
+
+    fn run_file(&self, more: &str) -> String {
+        let path = self.dir.path().join("run.yaml");
+        let text = format!("name: a\nrun: python train.py\n{more}\n");
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// A run with one attempt in `state` on instance 7, paid for since [`T0`].
+    fn record(&self, name: &str, state: State) {
+        let store = self.deps().store().unwrap();
+        let mut spec = RunSpec::from_flags_for_tests();
+        spec.rename(name).unwrap();
+        store
+            .create_run(&RunRecord {
+                name: name.into(),
+                spec,
+                created_us: T0,
+                stop_requested: false,
+                outcome: None,
+                reason: None,
+            })
+            .unwrap();
+        store
+            .create_attempt(&AttemptRecord {
+                run: name.into(),
+                number: 1,
+                state,
+                label: format!("spotter/{}/{name}/1/x", store.id()),
+                rental: Rental::Interruptible,
+                instance: (state != State::Renting).then_some(7),
+                machine_id: Some(1),
+                gpu: "RTX 4090".into(),
+                gpu_usd_per_hour: 0.3,
+                storage_usd_per_hour: 0.01,
+                ssh: Vec::new(),
+                created_us: T0,
+                state_us: T0,
+                started_us: 0,
+                gone_us: 0,
+                resumed_step: None,
+                last_step: Some(400),
+                reason: None,
+                last_event: 0,
+                exit_code: None,
+            })
+            .unwrap();
+        if state == State::Running {
+            store
+                .open_interval(name, 1, CostKind::Gpu, T0, 0.3)
+                .unwrap();
+            store
+                .open_interval(name, 1, CostKind::Disk, T0, 0.01)
+                .unwrap();
+        }
+    }
+}
+
+#[test]
+fn offers_are_shown_with_the_price_of_everything() {
+    let desk = Desk::new();
+    let found = desk.json(&[
+        "offers",
+        "--gpus",
+        "RTX 4090:1",
+        "--disk",
+        "100GB",
+        "--limit",
+        "2",
+    ]);
+    let offers = found["offers"].as_array().unwrap();
+    assert_eq!(offers.len(), 2);
+    for offer in offers {
+        let (gpu, storage) = (&offer["gpu_usd_per_hour"], &offer["storage_usd_per_hour"]);
+        let all_in = gpu.as_f64().unwrap() + storage.as_f64().unwrap();
+        assert!((offer["running_usd_per_hour"].as_f64().unwrap() - all_in).abs() < 1e-12);
+        assert_eq!(offer["stopped_usd_per_hour"], *storage);
+    }
+    let (code, table, _) = desk.spotter(&["offers"]);
+    assert_eq!(code, 0);
+    assert_eq!(table.lines().count(), 4, "{table}");
+    assert!(
+        table.lines().all(|line| line.chars().count() <= 80),
+        "{table}"
+    );
+}
+
+#[test]
+fn a_plan_names_the_offer_the_bid_and_how_long_the_budget_lasts() {
+    let desk = Desk::new();
+    let file = desk.run_file(
+        "resources: {accelerators: RTX 4090, rental: interruptible, max_price: 0.5}\n\
+         checkpoints: {to: s3://bucket/runs}\nlimits: {budget: 10}",
+    );
+    let plan = desk.json(&["plan", &file]);
+    let first = &plan["offers"][0];
+    let bid = first["bid_usd_per_hour"].as_f64().unwrap();
+    // The price to beat is 0.20, and headroom is 15 %.
+    assert!((bid - 0.23).abs() < 0.0011, "{first}");
+    let running = first["running_usd_per_hour"].as_f64().unwrap();
+    let hours = first["budget_hours"].as_f64().unwrap();
+    assert!((hours * running - 10.0).abs() < 1e-9, "{first}");
+    assert_eq!(plan["too_dear"], 0);
+    assert!(desk.market.alive().is_empty());
+    let (_, table, _) = desk.spotter(&["plan", &file]);
+    assert!(
+        table.lines().all(|line| line.chars().count() <= 80),
+        "{table}"
+    );
+}
+
+#[test]
+fn a_plan_that_cannot_be_rented_ends_with_20_and_the_reason() {
+    let desk = Desk::new();
+    let file = desk.run_file("resources: {accelerators: RTX 4090, max_price: 0.01}");
+    let (code, out, err) = desk.spotter(&["plan", &file, "--json"]);
+    assert_eq!(code, 20);
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["too_dear"], 3);
+    assert!(
+        err.contains("error: run `a` cannot be rented as it is written\n"),
+        "{err}"
+    );
+    assert!(
+        err.contains("above `resources.max_price` of $0.010/h"),
+        "{err}"
+    );
+
+    let empty = Desk {
+        market: MemoryMarket::new(0),
+        ..desk
+    };
+    let file = empty.run_file("resources: {accelerators: B200}");
+    let (code, _, err) = empty.spotter(&["plan", &file]);
+    assert_eq!(code, 20);
+    assert!(err.contains("cause: no offer has 1 x B200"), "{err}");
+}
+
+#[test]
+fn ps_shows_what_goes_on_what_it_costs_and_who_watches() {
+    let desk = Desk::new();
+    desk.record("a", State::Running);
+    let row = &desk.json(&["ps"])["runs"][0];
+    assert_eq!(row["state"], "running");
+    assert_eq!(row["step"], 400);
+    assert!((row["usd_per_hour"].as_f64().unwrap() - 0.31).abs() < 1e-9);
+    assert!((row["cost_usd"].as_f64().unwrap() - 0.31).abs() < 1e-9);
+    assert_eq!(row["watched_by_pid"], Value::Null);
+    let (_, table, hints) = desk.spotter(&["ps"]);
+    assert!(table.contains("nobody watches"), "{table}");
+    assert!(hints.contains("`spotter up a`"), "{hints}");
+
+    let store = desk.deps().store().unwrap();
+    assert!(
+        store
+            .take_lease("a", "me", Duration::from_secs(60))
+            .unwrap()
+    );
+    assert_eq!(
+        desk.json(&["ps"])["runs"][0]["watched_by_pid"],
+        std::process::id()
+    );
+
+    // Ended and gone: only with `--all`.
+    let mut attempt = store.latest_attempt("a").unwrap().unwrap();
+    attempt.state = State::Gone;
+    attempt.gone_us = T0;
+    store.update_attempt(&attempt).unwrap();
+    store.end_run("a", Outcome::Done, None).unwrap();
+    assert_eq!(desk.json(&["ps"])["runs"], Value::Array(vec![]));
+    assert_eq!(desk.json(&["ps", "--all"])["runs"][0]["outcome"], "done");
+}
+
+#[test]
+fn an_error_about_a_run_tells_what_its_box_costs() {
+    let desk = Desk::new();
+    desk.record("a", State::Running);
+    desk.record("b", State::Renting);
+    let deps = desk.deps();
+    assert_eq!(deps.money(Some("a")), ["instance 7 still costs $0.310/h"]);
+    let all = deps.money(None);
+    assert_eq!(all[0], "instance 7 of run `a` still costs $0.310/h");
+    assert!(
+        all[1].starts_with("a box of run `b` may have been rented: its label would be"),
+        "{all:?}"
+    );
+    desk.market.set_unreachable(true);
+    let (code, _, err) = desk.spotter(&["offers"]);
+    assert_eq!(code, 1);
+    assert!(
+        err.contains("money: instance 7 of run `a` still costs $0.310/h\n"),
+        "{err}"
+    );
+}
+
+#[test]
+fn a_run_need_not_be_named_when_there_is_only_one() {
+    let desk = Desk::new();
+    assert_eq!(
+        desk.deps().load_run(None).unwrap_err().message(),
+        "there is no run"
+    );
+    desk.record("a", State::Running);
+    assert_eq!(desk.deps().load_run(None).unwrap().name, "a");
+    desk.record("b", State::Running);
+    let err = desk.deps().load_run(None).unwrap_err();
+    assert_eq!(err.message(), "2 runs are going on: name the one you mean");
+    assert_eq!(err.exit_code(), 2);
+    assert_eq!(desk.deps().load_run(Some("b")).unwrap().name, "b");
+}
+
+#[test]
+fn events_are_told_in_the_order_of_time() {
+    let desk = Desk::new();
+    desk.record("a", State::Running);
+    let store = desk.deps().store().unwrap();
+    store
+        .note(
+            "a",
+            1,
+            T0 + 5,
+            "later",
+            &serde_json::json!({"reason": "\u{1b}[2Joutbid"}),
+        )
+        .unwrap();
+    store
+        .note("a", 1, T0 + 1, "earlier", &serde_json::json!({"step": 3}))
+        .unwrap();
+    let (_, table, _) = desk.spotter(&["events", "a"]);
+    let kinds: Vec<_> = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().nth(4))
+        .collect();
+    assert_eq!(kinds, [Some("earlier"), Some("later")]);
+    assert!(
+        table.contains("reason=outbid") && !table.contains('\u{1b}'),
+        "{table}"
+    );
+    let first = desk.json(&["events", "a"])["events"][1]["id"]
+        .as_i64()
+        .unwrap();
+    let rest = desk.json(&["events", "a", "--after", &first.to_string()]);
+    assert_eq!(rest["events"].as_array().unwrap().len(), 1);
+}
