@@ -30,11 +30,16 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub fn run(socket: &Path, nonce: &str) -> anyhow::Result<()> {
     config::check_socket_path(socket)?;
     let plain = nonce.bytes().all(|byte| byte.is_ascii_graphic());
-    ensure!(plain && (1..=NONCE_LIMIT).contains(&nonce.len()), "the nonce must be 1 to {NONCE_LIMIT} visible characters");
+    ensure!(
+        plain && (1..=NONCE_LIMIT).contains(&nonce.len()),
+        "the nonce must be 1 to {NONCE_LIMIT} visible characters"
+    );
     let agent = connect(socket)?;
     let mut to_controller = owned(io::stdout())?;
     // The line end in front ends whatever a login script printed without one.
-    to_controller.write_all(format!("\nSPOTTER-BRIDGE/1 {nonce}\n").as_bytes()).context("the controller is gone")?;
+    to_controller
+        .write_all(format!("\nSPOTTER-BRIDGE/1 {nonce}\n").as_bytes())
+        .context("the controller is gone")?;
 
     let mut from_controller = owned(io::stdin())?;
     let mut to_agent = agent.try_clone()?;
@@ -44,12 +49,15 @@ pub fn run(socket: &Path, nonce: &str) -> anyhow::Result<()> {
         let _may_be_closed_already = to_agent.shutdown(Shutdown::Write);
     });
     let mut from_agent = agent;
-    copy(&mut from_agent, &mut to_controller).context("the connection between controller and daemon broke")
+    copy(&mut from_agent, &mut to_controller)
+        .context("the connection between controller and daemon broke")
 }
 
 /// Starts the daemon in the background. It leaves our session by itself.
 pub fn start_daemon(home: &Home) -> anyhow::Result<()> {
-    let program = home.program().context("the agent's own program is not found")?;
+    let program = home
+        .program()
+        .context("the agent's own program is not found")?;
     Command::new(&program)
         .args(["daemon", "--home"])
         .arg(home.path())
@@ -67,10 +75,21 @@ fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
         Ok(stream) => return Ok(stream),
         Err(err) => err,
     };
-    let nobody_there = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&first.kind());
-    ensure!(nobody_there, "{} cannot be connected: {first}", socket.display());
-    let home = Home::decide(Some(socket.parent().context("the socket needs a directory")?))?;
-    ensure!(home.socket() == std::path::absolute(socket)?, "no daemon serves {}: its socket is agent.sock", socket.display());
+    let nobody_there =
+        [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&first.kind());
+    ensure!(
+        nobody_there,
+        "{} cannot be connected: {first}",
+        socket.display()
+    );
+    let home = Home::decide(Some(
+        socket.parent().context("the socket needs a directory")?,
+    ))?;
+    ensure!(
+        home.socket() == std::path::absolute(socket)?,
+        "no daemon serves {}: its socket is agent.sock",
+        socket.display()
+    );
 
     let deadline = Instant::now() + START_LIMIT;
     let mut start_at = Instant::now();

@@ -86,10 +86,17 @@ impl Home {
             Some(dir) => dir.to_owned(),
             None => user_home().ok_or(HomeError::Unknown)?.join(".spotter"),
         };
-        let io = |source| HomeError::Io { path: chosen.display().to_string(), source };
+        let io = |source| HomeError::Io {
+            path: chosen.display().to_string(),
+            source,
+        };
         if !chosen.is_dir() {
             use std::os::unix::fs::DirBuilderExt;
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&chosen).map_err(io)?;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&chosen)
+                .map_err(io)?;
         }
         let home = Self(std::path::absolute(&chosen).map_err(io)?);
         for socket in [home.socket(), home.tmux_socket()] {
@@ -156,7 +163,11 @@ impl Home {
     /// The program that a shim starts as daemon: the newest agent by its link, else the one that runs.
     pub fn program(&self) -> io::Result<PathBuf> {
         let link = self.0.join("bin/agent");
-        if link.exists() { Ok(link) } else { std::env::current_exe() }
+        if link.exists() {
+            Ok(link)
+        } else {
+            std::env::current_exe()
+        }
     }
 }
 
@@ -164,14 +175,19 @@ impl Home {
 pub fn check_socket_path(path: &Path) -> Result<(), HomeError> {
     let length = path.as_os_str().len();
     if length > SOCKET_PATH_LIMIT_BYTES {
-        return Err(HomeError::TooLong { path: path.display().to_string(), length });
+        return Err(HomeError::TooLong {
+            path: path.display().to_string(),
+            length,
+        });
     }
     Ok(())
 }
 
 /// The user's home directory; relative working directories begin there.
 pub fn user_home() -> Option<PathBuf> {
-    std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+    std::env::var_os("HOME")
+        .filter(|home| !home.is_empty())
+        .map(PathBuf::from)
 }
 
 /// Where programs are looked for; a fixed list where `PATH` is not set at all.
@@ -189,7 +205,9 @@ pub fn log_filter() -> String {
 
 /// The first file called `name` along `path` that may be executed.
 pub fn find_program(name: &str, path: &OsString) -> Option<PathBuf> {
-    std::env::split_paths(path).map(|dir| dir.join(name)).find(|candidate| is_executable(candidate))
+    std::env::split_paths(path)
+        .map(|dir| dir.join(name))
+        .find(|candidate| is_executable(candidate))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -213,8 +231,21 @@ mod tests {
     fn the_command_line_of_the_brief_parses() {
         Flags::try_parse_from(["spotter-agent", "daemon"]).unwrap();
         Flags::try_parse_from(["spotter-agent", "bridge", "/h/agent.sock", "abc"]).unwrap();
-        let flags = Flags::try_parse_from(["spotter-agent", "shim", "/d", "--home", "/h", "--", "sh", "-c", "x"]).unwrap();
-        let Verb::Shim { command, .. } = flags.verb else { panic!("not a shim") };
+        let flags = Flags::try_parse_from([
+            "spotter-agent",
+            "shim",
+            "/d",
+            "--home",
+            "/h",
+            "--",
+            "sh",
+            "-c",
+            "x",
+        ])
+        .unwrap();
+        let Verb::Shim { command, .. } = flags.verb else {
+            panic!("not a shim")
+        };
         assert_eq!(command, ["sh", "-c", "x"]);
         assert_eq!(flags.home, Some(PathBuf::from("/h")));
     }

@@ -138,21 +138,36 @@ pub fn checkpoint(info: CheckpointInfo) -> v1::Checkpoint {
 
 /// A file with its hash.
 pub fn file_hash(file: HashedFile) -> v1::FileHash {
-    v1::FileHash { path: file.path, size_bytes: file.size_bytes, blake3: file.blake3 }
+    v1::FileHash {
+        path: file.path,
+        size_bytes: file.size_bytes,
+        blake3: file.blake3,
+    }
 }
 
 /// Bytes of a log.
 pub fn log_chunk(chunk: Chunk, end: bool) -> v1::LogChunk {
-    v1::LogChunk { position: Some(log_position(chunk.position)), data: chunk.data, end, gap_bytes: chunk.gap_bytes }
+    v1::LogChunk {
+        position: Some(log_position(chunk.position)),
+        data: chunk.data,
+        end,
+        gap_bytes: chunk.gap_bytes,
+    }
 }
 
 fn log_position(position: Position) -> v1::LogPosition {
-    v1::LogPosition { generation: position.generation, offset: position.offset }
+    v1::LogPosition {
+        generation: position.generation,
+        offset: position.offset,
+    }
 }
 
 /// A place in a log, as the controller names it.
 pub fn position(position: v1::LogPosition) -> Position {
-    Position { generation: position.generation, offset: position.offset }
+    Position {
+        generation: position.generation,
+        offset: position.offset,
+    }
 }
 
 /// What was found before the start.

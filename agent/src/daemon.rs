@@ -93,7 +93,12 @@ pub fn run(home: &Home) -> anyhow::Result<()> {
 
 fn take_lock(path: &Path) -> anyhow::Result<Flock<File>> {
     let deadline = Instant::now() + LOCK_PATIENCE;
-    let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+    let open = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path);
     let mut file = open.with_context(|| format!("{} cannot be opened", path.display()))?;
     loop {
         file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -104,8 +109,13 @@ fn take_lock(path: &Path) -> anyhow::Result<Flock<File>> {
                 return Ok(lock);
             }
             Err((file, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file,
-            Err((_, Errno::EWOULDBLOCK)) => bail!("another daemon serves this home directory: it holds {}", path.display()),
-            Err((_, errno)) => return Err(errno).with_context(|| format!("{} cannot be locked", path.display())),
+            Err((_, Errno::EWOULDBLOCK)) => bail!(
+                "another daemon serves this home directory: it holds {}",
+                path.display()
+            ),
+            Err((_, errno)) => {
+                return Err(errno).with_context(|| format!("{} cannot be locked", path.display()));
+            }
         };
         thread::sleep(Duration::from_millis(20));
     }
@@ -122,7 +132,12 @@ async fn serve(home: &Home) -> anyhow::Result<()> {
     let closing = CancellationToken::new();
     let server = tokio::spawn(answer(core.clone(), listener, closing.clone()));
     core.start_tasks();
-    info!(version = env!("CARGO_PKG_VERSION"), boot = core.boot, "the daemon serves {}", home.socket().display());
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        boot = core.boot,
+        "the daemon serves {}",
+        home.socket().display()
+    );
 
     tokio::select! {
         () = core.stop.cancelled() => info!("told to stop"),
@@ -140,16 +155,25 @@ async fn serve(home: &Home) -> anyhow::Result<()> {
     }
     core.end_tasks(GOODBYE_LIMIT).await;
     remove_socket(&home.socket())?;
-    core.wipe_if_asked()?;
+    core.wipe_if_asked().await?;
     info!("the daemon has ended");
     Ok(())
 }
 
 /// The container is ending: what fits into its grace is still saved.
 async fn last_backup(core: &Core) {
-    info!("SIGTERM: saving what fits into {} s", FINAL_BACKUP_LIMIT.as_secs());
+    info!(
+        "SIGTERM: saving what fits into {} s",
+        FINAL_BACKUP_LIMIT.as_secs()
+    );
     // The bound holds even where the backup itself should hang.
-    if time::timeout(FINAL_BACKUP_LIMIT + Duration::from_secs(1), core.backup_now(FINAL_BACKUP_LIMIT, false)).await.is_err() {
+    if time::timeout(
+        FINAL_BACKUP_LIMIT + Duration::from_secs(1),
+        core.backup_now(FINAL_BACKUP_LIMIT, false),
+    )
+    .await
+    .is_err()
+    {
         warn!("the last backup did not end in time");
     }
 }
@@ -158,7 +182,8 @@ async fn last_backup(core: &Core) {
 fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     config::check_socket_path(path)?;
     remove_socket(path)?;
-    let listener = UnixListener::bind(path).with_context(|| format!("{} cannot be bound", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("{} cannot be bound", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
@@ -191,8 +216,16 @@ async fn answer(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(health)
         // Most tools still ask for the older version of reflection.
-        .add_service(descriptors().build_v1().expect("the descriptors were generated with this program"))
-        .add_service(descriptors().build_v1alpha().expect("the descriptors were generated with this program"))
+        .add_service(
+            descriptors()
+                .build_v1()
+                .expect("the descriptors were generated with this program"),
+        )
+        .add_service(
+            descriptors()
+                .build_v1alpha()
+                .expect("the descriptors were generated with this program"),
+        )
         .add_service(agent)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), closing.cancelled_owned())
         .await

@@ -12,10 +12,19 @@ pub const HASHED_FILES_LIMIT: usize = 20_000;
 
 /// Writes a file for its owner only so that a reader sees the old or the new bytes, also after power was lost.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().ok_or_else(|| io::Error::other("a file needs a directory"))?;
-    let name = path.file_name().ok_or_else(|| io::Error::other("a file needs a name"))?;
+    let dir = path
+        .parent()
+        .ok_or_else(|| io::Error::other("a file needs a directory"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::other("a file needs a name"))?;
     let aside = dir.join(format!(".{}.tmp", name.to_string_lossy()));
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&aside)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&aside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&aside, path)?;
@@ -83,7 +92,12 @@ pub fn hash_files(workdir: &Path, paths: &[String]) -> Result<Hashed, HashError>
         let start = workdir.join(&relative);
         match fs::metadata(&start) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => hashed.missing.push(path.clone()),
-            Err(source) => return Err(HashError::Read { path: path.clone(), source }),
+            Err(source) => {
+                return Err(HashError::Read {
+                    path: path.clone(),
+                    source,
+                });
+            }
             Ok(meta) if meta.is_dir() => hash_dir(workdir, &relative, &mut hashed.files)?,
             Ok(_) => push_hash(workdir, &relative, &mut hashed.files)?,
         }
@@ -107,7 +121,10 @@ pub fn inside(path: &str) -> Option<PathBuf> {
 }
 
 fn hash_dir(workdir: &Path, relative: &Path, files: &mut Vec<HashedFile>) -> Result<(), HashError> {
-    let read = |source| HashError::Read { path: relative.display().to_string(), source };
+    let read = |source| HashError::Read {
+        path: relative.display().to_string(),
+        source,
+    };
     for entry in fs::read_dir(workdir.join(relative)).map_err(read)? {
         let entry = entry.map_err(read)?;
         let kind = entry.file_type().map_err(read)?;
@@ -121,14 +138,25 @@ fn hash_dir(workdir: &Path, relative: &Path, files: &mut Vec<HashedFile>) -> Res
     Ok(())
 }
 
-fn push_hash(workdir: &Path, relative: &Path, files: &mut Vec<HashedFile>) -> Result<(), HashError> {
+fn push_hash(
+    workdir: &Path,
+    relative: &Path,
+    files: &mut Vec<HashedFile>,
+) -> Result<(), HashError> {
     if files.len() >= HASHED_FILES_LIMIT {
         return Err(HashError::TooMany);
     }
     let path = relative.to_string_lossy().into_owned();
     let (size_bytes, blake3) =
-        hash_file(&workdir.join(relative)).map_err(|source| HashError::Read { path: path.clone(), source })?;
-    files.push(HashedFile { path, size_bytes, blake3 });
+        hash_file(&workdir.join(relative)).map_err(|source| HashError::Read {
+            path: path.clone(),
+            source,
+        })?;
+    files.push(HashedFile {
+        path,
+        size_bytes,
+        blake3,
+    });
     Ok(())
 }
 
@@ -160,11 +188,19 @@ mod tests {
         fs::write(dir.path().join("out/deep/a"), b"").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("out/link")).unwrap();
 
-        let hashed = hash_files(dir.path(), &["./out".into(), "out/b".into(), "none".into()]).unwrap();
+        let hashed =
+            hash_files(dir.path(), &["./out".into(), "out/b".into(), "none".into()]).unwrap();
 
-        let paths: Vec<_> = hashed.files.iter().map(|file| (file.path.as_str(), file.size_bytes)).collect();
+        let paths: Vec<_> = hashed
+            .files
+            .iter()
+            .map(|file| (file.path.as_str(), file.size_bytes))
+            .collect();
         assert_eq!(paths, [("out/b", 2), ("out/deep/a", 0)]);
-        assert_eq!(hashed.files[0].blake3, blake3::hash(b"bb").to_hex().to_string());
+        assert_eq!(
+            hashed.files[0].blake3,
+            blake3::hash(b"bb").to_hex().to_string()
+        );
         assert_eq!(hashed.missing, ["none"]);
     }
 

@@ -36,7 +36,9 @@ impl Handlers {
     }
 
     fn backup(&self) -> Result<RunningBackup, Status> {
-        self.core.backup().ok_or_else(|| to_status(Refusal::NoBackup))
+        self.core
+            .backup()
+            .ok_or_else(|| to_status(Refusal::NoBackup))
     }
 
     /// Runs work to its end even if the caller goes away: half a start would be nobody's.
@@ -45,7 +47,8 @@ impl Handlers {
         work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
     ) -> Result<T, Status> {
         let done = self.core.tasks.spawn(work).await;
-        done.map_err(|err| to_status(Refusal::Broken(err.to_string())))?.map_err(to_status)
+        done.map_err(|err| to_status(Refusal::Broken(err.to_string())))?
+            .map_err(to_status)
     }
 
     /// Runs work that blocks on files.
@@ -54,18 +57,30 @@ impl Handlers {
         work: impl FnOnce(&Core) -> Result<T, E> + Send + 'static,
     ) -> Result<T, Status> {
         let done = self.core.blocking(work).await;
-        done.map_err(|err| to_status(Refusal::Broken(err.to_string())))?.map_err(to_status)
+        done.map_err(|err| to_status(Refusal::Broken(err.to_string())))?
+            .map_err(to_status)
     }
 
     async fn encode(&self, session: Session) -> v1::Session {
-        let windows = if session.spec.tmux { self.core.sessions.windows().await } else { Vec::new() };
+        let windows = if session.spec.tmux {
+            self.core.sessions.windows().await
+        } else {
+            Vec::new()
+        };
         convert::session(session, &windows)
     }
 
     async fn sessions(&self) -> Result<Vec<v1::Session>, Status> {
         let sessions = self.blocking(|core| core.sessions.list()).await?;
-        let windows = if sessions.is_empty() { Vec::new() } else { self.core.sessions.windows().await };
-        Ok(sessions.into_iter().map(|session| convert::session(session, &windows)).collect())
+        let windows = if sessions.is_empty() {
+            Vec::new()
+        } else {
+            self.core.sessions.windows().await
+        };
+        Ok(sessions
+            .into_iter()
+            .map(|session| convert::session(session, &windows))
+            .collect())
     }
 }
 
@@ -92,21 +107,32 @@ impl Agent for Handlers {
             sessions: self.sessions().await?,
             sample: core.telemetry.latest().map(convert::sample),
             training: core.training().map(convert::training),
-            backup: core.backup().map(|running| convert::backup(running.backup.state())),
+            backup: core
+                .backup()
+                .map(|running| convert::backup(running.backup.state())),
             gpu_problem: core.telemetry.gpu_problem(),
         }))
     }
 
-    async fn configure(&self, request: Request<v1::ConfigureRequest>) -> Answer<v1::ConfigureResponse> {
+    async fn configure(
+        &self,
+        request: Request<v1::ConfigureRequest>,
+    ) -> Answer<v1::ConfigureResponse> {
         let wish = convert::wish(request.into_inner());
         let workdir = self.core.configure(wish).await.map_err(to_status)?;
-        Ok(Response::new(v1::ConfigureResponse { workdir: workdir.display().to_string() }))
+        Ok(Response::new(v1::ConfigureResponse {
+            workdir: workdir.display().to_string(),
+        }))
     }
 
     async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<Self::EventsStream> {
         let request = request.into_inner();
         let from = request.from.max(1);
-        Ok(Response::new(streams::events(&self.core, from, request.follow)))
+        Ok(Response::new(streams::events(
+            &self.core,
+            from,
+            request.follow,
+        )))
     }
 
     async fn acknowledge_events(
@@ -114,13 +140,18 @@ impl Agent for Handlers {
         request: Request<v1::AcknowledgeEventsRequest>,
     ) -> Answer<v1::AcknowledgeEventsResponse> {
         let up_to = request.into_inner().up_to;
-        self.blocking(move |core| core.journal.acknowledge(up_to)).await?;
+        self.blocking(move |core| core.journal.acknowledge(up_to))
+            .await?;
         Ok(Response::new(v1::AcknowledgeEventsResponse {}))
     }
 
     async fn samples(&self, request: Request<v1::SamplesRequest>) -> Answer<Self::SamplesStream> {
         let request = request.into_inner();
-        Ok(Response::new(streams::samples(&self.core, request.after_us, request.follow)))
+        Ok(Response::new(streams::samples(
+            &self.core,
+            request.after_us,
+            request.follow,
+        )))
     }
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Answer<Self::LogsStream> {
@@ -129,7 +160,9 @@ impl Agent for Handlers {
         let log = self
             .blocking(move |core| {
                 core.sessions.get(&name)?;
-                core.logs.of_session(&core.sessions.dir(&name)?).map_err(Refusal::from)
+                core.logs
+                    .of_session(&core.sessions.dir(&name)?)
+                    .map_err(Refusal::from)
             })
             .await?;
         let from = match request.position {
@@ -140,10 +173,19 @@ impl Agent for Handlers {
             Some(position) => convert::position(position),
             None => log.beginning(),
         };
-        Ok(Response::new(streams::logs(&self.core, request.session, log, from, request.follow)))
+        Ok(Response::new(streams::logs(
+            &self.core,
+            request.session,
+            log,
+            from,
+            request.follow,
+        )))
     }
 
-    async fn start_session(&self, request: Request<v1::StartSessionRequest>) -> Answer<v1::StartSessionResponse> {
+    async fn start_session(
+        &self,
+        request: Request<v1::StartSessionRequest>,
+    ) -> Answer<v1::StartSessionResponse> {
         let request = request.into_inner();
         let new = NewSession {
             name: request.name,
@@ -153,30 +195,61 @@ impl Agent for Handlers {
             timeout_s: request.timeout_s,
         };
         let core = self.core.clone();
-        let session = self.to_the_end(async move { Ok(core.sessions.start(new).await?) }).await?;
-        Ok(Response::new(v1::StartSessionResponse { session: Some(self.encode(session).await) }))
+        let session = self
+            .to_the_end(async move { Ok(core.sessions.start(new).await?) })
+            .await?;
+        Ok(Response::new(v1::StartSessionResponse {
+            session: Some(self.encode(session).await),
+        }))
     }
 
-    async fn list_sessions(&self, _: Request<v1::ListSessionsRequest>) -> Answer<v1::ListSessionsResponse> {
-        Ok(Response::new(v1::ListSessionsResponse { sessions: self.sessions().await? }))
+    async fn list_sessions(
+        &self,
+        _: Request<v1::ListSessionsRequest>,
+    ) -> Answer<v1::ListSessionsResponse> {
+        Ok(Response::new(v1::ListSessionsResponse {
+            sessions: self.sessions().await?,
+        }))
     }
 
-    async fn end_session(&self, request: Request<v1::EndSessionRequest>) -> Answer<v1::EndSessionResponse> {
+    async fn end_session(
+        &self,
+        request: Request<v1::EndSessionRequest>,
+    ) -> Answer<v1::EndSessionResponse> {
         let request = request.into_inner();
         let grace = seconds(request.grace_s);
-        let session = self.core.sessions.end(&request.name, grace).await.map_err(to_status)?;
-        Ok(Response::new(v1::EndSessionResponse { session: Some(self.encode(session).await) }))
+        let session = self
+            .core
+            .sessions
+            .end(&request.name, grace)
+            .await
+            .map_err(to_status)?;
+        Ok(Response::new(v1::EndSessionResponse {
+            session: Some(self.encode(session).await),
+        }))
     }
 
-    async fn send_line(&self, request: Request<v1::SendLineRequest>) -> Answer<v1::SendLineResponse> {
+    async fn send_line(
+        &self,
+        request: Request<v1::SendLineRequest>,
+    ) -> Answer<v1::SendLineResponse> {
         let request = request.into_inner();
         let core = self.core.clone();
         // To the end, so that a text is never left without its Enter.
-        self.to_the_end(async move { Ok(core.sessions.send_line(&request.session, &request.line).await?) }).await?;
+        self.to_the_end(async move {
+            Ok(core
+                .sessions
+                .send_line(&request.session, &request.line)
+                .await?)
+        })
+        .await?;
         Ok(Response::new(v1::SendLineResponse {}))
     }
 
-    async fn set_credentials(&self, request: Request<v1::SetCredentialsRequest>) -> Answer<v1::SetCredentialsResponse> {
+    async fn set_credentials(
+        &self,
+        request: Request<v1::SetCredentialsRequest>,
+    ) -> Answer<v1::SetCredentialsResponse> {
         let request = request.into_inner();
         let credentials = Credentials {
             access_key_id: request.access_key_id,
@@ -185,28 +258,48 @@ impl Agent for Handlers {
             expires_us: Some(request.expires_us).filter(|expires| *expires > 0),
         };
         if credentials.access_key_id.is_empty() || credentials.secret_access_key.is_empty() {
-            return Err(to_status(Refusal::Invalid("half of a key pair is empty".to_owned())));
+            return Err(to_status(Refusal::Invalid(
+                "half of a key pair is empty".to_owned(),
+            )));
         }
         self.core.set_credentials(credentials);
         Ok(Response::new(v1::SetCredentialsResponse {}))
     }
 
-    async fn prove_bucket(&self, _: Request<v1::ProveBucketRequest>) -> Answer<v1::ProveBucketResponse> {
+    async fn prove_bucket(
+        &self,
+        _: Request<v1::ProveBucketRequest>,
+    ) -> Answer<v1::ProveBucketResponse> {
         let running = self.backup()?;
         let proof = running.prove().await;
         let clock_offset_s = running.bucket.clock_offset_s();
         let problem = proof.err().unwrap_or_default();
-        Ok(Response::new(v1::ProveBucketResponse { ok: problem.is_empty(), problem, clock_offset_s }))
+        Ok(Response::new(v1::ProveBucketResponse {
+            ok: problem.is_empty(),
+            problem,
+            clock_offset_s,
+        }))
     }
 
-    async fn backup_now(&self, request: Request<v1::BackupNowRequest>) -> Answer<v1::BackupNowResponse> {
+    async fn backup_now(
+        &self,
+        request: Request<v1::BackupNowRequest>,
+    ) -> Answer<v1::BackupNowResponse> {
         let request = request.into_inner();
         let running = self.backup()?;
-        let state = running.backup.backup_now(seconds(request.deadline_s), request.r#final).await;
-        Ok(Response::new(v1::BackupNowResponse { backup: Some(convert::backup(state)) }))
+        let state = running
+            .backup
+            .backup_now(seconds(request.deadline_s), request.r#final)
+            .await;
+        Ok(Response::new(v1::BackupNowResponse {
+            backup: Some(convert::backup(state)),
+        }))
     }
 
-    async fn list_checkpoints(&self, _: Request<v1::ListCheckpointsRequest>) -> Answer<v1::ListCheckpointsResponse> {
+    async fn list_checkpoints(
+        &self,
+        _: Request<v1::ListCheckpointsRequest>,
+    ) -> Answer<v1::ListCheckpointsResponse> {
         let found = self.backup()?.backup.list().await.map_err(to_status)?;
         let checkpoints = found.into_iter().map(convert::checkpoint).collect();
         Ok(Response::new(v1::ListCheckpointsResponse { checkpoints }))
@@ -218,43 +311,80 @@ impl Agent for Handlers {
         Ok(Response::new(streams::restore(&self.core, running, id)))
     }
 
-    async fn collect_results(&self, request: Request<v1::CollectResultsRequest>) -> Answer<v1::CollectResultsResponse> {
+    async fn collect_results(
+        &self,
+        request: Request<v1::CollectResultsRequest>,
+    ) -> Answer<v1::CollectResultsResponse> {
         let paths = request.into_inner().paths;
         let workdir = self.core.workdir();
         let (files, missing, manifest_key) = match self.core.backup() {
             Some(running) => {
-                let kept = running.backup.collect_results(&workdir, &paths).await.map_err(to_status)?;
+                let kept = running
+                    .backup
+                    .collect_results(&workdir, &paths)
+                    .await
+                    .map_err(to_status)?;
                 (kept.files, kept.missing, kept.manifest_key)
             }
             None => {
-                let hashed = self.blocking(move |_| files::hash_files(&workdir, &paths)).await?;
+                let hashed = self
+                    .blocking(move |_| files::hash_files(&workdir, &paths))
+                    .await?;
                 (hashed.files, hashed.missing, String::new())
             }
         };
         let files = files.into_iter().map(convert::file_hash).collect();
-        Ok(Response::new(v1::CollectResultsResponse { files, missing, manifest_key }))
+        Ok(Response::new(v1::CollectResultsResponse {
+            files,
+            missing,
+            manifest_key,
+        }))
     }
 
-    async fn hash_files(&self, request: Request<v1::HashFilesRequest>) -> Answer<v1::HashFilesResponse> {
+    async fn hash_files(
+        &self,
+        request: Request<v1::HashFilesRequest>,
+    ) -> Answer<v1::HashFilesResponse> {
         let paths = request.into_inner().paths;
-        let hashed = self.blocking(move |core| files::hash_files(&core.workdir(), &paths)).await?;
+        let hashed = self
+            .blocking(move |core| files::hash_files(&core.workdir(), &paths))
+            .await?;
         let files = hashed.files.into_iter().map(convert::file_hash).collect();
-        Ok(Response::new(v1::HashFilesResponse { files, missing: hashed.missing }))
+        Ok(Response::new(v1::HashFilesResponse {
+            files,
+            missing: hashed.missing,
+        }))
     }
 
-    async fn preflight(&self, request: Request<v1::PreflightRequest>) -> Answer<v1::PreflightResponse> {
+    async fn preflight(
+        &self,
+        request: Request<v1::PreflightRequest>,
+    ) -> Answer<v1::PreflightResponse> {
         let request = request.into_inner();
-        let promise = preflight::Promise { gpus: request.gpus, disk_bytes: request.disk_bytes };
+        let promise = preflight::Promise {
+            gpus: request.gpus,
+            disk_bytes: request.disk_bytes,
+        };
         let core = &self.core;
         let provider_url = core.run().map(|run| run.provider_url).unwrap_or_default();
         let offset_s = core.backup().map(|running| running.bucket.clock_offset_s());
         let workdir: PathBuf = core.workdir();
-        let report =
-            preflight::preflight(&core.home, &workdir, &core.telemetry, &provider_url, offset_s, promise).await;
+        let report = preflight::preflight(
+            &core.home,
+            &workdir,
+            &core.telemetry,
+            &provider_url,
+            offset_s,
+            promise,
+        )
+        .await;
         Ok(Response::new(convert::preflight(report)))
     }
 
-    async fn shutdown(&self, request: Request<v1::ShutdownRequest>) -> Answer<v1::ShutdownResponse> {
+    async fn shutdown(
+        &self,
+        request: Request<v1::ShutdownRequest>,
+    ) -> Answer<v1::ShutdownResponse> {
         let wipe = request.into_inner().wipe;
         if wipe && self.blocking(|core| core.is_busy()).await? {
             return Err(to_status(Refusal::Busy));

@@ -106,7 +106,11 @@ impl Journal {
             run: String::new(),
             attempt: 0,
         };
-        Ok(Self { dir: dir.to_owned(), inner: Mutex::new(inner), last: watch::Sender::new(next - 1) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            inner: Mutex::new(inner),
+            last: watch::Sender::new(next - 1),
+        })
     }
 
     /// Which run and attempt later events belong to.
@@ -129,7 +133,11 @@ impl Journal {
     /// Oldest event that nobody acknowledged; 0 when all are.
     pub fn oldest_unacknowledged(&self) -> u64 {
         let acknowledged = self.lock().acknowledged;
-        if acknowledged < self.last() { acknowledged + 1 } else { 0 }
+        if acknowledged < self.last() {
+            acknowledged + 1
+        } else {
+            0
+        }
     }
 
     /// Events up to and including `up_to` are stored elsewhere: segments that hold nothing newer are removed.
@@ -159,8 +167,16 @@ impl Journal {
         let last = self.last();
         let segments: Vec<(u64, PathBuf)> = {
             let inner = self.lock();
-            let begin = inner.segments.range(..=from).next_back().map_or(0, |(first, _)| *first);
-            inner.segments.range(begin..).map(|(first, path)| (*first, path.clone())).collect()
+            let begin = inner
+                .segments
+                .range(..=from)
+                .next_back()
+                .map_or(0, |(first, _)| *first);
+            inner
+                .segments
+                .range(begin..)
+                .map(|(first, path)| (*first, path.clone()))
+                .collect()
         };
         let mut entries = Vec::new();
         for (_, path) in segments {
@@ -189,7 +205,9 @@ impl Journal {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Writes pending events; what is on disk is published, the rest stays for the next try.
@@ -213,10 +231,17 @@ impl Journal {
         entry.seq = inner.next;
         let payload = serde_json::to_vec(&entry)?;
         let mut frame = Vec::with_capacity(HEADER_BYTES + payload.len());
-        frame.extend_from_slice(&u32::try_from(payload.len()).map_err(io::Error::other)?.to_le_bytes());
+        frame.extend_from_slice(
+            &u32::try_from(payload.len())
+                .map_err(io::Error::other)?
+                .to_le_bytes(),
+        );
         frame.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
         frame.extend_from_slice(&payload);
-        let written = inner.file.write_all(&frame).and_then(|()| inner.file.sync_data());
+        let written = inner
+            .file
+            .write_all(&frame)
+            .and_then(|()| inner.file.sync_data());
         if let Err(err) = written {
             // Half a frame must not stay in front of the next one.
             inner.file.set_len(inner.written)?;
@@ -242,13 +267,25 @@ impl EventSink for Journal {
     fn event(&self, kind: &str, detail: Value) {
         let mut inner = self.lock();
         let length = detail.to_string().len();
-        let detail = if length > DETAIL_LIMIT_BYTES { json!({ "detail_too_long_bytes": length }) } else { detail };
+        let detail = if length > DETAIL_LIMIT_BYTES {
+            json!({ "detail_too_long_bytes": length })
+        } else {
+            detail
+        };
         if inner.pending.len() >= PENDING_LIMIT {
             error!("an event is lost: the disk has refused the journal for {PENDING_LIMIT} events");
             inner.pending.pop_front();
         }
         let (run, attempt) = (inner.run.clone(), inner.attempt);
-        inner.pending.push_back(Entry { v: 1, seq: 0, time_us: now_us(), kind: kind.to_owned(), run, attempt, detail });
+        inner.pending.push_back(Entry {
+            v: 1,
+            seq: 0,
+            time_us: now_us(),
+            kind: kind.to_owned(),
+            run,
+            attempt,
+            detail,
+        });
         self.drain(&mut inner);
     }
 }
@@ -267,7 +304,9 @@ fn list_segments(dir: &Path) -> io::Result<BTreeMap<u64, PathBuf>> {
     let mut segments = BTreeMap::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        let first = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".events")?.parse().ok());
+        let first = path
+            .file_name()
+            .and_then(|name| name.to_str()?.strip_suffix(".events")?.parse().ok());
         if let Some(first) = first {
             segments.insert(first, path);
         }
@@ -276,7 +315,13 @@ fn list_segments(dir: &Path) -> io::Result<BTreeMap<u64, PathBuf>> {
 }
 
 fn open_segment(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
     // Room for the news of a full disk. Not every file system can; then a full disk means waiting for space.
     let room = i64::try_from(SEGMENT_BYTES).unwrap_or(0);
     if let Err(err) = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, room) {
@@ -289,7 +334,11 @@ fn scan(file: &mut File, first: u64) -> io::Result<Tail> {
     let all_bytes = file.metadata()?.len();
     file.seek(SeekFrom::Start(0))?;
     let mut reader = io::BufReader::new(file);
-    let mut tail = Tail { good_bytes: 0, all_bytes, next: first };
+    let mut tail = Tail {
+        good_bytes: 0,
+        all_bytes,
+        next: first,
+    };
     while let Some((entry, bytes)) = next_frame(&mut reader)? {
         tail.good_bytes += bytes;
         tail.next = entry.seq + 1;
@@ -313,7 +362,9 @@ fn next_frame(reader: &mut impl Read) -> io::Result<Option<(Entry, u64)>> {
     if !fill(reader, &mut payload)? || crc32fast::hash(&payload) != crc {
         return Ok(None);
     }
-    Ok(serde_json::from_slice(&payload).ok().map(|entry| (entry, (HEADER_BYTES + length) as u64)))
+    Ok(serde_json::from_slice(&payload)
+        .ok()
+        .map(|entry| (entry, (HEADER_BYTES + length) as u64)))
 }
 
 /// Whether the whole buffer could be read.
@@ -330,7 +381,12 @@ mod tests {
     use super::*;
 
     fn kinds(journal: &Journal, from: u64) -> Vec<(u64, String)> {
-        journal.read(from, 10_000).unwrap().into_iter().map(|entry| (entry.seq, entry.kind)).collect()
+        journal
+            .read(from, 10_000)
+            .unwrap()
+            .into_iter()
+            .map(|entry| (entry.seq, entry.kind))
+            .collect()
     }
 
     #[test]
@@ -345,9 +401,15 @@ mod tests {
         let journal = Journal::open(dir.path()).unwrap();
         journal.event("c", json!({}));
 
-        assert_eq!(kinds(&journal, 1), [(1, "a".into()), (2, "b".into()), (3, "c".into())]);
+        assert_eq!(
+            kinds(&journal, 1),
+            [(1, "a".into()), (2, "b".into()), (3, "c".into())]
+        );
         let second = &journal.read(2, 1).unwrap()[0];
-        assert_eq!((second.run.as_str(), second.attempt, &second.detail), ("r", 2, &json!({ "x": 1 })));
+        assert_eq!(
+            (second.run.as_str(), second.attempt, &second.detail),
+            ("r", 2, &json!({ "x": 1 }))
+        );
     }
 
     #[test]
@@ -424,6 +486,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();
         journal.event("big", json!({ "text": "y".repeat(70 << 10) }));
-        assert!(journal.read(1, 1).unwrap()[0].detail["detail_too_long_bytes"].as_u64().unwrap() > 70 << 10);
+        assert!(
+            journal.read(1, 1).unwrap()[0].detail["detail_too_long_bytes"]
+                .as_u64()
+                .unwrap()
+                > 70 << 10
+        );
     }
 }

@@ -5,24 +5,26 @@
 //! they print, [`telemetry`] reads GPUs and the host, [`checkpoints`] brings finished checkpoints to the bucket, [`journal`]
 //! remembers what happened.
 
-pub mod config;
-pub mod daemon;
 pub mod bridge;
-pub mod handlers;
-pub mod convert;
-pub mod events;
-pub mod journal;
-pub mod sessions;
-pub mod logs;
-pub mod telemetry;
 pub mod checkpoints;
+pub mod config;
+pub mod convert;
+pub mod daemon;
+pub mod events;
+pub mod files;
+pub mod handlers;
+pub mod journal;
+pub mod logs;
 pub mod preflight;
 pub mod self_stop;
-pub mod files;
+pub mod sessions;
+pub mod telemetry;
 
 /// The box's clock: microseconds since the Unix epoch.
 pub fn now_us() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 

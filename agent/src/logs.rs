@@ -50,7 +50,11 @@ impl Default for Logs {
         if let Err(err) = &watcher {
             warn!(error = %err, "no inotify: logs are polled every {} ms instead", SAFETY_NET.as_millis());
         }
-        Self { open: Mutex::default(), watcher: watcher.ok().map(Mutex::new), changes }
+        Self {
+            open: Mutex::default(),
+            watcher: watcher.ok().map(Mutex::new),
+            changes,
+        }
     }
 }
 
@@ -63,9 +67,19 @@ impl Logs {
             return Ok(known.file.clone());
         }
         let first = record::read::<Spec>(dir, "spec.json")?.map_or(0, |spec| spec.first_generation);
-        let file = Arc::new(LogFile::open(&record::log_path(dir), &table_path(dir), first)?);
+        let file = Arc::new(LogFile::open(
+            &record::log_path(dir),
+            &table_path(dir),
+            first,
+        )?);
         self.watch(dir);
-        open.insert(dir.to_owned(), OpenLog { inode, file: file.clone() });
+        open.insert(
+            dir.to_owned(),
+            OpenLog {
+                inode,
+                file: file.clone(),
+            },
+        );
         Ok(file)
     }
 

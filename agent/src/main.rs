@@ -24,7 +24,9 @@ fn main() -> ExitCode {
 fn run(flags: &Flags) -> anyhow::Result<u8> {
     match &flags.verb {
         Verb::Daemon { detach: false } => daemon::run(&Home::decide(flags.home.as_deref())?)?,
-        Verb::Daemon { detach: true } => bridge::start_daemon(&Home::decide(flags.home.as_deref())?)?,
+        Verb::Daemon { detach: true } => {
+            bridge::start_daemon(&Home::decide(flags.home.as_deref())?)?
+        }
         Verb::Bridge { socket, nonce } => bridge::run(socket, nonce)?,
         Verb::Shim { dir, command } => {
             let code = shim::run(&Home::decide(flags.home.as_deref())?, dir, command)?;

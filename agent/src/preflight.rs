@@ -72,7 +72,11 @@ pub async fn preflight(
     let mut checks = Vec::new();
     if promise.gpus > 0 {
         let sample = sample_with_gpus(telemetry, promise.gpus).await;
-        checks.push(gpus(sample.as_ref(), &telemetry.gpu_problem(), promise.gpus));
+        checks.push(gpus(
+            sample.as_ref(),
+            &telemetry.gpu_problem(),
+            promise.gpus,
+        ));
     }
     checks.push(disk(workdir, promise.disk_bytes));
     checks.push(memory(telemetry.latest().as_ref()));
@@ -82,7 +86,10 @@ pub async fn preflight(
     let self_stop = self_stop(home, provider_url).await;
     let can_self_stop = self_stop.ok;
     checks.push(self_stop);
-    Report { checks, can_self_stop }
+    Report {
+        checks,
+        can_self_stop,
+    }
 }
 
 /// The newest sample; waits for one that has as many GPUs as were promised.
@@ -90,7 +97,9 @@ async fn sample_with_gpus(telemetry: &Telemetry, promised: u32) -> Option<Sample
     let deadline = Instant::now() + GPU_PATIENCE;
     loop {
         let sample = telemetry.latest();
-        let enough = sample.as_ref().is_some_and(|sample| sample.gpus.len() >= promised as usize);
+        let enough = sample
+            .as_ref()
+            .is_some_and(|sample| sample.gpus.len() >= promised as usize);
         let hopeless = sample.is_some() && !telemetry.gpu_problem().is_empty();
         if enough || hopeless || Instant::now() > deadline {
             return sample;
@@ -100,15 +109,32 @@ async fn sample_with_gpus(telemetry: &Telemetry, promised: u32) -> Option<Sample
 }
 
 fn gpus(sample: Option<&Sample>, problem: &str, promised: u32) -> Check {
-    let gpus = sample.map(|sample| sample.gpus.as_slice()).unwrap_or_default();
+    let gpus = sample
+        .map(|sample| sample.gpus.as_slice())
+        .unwrap_or_default();
     let readable = gpus.iter().filter(|gpu| gpu.error == 0).count();
     let mut names: Vec<&str> = gpus.iter().map(|gpu| &*gpu.name).collect();
     names.dedup();
-    let mut detail = format!("{readable} of {promised} promised answer: {}", names.join(", "));
+    let mut detail = format!(
+        "{readable} of {promised} promised answer: {}",
+        names.join(", ")
+    );
     if gpus.is_empty() {
-        detail = format!("none of {promised} promised is seen: {}", if problem.is_empty() { "no sample came" } else { problem });
+        detail = format!(
+            "none of {promised} promised is seen: {}",
+            if problem.is_empty() {
+                "no sample came"
+            } else {
+                problem
+            }
+        );
     }
-    Check { name: "gpus", ok: readable >= promised as usize, required: true, detail }
+    Check {
+        name: "gpus",
+        ok: readable >= promised as usize,
+        required: true,
+        detail,
+    }
 }
 
 fn disk(workdir: &Path, promised_bytes: u64) -> Check {
@@ -119,8 +145,17 @@ fn disk(workdir: &Path, promised_bytes: u64) -> Check {
             disk_verdict(total, free, promised_bytes)
         }
         Err(errno) => {
-            let detail = format!("{} cannot be looked at: {}", workdir.display(), errno.desc());
-            Check { name: "disk", ok: false, required: true, detail }
+            let detail = format!(
+                "{} cannot be looked at: {}",
+                workdir.display(),
+                errno.desc()
+            );
+            Check {
+                name: "disk",
+                ok: false,
+                required: true,
+                detail,
+            }
         }
     }
 }
@@ -133,7 +168,12 @@ fn disk_verdict(total: u64, free: u64, promised: u64) -> Check {
     if promised > 0 {
         detail.push_str(&format!(", {:.1} GB promised", gb(promised)));
     }
-    Check { name: "disk", ok: enough && as_promised, required: !enough, detail }
+    Check {
+        name: "disk",
+        ok: enough && as_promised,
+        required: !enough,
+        detail,
+    }
 }
 
 fn memory(sample: Option<&Sample>) -> Check {
@@ -145,7 +185,12 @@ fn memory(sample: Option<&Sample>) -> Check {
             required: true,
             detail: format!("{:.1} GB", limit as f64 / 1e9),
         },
-        None => Check { name: "memory", ok: false, required: false, detail: "the limit cannot be read".to_owned() },
+        None => Check {
+            name: "memory",
+            ok: false,
+            required: false,
+            detail: "the limit cannot be read".to_owned(),
+        },
     }
 }
 
@@ -155,16 +200,32 @@ fn program(name: &'static str, without: &str) -> Check {
         Some(path) => path.display().to_string(),
         None => format!("not installed: {without}"),
     };
-    Check { name, ok: found.is_some(), required: false, detail }
+    Check {
+        name,
+        ok: found.is_some(),
+        required: false,
+        detail,
+    }
 }
 
 fn clock(now_us: u64, offset_s: Option<f64>) -> Check {
     let (ok, detail) = match offset_s {
-        _ if now_us < EARLIEST_US => (false, "the box's date lies in the past: its clock was never set".to_owned()),
-        Some(offset) => (offset.abs() < CLOCK_LIMIT_S, format!("{offset:+.1} s to the bucket's server")),
+        _ if now_us < EARLIEST_US => (
+            false,
+            "the box's date lies in the past: its clock was never set".to_owned(),
+        ),
+        Some(offset) => (
+            offset.abs() < CLOCK_LIMIT_S,
+            format!("{offset:+.1} s to the bucket's server"),
+        ),
         None => (true, "nothing to compare it with".to_owned()),
     };
-    Check { name: "clock", ok, required: true, detail }
+    Check {
+        name: "clock",
+        ok,
+        required: true,
+        detail,
+    }
 }
 
 async fn self_stop(home: &Home, provider_url: &str) -> Check {
@@ -175,9 +236,19 @@ async fn self_stop(home: &Home, provider_url: &str) -> Check {
     match proved {
         Ok(()) => {
             let detail = "the instance key answered: limits hold with the laptop off".to_owned();
-            Check { name: "self_stop", ok: true, required: false, detail }
+            Check {
+                name: "self_stop",
+                ok: true,
+                required: false,
+                detail,
+            }
         }
-        Err(err) => Check { name: "self_stop", ok: false, required: false, detail: chain(&err) },
+        Err(err) => Check {
+            name: "self_stop",
+            ok: false,
+            required: false,
+            detail: chain(&err),
+        },
     }
 }
 
@@ -194,7 +265,11 @@ mod tests {
             (check.ok, check.required)
         };
         assert_eq!(check(100 * GB, 90 * GB, 100 * GB), (true, false));
-        assert_eq!(check(91 * GB, 80 * GB, 100 * GB), (true, false), "the image takes its share");
+        assert_eq!(
+            check(91 * GB, 80 * GB, 100 * GB),
+            (true, false),
+            "the image takes its share"
+        );
         assert_eq!(check(50 * GB, 40 * GB, 100 * GB), (false, false));
         assert_eq!(check(100 * GB, GB / 2, 100 * GB), (false, true));
         assert_eq!(check(50 * GB, 40 * GB, 0), (true, false));
@@ -213,6 +288,9 @@ mod tests {
     fn missing_gpus_are_explained() {
         let check = gpus(None, "libnvidia-ml.so.1 is missing", 2);
         assert!(!check.ok && check.required);
-        assert_eq!(check.detail, "none of 2 promised is seen: libnvidia-ml.so.1 is missing");
+        assert_eq!(
+            check.detail,
+            "none of 2 promised is seen: libnvidia-ml.so.1 is missing"
+        );
     }
 }

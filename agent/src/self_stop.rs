@@ -24,7 +24,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum SelfStopError {
     /// The container's environment lacks what is needed.
-    #[error("the container's environment holds no CONTAINER_ID and CONTAINER_API_KEY: this box cannot end itself")]
+    #[error(
+        "the container's environment holds no CONTAINER_ID and CONTAINER_API_KEY: this box cannot end itself"
+    )]
     NoKey,
     /// No answer came.
     #[error("{url} gave no answer")]
@@ -57,13 +59,28 @@ impl OwnInstance {
     /// Finds the instance's number and key. `provider_url` is the controller's word, used where the box has none of its own.
     pub fn find(home: &Home, provider_url: &str) -> Result<Self, SelfStopError> {
         let env = environment::container_environment(home);
-        let get = |name: &str| env.get(OsStr::new(name)).and_then(|value| value.to_str()).filter(|value| !value.is_empty());
+        let get = |name: &str| {
+            env.get(OsStr::new(name))
+                .and_then(|value| value.to_str())
+                .filter(|value| !value.is_empty())
+        };
         let id = get("CONTAINER_ID").filter(|id| id.bytes().all(|byte| byte.is_ascii_digit()));
-        let (Some(id), Some(key)) = (id, get("CONTAINER_API_KEY")) else { return Err(SelfStopError::NoKey) };
-        let base = get("VAST_URL").or(Some(provider_url).filter(|url| !url.is_empty())).unwrap_or(DEFAULT_URL);
+        let (Some(id), Some(key)) = (id, get("CONTAINER_API_KEY")) else {
+            return Err(SelfStopError::NoKey);
+        };
+        let base = get("VAST_URL")
+            .or(Some(provider_url).filter(|url| !url.is_empty()))
+            .unwrap_or(DEFAULT_URL);
         let url = format!("{}/api/v0/instances/{id}/", base.trim_end_matches('/'));
-        let client = http_client().map_err(|source| SelfStopError::Link { url: url.clone(), source })?;
-        Ok(Self { url, key: Zeroizing::new(key.to_owned()), client })
+        let client = http_client().map_err(|source| SelfStopError::Link {
+            url: url.clone(),
+            source,
+        })?;
+        Ok(Self {
+            url,
+            key: Zeroizing::new(key.to_owned()),
+            client,
+        })
     }
 
     /// Proves the key by reading the own instance: changes nothing.
@@ -73,7 +90,8 @@ impl OwnInstance {
 
     /// Asks once to be stopped. The disk stays and the GPU is free for others.
     pub async fn stop(&self) -> Result<(), SelfStopError> {
-        self.ask(Method::PUT, Some(json!({ "state": "stopped" }))).await
+        self.ask(Method::PUT, Some(json!({ "state": "stopped" })))
+            .await
     }
 
     /// Asks until the provider agrees. Being stopped ends this future, and everything else here, in mid-air.
@@ -87,21 +105,32 @@ impl OwnInstance {
     }
 
     async fn ask(&self, method: Method, body: Option<Value>) -> Result<(), SelfStopError> {
-        let mut request = self.client.request(method, &self.url).bearer_auth(self.key.as_str());
+        let mut request = self
+            .client
+            .request(method, &self.url)
+            .bearer_auth(self.key.as_str());
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let link = |source: reqwest::Error| SelfStopError::Link { url: self.url.clone(), source };
+        let link = |source: reqwest::Error| SelfStopError::Link {
+            url: self.url.clone(),
+            source,
+        };
         let answer = request.send().await.map_err(link)?;
         let status = answer.status();
         let text = answer.text().await.map_err(link)?;
         // The provider also says no with status 200 and `"success": false`.
-        let refused = serde_json::from_str::<Value>(&text).is_ok_and(|said| said["success"] == false);
+        let refused =
+            serde_json::from_str::<Value>(&text).is_ok_and(|said| said["success"] == false);
         if status.is_success() && !refused {
             return Ok(());
         }
         let message = text.chars().take(200).collect();
-        Err(SelfStopError::Refused { url: self.url.clone(), status: status.as_u16(), message })
+        Err(SelfStopError::Refused {
+            url: self.url.clone(),
+            status: status.as_u16(),
+            message,
+        })
     }
 }
 
@@ -111,5 +140,9 @@ fn http_client() -> reqwest::Result<Client> {
         .iter()
         .map(|root| reqwest::Certificate::from_der(root))
         .collect::<reqwest::Result<Vec<_>>>()?;
-    Client::builder().tls_certs_only(roots).no_proxy().timeout(REQUEST_LIMIT).build()
+    Client::builder()
+        .tls_certs_only(roots)
+        .no_proxy()
+        .timeout(REQUEST_LIMIT)
+        .build()
 }

@@ -7,9 +7,12 @@ pub mod fifo;
 pub mod processes;
 pub mod program;
 pub mod record;
+mod report;
+pub mod running;
 pub mod shim;
 pub mod shim_log;
 pub mod tmux;
+pub mod window;
 
 use std::{
     collections::BTreeMap,
@@ -22,22 +25,20 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill, killpg},
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::{Value, json};
 use tokio::{sync::Mutex, task::spawn_blocking, time};
 use tracing::warn;
 
 pub use record::{Session, SessionState};
 
 use self::{
-    record::{Reported, Spec, Stop},
+    record::{Spec, Stop},
     tmux::{Tmux, TmuxError},
 };
 use crate::{
     config::Home,
-    events::EventSink,
     journal::Journal,
     logs::{generations, table_path},
 };
@@ -129,7 +130,10 @@ pub struct Sessions {
 impl Sessions {
     /// Takes up what earlier daemons left. Blocks on files.
     pub fn open(home: &Home, journal: Arc<Journal>) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(home.sessions())?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(home.sessions())?;
         let sessions = Self {
             home: home.clone(),
             journal,
@@ -157,7 +161,10 @@ impl Sessions {
         check(&new)?;
         let dir = self.dir(&new.name)?;
         let _one_at_a_time = self.starting.lock().await;
-        let io = |source| SessionError::Io { name: new.name.clone(), source };
+        let io = |source| SessionError::Io {
+            name: new.name.clone(),
+            source,
+        };
         let first_generation = self.clear(&new.name, &dir)?;
         let spec = Spec {
             v: 1,
@@ -179,26 +186,49 @@ impl Sessions {
         Ok(session)
     }
 
-    async fn bring_up(&self, new: &NewSession, dir: &Path, pipe: &Path) -> Result<Session, SessionError> {
+    async fn bring_up(
+        &self,
+        new: &NewSession,
+        dir: &Path,
+        pipe: &Path,
+    ) -> Result<Session, SessionError> {
         let name = &new.name;
-        let io = |source| SessionError::Io { name: name.clone(), source };
+        let io = |source| SessionError::Io {
+            name: name.clone(),
+            source,
+        };
         let program = std::env::current_exe().map_err(io)?;
-        let args = [OsStr::new("--home"), self.home.path().as_os_str(), OsStr::new("shim"), dir.as_os_str()];
+        let args = [
+            OsStr::new("--home"),
+            self.home.path().as_os_str(),
+            OsStr::new("shim"),
+            dir.as_os_str(),
+        ];
         match &self.tmux {
             Some(tmux) => tmux
                 .new_session(name, &program, &args)
                 .await
-                .map_err(|source| SessionError::Tmux { name: name.clone(), source })?,
+                .map_err(|source| SessionError::Tmux {
+                    name: name.clone(),
+                    source,
+                })?,
             None => tmux::start_without_window(&program, &args).map_err(io)?,
         }
 
-        let env = new.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let env = new
+            .env
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
         let bytes = environment::encode(&env);
         let to = pipe.to_owned();
         let mut sending = spawn_blocking(move || fifo::send(&to, &bytes, START_LIMIT));
         let mut sent = false;
         let deadline = Instant::now() + START_LIMIT;
-        let not_started = |reason: String| SessionError::NotStarted { name: name.clone(), reason };
+        let not_started = |reason: String| SessionError::NotStarted {
+            name: name.clone(),
+            reason,
+        };
         loop {
             if let Some(session) = record::inspect(dir).map_err(io)? {
                 return Ok(session);
@@ -207,7 +237,10 @@ impl Sessions {
                 return Err(not_started(String::from_utf8_lossy(&reason).into_owned()));
             }
             if Instant::now() > deadline {
-                return Err(not_started(format!("its shim wrote nothing in {} s", START_LIMIT.as_secs())));
+                return Err(not_started(format!(
+                    "its shim wrote nothing in {} s",
+                    START_LIMIT.as_secs()
+                )));
             }
             tokio::select! {
                 outcome = &mut sending, if !sent => {
@@ -225,21 +258,40 @@ impl Sessions {
 
     /// Makes room for a new session and returns its log's first generation.
     fn clear(&self, name: &str, dir: &Path) -> Result<u64, SessionError> {
-        let io = |source| SessionError::Io { name: name.to_owned(), source };
+        let io = |source| SessionError::Io {
+            name: name.to_owned(),
+            source,
+        };
         if !dir.exists() {
             return Ok(0);
         }
         match record::inspect(dir).map_err(io)? {
-            Some(session) if session.state == SessionState::Running => Err(SessionError::Taken(name.to_owned())),
+            Some(session) if session.state == SessionState::Running => {
+                Err(SessionError::Taken(name.to_owned()))
+            }
             Some(session) => {
                 self.report();
-                let first = generations::next_first_generation(&table_path(dir), session.spec.first_generation).map_err(io)?;
+                let first = generations::next_first_generation(
+                    &table_path(dir),
+                    session.spec.first_generation,
+                )
+                .map_err(io)?;
                 let previous = self.home.sessions().join(PREVIOUS);
-                fs::DirBuilder::new().recursive(true).mode(0o700).create(&previous).map_err(io)?;
-                fs::rename(dir, previous.join(format!("{name}-{}", session.start.started_us))).map_err(io)?;
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&previous)
+                    .map_err(io)?;
+                fs::rename(
+                    dir,
+                    previous.join(format!("{name}-{}", session.start.started_us)),
+                )
+                .map_err(io)?;
                 Ok(first)
             }
-            None if record::is_locked(&record::lock_path(dir)).map_err(io)? => Err(SessionError::Taken(name.to_owned())),
+            None if record::is_locked(&record::lock_path(dir)).map_err(io)? => {
+                Err(SessionError::Taken(name.to_owned()))
+            }
             None => {
                 let spec = record::read::<Spec>(dir, "spec.json").map_err(io)?;
                 fs::remove_dir_all(dir).map_err(io)?;
@@ -251,7 +303,10 @@ impl Sessions {
     /// One session, by name.
     pub fn get(&self, name: &str) -> Result<Session, SessionError> {
         let dir = self.dir(name)?;
-        let found = record::inspect(&dir).map_err(|source| SessionError::Io { name: name.to_owned(), source })?;
+        let found = record::inspect(&dir).map_err(|source| SessionError::Io {
+            name: name.to_owned(),
+            source,
+        })?;
         found.ok_or_else(|| SessionError::Missing(name.to_owned()))
     }
 
@@ -265,7 +320,9 @@ impl Sessions {
             }
             match record::inspect(&entry.path()) {
                 Ok(session) => sessions.extend(session),
-                Err(err) => warn!(dir = %entry.path().display(), error = %err, "a session's files cannot be read"),
+                Err(err) => {
+                    warn!(dir = %entry.path().display(), error = %err, "a session's files cannot be read")
+                }
             }
         }
         sessions.sort_by_key(|session| std::cmp::Reverse(session.start.started_us));
@@ -280,6 +337,13 @@ impl Sessions {
         }
     }
 
+    /// Closes every window and ends tmux, when the box is given back. Sessions would go on.
+    pub async fn close_windows(&self) {
+        if let Some(tmux) = &self.tmux {
+            tmux.end().await;
+        }
+    }
+
     /// Ends a session: SIGTERM, then SIGKILL to its whole tree after the grace. The shim does both, whatever becomes of us.
     pub async fn end(&self, name: &str, grace: Duration) -> Result<Session, SessionError> {
         let dir = self.dir(name)?;
@@ -287,8 +351,14 @@ impl Sessions {
         if session.state != SessionState::Running {
             return Ok(session);
         }
-        let stop = Stop { v: 1, grace_s: u32::try_from(grace.as_secs()).unwrap_or(u32::MAX) };
-        let io = |source| SessionError::Io { name: name.to_owned(), source };
+        let stop = Stop {
+            v: 1,
+            grace_s: u32::try_from(grace.as_secs()).unwrap_or(u32::MAX),
+        };
+        let io = |source| SessionError::Io {
+            name: name.to_owned(),
+            source,
+        };
         record::write(&dir, "stop.json", &stop).map_err(io)?;
         // ESRCH: it ended in this instant, and its record says how.
         let _gone = kill(Pid::from_raw(session.start.shim_pid), Signal::SIGTERM);
@@ -301,7 +371,10 @@ impl Sessions {
                 return Ok(session);
             }
             if Instant::now() > deadline {
-                return Err(SessionError::NotEnded { name: name.to_owned(), waited_s: limit.as_secs() });
+                return Err(SessionError::NotEnded {
+                    name: name.to_owned(),
+                    waited_s: limit.as_secs(),
+                });
             }
             time::sleep(POLL).await;
         }
@@ -311,118 +384,28 @@ impl Sessions {
     pub async fn send_line(&self, name: &str, line: &str) -> Result<(), SessionError> {
         let session = self.get(name)?;
         if line.chars().any(|c| c.is_control() && c != '\t') {
-            return Err(SessionError::Invalid("a line to send holds no control characters, line ends included".to_owned()));
+            return Err(SessionError::Invalid(
+                "a line to send holds no control characters, line ends included".to_owned(),
+            ));
         }
         if session.state != SessionState::Running {
-            return Err(SessionError::NotNow(format!("session `{name}` has ended: {}", session.state.as_str())));
+            return Err(SessionError::NotNow(format!(
+                "session `{name}` has ended: {}",
+                session.state.as_str()
+            )));
         }
         let Some(tmux) = &self.tmux else {
-            return Err(SessionError::NotNow(format!("session `{name}` has no window to type into: there is no tmux on this box")));
+            return Err(SessionError::NotNow(format!(
+                "session `{name}` has no window to type into: there is no tmux on this box"
+            )));
         };
-        tmux.send_line(name, line).await.map_err(|source| SessionError::Tmux { name: name.to_owned(), source })
+        tmux.send_line(name, line)
+            .await
+            .map_err(|source| SessionError::Tmux {
+                name: name.to_owned(),
+                source,
+            })
     }
-
-    /// Puts what happened to sessions into the journal, each once. Blocks on files; called often.
-    pub fn report(&self) {
-        let _one_at_a_time = self.reporting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let sessions = match self.list() {
-            Ok(sessions) => sessions,
-            Err(err) => return warn!(error = %err, "sessions cannot be listed, will retry"),
-        };
-        for session in sessions {
-            let dir = self.home.sessions().join(&session.name);
-            if let Err(err) = self.report_one(&session, &dir) {
-                warn!(session = session.name, error = %err, "a session's report cannot be noted, will retry");
-            }
-        }
-    }
-
-    fn report_one(&self, session: &Session, dir: &Path) -> io::Result<()> {
-        let mut reported: Reported = record::read(dir, "reported.json")?.unwrap_or_default();
-        let before = reported;
-        if !reported.started {
-            self.journal.event("session.started", started_detail(session));
-            reported.started = true;
-        }
-        if !reported.ended && session.state != SessionState::Running {
-            let leftover_killed = session.state == SessionState::Lost && kill_leftover(session);
-            self.journal.event("session.ended", ended_detail(session, leftover_killed));
-            reported.ended = true;
-        }
-        if reported != before {
-            record::write(dir, "reported.json", &reported)?;
-        }
-        Ok(())
-    }
-
-    /// A crash may have come between an event and its note: what the journal holds is not reported again.
-    fn repair_reports(&self) -> io::Result<()> {
-        for session in self.list()? {
-            let dir = self.home.sessions().join(&session.name);
-            let mut reported: Reported = record::read(&dir, "reported.json")?.unwrap_or_default();
-            if reported.started && (reported.ended || session.state == SessionState::Running) {
-                continue;
-            }
-            let before = reported;
-            let mut from = 1;
-            loop {
-                let entries = self.journal.read(from, 256)?;
-                let Some(last) = entries.last() else { break };
-                from = last.seq + 1;
-                for entry in &entries {
-                    let same = entry.detail["session"] == session.name.as_str()
-                        && entry.detail["started_us"] == session.start.started_us;
-                    reported.started |= same && entry.kind == "session.started";
-                    reported.ended |= same && entry.kind == "session.ended";
-                }
-            }
-            if reported != before {
-                record::write(&dir, "reported.json", &reported)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn started_detail(session: &Session) -> Value {
-    json!({
-        "session": session.name,
-        "pid": session.start.pid,
-        "tmux": session.spec.tmux,
-        "started_us": session.start.started_us,
-    })
-}
-
-fn ended_detail(session: &Session, leftover_killed: bool) -> Value {
-    let mut detail = json!({
-        "session": session.name,
-        "state": session.state.as_str(),
-        "started_us": session.start.started_us,
-        "ended_us": session.ended_us,
-        "log_bytes": session.log_bytes,
-    });
-    match &session.end {
-        Some(end) => {
-            detail["exit_code"] = json!(end.exit_code);
-            detail["signal"] = json!(end.signal);
-            detail["oom_kills"] = json!(end.oom_kills);
-            detail["timed_out"] = json!(end.timed_out);
-            detail["log_dropped_bytes"] = json!(end.log_dropped_bytes);
-        }
-        None => {
-            let restarted = session.start.boot != processes::boot();
-            detail["cause"] = json!(if restarted { "the box was restarted" } else { "its shim was killed" });
-            detail["leftover_killed"] = json!(leftover_killed);
-        }
-    }
-    detail
-}
-
-/// Ends a command that outlived its shim: nobody logs it or would know its end, and its run goes on elsewhere.
-fn kill_leftover(session: &Session) -> bool {
-    let start = &session.start;
-    let is_it = start.boot == processes::boot() && processes::start_time(start.pid) == Some(start.pid_starttime);
-    is_it && killpg(Pid::from_raw(start.pid), Signal::SIGKILL).is_ok()
 }
 
 fn check(new: &NewSession) -> Result<(), SessionError> {
@@ -431,14 +414,30 @@ fn check(new: &NewSession) -> Result<(), SessionError> {
         return invalid("the command is empty, or holds a NUL character".to_owned());
     }
     if new.command.len() > COMMAND_LIMIT_BYTES {
-        return invalid(format!("the command has {} bytes, the limit is {COMMAND_LIMIT_BYTES}", new.command.len()));
+        return invalid(format!(
+            "the command has {} bytes, the limit is {COMMAND_LIMIT_BYTES}",
+            new.command.len()
+        ));
     }
-    if let Some((name, _)) = new.env.iter().find(|(name, value)| !environment::is_valid(name, value)) {
-        return invalid(format!("variable `{name}` cannot be set: a name holds no `=`, neither holds a NUL character"));
+    if let Some((name, _)) = new
+        .env
+        .iter()
+        .find(|(name, value)| !environment::is_valid(name, value))
+    {
+        return invalid(format!(
+            "variable `{name}` cannot be set: a name holds no `=`, neither holds a NUL character"
+        ));
     }
-    let env_bytes: usize = new.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    let env_bytes: usize = new
+        .env
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 2)
+        .sum();
     if env_bytes > fifo::LIMIT_BYTES {
-        return invalid(format!("the environment has {env_bytes} bytes, the limit is {}", fifo::LIMIT_BYTES));
+        return invalid(format!(
+            "the environment has {env_bytes} bytes, the limit is {}",
+            fifo::LIMIT_BYTES
+        ));
     }
     if !new.dir.is_dir() {
         return invalid(format!("there is no directory {}", new.dir.display()));
@@ -448,7 +447,11 @@ fn check(new: &NewSession) -> Result<(), SessionError> {
 
 fn check_name(name: &str) -> Result<(), SessionError> {
     let fits = (1..=NAME_LIMIT).contains(&name.len());
-    if fits && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
+    if fits
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    {
         return Ok(());
     }
     Err(SessionError::Invalid(format!(
@@ -456,7 +459,6 @@ fn check_name(name: &str) -> Result<(), SessionError> {
         name.chars().take(NAME_LIMIT + 1).collect::<String>()
     )))
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -467,8 +469,19 @@ mod tests {
         for name in ["train", "a-b_9", &"x".repeat(63)] {
             check_name(name).unwrap();
         }
-        for name in ["", "a.b", "a:b", "../x", ".previous", "a b", &"x".repeat(64)] {
-            assert!(matches!(check_name(name), Err(SessionError::Invalid(_))), "{name}");
+        for name in [
+            "",
+            "a.b",
+            "a:b",
+            "../x",
+            ".previous",
+            "a b",
+            &"x".repeat(64),
+        ] {
+            assert!(
+                matches!(check_name(name), Err(SessionError::Invalid(_))),
+                "{name}"
+            );
         }
     }
 }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use spotter_bucket::{Bucket, BucketError, Credentials};
+use spotter_bucket::{
+    Bucket, BucketError, Credentials,
+    s3::{S3Bucket, S3Options},
+};
 use tokio::time;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use ulid::Ulid;
@@ -40,14 +43,25 @@ impl CredentialSlot {
 
     /// The keys, unless there are none or they have expired.
     pub fn get(&self) -> Option<Credentials> {
-        let credentials = self.0.read().unwrap_or_else(PoisonError::into_inner).clone()?;
-        credentials.expires_us.is_none_or(|expires| now_us() < expires).then_some(credentials)
+        let credentials = self
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()?;
+        credentials
+            .expires_us
+            .is_none_or(|expires| now_us() < expires)
+            .then_some(credentials)
     }
 }
 
 impl fmt::Debug for CredentialSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.get().is_some() { "CredentialSlot(set)" } else { "CredentialSlot(empty)" })
+        f.write_str(if self.get().is_some() {
+            "CredentialSlot(set)"
+        } else {
+            "CredentialSlot(empty)"
+        })
     }
 }
 
@@ -66,7 +80,13 @@ pub struct RunningBackup {
 impl RunningBackup {
     /// Starts the loop. Without keys it finds and queues, and says that it wants them.
     pub fn start(core: &Arc<Core>, run: &RunFile, plan: &BackupPlan) -> anyhow::Result<Self> {
-        let bucket = open_bucket(plan, core.credentials.clone())?;
+        let keys = core.credentials.clone();
+        let source = Arc::new(move || keys.get());
+        let bucket: Arc<dyn Bucket> = Arc::new(S3Bucket::new(
+            plan.target.clone(),
+            source,
+            S3Options::default(),
+        )?);
         let options = BackupOptions {
             run: run.run.clone(),
             attempt: run.attempt,
@@ -89,7 +109,12 @@ impl RunningBackup {
                 () = daemon_stops.cancelled() => {}
             }
         });
-        Ok(Self { plan: plan.clone(), backup, bucket, _loop: Arc::new(stop.drop_guard()) })
+        Ok(Self {
+            plan: plan.clone(),
+            backup,
+            bucket,
+            _loop: Arc::new(stop.drop_guard()),
+        })
     }
 }
 
@@ -97,13 +122,23 @@ impl RunningBackup {
     /// Proves that the target can be written, read and deleted from this box; says in words what cannot.
     pub async fn prove(&self) -> Result<(), String> {
         let proof = time::timeout(PROOF_LIMIT, self.write_read_delete()).await;
-        proof.unwrap_or_else(|_| Err(format!("{} gave no answer in {} s", self.plan.target.url(), PROOF_LIMIT.as_secs())))
+        proof.unwrap_or_else(|_| {
+            Err(format!(
+                "{} gave no answer in {} s",
+                self.plan.target.url(),
+                PROOF_LIMIT.as_secs()
+            ))
+        })
     }
 
     async fn write_read_delete(&self) -> Result<(), String> {
         let name = format!("proof/{}", Ulid::generate());
         let prefix = &self.plan.target.prefix;
-        let key = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        let key = if prefix.is_empty() {
+            name
+        } else {
+            format!("{prefix}/{name}")
+        };
         let body = Bytes::from(format!("spotter was here, and may delete this: {key}\n"));
         let said = |err: BucketError| chain(&err);
         self.bucket.put(&key, body.clone()).await.map_err(said)?;
@@ -111,14 +146,12 @@ impl RunningBackup {
         // Deleted also where it could not be read, so that a failed proof leaves nothing.
         let deleted = self.bucket.delete(&key).await;
         if read.map_err(said)? != body {
-            return Err(format!("{key} was read back with other bytes than were written"));
+            return Err(format!(
+                "{key} was read back with other bytes than were written"
+            ));
         }
         deleted.map_err(said)
     }
-}
-
-fn open_bucket(_plan: &BackupPlan, _keys: Arc<CredentialSlot>) -> anyhow::Result<Arc<dyn Bucket>> {
-    anyhow::bail!("the bucket client is not linked in")
 }
 
 /// Often enough that a tenth of the interval at most is spent on not having looked.

@@ -72,7 +72,8 @@ pub struct Core {
 impl Core {
     /// Takes up what earlier daemons left and starts telemetry.
     pub async fn open(home: &Home) -> anyhow::Result<Arc<Self>> {
-        let journal = Arc::new(Journal::open(&home.journal()).context("the journal cannot be opened")?);
+        let journal =
+            Arc::new(Journal::open(&home.journal()).context("the journal cannot be opened")?);
         let run = RunFile::load(home).unwrap_or_else(|err| {
             // The controller configures again as soon as it sees an empty run; nothing else may depend on a damaged file.
             warn!(error = %err, "run.json cannot be read: the box works for no run until it is configured again");
@@ -81,9 +82,12 @@ impl Core {
         if let Some(run) = &run {
             journal.set_run(&run.run, run.attempt);
         }
-        let sessions = Sessions::open(home, journal.clone()).context("the sessions cannot be read")?;
+        let sessions =
+            Sessions::open(home, journal.clone()).context("the sessions cannot be read")?;
         let stop = CancellationToken::new();
-        let workdir = run.as_ref().map_or_else(|| home.path().to_owned(), |run| run.workdir.clone());
+        let workdir = run
+            .as_ref()
+            .map_or_else(|| home.path().to_owned(), |run| run.workdir.clone());
         let telemetry = start_telemetry(home, workdir, journal.clone(), stop.child_token());
         let boot = boot_of_container(home);
         journal.event("agent.started", json!({ "version": env!("CARGO_PKG_VERSION"), "boot": boot, "pid": std::process::id() }));
@@ -124,9 +128,16 @@ impl Core {
         lock(&self.backup).take();
         self.tasks.close();
         if time::timeout(limit, self.tasks.wait()).await.is_err() {
-            warn!(left = self.tasks.len(), "tasks were still busy after {} s", limit.as_secs());
+            warn!(
+                left = self.tasks.len(),
+                "tasks were still busy after {} s",
+                limit.as_secs()
+            );
         }
-        if time::timeout(limit, self.telemetry.stopped()).await.is_err() {
+        if time::timeout(limit, self.telemetry.stopped())
+            .await
+            .is_err()
+        {
             warn!("telemetry did not end within {} s", limit.as_secs());
         }
         self.journal.flush();
@@ -134,12 +145,18 @@ impl Core {
 
     /// The run that the box works for.
     pub fn run(&self) -> Option<RunFile> {
-        self.run.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.run
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Working directory: the run's, else the user's home.
     pub fn workdir(&self) -> PathBuf {
-        self.run().map(|run| run.workdir).or_else(crate::config::user_home).unwrap_or_else(|| "/".into())
+        self.run()
+            .map(|run| run.workdir)
+            .or_else(crate::config::user_home)
+            .unwrap_or_else(|| "/".into())
     }
 
     /// Takes on a run. The same one again changes nothing. Returns the absolute working directory.
@@ -165,7 +182,10 @@ impl Core {
         if !same_backup {
             // The old loop ends first: two would upload the same files.
             lock(&self.backup).take();
-            let started = run.backup.as_ref().map(|plan| RunningBackup::start(self, &run, plan));
+            let started = run
+                .backup
+                .as_ref()
+                .map(|plan| RunningBackup::start(self, &run, plan));
             *lock(&self.backup) = started.transpose().unwrap_or_else(|err| {
                 warn!(error = format!("{err:#}"), "the backup cannot run");
                 None
@@ -208,7 +228,8 @@ impl Core {
         let hashed = self.build.get_or_init(|| async {
             let hash = spawn_blocking(|| files::hash_file(&std::env::current_exe()?)).await;
             let hash = hash.map_err(std::io::Error::other).and_then(|hash| hash);
-            hash.map(|(_, hex)| hex[..16].to_owned()).unwrap_or_default()
+            hash.map(|(_, hex)| hex[..16].to_owned())
+                .unwrap_or_default()
         });
         hashed.await
     }
@@ -220,8 +241,10 @@ impl Core {
     }
 
     /// Removes what the agent kept, when the box is about to be destroyed.
-    pub fn wipe_if_asked(&self) -> anyhow::Result<()> {
-        if *lock(&self.wipe) {
+    pub async fn wipe_if_asked(&self) -> anyhow::Result<()> {
+        let asked = *lock(&self.wipe);
+        if asked {
+            self.sessions.close_windows().await;
             std::fs::remove_dir_all(self.home.path())
                 .with_context(|| format!("{} cannot be removed", self.home.path().display()))?;
         }
@@ -230,7 +253,11 @@ impl Core {
 
     /// Whether any session runs.
     pub fn is_busy(&self) -> std::io::Result<bool> {
-        Ok(self.sessions.list()?.iter().any(|session| session.state == SessionState::Running))
+        Ok(self
+            .sessions
+            .list()?
+            .iter()
+            .any(|session| session.state == SessionState::Running))
     }
 
     /// Runs work that blocks on files beside the runtime's own threads.
@@ -276,11 +303,16 @@ fn follow_all(core: &Core) {
         if session.state != SessionState::Running {
             continue;
         }
-        let Ok(dir) = core.sessions.dir(&session.name) else { continue };
+        let Ok(dir) = core.sessions.dir(&session.name) else {
+            continue;
+        };
         let seen = core.logs.of_session(&dir).map_err(|err| err.to_string());
         let looked = seen.and_then(|log| log.look().map_err(|err| crate::chain(&err)));
         if let Err(problem) = looked {
-            warn!(session = session.name, problem, "a log cannot be followed, will retry");
+            warn!(
+                session = session.name,
+                problem, "a log cannot be followed, will retry"
+            );
         }
     }
 }
@@ -302,7 +334,12 @@ async fn flush_journal(core: Arc<Core>) {
     }
 }
 
-fn start_telemetry(home: &Home, workdir: PathBuf, journal: Arc<Journal>, stop: CancellationToken) -> Arc<Telemetry> {
+fn start_telemetry(
+    home: &Home,
+    workdir: PathBuf,
+    journal: Arc<Journal>,
+    stop: CancellationToken,
+) -> Arc<Telemetry> {
     let mut config = TelemetryConfig::new(home.path());
     // Everything of ours lies in one directory, whatever its name.
     config.probe.dir = home.path().to_owned();
@@ -312,7 +349,9 @@ fn start_telemetry(home: &Home, workdir: PathBuf, journal: Arc<Journal>, stop: C
 
 /// The kernel's boot, PID 1's start, and when `onstart` ran: a container can restart within one boot.
 fn boot_of_container(home: &Home) -> String {
-    let onstart = std::fs::metadata(home.container_env()).and_then(|meta| meta.modified()).ok();
+    let onstart = std::fs::metadata(home.container_env())
+        .and_then(|meta| meta.modified())
+        .ok();
     let text = format!("{} {onstart:?}", processes::boot());
     blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
 }

@@ -22,7 +22,12 @@ pub async fn watch(core: Arc<Core>) {
             () = time::sleep(POLL) => {}
         }
         let Some(run) = core.run() else { continue };
-        if is_due(container_started_us(&core.home, core.started_us), run.bring_up_s, now_us()) && !core.home.started().exists() {
+        if is_due(
+            container_started_us(&core.home, core.started_us),
+            run.bring_up_s,
+            now_us(),
+        ) && !core.home.started().exists()
+        {
             return end_box(&core, &run.provider_url, run.bring_up_s).await;
         }
     }
@@ -42,7 +47,8 @@ async fn end_box(core: &Core, provider_url: &str, bring_up_s: u32) {
         Err(err) => {
             let problem = chain(&err);
             warn!(problem, "the box should stop itself and cannot");
-            core.journal.event("self_stop", json!({ "reason": reason, "problem": problem }));
+            core.journal
+                .event("self_stop", json!({ "reason": reason, "problem": problem }));
         }
     }
 }
@@ -50,8 +56,12 @@ async fn end_box(core: &Core, provider_url: &str, bring_up_s: u32) {
 /// When the container started: when `onstart` saved its environment; where it did not, when this daemon started.
 fn container_started_us(home: &Home, daemon_started_us: u64) -> u64 {
     let saved = fs::metadata(home.container_env()).and_then(|meta| meta.modified());
-    let since = saved.ok().and_then(|saved| saved.duration_since(std::time::UNIX_EPOCH).ok());
-    since.and_then(|since| u64::try_from(since.as_micros()).ok()).unwrap_or(daemon_started_us)
+    let since = saved
+        .ok()
+        .and_then(|saved| saved.duration_since(std::time::UNIX_EPOCH).ok());
+    since
+        .and_then(|since| u64::try_from(since.as_micros()).ok())
+        .unwrap_or(daemon_started_us)
 }
 
 /// Whether the time to bring the box up is over; 0 means for ever.

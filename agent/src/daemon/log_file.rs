@@ -17,7 +17,8 @@ const LIMIT_BYTES: u64 = 1 << 20;
 
 /// Sends everything that is traced in this process to `path`, and panics with it.
 pub fn install(path: &Path, filter: &str) -> anyhow::Result<()> {
-    let log = BoundedLog::open(path).with_context(|| format!("{} cannot be written", path.display()))?;
+    let log =
+        BoundedLog::open(path).with_context(|| format!("{} cannot be written", path.display()))?;
     let filter = EnvFilter::try_new(filter).context("SPOTTER_LOG cannot be parsed")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -37,9 +38,17 @@ struct BoundedLog {
 
 impl BoundedLog {
     fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)?;
         let written = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, written })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            written,
+        })
     }
 }
 
@@ -72,7 +81,10 @@ mod tests {
             log.write_all(&vec![b'x'; LIMIT_BYTES as usize]).unwrap();
         }
         assert_eq!(fs::metadata(&path).unwrap().len(), LIMIT_BYTES);
-        assert_eq!(fs::metadata(dir.path().join("daemon.log.1")).unwrap().len(), LIMIT_BYTES);
+        assert_eq!(
+            fs::metadata(dir.path().join("daemon.log.1")).unwrap().len(),
+            LIMIT_BYTES
+        );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

@@ -120,14 +120,23 @@ impl RunFile {
     /// Checks what is asked for, resolves its paths and makes the working directory.
     pub fn decide(wish: Wish) -> Result<Self, ConfigureError> {
         if !is_run_name(&wish.run) {
-            return Err(ConfigureError::Name(wish.run.chars().take(NAME_LIMIT + 1).collect()));
+            return Err(ConfigureError::Name(
+                wish.run.chars().take(NAME_LIMIT + 1).collect(),
+            ));
         }
         if wish.attempt == 0 {
             return Err(ConfigureError::Attempt);
         }
-        let workdir = resolve(&wish.workdir, config::user_home().as_deref()).ok_or(ConfigureError::Workdir)?;
-        let backup = wish.backup.map(|backup| BackupPlan::decide(backup, &workdir)).transpose()?;
-        fs::create_dir_all(&workdir).map_err(|source| ConfigureError::Io { path: workdir.clone(), source })?;
+        let workdir = resolve(&wish.workdir, config::user_home().as_deref())
+            .ok_or(ConfigureError::Workdir)?;
+        let backup = wish
+            .backup
+            .map(|backup| BackupPlan::decide(backup, &workdir))
+            .transpose()?;
+        fs::create_dir_all(&workdir).map_err(|source| ConfigureError::Io {
+            path: workdir.clone(),
+            source,
+        })?;
         Ok(Self {
             v: 1,
             run: wish.run,
@@ -142,14 +151,19 @@ impl RunFile {
     /// Reads what an earlier daemon was told.
     pub fn load(home: &Home) -> io::Result<Option<Self>> {
         match files::read_if_there(&home.run_file())? {
-            Some(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(io::Error::other),
             None => Ok(None),
         }
     }
 
     /// Keeps it for later daemons.
     pub fn save(&self, home: &Home) -> Result<(), ConfigureError> {
-        let io = |source| ConfigureError::Io { path: home.run_file(), source };
+        let io = |source| ConfigureError::Io {
+            path: home.run_file(),
+            source,
+        };
         let bytes = serde_json::to_vec(self).map_err(|err| io(io::Error::other(err)))?;
         files::write_durably(&home.run_file(), &bytes).map_err(io)
     }
@@ -177,7 +191,10 @@ impl BackupPlan {
 fn is_run_name(name: &str) -> bool {
     let fits = (1..=NAME_LIMIT).contains(&name.len());
     // A leading dot would be a hidden directory, `..` another one.
-    fits && !name.starts_with('.') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    fits && !name.starts_with('.')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 /// Absolute paths as they are, `~/` and relative ones below the user's home.
@@ -223,12 +240,27 @@ mod tests {
             run: "r".into(),
             attempt,
             workdir: dir.path().join("w").display().to_string(),
-            backup: Some(BackupWish { target: "s3://bucket/p".into(), dir: "ckpt".into(), every_s, keep_last, ..BackupWish::default() }),
+            backup: Some(BackupWish {
+                target: "s3://bucket/p".into(),
+                dir: "ckpt".into(),
+                every_s,
+                keep_last,
+                ..BackupWish::default()
+            }),
             ..Wish::default()
         };
-        assert!(matches!(RunFile::decide(wish(0, 2, 60)), Err(ConfigureError::Attempt)));
-        assert!(matches!(RunFile::decide(wish(1, 1, 60)), Err(ConfigureError::KeepLast)));
-        assert!(matches!(RunFile::decide(wish(1, 2, 0)), Err(ConfigureError::Every)));
+        assert!(matches!(
+            RunFile::decide(wish(0, 2, 60)),
+            Err(ConfigureError::Attempt)
+        ));
+        assert!(matches!(
+            RunFile::decide(wish(1, 1, 60)),
+            Err(ConfigureError::KeepLast)
+        ));
+        assert!(matches!(
+            RunFile::decide(wish(1, 2, 0)),
+            Err(ConfigureError::Every)
+        ));
         let good = RunFile::decide(wish(1, 2, 60)).unwrap();
         assert!(good.workdir.is_dir());
         assert_eq!(good.backup.unwrap().dir, dir.path().join("w/ckpt"));

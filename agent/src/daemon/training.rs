@@ -43,22 +43,36 @@ struct Following {
 /// Reads all that there is. Blocking reads run beside the runtime's own threads.
 async fn next(core: &Arc<Core>, following: Option<Following>) -> Result<Option<Following>, String> {
     let core = core.clone();
-    spawn_blocking(move || read_on(&core, following)).await.map_err(|err| err.to_string())?
+    spawn_blocking(move || read_on(&core, following))
+        .await
+        .map_err(|err| err.to_string())?
 }
 
 fn read_on(core: &Core, following: Option<Following>) -> Result<Option<Following>, String> {
-    let Ok(session) = core.sessions.get(TRAINING_SESSION) else { return Ok(None) };
-    let dir = core.sessions.dir(TRAINING_SESSION).map_err(|err| chain(&err))?;
+    let Ok(session) = core.sessions.get(TRAINING_SESSION) else {
+        return Ok(None);
+    };
+    let dir = core
+        .sessions
+        .dir(TRAINING_SESSION)
+        .map_err(|err| chain(&err))?;
     let log = core.logs.of_session(&dir).map_err(|err| chain(&err))?;
     let mut following = match following.filter(|following| Arc::ptr_eq(&following.log, &log)) {
         Some(following) => following,
         None => {
             let position = log.tail(CATCH_UP_BYTES).map_err(|err| chain(&err))?;
-            Following { log, position, recogniser: Recogniser::default() }
+            Following {
+                log,
+                position,
+                recogniser: Recogniser::default(),
+            }
         }
     };
     loop {
-        let chunk = following.log.read(following.position).map_err(|err| chain(&err))?;
+        let chunk = following
+            .log
+            .read(following.position)
+            .map_err(|err| chain(&err))?;
         following.position = chunk.next();
         if let Some(record) = following.recogniser.feed(&chunk.data, now_us()) {
             core.set_training(record);

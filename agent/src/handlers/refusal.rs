@@ -85,12 +85,15 @@ fn code(refusal: &Refusal) -> Code {
             HashError::TooMany => Code::ResourceExhausted,
             HashError::Read { .. } => Code::Internal,
         },
-        Refusal::Backup(BackupError::NoAnswer { .. }) | Refusal::Restore(RestoreError::NoAnswer { .. }) => {
-            Code::DeadlineExceeded
+        Refusal::Backup(BackupError::NoAnswer { .. })
+        | Refusal::Restore(RestoreError::NoAnswer { .. }) => Code::DeadlineExceeded,
+        Refusal::Backup(BackupError::List(_)) | Refusal::Restore(RestoreError::Bucket(_)) => {
+            Code::FailedPrecondition
         }
-        Refusal::Backup(BackupError::List(_)) | Refusal::Restore(RestoreError::Bucket(_)) => Code::FailedPrecondition,
         Refusal::Restore(RestoreError::NoSuchCheckpoint(_)) => Code::NotFound,
-        Refusal::Restore(RestoreError::Damaged { .. } | RestoreError::AllDamaged { .. }) => Code::DataLoss,
+        Refusal::Restore(RestoreError::Damaged { .. } | RestoreError::AllDamaged { .. }) => {
+            Code::DataLoss
+        }
         Refusal::Restore(RestoreError::Space { .. }) => Code::ResourceExhausted,
         Refusal::Invalid(_) => Code::InvalidArgument,
         Refusal::NoBackup | Refusal::Busy => Code::FailedPrecondition,
@@ -110,7 +113,10 @@ mod tests {
     #[test]
     fn a_verdict_never_looks_like_a_broken_link() {
         let refusals = [
-            Refusal::Session(SessionError::NotStarted { name: "x".into(), reason: "y".into() }),
+            Refusal::Session(SessionError::NotStarted {
+                name: "x".into(),
+                reason: "y".into(),
+            }),
             Refusal::Session(SessionError::Taken("x".into())),
             Refusal::NoBackup,
             Refusal::Broken("x".into()),
@@ -118,15 +124,24 @@ mod tests {
         ];
         for refusal in refusals {
             let code = code(&refusal);
-            assert!(![Code::Unavailable, Code::Cancelled, Code::Unknown].contains(&code), "{refusal}: {code:?}");
+            assert!(
+                ![Code::Unavailable, Code::Cancelled, Code::Unknown].contains(&code),
+                "{refusal}: {code:?}"
+            );
         }
     }
 
     #[test]
     fn causes_are_told_once_and_shortened() {
         let source = io::Error::other("disk on fire");
-        let status = to_status(SessionError::Io { name: "train".into(), source });
-        assert_eq!(status.message(), "session `train`: its files cannot be used: disk on fire");
+        let status = to_status(SessionError::Io {
+            name: "train".into(),
+            source,
+        });
+        assert_eq!(
+            status.message(),
+            "session `train`: its files cannot be used: disk on fire"
+        );
         let status = to_status(Refusal::Broken("x".repeat(10_000)));
         assert_eq!(status.message().len(), MESSAGE_LIMIT_CHARS);
     }

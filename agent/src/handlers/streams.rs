@@ -50,7 +50,9 @@ pub fn events(core: &Arc<Core>, from: u64, follow: bool) -> Answers<v1::Event> {
         let mut next = from;
         loop {
             newest.mark_unchanged();
-            let batch = of.blocking(move |core| core.journal.read(next, EVENT_BATCH)).await;
+            let batch = of
+                .blocking(move |core| core.journal.read(next, EVENT_BATCH))
+                .await;
             let batch = batch.map_err(broken)?.map_err(to_status)?;
             for entry in batch {
                 next = entry.seq + 1;
@@ -101,7 +103,13 @@ pub fn samples(core: &Arc<Core>, after_us: u64, follow: bool) -> Answers<v1::Sam
 }
 
 /// Bytes of a session's log from `from` on.
-pub fn logs(core: &Arc<Core>, name: String, log: Arc<LogFile>, from: Position, follow: bool) -> Answers<v1::LogChunk> {
+pub fn logs(
+    core: &Arc<Core>,
+    name: String,
+    log: Arc<LogFile>,
+    from: Position,
+    follow: bool,
+) -> Answers<v1::LogChunk> {
     let of = core.clone();
     spawn(core, move |queue| async move {
         let mut ear = of.logs.ear();
@@ -110,7 +118,11 @@ pub fn logs(core: &Arc<Core>, name: String, log: Arc<LogFile>, from: Position, f
             // Asked before the read: what an ended session wrote is then all in the file.
             let ended = has_ended(&of, &name, &log).await?;
             let reader = log.clone();
-            let chunk = of.blocking(move |_| reader.read(position)).await.map_err(broken)?.map_err(to_status)?;
+            let chunk = of
+                .blocking(move |_| reader.read(position))
+                .await
+                .map_err(broken)?
+                .map_err(to_status)?;
             position = chunk.next();
             if !chunk.is_empty() {
                 send(&queue, convert::log_chunk(chunk, false)).await?;
@@ -133,7 +145,10 @@ async fn has_ended(core: &Arc<Core>, name: &str, log: &Arc<LogFile>) -> Result<b
     let looked = core.blocking(move |core| match core.sessions.get(&name) {
         Ok(session) => {
             let dir = core.sessions.dir(&name)?;
-            let current = core.logs.of_session(&dir).map_err(|source| SessionError::Io { name, source })?;
+            let current = core
+                .logs
+                .of_session(&dir)
+                .map_err(|source| SessionError::Io { name, source })?;
             Ok(session.state != SessionState::Running || !Arc::ptr_eq(&current, &log))
         }
         Err(SessionError::Missing(_)) => Ok(true),
@@ -143,7 +158,11 @@ async fn has_ended(core: &Arc<Core>, name: &str, log: &Arc<LogFile>) -> Result<b
 }
 
 /// Restores a checkpoint and tells how far it is.
-pub fn restore(core: &Arc<Core>, running: RunningBackup, id: Option<String>) -> Answers<v1::RestoreProgress> {
+pub fn restore(
+    core: &Arc<Core>,
+    running: RunningBackup,
+    id: Option<String>,
+) -> Answers<v1::RestoreProgress> {
     spawn(core, move |queue| async move {
         let (told, mut heard) = watch::channel((0, 0));
         let given_up = CancellationToken::new();
@@ -153,7 +172,9 @@ pub fn restore(core: &Arc<Core>, running: RunningBackup, id: Option<String>) -> 
         // On a thread of its own, because hashing and writing a checkpoint keep one busy for minutes.
         let mut restoring = spawn_blocking(move || {
             let mut progress = move |done, all| _ = told.send_replace((done, all));
-            runtime.block_on(given_up.run_until_cancelled(running.backup.restore(id.as_deref(), &mut progress)))
+            runtime.block_on(
+                given_up.run_until_cancelled(running.backup.restore(id.as_deref(), &mut progress)),
+            )
         });
         let outcome = loop {
             tokio::select! {
@@ -168,10 +189,17 @@ pub fn restore(core: &Arc<Core>, running: RunningBackup, id: Option<String>) -> 
                 }
             }
         };
-        let Some(outcome) = outcome else { return Err(Over::Left) };
+        let Some(outcome) = outcome else {
+            return Err(Over::Left);
+        };
         let restored = outcome.map_err(to_status)?;
         let (done_bytes, total_bytes) = *heard.borrow();
-        let mut last = v1::RestoreProgress { done_bytes, total_bytes, done: true, ..v1::RestoreProgress::default() };
+        let mut last = v1::RestoreProgress {
+            done_bytes,
+            total_bytes,
+            done: true,
+            ..v1::RestoreProgress::default()
+        };
         if let Some(restored) = restored {
             last.path = restored.path.display().to_string();
             last.skipped = restored.skipped;

@@ -52,7 +52,10 @@ pub struct Chunk {
 impl Chunk {
     /// Where the next read begins.
     pub fn next(&self) -> Position {
-        Position { offset: self.position.offset + self.data.len() as u64, ..self.position }
+        Position {
+            offset: self.position.offset + self.data.len() as u64,
+            ..self.position
+        }
     }
 
     /// Whether there was nothing to tell.
@@ -130,7 +133,9 @@ impl LogFile {
     pub fn open(path: &Path, table_path: &Path, first_generation: u64) -> io::Result<Self> {
         let table = files::read_if_there(table_path)?;
         // A table that cannot be parsed is as good as none: positions are then refused, never mistaken.
-        let generations = table.and_then(|bytes| serde_json::from_slice::<Table>(&bytes).ok()).map(|table| table.generations);
+        let generations = table
+            .and_then(|bytes| serde_json::from_slice::<Table>(&bytes).ok())
+            .map(|table| table.generations);
         let inner = Inner {
             generations: generations.unwrap_or_default(),
             files: BTreeMap::new(),
@@ -139,41 +144,65 @@ impl LogFile {
             noted: Instant::now(),
             dirty: false,
         };
-        Ok(Self { path: path.to_owned(), table_path: table_path.to_owned(), inner: Mutex::new(inner) })
+        Ok(Self {
+            path: path.to_owned(),
+            table_path: table_path.to_owned(),
+            inner: Mutex::new(inner),
+        })
     }
 
     /// Bytes from a position on, at most [`CHUNK_BYTES`]. Moves on to the next generation where one has ended.
     pub fn read(&self, from: Position) -> Result<Chunk, LogError> {
-        self.read_from(&mut self.lock(), from).map_err(|err| match err {
-            ReadError::Io(source) => LogError::Io { path: self.path.display().to_string(), source },
-            ReadError::NoSuchPosition(newest) => LogError::NoSuchPosition {
-                position: from,
-                newest_generation: newest.generation,
-                newest_offset: newest.offset,
-            },
-        })
+        self.read_from(&mut self.lock(), from)
+            .map_err(|err| match err {
+                ReadError::Io(source) => LogError::Io {
+                    path: self.path.display().to_string(),
+                    source,
+                },
+                ReadError::NoSuchPosition(newest) => LogError::NoSuchPosition {
+                    position: from,
+                    newest_generation: newest.generation,
+                    newest_offset: newest.offset,
+                },
+            })
     }
 
     /// The first line that begins at most `bytes` before the end; the end itself when the last line is longer.
     pub fn tail(&self, bytes: u64) -> Result<Position, LogError> {
         let mut inner = self.lock();
-        self.tail_in(&mut inner, bytes).map_err(|source| LogError::Io { path: self.path.display().to_string(), source })
+        self.tail_in(&mut inner, bytes)
+            .map_err(|source| LogError::Io {
+                path: self.path.display().to_string(),
+                source,
+            })
     }
 
     /// Notes what became of the file. Called while nobody reads, so that no generation is missed.
     pub fn look(&self) -> Result<(), LogError> {
-        self.refresh(&mut self.lock()).map_err(|source| LogError::Io { path: self.path.display().to_string(), source })
+        self.refresh(&mut self.lock())
+            .map_err(|source| LogError::Io {
+                path: self.path.display().to_string(),
+                source,
+            })
     }
 
     /// Oldest position whose bytes may still be there.
     pub fn beginning(&self) -> Position {
         let inner = self.lock();
-        let generation = inner.generations.first().map_or(inner.first_generation, |oldest| oldest.number);
-        Position { generation, offset: 0 }
+        let generation = inner
+            .generations
+            .first()
+            .map_or(inner.first_generation, |oldest| oldest.number);
+        Position {
+            generation,
+            offset: 0,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn read_from(&self, inner: &mut Inner, from: Position) -> Result<Chunk, ReadError> {
@@ -181,49 +210,99 @@ impl LogFile {
         let (mut position, mut gap_bytes) = (from, 0);
         loop {
             let Some(newest) = inner.generations.last().cloned() else {
-                let start = Position { generation: inner.first_generation, offset: 0 };
+                let start = Position {
+                    generation: inner.first_generation,
+                    offset: 0,
+                };
                 return if from == start || from == Position::default() {
-                    Ok(Chunk { position: start, data: Vec::new(), gap_bytes: 0 })
+                    Ok(Chunk {
+                        position: start,
+                        data: Vec::new(),
+                        gap_bytes: 0,
+                    })
                 } else {
                     Err(ReadError::NoSuchPosition(start))
                 };
             };
             if position.generation == newest.number {
                 if position.offset > newest.length {
-                    return Err(ReadError::NoSuchPosition(Position { generation: newest.number, offset: newest.length }));
+                    return Err(ReadError::NoSuchPosition(Position {
+                        generation: newest.number,
+                        offset: newest.length,
+                    }));
                 }
                 let data = inner.bytes_at(position, newest.length)?;
                 self.refresh(inner)?;
                 // Truncated while we read: those bytes may belong to the next generation.
-                if inner.generations.last().is_some_and(|last| last.number != newest.number && data_is_doubtful(inner, &newest)) {
+                if inner.generations.last().is_some_and(|last| {
+                    last.number != newest.number && data_is_doubtful(inner, &newest)
+                }) {
                     continue;
                 }
-                return Ok(Chunk { position, data, gap_bytes });
+                return Ok(Chunk {
+                    position,
+                    data,
+                    gap_bytes,
+                });
             }
             if position.generation > newest.number {
-                return Err(ReadError::NoSuchPosition(Position { generation: newest.number, offset: newest.length }));
+                return Err(ReadError::NoSuchPosition(Position {
+                    generation: newest.number,
+                    offset: newest.length,
+                }));
             }
-            let Some(index) = inner.generations.iter().position(|known| known.number >= position.generation) else {
-                return Err(ReadError::NoSuchPosition(Position { generation: newest.number, offset: newest.length }));
+            let Some(index) = inner
+                .generations
+                .iter()
+                .position(|known| known.number >= position.generation)
+            else {
+                return Err(ReadError::NoSuchPosition(Position {
+                    generation: newest.number,
+                    offset: newest.length,
+                }));
             };
             let known = inner.generations[index].clone();
             if known.number > position.generation {
                 // Older than anything that the table remembers.
-                position = Position { generation: known.number, offset: 0 };
+                position = Position {
+                    generation: known.number,
+                    offset: 0,
+                };
                 continue;
             }
             match self.read_old(inner, &known, index, position)? {
-                Old::Data(data) => return Ok(Chunk { position, data, gap_bytes }),
-                Old::MayStillGrow => return Ok(Chunk { position, data: Vec::new(), gap_bytes }),
+                Old::Data(data) => {
+                    return Ok(Chunk {
+                        position,
+                        data,
+                        gap_bytes,
+                    });
+                }
+                Old::MayStillGrow => {
+                    return Ok(Chunk {
+                        position,
+                        data: Vec::new(),
+                        gap_bytes,
+                    });
+                }
                 Old::Lost(bytes) => gap_bytes += bytes,
                 Old::Over => {}
             }
-            position = Position { generation: inner.generations[index + 1].number, offset: 0 };
+            position = Position {
+                generation: inner.generations[index + 1].number,
+                offset: 0,
+            };
         }
     }
 
     /// Reads a generation that has a successor.
-    fn read_old(&self, inner: &mut Inner, old: &Generation, index: usize, position: Position) -> Result<Old, ReadError> {
+    fn read_old(
+        &self,
+        inner: &mut Inner,
+        old: &Generation,
+        index: usize,
+        position: Position,
+    ) -> Result<Old, ReadError> {
         if old.truncated || !self.find(inner, old)? {
             return Ok(Old::Lost(old.length.saturating_sub(position.offset)));
         }
@@ -308,8 +387,13 @@ impl LogFile {
     }
 
     fn note(&self, inner: &mut Inner) {
-        let table = Table { v: 1, generations: inner.generations.clone() };
-        let written = serde_json::to_vec(&table).map_err(io::Error::other).and_then(|bytes| files::write_durably(&self.table_path, &bytes));
+        let table = Table {
+            v: 1,
+            generations: inner.generations.clone(),
+        };
+        let written = serde_json::to_vec(&table)
+            .map_err(io::Error::other)
+            .and_then(|bytes| files::write_durably(&self.table_path, &bytes));
         // Reading goes on without the note; it is tried again, and only a restart before that would miss it.
         inner.dirty = written.is_err();
         if let Err(err) = written {
@@ -321,24 +405,42 @@ impl LogFile {
     fn tail_in(&self, inner: &mut Inner, bytes: u64) -> io::Result<Position> {
         self.refresh(inner)?;
         let Some(newest) = inner.generations.last().cloned() else {
-            return Ok(Position { generation: inner.first_generation, offset: 0 });
+            return Ok(Position {
+                generation: inner.first_generation,
+                offset: 0,
+            });
         };
         let start = newest.length.saturating_sub(bytes);
         if start == 0 {
-            return Ok(Position { generation: newest.number, offset: 0 });
+            return Ok(Position {
+                generation: newest.number,
+                offset: 0,
+            });
         }
         // A line begins behind a line end, which may be the byte in front of `start`.
         let mut offset = start - 1;
         loop {
-            let data = inner.bytes_at(Position { generation: newest.number, offset }, newest.length)?;
+            let data = inner.bytes_at(
+                Position {
+                    generation: newest.number,
+                    offset,
+                },
+                newest.length,
+            )?;
             if data.is_empty() {
                 // One line without an end: its last bytes are better than none.
-                return Ok(Position { generation: newest.number, offset: start });
+                return Ok(Position {
+                    generation: newest.number,
+                    offset: start,
+                });
             }
             if let Some(at) = data.iter().position(|byte| *byte == b'\n') {
                 let line = offset + at as u64 + 1;
                 let offset = if line < newest.length { line } else { start };
-                return Ok(Position { generation: newest.number, offset });
+                return Ok(Position {
+                    generation: newest.number,
+                    offset,
+                });
             }
             offset += data.len() as u64;
         }
@@ -347,9 +449,19 @@ impl LogFile {
 
 impl Inner {
     fn begin(&mut self, meta: &fs::Metadata, head: String, file: File) {
-        let number = self.generations.last().map_or(self.first_generation, |last| last.number + 1);
+        let number = self
+            .generations
+            .last()
+            .map_or(self.first_generation, |last| last.number + 1);
         let length = meta.len();
-        let generation = Generation { number, device: meta.dev(), inode: meta.ino(), length, head, truncated: false };
+        let generation = Generation {
+            number,
+            device: meta.dev(),
+            inode: meta.ino(),
+            length,
+            head,
+            truncated: false,
+        };
         self.generations.push(generation);
         self.files.insert(number, file);
         while self.files.len() > KEPT_FILES {
@@ -368,8 +480,12 @@ impl Inner {
     }
 
     fn bytes_at(&self, position: Position, end: u64) -> io::Result<Vec<u8>> {
-        let Some(file) = self.files.get(&position.generation) else { return Ok(Vec::new()) };
-        let wanted = usize::try_from(end.saturating_sub(position.offset)).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+        let Some(file) = self.files.get(&position.generation) else {
+            return Ok(Vec::new());
+        };
+        let wanted = usize::try_from(end.saturating_sub(position.offset))
+            .unwrap_or(CHUNK_BYTES)
+            .min(CHUNK_BYTES);
         let mut data = vec![0; wanted];
         let mut filled = 0;
         while filled < wanted {
@@ -405,7 +521,10 @@ impl From<io::Error> for ReadError {
 
 /// A replaced file still holds what we read from it; a truncated one may not have.
 fn data_is_doubtful(inner: &Inner, read: &Generation) -> bool {
-    inner.generations.iter().any(|known| known.number == read.number && known.truncated)
+    inner
+        .generations
+        .iter()
+        .any(|known| known.number == read.number && known.truncated)
 }
 
 fn head_of(file: &File) -> io::Result<String> {
@@ -423,185 +542,4 @@ pub fn next_first_generation(table_path: &Path, first_generation: u64) -> io::Re
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs::OpenOptions, io::Write};
-
-    use super::*;
-
-    struct Fixture {
-        dir: tempfile::TempDir,
-        log: LogFile,
-    }
-
-    impl Fixture {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let log = LogFile::open(&dir.path().join("log"), &dir.path().join("log.json"), 0).unwrap();
-            Self { dir, log }
-        }
-
-        fn reopen(&mut self) {
-            self.log = LogFile::open(&self.path("log"), &self.path("log.json"), 0).unwrap();
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.dir.path().join(name)
-        }
-
-        fn append(&self, text: &str) {
-            self.append_to("log", text);
-        }
-
-        fn append_to(&self, name: &str, text: &str) {
-            let mut file = OpenOptions::new().create(true).append(true).open(self.path(name)).unwrap();
-            file.write_all(text.as_bytes()).unwrap();
-        }
-
-        /// All there is from a position on, with the bytes that were reported lost.
-        fn drain(&self, from: Position) -> (String, u64, Position) {
-            let (mut text, mut gap, mut position) = (String::new(), 0, from);
-            loop {
-                let chunk = self.log.read(position).unwrap();
-                text.push_str(std::str::from_utf8(&chunk.data).unwrap());
-                gap += chunk.gap_bytes;
-                position = chunk.next();
-                if chunk.is_empty() {
-                    return (text, gap, position);
-                }
-            }
-        }
-    }
-
-    fn at(generation: u64, offset: u64) -> Position {
-        Position { generation, offset }
-    }
-
-    #[test]
-    fn bytes_come_once_and_positions_count_on() {
-        let fixture = Fixture::new();
-        assert_eq!(fixture.drain(at(0, 0)), (String::new(), 0, at(0, 0)));
-        fixture.append("one\n");
-        assert_eq!(fixture.drain(at(0, 0)), ("one\n".into(), 0, at(0, 4)));
-        fixture.append("two\n");
-        assert_eq!(fixture.drain(at(0, 4)), ("two\n".into(), 0, at(0, 8)));
-        assert_eq!(fixture.drain(at(0, 2)), ("e\ntwo\n".into(), 0, at(0, 8)));
-    }
-
-    #[test]
-    fn a_rename_loses_nothing_even_when_the_old_file_still_grows() {
-        let fixture = Fixture::new();
-        fixture.append("one\n");
-        let (_, _, position) = fixture.drain(at(0, 0));
-        fs::rename(fixture.path("log"), fixture.path("log.1")).unwrap();
-        fixture.append_to("log.1", "late\n");
-        fixture.append("new\n");
-        assert_eq!(fixture.drain(position), ("late\nnew\n".into(), 0, at(1, 4)));
-    }
-
-    #[test]
-    fn a_replaced_file_is_not_left_while_its_successor_is_empty() {
-        let fixture = Fixture::new();
-        fixture.append("one\n");
-        let (_, _, position) = fixture.drain(at(0, 0));
-        fs::rename(fixture.path("log"), fixture.path("log.1")).unwrap();
-        fixture.append("");
-        assert_eq!(fixture.drain(position), (String::new(), 0, at(0, 4)));
-        fixture.append_to("log.1", "late\n");
-        fixture.append("new\n");
-        assert_eq!(fixture.drain(position), ("late\nnew\n".into(), 0, at(1, 4)));
-    }
-
-    #[test]
-    fn a_truncation_begins_a_generation_and_tells_what_was_lost() {
-        let fixture = Fixture::new();
-        fixture.append("one\ntwo\n");
-        fixture.drain(at(0, 0));
-        fs::write(fixture.path("log"), "x\n").unwrap();
-        assert_eq!(fixture.drain(at(0, 8)), ("x\n".into(), 0, at(1, 2)));
-        // Somebody who had read less is told how much is gone.
-        assert_eq!(fixture.drain(at(0, 3)), ("x\n".into(), 5, at(1, 2)));
-    }
-
-    #[test]
-    fn a_truncation_is_noticed_even_when_the_file_has_outgrown_its_old_length() {
-        let fixture = Fixture::new();
-        fixture.append("short\n");
-        fixture.drain(at(0, 0));
-        fs::write(fixture.path("log"), "other and much longer\n").unwrap();
-        assert_eq!(fixture.drain(at(0, 6)), ("other and much longer\n".into(), 0, at(1, 22)));
-    }
-
-    #[test]
-    fn positions_mean_the_same_after_a_restart() {
-        let mut fixture = Fixture::new();
-        fixture.append("one\n");
-        fixture.drain(at(0, 0));
-        fs::rename(fixture.path("log"), fixture.path("log.1")).unwrap();
-        fixture.append("two\n");
-        fixture.drain(at(0, 0));
-        fixture.reopen();
-        assert_eq!(fixture.drain(at(0, 1)), ("ne\ntwo\n".into(), 0, at(1, 4)));
-        assert_eq!(fixture.log.beginning(), at(0, 0));
-
-        fs::remove_file(fixture.path("log.1")).unwrap();
-        fixture.reopen();
-        assert_eq!(fixture.drain(at(0, 1)), ("two\n".into(), 3, at(1, 4)));
-    }
-
-    #[test]
-    fn a_file_that_was_rotated_while_nobody_looked_is_read_to_its_end() {
-        let mut fixture = Fixture::new();
-        fixture.append("one\n");
-        let (_, _, position) = fixture.drain(at(0, 0));
-        fixture.append("two\n");
-        fs::rename(fixture.path("log"), fixture.path("log.1")).unwrap();
-        fixture.append("three\n");
-        fixture.reopen();
-        assert_eq!(fixture.drain(position), ("two\nthree\n".into(), 0, at(1, 6)));
-    }
-
-    #[test]
-    fn a_deleted_file_is_read_to_its_end_while_it_is_open() {
-        let fixture = Fixture::new();
-        fixture.append("one\n");
-        fixture.drain(at(0, 0));
-        fixture.append("two\n");
-        fs::remove_file(fixture.path("log")).unwrap();
-        fixture.append("three\n");
-        assert_eq!(fixture.drain(at(0, 4)), ("two\nthree\n".into(), 0, at(1, 6)));
-    }
-
-    #[test]
-    fn positions_that_never_were_are_refused() {
-        let fixture = Fixture::new();
-        fixture.append("one\n");
-        for position in [at(0, 5), at(3, 0)] {
-            let err = fixture.log.read(position).unwrap_err();
-            assert!(matches!(err, LogError::NoSuchPosition { newest_offset: 4, .. }), "{position:?}: {err}");
-        }
-    }
-
-    #[test]
-    fn a_tail_begins_at_a_line() {
-        let fixture = Fixture::new();
-        fixture.append("one\ntwo\nthree\n");
-        let tail = |bytes| fixture.log.tail(bytes).unwrap().offset;
-        assert_eq!(tail(6), 8, "the line begins exactly there");
-        assert_eq!(tail(7), 8, "in the middle of a line");
-        assert_eq!(tail(10), 4);
-        assert_eq!(tail(1000), 0);
-        fixture.append(&"x".repeat(100_000));
-        assert_eq!(tail(50_000), 14 + 50_000, "one line without an end");
-    }
-
-    #[test]
-    fn a_later_log_of_the_same_name_begins_above_all_generations() {
-        let fixture = Fixture::new();
-        assert_eq!(next_first_generation(&fixture.path("log.json"), 4).unwrap(), 5);
-        fixture.append("one\n");
-        fixture.drain(at(0, 0));
-        fs::write(fixture.path("log"), "").unwrap();
-        fixture.drain(at(0, 0));
-        assert_eq!(next_first_generation(&fixture.path("log.json"), 0).unwrap(), 2);
-    }
-}
+mod tests;

@@ -18,8 +18,13 @@ use crate::config::{DEFAULT_PATH, Home};
 pub const IMAGE_VENV: &str = "/venv/main";
 
 /// Variables of the provider that end the instance or open its services: no business of the job.
-const PROVIDER_SECRETS: [&str; 5] =
-    ["CONTAINER_API_KEY", "VAST_API_KEY", "VAST_CONTAINER_API_KEY", "JUPYTER_TOKEN", "OPEN_BUTTON_TOKEN"];
+const PROVIDER_SECRETS: [&str; 5] = [
+    "CONTAINER_API_KEY",
+    "VAST_API_KEY",
+    "VAST_CONTAINER_API_KEY",
+    "JUPYTER_TOKEN",
+    "OPEN_BUTTON_TOKEN",
+];
 /// What belonged to the shell that saved the environment.
 const SHELL_STATE: [&str; 6] = ["PWD", "OLDPWD", "SHLVL", "_", "TMUX", "TMUX_PANE"];
 
@@ -32,7 +37,9 @@ pub fn container_environment(home: &Home) -> Environment {
         match fs::read(path).map(Zeroizing::new) {
             Ok(bytes) => return parse(&bytes),
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
-            Err(err) => tracing::warn!(path = %path.display(), error = %err, "the container's environment cannot be read"),
+            Err(err) => {
+                tracing::warn!(path = %path.display(), error = %err, "the container's environment cannot be read")
+            }
         }
     }
     Environment::new()
@@ -43,8 +50,14 @@ pub fn parse(bytes: &[u8]) -> Environment {
     bytes
         .split(|byte| *byte == 0)
         .filter_map(|pair| {
-            let equals = pair.iter().position(|byte| *byte == b'=').filter(|at| *at > 0)?;
-            Some((OsString::from_vec(pair[..equals].to_vec()), OsString::from_vec(pair[equals + 1..].to_vec())))
+            let equals = pair
+                .iter()
+                .position(|byte| *byte == b'=')
+                .filter(|at| *at > 0)?;
+            Some((
+                OsString::from_vec(pair[..equals].to_vec()),
+                OsString::from_vec(pair[equals + 1..].to_vec()),
+            ))
         })
         .collect()
 }
@@ -63,10 +76,14 @@ pub fn job_environment(
     if let Some(home) = user_home {
         env.insert("HOME".into(), home.to_owned());
     }
-    env.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
-    env.entry("TERM".into()).or_insert_with(|| "xterm-256color".into());
-    env.entry("LC_ALL".into()).or_insert_with(|| "C.UTF-8".into());
-    env.entry("SHELL".into()).or_insert_with(|| "/bin/bash".into());
+    env.entry("PATH".into())
+        .or_insert_with(|| DEFAULT_PATH.into());
+    env.entry("TERM".into())
+        .or_insert_with(|| "xterm-256color".into());
+    env.entry("LC_ALL".into())
+        .or_insert_with(|| "C.UTF-8".into());
+    env.entry("SHELL".into())
+        .or_insert_with(|| "/bin/bash".into());
     if let Some(venv) = venv {
         activate(&mut env, venv);
     }
@@ -89,7 +106,10 @@ fn activate(env: &mut Environment, venv: &Path) {
 /// `NAME=value` for each, NUL after each: the form of `environ`.
 pub fn encode(env: &Environment) -> Zeroizing<Vec<u8>> {
     // The exact size at once: a buffer that grew would leave copies of secrets behind.
-    let size = env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    let size = env
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 2)
+        .sum();
     let mut bytes = Zeroizing::new(Vec::with_capacity(size));
     for (name, value) in env {
         bytes.extend_from_slice(name.as_bytes());
@@ -110,7 +130,10 @@ mod tests {
     use super::*;
 
     fn env(pairs: &[(&str, &str)]) -> Environment {
-        pairs.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+            .collect()
     }
 
     fn get<'a>(env: &'a Environment, name: &str) -> Option<&'a str> {
@@ -134,20 +157,40 @@ mod tests {
             ("B", "container"),
         ]);
         let requested = env(&[("A", "request"), ("VIRTUAL_ENV", "/mine")]);
-        let job = job_environment(container, Some(Path::new("/venv/main")), Some(OsStr::new("/root")), requested);
+        let job = job_environment(
+            container,
+            Some(Path::new("/venv/main")),
+            Some(OsStr::new("/root")),
+            requested,
+        );
 
         assert_eq!(get(&job, "PATH"), Some("/venv/main/bin:/usr/bin"));
         assert_eq!(get(&job, "VIRTUAL_ENV"), Some("/mine"));
         assert_eq!(get(&job, "PYTHONHOME"), None);
-        assert_eq!((get(&job, "A"), get(&job, "B")), (Some("request"), Some("container")));
+        assert_eq!(
+            (get(&job, "A"), get(&job, "B")),
+            (Some("request"), Some("container"))
+        );
         assert_eq!(get(&job, "HOME"), Some("/root"));
     }
 
     #[test]
     fn the_providers_keys_and_the_shells_state_stay_out() {
-        let container = env(&[("CONTAINER_API_KEY", "k"), ("JUPYTER_TOKEN", "t"), ("PWD", "/"), ("CONTAINER_ID", "7")]);
+        let container = env(&[
+            ("CONTAINER_API_KEY", "k"),
+            ("JUPYTER_TOKEN", "t"),
+            ("PWD", "/"),
+            ("CONTAINER_ID", "7"),
+        ]);
         let job = job_environment(container, None, None, Environment::new());
-        assert_eq!((get(&job, "CONTAINER_API_KEY"), get(&job, "JUPYTER_TOKEN"), get(&job, "PWD")), (None, None, None));
+        assert_eq!(
+            (
+                get(&job, "CONTAINER_API_KEY"),
+                get(&job, "JUPYTER_TOKEN"),
+                get(&job, "PWD")
+            ),
+            (None, None, None)
+        );
         assert_eq!(get(&job, "CONTAINER_ID"), Some("7"));
         assert_eq!(get(&job, "PATH"), Some(DEFAULT_PATH));
     }

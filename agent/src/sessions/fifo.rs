@@ -36,9 +36,15 @@ pub fn send(path: &Path, bytes: &[u8], patience: Duration) -> io::Result<()> {
     let deadline = Instant::now() + patience;
     let mut pipe = loop {
         // Without O_NONBLOCK a writer would wait for ever for a shim that never came.
-        match OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        match OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+        {
             Ok(pipe) => break pipe,
-            Err(err) if err.raw_os_error() == Some(libc::ENXIO) => pause(deadline, "nobody read the environment")?,
+            Err(err) if err.raw_os_error() == Some(libc::ENXIO) => {
+                pause(deadline, "nobody read the environment")?
+            }
             Err(err) => return Err(err),
         }
     };
@@ -47,7 +53,9 @@ pub fn send(path: &Path, bytes: &[u8], patience: Duration) -> io::Result<()> {
         while !rest.is_empty() {
             match pipe.write(rest) {
                 Ok(written) => rest = &rest[written..],
-                Err(err) if err.kind() == ErrorKind::WouldBlock => pause(deadline, "the environment was not read to its end")?,
+                Err(err) if err.kind() == ErrorKind::WouldBlock => {
+                    pause(deadline, "the environment was not read to its end")?
+                }
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
                 Err(err) => return Err(err),
             }
@@ -59,12 +67,17 @@ pub fn send(path: &Path, bytes: &[u8], patience: Duration) -> io::Result<()> {
 /// Reads what [`send`] gave. Blocks; fails when the writer does not come or leaves early.
 pub fn receive(path: &Path, patience: Duration) -> io::Result<Zeroizing<Vec<u8>>> {
     let deadline = Instant::now() + patience;
-    let mut pipe = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let mut pipe = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
     let mut length = [0; LENGTH_BYTES];
     fill(&mut pipe, &mut length, deadline)?;
     let length = usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX);
     if length > LIMIT_BYTES {
-        return Err(io::Error::other(format!("the environment has {length} bytes, the limit is {LIMIT_BYTES}")));
+        return Err(io::Error::other(format!(
+            "the environment has {length} bytes, the limit is {LIMIT_BYTES}"
+        )));
     }
     let mut bytes = Zeroizing::new(vec![0; length]);
     fill(&mut pipe, &mut bytes, deadline)?;
@@ -77,7 +90,9 @@ fn fill(pipe: &mut File, mut buffer: &mut [u8], deadline: Instant) -> io::Result
             // No writer yet, or it is gone: the same to a reader, so only the deadline tells.
             Ok(0) => pause(deadline, "nobody sent the environment")?,
             Ok(read) => buffer = &mut buffer[read..],
-            Err(err) if err.kind() == ErrorKind::WouldBlock => pause(deadline, "the environment did not come to its end")?,
+            Err(err) if err.kind() == ErrorKind::WouldBlock => {
+                pause(deadline, "the environment did not come to its end")?
+            }
             Err(err) if err.kind() == ErrorKind::Interrupted => {}
             Err(err) => return Err(err),
         }

@@ -21,9 +21,18 @@ pub fn boot() -> String {
 pub fn descendants(root: i32) -> Vec<i32> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
         let Some(fields) = fields(pid) else { continue };
-        let (Some(state), Some(parent)) = (fields.first(), fields.get(1).and_then(|parent| parent.parse().ok())) else {
+        let (Some(state), Some(parent)) = (
+            fields.first(),
+            fields.get(1).and_then(|parent| parent.parse().ok()),
+        ) else {
             continue;
         };
         if state != "Z" && state != "X" {
@@ -44,13 +53,20 @@ pub fn descendants(root: i32) -> Vec<i32> {
 fn fields(pid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after_name = stat.rfind(')')? + 2;
-    Some(stat.get(after_name..)?.split_whitespace().map(str::to_owned).collect())
+    Some(
+        stat.get(after_name..)?
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect(),
+    )
 }
 
 /// OOM kills that the memory cgroup has counted; `None` where no counter can be read.
 pub fn oom_kills() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    oom_counters(&own).iter().find_map(|path| count_in(&fs::read_to_string(path).ok()?))
+    oom_counters(&own)
+        .iter()
+        .find_map(|path| count_in(&fs::read_to_string(path).ok()?))
 }
 
 /// Where the counter may be, best first. In a container the cgroup's root is its own; elsewhere the path is needed.
@@ -58,12 +74,21 @@ fn oom_counters(proc_self_cgroup: &str) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for line in proc_self_cgroup.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
         let path = path.trim_start_matches('/');
         if controllers.is_empty() {
             paths.push(Path::new("/sys/fs/cgroup").join(path).join("memory.events"));
-        } else if controllers.split(',').any(|controller| controller == "memory") {
-            paths.push(Path::new("/sys/fs/cgroup/memory").join(path).join("memory.oom_control"));
+        } else if controllers
+            .split(',')
+            .any(|controller| controller == "memory")
+        {
+            paths.push(
+                Path::new("/sys/fs/cgroup/memory")
+                    .join(path)
+                    .join("memory.oom_control"),
+            );
         }
     }
     paths.push("/sys/fs/cgroup/memory.events".into());
@@ -72,7 +97,8 @@ fn oom_counters(proc_self_cgroup: &str) -> Vec<PathBuf> {
 }
 
 fn count_in(text: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+    text.lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 #[cfg(test)]
@@ -97,7 +123,10 @@ mod tests {
             ]
         );
         assert_eq!(count_in("low 0\noom 3\noom_kill 2\n"), Some(2));
-        assert_eq!(count_in("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n"), Some(0));
+        assert_eq!(
+            count_in("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n"),
+            Some(0)
+        );
         assert_eq!(count_in("usage 1\n"), None);
     }
 }

@@ -169,7 +169,9 @@ pub fn lock_path(dir: &Path) -> PathBuf {
 /// Reads one of the records; `None` when it is not there.
 pub fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Option<T>> {
     match files::read_if_there(&dir.join(name))? {
-        Some(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
+        Some(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(io::Error::other),
         None => Ok(None),
     }
 }
@@ -182,7 +184,12 @@ pub fn write<T: Serialize>(dir: &Path, name: &str, record: &T) -> io::Result<()>
 /// Keeps space for the end record, so that it can be written on a full disk.
 pub fn reserve_end(dir: &Path) -> io::Result<File> {
     let path = dir.join(".end.reserve");
-    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
     if fallocate(&file, FallocateFlags::empty(), 0, END_RESERVE_BYTES as i64).is_err() {
         // A file system without fallocate keeps blocks that were written.
         file.write_all_at(&[0; END_RESERVE_BYTES], 0)?;
@@ -220,7 +227,10 @@ pub fn is_locked(path: &Path) -> io::Result<bool> {
 pub fn inspect(dir: &Path) -> io::Result<Option<Session>> {
     // The lock first: a shim that ends between the two reads has written its end record before it let go.
     let alive = is_locked(&lock_path(dir))?;
-    let (Some(spec), Some(start)) = (read::<Spec>(dir, "spec.json")?, read::<Start>(dir, "start.json")?) else {
+    let (Some(spec), Some(start)) = (
+        read::<Spec>(dir, "spec.json")?,
+        read::<Start>(dir, "start.json")?,
+    ) else {
         return Ok(None);
     };
     let end = read::<End>(dir, "end.json")?;
@@ -237,16 +247,34 @@ pub fn inspect(dir: &Path) -> io::Result<Option<Session>> {
     };
     let ended_us = match (&end, state) {
         (Some(end), _) => end.ended_us,
-        (None, SessionState::Lost) => log.as_ref().and_then(modified_us).unwrap_or(start.started_us),
+        (None, SessionState::Lost) => log
+            .as_ref()
+            .and_then(modified_us)
+            .unwrap_or(start.started_us),
         _ => 0,
     };
-    let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = dir
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let log_bytes = log.map_or(0, |meta| meta.len());
-    Ok(Some(Session { name, state, spec, start, end, ended_us, log_bytes }))
+    Ok(Some(Session {
+        name,
+        state,
+        spec,
+        start,
+        end,
+        ended_us,
+        log_bytes,
+    }))
 }
 
 fn modified_us(meta: &fs::Metadata) -> Option<u64> {
-    let since = meta.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let since = meta
+        .modified()
+        .ok()?
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()?;
     u64::try_from(since.as_micros()).ok()
 }
 
@@ -258,13 +286,27 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("train");
         fs::create_dir(&dir).unwrap();
-        let spec = Spec { v: 1, command: "x".into(), dir: "/".into(), timeout_s: 0, tmux: false, first_generation: 0 };
+        let spec = Spec {
+            v: 1,
+            command: "x".into(),
+            dir: "/".into(),
+            timeout_s: 0,
+            tmux: false,
+            first_generation: 0,
+        };
         write(&dir, "spec.json", &spec).unwrap();
         (root, dir)
     }
 
     fn start() -> Start {
-        Start { v: 1, pid: 1, pid_starttime: 1, shim_pid: 1, boot: "b".into(), started_us: 5 }
+        Start {
+            v: 1,
+            pid: 1,
+            pid_starttime: 1,
+            shim_pid: 1,
+            boot: "b".into(),
+            started_us: 5,
+        }
     }
 
     fn end(reason: EndReason) -> End {
@@ -293,7 +335,11 @@ mod tests {
         write(&dir, "start.json", &start()).unwrap();
         assert_eq!(inspect(&dir).unwrap().unwrap().state, SessionState::Lost);
 
-        let lock = Flock::lock(File::create(lock_path(&dir)).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+        let lock = Flock::lock(
+            File::create(lock_path(&dir)).unwrap(),
+            FlockArg::LockExclusiveNonblock,
+        )
+        .unwrap();
         assert_eq!(inspect(&dir).unwrap().unwrap().state, SessionState::Running);
         drop(lock);
 
@@ -305,7 +351,10 @@ mod tests {
         ] {
             write(&dir, "end.json", &end(reason)).unwrap();
             let session = inspect(&dir).unwrap().unwrap();
-            assert_eq!((session.state, session.ended_us, session.name.as_str()), (state, 9, "train"));
+            assert_eq!(
+                (session.state, session.ended_us, session.name.as_str()),
+                (state, 9, "train")
+            );
         }
     }
 }

@@ -23,13 +23,22 @@ impl ShimLog {
     /// Opens the log, behind what an earlier life left in it.
     pub fn open(path: PathBuf) -> io::Result<Self> {
         let file = open_log(&path)?;
-        Ok(Self { path, file, written_bytes: 0, dropped_bytes: 0, untold_bytes: 0 })
+        Ok(Self {
+            path,
+            file,
+            written_bytes: 0,
+            dropped_bytes: 0,
+            untold_bytes: 0,
+        })
     }
 
     /// Never fails and never waits for space: the job is worth more than its log.
     pub fn write(&mut self, bytes: &[u8]) {
         if self.untold_bytes > 0 {
-            let note = format!("\r\n[spotter: {} bytes of output were lost here: the disk was full]\r\n", self.untold_bytes);
+            let note = format!(
+                "\r\n[spotter: {} bytes of output were lost here: the disk was full]\r\n",
+                self.untold_bytes
+            );
             if self.append(note.as_bytes()) == note.len() {
                 self.untold_bytes = 0;
             }
@@ -54,7 +63,9 @@ impl ShimLog {
 
     /// After a rotation by rename, goes on in a new file of the old name.
     pub fn follow_name(&mut self) {
-        let (Ok(ours), named) = (self.file.metadata(), fs::metadata(&self.path)) else { return };
+        let (Ok(ours), named) = (self.file.metadata(), fs::metadata(&self.path)) else {
+            return;
+        };
         let same = named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino()));
         if !same && let Ok(file) = open_log(&self.path) {
             self.file = file;
@@ -69,7 +80,11 @@ impl ShimLog {
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
 }
 
 #[cfg(test)]
@@ -95,7 +110,10 @@ mod tests {
         log.file = open_log(&log.path).unwrap();
         log.write(b"four");
         let text = fs::read_to_string(dir.path().join("log")).unwrap();
-        assert_eq!(text, "three\r\n[spotter: 4 bytes of output were lost here: the disk was full]\r\nfour");
+        assert_eq!(
+            text,
+            "three\r\n[spotter: 4 bytes of output were lost here: the disk was full]\r\nfour"
+        );
         assert_eq!(log.dropped_bytes, 4);
     }
 }

@@ -54,13 +54,59 @@ impl Tmux {
     /// tmux along `PATH`, or `None` where the box has none.
     pub fn find(home: &Home) -> Option<Self> {
         let program = config::find_program("tmux", &config::search_path())?;
-        Some(Self { program, socket: home.tmux_socket() })
+        Some(Self {
+            program,
+            socket: home.tmux_socket(),
+        })
     }
 
-    /// Opens a detached window that runs `program` with `args`.
-    pub async fn new_session(&self, name: &str, program: &Path, args: &[&OsStr]) -> Result<(), TmuxError> {
-        let window = ["new-session", "-d", "-s", name, "-x", "200", "-y", "50", "--"].map(OsStr::new);
-        let mut words = window.to_vec();
+    /// Opens a detached window that runs `program` with `args`. A window that an ended session left behind is closed.
+    pub async fn new_session(
+        &self,
+        name: &str,
+        program: &Path,
+        args: &[&OsStr],
+    ) -> Result<(), TmuxError> {
+        match self.open_window(name, program, args).await {
+            Err(TmuxError::Refused { message, .. }) if message.contains("duplicate session") => {
+                self.ask(&["kill-session", "-t", &exactly(name)].map(OsStr::new))
+                    .await?;
+                self.open_window(name, program, args).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn open_window(
+        &self,
+        name: &str,
+        program: &Path,
+        args: &[&OsStr],
+    ) -> Result<(), TmuxError> {
+        // A server that leaves with its last window takes a new one with it that comes in the same instant.
+        let stay = [
+            "start-server",
+            ";",
+            "set-option",
+            "-s",
+            "-q",
+            "exit-empty",
+            "off",
+            ";",
+        ];
+        let window = [
+            "new-session",
+            "-d",
+            "-s",
+            name,
+            "-x",
+            "200",
+            "-y",
+            "50",
+            "--",
+        ];
+        let mut words = stay.map(OsStr::new).to_vec();
+        words.extend(window.map(OsStr::new));
         words.push(program.as_os_str());
         words.extend(args);
         self.ask(&words).await.map(drop)
@@ -68,8 +114,12 @@ impl Tmux {
 
     /// Names of the sessions that have a window; empty when no server runs.
     pub async fn windows(&self) -> Vec<String> {
-        let listed = self.ask(&["list-sessions", "-F", "#{session_name}"].map(OsStr::new)).await;
-        listed.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
+        let listed = self
+            .ask(&["list-sessions", "-F", "#{session_name}"].map(OsStr::new))
+            .await;
+        listed
+            .map(|text| text.lines().map(str::to_owned).collect())
+            .unwrap_or_default()
     }
 
     /// Types one line, waits until the window shows it, presses Enter.
@@ -94,7 +144,12 @@ impl Tmux {
         Ok(())
     }
 
-    async fn wait_for_echo(&self, target: &str, line: &str, before: usize) -> Result<(), TmuxError> {
+    async fn wait_for_echo(
+        &self,
+        target: &str,
+        line: &str,
+        before: usize,
+    ) -> Result<(), TmuxError> {
         let begun = Instant::now();
         loop {
             let now = occurrences(&self.capture(target).await?, line);
@@ -109,6 +164,12 @@ impl Tmux {
         }
     }
 
+    /// Ends the server and every window; sessions go on. Nothing to do where none runs.
+    pub async fn end(&self) {
+        // Refused: no server.
+        let _none = self.ask(&["kill-server"].map(OsStr::new)).await;
+    }
+
     async fn send(&self, target: &str, keys: &[&str]) -> Result<(), TmuxError> {
         let mut words = ["send-keys", "-t", target].map(OsStr::new).to_vec();
         words.extend(keys.iter().map(OsStr::new));
@@ -116,11 +177,13 @@ impl Tmux {
     }
 
     async fn capture(&self, target: &str) -> Result<String, TmuxError> {
-        self.ask(&["capture-pane", "-p", "-J", "-t", target].map(OsStr::new)).await
+        self.ask(&["capture-pane", "-p", "-J", "-t", target].map(OsStr::new))
+            .await
     }
 
     async fn show(&self, target: &str, format: &str) -> Result<String, TmuxError> {
-        self.ask(&["display-message", "-p", "-t", target, format].map(OsStr::new)).await
+        self.ask(&["display-message", "-p", "-t", target, format].map(OsStr::new))
+            .await
     }
 
     async fn ask(&self, words: &[&OsStr]) -> Result<String, TmuxError> {
@@ -139,10 +202,15 @@ impl Tmux {
             .env("LC_ALL", "C.UTF-8");
         let output = time::timeout(COMMAND_LIMIT, command.output())
             .await
-            .map_err(|_| TmuxError::Run(io::Error::new(io::ErrorKind::TimedOut, "no answer in 10 s")))?
+            .map_err(|_| {
+                TmuxError::Run(io::Error::new(io::ErrorKind::TimedOut, "no answer in 10 s"))
+            })?
             .map_err(TmuxError::Run)?;
         if !output.status.success() {
-            let verb = words.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
+            let verb = words
+                .first()
+                .map(|verb| verb.to_string_lossy().into_owned())
+                .unwrap_or_default();
             let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(TmuxError::Refused { verb, message });
         }
@@ -180,7 +248,11 @@ fn occurrences(screen: &str, line: &str) -> usize {
     let line = line.trim_end();
     let skip = line.chars().count().saturating_sub(RECOGNISED_CHARS);
     let end: String = line.chars().skip(skip).collect();
-    if end.is_empty() { 1 } else { screen.matches(&end).count() }
+    if end.is_empty() {
+        1
+    } else {
+        screen.matches(&end).count()
+    }
 }
 
 #[cfg(test)]
