@@ -27,7 +27,7 @@ use crate::{
 /// One try to connect; the lifecycle decides whether there is another.
 const CONNECT: Duration = Duration::from_secs(25);
 /// A heartbeat that takes longer than this counts as missed.
-const HEARTBEAT_LIMIT: Duration = Duration::from_secs(15);
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
 /// Hashing and uploading results of some tens of gigabytes.
 const RESULTS_LIMIT: Duration = Duration::from_secs(3600);
 /// Bytes of a log read at one go; the rest follows at the next look.

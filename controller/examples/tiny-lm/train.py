@@ -100,7 +100,7 @@ def new_weights(vocabulary, seed):
         "output_weight": ((HIDDEN, vocabulary), HIDDEN**-0.5),
         "output_bias": ((vocabulary,), 0.0),
     }
-    return {name: rng.normal(0.0, 1.0, shape).astype(np.float32) * np.float32(scale) for name, (shape, scale) in shapes.items()}
+    return {name: rng.normal(0.0, scale, shape) for name, (shape, scale) in shapes.items()}
 
 
 def forward(weights, inputs, targets):
@@ -111,7 +111,7 @@ def forward(weights, inputs, targets):
     scores -= scores.max(axis=1, keepdims=True)
     chances = np.exp(scores)
     chances /= chances.sum(axis=1, keepdims=True)
-    loss = -np.log(chances[np.arange(len(targets)), targets] + np.float32(1e-9)).mean()
+    loss = -np.log(chances[np.arange(len(targets)), targets] + 1e-9).mean()
     return float(loss), (embedded, hidden, chances)
 
 
@@ -143,14 +143,14 @@ class AdamW:
     def update(self, weights, gradients, step, rate):
         """Changes the weights in place; the norm of the gradients before they were clipped."""
         norm = math.sqrt(sum(float((gradient * gradient).sum()) for gradient in gradients.values()))
-        scale = np.float32(min(1.0, MAX_NORM / (norm + 1e-6)))
+        scale = min(1.0, MAX_NORM / (norm + 1e-6))
         for name, weight in weights.items():
             gradient = gradients[name] * scale
             mean, square = self.mean[name], self.square[name]
             mean += (1 - BETA1) * (gradient - mean)
             square += (1 - BETA2) * (gradient * gradient - square)
             change = mean / (1 - BETA1**step) / (np.sqrt(square / (1 - BETA2**step)) + EPSILON)
-            weight -= (rate * (change + WEIGHT_DECAY * weight)).astype(np.float32)
+            weight -= rate * (change + WEIGHT_DECAY * weight)
         return norm
 
 

@@ -8,4 +8,5 @@ mod happy;
 mod interruption;
 mod links;
 mod money;
+mod other_tools;
 mod refusals;

@@ -233,7 +233,7 @@ impl World {
         }
     }
 
-    /// Waits until the newest attempt of a run is in a state and at least at a step; returns its instance.
+    /// Waits until the newest attempt of a run is this one and has printed at least this step; returns its instance.
     pub fn until_step(&self, run: &str, attempt: u64, step: u64) -> u64 {
         self.until(&format!("attempt {attempt} of {run} at step {step}"), || {
             let status = self.status(run);
@@ -271,9 +271,11 @@ impl World {
         PathBuf::from(&self.env["SPOTTER_HOME"])
     }
 
-    /// Sets a variable for the programs started from now on.
-    pub fn set(&mut self, key: &str, value: &str) {
-        self.env.insert(key.to_owned(), value.to_owned());
+    /// Another program, as the story's user.
+    pub fn program(&self, name: &str, args: &[&str]) -> Command {
+        let mut command = self.command(Path::new(name));
+        command.args(args);
+        command
     }
 
     /// Writes a file into the working folder.

@@ -303,11 +303,11 @@ fn ssh_addresses(row: &Value) -> Vec<SshAddress> {
         && is_host(proxy)
     {
         let port = port.saturating_add(jupyter);
-        addresses.push(SshAddress {
-            host: proxy.to_owned(),
-            port,
-            proxy: true,
-        });
+        let known =
+            addresses.iter().any(|direct: &SshAddress| direct.host == proxy && direct.port == port);
+        if !known {
+            addresses.push(SshAddress { host: proxy.to_owned(), port, proxy: true });
+        }
     }
     addresses
 }

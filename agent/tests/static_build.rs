@@ -1,0 +1,258 @@
+//! What the static agent owes (scripts/build-agent.sh): it starts anywhere, it is small, and the probe inside loads
+//! NVIDIA's library on old images.
+//!
+//! Looks at `SPOTTER_STATIC_AGENT`, else at where the script leaves a copy. Without a static agent these tests are skipped
+//! loudly, and fail where `SPOTTER_REQUIRE_ALL=1` says that nothing may be skipped.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test may hope, and a skipped one has to be loud"
+)]
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// One upload of at most a few seconds on any link.
+const SIZE_LIMIT_BYTES: usize = 5_000_000;
+
+/// CentOS 7 and everything since.
+const OLDEST_GLIBC: (u32, u32) = (2, 17);
+
+/// How long a condition may take on a busy machine before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Without it this test cannot hold; says so.
+fn skip(why: &str) {
+    assert!(
+        env::var_os("SPOTTER_REQUIRE_ALL").is_none_or(|value| value != "1"),
+        "nothing may be skipped, but {why}"
+    );
+    eprintln!("SKIPPED: {why}");
+}
+
+fn static_agent() -> Option<PathBuf> {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target/x86_64-unknown-linux-musl/release/spotter-agent");
+    let agent = env::var_os("SPOTTER_STATIC_AGENT").map_or(kept, PathBuf::from);
+    if !agent.exists() {
+        skip(&format!(
+            "there is no static agent at {}: run scripts/build-agent.sh",
+            agent.display()
+        ));
+        return None;
+    }
+    Some(agent)
+}
+
+/// A 64-bit little-endian ELF file, as far as these tests ask.
+struct Elf<'a>(&'a [u8]);
+
+impl Elf<'_> {
+    const MAGIC: [u8; 7] = [0x7f, b'E', b'L', b'F', 2, 1, 1];
+    const INTERPRETER: u64 = 3;
+
+    fn number(&self, at: usize, bytes: usize) -> u64 {
+        let mut whole = [0; 8];
+        whole[..bytes].copy_from_slice(&self.0[at..at + bytes]);
+        u64::from_le_bytes(whole)
+    }
+
+    /// The section table is the last thing in a file that a linker wrote.
+    fn length(&self) -> usize {
+        (self.number(0x28, 8) + self.number(0x3a, 2) * self.number(0x3c, 2)) as usize
+    }
+
+    fn has_interpreter(&self) -> bool {
+        let (table, size, count) = (
+            self.number(0x20, 8),
+            self.number(0x36, 2),
+            self.number(0x38, 2),
+        );
+        (0..count).any(|entry| self.number((table + entry * size) as usize, 4) == Self::INTERPRETER)
+    }
+}
+
+/// The program inside a program: the next ELF header that describes a whole file with an interpreter.
+fn embedded(agent: &[u8]) -> Option<&[u8]> {
+    let starts = (1..agent.len()).filter(|at| agent[*at..].starts_with(&Elf::MAGIC));
+    let programs = starts.filter_map(|at| {
+        let rest = &agent[at..];
+        let length = (rest.len() > 64).then(|| Elf(rest).length())?;
+        rest.get(..length)
+            .filter(|program| length > 4096 && Elf(program).has_interpreter())
+    });
+    programs.into_iter().next()
+}
+
+/// The newest glibc whose symbols a program asks for.
+fn newest_glibc(program: &[u8]) -> Option<(u32, u32)> {
+    let marker = b"GLIBC_";
+    let mentions = program
+        .windows(marker.len())
+        .enumerate()
+        .filter(|(_, window)| window == marker);
+    let versions = mentions.filter_map(|(at, _)| {
+        let text = program[at + marker.len()..]
+            .split(|byte| *byte == 0)
+            .next()?;
+        let mut parts = std::str::from_utf8(text)
+            .ok()?
+            .split('.')
+            .map(|part| part.parse().ok());
+        Some((parts.next()??, parts.next()??))
+    });
+    versions.max()
+}
+
+#[test]
+fn the_agent_is_static_and_small() {
+    let Some(path) = static_agent() else { return };
+    let agent = fs::read(&path).unwrap();
+    assert!(
+        agent.starts_with(&Elf::MAGIC),
+        "{} is no ELF program",
+        path.display()
+    );
+    assert!(
+        !Elf(&agent).has_interpreter(),
+        "{} asks for a dynamic loader",
+        path.display()
+    );
+    assert!(
+        agent.len() <= SIZE_LIMIT_BYTES,
+        "{} bytes are over the limit of {SIZE_LIMIT_BYTES}",
+        agent.len()
+    );
+}
+
+#[test]
+fn the_probe_inside_loads_on_a_glibc_of_2012() {
+    let Some(path) = static_agent() else { return };
+    let agent = fs::read(&path).unwrap();
+    let probe = embedded(&agent).expect("the static agent has a probe inside");
+    let glibc = newest_glibc(probe).expect("the probe is linked against glibc");
+    assert!(
+        glibc <= OLDEST_GLIBC,
+        "the probe needs glibc {}.{}",
+        glibc.0,
+        glibc.1
+    );
+}
+
+#[test]
+fn the_agent_starts_in_an_empty_root() {
+    let Some(path) = static_agent() else { return };
+    let root = tempfile::tempdir().unwrap();
+    fs::copy(&path, root.path().join("spotter-agent")).unwrap();
+
+    let root_only = Command::new("chroot")
+        .arg(root.path())
+        .args(["/spotter-agent", "--version"])
+        .output();
+    let started = |output: &std::io::Result<Output>| {
+        output.as_ref().is_ok_and(|output| output.status.success())
+    };
+    let output = if started(&root_only) {
+        root_only
+    } else {
+        // An ordinary user becomes root of a user namespace first, where the system allows that.
+        let allowed = Command::new("unshare")
+            .args(["--user", "--map-root-user", "true"])
+            .output();
+        if !started(&allowed) {
+            return skip("this machine allows neither chroot nor user namespaces");
+        }
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args(["--user", "--map-root-user", "chroot"])
+            .arg(root.path());
+        unshare.args(["/spotter-agent", "--version"]).output()
+    }
+    .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        said.trim(),
+        format!("spotter-agent {}", env!("CARGO_PKG_VERSION")),
+        "{output:?}"
+    );
+}
+
+/// Kills what it holds, so that a failed test leaves nothing behind.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Processes whose program is this file.
+fn running(program: &Path) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter(|entry| fs::read_link(entry.path().join("exe")).is_ok_and(|found| found == program))
+        .count()
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < PATIENCE, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_static_daemon_unpacks_and_runs_its_probe_which_dies_with_it() {
+    let Some(path) = static_agent() else { return };
+    let library = env::current_exe()
+        .unwrap()
+        .parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("libfake_nvml.so");
+    if !library.exists() {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "-p", "fake-nvml"])
+            .status();
+        assert!(built.unwrap().success(), "the fake NVML does not build");
+    }
+    let home = tempfile::tempdir().unwrap();
+    let environment = format!(
+        "NVML_LIB={}\0FAKE_NVML_SCENARIO=/dev/null\0",
+        library.display()
+    );
+    fs::write(home.path().join("container.env"), environment).unwrap();
+
+    let mut agent = Command::new(&path);
+    agent
+        .arg("--home")
+        .arg(home.path())
+        .arg("daemon")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let agent = Killed(agent.spawn().unwrap());
+    let probe = || {
+        let files = fs::read_dir(home.path())
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path());
+        files.into_iter().find(|path| {
+            path.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with("nvml-probe-")
+        })
+    };
+    until("the probe's unpacking", || probe().is_some());
+    let probe = probe().unwrap();
+    until("the probe's start", || running(&probe) == 1);
+
+    drop(agent);
+    until("the probe's death", || running(&probe) == 0);
+}
