@@ -115,6 +115,32 @@ async fn a_socket_is_reached_without_the_shell_where_the_shell_is_broken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_in_the_users_configuration_breaks_a_command() {
+    let test_box = TestBox::new();
+    let mut config = fs::read_to_string(test_box.path("user_config")).unwrap();
+    config.push_str(
+        "  RemoteCommand echo theirs\n  RequestTTY force\n  StdinNull yes\n  SessionType none\n  LogLevel DEBUG3\n  \
+         ControlMaster auto\n  ControlPath /tmp/%C\n  ControlPersist 10m\n  ForkAfterAuthentication yes\n  \
+         PermitLocalCommand yes\n  LocalCommand echo theirs\n  UserKnownHostsFile /dev/null\n  User nobody\n  \
+         IdentityFile /nonexistent\n",
+    );
+    fs::write(test_box.path("user_config"), config).unwrap();
+    let tunnel = test_box.connect().await;
+    let output = tunnel.exec("cat; id -un", b"ours ").await.unwrap();
+    assert_eq!(
+        (output.code, output.stdout.as_slice()),
+        (0, b"ours root\n".as_slice())
+    );
+    assert!(output.words.len() < 100, "{}", output.words);
+    tunnel.close().await;
+    test_box
+        .until("the end of all processes", || {
+            test_box.processes().is_empty()
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_host_key_is_refused_and_never_stored() {
     let test_box = TestBox::new();
     let target = test_box.target().await;
