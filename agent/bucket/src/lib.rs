@@ -4,8 +4,6 @@
 //! [`memory`] the one for tests, [`contract`] what both promise, [`mod@prove`] whether a given one keeps it; [`manifest`] says
 //! what a checkpoint is, [`layout`] where its objects lie, [`target`] parses `s3://bucket/prefix`, [`credentials`] holds keys that never reach a log.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests may hope"))]
-
 pub mod bucket;
 #[cfg(any(test, feature = "fakes"))]
 #[allow(clippy::unwrap_used, reason = "a suite of assertions panics by design")]

@@ -4,18 +4,24 @@
 //! can be ordered: failures by count, a lost answer, latency, damage.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     ops::Range,
     sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::bucket::{
     Bucket, BucketError, CompletedPart, ErrorKind, ListedObject, ListedPart, ListedUpload,
     ObjectInfo,
+};
+
+mod state;
+
+use state::{
+    Fault, Object, State, Upload, assemble, error, no_such_key, open_upload, ordered, tag,
 };
 
 /// Smallest part that is not the last, bytes, as S3 has it.
@@ -25,40 +31,6 @@ pub const MIN_PART_BYTES: usize = 5 << 20;
 #[derive(Default)]
 pub struct MemoryBucket {
     state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    objects: BTreeMap<String, Object>,
-    uploads: BTreeMap<String, Upload>,
-    /// Finished uploads by id: S3 answers a repeated Complete with success.
-    finished: HashMap<String, (String, String)>,
-    next_upload: u64,
-    counts: BTreeMap<&'static str, u64>,
-    faults: Vec<Fault>,
-    lose_complete: u32,
-    latency: Duration,
-    offset_s: f64,
-    read_only: bool,
-}
-
-#[derive(Clone)]
-struct Object {
-    body: Bytes,
-    etag: String,
-}
-
-struct Upload {
-    key: String,
-    parts: BTreeMap<u32, Object>,
-}
-
-struct Fault {
-    operation: String,
-    /// Calls that still succeed before it fires.
-    after: u32,
-    left: u32,
-    kind: ErrorKind,
 }
 
 impl MemoryBucket {
@@ -428,115 +400,6 @@ impl Bucket for MemoryBucket {
 
     fn clock_offset_s(&self) -> f64 {
         self.lock().offset_s
-    }
-}
-
-/// The upload, if it is open and of this key.
-fn open_upload<'a>(
-    state: &'a mut State,
-    operation: &'static str,
-    key: &str,
-    upload_id: &str,
-) -> Result<&'a mut Upload, BucketError> {
-    state
-        .uploads
-        .get_mut(upload_id)
-        .filter(|upload| upload.key == key)
-        .ok_or_else(|| {
-            error(
-                operation,
-                key,
-                ErrorKind::NotFound,
-                404,
-                "NoSuchUpload",
-                "no such upload",
-            )
-        })
-}
-
-/// Puts the named parts together as S3 would, with its refusals.
-fn assemble(upload: &Upload, key: &str, parts: &[CompletedPart]) -> Result<Bytes, BucketError> {
-    let refuse = |code, text: &str| {
-        Err(error(
-            "CompleteMultipartUpload",
-            key,
-            ErrorKind::Refused,
-            400,
-            code,
-            text,
-        ))
-    };
-    if parts.is_empty() {
-        return refuse("MalformedXML", "no parts were named");
-    }
-    if !parts.windows(2).all(|pair| pair[0].number < pair[1].number) {
-        return refuse("InvalidPartOrder", "parts must be named in ascending order");
-    }
-    let mut body = BytesMut::new();
-    for (at, wanted) in parts.iter().enumerate() {
-        let Some(part) = upload
-            .parts
-            .get(&wanted.number)
-            .filter(|part| part.etag == wanted.etag)
-        else {
-            return refuse(
-                "InvalidPart",
-                &format!("part {} is not there or has another tag", wanted.number),
-            );
-        };
-        if at + 1 < parts.len() && part.body.len() < MIN_PART_BYTES {
-            return refuse(
-                "EntityTooSmall",
-                &format!("part {} has only {} bytes", wanted.number, part.body.len()),
-            );
-        }
-        body.extend_from_slice(&part.body);
-    }
-    Ok(body.freeze())
-}
-
-fn tag(body: &[u8]) -> String {
-    blake3::hash(body).to_hex()[..32].to_owned()
-}
-
-fn no_such_key(operation: &'static str, key: &str) -> BucketError {
-    error(
-        operation,
-        key,
-        ErrorKind::NotFound,
-        404,
-        "NoSuchKey",
-        "no such object",
-    )
-}
-
-/// The failure of a given kind, as a server would word it.
-fn ordered(operation: &'static str, key: &str, kind: ErrorKind) -> BucketError {
-    let (status, code) = match kind {
-        ErrorKind::Transient => (503, "SlowDown"),
-        ErrorKind::Denied => (403, "AccessDenied"),
-        ErrorKind::NotFound => (404, "NoSuchKey"),
-        ErrorKind::Skewed => (403, "RequestTimeTooSkewed"),
-        ErrorKind::Refused => (400, "InvalidRequest"),
-    };
-    error(operation, key, kind, status, code, "ordered by the test")
-}
-
-fn error(
-    operation: &'static str,
-    key: &str,
-    kind: ErrorKind,
-    status: u16,
-    code: &str,
-    message: &str,
-) -> BucketError {
-    BucketError {
-        operation,
-        key: key.to_owned(),
-        kind,
-        status,
-        code: Some(code.to_owned()),
-        message: message.to_owned(),
     }
 }
 

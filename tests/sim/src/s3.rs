@@ -1,7 +1,7 @@
 //! The bucket: an S3 server on this machine that checks what real ones check and fails as they fail, on request.
 //!
-//! The `s3s` library parses and authenticates; the store keeps objects as files; `service` is what each operation does, `listing`
-//! and `receive` the two that need more; `keys` says who may do what; [`faults`] holds the switches, and `wire` obeys them.
+//! The `s3s` library parses and authenticates; the store keeps objects as files; `service` is what each operation does, `receive`
+//! takes bodies in, `listing` and `pages` make pages; `keys` says who may do what; [`faults`] holds the switches, and `wire` obeys them.
 
 use std::{net::SocketAddr, os::fd::AsFd as _, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,9 +16,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
+mod convert;
 pub mod faults;
 pub mod keys;
 mod listing;
+mod pages;
 mod receive;
 mod service;
 mod store;

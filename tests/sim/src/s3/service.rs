@@ -5,18 +5,17 @@ use std::{io::SeekFrom, sync::Arc};
 use s3s::{
     S3, S3Error, S3Request, S3Response, S3Result,
     dto::{
-        AbortMultipartUploadInput, AbortMultipartUploadOutput, Bucket, CommonPrefix,
+        AbortMultipartUploadInput, AbortMultipartUploadOutput, Bucket,
         CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CopyObjectInput,
         CopyObjectOutput, CopyObjectResult, CopyPartResult, CopySource, CreateBucketInput,
         CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
         DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput,
-        DeletedObject, ETag, ETagCondition, EncodingType, GetBucketLocationInput,
-        GetBucketLocationOutput, GetObjectInput, GetObjectOutput, HeadBucketInput,
-        HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput, ListBucketsOutput,
-        ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsV2Input,
-        ListObjectsV2Output, ListPartsInput, ListPartsOutput, Metadata, MultipartUpload, Object,
-        Part, PutObjectInput, PutObjectOutput, Range, StreamingBlob, Timestamp,
-        UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
+        DeletedObject, GetBucketLocationInput, GetBucketLocationOutput, GetObjectInput,
+        GetObjectOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput,
+        ListBucketsInput, ListBucketsOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput,
+        ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput, PutObjectInput,
+        PutObjectOutput, Range, StreamingBlob, UploadPartCopyInput, UploadPartCopyOutput,
+        UploadPartInput, UploadPartOutput,
     },
     s3_error,
 };
@@ -24,14 +23,13 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
 
 use super::{
+    convert::{condition, kept, part_number, readable, strong, timestamp_ms},
     faults::Injected,
-    listing,
+    listing, pages,
     receive::{Expected, Received, disk, receive},
     store::{Begun, Description, Precondition, Store, StoreError, now_ms},
 };
 
-/// Most parts of an upload.
-const MAX_PARTS: i32 = 10_000;
 /// How much of a file is read at once, bytes.
 const READ_BYTES: usize = 256 << 10;
 
@@ -111,97 +109,6 @@ fn async_stream(
         Ok::<_, std::io::Error>(ReaderStream::with_capacity(file.take(length), READ_BYTES))
     };
     futures::TryFutureExt::try_flatten_stream(opened)
-}
-
-/// Metadata as the store has it.
-fn kept(metadata: Option<Metadata>) -> std::collections::BTreeMap<String, String> {
-    metadata.into_iter().flatten().collect()
-}
-
-fn strong(etag: &str) -> Option<ETag> {
-    Some(ETag::Strong(etag.to_owned()))
-}
-
-fn timestamp_ms(ms: u64) -> Option<Timestamp> {
-    Some(Timestamp::from(
-        std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(ms),
-    ))
-}
-
-/// Conditions of a request that writes.
-fn condition(
-    if_match: Option<&ETagCondition>,
-    if_none_match: Option<&ETagCondition>,
-) -> S3Result<Precondition> {
-    let absent = match if_none_match {
-        None => false,
-        Some(ETagCondition::Any) => true,
-        Some(ETagCondition::ETag(_)) => {
-            return Err(s3_error!(NotImplemented, "If-None-Match takes only * here"));
-        }
-    };
-    let etag = if_match
-        .and_then(ETagCondition::as_etag)
-        .map(|etag| etag.value().to_owned());
-    Ok(Precondition { absent, etag })
-}
-
-/// Conditions of a request that reads.
-fn readable(
-    description: &Description,
-    if_match: Option<&ETagCondition>,
-    if_none_match: Option<&ETagCondition>,
-) -> S3Result<()> {
-    let is = |condition: &ETagCondition| {
-        condition
-            .as_etag()
-            .is_none_or(|etag| etag.value() == description.etag)
-    };
-    if if_match.is_some_and(|condition| !is(condition)) {
-        return Err(s3_error!(PreconditionFailed, "the object has another tag"));
-    }
-    if if_none_match.is_some_and(is) {
-        return Err(s3_error!(NotModified));
-    }
-    Ok(())
-}
-
-fn part_number(number: i32) -> S3Result<u32> {
-    match u32::try_from(number) {
-        Ok(number @ 1..) if number <= MAX_PARTS.unsigned_abs() => Ok(number),
-        _ => Err(s3_error!(
-            InvalidArgument,
-            "parts are numbered 1 to {MAX_PARTS}"
-        )),
-    }
-}
-
-/// A key or prefix as the listing shows it.
-fn shown(text: &str, encoding: Option<&EncodingType>) -> String {
-    if encoding.is_none_or(|encoding| encoding.as_str() != EncodingType::URL) {
-        return text.to_owned();
-    }
-    const KEPT: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'.')
-        .remove(b'_')
-        .remove(b'~')
-        .remove(b'/');
-    // S3 writes a blank as `+` here.
-    percent_encoding::utf8_percent_encode(text, KEPT)
-        .to_string()
-        .replace("%20", "+")
-}
-
-fn rows(asked: Option<i32>) -> usize {
-    asked
-        .and_then(|asked| usize::try_from(asked).ok())
-        .unwrap_or(listing::MAX_ROWS)
-        .min(listing::MAX_ROWS)
-}
-
-fn count(rows: usize) -> Option<i32> {
-    i32::try_from(rows).ok()
 }
 
 #[async_trait::async_trait]
@@ -428,50 +335,7 @@ impl S3 for Operations {
         &self,
         req: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
-        let input = req.input;
-        let query = listing::Query {
-            prefix: input.prefix.clone().unwrap_or_default(),
-            delimiter: input.delimiter.clone(),
-            after: input.start_after.clone(),
-            token: input.continuation_token.clone(),
-            max_rows: rows(input.max_keys),
-        };
-        let page = listing::page(&self.store, &input.bucket, &query)?.ok_or_else(|| {
-            s3_error!(
-                InvalidArgument,
-                "the continuation token is not one of this server"
-            )
-        })?;
-        let encoding = input.encoding_type.as_ref();
-        let object = |object: &Arc<Description>| Object {
-            key: Some(shown(&object.key, encoding)),
-            size: i64::try_from(object.size_bytes).ok(),
-            e_tag: strong(&object.etag),
-            last_modified: timestamp_ms(object.modified_ms),
-            ..Default::default()
-        };
-        let folded = |prefix: &String| CommonPrefix {
-            prefix: Some(shown(prefix, encoding)),
-        };
-        let output = ListObjectsV2Output {
-            name: Some(input.bucket),
-            prefix: Some(shown(&query.prefix, encoding)),
-            max_keys: count(query.max_rows),
-            key_count: count(page.objects.len() + page.common_prefixes.len()),
-            continuation_token: input.continuation_token,
-            is_truncated: Some(page.next.is_some()),
-            next_continuation_token: page.next.clone(),
-            contents: Some(page.objects.iter().map(object).collect()),
-            common_prefixes: Some(page.common_prefixes.iter().map(folded).collect()),
-            delimiter: query
-                .delimiter
-                .as_deref()
-                .map(|delimiter| shown(delimiter, encoding)),
-            start_after: query.after.as_deref().map(|after| shown(after, encoding)),
-            encoding_type: input.encoding_type.clone(),
-            ..Default::default()
-        };
-        Ok(S3Response::new(output))
+        Ok(S3Response::new(pages::objects(&self.store, req.input)?))
     }
 
     async fn create_multipart_upload(
@@ -622,92 +486,14 @@ impl S3 for Operations {
         &self,
         req: S3Request<ListPartsInput>,
     ) -> S3Result<S3Response<ListPartsOutput>> {
-        let input = req.input;
-        let after = input
-            .part_number_marker
-            .and_then(|marker| u32::try_from(marker).ok())
-            .unwrap_or(0);
-        let max_rows = rows(input.max_parts);
-        let mut found = self
-            .store
-            .parts(&input.bucket, &input.key, &input.upload_id, after)?;
-        let truncated = found.len() > max_rows;
-        found.truncate(max_rows);
-        let next = found
-            .last()
-            .and_then(|(number, _)| i32::try_from(*number).ok())
-            .filter(|_| truncated);
-        let part = |(number, part): (u32, super::store::Part)| Part {
-            part_number: i32::try_from(number).ok(),
-            size: i64::try_from(part.size_bytes).ok(),
-            e_tag: strong(&part.md5),
-            last_modified: Some(Timestamp::from(part.modified)),
-            ..Default::default()
-        };
-        let output = ListPartsOutput {
-            bucket: Some(input.bucket),
-            key: Some(input.key),
-            upload_id: Some(input.upload_id),
-            part_number_marker: input.part_number_marker,
-            max_parts: count(max_rows),
-            is_truncated: Some(truncated),
-            next_part_number_marker: next,
-            parts: Some(found.into_iter().map(part).collect()),
-            ..Default::default()
-        };
-        Ok(S3Response::new(output))
+        Ok(S3Response::new(pages::parts(&self.store, req.input)?))
     }
 
     async fn list_multipart_uploads(
         &self,
         req: S3Request<ListMultipartUploadsInput>,
     ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-        let input = req.input;
-        let prefix = input.prefix.clone().unwrap_or_default();
-        let marker = input
-            .key_marker
-            .as_deref()
-            .filter(|marker| !marker.is_empty());
-        // Without an id the marker's whole key was shown already.
-        let after_id = input
-            .upload_id_marker
-            .as_deref()
-            .filter(|id| !id.is_empty());
-        let is_after = |key: &str, id: &str| match (marker, after_id) {
-            (None, _) => true,
-            (Some(marker), None) => key > marker,
-            (Some(marker), Some(after_id)) => (key, id) > (marker, after_id),
-        };
-        let mut found = self.store.uploads(&input.bucket)?;
-        found.retain(|(id, begun)| begun.key.starts_with(&prefix) && is_after(&begun.key, id));
-        let max_rows = rows(input.max_uploads);
-        let truncated = found.len() > max_rows;
-        found.truncate(max_rows);
-        let encoding = input.encoding_type.as_ref();
-        let last = found.last().filter(|_| truncated).cloned();
-        let upload = |(id, begun): (String, Begun)| MultipartUpload {
-            key: Some(shown(&begun.key, encoding)),
-            upload_id: Some(id),
-            initiated: timestamp_ms(begun.initiated_ms),
-            ..Default::default()
-        };
-        let output = ListMultipartUploadsOutput {
-            bucket: Some(input.bucket),
-            prefix: Some(shown(&prefix, encoding)),
-            key_marker: input
-                .key_marker
-                .as_deref()
-                .map(|marker| shown(marker, encoding)),
-            upload_id_marker: input.upload_id_marker.clone(),
-            max_uploads: count(max_rows),
-            is_truncated: Some(truncated),
-            next_key_marker: last.as_ref().map(|(_, begun)| shown(&begun.key, encoding)),
-            next_upload_id_marker: last.map(|(id, _)| id),
-            encoding_type: input.encoding_type.clone(),
-            uploads: Some(found.into_iter().map(upload).collect()),
-            ..Default::default()
-        };
-        Ok(S3Response::new(output))
+        Ok(S3Response::new(pages::uploads(&self.store, req.input)?))
     }
 }
 

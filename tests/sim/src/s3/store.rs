@@ -18,10 +18,12 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempPath;
 use ulid::Ulid;
 
-/// Last bytes of every object's file.
-const MARK: &[u8; 8] = b"SIMS3OB1";
-/// Largest description of an object, bytes; S3 itself allows 2 KB of metadata.
-const MAX_DESCRIPTION_BYTES: u64 = 64 << 10;
+mod files;
+#[cfg(test)]
+mod tests;
+
+use files::{describe, load_bucket, load_upload};
+
 /// Smallest part that is not the last, bytes.
 pub const MIN_PART_BYTES: u64 = 5 << 20;
 /// Completes that are remembered, so that a repeated one is answered as AWS does.
@@ -511,160 +513,5 @@ fn check(current: Option<&Stored>, condition: &Precondition) -> Result<(), Store
             },
         ) if stored.description.etag != *etag => Err(StoreError::PreconditionFailed),
         _ => Ok(()),
-    }
-}
-
-/// Appends the description to the content.
-fn describe(path: &Path, description: &Description) -> io::Result<()> {
-    let json = serde_json::to_vec(description).map_err(io::Error::other)?;
-    let mut file = File::options().append(true).open(path)?;
-    file.write_all(&json)?;
-    file.write_all(&(json.len() as u64).to_le_bytes())?;
-    file.write_all(MARK)
-}
-
-fn load_bucket(dir: &Path) -> anyhow::Result<BTreeMap<String, Stored>> {
-    let mut files: Vec<PathBuf> = fs::read_dir(dir)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
-    files.sort();
-    let mut objects = BTreeMap::new();
-    for file in files {
-        let description =
-            load_object(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let stored = Stored {
-            description: Arc::new(description),
-            file,
-        };
-        let replaced: Option<Stored> = objects.insert(stored.description.key.clone(), stored);
-        if let Some(replaced) = replaced {
-            fs::remove_file(replaced.file)?;
-        }
-    }
-    Ok(objects)
-}
-
-fn load_object(path: &Path) -> anyhow::Result<Description> {
-    let mut file = File::open(path)?;
-    let mut tail = [0; 16];
-    file.seek(SeekFrom::End(-16))?;
-    file.read_exact(&mut tail)?;
-    let length = u64::from_le_bytes(tail[..8].try_into()?);
-    anyhow::ensure!(
-        tail[8..] == *MARK && length <= MAX_DESCRIPTION_BYTES,
-        "it is no object of this server"
-    );
-    file.seek(SeekFrom::End(-16 - i64::try_from(length)?))?;
-    Ok(serde_json::from_reader(file.take(length))?)
-}
-
-fn load_upload(dir: &Path) -> anyhow::Result<Option<Upload>> {
-    let Ok(begun) = fs::read(dir.join("upload.json")) else {
-        return Ok(None);
-    };
-    let mut parts = BTreeMap::new();
-    for file in fs::read_dir(dir)? {
-        let file = file?;
-        let name = file.file_name().to_string_lossy().into_owned();
-        if let Some((number, md5)) = name.split_once('-') {
-            let (number, about) = (number.parse()?, file.metadata()?);
-            let (size_bytes, modified) = (about.len(), about.modified()?);
-            parts.insert(
-                number,
-                Part {
-                    size_bytes,
-                    md5: md5.to_owned(),
-                    modified,
-                    file: file.path(),
-                },
-            );
-        }
-    }
-    Ok(Some(Upload {
-        begun: serde_json::from_slice(&begun)?,
-        parts,
-    }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn stored(store: &Store, key: &str, content: &[u8]) -> Result<(), StoreError> {
-        let (mut file, scratch) = store.scratch().unwrap();
-        file.write_all(content).unwrap();
-        let description = Description {
-            key: key.to_owned(),
-            size_bytes: content.len() as u64,
-            etag: hex::encode(Md5::digest(content)),
-            modified_ms: 5,
-            content_type: None,
-            metadata: BTreeMap::new(),
-        };
-        store.put("runs", description, scratch, &Precondition::default())
-    }
-
-    fn content(store: &Store, key: &str) -> Vec<u8> {
-        let (description, file) = store.read("runs", key).unwrap();
-        let mut bytes = Vec::new();
-        file.take(description.size_bytes)
-            .read_to_end(&mut bytes)
-            .unwrap();
-        bytes
-    }
-
-    #[test]
-    fn objects_and_parts_are_there_again_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), &["runs".to_owned()]).unwrap();
-        stored(&store, "a/../b\n", b"one").unwrap();
-        stored(&store, "a/../b\n", b"three").unwrap();
-        stored(&store, "empty", b"").unwrap();
-        let begun = Begun {
-            bucket: "runs".into(),
-            key: "k".into(),
-            initiated_ms: 7,
-            content_type: None,
-            metadata: BTreeMap::new(),
-        };
-        let id = store.begin(begun.clone()).unwrap();
-        let (mut file, scratch) = store.scratch().unwrap();
-        file.write_all(b"part").unwrap();
-        let md5 = hex::encode(Md5::digest(b"part"));
-        store
-            .put_part(("runs", "k", &id), 3, (4, md5.clone()), scratch)
-            .unwrap();
-        let half_written = store.scratch().unwrap().1.keep().unwrap();
-        drop(store);
-
-        let store = Store::open(dir.path(), &[]).unwrap();
-        assert_eq!(store.buckets(), ["runs"]);
-        assert_eq!(content(&store, "a/../b\n"), b"three");
-        assert_eq!(content(&store, "empty"), b"");
-        assert!(!half_written.exists(), "what was being written is gone");
-        assert_eq!(store.uploads("runs").unwrap(), [(id.clone(), begun)]);
-        let done = store
-            .complete(("runs", "k", &id), &[(3, md5)], &Precondition::default())
-            .unwrap();
-        assert_eq!(
-            (done.size_bytes, content(&store, "k").as_slice()),
-            (4, &b"part"[..])
-        );
-        assert!(store.uploads("runs").unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_reader_keeps_the_object_it_began_to_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), &["runs".to_owned()]).unwrap();
-        stored(&store, "k", b"before").unwrap();
-        let (_, mut file) = store.read("runs", "k").unwrap();
-        stored(&store, "k", b"after!").unwrap();
-        let mut bytes = [0; 6];
-        file.read_exact(&mut bytes).unwrap();
-        assert_eq!(
-            (&bytes, content(&store, "k").as_slice()),
-            (b"before", &b"after!"[..])
-        );
     }
 }
