@@ -98,3 +98,23 @@ async fn our_client_and_our_server_keep_every_promise_of_a_bucket() {
     bucket_contract(Arc::new(server.client()), "p/contract").await;
     server.handle.stop().await;
 }
+
+/// Bare containers have no certificates at all, and then no client can be made by default, not even for http.
+#[test]
+fn a_client_is_made_where_there_is_not_one_certificate() {
+    let empty = tempfile::tempdir().unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .env("SSL_CERT_FILE", "/dev/null")
+        .env("SSL_CERT_DIR", empty.path())
+        .args([
+            "--exact",
+            "our_client_and_our_server_keep_every_promise_of_a_bucket",
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        child.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
+}

@@ -70,6 +70,8 @@ pub(super) struct Exchange {
 enum Failure {
     /// No whole answer came. `unsent`: the server never saw the request.
     Link { error: BucketError, unsent: bool },
+    /// The time for the request was used up; the caller knows whether it is worth as much again.
+    TimedOut(BucketError),
     /// The server answered, and it was no.
     Answered {
         error: BucketError,
@@ -122,7 +124,7 @@ impl Exchange {
             tries += 1;
             match self.attempt(&request, &payload_sha256).await {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Untried(error)) => return Err(error),
+                Err(Failure::Untried(error) | Failure::TimedOut(error)) => return Err(error),
                 Err(Failure::Answered {
                     error,
                     signed_with_s,
@@ -177,10 +179,8 @@ impl Exchange {
             &credentials.secret_access_key,
             &signature,
         ];
-        let link = |message: &str, unsent| Failure::Link {
-            error: local(request, ErrorKind::Transient, message),
-            unsent,
-        };
+        let timed_out =
+            |message: &str| Failure::TimedOut(local(request, ErrorKind::Transient, message));
         let broke = |err: reqwest::Error| {
             let unsent = err.is_connect() || err.is_builder();
             let text = refusal::cleaned(&chain(&err.without_url()), &secrets);
@@ -204,7 +204,7 @@ impl Exchange {
         let limit = self.options.time_for(request.body.len() as u64);
         let response = match time::timeout(limit, http.send()).await {
             Ok(sent) => sent.map_err(broke)?,
-            Err(_) => return Err(link(&format!("no answer in {} s", limit.as_secs()), false)),
+            Err(_) => return Err(timed_out(&format!("no answer in {} s", limit.as_secs()))),
         };
 
         let status = response.status();
@@ -242,10 +242,8 @@ impl Exchange {
             }
             Ok(Err(err)) => return Err(broke(err)),
             Err(_) => {
-                return Err(link(
-                    &format!("answer did not end in {} s", limit.as_secs()),
-                    false,
-                ));
+                let text = format!("answer did not end in {} s", limit.as_secs());
+                return Err(timed_out(&text));
             }
         };
         trace!(operation = request.operation, status = status.as_u16(), took = ?began.elapsed(), "answered");
