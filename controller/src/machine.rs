@@ -30,6 +30,8 @@ const CONNECT: Duration = Duration::from_secs(25);
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
 /// Hashing and uploading results of some tens of gigabytes.
 const RESULTS_LIMIT: Duration = Duration::from_secs(3600);
+/// More than an agent leaves of a log when its box is taken back: anything larger is not from one.
+const LEFT_LOG_BYTES: u64 = 64 << 20;
 /// Bytes of a log read at one go; the rest follows at the next look.
 const LOG_AT_ONCE_BYTES: usize = 4 << 20;
 /// Events read at one go; the rest follows at the next look.
@@ -102,6 +104,23 @@ impl Sites for Machines {
         let commits =
             bucket.list(&layout.commits_prefix()).await.map_err(|err| SiteError::Refused(chain(&err)))?;
         Ok(layout.newest_first(&commits).len())
+    }
+
+    async fn left_log(&self, spec: &RunSpec, attempt: u32, session: &str) -> Result<Vec<LogPiece>, SiteError> {
+        let Some((bucket, layout)) = bucket_of(spec)? else { return Ok(Vec::new()) };
+        let failed = |err: spotter_bucket::BucketError| SiteError::Unreachable(chain(&err));
+        let mut pieces = Vec::new();
+        for object in bucket.list(&layout.logs_prefix(attempt)).await.map_err(failed)? {
+            let Some((of, generation, offset)) = layout.log_of_key(attempt, &object.key) else { continue };
+            if of != session || object.size_bytes > LEFT_LOG_BYTES {
+                continue;
+            }
+            let data = bucket.get(&object.key, None).await.map_err(failed)?.to_vec();
+            let position = LogPosition { generation, offset };
+            pieces.push(LogPiece { position, data, gap_bytes: 0, end: false });
+        }
+        pieces.sort_by_key(|piece| piece.position);
+        Ok(pieces)
     }
 
     async fn open(&self, place: &Place, _spec: &RunSpec, _progress: Progress<'_>) -> Result<Arc<dyn Site>, SiteError> {

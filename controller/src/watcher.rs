@@ -342,6 +342,24 @@ impl Lifecycle {
         }
     }
 
+    /// What the box left in the bucket of the log when it was taken back: appended to what was copied before.
+    pub(crate) async fn collect_left_log(&self, run: &RunRecord, attempt: u32) {
+        let collected = async {
+            let pieces = self.sites.left_log(&run.spec, attempt, TRAIN).await.map_err(|err| err.to_string())?;
+            if pieces.is_empty() {
+                return Ok(());
+            }
+            let mut copy = self.logbook.open(&run.name, attempt, TRAIN).map_err(|err| err.to_string())?;
+            for piece in &pieces {
+                copy.append(piece).map_err(|err| err.to_string())?;
+            }
+            Ok::<(), String>(())
+        };
+        if let Err(why) = collected.await {
+            tracing::warn!(run = run.name, attempt, why, "the last lines of the log were not collected from the bucket");
+        }
+    }
+
     /// Copies new events of the agent into the store and lets the agent drop them. What fails is tried at the next look.
     pub(crate) async fn copy_events(&self, run: &RunRecord, attempt: &mut AttemptRecord, site: &dyn Site) {
         let events = match site.events(attempt.last_event + 1).await {

@@ -213,6 +213,26 @@ impl Layout {
         bounded(format!("{}/results/{relative}", self.root))
     }
 
+    /// What all log pieces of an attempt begin with.
+    pub fn logs_prefix(&self, attempt: u32) -> String {
+        format!("{}/logs/{attempt}/", self.root)
+    }
+
+    /// Where a box that is about to go leaves what `session` printed from a place on that nobody may have read yet.
+    pub fn log_key(&self, attempt: u32, session: &str, generation: u64, offset: u64) -> Result<String, NameError> {
+        let relative = format!("{attempt}/{session}.{generation}.{offset}.log");
+        check_path(&relative)?;
+        bounded(format!("{}/logs/{relative}", self.root))
+    }
+
+    /// Session, generation and offset of a log piece of an attempt.
+    pub fn log_of_key<'a>(&self, attempt: u32, key: &'a str) -> Option<(&'a str, u64, u64)> {
+        let name = key.strip_prefix(&self.logs_prefix(attempt))?.strip_suffix(".log")?;
+        let (name, offset) = name.rsplit_once('.')?;
+        let (session, generation) = name.rsplit_once('.')?;
+        Some((session, generation.parse().ok()?, offset.parse().ok()?))
+    }
+
     /// The commits of a listing of [`Layout::commits_prefix`], newest first; anything else there is passed over.
     pub fn newest_first(&self, listed: &[ListedObject]) -> Vec<CommitId> {
         let mut ids: Vec<CommitId> = listed

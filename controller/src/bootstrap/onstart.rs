@@ -51,13 +51,13 @@ return $R
 }
 T=0
 while [ ! -e "$S/started" ]; do
-if [ "$T" -lt @BRING_UP_S@ ]; then sleep @STEP_S@; T=$((T+@STEP_S@)); continue; fi
+if [ "$T" -lt @BRING_UP_S@ ]; then sleep @STEP_S@ || exit; T=$((T+@STEP_S@)); continue; fi
 [ -n "$K" ] && [ -n "$CONTAINER_ID" ] || exit
 echo "spotter: no session within @BRING_UP_S@ s, stopping instance $CONTAINER_ID" >>"$S/switch.log"
 for P in curl python3:python wget; do
 command -v "${P%:*}" >/dev/null && stop_by_"${P#*:}" >>"$S/switch.log" 2>&1 && break
 done
-sleep 30
+sleep 30 || exit
 done
 ) </dev/null >/dev/null 2>&1 &
 [ ! -x "$S/bin/agent" ] || "$S/bin/agent" daemon --detach </dev/null >/dev/null 2>&1

@@ -231,6 +231,7 @@ impl Lifecycle {
             }
             crate::fault::point("provider.stop.after");
         }
+        self.collect_left_log(run, attempt.number).await;
         let attempts = self.store.attempts(&run.name)?;
         let spent_usd = self.spent_usd(&run.name)?;
         match recovery::decide(&run.spec, &attempts, spent_usd) {

@@ -98,6 +98,8 @@ pub trait Sites: Send + Sync {
     /// Proves from here that the bucket of a run can be written, read and deleted from; answers how many checkpoints it
     /// already holds for a run of this name. 0 when the run has no bucket.
     async fn prove_bucket(&self, spec: &RunSpec) -> Result<usize, SiteError>;
+    /// What a box that was taken back left of a session's log in the bucket; nothing when it had no time or no bucket.
+    async fn left_log(&self, spec: &RunSpec, attempt: u32, session: &str) -> Result<Vec<LogPiece>, SiteError>;
     /// Connects, puts the agent on the box if it is not there, and starts it.
     async fn open(&self, place: &Place, spec: &RunSpec, progress: Progress<'_>) -> Result<Arc<dyn Site>, SiteError>;
     /// Forgets pins and sockets of a box that is gone.
