@@ -163,18 +163,29 @@ impl From<StoreError> for CommandError {
 
 impl From<ProviderError> for CommandError {
     fn from(err: ProviderError) -> Self {
-        let made = Self::from_error(&err);
+        let plain = Self::from_error(&err);
         match err {
-            ProviderError::NoKey { .. } => made
+            ProviderError::NoKey { .. } => plain
                 .hint("set VAST_API_KEY, or name a file that holds the key with `--api-key-file`"),
             ProviderError::Unauthorized { .. } => {
-                made.hint("check VAST_API_KEY, or make a new key in the web console")
+                plain.hint("check VAST_API_KEY, or make a new key in the web console")
             }
-            ProviderError::NoCredit { .. } => made.hint("add credit in the web console"),
+            ProviderError::NoCredit { .. } => plain.hint("add credit in the web console"),
             ProviderError::OfferGone { .. } => {
-                made.hint("see what is there now with `spotter offers`")
+                plain.hint("see what is there now with `spotter offers`")
             }
-            _ => made,
+            ProviderError::Refused {
+                operation,
+                status,
+                message,
+                ..
+            } => Self::new(format!("the market refused to {operation}"))
+                .because(format!("{message} (HTTP {status})")),
+            ProviderError::Unreachable { operation, message } => Self::new(format!(
+                "the market gave no usable answer when asked to {operation}"
+            ))
+            .because(message),
+            _ => plain,
         }
     }
 }

@@ -253,6 +253,8 @@ fn an_error_tells_what_is_still_rented() {
     // The market cannot be reached; the box of the interrupted run still costs its disk.
     let found = home.spotter_with(&["plan"], &[("VAST_API_KEY", "k")]);
     let money = "money: instance 1234567 of run `flightmind` still costs $0.008/h\n";
+    let error = "error: the market gave no usable answer when asked to search offers\n";
+    assert!(found.contains(error), "{found}");
     assert!(found.contains(money), "{found}");
     check("ps_interrupted", &home.spotter(&["ps"]));
     check("ps_interrupted_json", &home.spotter(&["ps", "--json"]));
