@@ -160,21 +160,22 @@ async fn serve(home: &Home) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The container is ending: what fits into its grace is still saved.
+/// The container is ending: what fits into its grace is still saved, and the rest noted.
 async fn last_backup(core: &Core) {
+    let Some(running) = core.backup() else { return };
     info!(
         "SIGTERM: saving what fits into {} s",
         FINAL_BACKUP_LIMIT.as_secs()
     );
     // The bound holds even where the backup itself should hang.
-    if time::timeout(
-        FINAL_BACKUP_LIMIT + Duration::from_secs(1),
-        core.backup_now(FINAL_BACKUP_LIMIT, false),
-    )
-    .await
-    .is_err()
-    {
-        warn!("the last backup did not end in time");
+    let limit = FINAL_BACKUP_LIMIT + Duration::from_secs(1);
+    match time::timeout(limit, running.backup.flush(FINAL_BACKUP_LIMIT)).await {
+        Ok(flushed) => info!(
+            committed = flushed.committed.len(),
+            unsaved = flushed.unsaved,
+            "the last backup is done"
+        ),
+        Err(_) => warn!("the last backup did not end in time"),
     }
 }
 

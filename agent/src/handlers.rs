@@ -15,7 +15,7 @@ use crate::{
     convert,
     daemon::{backup::RunningBackup, core::Core},
     files, now_us, preflight,
-    sessions::{NewSession, Session},
+    sessions::{NewSession, Session, SessionState},
 };
 
 /// Longest wait that a caller may ask for.
@@ -72,10 +72,14 @@ impl Handlers {
 
     async fn sessions(&self) -> Result<Vec<v1::Session>, Status> {
         let sessions = self.blocking(|core| core.sessions.list()).await?;
-        let windows = if sessions.is_empty() {
-            Vec::new()
-        } else {
+        // Only what runs has a window, and asking costs a process.
+        let shown = sessions
+            .iter()
+            .any(|session| session.state == SessionState::Running && session.spec.tmux);
+        let windows = if shown {
             self.core.sessions.windows().await
+        } else {
+            Vec::new()
         };
         Ok(sessions
             .into_iter()

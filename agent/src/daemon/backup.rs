@@ -101,11 +101,12 @@ impl RunningBackup {
         let stop = CancellationToken::new();
         let period = period(plan.every_s);
         let looping = backup_loop(backup.clone(), period, stop.clone());
-        let daemon_stops = core.stop.clone();
+        let (replaced, daemon_stops) = (stop.clone(), core.stop.clone());
         core.tasks.spawn(async move {
+            // A round is dropped in mid-air too: what it did is in its journal, and whoever comes next goes on there.
             tokio::select! {
                 () = looping => {}
-                // What a round did is in its journal; the next daemon goes on there.
+                () = replaced.cancelled() => {}
                 () = daemon_stops.cancelled() => {}
             }
         });

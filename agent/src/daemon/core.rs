@@ -25,7 +25,6 @@ use super::{
     training::{self, TRAINING_SESSION},
 };
 use crate::{
-    checkpoints::BackupState,
     config::Home,
     events::EventSink,
     files,
@@ -197,12 +196,6 @@ impl Core {
     /// The backup, if one is configured.
     pub fn backup(&self) -> Option<RunningBackup> {
         lock(&self.backup).clone()
-    }
-
-    /// See [`crate::checkpoints::Backup::backup_now`]; `None` without a backup.
-    pub async fn backup_now(&self, deadline: Duration, final_: bool) -> Option<BackupState> {
-        let running = self.backup()?;
-        Some(running.backup.backup_now(deadline, final_).await)
     }
 
     /// New bucket keys: what waits for them goes on at once.

@@ -4,13 +4,8 @@
 use std::{future::Future, sync::Arc};
 
 use spotter_proto::v1;
-use tokio::{
-    runtime::Handle,
-    sync::{broadcast::error::RecvError, mpsc, watch},
-    task::spawn_blocking,
-};
+use tokio::sync::{broadcast::error::RecvError, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{Answers, refusal::to_status};
@@ -165,20 +160,13 @@ pub fn restore(
 ) -> Answers<v1::RestoreProgress> {
     spawn(core, move |queue| async move {
         let (told, mut heard) = watch::channel((0, 0));
-        let given_up = CancellationToken::new();
+        let mut progress = move |done, all| _ = told.send_replace((done, all));
         // Given up with the stream: the next call goes on with what is on the disk.
-        let _on_return = given_up.clone().drop_guard();
-        let runtime = Handle::current();
-        // On a thread of its own, because hashing and writing a checkpoint keep one busy for minutes.
-        let mut restoring = spawn_blocking(move || {
-            let mut progress = move |done, all| _ = told.send_replace((done, all));
-            runtime.block_on(
-                given_up.run_until_cancelled(running.backup.restore(id.as_deref(), &mut progress)),
-            )
-        });
+        let restoring = running.backup.restore(id.as_deref(), &mut progress);
+        tokio::pin!(restoring);
         let outcome = loop {
             tokio::select! {
-                outcome = &mut restoring => break outcome.map_err(broken)?,
+                outcome = &mut restoring => break outcome,
                 Ok(()) = heard.changed() => {
                     // Only the newest figure matters: a slow caller sees fewer of them.
                     let (done_bytes, total_bytes) = *heard.borrow_and_update();
@@ -188,9 +176,6 @@ pub fn restore(
                     }
                 }
             }
-        };
-        let Some(outcome) = outcome else {
-            return Err(Over::Left);
         };
         let restored = outcome.map_err(to_status)?;
         let (done_bytes, total_bytes) = *heard.borrow();

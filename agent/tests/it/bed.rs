@@ -393,7 +393,11 @@ impl Drop for Bed {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        eprintln!("left behind: {:?}", self.own_processes());
+        assert!(
+            std::thread::panicking(),
+            "left behind: {:?}",
+            self.own_processes()
+        );
     }
 }
 
