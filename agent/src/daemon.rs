@@ -49,8 +49,6 @@ use crate::{
 
 /// A shim that looks whether we live, or a predecessor that is ending, may hold the lock for a moment.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
-/// A container's end leaves 10 s between SIGTERM and SIGKILL; the rest is for the goodbye.
-const FINAL_BACKUP_LIMIT: Duration = Duration::from_secs(8);
 /// How long open calls and tasks may take to end.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(4);
 /// How often the journal retries what a full disk refused.
@@ -141,8 +139,8 @@ async fn serve(home: &Home) -> anyhow::Result<()> {
 
     tokio::select! {
         () = core.stop.cancelled() => info!("told to stop"),
-        _ = terminate.recv() => last_backup(&core).await,
-        _ = interrupt.recv() => last_backup(&core).await,
+        _ = terminate.recv() => goodbye::say(&core).await,
+        _ = interrupt.recv() => goodbye::say(&core).await,
     }
 
     core.stop.cancel();
@@ -158,25 +156,6 @@ async fn serve(home: &Home) -> anyhow::Result<()> {
     core.wipe_if_asked().await?;
     info!("the daemon has ended");
     Ok(())
-}
-
-/// The container is ending: what fits into its grace is still saved, and the rest noted.
-async fn last_backup(core: &Core) {
-    let Some(running) = core.backup() else { return };
-    info!(
-        "SIGTERM: saving what fits into {} s",
-        FINAL_BACKUP_LIMIT.as_secs()
-    );
-    // The bound holds even where the backup itself should hang.
-    let limit = FINAL_BACKUP_LIMIT + Duration::from_secs(1);
-    match time::timeout(limit, running.backup.flush(FINAL_BACKUP_LIMIT)).await {
-        Ok(flushed) => info!(
-            committed = flushed.committed.len(),
-            unsaved = flushed.unsaved,
-            "the last backup is done"
-        ),
-        Err(_) => warn!("the last backup did not end in time"),
-    }
 }
 
 /// Our socket, for our user only. A stale one is ours to remove: we hold the lock.

@@ -99,8 +99,7 @@ impl RunningBackup {
         };
         let backup = Backup::new(options, bucket.clone(), core.journal.clone())?;
         let stop = CancellationToken::new();
-        let period = period(plan.every_s);
-        let looping = backup_loop(backup.clone(), period, stop.clone());
+        let looping = backup_loop(backup.clone(), LOOK, stop.clone());
         let (replaced, daemon_stops) = (stop.clone(), core.stop.clone());
         core.tasks.spawn(async move {
             // A round is dropped in mid-air too: what it did is in its journal, and whoever comes next goes on there.
@@ -153,11 +152,6 @@ impl RunningBackup {
         }
         deleted.map_err(said)
     }
-}
-
-/// Often enough that a tenth of the interval at most is spent on not having looked.
-fn period(every_s: u32) -> Duration {
-    (Duration::from_secs(every_s.into()) / 10).clamp(SHORTEST_PERIOD, LONGEST_PERIOD)
 }
 
 #[cfg(test)]

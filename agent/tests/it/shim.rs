@@ -126,6 +126,77 @@ fn an_end_is_recorded_on_a_full_disk() {
     assert!(dropped > 1_000_000 && written > 500_000, "{end}");
 }
 
+/// A memory cgroup of its own, version 1 or 2; gone when dropped. `None` where this user or kernel gives none.
+struct MemoryCgroup(std::path::PathBuf);
+
+impl MemoryCgroup {
+    fn new(limit: &str) -> Option<Self> {
+        let name = format!("spotter-test-{}", std::process::id());
+        for (root, file) in [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ] {
+            let group = std::path::Path::new(root).join(&name);
+            if fs::create_dir(&group).is_err() {
+                continue;
+            }
+            let group = Self(group);
+            if fs::write(group.0.join(file), limit).is_ok() {
+                // Where there is swap, it must not save the victim.
+                let _no_swap = fs::write(group.0.join("memory.swap.max"), "0");
+                return Some(group);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for MemoryCgroup {
+    fn drop(&mut self) {
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_command_that_the_kernel_killed_for_its_memory_is_called_oom() {
+    let Some(cgroup) = MemoryCgroup::new("64M") else {
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "SKIPPED a_command_that_the_kernel_killed_for_its_memory_is_called_oom: no memory cgroup can be made here").unwrap();
+        return;
+    };
+    let bed = Bed::new(Window::None);
+    let _lock = hold_daemon_lock(&bed);
+    // `tail` keeps a line without an end in memory. Alone, and below a shell that reports 137.
+    for (name, command) in [
+        ("alone", "exec tail -n 1 /dev/zero"),
+        ("below", "tail -n 1 /dev/zero; exit $?"),
+    ] {
+        let dir = bed.session_dir(name);
+        fs::create_dir_all(&dir).unwrap();
+        let script =
+            r#"echo $$ > "$1/cgroup.procs" && exec "$2" --home "$3" shim "$4" -- bash -c "$5""#;
+        let output = Command::new("bash")
+            .args(["-c", script, "bash"])
+            .arg(&cgroup.0)
+            .arg(AGENT)
+            .arg(bed.home())
+            .arg(&dir)
+            .arg(command)
+            .env("HOME", bed.user_home())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(137), "{output:?}");
+        let end = bed.record(name, "end.json");
+        assert_eq!(end["reason"], "oom", "{end}");
+        assert!(end["oom_kills"].as_u64().unwrap() > 0, "{end}");
+    }
+}
+
 #[test]
 fn what_is_typed_into_the_window_reaches_the_command() {
     let bed = Bed::new(Window::None);

@@ -1,0 +1,101 @@
+//! The container is ending: the last checkpoint and the last lines of the log go to the bucket, as far as the grace allows.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use spotter_bucket::Layout;
+use tokio::time::{self, Instant};
+use tracing::{info, warn};
+
+use super::{backup::RunningBackup, core::Core};
+use crate::{chain, logs::generations::Position, sessions::Session};
+
+/// A container's end leaves 10 s between SIGTERM and SIGKILL; the rest is for the goodbye.
+const LIMIT: Duration = Duration::from_secs(8);
+/// The training was told at the same moment, and often writes a checkpoint then: it is waited for this long.
+const TRAINING_ENDS: Duration = Duration::from_secs(4);
+/// Most of a log that is left behind: what a watcher read before need not go again, and a slow uplink has seconds.
+const LOG_BYTES: u64 = 8 << 20;
+
+/// Saves what fits; the rest is noted in the backup's journal.
+pub async fn say(core: &Arc<Core>) {
+    let Some(running) = core.backup() else { return };
+    info!("SIGTERM: saving what fits into {} s", LIMIT.as_secs());
+    let until = Instant::now() + LIMIT;
+    // What is whole already does not wait for what is still being written.
+    let first = running.backup.round();
+    let training = async {
+        let patience = Instant::now() + TRAINING_ENDS;
+        while Instant::now() < patience && core.is_busy().unwrap_or(false) {
+            time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        // Both: the training's end is what the second look waits for.
+        _ = async { tokio::join!(first, training) } => {}
+        () = time::sleep(TRAINING_ENDS) => {}
+    }
+    leave_logs(core, &running).await;
+    let left = until.saturating_duration_since(Instant::now());
+    // The bound holds even where the backup itself should hang.
+    match time::timeout(left + Duration::from_secs(1), running.backup.flush(left)).await {
+        Ok(flushed) => {
+            info!(committed = flushed.committed.len(), unsaved = flushed.unsaved, "the last backup is done");
+        }
+        Err(_) => warn!("the last backup did not end in time"),
+    }
+}
+
+/// The box may never be asked again: the ends of its logs go where the controller finds them.
+async fn leave_logs(core: &Arc<Core>, running: &RunningBackup) {
+    let Some(run) = core.run() else { return };
+    let layout = match Layout::new(&running.plan.target.prefix, &run.run) {
+        Ok(layout) => layout,
+        Err(err) => {
+            warn!(error = %chain(&err), "the logs were not left in the bucket");
+            return;
+        }
+    };
+    for session in core.sessions.list().unwrap_or_default() {
+        if let Err(why) = leave_log(core, running, &layout, run.attempt, &session).await {
+            warn!(session = session.name, why, "its log was not left in the bucket");
+        }
+    }
+}
+
+async fn leave_log(
+    core: &Arc<Core>,
+    running: &RunningBackup,
+    layout: &Layout,
+    attempt: u32,
+    session: &Session,
+) -> Result<(), String> {
+    let dir = core.sessions.dir(&session.name).map_err(|err| chain(&err))?;
+    let read = core.blocking(move |core| -> Result<(Position, Vec<u8>), String> {
+        let log = core.logs.of_session(&dir).map_err(|err| err.to_string())?;
+        let start = log.tail(LOG_BYTES).map_err(|err| chain(&err))?;
+        let (mut at, mut data) = (start, Vec::new());
+        loop {
+            let chunk = log.read(at).map_err(|err| chain(&err))?;
+            // A piece is of one generation; what follows a truncation in this very moment is not there yet.
+            if chunk.data.is_empty() || chunk.position != at {
+                return Ok((start, data));
+            }
+            at = chunk.next();
+            data.extend_from_slice(&chunk.data);
+        }
+    });
+    let (start, data) = read.await.map_err(|err| err.to_string())??;
+    if data.is_empty() {
+        return Ok(());
+    }
+    let key = layout
+        .log_key(attempt, &session.name, start.generation, start.offset)
+        .map_err(|err| chain(&err))?;
+    let put = time::timeout(TRAINING_ENDS, running.bucket.put(&key, Bytes::from(data))).await;
+    match put {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(err)) => Err(chain(&err)),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
