@@ -83,9 +83,17 @@ use_zig
 # The caller's flags would change the fingerprints, or the linking.
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET CARGO_TARGET_DIR CARGO_BUILD_RUSTFLAGS RUSTC_WRAPPER
 
-# With panic=abort nothing unwinds, and a stripped program has no names to print in a backtrace: the tables would be half a
-# megabyte of nothing.
-agent_flags="-C force-unwind-tables=no"
+# With panic=abort nothing unwinds, and a stripped program has no names to print in a backtrace: the tables would be 0.7 MB
+# of nothing. rustc's own switch for them has no effect under fat LTO (the prebuilt std brings debug information along,
+# and that brings tables for everything), so the linker drops them. A panic still names its file and line.
+mkdir -p "$target_dir"
+tables=$(realpath "$target_dir")/no-unwind-tables.ld
+cat >"$tables.new" <<'END'
+SECTIONS { /DISCARD/ : { *(.eh_frame) *(.eh_frame_hdr) *(.gcc_except_table*) } } INSERT AFTER .text;
+END
+if cmp -s "$tables.new" "$tables"; then rm "$tables.new"; else mv "$tables.new" "$tables"; fi
+flags="-C link-arg=-Wl,-T,$tables"
+agent_flags=$flags
 agent_args=()
 agent_env=()
 case $mode in
@@ -93,7 +101,7 @@ case $mode in
     src | distro)
         # cargo needs the nightly flag; zig brings its own C runtime, so rustc must not look for one beside its std.
         agent_args=(-Zbuild-std=std,panic_abort)
-        agent_flags="$agent_flags -C link-self-contained=no"
+        agent_flags="$flags -C link-self-contained=no"
         agent_env=(RUSTC_BOOTSTRAP=1)
         if [ "$mode" = distro ]; then agent_env+=(RUSTC=/usr/bin/rustc CARGO=/usr/bin/cargo); fi
         ;;
@@ -104,7 +112,7 @@ say "mode $mode, $(rustc --version 2>/dev/null || /usr/bin/rustc --version), tar
 # The glibc target's std comes with every toolchain on this architecture; the distribution's own serves where rustup's
 # compiler is missing.
 say "building the probe for glibc $glibc"
-zigbuild -p nvml-probe --bin nvml-probe --target "$probe_target.$glibc"
+RUSTFLAGS=$flags zigbuild -p nvml-probe --bin nvml-probe --target "$probe_target.$glibc"
 probe=$(realpath "$target_dir/$probe_target/agent/nvml-probe")
 
 say "building the agent"

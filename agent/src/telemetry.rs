@@ -103,11 +103,11 @@ pub struct TelemetryConfig {
 }
 
 impl TelemetryConfig {
-    /// 1 Hz, and the probe's own defaults for this home directory.
-    pub fn new(home: &Path) -> Self {
+    /// 1 Hz, and the probe's own defaults; `dir` is the agent's own directory, `~/.spotter`.
+    pub fn new(dir: &Path) -> Self {
         Self {
             interval: Duration::from_secs(1),
-            probe: ProbeConfig::new(home),
+            probe: ProbeConfig::new(dir),
         }
     }
 }
@@ -122,17 +122,17 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Starts sampling with the defaults. `home` is the user's home directory: the probe is kept in `<home>/.spotter` and
-    /// finds NVML by the container's environment. `workdir` is the directory whose file system is watched.
+    /// Starts sampling with the defaults. `dir` is the agent's own directory, `~/.spotter`: the probe is kept there and finds
+    /// NVML by its `container.env`. `workdir` is the directory whose file system is watched.
     ///
     /// Must be called inside a tokio runtime.
     pub fn start(
-        home: &Path,
+        dir: &Path,
         workdir: PathBuf,
         events: Arc<dyn EventSink>,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        Self::start_with(TelemetryConfig::new(home), workdir, events, stop)
+        Self::start_with(TelemetryConfig::new(dir), workdir, events, stop)
     }
 
     /// Like [`Telemetry::start`], with every choice in the caller's hand.
@@ -191,7 +191,7 @@ impl Telemetry {
         self.subscribers.subscribe()
     }
 
-    /// Why there is no GPU telemetry, or no complete one; empty when every GPU is read.
+    /// Why there is no GPU telemetry, or no complete one; empty when every GPU is read, and until the probe had its chance.
     pub fn gpu_problem(&self) -> String {
         self.gpus.problem()
     }

@@ -61,11 +61,6 @@ impl Elf<'_> {
         u64::from_le_bytes(whole)
     }
 
-    /// The section table is the last thing in a file that a linker wrote.
-    fn length(&self) -> usize {
-        (self.number(0x28, 8) + self.number(0x3a, 2) * self.number(0x3c, 2)) as usize
-    }
-
     fn has_interpreter(&self) -> bool {
         let (table, size, count) = (
             self.number(0x20, 8),
@@ -74,18 +69,6 @@ impl Elf<'_> {
         );
         (0..count).any(|entry| self.number((table + entry * size) as usize, 4) == Self::INTERPRETER)
     }
-}
-
-/// The program inside a program: the next ELF header that describes a whole file with an interpreter.
-fn embedded(agent: &[u8]) -> Option<&[u8]> {
-    let starts = (1..agent.len()).filter(|at| agent[*at..].starts_with(&Elf::MAGIC));
-    let programs = starts.filter_map(|at| {
-        let rest = &agent[at..];
-        let length = (rest.len() > 64).then(|| Elf(rest).length())?;
-        rest.get(..length)
-            .filter(|program| length > 4096 && Elf(program).has_interpreter())
-    });
-    programs.into_iter().next()
 }
 
 /// The newest glibc whose symbols a program asks for.
@@ -126,20 +109,6 @@ fn the_agent_is_static_and_small() {
         agent.len() <= SIZE_LIMIT_BYTES,
         "{} bytes are over the limit of {SIZE_LIMIT_BYTES}",
         agent.len()
-    );
-}
-
-#[test]
-fn the_probe_inside_loads_on_a_glibc_of_2012() {
-    let Some(path) = static_agent() else { return };
-    let agent = fs::read(&path).unwrap();
-    let probe = embedded(&agent).expect("the static agent has a probe inside");
-    let glibc = newest_glibc(probe).expect("the probe is linked against glibc");
-    assert!(
-        glibc <= OLDEST_GLIBC,
-        "the probe needs glibc {}.{}",
-        glibc.0,
-        glibc.1
     );
 }
 
@@ -208,7 +177,7 @@ fn until(what: &str, done: impl Fn() -> bool) {
 }
 
 #[test]
-fn the_static_daemon_unpacks_and_runs_its_probe_which_dies_with_it() {
+fn the_daemon_unpacks_a_probe_for_old_images_and_runs_it_and_it_dies_with_the_daemon() {
     let Some(path) = static_agent() else { return };
     let library = env::current_exe()
         .unwrap()
@@ -251,6 +220,14 @@ fn the_static_daemon_unpacks_and_runs_its_probe_which_dies_with_it() {
     };
     until("the probe's unpacking", || probe().is_some());
     let probe = probe().unwrap();
+    let glibc =
+        newest_glibc(&fs::read(&probe).unwrap()).expect("the probe is linked against glibc");
+    assert!(
+        glibc <= OLDEST_GLIBC,
+        "the probe needs glibc {}.{}",
+        glibc.0,
+        glibc.1
+    );
     until("the probe's start", || running(&probe) == 1);
 
     drop(agent);

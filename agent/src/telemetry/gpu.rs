@@ -15,9 +15,6 @@ use crate::events::EventSink;
 /// Intervals after which a reading is no longer the present: two late ones are forgiven.
 const FRESH_INTERVALS: u32 = 4;
 
-/// The problem before the first reading; its end is no news.
-const NOT_YET: &str = "the NVML probe has not answered yet";
-
 /// What is known about the GPUs at this moment.
 pub struct GpuBoard {
     state: Mutex<State>,
@@ -36,10 +33,7 @@ struct State {
 impl GpuBoard {
     /// An empty board; readings stay valid for a few `interval`s.
     pub fn new(events: Arc<dyn EventSink>, interval: Duration) -> Self {
-        let state = Mutex::new(State {
-            problem: NOT_YET.to_owned(),
-            ..State::default()
-        });
+        let state = Mutex::new(State::default());
         // Below a second the scheduler of a busy box would make readings flicker.
         let fresh = (interval * FRESH_INTERVALS).max(Duration::from_secs(4));
         Self {
@@ -76,22 +70,19 @@ impl GpuBoard {
 
     /// States the problem; an event is recorded when it is a new one, or the last one is over.
     pub fn set_problem(&self, problem: &str) {
-        let before = {
+        {
             let mut state = self.lock();
             if state.problem == problem {
                 return;
             }
-            std::mem::replace(&mut state.problem, problem.to_owned())
-        };
-        // Not under the lock: recording an event may wait for the disk.
-        let started_well = problem.is_empty() && before == NOT_YET;
-        if !started_well {
-            let detail = json!({ "problem": problem, "resolved": problem.is_empty() });
-            self.events.event("gpu.problem", detail);
+            problem.clone_into(&mut state.problem);
         }
+        // Not under the lock: recording an event may wait for the disk.
+        let detail = json!({ "problem": problem, "resolved": problem.is_empty() });
+        self.events.event("gpu.problem", detail);
     }
 
-    /// Why there is no reading, or not of every GPU; empty when all is well.
+    /// Why there is no reading, or not of every GPU; empty when all is well, and until the probe had its chance.
     pub fn problem(&self) -> String {
         let state = self.lock();
         match &state.reading {

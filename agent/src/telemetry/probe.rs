@@ -35,7 +35,7 @@ const MAX_ENVIRONMENT_BYTES: u64 = 8 << 20;
 pub struct ProbeConfig {
     /// Program to run; `None`: the embedded one, or one named `nvml-probe` beside the agent.
     pub program: Option<PathBuf>,
-    /// Where the image is kept: `<home>/.spotter`.
+    /// Where the image is kept.
     pub dir: PathBuf,
     /// The container's environment, NUL-separated; /proc/1/environ where the file is missing. ssh shells lack it, and with
     /// it the library path that container toolkits set.
@@ -51,13 +51,12 @@ pub struct ProbeConfig {
 }
 
 impl ProbeConfig {
-    /// What a box needs.
-    pub fn new(home: &Path) -> Self {
-        let dir = home.join(".spotter");
+    /// What a box needs; `dir` is the agent's own directory, `~/.spotter`.
+    pub fn new(dir: &Path) -> Self {
         Self {
             program: None,
             environment_file: dir.join("container.env"),
-            dir,
+            dir: dir.to_owned(),
             first_frame: Duration::from_secs(60),
             next_frame: Duration::from_secs(15),
             shortest_backoff: Duration::from_millis(500),

@@ -160,7 +160,10 @@ fn contains(text: &[u8], word: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn check(line: &str, expected: Option<(Option<u64>, Option<u64>, Option<f64>, &str)>) {
+    /// Step, total, seconds per step, rest of the line.
+    type Parts<'a> = (Option<u64>, Option<u64>, Option<f64>, &'a str);
+
+    fn check(line: &str, expected: Option<Parts<'_>>) {
         let got = Bars::default().read(line.as_bytes()).map(|(record, rest)| {
             (
                 record.step,

@@ -11,13 +11,17 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 
+use miniz_oxide::inflate::decompress_to_vec_with_limit;
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::ProbeConfig;
 
-/// The probe for glibc 2.17 and later; empty in a plain cargo build.
-static EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nvml-probe.bin"));
+/// The probe for glibc 2.17 and later, deflated; of no bytes in a plain cargo build.
+static EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nvml-probe.deflate"));
+
+/// Size of the probe, bytes, in decimal digits.
+const EMBEDDED_BYTES: &str = env!("SPOTTER_PROBE_BYTES");
 
 /// Tells one embedded probe from another.
 const TAG: &str = env!("SPOTTER_PROBE_TAG");
@@ -94,7 +98,7 @@ pub fn places(config: &ProbeConfig) -> Vec<Place> {
     if let Some(program) = &config.program {
         return vec![Place::Program(program.clone())];
     }
-    if EMBEDDED.is_empty() {
+    if embedded_bytes() == 0 {
         let beside = std::env::current_exe()
             .ok()
             .and_then(|own| Some(own.parent()?.join("nvml-probe")));
@@ -121,25 +125,47 @@ impl Place {
     pub fn image(&self) -> io::Result<Image> {
         match self {
             Self::Program(path) => Ok(Image::File(path.clone())),
-            Self::Kept(dir) => keep(dir, TAG, EMBEDDED).map(Image::File),
-            Self::Memory => in_memory(EMBEDDED).map(Image::Memory),
-            Self::Passing(dir) => pass(dir, EMBEDDED),
+            Self::Kept(dir) => keep(dir, TAG, embedded_bytes(), unpack).map(Image::File),
+            Self::Memory => in_memory(&unpack()?).map(Image::Memory),
+            Self::Passing(dir) => pass(dir, &unpack()?),
         }
     }
 }
 
+fn embedded_bytes() -> usize {
+    EMBEDDED_BYTES
+        .parse()
+        .expect("the build script writes a number")
+}
+
+fn unpack() -> io::Result<Vec<u8>> {
+    let damaged = |err| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("the embedded probe is damaged: {err}"),
+        )
+    };
+    decompress_to_vec_with_limit(EMBEDDED, embedded_bytes()).map_err(damaged)
+}
+
 /// Writes the program aside, syncs and renames it, so that what has the name is whole; a file that is there stays.
-fn keep(dir: &Path, tag: &str, program: &[u8]) -> io::Result<PathBuf> {
+fn keep(
+    dir: &Path,
+    tag: &str,
+    length: usize,
+    program: impl FnOnce() -> io::Result<Vec<u8>>,
+) -> io::Result<PathBuf> {
     let path = dir.join(format!("nvml-probe-{tag}"));
     if fs::symlink_metadata(&path)
-        .is_ok_and(|found| found.is_file() && found.len() == program.len() as u64)
+        .is_ok_and(|found| found.is_file() && found.len() == length as u64)
     {
         return Ok(path);
     }
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     remove_older(dir);
     let aside = dir.join(format!(".nvml-probe-{tag}.{}", process::id()));
-    let written = write_program(&aside, program).and_then(|()| fs::rename(&aside, &path));
+    let program = program()?;
+    let written = write_program(&aside, &program).and_then(|()| fs::rename(&aside, &path));
     if let Err(err) = written {
         // Half a program is worth nothing; the first error is the one to tell.
         let _ = fs::remove_file(&aside);
@@ -223,8 +249,8 @@ mod tests {
     fn a_kept_program_is_whole_private_and_replaces_older_ones() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join(".spotter");
-        let old = keep(&dir, "old", b"older").unwrap();
-        let path = keep(&dir, "new", SCRIPT).unwrap();
+        let old = keep(&dir, "old", 5, || Ok(b"older".to_vec())).unwrap();
+        let path = keep(&dir, "new", SCRIPT.len(), || Ok(SCRIPT.to_vec())).unwrap();
         assert!(!old.exists());
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
@@ -232,7 +258,10 @@ mod tests {
         );
         assert_eq!(exit_code(&path), Some(7));
         let made = fs::metadata(&path).unwrap().modified().unwrap();
-        assert_eq!(keep(&dir, "new", SCRIPT).unwrap(), path);
+        assert_eq!(
+            keep(&dir, "new", SCRIPT.len(), || Ok(SCRIPT.to_vec())).unwrap(),
+            path
+        );
         assert_eq!(
             fs::metadata(&path).unwrap().modified().unwrap(),
             made,
@@ -249,7 +278,10 @@ mod tests {
     fn a_damaged_program_is_replaced() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("nvml-probe-x"), b"half").unwrap();
-        assert_eq!(exit_code(&keep(root.path(), "x", SCRIPT).unwrap()), Some(7));
+        assert_eq!(
+            exit_code(&keep(root.path(), "x", SCRIPT.len(), || Ok(SCRIPT.to_vec())).unwrap()),
+            Some(7)
+        );
     }
 
     #[test]
