@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod core;
 pub mod dead_man;
+pub mod goodbye;
 pub mod log_file;
 pub mod run_file;
 pub mod training;

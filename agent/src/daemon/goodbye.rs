@@ -8,7 +8,7 @@ use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
 use super::{backup::RunningBackup, core::Core};
-use crate::{chain, logs::generations::Position, sessions::Session};
+use crate::{chain, logs::Position, sessions::record::Session};
 
 /// A container's end leaves 10 s between SIGTERM and SIGKILL; the rest is for the goodbye.
 const LIMIT: Duration = Duration::from_secs(8);

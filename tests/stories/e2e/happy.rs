@@ -20,7 +20,7 @@ fn happy_path(world: &World) {
 
     let offers = world.ok(&["offers", "--gpus", "RTX 4090:1", "--interruptible", "--json"]);
     let offers: serde_json::Value = serde_json::from_str(&offers.stdout).unwrap();
-    assert!(!offers.as_array().unwrap().is_empty(), "{offers}");
+    assert!(!offers["offers"].as_array().unwrap().is_empty(), "{offers}");
     world.ok(&["plan", "happy.yaml"]);
     assert!(world.alive().is_empty(), "a plan spends nothing");
 

@@ -52,7 +52,9 @@ fn a_bucket_in_trouble_delays_a_commit_and_never_doubles_it() {
         world.training(&Training::interruptible("bucket", 120));
         world.ok(&["run", "bucket.yaml", "--detach"]);
         world.until_step("bucket", 1, 15);
-        world.ctl(&["s3", r#"{"fail": {"operation": "*", "times": 25, "fault": {"error": {"status": 503}}}}"#]);
+        // An outage of some seconds, and then the answer to a Complete or a PUT of a commit is lost.
+        world.ctl(&["s3", r#"{"inject": [{"operation": "*", "count": 12, "fault": "slow_down"},
+            {"operation": "PutObject", "path": "commits/", "after": 1, "count": 1, "fault": "lose_answer"}]}"#]);
 
         let said = world.ok(&["wait", "bucket"]);
 

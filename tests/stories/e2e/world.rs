@@ -65,16 +65,15 @@ fn skip(why: &str) {
 fn programs() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
-        let names = ["spotter", "spotter-sim", "nvml-probe", "libfake_nvml.so", "spotter-agent"];
-        let from: Vec<PathBuf> = names.iter().map(|name| stories::program(name)).collect();
+        let names = ["spotter", "spotter-sim", "libfake_nvml.so", "spotter-agent"];
+        let mut from: Vec<PathBuf> = names[..3].iter().map(|name| stories::program(name)).collect();
+        from.push(stories::agent());
         // The name follows from what is in it, so that tests in parallel share one folder and never see half of it.
         let mut stamp = blake3::Hasher::new();
         for path in &from {
             let metadata = fs::metadata(path).unwrap();
             stamp.update(format!("{path:?} {} {:?}", metadata.len(), metadata.modified().unwrap()).as_bytes());
         }
-        let agent = std::env::var_os("SPOTTER_STATIC_AGENT").map(PathBuf::from);
-        stamp.update(format!("{agent:?}").as_bytes());
         let dir = std::env::temp_dir().join(format!("sp-programs-{}", &stamp.finalize().to_hex()[..12]));
         if dir.exists() {
             return dir;
@@ -84,14 +83,12 @@ fn programs() -> &'static Path {
         fs::create_dir(&aside).unwrap();
         for (name, path) in names.iter().zip(&from) {
             let to = aside.join(name);
-            match (&agent, *name) {
-                (Some(agent), "spotter-agent") => drop(fs::copy(agent, &to).unwrap()),
+            if *name == "spotter-agent" {
                 // A debug build has a hundred megabytes of symbols, and every box gets a copy.
-                (None, "spotter-agent") => {
-                    let status = Command::new("strip").arg("-o").arg(&to).arg(path).status().unwrap();
-                    assert!(status.success(), "strip (of binutils) works");
-                }
-                _ => drop(fs::copy(path, &to).unwrap()),
+                let status = Command::new("strip").arg("-o").arg(&to).arg(path).status().unwrap();
+                assert!(status.success(), "strip (of binutils) works");
+            } else {
+                fs::copy(path, &to).unwrap();
             }
             fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -311,7 +308,7 @@ impl World {
 }
 
 fn is_gone(row: &Value) -> bool {
-    !row["destroyed_s"].is_null() || row["cur_state"] == "unloaded"
+    !row["destroyed_ms"].is_null()
 }
 
 impl Drop for World {

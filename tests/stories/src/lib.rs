@@ -32,12 +32,35 @@ pub fn build_programs() {
         let status = Command::new(cargo)
             .current_dir(workspace())
             .args(["build", "--quiet", "--features", "spotter/faults"])
-            .args(["-p", "spotter", "-p", "spotter-agent", "-p", "nvml-probe", "-p", "fake-nvml", "-p", "spotter-sim"])
+            .args(["-p", "spotter", "-p", "nvml-probe", "-p", "fake-nvml", "-p", "spotter-sim"])
             .env_remove("SPOTTER_DIE_AT")
             .status()
             .expect("cargo can be started");
         assert!(status.success(), "the programs that the stories start do not build");
+        // An agent that carries its probe, in a folder of its own: elsewhere it would be built anew at every change of mind.
+        let status = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+            .current_dir(workspace())
+            .args(["build", "--quiet", "-p", "spotter-agent", "--target-dir"])
+            .arg(agent_target_dir())
+            .env("SPOTTER_PROBE_BIN", program_dir().join("nvml-probe"))
+            .status()
+            .expect("cargo can be started");
+        assert!(status.success(), "the agent does not build with its probe");
     });
+}
+
+fn agent_target_dir() -> PathBuf {
+    let target = program_dir();
+    target.parent().expect("programs lie below the target directory").join("agent-with-probe")
+}
+
+/// The agent as a box gets it: the static one that `SPOTTER_STATIC_AGENT` names, else one for this machine.
+pub fn agent() -> PathBuf {
+    if let Some(path) = std::env::var_os("SPOTTER_STATIC_AGENT") {
+        return workspace().join(path);
+    }
+    build_programs();
+    agent_target_dir().join("debug/spotter-agent")
 }
 
 /// A program of this workspace, built.
