@@ -470,10 +470,10 @@ fn every(text: &str) -> Result<std::time::Duration, String> {
 /// One minute: no host starts a container sooner.
 fn bring_up(text: &str) -> Result<std::time::Duration, String> {
     let bring_up = values::duration(text)?;
-    if bring_up.as_secs() >= 60 {
+    if bring_up.as_secs() >= 10 {
         Ok(bring_up)
     } else {
-        Err("the limit is at least 1m".to_owned())
+        Err("the limit is at least 10s".to_owned())
     }
 }
 

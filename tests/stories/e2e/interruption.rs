@@ -50,16 +50,16 @@ fn outbid(world: &World) {
 fn a_bucket_in_trouble_delays_a_commit_and_never_doubles_it() {
     on(Tier::One, |world| {
         world.training(&Training::interruptible("bucket", 120));
-        world.ok(&["run", "bucket.yaml", "--detach"]);
+        let mut watcher = world.background(&["run", "bucket.yaml"]);
         world.until_step("bucket", 1, 15);
         // An outage of some seconds, and then the answer to a Complete or a PUT of a commit is lost.
         world.ctl(&["s3", r#"{"inject": [{"operation": "*", "count": 12, "fault": "slow_down"},
             {"operation": "PutObject", "path": "commits/", "after": 1, "count": 1, "fault": "lose_answer"}]}"#]);
 
-        let said = world.ok(&["wait", "bucket"]);
+        assert_eq!(watcher.wait(), 0, "{}", watcher.text());
 
         let status = world.status("bucket");
-        assert_eq!(status["outcome"], "done", "{} {status}", said.out);
+        assert_eq!(status["outcome"], "done", "{status}");
         let checkpoints = world.ok(&["checkpoints", "bucket", "--json"]);
         let checkpoints: Vec<serde_json::Value> = serde_json::from_str(&checkpoints.stdout).unwrap();
         let mut steps: Vec<u64> = checkpoints.iter().map(|row| row["step"].as_u64().unwrap()).collect();

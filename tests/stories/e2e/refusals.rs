@@ -29,7 +29,7 @@ fn every_refusal_says_what_and_why_and_leaves_nothing_rented() {
         check(world, &world.say(&["run", "unknown.yaml"]), 2, &["unknown.yaml:", "chekpoints", "`checkpoints`"]);
         world.write("unsafe.yaml", &yaml.replace("  to: s3", "  # to: s3"));
         check(world, &world.say(&["run", "unsafe.yaml"]), 2, &["unsafe.yaml:", "checkpoints.to", "interruptible"]);
-        world.write("disk.yaml", &yaml.replace("disk: 20GB", "disk: 900TB"));
+        world.write("disk.yaml", &yaml.replace("disk: 20GB", "disk: 60TB"));
         check(world, &world.say(&["run", "disk.yaml"]), 1, &["no offer", "hint: "]);
         world.write("bid.yaml", &yaml.replace("rental: interruptible", "rental: interruptible, bid: {max: 0.001}"));
         check(world, &world.say(&["run", "bid.yaml", "--name", "bid"]), 1, &["resources.bid.max", "price to beat"]);

@@ -243,7 +243,7 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "bring_up: 30m",
             "bring_up: 5s",
-            "28:20: the limit is at least 1m",
+            "28:20: the limit is at least 10s",
         ),
         (
             "fetch: [checkpoints/final.pt, logs]",
