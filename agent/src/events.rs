@@ -16,6 +16,9 @@ pub struct RecordedEvents(pub Mutex<Vec<(String, Value)>>);
 
 impl EventSink for RecordedEvents {
     fn event(&self, kind: &str, detail: Value) {
-        self.0.lock().expect("no test panics while it holds this lock").push((kind.to_owned(), detail));
+        self.0
+            .lock()
+            .expect("no test panics while it holds this lock")
+            .push((kind.to_owned(), detail));
     }
 }

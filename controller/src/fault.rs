@@ -23,8 +23,12 @@ pub fn point(name: &str) {
     let full = format!("{name}#{nth}");
     if let Some(path) = std::env::var_os("SPOTTER_TRACE_POINTS") {
         let line = format!("{full}\n");
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the trace file of a test can be written");
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes()))
+            .expect("the trace file of a test can be written");
     }
     if std::env::var("SPOTTER_DIE_AT").is_ok_and(|at| at == full || at == name) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);

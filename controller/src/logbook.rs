@@ -31,7 +31,9 @@ pub struct LogCopy {
 impl Logbook {
     /// Copies live below `home`.
     pub fn new(home: &Path) -> Logbook {
-        Logbook { dir: home.join("logs") }
+        Logbook {
+            dir: home.join("logs"),
+        }
     }
 
     /// Where the bytes of a session's log are copied to.
@@ -43,14 +45,29 @@ impl Logbook {
     pub fn open(&self, run: &str, attempt: u32, session: &str) -> io::Result<LogCopy> {
         let path = self.path(run, attempt, session);
         let folder = path.parent().expect("a copy lies in the folder of its run");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let append = |path: &Path| OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
+        let append = |path: &Path| {
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .read(true)
+                .mode(0o600)
+                .open(path)
+        };
         let bytes = append(&path)?;
         let index_path = path.with_extension("index");
         let index = append(&index_path)?;
         let length = bytes.metadata()?.len();
         let at = position(&fs::read_to_string(&index_path)?, length);
-        Ok(LogCopy { bytes, index, length, at })
+        Ok(LogCopy {
+            bytes,
+            index,
+            length,
+            at,
+        })
     }
 }
 
@@ -58,17 +75,25 @@ impl Logbook {
 fn position(index: &str, length: u64) -> LogPosition {
     let last = index.lines().filter_map(entry).next_back();
     match last {
-        Some((generation, before, first)) => {
-            LogPosition { generation, offset: first + length.saturating_sub(before) }
-        }
-        None => LogPosition { generation: 0, offset: length },
+        Some((generation, before, first)) => LogPosition {
+            generation,
+            offset: first + length.saturating_sub(before),
+        },
+        None => LogPosition {
+            generation: 0,
+            offset: length,
+        },
     }
 }
 
 /// One line of the index; `None` for one that a crash cut short.
 fn entry(line: &str) -> Option<(u64, u64, u64)> {
     let mut numbers = line.split(' ').map(str::parse);
-    let entry = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+    let entry = (
+        numbers.next()?.ok()?,
+        numbers.next()?.ok()?,
+        numbers.next()?.ok()?,
+    );
     numbers.next().is_none().then_some(entry)
 }
 
@@ -81,13 +106,20 @@ impl LogCopy {
     /// Appends a piece. What is known already is left out, a gap is recorded by its position.
     pub fn append(&mut self, piece: &LogPiece) -> io::Result<()> {
         let mut data = piece.data.as_slice();
+        // An older generation was copied before this one began.
+        if piece.position.generation < self.at.generation {
+            return Ok(());
+        }
         let same = piece.position.generation == self.at.generation;
         if same && piece.position.offset < self.at.offset {
             let known = (self.at.offset - piece.position.offset).min(data.len() as u64) as usize;
             data = &data[known..];
         } else if piece.position != self.at {
             // Ends of lines on both sides: a line that a crash cut short must not swallow this one.
-            let line = format!("\n{} {} {}\n", piece.position.generation, self.length, piece.position.offset);
+            let line = format!(
+                "\n{} {} {}\n",
+                piece.position.generation, self.length, piece.position.offset
+            );
             self.index.write_all(line.as_bytes())?;
             self.index.sync_data()?;
             self.at = piece.position;
@@ -104,7 +136,12 @@ mod tests {
     use super::*;
 
     fn piece(generation: u64, offset: u64, data: &[u8]) -> LogPiece {
-        LogPiece { position: LogPosition { generation, offset }, data: data.to_vec(), gap_bytes: 0, end: false }
+        LogPiece {
+            position: LogPosition { generation, offset },
+            data: data.to_vec(),
+            gap_bytes: 0,
+            end: false,
+        }
     }
 
     #[test]
@@ -120,17 +157,45 @@ mod tests {
         ] {
             let mut copy = book.open("r", 1, "train").unwrap();
             copy.append(&piece).unwrap();
-            let expected = LogPosition { generation: next.0, offset: next.1 };
+            let expected = LogPosition {
+                generation: next.0,
+                offset: next.1,
+            };
             assert_eq!(copy.position(), expected);
-            assert_eq!(book.open("r", 1, "train").unwrap().position(), expected, "after reopening");
+            assert_eq!(
+                book.open("r", 1, "train").unwrap().position(),
+                expected,
+                "after reopening"
+            );
         }
-        assert_eq!(fs::read(book.path("r", 1, "train")).unwrap(), b"one two three five");
+        assert_eq!(
+            fs::read(book.path("r", 1, "train")).unwrap(),
+            b"one two three five"
+        );
     }
 
     #[test]
     fn an_index_that_a_crash_cut_short_is_read_up_to_its_last_whole_line() {
-        assert_eq!(position("", 7), LogPosition { generation: 0, offset: 7 });
-        assert_eq!(position("\n1 7 0\n\n2 9", 12), LogPosition { generation: 1, offset: 5 });
-        assert_eq!(position("\n1 7 0\n\n2 9\n2 12 0\n", 12), LogPosition { generation: 2, offset: 0 });
+        assert_eq!(
+            position("", 7),
+            LogPosition {
+                generation: 0,
+                offset: 7
+            }
+        );
+        assert_eq!(
+            position("\n1 7 0\n\n2 9", 12),
+            LogPosition {
+                generation: 1,
+                offset: 5
+            }
+        );
+        assert_eq!(
+            position("\n1 7 0\n\n2 9\n2 12 0\n", 12),
+            LogPosition {
+                generation: 2,
+                offset: 0
+            }
+        );
     }
 }

@@ -12,8 +12,9 @@ use spotter_bucket::{Bucket, Layout, S3Bucket, S3Options, Target, prove};
 
 use crate::{
     agent_client::{
-        AgentClient, AgentError, AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileList, LogPiece,
-        LogPosition, LogStart, PreflightReport, RestoreReport, SessionInfo, SessionRequest, Verdict,
+        AgentClient, AgentError, AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo,
+        FileList, LogPiece, LogPosition, LogStart, PreflightReport, RestoreReport, SessionInfo,
+        SessionRequest, Verdict,
     },
     bootstrap::{self, AgentBinary, BootstrapError},
     credentials::{self, BucketAccess},
@@ -68,16 +69,25 @@ impl Machines {
 
 /// A client for a run's bucket with the keys of this laptop, and the layout of its objects; `None` without a bucket.
 pub fn bucket_of(spec: &RunSpec) -> Result<Option<(S3Bucket, Layout)>, SiteError> {
-    let Some(to) = spec.checkpoints.as_ref().and_then(|checkpoints| checkpoints.to.as_deref()) else {
+    let Some(to) = spec
+        .checkpoints
+        .as_ref()
+        .and_then(|checkpoints| checkpoints.to.as_deref())
+    else {
         return Ok(None);
     };
     let access = access()?;
     let target = Target::parse(to, access.endpoint.as_deref(), access.region.as_deref())
         .map_err(|err| SiteError::Local(chain(&err)))?;
-    let layout = Layout::new(&target.prefix, &spec.name).map_err(|err| SiteError::Local(chain(&err)))?;
+    let layout =
+        Layout::new(&target.prefix, &spec.name).map_err(|err| SiteError::Local(chain(&err)))?;
     let keys = access.credentials;
-    let bucket = S3Bucket::new(target, Arc::new(move || Some(keys.clone())), S3Options::default())
-        .map_err(|err| SiteError::Local(chain(&err)))?;
+    let bucket = S3Bucket::new(
+        target,
+        Arc::new(move || Some(keys.clone())),
+        S3Options::default(),
+    )
+    .map_err(|err| SiteError::Local(chain(&err)))?;
     Ok(Some((bucket, layout)))
 }
 
@@ -99,45 +109,87 @@ impl Sites for Machines {
     async fn prove_bucket(&self, spec: &RunSpec) -> Result<usize, SiteError> {
         // Before money is spent: the agent must be there as well.
         self.agent()?;
-        let Some((bucket, layout)) = bucket_of(spec)? else { return Ok(0) };
-        prove(&bucket, &layout.data_prefix()).await.map_err(|err| SiteError::Refused(chain(&err)))?;
-        let commits =
-            bucket.list(&layout.commits_prefix()).await.map_err(|err| SiteError::Refused(chain(&err)))?;
+        let Some((bucket, layout)) = bucket_of(spec)? else {
+            return Ok(0);
+        };
+        prove(&bucket, &layout.data_prefix())
+            .await
+            .map_err(|err| SiteError::Refused(chain(&err)))?;
+        let commits = bucket
+            .list(&layout.commits_prefix())
+            .await
+            .map_err(|err| SiteError::Refused(chain(&err)))?;
         Ok(layout.newest_first(&commits).len())
     }
 
-    async fn left_log(&self, spec: &RunSpec, attempt: u32, session: &str) -> Result<Vec<LogPiece>, SiteError> {
-        let Some((bucket, layout)) = bucket_of(spec)? else { return Ok(Vec::new()) };
+    async fn left_log(
+        &self,
+        spec: &RunSpec,
+        attempt: u32,
+        session: &str,
+    ) -> Result<Vec<LogPiece>, SiteError> {
+        let Some((bucket, layout)) = bucket_of(spec)? else {
+            return Ok(Vec::new());
+        };
         let failed = |err: spotter_bucket::BucketError| SiteError::Unreachable(chain(&err));
         let mut pieces = Vec::new();
-        for object in bucket.list(&layout.logs_prefix(attempt)).await.map_err(failed)? {
-            let Some((of, generation, offset)) = layout.log_of_key(attempt, &object.key) else { continue };
+        for object in bucket
+            .list(&layout.logs_prefix(attempt))
+            .await
+            .map_err(failed)?
+        {
+            let Some((of, generation, offset)) = layout.log_of_key(attempt, &object.key) else {
+                continue;
+            };
             if of != session || object.size_bytes > LEFT_LOG_BYTES {
                 continue;
             }
-            let data = bucket.get(&object.key, None).await.map_err(failed)?.to_vec();
+            let data = bucket
+                .get(&object.key, None)
+                .await
+                .map_err(failed)?
+                .to_vec();
             let position = LogPosition { generation, offset };
-            pieces.push(LogPiece { position, data, gap_bytes: 0, end: false });
+            pieces.push(LogPiece {
+                position,
+                data,
+                gap_bytes: 0,
+                end: false,
+            });
         }
         pieces.sort_by_key(|piece| piece.position);
         Ok(pieces)
     }
 
-    async fn open(&self, place: &Place, _spec: &RunSpec, _progress: Progress<'_>) -> Result<Arc<dyn Site>, SiteError> {
+    async fn open(
+        &self,
+        place: &Place,
+        _spec: &RunSpec,
+        _progress: Progress<'_>,
+    ) -> Result<Arc<dyn Site>, SiteError> {
         let agent = self.agent()?;
         let target = self
             .ssh
             .target(place.provider, place.instance, place.addresses.clone())
             .await
             .map_err(tunnel_failed)?;
-        self.ssh.publish(&place.run, &target).map_err(tunnel_failed)?;
-        let tunnel = Tunnel::connect(target, Patience::new_box(CONNECT)).await.map_err(tunnel_failed)?;
-        let ready = bootstrap::bootstrap(&tunnel, &agent).await.map_err(|err| match err {
-            BootstrapError::Tunnel(err) => tunnel_failed(err),
-            BootstrapError::Agent(err) => agent_failed(err),
-            err => SiteError::Refused(chain(&err)),
-        })?;
-        Ok(Arc::new(Machine { tunnel, client: ready.client }))
+        self.ssh
+            .publish(&place.run, &target)
+            .map_err(tunnel_failed)?;
+        let tunnel = Tunnel::connect(target, Patience::new_box(CONNECT))
+            .await
+            .map_err(tunnel_failed)?;
+        let ready = bootstrap::bootstrap(&tunnel, &agent)
+            .await
+            .map_err(|err| match err {
+                BootstrapError::Tunnel(err) => tunnel_failed(err),
+                BootstrapError::Agent(err) => agent_failed(err),
+                err => SiteError::Refused(chain(&err)),
+            })?;
+        Ok(Arc::new(Machine {
+            tunnel,
+            client: ready.client,
+        }))
     }
 
     fn forget(&self, place: &Place) {
@@ -148,11 +200,17 @@ impl Sites for Machines {
 #[async_trait]
 impl Site for Machine {
     async fn status(&self) -> Result<AgentStatus, SiteError> {
-        self.client.status(HEARTBEAT_LIMIT).await.map_err(agent_failed)
+        self.client
+            .status(HEARTBEAT_LIMIT)
+            .await
+            .map_err(agent_failed)
     }
 
     async fn preflight(&self, gpus: u32, disk_bytes: u64) -> Result<PreflightReport, SiteError> {
-        self.client.preflight(gpus, disk_bytes).await.map_err(agent_failed)
+        self.client
+            .preflight(gpus, disk_bytes)
+            .await
+            .map_err(agent_failed)
     }
 
     async fn configure(&self, config: &BoxConfig) -> Result<String, SiteError> {
@@ -175,34 +233,59 @@ impl Site for Machine {
     }
 
     async fn give_credentials(&self) -> Result<(), SiteError> {
-        self.client.set_credentials(&access()?.credentials).await.map_err(agent_failed)
+        self.client
+            .set_credentials(&access()?.credentials)
+            .await
+            .map_err(agent_failed)
     }
 
     async fn prove_bucket(&self) -> Result<(), SiteError> {
-        match self.client.prove_bucket().await.map_err(agent_failed)?.problem {
+        match self
+            .client
+            .prove_bucket()
+            .await
+            .map_err(agent_failed)?
+            .problem
+        {
             None => Ok(()),
             Some(problem) => Err(SiteError::Refused(problem)),
         }
     }
 
     async fn sync(&self, from: &Path, to: &str, progress: Progress<'_>) -> Result<(), SiteError> {
-        sync::push(&self.tunnel, from, to, &mut |at| report(progress, &at)).await.map(drop).map_err(sync_failed)
+        sync::push(&self.tunnel, from, to, &mut |at| report(progress, &at))
+            .await
+            .map(drop)
+            .map_err(sync_failed)
     }
 
     async fn start_session(&self, request: &SessionRequest) -> Result<SessionInfo, SiteError> {
         match self.client.start_session(request).await {
             // The answer of an earlier try was lost: the session is the one we asked for.
-            Err(AgentError::Refused { verdict: Verdict::AlreadyExists, .. }) => {
+            Err(AgentError::Refused {
+                verdict: Verdict::AlreadyExists,
+                ..
+            }) => {
                 let sessions = self.client.sessions().await.map_err(agent_failed)?;
-                let session = sessions.into_iter().find(|session| session.name == request.name);
-                session.ok_or_else(|| SiteError::Refused(format!("session `{}` is taken and not listed", request.name)))
+                let session = sessions
+                    .into_iter()
+                    .find(|session| session.name == request.name);
+                session.ok_or_else(|| {
+                    SiteError::Refused(format!(
+                        "session `{}` is taken and not listed",
+                        request.name
+                    ))
+                })
             }
             other => other.map_err(agent_failed),
         }
     }
 
     async fn end_session(&self, name: &str, grace: Duration) -> Result<SessionInfo, SiteError> {
-        self.client.end_session(name, grace).await.map_err(agent_failed)
+        self.client
+            .end_session(name, grace)
+            .await
+            .map_err(agent_failed)
     }
 
     async fn log(&self, session: &str, from: LogPosition) -> Result<Vec<LogPiece>, SiteError> {
@@ -244,11 +327,17 @@ impl Site for Machine {
     }
 
     async fn acknowledge(&self, up_to: u64) -> Result<(), SiteError> {
-        self.client.acknowledge_events(up_to).await.map_err(agent_failed)
+        self.client
+            .acknowledge_events(up_to)
+            .await
+            .map_err(agent_failed)
     }
 
     async fn backup_now(&self, deadline: Duration, last: bool) -> Result<BackupInfo, SiteError> {
-        self.client.backup_now(deadline, last).await.map_err(agent_failed)
+        self.client
+            .backup_now(deadline, last)
+            .await
+            .map_err(agent_failed)
     }
 
     async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, SiteError> {
@@ -256,22 +345,40 @@ impl Site for Machine {
     }
 
     async fn restore(&self, progress: Progress<'_>) -> Result<RestoreReport, SiteError> {
-        self.client.restore(None, progress).await.map_err(agent_failed)
+        self.client
+            .restore(None, progress)
+            .await
+            .map_err(agent_failed)
     }
 
     async fn collect_results(&self, paths: &[String]) -> Result<(), SiteError> {
-        self.client.collect_results(paths, RESULTS_LIMIT).await.map(drop).map_err(agent_failed)
+        self.client
+            .collect_results(paths, RESULTS_LIMIT)
+            .await
+            .map(drop)
+            .map_err(agent_failed)
     }
 
     async fn hash_files(&self, paths: &[String]) -> Result<FileList, SiteError> {
-        self.client.hash_files(paths, RESULTS_LIMIT).await.map_err(agent_failed)
+        self.client
+            .hash_files(paths, RESULTS_LIMIT)
+            .await
+            .map_err(agent_failed)
     }
 
-    async fn fetch(&self, from: &str, paths: &[String], to: &Path, progress: Progress<'_>) -> Result<(), SiteError> {
-        sync::fetch(&self.tunnel, from, paths, to, &mut |at| report(progress, &at))
-            .await
-            .map(drop)
-            .map_err(sync_failed)
+    async fn fetch(
+        &self,
+        from: &str,
+        paths: &[String],
+        to: &Path,
+        progress: Progress<'_>,
+    ) -> Result<(), SiteError> {
+        sync::fetch(&self.tunnel, from, paths, to, &mut |at| {
+            report(progress, &at)
+        })
+        .await
+        .map(drop)
+        .map_err(sync_failed)
     }
 
     async fn wipe(&self) -> Result<(), SiteError> {
@@ -301,9 +408,9 @@ fn agent_failed(err: AgentError) -> SiteError {
     let words = chain(&err);
     match err {
         AgentError::Refused { .. } => SiteError::Refused(words),
-        AgentError::Deadline { .. } | AgentError::Unreachable { .. } | AgentError::Ambiguous { .. } => {
-            SiteError::Unreachable(words)
-        }
+        AgentError::Deadline { .. }
+        | AgentError::Unreachable { .. }
+        | AgentError::Ambiguous { .. } => SiteError::Unreachable(words),
     }
 }
 

@@ -324,9 +324,15 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
+    /// Waiting may help: a broken network, a rate, a server in trouble.
+    pub fn may_pass(&self) -> bool {
+        self.is_ambiguous() || matches!(self, Self::RateLimited { .. })
+    }
+
     /// The request may have been carried out though no answer came.
     pub fn is_ambiguous(&self) -> bool {
-        matches!(self, Self::Unreachable { .. }) || matches!(self, Self::Refused { status: 500.., .. })
+        matches!(self, Self::Unreachable { .. })
+            || matches!(self, Self::Refused { status: 500.., .. })
     }
 }
 
@@ -360,5 +366,9 @@ pub trait Provider: Send + Sync {
     /// Makes the account know a public key, so that new instances let it in. Success when it is already there.
     async fn register_key(&self, public_key: &str) -> Result<(), ProviderError>;
     /// Charges of the given instances since a time (seconds since the epoch).
-    async fn charges(&self, since_s: f64, instances: &[InstanceId]) -> Result<Vec<Charge>, ProviderError>;
+    async fn charges(
+        &self,
+        since_s: f64,
+        instances: &[InstanceId],
+    ) -> Result<Vec<Charge>, ProviderError>;
 }

@@ -15,6 +15,9 @@ use std::{
 };
 
 use serde::Serialize;
+use tracing_subscriber::{
+    Layer, filter::Targets, fmt as log, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 use self::console::Paint;
 pub use self::{
@@ -232,12 +235,16 @@ pub fn show_log(verbosity: u8) {
         _ => "trace",
     };
     // The programs that call this do so once; a second call in a test keeps the first log.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter: Targets = filter
+        .parse()
+        .expect("the four filters above are well formed");
+    let lines = log::layer()
         .with_writer(io::stderr)
         .with_ansi(false)
         .without_time()
-        .with_target(verbosity > 0)
+        .with_target(verbosity > 0);
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
         .try_init();
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Fields are only ever added and numbers never reused, so that an older agent and a newer controller understand
 //! each other. Every field is documented, with its unit, in the `.proto` file.
-#![allow(missing_docs, reason = "generated; the .proto file holds the documentation")]
+#![allow(
+    missing_docs,
+    reason = "generated; the .proto file holds the documentation"
+)]
 #![allow(clippy::all, reason = "generated")]
 
 /// Messages, client and server of `spotter.v1`.

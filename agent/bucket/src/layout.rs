@@ -219,7 +219,13 @@ impl Layout {
     }
 
     /// Where a box that is about to go leaves what `session` printed from a place on that nobody may have read yet.
-    pub fn log_key(&self, attempt: u32, session: &str, generation: u64, offset: u64) -> Result<String, NameError> {
+    pub fn log_key(
+        &self,
+        attempt: u32,
+        session: &str,
+        generation: u64,
+        offset: u64,
+    ) -> Result<String, NameError> {
         let relative = format!("{attempt}/{session}.{generation}.{offset}.log");
         check_path(&relative)?;
         bounded(format!("{}/logs/{relative}", self.root))
@@ -227,7 +233,9 @@ impl Layout {
 
     /// Session, generation and offset of a log piece of an attempt.
     pub fn log_of_key<'a>(&self, attempt: u32, key: &'a str) -> Option<(&'a str, u64, u64)> {
-        let name = key.strip_prefix(&self.logs_prefix(attempt))?.strip_suffix(".log")?;
+        let name = key
+            .strip_prefix(&self.logs_prefix(attempt))?
+            .strip_suffix(".log")?;
         let (name, offset) = name.rsplit_once('.')?;
         let (session, generation) = name.rsplit_once('.')?;
         Some((session, generation.parse().ok()?, offset.parse().ok()?))

@@ -7,7 +7,7 @@ use spotter_bucket::Layout;
 use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
-use super::{backup::RunningBackup, core::Core};
+use super::{backup::RunningBackup, core::Core, training::TRAINING_SESSION};
 use crate::{chain, logs::Position, sessions::record::Session};
 
 /// A container's end leaves 10 s between SIGTERM and SIGKILL; the rest is for the goodbye.
@@ -15,7 +15,9 @@ const LIMIT: Duration = Duration::from_secs(8);
 /// The training was told at the same moment, and often writes a checkpoint then: it is waited for this long.
 const TRAINING_ENDS: Duration = Duration::from_secs(4);
 /// Most of a log that is left behind: what a watcher read before need not go again, and a slow uplink has seconds.
-const LOG_BYTES: u64 = 8 << 20;
+const LOG_BYTES: u64 = 1 << 20;
+/// The end of the log comes after the checkpoint, and may not cost it anything.
+const LOGS_LIMIT: Duration = Duration::from_millis(1500);
 
 /// Saves what fits; the rest is noted in the backup's journal.
 pub async fn say(core: &Arc<Core>) {
@@ -35,14 +37,25 @@ pub async fn say(core: &Arc<Core>) {
         _ = async { tokio::join!(first, training) } => {}
         () = time::sleep(TRAINING_ENDS) => {}
     }
-    leave_logs(core, &running).await;
-    let left = until.saturating_duration_since(Instant::now());
+    let left = until
+        .saturating_duration_since(Instant::now())
+        .saturating_sub(LOGS_LIMIT);
     // The bound holds even where the backup itself should hang.
     match time::timeout(left + Duration::from_secs(1), running.backup.flush(left)).await {
         Ok(flushed) => {
-            info!(committed = flushed.committed.len(), unsaved = flushed.unsaved, "the last backup is done");
+            info!(
+                committed = flushed.committed.len(),
+                unsaved = flushed.unsaved,
+                "the last backup is done"
+            );
         }
         Err(_) => warn!("the last backup did not end in time"),
+    }
+    if time::timeout(LOGS_LIMIT, leave_logs(core, &running))
+        .await
+        .is_err()
+    {
+        warn!("not every log was left in the bucket in time");
     }
 }
 
@@ -56,9 +69,14 @@ async fn leave_logs(core: &Arc<Core>, running: &RunningBackup) {
             return;
         }
     };
-    for session in core.sessions.list().unwrap_or_default() {
+    let mut sessions = core.sessions.list().unwrap_or_default();
+    sessions.sort_by_key(|session| session.name != TRAINING_SESSION);
+    for session in sessions {
         if let Err(why) = leave_log(core, running, &layout, run.attempt, &session).await {
-            warn!(session = session.name, why, "its log was not left in the bucket");
+            warn!(
+                session = session.name,
+                why, "its log was not left in the bucket"
+            );
         }
     }
 }
@@ -70,7 +88,10 @@ async fn leave_log(
     attempt: u32,
     session: &Session,
 ) -> Result<(), String> {
-    let dir = core.sessions.dir(&session.name).map_err(|err| chain(&err))?;
+    let dir = core
+        .sessions
+        .dir(&session.name)
+        .map_err(|err| chain(&err))?;
     let read = core.blocking(move |core| -> Result<(Position, Vec<u8>), String> {
         let log = core.logs.of_session(&dir).map_err(|err| err.to_string())?;
         let start = log.tail(LOG_BYTES).map_err(|err| chain(&err))?;
@@ -92,10 +113,10 @@ async fn leave_log(
     let key = layout
         .log_key(attempt, &session.name, start.generation, start.offset)
         .map_err(|err| chain(&err))?;
-    let put = time::timeout(TRAINING_ENDS, running.bucket.put(&key, Bytes::from(data))).await;
-    match put {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(err)) => Err(chain(&err)),
-        Err(_) => Err("no answer in time".to_owned()),
-    }
+    running
+        .bucket
+        .put(&key, Bytes::from(data))
+        .await
+        .map(drop)
+        .map_err(|err| chain(&err))
 }

@@ -10,7 +10,9 @@ use std::{
 
 use anyhow::Context;
 use tracing::error;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 /// The older half is kept as `daemon.log.1`.
 const LIMIT_BYTES: u64 = 1 << 20;
@@ -19,13 +21,13 @@ const LIMIT_BYTES: u64 = 1 << 20;
 pub fn install(path: &Path, filter: &str) -> anyhow::Result<()> {
     let log =
         BoundedLog::open(path).with_context(|| format!("{} cannot be written", path.display()))?;
-    let filter = EnvFilter::try_new(filter).context("SPOTTER_LOG cannot be parsed")?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .with_writer(Mutex::new(log))
+    // Targets and levels are enough; the richer filter would bring a regex engine to every box.
+    let filter: Targets = filter.parse().context("SPOTTER_LOG cannot be parsed")?;
+    let lines = fmt::layer().with_ansi(false).with_writer(Mutex::new(log));
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
         .try_init()
-        .map_err(anyhow::Error::from_boxed)?;
+        .context("another part of this process traces already")?;
     std::panic::set_hook(Box::new(|panic| error!("{panic}")));
     Ok(())
 }

@@ -20,17 +20,28 @@ pub struct CheckpointsArgs {
 }
 
 /// Reads every commit; a damaged one is told, not shown.
-pub async fn checkpoints(ui: &mut Ui, deps: &Deps, args: &CheckpointsArgs) -> Result<(), CommandError> {
+pub async fn checkpoints(
+    ui: &mut Ui,
+    deps: &Deps,
+    args: &CheckpointsArgs,
+) -> Result<(), CommandError> {
     let run = deps.load_run(args.run.as_deref())?;
     let failed = |why: &dyn std::error::Error| {
-        let mut err = CommandError::new(format!("the checkpoints of `{}` were not listed", run.name));
+        let mut err =
+            CommandError::new(format!("the checkpoints of `{}` were not listed", run.name));
         err = err.because(crate::error::chain(why));
         err
     };
     let Some((bucket, layout)) = machine::bucket_of(&run.spec).map_err(|err| failed(&err))? else {
-        return Err(CommandError::usage(format!("run `{}` has no bucket: `checkpoints.to` is not set", run.name)));
+        return Err(CommandError::usage(format!(
+            "run `{}` has no bucket: `checkpoints.to` is not set",
+            run.name
+        )));
     };
-    let listed = bucket.list(&layout.commits_prefix()).await.map_err(|err| failed(&err))?;
+    let listed = bucket
+        .list(&layout.commits_prefix())
+        .await
+        .map_err(|err| failed(&err))?;
     let mut rows = Vec::new();
     for id in layout.newest_first(&listed) {
         let key = layout.commit_key(&id);
@@ -49,7 +60,15 @@ pub async fn checkpoints(ui: &mut Ui, deps: &Deps, args: &CheckpointsArgs) -> Re
         }
     }
     ui.show(&rows, |rows| {
-        let mut table = Table::new(&["STEP>", "ATTEMPT>", "COMMITTED", "SIZE>", "FILES>", "PATH", "ID"]);
+        let mut table = Table::new(&[
+            "STEP>",
+            "ATTEMPT>",
+            "COMMITTED",
+            "SIZE>",
+            "FILES>",
+            "PATH",
+            "ID",
+        ]);
         for row in rows {
             table.row([
                 text::or_dash(row.step),

@@ -1,17 +1,19 @@
 //! `spotter destroy`: ends a run's box, unless something on it is not saved.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
 use crate::{
     commands::{Deps, watching::ConsoleReport},
     error::CommandError,
-    run::State,
-    store::{AttemptRecord, Outcome, RunRecord},
+    run::{State, lease::Lease},
+    store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{Table, Ui, text},
 };
 
+/// Longest time to wait for another spotter to let go of the run.
+const LEASE_LIMIT: Duration = Duration::from_secs(60);
 /// Longest time to wait for the box's own word on what is saved.
 const ASK: Duration = Duration::from_secs(40);
 
@@ -38,23 +40,33 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
     let run = deps.load_run(args.run.as_deref())?;
     let store = deps.store()?;
     let attempts = store.attempts(&run.name)?;
-    let open: Vec<&AttemptRecord> = attempts.iter().filter(|attempt| attempt.state != State::Gone).collect();
-    if !args.lose_data
-        && let Some(last) = open.last()
-    {
-        refuse_loss(ui, deps, &run, last).await?;
+    if !args.lose_data {
+        for (index, attempt) in attempts.iter().enumerate() {
+            let newest = index + 1 == attempts.len();
+            if attempt.state != State::Gone {
+                refuse_loss(ui, deps, &run, attempt, newest).await?;
+            }
+        }
     }
     // Whoever watches must not take the end of the box for an interruption.
     if run.outcome.is_none() {
         store.request_stop(&run.name)?;
         store.end_run(&run.name, Outcome::Stopped, Some("destroyed on request"))?;
     }
+    // They see that, deal with the box and let go; then nobody rents behind our back.
+    let _lease = take_lease(&store, &run.name).await?;
     let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
     let mut ended = Vec::new();
-    for attempt in open {
-        let mut attempt = attempt.clone();
+    for mut attempt in store.attempts(&run.name)? {
+        if attempt.state == State::Gone {
+            continue;
+        }
         lifecycle.end_box(&mut attempt).await?;
-        ended.push(Destroyed { run: run.name.clone(), attempt: attempt.number, instance: attempt.instance });
+        ended.push(Destroyed {
+            run: run.name.clone(),
+            attempt: attempt.number,
+            instance: attempt.instance,
+        });
     }
     if ended.is_empty() {
         ui.status(format_args!("`{}` has no box any more.", run.name));
@@ -62,41 +74,100 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
     ui.show(&ended, |ended| {
         let mut table = Table::new(&["RUN", "ATTEMPT>", "INSTANCE>"]);
         for row in ended {
-            table.row([row.run.clone(), row.attempt.to_string(), text::or_dash(row.instance)]);
+            table.row([
+                row.run.clone(),
+                row.attempt.to_string(),
+                text::or_dash(row.instance),
+            ]);
         }
         table
     });
     Ok(())
 }
 
+/// Waits for whoever acts for the run to let go.
+async fn take_lease(store: &Arc<Store>, run: &str) -> Result<Lease, CommandError> {
+    let limit = tokio::time::Instant::now() + LEASE_LIMIT;
+    loop {
+        if let Some(lease) = Lease::take(store, run)? {
+            return Ok(lease);
+        }
+        if tokio::time::Instant::now() >= limit {
+            let text =
+                format!("the box of `{run}` was not destroyed: another spotter acts for the run");
+            return Err(CommandError::new(text)
+                .about(run)
+                .hint("end that one, then try again"));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
 /// Refuses when something would be lost, or when nobody can say whether it would.
-async fn refuse_loss(ui: &mut Ui, deps: &Deps, run: &RunRecord, attempt: &AttemptRecord) -> Result<(), CommandError> {
+async fn refuse_loss(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &RunRecord,
+    attempt: &AttemptRecord,
+    newest: bool,
+) -> Result<(), CommandError> {
     // Nothing was ever trained on it, or everything was fetched and verified.
     if attempt.started_us == 0 || attempt.state == State::Collected {
         return Ok(());
     }
-    if matches!(run.outcome, Some(Outcome::Done | Outcome::Stopped)) && attempt.state != State::Running {
+    if matches!(run.outcome, Some(Outcome::Done | Outcome::Stopped))
+        && attempt.state != State::Running
+    {
+        return Ok(());
+    }
+    // After a crash the last backup said what was left; without an answer of the box that stands.
+    if attempt.state == State::Failed && crash_left_nothing(deps, run, attempt)? {
         return Ok(());
     }
     let refuse = |why: String| {
-        CommandError::new(format!("the box of `{}` was not destroyed: something on it may not be saved", run.name))
-            .because(why)
-            .about(&run.name)
-            .hint(format!("save it with `spotter stop {}`", run.name))
-            .hint(format!("or give it up with `spotter destroy --lose-data {}`", run.name))
+        let text = format!(
+            "the box of `{}` was not destroyed: something on it may not be saved",
+            run.name
+        );
+        let mut err = CommandError::new(text).because(why).about(&run.name);
+        if run.outcome.is_none() {
+            err = err.hint(format!("save it with `spotter stop {}`", run.name));
+        }
+        err.hint(format!(
+            "or give it up with `spotter destroy --lose-data {}`",
+            run.name
+        ))
     };
+    if !newest {
+        let number = attempt.number;
+        return Err(refuse(format!(
+            "attempt {number} trained on a box that is stopped and cannot be asked"
+        )));
+    }
     ui.status(format_args!("Asking the box what is saved."));
     let asked = tokio::time::timeout(ASK, async {
         let site = deps.open_site(&run.name).await?;
-        let status = site.status().await.map_err(|err| CommandError::from_error(&err))?;
+        let status = site
+            .status()
+            .await
+            .map_err(|err| CommandError::from_error(&err))?;
         Ok::<_, CommandError>(status)
     });
     let status = match asked.await {
         Ok(Ok(status)) => status,
         Ok(Err(err)) => return Err(refuse(format!("its box cannot be asked: {err}"))),
-        Err(_) => return Err(refuse(format!("its box did not answer in {} s", ASK.as_secs()))),
+        Err(_) => {
+            return Err(refuse(format!(
+                "its box did not answer in {} s",
+                ASK.as_secs()
+            )));
+        }
     };
-    if status.sessions.iter().any(|session| session.name == "train" && session.is_running()) {
+    if status
+        .sessions
+        .iter()
+        .any(|session| session.name == "train" && session.is_running())
+    {
         return Err(refuse("the training runs".to_owned()));
     }
     match &status.backup {
@@ -105,8 +176,24 @@ async fn refuse_loss(ui: &mut Ui, deps: &Deps, run: &RunRecord, attempt: &Attemp
             text::bytes(backup.unsaved_bytes),
             backup.pending
         ))),
-        None if run.spec.checkpoints.is_some() => Err(refuse("its checkpoints have no backup".to_owned())),
+        None if run.spec.checkpoints.is_some() => {
+            Err(refuse("its checkpoints have no backup".to_owned()))
+        }
         _ if run.spec.results.is_some() => Err(refuse("its results were not fetched".to_owned())),
         _ => Ok(()),
     }
+}
+
+/// The crash was recorded together with an empty list of what was not saved.
+fn crash_left_nothing(
+    deps: &Deps,
+    run: &RunRecord,
+    attempt: &AttemptRecord,
+) -> Result<bool, CommandError> {
+    let events = deps.store()?.events(&run.name, 0)?;
+    let crash = events
+        .iter()
+        .rev()
+        .find(|event| event.kind == "crashed" && event.attempt == attempt.number);
+    Ok(crash.is_some_and(|crash| crash.detail["unsaved_bytes"] == 0))
 }

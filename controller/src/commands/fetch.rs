@@ -28,13 +28,20 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
         (false, _) => args.paths.clone(),
         (true, Some(results)) => results.fetch.clone(),
         (true, None) => {
-            return Err(CommandError::usage(format!("run `{}` names no results: say which files", run.name)));
+            return Err(CommandError::usage(format!(
+                "run `{}` names no results: say which files",
+                run.name
+            )));
         }
     };
     let to = match (&args.to, results) {
         (Some(to), _) => to.clone(),
         (None, Some(results)) => results.to.clone(),
-        (None, None) => return Err(CommandError::usage("say where to put the files with `--to`")),
+        (None, None) => {
+            return Err(CommandError::usage(
+                "say where to put the files with `--to`",
+            ));
+        }
     };
     let attempt = deps
         .store()?
@@ -42,11 +49,17 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
         .ok_or_else(|| CommandError::usage(format!("run `{}` has no box yet", run.name)))?;
     let site = deps.open_site(&run.name).await?;
     let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
-    let files = lifecycle.fetch_from(&run, &attempt, site.as_ref(), &paths, &to).await?;
+    let files = lifecycle
+        .fetch_from(&run, &attempt, site.as_ref(), &paths, &to)
+        .await?;
     ui.show(&files, |files| {
         let mut table = Table::new(&["SIZE>", "BLAKE3", "PATH"]);
         for file in files {
-            table.row([text::bytes(file.size_bytes), file.blake3.chars().take(16).collect(), file.path.clone()]);
+            table.row([
+                text::bytes(file.size_bytes),
+                file.blake3.chars().take(16).collect(),
+                file.path.clone(),
+            ]);
         }
         table
     });

@@ -1,7 +1,5 @@
 //! `spotter gc`: boxes that cost money and belong to no record.
 
-use std::collections::HashSet;
-
 use serde::Serialize;
 
 use crate::{
@@ -9,6 +7,7 @@ use crate::{
     error::CommandError,
     provider::Instance,
     run::{State, label},
+    store::AttemptRecord,
     ui::{Table, Ui, text},
 };
 
@@ -42,20 +41,24 @@ struct Found {
 pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandError> {
     let store = deps.store()?;
     let provider = deps.provider()?;
-    // The record first: a run that rents in between is newer than the list and not in it.
+    // The account first: what is rented in between is in the record, and not yet in the list.
     let instances = provider.instances().await?;
-    let claimed: HashSet<String> = store
+    let claimed: Vec<AttemptRecord> = store
         .all_attempts()?
         .into_iter()
         .filter(|attempt| attempt.state != State::Gone)
-        .map(|attempt| attempt.label)
         .collect();
     let now_s = deps.clock.now_us() as f64 / 1e6;
-    let mut found: Vec<Found> = instances.iter().map(|instance| look(instance, store.id(), &claimed, now_s)).collect();
+    let mut found: Vec<Found> = instances
+        .iter()
+        .map(|instance| look(instance, store.id(), &claimed, now_s))
+        .collect();
     if let Some(id) = args.instance
         && !found.iter().any(|row| row.instance == id)
     {
-        return Err(CommandError::usage(format!("the account has no instance {id}")));
+        return Err(CommandError::usage(format!(
+            "the account has no instance {id}"
+        )));
     }
     for row in &mut found {
         let chosen = match args.instance {
@@ -63,8 +66,11 @@ pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandEr
             None => row.owner == "orphan",
         };
         if chosen && row.owner == "claimed" {
-            return Err(CommandError::new(format!("instance {} belongs to a run of this laptop", row.instance))
-                .hint("end it with `spotter destroy`, which looks first at what would be lost"));
+            return Err(CommandError::new(format!(
+                "instance {} belongs to a run of this laptop",
+                row.instance
+            ))
+            .hint("end it with `spotter destroy`, which looks first at what would be lost"));
         }
         if chosen && !args.dry_run {
             provider.destroy(row.instance).await?;
@@ -91,14 +97,26 @@ pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandEr
     Ok(())
 }
 
-fn look(instance: &Instance, store: &str, claimed: &HashSet<String>, now_s: f64) -> Found {
+/// By its number once that is known: a second box under the same label belongs to nobody.
+fn claims(attempt: &AttemptRecord, instance: &Instance) -> bool {
+    match attempt.instance {
+        Some(id) => id == instance.id,
+        None => instance.label.as_deref() == Some(attempt.label.as_str()),
+    }
+}
+
+fn look(instance: &Instance, store: &str, claimed: &[AttemptRecord], now_s: f64) -> Found {
     let owner = match instance.label.as_deref().and_then(label::parse) {
         None => "not spotter's",
         Some(label) if label.store != store => "other store",
-        Some(_) if instance.label.as_ref().is_some_and(|label| claimed.contains(label)) => "claimed",
+        Some(_) if claimed.iter().any(|attempt| claims(attempt, instance)) => "claimed",
         Some(_) => "orphan",
     };
-    let gpu = if instance.contract_running { instance.gpu_usd_per_hour } else { 0.0 };
+    let gpu = if instance.contract_running {
+        instance.gpu_usd_per_hour
+    } else {
+        0.0
+    };
     Found {
         instance: instance.id,
         label: instance.label.clone(),

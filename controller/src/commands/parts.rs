@@ -52,8 +52,13 @@ impl Deps {
         });
         let place = place.ok_or_else(|| CommandError::usage(format!("run `{run}` has no box")))?;
         let sites = self.sites()?;
-        sites.open(&place, &record.spec, &|_, _| {}).await.map_err(|err| {
-            CommandError::new(format!("the box of `{run}` could not be reached")).cause(err).about(run)
-        })
+        sites
+            .open(&place, &record.spec, &|_, _| {})
+            .await
+            .map_err(|err| {
+                CommandError::new(format!("the box of `{run}` could not be reached"))
+                    .cause(err)
+                    .about(run)
+            })
     }
 }

@@ -37,7 +37,12 @@ pub struct RunArgs {
 }
 
 /// Writes the run down, then carries it on.
-pub async fn run(ui: &mut Ui, deps: &Deps, args: &RunArgs, stop: CancellationToken) -> Result<(), CommandError> {
+pub async fn run(
+    ui: &mut Ui,
+    deps: &Deps,
+    args: &RunArgs,
+    stop: CancellationToken,
+) -> Result<(), CommandError> {
     let mut spec = match &args.gpus {
         Some(gpus) => RunSpec::bare(gpus, &args.command, args.name.as_deref())?,
         None => RunSpec::load(&args.file)?,
@@ -60,8 +65,11 @@ pub async fn run(ui: &mut Ui, deps: &Deps, args: &RunArgs, stop: CancellationTok
         .map(|(key, _)| key.as_str())
         .collect();
     if !missing.is_empty() {
-        return Err(CommandError::usage(format!("run `{}` needs variables that your shell lacks", spec.name))
-            .because(format!("`envs` leaves {} to the shell", missing.join(", "))));
+        return Err(CommandError::usage(format!(
+            "run `{}` needs variables that your shell lacks",
+            spec.name
+        ))
+        .because(format!("`envs` leaves {} to the shell", missing.join(", "))));
     }
 
     // Everything that can be proved without money is proved before any is spent.
@@ -69,13 +77,22 @@ pub async fn run(ui: &mut Ui, deps: &Deps, args: &RunArgs, stop: CancellationTok
     let provider = deps.provider()?;
     let account = provider.account().await?;
     if account.credit_usd <= 0.0 {
-        return Err(CommandError::new(format!("run `{}` was not rented: the account has no credit", spec.name))
-            .hint("add credit in the web console"));
+        return Err(CommandError::new(format!(
+            "run `{}` was not rented: the account has no credit",
+            spec.name
+        ))
+        .hint("add credit in the web console"));
     }
     let there = sites.prove_bucket(&spec).await.map_err(|err| {
-        let to = spec.checkpoints.as_ref().and_then(|checkpoints| checkpoints.to.as_deref());
+        let to = spec
+            .checkpoints
+            .as_ref()
+            .and_then(|checkpoints| checkpoints.to.as_deref());
         let text = match to {
-            Some(to) => format!("run `{}` was not rented: its bucket {to} cannot be used", spec.name),
+            Some(to) => format!(
+                "run `{}` was not rented: its bucket {to} cannot be used",
+                spec.name
+            ),
             None => format!("run `{}` was not rented", spec.name),
         };
         CommandError::new(text).cause(err)
@@ -87,7 +104,10 @@ pub async fn run(ui: &mut Ui, deps: &Deps, args: &RunArgs, stop: CancellationTok
         ))
         .hint("give this one another name with `--name`, or another prefix in `checkpoints.to`"));
     }
-    let key = sites.public_key().await.map_err(|err| CommandError::from_error(&err))?;
+    let key = sites
+        .public_key()
+        .await
+        .map_err(|err| CommandError::from_error(&err))?;
     provider.register_key(&key).await?;
 
     store.create_run(&RunRecord {
@@ -98,8 +118,14 @@ pub async fn run(ui: &mut Ui, deps: &Deps, args: &RunArgs, stop: CancellationTok
         outcome: None,
         reason: None,
     })?;
-    let goal = if args.detach { Goal::Running } else { Goal::End };
-    let Some(ended) = watching::watch(ui, deps, &spec.name, goal, stop).await? else { return Ok(()) };
+    let goal = if args.detach {
+        Goal::Running
+    } else {
+        Goal::End
+    };
+    let Some(ended) = watching::watch(ui, deps, &spec.name, goal, stop).await? else {
+        return Ok(());
+    };
     let summary = watching::summary(&store, &ended)?;
     ui.show(&summary, ui::attempts_table);
     watching::verdict(&ended)

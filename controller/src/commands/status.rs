@@ -39,8 +39,14 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     let run = deps.load_run(args.run.as_deref())?;
     let store = deps.store()?;
     let summary = watching::summary(&store, &run)?;
-    let asks = summary.state.is_some_and(|state| matches!(state, State::Syncing | State::Running | State::Finishing));
-    let agent = if asks && !args.recorded { live(ui, deps, &run.name).await? } else { None };
+    let asks = summary
+        .state
+        .is_some_and(|state| matches!(state, State::Syncing | State::Running | State::Finishing));
+    let agent = if asks && !args.recorded {
+        live(ui, deps, &run.name).await?
+    } else {
+        None
+    };
     let status = Status { summary, agent };
     if ui.is_json() {
         ui.json(&status);
@@ -58,15 +64,24 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     if let Some(step) = summary.step {
         ui.line(format_args!("  step         {step}"));
     }
-    let last = summary.last_checkpoint_step.map_or_else(String::new, |step| format!(", newest of step {step}"));
-    ui.line(format_args!("  checkpoints  {} committed{last}", summary.checkpoints_committed));
+    let last = summary
+        .last_checkpoint_step
+        .map_or_else(String::new, |step| format!(", newest of step {step}"));
+    ui.line(format_args!(
+        "  checkpoints  {} committed{last}",
+        summary.checkpoints_committed
+    ));
     ui.line(format_args!(
         "  cost         {} so far, {} now",
         text::usd(summary.cost_usd),
         text::usd_per_hour(summary.usd_per_hour)
     ));
     if summary.outcome.is_none() {
-        let watched = if summary.watched { "yes" } else { "nobody watches: an interruption is not recovered until `up`" };
+        let watched = if summary.watched {
+            "yes"
+        } else {
+            "nobody watches: an interruption is not recovered until `up`"
+        };
         ui.line(format_args!("  watched      {watched}"));
     }
     if let Some(agent) = agent {
@@ -79,7 +94,9 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
 async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Option<AgentStatus>, CommandError> {
     let opened = tokio::time::timeout(LIVE_LIMIT, async {
         let site = deps.open_site(run).await?;
-        site.status().await.map_err(|err| CommandError::from_error(&err))
+        site.status()
+            .await
+            .map_err(|err| CommandError::from_error(&err))
     });
     match opened.await {
         Ok(Ok(status)) => Ok(Some(status)),
@@ -88,7 +105,10 @@ async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Option<AgentStatus>
             Ok(None)
         }
         Err(_) => {
-            ui.warning(format_args!("the box does not answer within {} s", LIVE_LIMIT.as_secs()));
+            ui.warning(format_args!(
+                "the box does not answer within {} s",
+                LIVE_LIMIT.as_secs()
+            ));
             Ok(None)
         }
     }
@@ -96,14 +116,30 @@ async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Option<AgentStatus>
 
 fn show_agent(ui: &mut Ui, agent: &AgentStatus) {
     if let Some(session) = agent.session(TRAIN) {
-        let how = if session.state == SessionState::Running { "running" } else { "ended" };
-        ui.line(format_args!("  training     {how}, {} of log", text::bytes(session.log_bytes)));
+        let how = if session.state == SessionState::Running {
+            "running"
+        } else {
+            "ended"
+        };
+        ui.line(format_args!(
+            "  training     {how}, {} of log",
+            text::bytes(session.log_bytes)
+        ));
     }
     if let Some(training) = &agent.training {
-        let loss = training.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
-        let rate = training.tokens_per_s.map_or_else(String::new, |rate| format!(", {rate:.0} tokens/s"));
-        let total = training.total_steps.map_or_else(String::new, |total| format!(" of {total}"));
-        ui.line(format_args!("  last line    step {}{total}{loss}{rate}", text::or_dash(training.step)));
+        let loss = training
+            .loss
+            .map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
+        let rate = training
+            .tokens_per_s
+            .map_or_else(String::new, |rate| format!(", {rate:.0} tokens/s"));
+        let total = training
+            .total_steps
+            .map_or_else(String::new, |total| format!(" of {total}"));
+        ui.line(format_args!(
+            "  last line    step {}{total}{loss}{rate}",
+            text::or_dash(training.step)
+        ));
     }
     if let Some(backup) = &agent.backup {
         let alarm = if backup.alarm { ", BEHIND" } else { "" };
@@ -126,7 +162,8 @@ fn show_agent(ui: &mut Ui, agent: &AgentStatus) {
             "  gpu {}        {} %, {memory}, {} W, {} C  {}",
             gpu.index,
             text::or_dash(gpu.utilisation_percent),
-            gpu.power_mw.map_or_else(|| "-".to_owned(), |power| (power / 1000).to_string()),
+            gpu.power_mw
+                .map_or_else(|| "-".to_owned(), |power| (power / 1000).to_string()),
             text::or_dash(gpu.temperature_c),
             gpu.name
         ));

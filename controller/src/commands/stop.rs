@@ -17,7 +17,12 @@ pub struct StopArgs {
 }
 
 /// Records the wish and carries it out, or looks on while another spotter does.
-pub async fn stop(ui: &mut Ui, deps: &Deps, args: &StopArgs, leave: CancellationToken) -> Result<(), CommandError> {
+pub async fn stop(
+    ui: &mut Ui,
+    deps: &Deps,
+    args: &StopArgs,
+    leave: CancellationToken,
+) -> Result<(), CommandError> {
     let run = deps.load_run(args.run.as_deref())?;
     let store = deps.store()?;
     if run.outcome.is_none() {
@@ -25,7 +30,9 @@ pub async fn stop(ui: &mut Ui, deps: &Deps, args: &StopArgs, leave: Cancellation
     } else {
         ui.status(format_args!("`{}` has ended already.", run.name));
     }
-    let Some(ended) = watching::watch(ui, deps, &run.name, Goal::End, leave).await? else { return Ok(()) };
+    let Some(ended) = watching::watch(ui, deps, &run.name, Goal::End, leave).await? else {
+        return Ok(());
+    };
     let summary = watching::summary(&store, &ended)?;
     ui.show(&summary, ui::attempts_table);
     Ok(())

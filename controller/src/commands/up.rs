@@ -23,10 +23,21 @@ pub struct UpArgs {
 }
 
 /// Carries the run on.
-pub async fn up(ui: &mut Ui, deps: &Deps, args: &UpArgs, stop: CancellationToken) -> Result<(), CommandError> {
+pub async fn up(
+    ui: &mut Ui,
+    deps: &Deps,
+    args: &UpArgs,
+    stop: CancellationToken,
+) -> Result<(), CommandError> {
     let run = deps.load_run(args.run.as_deref())?;
-    let goal = if args.detach { Goal::Running } else { Goal::End };
-    let Some(ended) = watching::watch(ui, deps, &run.name, goal, stop).await? else { return Ok(()) };
+    let goal = if args.detach {
+        Goal::Running
+    } else {
+        Goal::End
+    };
+    let Some(ended) = watching::watch(ui, deps, &run.name, goal, stop).await? else {
+        return Ok(());
+    };
     let summary = watching::summary(deps.store()?.as_ref(), &ended)?;
     ui.show(&summary, ui::attempts_table);
     watching::verdict(&ended)

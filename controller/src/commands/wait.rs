@@ -36,7 +36,12 @@ struct Waited {
 }
 
 /// Waits for every run at once.
-pub async fn wait(ui: &mut Ui, deps: &Deps, args: &WaitArgs, stop: CancellationToken) -> Result<(), CommandError> {
+pub async fn wait(
+    ui: &mut Ui,
+    deps: &Deps,
+    args: &WaitArgs,
+    stop: CancellationToken,
+) -> Result<(), CommandError> {
     let mut runs: Vec<RunRecord> = Vec::new();
     for name in &args.runs {
         runs.push(deps.load_run(Some(name))?);
@@ -46,7 +51,8 @@ pub async fn wait(ui: &mut Ui, deps: &Deps, args: &WaitArgs, stop: CancellationT
     }
     let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
     let all = futures::future::join_all(
-        runs.iter().map(|run| crate::run::vigil::keep(&lifecycle, &run.name, Goal::End)),
+        runs.iter()
+            .map(|run| crate::run::vigil::keep(&lifecycle, &run.name, Goal::End)),
     );
     let limit = async {
         match args.timeout {

@@ -44,12 +44,18 @@ impl ConsoleReport {
 
 impl Report for ConsoleReport {
     fn status(&self, run: &str, text: &str) {
-        self.transfers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.transfers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         self.console.status(format_args!("[{run}] {text}"));
     }
 
     fn transfer(&self, what: &str, done_bytes: u64, total_bytes: u64) {
-        let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut transfers = self
+            .transfers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let progress = transfers
             .entry(what.to_owned())
             .or_insert_with(|| self.console.progress(what, Unit::Bytes, total_bytes));
@@ -61,7 +67,10 @@ impl Report for ConsoleReport {
         let mut slot = self.training.lock().unwrap_or_else(PoisonError::into_inner);
         let total = training.total_steps.unwrap_or(0);
         let (progress, said) = slot.get_or_insert_with(|| {
-            (self.console.progress(run, Unit::Count, total), Instant::now() - TRAINING_LINE)
+            (
+                self.console.progress(run, Unit::Count, total),
+                Instant::now() - TRAINING_LINE,
+            )
         });
         progress.set(step, total);
         if said.elapsed() >= TRAINING_LINE || Some(step) == training.total_steps {
@@ -102,22 +111,35 @@ pub async fn watch(
 }
 
 /// Ctrl-C: before the training runs it may end the run; afterwards it only stops looking.
-async fn leave(ui: &mut Ui, deps: &Deps, lifecycle: &Lifecycle, name: &str) -> Result<(), CommandError> {
+async fn leave(
+    ui: &mut Ui,
+    deps: &Deps,
+    lifecycle: &Lifecycle,
+    name: &str,
+) -> Result<(), CommandError> {
     let store = deps.store()?;
-    let trains = store.latest_attempt(name)?.is_some_and(|attempt| attempt.started_us > 0);
+    let trains = store
+        .latest_attempt(name)?
+        .is_some_and(|attempt| attempt.started_us > 0);
     for line in deps.money(Some(name)) {
         ui.status(format_args!("Money: {line}."));
     }
     if !trains && store.run(name)?.outcome.is_none() {
-        let end = ui.confirm(&format!("`{name}` does not train yet: end it and destroy its box?"));
+        let end = ui.confirm(&format!(
+            "`{name}` does not train yet: end it and destroy its box?"
+        ));
         if end == Some(true) {
             store.request_stop(name)?;
             vigil::keep(lifecycle, name, Goal::End).await?;
             return Ok(());
         }
     }
-    ui.status(format_args!("Left `{name}` as it is; nobody watches it now."));
-    ui.hint(format_args!("watch it again, and recover it from interruptions, with `spotter up {name}`"));
+    ui.status(format_args!(
+        "Left `{name}` as it is; nobody watches it now."
+    ));
+    ui.hint(format_args!(
+        "watch it again, and recover it from interruptions, with `spotter up {name}`"
+    ));
     Ok(())
 }
 
@@ -126,15 +148,29 @@ pub fn summary(store: &Store, run: &RunRecord) -> Result<RunSummary, CommandErro
     let name = &run.name;
     let attempts = store.attempts(name)?;
     let watched = store.lease(name)?.is_some();
-    let (intervals, charges, events) = (store.intervals(name)?, store.charges(name)?, store.events(name, 0)?);
-    Ok(summarise(run, &attempts, &intervals, &charges, &events, watched, store.now_us()))
+    let (intervals, charges, events) = (
+        store.intervals(name)?,
+        store.charges(name)?,
+        store.events(name, 0)?,
+    );
+    Ok(summarise(
+        run,
+        &attempts,
+        &intervals,
+        &charges,
+        &events,
+        watched,
+        store.now_us(),
+    ))
 }
 
 /// What an ended run makes of the exit code.
 pub fn verdict(run: &RunRecord) -> Result<(), CommandError> {
     let reason = run.reason.clone();
     let failed = |text: &str, kind: ErrorKind| {
-        let mut err = CommandError::new(format!("run `{}` {text}", run.name)).kind(kind).about(&run.name);
+        let mut err = CommandError::new(format!("run `{}` {text}", run.name))
+            .kind(kind)
+            .about(&run.name);
         if let Some(reason) = reason {
             err = err.because(reason);
         }

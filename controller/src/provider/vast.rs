@@ -217,6 +217,17 @@ impl Vast {
         Err(self.refusal(operation, &answer))
     }
 
+    /// For what ends an instance: one that does not exist has been ended.
+    fn gone_or_done(&self, operation: &'static str, answer: Answer) -> Result<(), ProviderError> {
+        if answer.status == StatusCode::NOT_FOUND {
+            return match self.refusal(operation, &answer) {
+                ProviderError::Refused { .. } => Ok(()),
+                other => Err(other),
+            };
+        }
+        self.accept(operation, answer).map(drop)
+    }
+
     fn refusal(&self, operation: &'static str, answer: &Answer) -> ProviderError {
         let message = wire::message(&answer.body, &answer.text);
         let code = answer
@@ -479,11 +490,13 @@ impl Provider for Vast {
     }
 
     async fn stop(&self, id: InstanceId) -> Result<(), ProviderError> {
+        const OPERATION: &str = "stop instance";
         let path = format!("/api/v0/instances/{id}/");
-        let body = json!({"state": "stopped"});
-        self.write("stop instance", Method::PUT, &path, body)
-            .await
-            .map(drop)
+        let body = Some(json!({"state": "stopped"}));
+        let answer = self
+            .call(OPERATION, Method::PUT, &path, body, Repeat::Safe)
+            .await?;
+        self.gone_or_done(OPERATION, answer)
     }
 
     async fn destroy(&self, id: InstanceId) -> Result<(), ProviderError> {
@@ -498,13 +511,7 @@ impl Provider for Vast {
                 Repeat::Safe,
             )
             .await?;
-        if answer.status == StatusCode::NOT_FOUND {
-            return match self.refusal(OPERATION, &answer) {
-                ProviderError::Refused { .. } => Ok(()),
-                other => Err(other),
-            };
-        }
-        self.accept(OPERATION, answer).map(drop)
+        self.gone_or_done(OPERATION, answer)
     }
 
     async fn change_bid(&self, id: InstanceId, usd_per_hour: f64) -> Result<(), ProviderError> {

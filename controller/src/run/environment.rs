@@ -23,7 +23,10 @@ pub fn job_env(
     shell: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<(String, String)>, Vec<String>> {
     let gpus = job.num_gpus.to_string();
-    let dir = spec.checkpoints.as_ref().map_or("", |checkpoints| checkpoints.dir.as_str());
+    let dir = spec
+        .checkpoints
+        .as_ref()
+        .map_or("", |checkpoints| checkpoints.dir.as_str());
     let checkpoint_dir = match dir {
         "" => String::new(),
         absolute if absolute.starts_with('/') => absolute.to_owned(),
@@ -67,5 +70,9 @@ pub fn job_env(
             None => missing.push(key.clone()),
         }
     }
-    if missing.is_empty() { Ok(env) } else { Err(missing) }
+    if missing.is_empty() {
+        Ok(env)
+    } else {
+        Err(missing)
+    }
 }

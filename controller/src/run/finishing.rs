@@ -28,10 +28,7 @@ impl Lifecycle {
         attempt: &mut AttemptRecord,
         site: &mut Option<Arc<dyn Site>>,
     ) -> Result<(), Halt> {
-        let site = match site {
-            Some(site) => site.clone(),
-            none => none.insert(self.open(run, attempt).await?).clone(),
-        };
+        let site = self.site_of(run, attempt, site).await?;
         let market = attempt.clone();
         tokio::select! {
             saved = self.save_everything(run, attempt, site.as_ref()) => saved?,
@@ -48,13 +45,19 @@ impl Lifecycle {
         attempt: &mut AttemptRecord,
         site: &dyn Site,
     ) -> Result<(), Halt> {
-        let has_bucket = run.spec.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.to.is_some());
+        let has_bucket = run
+            .spec
+            .checkpoints
+            .as_ref()
+            .is_some_and(|checkpoints| checkpoints.to.is_some());
         if has_bucket {
-            self.give_credentials(run, site).await?;
+            if let Err(err) = site.give_credentials().await {
+                return Err(unsaved(run, err));
+            }
             self.say(run, "Saving the last checkpoints.");
             let backup = match site.backup_now(LAST_BACKUP, true).await {
                 Ok(backup) => backup,
-                Err(err) => return Err(unsaved(run, err).await),
+                Err(err) => return Err(unsaved(run, err)),
             };
             if backup.pending > 0 || backup.unsaved_bytes > 0 {
                 let text = format!(
@@ -63,25 +66,50 @@ impl Lifecycle {
                 );
                 return Err(Halt::Fatal(
                     CommandError::new(text)
-                        .because(backup.problem.unwrap_or_else(|| "the time for it is over".to_owned()))
+                        .because(
+                            backup
+                                .problem
+                                .unwrap_or_else(|| "the time for it is over".to_owned()),
+                        )
                         .hint(format!("try again with `spotter up {}`", run.name))
-                        .hint(format!("or give them up with `spotter destroy --lose-data {}`", run.name)),
+                        .hint(format!(
+                            "or give them up with `spotter destroy --lose-data {}`",
+                            run.name
+                        )),
                 ));
             }
         }
         if let Some(results) = &run.spec.results {
             let workdir = match site.configure(&self.assignment(run, attempt)).await {
                 Ok(workdir) => workdir,
-                Err(err) => return Err(unsaved(run, err).await),
+                Err(err) => return Err(unsaved(run, err)),
             };
-            self.say(run, &format!("Fetching results to {}.", results.to.display()));
+            self.say(
+                run,
+                &format!("Fetching results to {}.", results.to.display()),
+            );
             if has_bucket && let Err(err) = site.collect_results(&results.fetch).await {
-                return Err(unsaved(run, err).await);
+                return Err(unsaved(run, err));
             }
-            self.fetch(run, site, &workdir, &results.fetch, &results.to).await?;
+            let absent = self
+                .fetch(run, site, &workdir, &results.fetch, &results.to)
+                .await?;
+            if let Some(absent) = absent {
+                // A mistyped path must not cost the model that lies beside it.
+                self.say(
+                    run,
+                    &format!("Careful: {absent}. The box is stopped and its disk kept."),
+                );
+                attempt.reason = Some(absent);
+            }
         }
-        self.copy_log(run, attempt.number, site, TRAIN).await;
-        self.copy_events(run, attempt, site).await;
+        // What the box printed and did goes with it: nothing is destroyed before it is here.
+        if let Err(err) = self.copy_log(run, attempt.number, site, TRAIN).await {
+            return Err(unsaved(run, err));
+        }
+        if let Err(err) = self.copy_events(run, attempt, site).await {
+            return Err(unsaved(run, err));
+        }
         Ok(())
     }
 
@@ -97,24 +125,39 @@ impl Lifecycle {
         let workdir = site
             .configure(&self.assignment(run, attempt))
             .await
-            .map_err(|err| CommandError::new(format!("nothing was fetched from `{}`", run.name)).cause(err))?;
+            .map_err(|err| {
+                CommandError::new(format!("nothing was fetched from `{}`", run.name)).cause(err)
+            })?;
         self.fetch_verified(site, &workdir, paths, to).await
     }
 
     /// Copies files from the box and verifies each by its hash.
-    async fn fetch_verified(&self, site: &dyn Site, workdir: &str, paths: &[String], to: &Path) -> Result<Vec<FileHash>, CommandError> {
-        let list = site.hash_files(paths).await.map_err(|err| CommandError::from_error(&err))?;
-        for path in &list.missing {
-            tracing::warn!(path, "a result does not exist on the box");
-        }
-        let found: Vec<String> = paths.iter().filter(|path| !list.missing.contains(path)).cloned().collect();
+    async fn fetch_verified(
+        &self,
+        site: &dyn Site,
+        workdir: &str,
+        paths: &[String],
+        to: &Path,
+    ) -> Result<Vec<FileHash>, CommandError> {
+        let list = site
+            .hash_files(paths)
+            .await
+            .map_err(|err| CommandError::from_error(&err))?;
+        let found: Vec<String> = paths
+            .iter()
+            .filter(|path| !list.missing.contains(path))
+            .cloned()
+            .collect();
         if found.is_empty() {
             return Ok(Vec::new());
         }
-        fs::create_dir_all(to)
-            .map_err(|err| CommandError::new(format!("{} was not made", to.display())).cause(err))?;
+        fs::create_dir_all(to).map_err(|err| {
+            CommandError::new(format!("{} was not made", to.display())).cause(err)
+        })?;
         let progress = |done, total| self.report.transfer("results", done, total);
-        site.fetch(workdir, &found, to, &progress).await.map_err(|err| CommandError::from_error(&err))?;
+        site.fetch(workdir, &found, to, &progress)
+            .await
+            .map_err(|err| CommandError::from_error(&err))?;
         for file in &list.files {
             verify(file, to)?;
         }
@@ -128,18 +171,37 @@ impl Lifecycle {
         workdir: &str,
         paths: &[String],
         to: &Path,
-    ) -> Result<(), Halt> {
-        let files = self.fetch_verified(site, workdir, paths, to).await.map_err(|err| {
-            let mut made = CommandError::new(format!("run `{}` ended well, but its results were not fetched", run.name))
+    ) -> Result<Option<String>, Halt> {
+        let files = self
+            .fetch_verified(site, workdir, paths, to)
+            .await
+            .map_err(|err| {
+                let mut made = CommandError::new(format!(
+                    "run `{}` ended well, but its results were not fetched",
+                    run.name
+                ))
                 .because(err.message());
-            for cause in err.causes() {
-                made = made.because(cause);
-            }
-            made.hint(format!("try again with `spotter up {}`", run.name))
-        })?;
+                for cause in err.causes() {
+                    made = made.because(cause);
+                }
+                made.hint(format!("try again with `spotter up {}`", run.name))
+            })?;
         let bytes: u64 = files.iter().map(|file| file.size_bytes).sum();
-        self.say(run, &format!("Fetched and verified {} files, {bytes} bytes.", files.len()));
-        Ok(())
+        self.say(
+            run,
+            &format!("Fetched and verified {} files, {bytes} bytes.", files.len()),
+        );
+        let absent: Vec<&str> = paths
+            .iter()
+            .filter(|path| !files.iter().any(|file| is_of(&file.path, path)))
+            .map(String::as_str)
+            .collect();
+        Ok((!absent.is_empty()).then(|| {
+            format!(
+                "results that do not exist on the box: {}",
+                absent.join(", ")
+            )
+        }))
     }
 
     /// The user asked for the end: last checkpoint, end of the session, results.
@@ -150,22 +212,46 @@ impl Lifecycle {
         site: &mut Option<Arc<dyn Site>>,
     ) -> Result<(), CommandError> {
         let stopped = async {
-            let site = match site {
-                Some(site) => site.clone(),
-                none => none.insert(self.open(run, attempt).await?).clone(),
-            };
+            let site = self.site_of(run, attempt, site).await?;
             self.say(run, "Stopping the training.");
             if let Err(err) = site.end_session(TRAIN, STOP_GRACE).await {
-                return Err(unsaved(run, err).await);
+                return Err(unsaved(run, err));
             }
             self.save_everything(run, attempt, site.as_ref()).await
         };
         match stopped.await {
             Ok(()) => {}
-            Err(Halt::Fatal(err)) => return Err(err),
+            Err(Halt::Fatal(err) | Halt::Pause(err)) => return Err(err.about(&run.name)),
+            Err(Halt::BadBox(why)) => {
+                let text = format!(
+                    "run `{}` was not stopped: what it trained could not be saved",
+                    run.name
+                );
+                return Err(CommandError::new(text)
+                    .because(why)
+                    .about(&run.name)
+                    .hint(format!("try again with `spotter stop {}`", run.name))
+                    .hint(format!(
+                        "or give it up with `spotter destroy --lose-data {}`",
+                        run.name
+                    )));
+            }
+            Err(Halt::Again(why)) => {
+                tracing::debug!(
+                    run = run.name,
+                    why,
+                    "the link broke while the training was stopped"
+                );
+                *site = None;
+                tokio::time::sleep(LOOK_AGAIN).await;
+                return Ok(());
+            }
             // The box went while it was being stopped: what was committed is in the bucket.
-            Err(Halt::Interrupted(why) | Halt::Lost(why) | Halt::BadBox(why)) => {
-                self.say(run, &format!("The box went while the training was stopped: {why}."));
+            Err(Halt::Interrupted(why) | Halt::Lost(why)) => {
+                self.say(
+                    run,
+                    &format!("The box went while the training was stopped: {why}."),
+                );
             }
             Err(Halt::Superseded | Halt::StopRequested) => return Ok(()),
         }
@@ -184,22 +270,40 @@ impl Lifecycle {
     ) -> Result<(), Halt> {
         let how = ended_text(ended);
         let tail = site.log_tail(TRAIN, 2_000).await.unwrap_or_default();
-        self.say(run, &format!("The training {how}. Its last lines:\n{}", last_lines(&tail)));
-        self.note(
+        self.say(
             run,
-            attempt.number,
-            "crashed",
-            serde_json::json!({"how": how, "last_lines": last_lines(&tail)}),
-        )?;
-        if run.spec.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.to.is_some()) {
-            self.give_credentials(run, site).await?;
-            let saved = site.backup_now(LAST_BACKUP, true).await;
-            if let Err(err) = saved {
-                self.say(run, &format!("Its last checkpoints may not be saved: {err}."));
+            &format!("The training {how}. Its last lines:\n{}", last_lines(&tail)),
+        );
+        let mut unsaved_bytes = None;
+        if run
+            .spec
+            .checkpoints
+            .as_ref()
+            .is_some_and(|checkpoints| checkpoints.to.is_some())
+        {
+            if let Err(err) = site.give_credentials().await {
+                return Err(unsaved(run, err));
+            }
+            match site.backup_now(LAST_BACKUP, true).await {
+                Ok(backup) => unsaved_bytes = Some(backup.unsaved_bytes),
+                Err(SiteError::Unreachable(why)) => return Err(Halt::Again(why)),
+                Err(err) => self.say(
+                    run,
+                    &format!("Its last checkpoints may not be saved: {err}."),
+                ),
             }
         }
-        self.copy_log(run, attempt.number, site, TRAIN).await;
-        self.copy_events(run, attempt, site).await;
+        // What the box printed and did goes with it: nothing is destroyed before it is here.
+        if let Err(err) = self.copy_log(run, attempt.number, site, TRAIN).await {
+            return Err(unsaved(run, err));
+        }
+        if let Err(err) = self.copy_events(run, attempt, site).await {
+            return Err(unsaved(run, err));
+        }
+        let lines = last_lines(&tail);
+        let detail =
+            serde_json::json!({"how": how, "last_lines": lines, "unsaved_bytes": unsaved_bytes});
+        self.note(run, attempt.number, "crashed", detail)?;
         attempt.exit_code = ended.exit_code;
         attempt.reason = Some(format!("the training {how}"));
         self.move_to(attempt, State::Failed)?;
@@ -208,17 +312,34 @@ impl Lifecycle {
     }
 
     /// A run has ended: its boxes are destroyed, stopped or kept, by outcome and policy.
-    pub(crate) async fn settle(&self, run: &RunRecord, site: Option<Arc<dyn Site>>) -> Result<(), CommandError> {
+    pub(crate) async fn settle(
+        &self,
+        run: &RunRecord,
+        site: Option<Arc<dyn Site>>,
+    ) -> Result<(), CommandError> {
         let attempts = self.store.attempts(&run.name)?;
-        let last = attempts.last().map_or(0, |attempt| attempt.number);
+        // Of several boxes the one that trained last holds what is worth keeping.
+        let trained = attempts.iter().rev().find(|attempt| attempt.started_us > 0);
+        let last = trained
+            .or(attempts.last())
+            .map_or(0, |attempt| attempt.number);
         for mut attempt in attempts {
             if attempt.state == State::Gone {
-                if !self.store.final_charges(&run.name)?.iter().any(|(number, _)| *number == attempt.number) {
+                if !self
+                    .store
+                    .final_charges(&run.name)?
+                    .iter()
+                    .any(|(number, _)| *number == attempt.number)
+                {
                     self.reconcile(&attempt).await;
                 }
                 continue;
             }
-            let keep = if attempt.number == last { disposal(run, &attempt) } else { OnDone::Destroy };
+            let keep = if attempt.number == last {
+                disposal(run, &attempt)
+            } else {
+                OnDone::Destroy
+            };
             match keep {
                 OnDone::Destroy => {
                     if let Some(site) = &site
@@ -239,7 +360,9 @@ impl Lifecycle {
     }
 
     async fn stop_box(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<(), CommandError> {
-        let Some(id) = attempt.instance else { return Ok(()) };
+        let Some(id) = attempt.instance else {
+            return Ok(());
+        };
         let already = self.provider.instance(id).await?.is_none_or(|instance| {
             instance.intended == crate::provider::Intended::Stopped && !instance.contract_running
         });
@@ -259,11 +382,24 @@ impl Lifecycle {
     }
 }
 
+/// Whether a file is one of the paths, or lies below it.
+fn is_of(file: &str, path: &str) -> bool {
+    let path = path.trim_start_matches("./").trim_end_matches('/');
+    file == path
+        || file
+            .strip_prefix(path)
+            .is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// What happens to the last box of an ended run (pure).
 fn disposal(run: &RunRecord, attempt: &AttemptRecord) -> OnDone {
     let never_trained = attempt.started_us == 0;
     match run.outcome {
         Some(Outcome::Done | Outcome::Stopped) if never_trained => OnDone::Destroy,
+        // Something was not as ordered: the disk is kept for a look.
+        Some(Outcome::Done) if attempt.reason.is_some() && run.spec.on_done == OnDone::Destroy => {
+            OnDone::Stop
+        }
         Some(Outcome::Done | Outcome::Stopped) => run.spec.on_done,
         // Nothing was trained: there is nothing to look at and nothing to lose.
         Some(Outcome::Failed) => OnDone::Destroy,
@@ -274,31 +410,29 @@ fn disposal(run: &RunRecord, attempt: &AttemptRecord) -> OnDone {
     }
 }
 
-async fn unsaved(run: &RunRecord, err: SiteError) -> Halt {
+fn unsaved(run: &RunRecord, err: SiteError) -> Halt {
     match err {
-        // A broken link alone is no verdict: the step is taken again after a pause.
-        SiteError::Unreachable(why) => {
-            tracing::warn!(run = run.name, why, "the link broke while things were brought to safety");
-            tokio::time::sleep(LOOK_AGAIN).await;
-            Halt::Superseded
+        SiteError::Unreachable(why) => Halt::Again(why),
+        err => {
+            let text = format!("run `{}` ended, but not everything is saved", run.name);
+            Halt::Pause(CommandError::new(text).cause(err))
         }
-        err => Halt::Fatal(
-            CommandError::new(format!("run `{}` ended, but not everything is saved", run.name))
-                .cause(err)
-                .hint(format!("try again with `spotter up {}`", run.name)),
-        ),
     }
 }
 
 /// Holds a fetched file against the hash that the box gave for it.
 fn verify(file: &FileHash, dir: &Path) -> Result<(), CommandError> {
     let path = dir.join(&file.path);
-    let wrong = |why: String| CommandError::new(format!("{} was not fetched whole", path.display())).because(why);
+    let wrong = |why: String| {
+        CommandError::new(format!("{} was not fetched whole", path.display())).because(why)
+    };
     let mut hasher = blake3::Hasher::new();
     let mut source = fs::File::open(&path).map_err(|err| wrong(err.to_string()))?;
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let read = source.read(&mut buffer).map_err(|err| wrong(err.to_string()))?;
+        let read = source
+            .read(&mut buffer)
+            .map_err(|err| wrong(err.to_string()))?;
         if read == 0 {
             break;
         }
@@ -308,5 +442,9 @@ fn verify(file: &FileHash, dir: &Path) -> Result<(), CommandError> {
     if got.as_str() == file.blake3 {
         return Ok(());
     }
-    Err(wrong(format!("its hash is {} here and {} on the box", &got[..16], &file.blake3[..16.min(file.blake3.len())])))
+    Err(wrong(format!(
+        "its hash is {} here and {} on the box",
+        &got[..16],
+        &file.blake3[..16.min(file.blake3.len())]
+    )))
 }

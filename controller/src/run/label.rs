@@ -43,9 +43,22 @@ mod tests {
         let text = label("01STORE", "llama-7b", 3, "9f2c");
         assert_eq!(
             parse(&text),
-            Some(Label { store: "01STORE", run: "llama-7b", attempt: 3, nonce: "9f2c" })
+            Some(Label {
+                store: "01STORE",
+                run: "llama-7b",
+                attempt: 3,
+                nonce: "9f2c"
+            })
         );
-        for foreign in ["", "job-1", "spotter", "spotter/a/b/x/c", "spotter/a/b/1", "spotter/a/b/1/c/d", "spotter//b/1/c"] {
+        for foreign in [
+            "",
+            "job-1",
+            "spotter",
+            "spotter/a/b/x/c",
+            "spotter/a/b/1",
+            "spotter/a/b/1/c/d",
+            "spotter//b/1/c",
+        ] {
             assert_eq!(parse(foreign), None, "{foreign}");
         }
     }

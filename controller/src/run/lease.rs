@@ -31,8 +31,19 @@ impl Lease {
             return Ok(None);
         }
         let lost = CancellationToken::new();
-        let renewing = tokio::spawn(renew(Arc::clone(store), run.to_owned(), holder.clone(), lost.clone()));
-        Ok(Some(Lease { store: Arc::clone(store), run: run.to_owned(), holder, lost, renewing }))
+        let renewing = tokio::spawn(renew(
+            Arc::clone(store),
+            run.to_owned(),
+            holder.clone(),
+            lost.clone(),
+        ));
+        Ok(Some(Lease {
+            store: Arc::clone(store),
+            run: run.to_owned(),
+            holder,
+            lost,
+            renewing,
+        }))
     }
 
     /// Ends when somebody else has taken the lease: the holder must stop acting at once.
@@ -51,15 +62,24 @@ impl Drop for Lease {
 }
 
 async fn renew(store: Arc<Store>, run: String, holder: String, lost: CancellationToken) {
+    let mut renewed_us = store.now_us();
     loop {
         tokio::time::sleep(RENEW).await;
         match store.renew_lease(&run, &holder, TTL) {
-            Ok(true) => {}
+            Ok(true) => renewed_us = store.now_us(),
             Ok(false) => {
                 lost.cancel();
                 return;
             }
-            Err(err) => tracing::warn!(%err, "the lease was not renewed, trying again"),
+            Err(err) => {
+                tracing::warn!(%err, "the lease was not renewed, trying again");
+                // By the date, not by a clock that stands still while the laptop sleeps.
+                let age_us = store.now_us().saturating_sub(renewed_us);
+                if age_us >= TTL.as_micros() as i64 {
+                    lost.cancel();
+                    return;
+                }
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         recovery::{self, Move},
         site::{Place, Site, SiteError, Sites},
     },
-    store::{AttemptRecord, Outcome, RunRecord, Store},
+    store::{AttemptRecord, Outcome, RunRecord, Store, StoreError},
 };
 
 /// How long an interrupted box is kept while its successor comes up.
@@ -59,6 +59,10 @@ pub(crate) enum Halt {
     StopRequested,
     /// Another process acts for this run, or the record has moved on: read it again.
     Superseded,
+    /// The link broke, which says nothing about the box: take the step again, over a new link.
+    Again(String),
+    /// Something on this laptop or at the provider is in the way. The run stays as it stands; `up` goes on.
+    Pause(CommandError),
 }
 
 impl From<CommandError> for Halt {
@@ -69,7 +73,24 @@ impl From<CommandError> for Halt {
 
 impl From<crate::store::StoreError> for Halt {
     fn from(err: crate::store::StoreError) -> Self {
-        Self::Fatal(err.into())
+        match err {
+            // Somebody else has moved the record on: what we meant to write is out of date.
+            StoreError::BadMove { .. } => Self::Superseded,
+            err => Self::Pause(err.into()),
+        }
+    }
+}
+
+impl From<ProviderError> for Halt {
+    fn from(err: ProviderError) -> Self {
+        match err {
+            ProviderError::OfferGone { .. }
+            | ProviderError::BidTooLow { .. }
+            | ProviderError::NoCredit { .. }
+            | ProviderError::Refused { status: ..500, .. } => Self::Fatal(err.into()),
+            // A missing key, a rate or a broken network says nothing about the run.
+            _ => Self::Pause(err.into()),
+        }
     }
 }
 
@@ -111,11 +132,9 @@ impl Lifecycle {
             }
             let step = self.step(&run, &mut attempt, &mut site).await;
             if let Err(halt) = step {
-                if !matches!(halt, Halt::Superseded) {
-                    // A tunnel belongs to one box; whatever follows opens its own.
-                    if !matches!(halt, Halt::StopRequested) {
-                        site = None;
-                    }
+                // A tunnel belongs to one box and one link; whatever follows opens its own.
+                if !matches!(halt, Halt::StopRequested | Halt::Superseded) {
+                    site = None;
                 }
                 self.halted(&run, attempt, halt, &mut site).await?;
             }
@@ -141,7 +160,11 @@ impl Lifecycle {
             State::Interrupted | State::Lost | State::Gone => self.recover(run, attempt).await,
             // These two are recorded together with their outcome; a crash in between left only the state.
             State::Failed => {
-                let outcome = if attempt.started_us > 0 { Outcome::Crashed } else { Outcome::Failed };
+                let outcome = if attempt.started_us > 0 {
+                    Outcome::Crashed
+                } else {
+                    Outcome::Failed
+                };
                 Ok(self.end(run, outcome, attempt.reason.as_deref())?)
             }
             State::Stopped => Ok(self.end(run, Outcome::Stopped, None)?),
@@ -158,23 +181,61 @@ impl Lifecycle {
     ) -> Result<(), CommandError> {
         match halt {
             Halt::Superseded => Ok(()),
+            Halt::Again(why) => {
+                tracing::debug!(run = run.name, why, "the link broke; taking the step again");
+                tokio::time::sleep(LOOK_AGAIN).await;
+                Ok(())
+            }
+            Halt::Pause(err) => Err(err
+                .about(&run.name)
+                .hint(format!("go on with `spotter up {}`", run.name))),
             Halt::Interrupted(why) => {
-                self.say(run, &format!("Attempt {} was interrupted: {why}.", attempt.number));
-                self.note(run, attempt.number, "interrupted", serde_json::json!({"reason": why, "step": attempt.last_step}))?;
-                attempt.reason = Some(why);
-                self.gpu_charge_ends(&attempt)?;
-                self.move_to(&mut attempt, State::Interrupted)
+                self.say(
+                    run,
+                    &format!("Attempt {} was interrupted: {why}.", attempt.number),
+                );
+                let detail = serde_json::json!({"reason": why, "step": attempt.last_step});
+                self.note(run, attempt.number, "interrupted", detail)?;
+                self.box_went(attempt, State::Interrupted, why)
             }
             Halt::Lost(why) => {
-                self.say(run, &format!("The box of attempt {} is lost: {why}.", attempt.number));
-                self.note(run, attempt.number, "lost", serde_json::json!({"reason": why, "step": attempt.last_step}))?;
-                attempt.reason = Some(why);
-                self.gpu_charge_ends(&attempt)?;
-                self.move_to(&mut attempt, State::Lost)
+                self.say(
+                    run,
+                    &format!("The box of attempt {} is lost: {why}.", attempt.number),
+                );
+                let detail = serde_json::json!({"reason": why, "step": attempt.last_step});
+                self.note(run, attempt.number, "lost", detail)?;
+                self.box_went(attempt, State::Lost, why)
+            }
+            // It holds a training, and whether that is saved nobody can say: only a person ends it.
+            Halt::BadBox(why) if attempt.started_us > 0 => {
+                let text = format!(
+                    "the box of `{}` cannot be used and was kept: it holds a training",
+                    run.name
+                );
+                Err(CommandError::new(text)
+                    .because(why)
+                    .about(&run.name)
+                    .hint(format!("try again with `spotter up {}`", run.name))
+                    .hint(format!(
+                        "or give it up with `spotter destroy --lose-data {}`",
+                        run.name
+                    )))
             }
             Halt::BadBox(why) => {
-                self.say(run, &format!("The box of attempt {} did not come up: {why}.", attempt.number));
-                self.note(run, attempt.number, "bring_up_failed", serde_json::json!({"reason": why}))?;
+                self.say(
+                    run,
+                    &format!(
+                        "The box of attempt {} did not come up: {why}.",
+                        attempt.number
+                    ),
+                );
+                self.note(
+                    run,
+                    attempt.number,
+                    "bring_up_failed",
+                    serde_json::json!({"reason": why}),
+                )?;
                 attempt.reason = Some(why);
                 self.end_box(&mut attempt).await
             }
@@ -183,29 +244,69 @@ impl Lifecycle {
                     return self.stop_training(run, &mut attempt, site).await;
                 }
                 attempt.reason = Some("stopped before the training started".to_owned());
-                self.move_to(&mut attempt, State::Stopped)?;
+                if attempt.state == State::Renting && attempt.instance.is_none() {
+                    // Whether it was rented is not known yet; only its end makes that sure.
+                    self.end_box(&mut attempt).await?;
+                } else {
+                    self.move_to(&mut attempt, State::Stopped)?;
+                }
                 self.end(run, Outcome::Stopped, attempt.reason.as_deref())
             }
-            Halt::Fatal(err) => {
-                let reason = std::iter::once(err.message())
-                    .chain(err.causes().iter().map(String::as_str))
-                    .collect::<Vec<_>>()
-                    .join(": ");
-                // Before the training there is nothing to lose and nothing to look at: the box goes at once.
-                if attempt.started_us == 0 {
-                    attempt.reason = Some(reason.clone());
-                    if attempt.state.may_follow(State::Failed) {
-                        self.move_to(&mut attempt, State::Failed)?;
-                    }
-                    self.end(run, Outcome::Failed, Some(&reason))?;
-                    let settled = self.settle(&self.store.run(&run.name)?, None).await;
-                    if let Err(settle) = settled {
-                        return Err(err.because(settle.to_string()).about(&run.name));
-                    }
-                }
-                Err(err.about(&run.name))
-            }
+            Halt::Fatal(err) => self.failed(run, attempt, err).await,
         }
+    }
+
+    /// Records that a box is no longer ours, and that its GPU is not charged any more.
+    fn box_went(
+        &self,
+        mut attempt: AttemptRecord,
+        state: State,
+        why: String,
+    ) -> Result<(), CommandError> {
+        attempt.reason = Some(why);
+        self.gpu_charge_ends(&attempt)?;
+        match self.move_to(&mut attempt, state) {
+            // Somebody else was faster; the loop reads what they wrote.
+            Err(StoreError::BadMove { .. }) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Another box would not help. Where nothing was ever trained the run is over and nothing is left to pay; otherwise
+    /// everything that holds a training stays as it is.
+    async fn failed(
+        &self,
+        run: &RunRecord,
+        mut attempt: AttemptRecord,
+        err: CommandError,
+    ) -> Result<(), CommandError> {
+        let trained = self
+            .store
+            .attempts(&run.name)?
+            .iter()
+            .any(|attempt| attempt.started_us > 0);
+        if trained {
+            if attempt.started_us == 0 && attempt.instance.is_some() {
+                self.end_box(&mut attempt).await?;
+            }
+            return Err(err
+                .about(&run.name)
+                .hint(format!("go on with `spotter up {}`", run.name)));
+        }
+        let reason = std::iter::once(err.message())
+            .chain(err.causes().iter().map(String::as_str))
+            .collect::<Vec<_>>()
+            .join(": ");
+        attempt.reason = Some(reason.clone());
+        if attempt.state.may_follow(State::Failed) {
+            self.move_to(&mut attempt, State::Failed)?;
+        }
+        self.end(run, Outcome::Failed, Some(&reason))?;
+        let settled = self.settle(&self.store.run(&run.name)?, None).await;
+        Err(match settled {
+            Ok(()) => err.about(&run.name),
+            Err(settle) => err.because(settle.to_string()).about(&run.name),
+        })
     }
 
     /// After an interruption or a box that never came up: another one, or the end.
@@ -224,7 +325,12 @@ impl Lifecycle {
                     tracing::warn!(%err, instance = id, "a lost box could not be told to stop");
                 }
                 Err(err) => {
-                    self.say(run, &format!("Instance {id} could not be told to stay stopped: {err}. Trying again."));
+                    self.say(
+                        run,
+                        &format!(
+                            "Instance {id} could not be told to stay stopped: {err}. Trying again."
+                        ),
+                    );
                     tokio::time::sleep(LOOK_AGAIN * 3).await;
                     return Ok(());
                 }
@@ -242,7 +348,9 @@ impl Lifecycle {
             Move::GiveUp(why) => {
                 let outcome = match attempt.state {
                     State::Lost => Outcome::Lost,
-                    State::Gone if attempts.iter().all(|attempt| attempt.started_us == 0) => Outcome::Failed,
+                    State::Gone if attempts.iter().all(|attempt| attempt.started_us == 0) => {
+                        Outcome::Failed
+                    }
                     _ => Outcome::Interrupted,
                 };
                 let reason = match &attempt.reason {
@@ -288,7 +396,7 @@ impl Lifecycle {
     }
 
     /// Boxes of earlier attempts: stopped while the successor comes up, destroyed once it runs.
-    async fn reap_older(&self, run: &RunRecord) {
+    pub(crate) async fn reap_older(&self, run: &RunRecord) {
         if let Err(err) = self.try_reap_older(run).await {
             tracing::warn!(run = run.name, %err, "an older box is still there, will try again");
         }
@@ -296,11 +404,14 @@ impl Lifecycle {
 
     async fn try_reap_older(&self, run: &RunRecord) -> Result<(), CommandError> {
         let attempts = self.store.attempts(&run.name)?;
-        let Some((latest, older)) = attempts.split_last() else { return Ok(()) };
+        let Some((latest, older)) = attempts.split_last() else {
+            return Ok(());
+        };
         for old in older.iter().filter(|old| old.state != State::Gone) {
             let age_us = self.clock.now_us().saturating_sub(old.state_us);
             let waited = age_us >= OLD_BOX_KEPT.as_micros() as i64;
-            if latest.started_us == 0 && !waited {
+            let trains = latest.started_us > 0 && latest.state != State::Syncing;
+            if !trains && !waited {
                 continue;
             }
             let mut old = old.clone();
@@ -310,19 +421,24 @@ impl Lifecycle {
                 (Some(reached), None) => reached,
                 _ => 0,
             };
-            self.note(run, old.number, "box_destroyed", serde_json::json!({"instance": old.instance, "steps_redone": redone}))?;
+            self.note(
+                run,
+                old.number,
+                "box_destroyed",
+                serde_json::json!({"instance": old.instance, "steps_redone": redone}),
+            )?;
         }
         Ok(())
     }
 
     /// Destroys the box of an attempt, waits until the provider confirms it, and closes its account.
     pub(crate) async fn end_box(&self, attempt: &mut AttemptRecord) -> Result<(), CommandError> {
-        let instance = match attempt.instance {
-            Some(id) => Some(id),
-            // Nothing was adopted yet, but a create may have been carried out.
-            None => self.find_by_label(&attempt.label).await.map_err(CommandError::from)?,
-        };
-        if let Some(id) = instance {
+        let mut ours: Vec<u64> = attempt.instance.into_iter().collect();
+        if attempt.instance.is_none() && attempt.state != State::Planned {
+            // Nothing was adopted, but a create may be on its way: it is looked for as long as it may still appear.
+            ours.extend(self.look_for_label(&attempt.label, &|_| {}).await?);
+        }
+        if let Some(id) = ours.first().copied() {
             crate::fault::point("provider.destroy.before");
             self.provider.destroy(id).await?;
             crate::fault::point("provider.destroy.after");
@@ -334,11 +450,19 @@ impl Lifecycle {
                     self.provider.destroy(id).await?;
                 }
                 if looks > 40 {
-                    return Err(CommandError::new(format!("instance {id} still exists two minutes after it was destroyed"))
+                    let text =
+                        format!("instance {id} still exists two minutes after it was destroyed");
+                    return Err(CommandError::new(text)
                         .about(&attempt.run)
                         .hint("look again with `spotter gc`"));
                 }
                 tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            // A create that was carried out after its answer was given up made a second one under the same label.
+            for twin in self.provider.instances().await? {
+                if twin.label.as_deref() == Some(&attempt.label) && twin.id != id {
+                    self.provider.destroy(twin.id).await?;
+                }
             }
             attempt.instance = Some(id);
             self.sites.forget(&self.place(attempt, id));
@@ -353,33 +477,51 @@ impl Lifecycle {
     /// Reads what the provider charged for an attempt and stores it beside our own figure.
     pub(crate) async fn reconcile(&self, attempt: &AttemptRecord) {
         let Some(id) = attempt.instance else { return };
-        match self.provider.charges(attempt.created_us as f64 / 1e6, &[id]).await {
+        match self
+            .provider
+            .charges(attempt.created_us as f64 / 1e6, &[id])
+            .await
+        {
             Ok(charges) => {
                 if let Some(charge) = charges.iter().find(|charge| charge.instance == id) {
                     let is_final = attempt.state == State::Gone;
-                    if let Err(err) =
-                        self.store.record_charge(&attempt.run, attempt.number, charge, self.clock.now_us(), is_final)
-                    {
+                    if let Err(err) = self.store.record_charge(
+                        &attempt.run,
+                        attempt.number,
+                        charge,
+                        self.clock.now_us(),
+                        is_final,
+                    ) {
                         tracing::warn!(%err, "charges were read but not stored");
                     }
                 }
             }
-            Err(err) => tracing::warn!(%err, "charges could not be read; the ledger's own figure stands"),
+            Err(err) => {
+                tracing::warn!(%err, "charges could not be read; the ledger's own figure stands")
+            }
         }
     }
 
     /// Records how a run ended. Its box is dealt with afterwards, by [`Self::settle`].
-    pub(crate) fn end(&self, run: &RunRecord, outcome: Outcome, reason: Option<&str>) -> Result<(), CommandError> {
+    pub(crate) fn end(
+        &self,
+        run: &RunRecord,
+        outcome: Outcome,
+        reason: Option<&str>,
+    ) -> Result<(), CommandError> {
         self.store.end_run(&run.name, outcome, reason)?;
         Ok(())
     }
 
     /// Records a state, if it may follow the recorded one.
-    pub(crate) fn move_to(&self, attempt: &mut AttemptRecord, state: State) -> Result<(), CommandError> {
+    pub(crate) fn move_to(
+        &self,
+        attempt: &mut AttemptRecord,
+        state: State,
+    ) -> Result<(), StoreError> {
         attempt.state = state;
         attempt.state_us = self.clock.now_us();
-        self.store.update_attempt(attempt)?;
-        Ok(())
+        self.store.update_attempt(attempt)
     }
 
     /// Stores an event of our own.
@@ -390,7 +532,8 @@ impl Lifecycle {
         kind: &str,
         detail: serde_json::Value,
     ) -> Result<(), CommandError> {
-        self.store.note(&run.name, attempt, self.clock.now_us(), kind, &detail)?;
+        self.store
+            .note(&run.name, attempt, self.clock.now_us(), kind, &detail)?;
         Ok(())
     }
 
@@ -408,19 +551,35 @@ impl Lifecycle {
     /// The GPU is charged from now on; known to be so already is fine.
     pub(crate) fn gpu_charge_starts(&self, attempt: &AttemptRecord) -> Result<(), CommandError> {
         let price = attempt.gpu_usd_per_hour;
-        self.store.open_interval(&attempt.run, attempt.number, CostKind::Gpu, self.clock.now_us(), price)?;
+        self.store.open_interval(
+            &attempt.run,
+            attempt.number,
+            CostKind::Gpu,
+            self.clock.now_us(),
+            price,
+        )?;
         Ok(())
     }
 
     /// The GPU is not charged any more.
     pub(crate) fn gpu_charge_ends(&self, attempt: &AttemptRecord) -> Result<(), CommandError> {
-        self.store.close_interval(&attempt.run, attempt.number, CostKind::Gpu, self.clock.now_us())?;
+        self.store.close_interval(
+            &attempt.run,
+            attempt.number,
+            CostKind::Gpu,
+            self.clock.now_us(),
+        )?;
         Ok(())
     }
 
     fn charges_end(&self, attempt: &AttemptRecord) -> Result<(), CommandError> {
         self.gpu_charge_ends(attempt)?;
-        self.store.close_interval(&attempt.run, attempt.number, CostKind::Disk, self.clock.now_us())?;
+        self.store.close_interval(
+            &attempt.run,
+            attempt.number,
+            CostKind::Disk,
+            self.clock.now_us(),
+        )?;
         Ok(())
     }
 
@@ -436,14 +595,18 @@ impl Lifecycle {
     /// The instance that carries a label; `None` when the provider lists none.
     pub(crate) async fn find_by_label(&self, label: &str) -> Result<Option<u64>, ProviderError> {
         let instances = self.provider.instances().await?;
-        Ok(instances.iter().find(|instance| instance.label.as_deref() == Some(label)).map(|instance| instance.id))
+        Ok(instances
+            .iter()
+            .find(|instance| instance.label.as_deref() == Some(label))
+            .map(|instance| instance.id))
     }
 }
 
-/// A box that refused is at fault; an unreachable one is asked again by the caller; the laptop's own trouble is nobody's but ours.
+/// A box that refused is at fault; a broken link is nobody's fault; the laptop's own trouble is for a person to mend.
 pub(crate) fn refused(what: &str, err: SiteError) -> Halt {
     match err {
-        SiteError::Local(why) => Halt::Fatal(CommandError::new(what).because(why)),
-        SiteError::Unreachable(why) | SiteError::Refused(why) => Halt::BadBox(format!("{what}: {why}")),
+        SiteError::Local(why) => Halt::Pause(CommandError::new(what).because(why)),
+        SiteError::Unreachable(why) => Halt::Again(format!("{what}: {why}")),
+        SiteError::Refused(why) => Halt::BadBox(format!("{what}: {why}")),
     }
 }

@@ -47,11 +47,17 @@ pub enum TooDear {
 impl fmt::Display for TooDear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bid { floor_usd_per_hour, max_usd_per_hour } => write!(
+            Self::Bid {
+                floor_usd_per_hour,
+                max_usd_per_hour,
+            } => write!(
                 f,
                 "the price to beat is ${floor_usd_per_hour:.3}/h, above `resources.bid.max` of ${max_usd_per_hour:.3}/h"
             ),
-            Self::Price { price_usd_per_hour, max_usd_per_hour } => write!(
+            Self::Price {
+                price_usd_per_hour,
+                max_usd_per_hour,
+            } => write!(
                 f,
                 "all in it costs ${price_usd_per_hour:.3}/h, above `resources.max_price` of ${max_usd_per_hour:.3}/h"
             ),
@@ -68,7 +74,10 @@ pub fn order(offer: &Offer, resources: &Resources) -> Result<Order, TooDear> {
             let floor = offer.min_bid_usd_per_hour.unwrap_or(offer.gpu_usd_per_hour);
             let max = resources.bid_max_usd_per_hour.unwrap_or(f64::INFINITY);
             if floor > max {
-                return Err(TooDear::Bid { floor_usd_per_hour: floor, max_usd_per_hour: max });
+                return Err(TooDear::Bid {
+                    floor_usd_per_hour: floor,
+                    max_usd_per_hour: max,
+                });
             }
             // Headroom is cut before an offer is refused: the floor is what decides, not our wish for comfort.
             let room = (max_price - offer.storage_usd_per_hour).max(floor);
@@ -86,7 +95,10 @@ pub fn order(offer: &Offer, resources: &Resources) -> Result<Order, TooDear> {
     let price = order.running_usd_per_hour();
     // A thousandth of tolerance for the rounding above.
     if price > max_price + 0.001 {
-        return Err(TooDear::Price { price_usd_per_hour: price, max_usd_per_hour: max_price });
+        return Err(TooDear::Price {
+            price_usd_per_hour: price,
+            max_usd_per_hour: max_price,
+        });
     }
     Ok(order)
 }

@@ -44,9 +44,17 @@ impl fmt::Display for GiveUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Policy => f.write_str("`recover.policy` is `never`"),
-            Self::Attempts { used } => write!(f, "all {used} attempts of `recover.attempts` are used"),
-            Self::Budget { spent_usd, budget_usd } => {
-                write!(f, "${spent_usd:.2} of the budget of ${budget_usd:.2} are spent")
+            Self::Attempts { used } => {
+                write!(f, "all {used} attempts of `recover.attempts` are used")
+            }
+            Self::Budget {
+                spent_usd,
+                budget_usd,
+            } => {
+                write!(
+                    f,
+                    "${spent_usd:.2} of the budget of ${budget_usd:.2} are spent"
+                )
             }
             Self::BringUps => write!(f, "{BRING_UPS} boxes in a row did not come up"),
         }
@@ -57,16 +65,25 @@ impl fmt::Display for GiveUp {
 ///
 /// `attempts` are all of the run, oldest first; `spent_usd` is what they cost so far.
 pub fn decide(spec: &RunSpec, attempts: &[AttemptRecord], spent_usd: f64) -> Move {
-    let started = attempts.iter().filter(|attempt| attempt.started_us > 0).count() as u32;
-    let failed_in_a_row =
-        attempts.iter().rev().take_while(|attempt| attempt.started_us == 0).count() as u32;
+    let started = attempts
+        .iter()
+        .filter(|attempt| attempt.started_us > 0)
+        .count() as u32;
+    let failed_in_a_row = attempts
+        .iter()
+        .rev()
+        .take_while(|attempt| attempt.started_us == 0)
+        .count() as u32;
     if failed_in_a_row >= BRING_UPS {
         return Move::GiveUp(GiveUp::BringUps);
     }
     if let Some(budget_usd) = spec.limits.budget_usd
         && spent_usd >= budget_usd
     {
-        return Move::GiveUp(GiveUp::Budget { spent_usd, budget_usd });
+        return Move::GiveUp(GiveUp::Budget {
+            spent_usd,
+            budget_usd,
+        });
     }
     // A box that never trained was not a life of the run: the policy is about interruptions.
     if failed_in_a_row == 0 {

@@ -32,15 +32,21 @@ const HOPELESS: [&str; 6] = [
 
 impl Lifecycle {
     /// Planned or renting: ends with a rented instance in the record.
-    pub(crate) async fn rent(&self, run: &RunRecord, attempt: &mut AttemptRecord) -> Result<(), Halt> {
+    pub(crate) async fn rent(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+    ) -> Result<(), Halt> {
         if attempt.state == State::Renting
             && let Some(id) = self.look_for_lost_answer(run, attempt).await?
         {
-            return self.adopt(attempt, id);
+            return self.adopt(attempt, id).await;
         }
         let mut refused_offers: Vec<u64> = Vec::new();
         for _ in 0..OFFERS_TRIED {
-            let Some((offer, order)) = self.choose(run, attempt, &refused_offers).await? else { return Ok(()) };
+            let Some((offer, order)) = self.choose(run, attempt, &refused_offers).await? else {
+                return Ok(());
+            };
             attempt.machine_id = Some(offer.machine_id);
             attempt.gpu = format!("{}:{}", offer.gpu_name, offer.num_gpus);
             attempt.gpu_usd_per_hour = order.gpu_usd_per_hour;
@@ -55,26 +61,48 @@ impl Lifecycle {
                 onstart: self
                     .sites
                     .onstart(&run.spec, &self.provider.base_url())
-                    .map_err(|err| CommandError::new(format!("run `{}` was not rented", run.name)).cause(err))?,
+                    .map_err(|err| {
+                        CommandError::new(format!("run `{}` was not rented", run.name)).cause(err)
+                    })?,
                 env: Vec::new(),
                 bid_usd_per_hour: order.bid_usd_per_hour,
             };
             let price = order.running_usd_per_hour();
-            self.say(run, &format!("Renting offer {} ({}) at ${price:.3}/h.", offer.id, attempt.gpu));
+            self.say(
+                run,
+                &format!(
+                    "Renting offer {} ({}) at ${price:.3}/h.",
+                    offer.id, attempt.gpu
+                ),
+            );
             crate::fault::point("provider.rent.before");
             let answer = self.provider.rent(&request).await;
             crate::fault::point("provider.rent.after");
             match answer {
-                Ok(id) => return self.adopt(attempt, id),
-                Err(ProviderError::OfferGone { leftover, .. } | ProviderError::BidTooLow { leftover, .. }) => {
+                Ok(id) => return self.adopt(attempt, id).await,
+                Err(
+                    ProviderError::OfferGone { leftover, .. }
+                    | ProviderError::BidTooLow { leftover, .. },
+                ) => {
                     self.discard(leftover).await?;
-                    self.say(run, &format!("Offer {} is gone or was outbid; trying the next one.", offer.id));
+                    self.say(
+                        run,
+                        &format!(
+                            "Offer {} is gone or was outbid; trying the next one.",
+                            offer.id
+                        ),
+                    );
                     refused_offers.push(offer.id);
                 }
                 Err(err) if err.is_ambiguous() => {
-                    self.say(run, &format!("The answer to the order was lost ({err}); looking for the instance."));
+                    self.say(
+                        run,
+                        &format!(
+                            "The answer to the order was lost ({err}); looking for the instance."
+                        ),
+                    );
                     if let Some(id) = self.look_for_lost_answer(run, attempt).await? {
-                        return self.adopt(attempt, id);
+                        return self.adopt(attempt, id).await;
                     }
                     refused_offers.push(offer.id);
                 }
@@ -82,21 +110,30 @@ impl Lifecycle {
                     if let ProviderError::Refused { leftover, .. } = &err {
                         self.discard(*leftover).await?;
                     }
-                    return Err(Halt::Fatal(self.not_rented(run, err)));
+                    return Err(self.not_rented(run, err));
                 }
             }
         }
-        let text = format!("run `{}` was not rented: {OFFERS_TRIED} offers in a row were gone", run.name);
-        Err(Halt::Fatal(CommandError::new(text).hint("try again, or widen `resources` in the run file")))
+        let text = format!(
+            "run `{}` was not rented: {OFFERS_TRIED} offers in a row were gone",
+            run.name
+        );
+        Err(Halt::Fatal(
+            CommandError::new(text).hint("try again, or widen `resources` in the run file"),
+        ))
     }
 
-    fn not_rented(&self, run: &RunRecord, err: ProviderError) -> CommandError {
-        let inner = CommandError::from(err);
-        let mut made = CommandError::new(format!("run `{}` was not rented", run.name)).because(inner.message());
-        for hint in inner.hints() {
-            made = made.hint(hint);
+    fn not_rented(&self, run: &RunRecord, err: ProviderError) -> Halt {
+        let text = format!("run `{}` was not rented", run.name);
+        let named = |inner: CommandError| {
+            let made = CommandError::new(text.clone()).because(inner.message());
+            inner.hints().iter().fold(made, CommandError::hint)
+        };
+        match Halt::from(err) {
+            Halt::Fatal(inner) => Halt::Fatal(named(inner)),
+            Halt::Pause(inner) => Halt::Pause(named(inner)),
+            other => other,
         }
-        made
     }
 
     /// The cheapest offer that the run file allows. `None`: nothing now, but the run goes on and looks again.
@@ -115,7 +152,19 @@ impl Lifecycle {
             filters: resources.filters.clone(),
             limit: 32,
         };
-        let found = self.provider.offers(&query).await.map_err(|err| self.not_rented(run, err))?;
+        let found = match self.provider.offers(&query).await {
+            Ok(found) => found,
+            // A run that has trained is worth waiting for the network; one that was just typed tells its user.
+            Err(err) if attempt.number > 1 && err.may_pass() => {
+                self.say(
+                    run,
+                    &format!("The market does not answer ({err}). Looking again in a minute."),
+                );
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                return Ok(None);
+            }
+            Err(err) => return Err(self.not_rented(run, err)),
+        };
         let bad_machines = self.machines_that_failed(run, attempt)?;
         let mut too_dear = None;
         for offer in &found {
@@ -129,27 +178,45 @@ impl Lifecycle {
                 }
             }
         }
-        let gpus = format!("{}:{}", resources.gpu_name.as_deref().unwrap_or("any"), resources.num_gpus);
+        let gpus = format!(
+            "{}:{}",
+            resources.gpu_name.as_deref().unwrap_or("any"),
+            resources.num_gpus
+        );
         let disk_gb = resources.disk_gb;
         let why = match too_dear {
             Some((id, reason)) => format!("the cheapest offer, {id}, is too dear: {reason}"),
-            None if found.is_empty() => format!("the market has no {gpus} with {disk_gb} GB of disk that matches"),
+            None if found.is_empty() => {
+                format!("the market has no {gpus} with {disk_gb} GB of disk that matches")
+            }
             None => format!("all {} offers that match failed or were gone", found.len()),
         };
         // A run that has trained waits for the market; one that was just typed tells its user.
         if attempt.number > 1 {
-            self.say(run, &format!("No box to go on with: {why}. Looking again in a minute."));
+            self.say(
+                run,
+                &format!("No box to go on with: {why}. Looking again in a minute."),
+            );
             tokio::time::sleep(Duration::from_secs(60)).await;
             return Ok(None);
         }
-        let err = CommandError::new(format!("run `{}` was not rented: no offer to take", run.name))
-            .because(why)
-            .hint(format!("see the market with `spotter offers --gpus \"{gpus}\" --disk {disk_gb}GB`"));
+        let err = CommandError::new(format!(
+            "run `{}` was not rented: no offer to take",
+            run.name
+        ))
+        .because(why)
+        .hint(format!(
+            "see the market with `spotter offers --gpus \"{gpus}\" --disk {disk_gb}GB`"
+        ));
         Err(Halt::Fatal(err))
     }
 
     /// Machines on which this run already failed to come up.
-    fn machines_that_failed(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<Vec<u64>, Halt> {
+    fn machines_that_failed(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+    ) -> Result<Vec<u64>, Halt> {
         let attempts = self.store.attempts(&run.name)?;
         Ok(attempts
             .iter()
@@ -164,53 +231,88 @@ impl Lifecycle {
         run: &RunRecord,
         attempt: &AttemptRecord,
     ) -> Result<Option<InstanceId>, Halt> {
+        let found = self
+            .look_for_label(&attempt.label, &|text| self.say(run, text))
+            .await?;
+        if let Some(id) = found {
+            self.say(run, &format!("Found instance {id} by its label."));
+        }
+        Ok(found)
+    }
+
+    /// The instance with a label, looked for as long as one may still appear. Without an answer of the provider nothing is
+    /// concluded: it is asked again, for ever.
+    pub(crate) async fn look_for_label(
+        &self,
+        label: &str,
+        say: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<Option<InstanceId>, ProviderError> {
         let started = tokio::time::Instant::now();
         loop {
-            match self.find_by_label(&attempt.label).await {
-                Ok(Some(id)) => {
-                    self.say(run, &format!("Found instance {id} by its label."));
-                    return Ok(Some(id));
-                }
+            match self.find_by_label(label).await {
+                Ok(Some(id)) => return Ok(Some(id)),
                 Ok(None) if started.elapsed() >= LABEL_APPEARS => return Ok(None),
                 Ok(None) => {}
-                // Without an answer nothing may be rented: the instance may exist.
                 Err(err @ (ProviderError::Unauthorized { .. } | ProviderError::NoKey { .. })) => {
-                    return Err(Halt::Fatal(self.not_rented(run, err)));
+                    return Err(err);
                 }
-                Err(err) => self.say(run, &format!("The provider does not answer ({err}); asking again.")),
+                Err(err) => say(&format!(
+                    "The provider does not answer ({err}); asking again."
+                )),
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
     /// Writes an instance into the record: from here on it is ours and known.
-    fn adopt(&self, attempt: &mut AttemptRecord, id: InstanceId) -> Result<(), Halt> {
+    async fn adopt(&self, attempt: &mut AttemptRecord, id: InstanceId) -> Result<(), Halt> {
         attempt.instance = Some(id);
         let price = attempt.storage_usd_per_hour;
-        self.store.open_interval(&attempt.run, attempt.number, CostKind::Disk, self.clock.now_us(), price)?;
-        self.move_to(attempt, State::Loading)?;
+        let (run, number) = (attempt.run.clone(), attempt.number);
+        self.store
+            .open_interval(&run, number, CostKind::Disk, self.clock.now_us(), price)?;
+        if let Err(err) = self.move_to(attempt, State::Loading) {
+            // The record has moved on without us, so nothing claims this box: it must not be paid for.
+            self.provider.destroy(id).await?;
+            self.store
+                .close_interval(&run, number, CostKind::Disk, self.clock.now_us())?;
+            return Err(err.into());
+        }
         Ok(())
     }
 
     /// An instance that an error left behind bills storage until it is destroyed.
     async fn discard(&self, leftover: Option<InstanceId>) -> Result<(), Halt> {
         if let Some(id) = leftover {
-            self.provider.destroy(id).await.map_err(CommandError::from)?;
+            self.provider.destroy(id).await?;
         }
         Ok(())
     }
 
     /// Loading: ends when the provider says that the box runs and where ssh answers.
-    pub(crate) async fn load(&self, run: &RunRecord, attempt: &mut AttemptRecord) -> Result<(), Halt> {
-        let id = attempt.instance.ok_or_else(|| Halt::BadBox("no instance was recorded".to_owned()))?;
-        self.say(run, &format!("Instance {id} is being prepared by its host."));
+    pub(crate) async fn load(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+    ) -> Result<(), Halt> {
+        let id = attempt
+            .instance
+            .ok_or_else(|| Halt::BadBox("no instance was recorded".to_owned()))?;
+        self.say(
+            run,
+            &format!("Instance {id} is being prepared by its host."),
+        );
         let mut missing = 0;
+        let mut unchanged = (None, tokio::time::Instant::now());
         let mut started_once = false;
         let mut checked = false;
         loop {
             self.still_ours(run, attempt)?;
             if self.bring_up_left(run, attempt).is_zero() {
-                return Err(Halt::BadBox(format!("it was not running {}", self.bring_up_text(run))));
+                return Err(Halt::BadBox(format!(
+                    "it was not running {}",
+                    self.bring_up_text(run)
+                )));
             }
             match self.provider.instance(id).await {
                 Ok(Some(instance)) => {
@@ -221,6 +323,12 @@ impl Lifecycle {
                     }
                     let row = status::row(State::Loading, Seen::from(&instance));
                     let said = instance.status_msg.to_lowercase();
+                    if unchanged.0 != Some(row.meaning) {
+                        unchanged = (Some(row.meaning), tokio::time::Instant::now());
+                    }
+                    let overdue = row
+                        .deadline
+                        .is_some_and(|deadline| unchanged.1.elapsed() >= deadline);
                     match row.action {
                         Action::GoOn if !instance.ssh.is_empty() => {
                             attempt.ssh = instance.ssh.clone();
@@ -232,13 +340,18 @@ impl Lifecycle {
                         // A fresh instance sometimes comes up stopped; one start mends it.
                         Action::Recover if !started_once => {
                             started_once = true;
-                            self.provider.start(id).await.map_err(CommandError::from)?;
+                            self.provider.start(id).await?;
                         }
                         Action::Recover => return Err(Halt::BadBox(row.text.to_owned())),
                         _ if HOPELESS.iter().any(|word| said.contains(word)) => {
                             return Err(Halt::BadBox(instance.status_msg));
                         }
-                        // `exited` is also what a container shows on its way up; the bring-up limit bounds it.
+                        // Before anything ran, a host that is silent is as bad as one that is slow.
+                        Action::WaitThenGiveUp | Action::WaitThenRecover | Action::AskHeartbeat
+                            if overdue =>
+                        {
+                            return Err(Halt::BadBox(row.text.to_owned()));
+                        }
                         _ => {}
                     }
                 }
@@ -246,11 +359,13 @@ impl Lifecycle {
                     missing += 1;
                     // A list that lags behind a create is seen; three looks apart it is a fact.
                     if missing >= 3 {
-                        return Err(Halt::BadBox("the provider does not know it any more".to_owned()));
+                        return Err(Halt::BadBox(
+                            "the provider does not know it any more".to_owned(),
+                        ));
                     }
                 }
                 Err(err @ (ProviderError::Unauthorized { .. } | ProviderError::NoKey { .. })) => {
-                    return Err(Halt::Fatal(err.into()));
+                    return Err(err.into());
                 }
                 Err(err) => tracing::warn!(%err, "the provider does not answer, asking again"),
             }
@@ -259,15 +374,29 @@ impl Lifecycle {
     }
 
     /// What was really rented: a bid may come back as on-demand, a disk smaller than ordered.
-    fn check_rented(&self, run: &RunRecord, attempt: &AttemptRecord, instance: &Instance) -> Result<(), Halt> {
+    fn check_rented(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        instance: &Instance,
+    ) -> Result<(), Halt> {
         let wanted_bid = attempt.rental == Rental::Interruptible;
         if instance.is_bid != wanted_bid {
-            let got = if instance.is_bid { "interruptible" } else { "on-demand" };
-            return Err(Halt::BadBox(format!("it was rented {got}, which is not what was ordered")));
+            let got = if instance.is_bid {
+                "interruptible"
+            } else {
+                "on-demand"
+            };
+            return Err(Halt::BadBox(format!(
+                "it was rented {got}, which is not what was ordered"
+            )));
         }
         let disk_gb = run.spec.resources.disk_gb;
         if instance.disk_gb > 0.0 && instance.disk_gb + 0.5 < disk_gb {
-            return Err(Halt::BadBox(format!("its disk has {:.0} GB instead of {disk_gb:.0} GB", instance.disk_gb)));
+            return Err(Halt::BadBox(format!(
+                "its disk has {:.0} GB instead of {disk_gb:.0} GB",
+                instance.disk_gb
+            )));
         }
         // A tenth over what was ordered is a price change between search and create; more is a mistake.
         if instance.gpu_usd_per_hour > attempt.gpu_usd_per_hour * 1.1 + 0.001 {
@@ -287,7 +416,9 @@ impl Lifecycle {
         }
         let latest = self.store.latest_attempt(&run.name)?;
         match latest {
-            Some(latest) if latest.number == attempt.number && latest.state == attempt.state => Ok(()),
+            Some(latest) if latest.number == attempt.number && latest.state == attempt.state => {
+                Ok(())
+            }
             _ => Err(Halt::Superseded),
         }
     }
@@ -303,10 +434,16 @@ impl Lifecycle {
             .min()
             .unwrap_or(attempt.created_us);
         let used_us = self.clock.now_us().saturating_sub(paid_since_us).max(0) as u64;
-        run.spec.limits.bring_up.saturating_sub(Duration::from_micros(used_us))
+        run.spec
+            .limits
+            .bring_up
+            .saturating_sub(Duration::from_micros(used_us))
     }
 
     pub(crate) fn bring_up_text(&self, run: &RunRecord) -> String {
-        format!("within `limits.bring_up` of {} s", run.spec.limits.bring_up.as_secs())
+        format!(
+            "within `limits.bring_up` of {} s",
+            run.spec.limits.bring_up.as_secs()
+        )
     }
 }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use crate::{
     agent_client::{
-        AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileList, LogPiece, LogPosition,
-        PreflightReport, RestoreReport, SessionInfo, SessionRequest,
+        AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileList, LogPiece,
+        LogPosition, PreflightReport, RestoreReport, SessionInfo, SessionRequest,
     },
     provider::{InstanceId, SshAddress},
     spec::RunSpec,
@@ -83,7 +83,13 @@ pub trait Site: Send + Sync {
     /// Lists result files with their hashes, and paths that do not exist.
     async fn hash_files(&self, paths: &[String]) -> Result<FileList, SiteError>;
     /// Copies files from the box's working directory to a directory here.
-    async fn fetch(&self, from: &str, paths: &[String], to: &Path, progress: Progress<'_>) -> Result<(), SiteError>;
+    async fn fetch(
+        &self,
+        from: &str,
+        paths: &[String],
+        to: &Path,
+        progress: Progress<'_>,
+    ) -> Result<(), SiteError>;
     /// The agent forgets keys and ends; the box is about to go.
     async fn wipe(&self) -> Result<(), SiteError>;
 }
@@ -99,9 +105,19 @@ pub trait Sites: Send + Sync {
     /// already holds for a run of this name. 0 when the run has no bucket.
     async fn prove_bucket(&self, spec: &RunSpec) -> Result<usize, SiteError>;
     /// What a box that was taken back left of a session's log in the bucket; nothing when it had no time or no bucket.
-    async fn left_log(&self, spec: &RunSpec, attempt: u32, session: &str) -> Result<Vec<LogPiece>, SiteError>;
+    async fn left_log(
+        &self,
+        spec: &RunSpec,
+        attempt: u32,
+        session: &str,
+    ) -> Result<Vec<LogPiece>, SiteError>;
     /// Connects, puts the agent on the box if it is not there, and starts it.
-    async fn open(&self, place: &Place, spec: &RunSpec, progress: Progress<'_>) -> Result<Arc<dyn Site>, SiteError>;
+    async fn open(
+        &self,
+        place: &Place,
+        spec: &RunSpec,
+        progress: Progress<'_>,
+    ) -> Result<Arc<dyn Site>, SiteError>;
     /// Forgets pins and sockets of a box that is gone.
     fn forget(&self, place: &Place);
 }

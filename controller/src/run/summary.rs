@@ -85,22 +85,33 @@ pub fn summarise(
     let commits: Vec<(u32, Option<u64>)> = events
         .iter()
         .filter(|event| event.kind == "checkpoint.committed")
-        .map(|event| (event.attempt, event.detail.get("step").and_then(serde_json::Value::as_u64)))
+        .map(|event| {
+            (
+                event.attempt,
+                event.detail.get("step").and_then(serde_json::Value::as_u64),
+            )
+        })
         .collect();
     let mut reached: Option<u64> = None;
     let mut rows = Vec::new();
     for attempt in attempts {
         let trained = attempt.started_us > 0;
-        let from_step = if trained { Some(attempt.resumed_step.unwrap_or(0)) } else { None };
+        let from_step = if trained {
+            Some(attempt.resumed_step.unwrap_or(0))
+        } else {
+            None
+        };
         // What lies between the checkpoint and the furthest step before it is trained a second time.
         let steps_redone = match (from_step, reached) {
-            (Some(from), Some(furthest)) => {
-                furthest.saturating_sub(from).min(attempt.last_step.unwrap_or(from).saturating_sub(from))
-            }
+            (Some(from), Some(furthest)) => furthest
+                .saturating_sub(from)
+                .min(attempt.last_step.unwrap_or(from).saturating_sub(from)),
             _ => 0,
         };
         reached = reached.max(attempt.last_step);
-        let charge = charges.iter().find(|charge| charge.attempt == attempt.number && charge.is_final);
+        let charge = charges
+            .iter()
+            .find(|charge| charge.attempt == attempt.number && charge.is_final);
         rows.push(AttemptSummary {
             number: attempt.number,
             state: attempt.state,
@@ -110,15 +121,23 @@ pub fn summarise(
             from_step,
             to_step: attempt.last_step,
             steps_redone,
-            checkpoints_committed: commits.iter().filter(|(number, _)| *number == attempt.number).count() as u64,
+            checkpoints_committed: commits
+                .iter()
+                .filter(|(number, _)| *number == attempt.number)
+                .count() as u64,
             ledger: ledger::attempt_cost(intervals, attempt.number, now_us),
             charged: charge.map(|charge| charge.cost),
             reason: attempt.reason.clone(),
         });
     }
-    let finals: Vec<(u32, Cost)> =
-        charges.iter().filter(|charge| charge.is_final).map(|charge| (charge.attempt, charge.cost)).collect();
-    let all_charged = rows.iter().all(|row| row.charged.is_some() || row.instance.is_none());
+    let finals: Vec<(u32, Cost)> = charges
+        .iter()
+        .filter(|charge| charge.is_final)
+        .map(|charge| (charge.attempt, charge.cost))
+        .collect();
+    let all_charged = rows
+        .iter()
+        .all(|row| row.charged.is_some() || row.instance.is_none());
     RunSummary {
         name: run.name.clone(),
         state: attempts.last().map(|attempt| attempt.state),
@@ -140,7 +159,10 @@ pub fn summarise(
 impl AttemptSummary {
     /// How our figure and the provider's compare, once its bill is closed.
     pub fn reconciliation(&self) -> Option<Reconciliation> {
-        self.charged.map(|charged| Reconciliation { ledger: self.ledger, charged })
+        self.charged.map(|charged| Reconciliation {
+            ledger: self.ledger,
+            charged,
+        })
     }
 }
 
@@ -176,7 +198,11 @@ mod tests {
 
     #[test]
     fn steps_between_the_checkpoint_and_the_interruption_are_counted_as_redone_once() {
-        let attempts = [attempt(1, None, Some(137)), attempt(2, Some(120), Some(125)), attempt(3, Some(120), Some(400))];
+        let attempts = [
+            attempt(1, None, Some(137)),
+            attempt(2, Some(120), Some(125)),
+            attempt(3, Some(120), Some(400)),
+        ];
         let run = RunRecord {
             name: "r".to_owned(),
             spec: crate::spec::RunSpec::from_flags_for_tests(),
@@ -185,10 +211,19 @@ mod tests {
             outcome: Some(Outcome::Done),
             reason: None,
         };
-        let intervals =
-            [Interval { attempt: 1, kind: CostKind::Gpu, from_us: 0, to_us: Some(3_600_000_000), usd_per_hour: 0.2 }];
+        let intervals = [Interval {
+            attempt: 1,
+            kind: CostKind::Gpu,
+            from_us: 0,
+            to_us: Some(3_600_000_000),
+            usd_per_hour: 0.2,
+        }];
         let summary = summarise(&run, &attempts, &intervals, &[], &[], false, 7_200_000_000);
-        let redone: Vec<u64> = summary.attempts.iter().map(|attempt| attempt.steps_redone).collect();
+        let redone: Vec<u64> = summary
+            .attempts
+            .iter()
+            .map(|attempt| attempt.steps_redone)
+            .collect();
         assert_eq!(redone, [0, 5, 17]);
         assert_eq!(summary.steps_redone, 22);
         assert_eq!(summary.step, Some(400));

@@ -17,7 +17,11 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Carries a run to `goal`, or looks on until it is there.
-pub async fn keep(lifecycle: &Lifecycle, name: &str, goal: Goal) -> Result<RunRecord, CommandError> {
+pub async fn keep(
+    lifecycle: &Lifecycle,
+    name: &str,
+    goal: Goal,
+) -> Result<RunRecord, CommandError> {
     let mut told = false;
     loop {
         if let Some(lease) = Lease::take(&lifecycle.store, name)? {
@@ -33,7 +37,9 @@ pub async fn keep(lifecycle: &Lifecycle, name: &str, goal: Goal) -> Result<RunRe
         }
         if !told {
             told = true;
-            lifecycle.report.status(name, "Another spotter acts for this run; looking on.");
+            lifecycle
+                .report
+                .status(name, "Another spotter acts for this run; looking on.");
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -43,6 +49,8 @@ pub async fn keep(lifecycle: &Lifecycle, name: &str, goal: Goal) -> Result<RunRe
 fn reached(lifecycle: &Lifecycle, run: &RunRecord, goal: Goal) -> Result<bool, CommandError> {
     let attempts = lifecycle.store.attempts(&run.name)?;
     let settled = run.outcome.is_some() && lifecycle.store.lease(&run.name)?.is_none();
-    let running = attempts.last().is_some_and(|attempt| attempt.state == State::Running);
+    let running = attempts
+        .last()
+        .is_some_and(|attempt| attempt.state == State::Running);
     Ok(settled || (goal == Goal::Running && running))
 }

@@ -14,8 +14,17 @@ fn a_controller_killed_at_any_point_is_finished_by_up_and_never_pays_for_two_box
             let name: &'static str = Box::leak(format!("crash-{number}").into_boxed_str());
             world.training(&Training::interruptible(name, 15));
             let file = format!("{name}.yaml");
-            let killed = world.spotter(&["run", &file, "--detach"]).env("SPOTTER_DIE_AT", point).output().unwrap();
-            assert_eq!(killed.status.code(), None, "{point}: {}", String::from_utf8_lossy(&killed.stderr));
+            let killed = world
+                .spotter(&["run", &file, "--detach"])
+                .env("SPOTTER_DIE_AT", point)
+                .output()
+                .unwrap();
+            assert_eq!(
+                killed.status.code(),
+                None,
+                "{point}: {}",
+                String::from_utf8_lossy(&killed.stderr)
+            );
             if world.status(name).is_null() {
                 // Killed before the run was written down: nothing can have been rented.
                 world.assert_nothing_rented();
@@ -26,7 +35,10 @@ fn a_controller_killed_at_any_point_is_finished_by_up_and_never_pays_for_two_box
             assert_eq!(world.status(name)["outcome"], "done", "{point}");
             world.assert_nothing_rented();
         }
-        let instances = world.ctl(&["state"])["instances"].as_array().unwrap().clone();
+        let instances = world.ctl(&["state"])["instances"]
+            .as_array()
+            .unwrap()
+            .clone();
         assert!(
             instances.len() <= points.len() + 1,
             "{} boxes for {} runs",
@@ -50,11 +62,24 @@ fn a_controller_killed_for_good_leaves_a_box_that_ends_itself() {
             training.bring_up = "12s";
             world.training(&training);
             let file = format!("{name}.yaml");
-            let killed = world.spotter(&["run", &file, "--detach"]).env("SPOTTER_DIE_AT", point).output().unwrap();
-            assert_eq!(killed.status.code(), None, "{point}: {}", String::from_utf8_lossy(&killed.stderr));
+            let killed = world
+                .spotter(&["run", &file, "--detach"])
+                .env("SPOTTER_DIE_AT", point)
+                .output()
+                .unwrap();
+            assert_eq!(
+                killed.status.code(),
+                None,
+                "{point}: {}",
+                String::from_utf8_lossy(&killed.stderr)
+            );
         }
         world.until("every box to stop itself", || {
-            let running = world.alive().iter().filter(|row| row["cur_state"] == "running").count();
+            let running = world
+                .alive()
+                .iter()
+                .filter(|row| row["cur_state"] == "running")
+                .count();
             (running == 0).then_some(())
         });
     });
@@ -64,9 +89,21 @@ fn a_controller_killed_for_good_leaves_a_box_that_ends_itself() {
 fn points(world: &World) -> BTreeSet<String> {
     world.training(&Training::interruptible("trace", 15));
     let trace = world.work().join("trace.txt");
-    let traced = world.spotter(&["run", "trace.yaml", "--detach"]).env("SPOTTER_TRACE_POINTS", &trace).output().unwrap();
-    assert!(traced.status.success(), "{}", String::from_utf8_lossy(&traced.stderr));
-    let points = fs::read_to_string(&trace).unwrap().lines().map(str::to_owned).collect();
+    let traced = world
+        .spotter(&["run", "trace.yaml", "--detach"])
+        .env("SPOTTER_TRACE_POINTS", &trace)
+        .output()
+        .unwrap();
+    assert!(
+        traced.status.success(),
+        "{}",
+        String::from_utf8_lossy(&traced.stderr)
+    );
+    let points = fs::read_to_string(&trace)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
     world.ok(&["wait", "trace"]);
     points
 }

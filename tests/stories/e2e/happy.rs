@@ -18,7 +18,13 @@ fn happy_path(world: &World) {
     let run = Training::interruptible("happy", 40);
     world.training(&run);
 
-    let offers = world.ok(&["offers", "--gpus", "RTX 4090:1", "--interruptible", "--json"]);
+    let offers = world.ok(&[
+        "offers",
+        "--gpus",
+        "RTX 4090:1",
+        "--interruptible",
+        "--json",
+    ]);
     let offers: serde_json::Value = serde_json::from_str(&offers.stdout).unwrap();
     assert!(!offers["offers"].as_array().unwrap().is_empty(), "{offers}");
     world.ok(&["plan", "happy.yaml"]);
@@ -31,13 +37,20 @@ fn happy_path(world: &World) {
     assert_eq!(summary["attempts"].as_array().unwrap().len(), 1);
     assert_eq!(summary["step"], 40);
     assert!(summary["checkpoints_committed"].as_u64().unwrap() >= 1);
-    assert_eq!(fs::read_to_string(world.work().join("results-happy/out/final.txt")).unwrap(), "final 40\n");
+    assert_eq!(
+        fs::read_to_string(world.work().join("results-happy/out/final.txt")).unwrap(),
+        "final 40\n"
+    );
     world.assert_nothing_rented();
 
     // What it printed outlives the box, and so do its checkpoints.
     let log = fs::read_to_string(world.spotter_home().join("logs/happy/1-train.log")).unwrap();
     for step in 1..=40 {
-        assert_eq!(log.matches(&format!("step {step}/40 ")).count(), 1, "step {step} in\n{log}");
+        assert_eq!(
+            log.matches(&format!("step {step}/40 ")).count(),
+            1,
+            "step {step} in\n{log}"
+        );
     }
     let checkpoints = world.ok(&["checkpoints", "happy", "--json"]);
     let checkpoints: serde_json::Value = serde_json::from_str(&checkpoints.stdout).unwrap();

@@ -32,7 +32,11 @@ fn killed_agent(world: &World) {
 
     // Nobody is connected now. The daemon and its probe die.
     let before = processes(&spotter);
-    assert!(!before.is_empty(), "the daemon of {} was not found", spotter.display());
+    assert!(
+        !before.is_empty(),
+        "the daemon of {} was not found",
+        spotter.display()
+    );
     for pid in &before {
         let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
     }
@@ -47,7 +51,11 @@ fn killed_agent(world: &World) {
     assert_eq!(status["attempts"].as_array().unwrap().len(), 1);
     let log = fs::read_to_string(world.spotter_home().join("logs/alone/1-train.log")).unwrap();
     for step in 1..=300 {
-        assert_eq!(log.matches(&format!("step {step}/300 ")).count(), 1, "step {step}");
+        assert_eq!(
+            log.matches(&format!("step {step}/300 ")).count(),
+            1,
+            "step {step}"
+        );
     }
 }
 
@@ -56,7 +64,13 @@ fn processes(spotter: &std::path::Path) -> Vec<i32> {
     let lock = fs::metadata(spotter.join("daemon.lock"));
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         let daemon = line.contains(" daemon") && line.contains(".spotter/bin/agent");
@@ -66,7 +80,8 @@ fn processes(spotter: &std::path::Path) -> Vec<i32> {
                 let fds = fs::read_dir(entry.path().join("fd"));
                 fds.into_iter().flatten().flatten().any(|fd| {
                     use std::os::unix::fs::MetadataExt;
-                    fs::metadata(fd.path()).is_ok_and(|open| open.ino() == lock.ino() && open.dev() == lock.dev())
+                    fs::metadata(fd.path())
+                        .is_ok_and(|open| open.ino() == lock.ino() && open.dev() == lock.dev())
                 })
             });
         if ours {
@@ -89,13 +104,20 @@ fn a_link_that_is_cut_for_25_seconds_is_mended_and_nothing_restarts() {
 
         assert_eq!(watcher.wait(), 0, "{}", watcher.text());
         let said = watcher.text();
-        assert!(said.contains("No word from the box"), "the break was noticed:\n{said}");
+        assert!(
+            said.contains("No word from the box"),
+            "the break was noticed:\n{said}"
+        );
         assert!(said.contains("Connected again"), "{said}");
         let status = world.status("cut");
         assert_eq!(status["attempts"].as_array().unwrap().len(), 1, "{status}");
         let log = fs::read_to_string(world.spotter_home().join("logs/cut/1-train.log")).unwrap();
         for step in 1..=450 {
-            assert_eq!(log.matches(&format!("step {step}/450 ")).count(), 1, "step {step}");
+            assert_eq!(
+                log.matches(&format!("step {step}/450 ")).count(),
+                1,
+                "step {step}"
+            );
         }
     });
 }

@@ -9,7 +9,10 @@ fn a_create_whose_answer_was_lost_rents_once() {
         world.ctl(&["faults", r#"{"lose_create_answer": 1}"#]);
         let said = world.ok(&["run", "lost.yaml"]);
         assert!(said.stderr.contains("Found instance"), "{}", said.out);
-        assert_eq!(world.ctl(&["state"])["instances"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            world.ctl(&["state"])["instances"].as_array().unwrap().len(),
+            1
+        );
         world.assert_nothing_rented();
     });
 }
@@ -24,7 +27,11 @@ fn two_stores_on_one_account_leave_each_others_boxes_alone() {
 
         // Another laptop with the same account.
         let other = world.work().join("other-home");
-        let gc = world.spotter(&["gc", "--json"]).env("SPOTTER_HOME", &other).output().unwrap();
+        let gc = world
+            .spotter(&["gc", "--json"])
+            .env("SPOTTER_HOME", &other)
+            .output()
+            .unwrap();
         let rows: serde_json::Value = serde_json::from_slice(&gc.stdout).unwrap();
         assert_eq!(rows[0]["owner"], "other store", "{rows}");
         assert_eq!(rows[0]["destroyed"], false);
@@ -38,7 +45,11 @@ fn two_stores_on_one_account_leave_each_others_boxes_alone() {
         // What is not saved holds the box; a stop saves it and lets it go.
         let refused = world.say(&["destroy", "mine"]);
         assert_eq!(refused.code, 1, "{}", refused.out);
-        assert!(refused.stderr.contains("the training runs"), "{}", refused.out);
+        assert!(
+            refused.stderr.contains("the training runs"),
+            "{}",
+            refused.out
+        );
         assert_eq!(world.alive().len(), 1);
         world.ok(&["stop", "mine"]);
         assert_eq!(world.status("mine")["outcome"], "stopped");

@@ -7,9 +7,16 @@ use crate::world::{Tier, Training, World, on};
 #[test]
 fn a_python_client_reads_a_sample_by_reflection_through_ssh() {
     let python = stories::workspace().join("target/venv/bin/python");
-    let has_grpc = Command::new(&python).args(["-c", "import grpc_reflection"]).stderr(Stdio::null()).status();
+    let has_grpc = Command::new(&python)
+        .args(["-c", "import grpc_reflection"])
+        .stderr(Stdio::null())
+        .status();
     if !has_grpc.is_ok_and(|status| status.success()) {
-        assert!(std::env::var_os("SPOTTER_REQUIRE_ALL").is_none(), "{} has no grpcio-reflection", python.display());
+        assert!(
+            std::env::var_os("SPOTTER_REQUIRE_ALL").is_none(),
+            "{} has no grpcio-reflection",
+            python.display()
+        );
         println!("SKIPPED: {} has no grpcio-reflection", python.display());
         return;
     }
@@ -24,7 +31,15 @@ fn read_by_reflection(world: &World, python: &std::path::Path) {
     let local = world.work().join("agent.sock");
 
     let mut tunnel = world
-        .program("ssh", &["-F", world.spotter_home().join("ssh/config").to_str().unwrap(), "-N", "-L"])
+        .program(
+            "ssh",
+            &[
+                "-F",
+                world.spotter_home().join("ssh/config").to_str().unwrap(),
+                "-N",
+                "-L",
+            ],
+        )
         .arg(format!("{}:{}", local.display(), remote.display()))
         .arg("tools")
         .stderr(Stdio::null())
@@ -32,19 +47,40 @@ fn read_by_reflection(world: &World, python: &std::path::Path) {
         .unwrap();
     world.until("the forwarded socket", || local.exists().then_some(()));
     let script = stories::workspace().join("controller/examples/python-client/watch.py");
-    let output = Command::new(python).arg(script).arg(&local).arg("2").output().unwrap();
+    let output = Command::new(python)
+        .arg(script)
+        .arg(&local)
+        .arg("2")
+        .output()
+        .unwrap();
     let _ = tunnel.kill();
     let _ = tunnel.wait();
 
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    let mut lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mut lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let services = lines.next().unwrap();
     for service in ["spotter.v1.Agent", "grpc.health.v1.Health"] {
-        assert!(services["services"].as_array().unwrap().iter().any(|name| name == service), "{services}");
+        assert!(
+            services["services"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|name| name == service),
+            "{services}"
+        );
     }
     let sample = lines.next().unwrap();
     assert_eq!(sample["gpus"].as_array().unwrap().len(), 1, "{sample}");
-    assert!(sample["host"]["memory_limit_bytes"].as_str().is_some(), "{sample}");
+    assert!(
+        sample["host"]["memory_limit_bytes"].as_str().is_some(),
+        "{sample}"
+    );
     world.ok(&["stop", "tools"]);
 }

@@ -66,15 +66,26 @@ fn programs() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         let names = ["spotter", "spotter-sim", "libfake_nvml.so", "spotter-agent"];
-        let mut from: Vec<PathBuf> = names[..3].iter().map(|name| stories::program(name)).collect();
+        let mut from: Vec<PathBuf> = names[..3]
+            .iter()
+            .map(|name| stories::program(name))
+            .collect();
         from.push(stories::agent());
         // The name follows from what is in it, so that tests in parallel share one folder and never see half of it.
         let mut stamp = blake3::Hasher::new();
         for path in &from {
             let metadata = fs::metadata(path).unwrap();
-            stamp.update(format!("{path:?} {} {:?}", metadata.len(), metadata.modified().unwrap()).as_bytes());
+            stamp.update(
+                format!(
+                    "{path:?} {} {:?}",
+                    metadata.len(),
+                    metadata.modified().unwrap()
+                )
+                .as_bytes(),
+            );
         }
-        let dir = std::env::temp_dir().join(format!("sp-programs-{}", &stamp.finalize().to_hex()[..12]));
+        let dir =
+            std::env::temp_dir().join(format!("sp-programs-{}", &stamp.finalize().to_hex()[..12]));
         if dir.exists() {
             return dir;
         }
@@ -85,7 +96,12 @@ fn programs() -> &'static Path {
             let to = aside.join(name);
             if *name == "spotter-agent" {
                 // A debug build has a hundred megabytes of symbols, and every box gets a copy.
-                let status = Command::new("strip").arg("-o").arg(&to).arg(path).status().unwrap();
+                let status = Command::new("strip")
+                    .arg("-o")
+                    .arg(&to)
+                    .arg(path)
+                    .status()
+                    .unwrap();
                 assert!(status.success(), "strip (of binutils) works");
             } else {
                 fs::copy(path, &to).unwrap();
@@ -104,31 +120,51 @@ impl World {
     fn start(tier: Tier, args: &[&str]) -> Result<World, String> {
         let programs = programs();
         // Short: sockets lie below it.
-        let dir = tempfile::Builder::new().prefix("sp-").tempdir_in("/tmp").unwrap().keep();
+        let dir = tempfile::Builder::new()
+            .prefix("sp-")
+            .tempdir_in("/tmp")
+            .unwrap()
+            .keep();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         for folder in ["sim", "laptop", "work"] {
             fs::create_dir(dir.join(folder)).unwrap();
         }
-        let mut world =
-            World { dir, sim: None, ready: Value::Null, tier, env: BTreeMap::new() };
+        let mut world = World {
+            dir,
+            sim: None,
+            ready: Value::Null,
+            tier,
+            env: BTreeMap::new(),
+        };
         if world.plays_nobody() {
             for folder in ["sim", "laptop", "work"] {
-                std::os::unix::fs::chown(world.dir.join(folder), Some(NOBODY), Some(NOBODY)).unwrap();
+                std::os::unix::fs::chown(world.dir.join(folder), Some(NOBODY), Some(NOBODY))
+                    .unwrap();
             }
         }
         let log = fs::File::create(world.dir.join("sim.log")).unwrap();
         let number = if tier == Tier::One { "1" } else { "2" };
         let mut sim = world.command(&programs.join("spotter-sim"));
-        sim.args(["serve", "--with-stdin", "--time-scale", "20", "--tier", number, "--dir"])
-            .arg(world.dir.join("sim"))
-            .args(args)
-            .env("RUST_LOG", "info")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log);
+        sim.args([
+            "serve",
+            "--with-stdin",
+            "--time-scale",
+            "20",
+            "--tier",
+            number,
+            "--dir",
+        ])
+        .arg(world.dir.join("sim"))
+        .args(args)
+        .env("RUST_LOG", "info")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log);
         let mut child = sim.spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         world.sim = Some(child);
         world.ready = serde_json::from_str(&line)
             .map_err(|_| fs::read_to_string(world.dir.join("sim.log")).unwrap_or_default())?;
@@ -161,14 +197,19 @@ impl World {
         let mut command = if self.plays_nobody() {
             let mut command = Command::new("setpriv");
             let (uid, gid) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
-            command.args([uid.as_str(), gid.as_str(), "--clear-groups", "--"]).arg(program);
+            command
+                .args([uid.as_str(), gid.as_str(), "--clear-groups", "--"])
+                .arg(program);
             command
         } else {
             Command::new(program)
         };
         command
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("LC_ALL", "C.UTF-8")
             .envs(&self.env)
             .current_dir(self.dir.join("work"))
@@ -191,24 +232,47 @@ impl World {
     /// Runs `spotter`, which must succeed.
     pub fn ok(&self, args: &[&str]) -> Said {
         let said = self.say(args);
-        assert_eq!(said.code, 0, "spotter {args:?}\n{}\n{}", said.out, self.sim_log());
+        assert_eq!(
+            said.code,
+            0,
+            "spotter {args:?}\n{}\n{}",
+            said.out,
+            self.sim_log()
+        );
         said
     }
 
     /// Starts `spotter` in the background; it is killed when the guard is dropped.
     pub fn background(&self, args: &[&str]) -> Background {
-        let log = self.dir.join(format!("{}-{}.log", args.join("_").replace('/', "_"), Background::number()));
+        let log = self.dir.join(format!(
+            "{}-{}.log",
+            args.join("_").replace('/', "_"),
+            Background::number()
+        ));
         let out = fs::File::create(&log).unwrap();
-        let child = self.spotter(args).stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
+        let child = self
+            .spotter(args)
+            .stdout(out.try_clone().unwrap())
+            .stderr(out)
+            .spawn()
+            .unwrap();
         Background { child, log }
     }
 
     /// Turns a switch of the simulator.
     pub fn ctl(&self, args: &[&str]) -> Value {
         let url = self.ready["url"].as_str().unwrap();
-        let output = Command::new(programs().join("spotter-sim")).args(["ctl", "--url", url]).args(args).output().unwrap();
+        let output = Command::new(programs().join("spotter-sim"))
+            .args(["ctl", "--url", url])
+            .args(args)
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "ctl {args:?}: {text} {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "ctl {args:?}: {text} {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
@@ -225,37 +289,61 @@ impl World {
             if let Some(found) = seen() {
                 return found;
             }
-            assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}\n{}", self.sim_log());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "waited {PATIENCE:?} for {what}\n{}",
+                self.sim_log()
+            );
             std::thread::sleep(Duration::from_millis(200));
         }
     }
 
     /// Waits until the newest attempt of a run is this one and has printed at least this step; returns its instance.
     pub fn until_step(&self, run: &str, attempt: u64, step: u64) -> u64 {
-        self.until(&format!("attempt {attempt} of {run} at step {step}"), || {
-            let status = self.status(run);
-            let last = status["attempts"].as_array()?.last()?.clone();
-            let there = last["number"] == attempt && last["to_step"].as_u64().unwrap_or(0) >= step;
-            if there { last["instance"].as_u64() } else { None }
-        })
+        self.until(
+            &format!("attempt {attempt} of {run} at step {step}"),
+            || {
+                let status = self.status(run);
+                let last = status["attempts"].as_array()?.last()?.clone();
+                let there =
+                    last["number"] == attempt && last["to_step"].as_u64().unwrap_or(0) >= step;
+                if there {
+                    last["instance"].as_u64()
+                } else {
+                    None
+                }
+            },
+        )
     }
 
     /// Instances that exist, as the simulator has them.
     pub fn alive(&self) -> Vec<Value> {
         let state = self.ctl(&["state"]);
-        state["instances"].as_array().cloned().unwrap_or_default().into_iter().filter(|row| !is_gone(row)).collect()
+        state["instances"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|row| !is_gone(row))
+            .collect()
     }
 
     /// What an instance cost by the simulator's own account, dollars.
     pub fn bill_usd(&self, instance: u64) -> f64 {
         let bill = self.ctl(&["bill", &instance.to_string()]);
-        bill["total_usd"].as_f64().unwrap_or_else(|| panic!("no total in {bill}"))
+        bill["total_usd"]
+            .as_f64()
+            .unwrap_or_else(|| panic!("no total in {bill}"))
     }
 
     /// Home directory of a box.
     pub fn home(&self, instance: u64) -> PathBuf {
         let home = self.ctl(&["home", &instance.to_string()]);
-        PathBuf::from(home["home"].as_str().unwrap_or_else(|| panic!("no home in {home}")))
+        PathBuf::from(
+            home["home"]
+                .as_str()
+                .unwrap_or_else(|| panic!("no home in {home}")),
+        )
     }
 
     /// Working folder of the laptop.
@@ -287,7 +375,10 @@ impl World {
     /// Writes the run file of a small training, and the training itself.
     pub fn training(&self, run: &Training) {
         self.write("train.sh", TRAIN);
-        self.write(&format!("{}.yaml", run.name), &run.yaml(self.ready["s3_bucket"].as_str().unwrap()));
+        self.write(
+            &format!("{}.yaml", run.name),
+            &run.yaml(self.ready["s3_bucket"].as_str().unwrap()),
+        );
     }
 
     /// What the simulator said.
@@ -353,7 +444,12 @@ impl Said {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         let code = output.status.code().unwrap_or(-1);
         let out = format!("$ spotter {}\n{stdout}{stderr}-> {code}", args.join(" "));
-        Said { code, stdout, stderr, out }
+        Said {
+            code,
+            stdout,
+            stderr,
+            out,
+        }
     }
 }
 
@@ -377,7 +473,11 @@ impl Background {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code().unwrap_or(-1);
             }
-            assert!(start.elapsed() < PATIENCE, "it did not end:\n{}", self.text());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "it did not end:\n{}",
+                self.text()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -441,12 +541,25 @@ pub struct Training {
 impl Training {
     /// An interruptible run with a bucket.
     pub fn interruptible(name: &'static str, steps: u64) -> Training {
-        Training { name, steps, rental: "interruptible", bucket: true, bring_up: "3m", command: None }
+        Training {
+            name,
+            steps,
+            rental: "interruptible",
+            bucket: true,
+            bring_up: "3m",
+            command: None,
+        }
     }
 
     fn yaml(&self, bucket: &str) -> String {
-        let run = self.command.map_or_else(|| format!("bash train.sh {}", self.steps), str::to_owned);
-        let to = if self.bucket { format!("  to: s3://{bucket}/runs\n") } else { String::new() };
+        let run = self
+            .command
+            .map_or_else(|| format!("bash train.sh {}", self.steps), str::to_owned);
+        let to = if self.bucket {
+            format!("  to: s3://{bucket}/runs\n")
+        } else {
+            String::new()
+        };
         format!(
             "name: {name}\n\
              workdir: .\n\

@@ -23,10 +23,16 @@ async fn a_run_is_rented_trained_collected_and_its_box_destroyed() {
     assert_eq!(run.outcome, Some(Outcome::Done));
     let attempts = world.attempts(RUN);
     assert_eq!(attempts.len(), 1);
-    assert_eq!((attempts[0].state, attempts[0].exit_code), (State::Gone, Some(0)));
+    assert_eq!(
+        (attempts[0].state, attempts[0].exit_code),
+        (State::Gone, Some(0))
+    );
     assert!(world.market.alive().is_empty());
     let (ours, theirs) = world.money(RUN).await;
-    assert!((ours - theirs).abs() < 0.005, "{ours} by the ledger, {theirs} by the market");
+    assert!(
+        (ours - theirs).abs() < 0.005,
+        "{ours} by the ledger, {theirs} by the market"
+    );
     assert!(theirs > 0.0);
 }
 
@@ -53,8 +59,20 @@ async fn an_interrupted_run_continues_from_its_newest_whole_checkpoint_on_exactl
     assert!(attempts.iter().all(|attempt| attempt.state == State::Gone));
     let resumed = attempts[1].resumed_step.unwrap();
     assert_eq!(resumed % CHECKPOINT_EVERY, 0);
-    assert!(attempts[0].last_step.unwrap() - resumed < CHECKPOINT_EVERY, "at most one interval is redone");
-    assert_eq!(world.boxes.script().started.iter().map(|(_, step)| *step).collect::<Vec<_>>(), [0, resumed]);
+    assert!(
+        attempts[0].last_step.unwrap() - resumed < CHECKPOINT_EVERY,
+        "at most one interval is redone"
+    );
+    assert_eq!(
+        world
+            .boxes
+            .script()
+            .started
+            .iter()
+            .map(|(_, step)| *step)
+            .collect::<Vec<_>>(),
+        [0, resumed]
+    );
     assert!(world.market.alive().is_empty());
 }
 
@@ -92,8 +110,15 @@ async fn a_crash_is_told_saved_and_never_restarted() {
     assert_eq!(run.outcome, Some(Outcome::Crashed));
     let attempts = world.attempts(RUN);
     assert_eq!(attempts.len(), 1);
-    assert_eq!((attempts[0].state, attempts[0].exit_code), (State::Failed, Some(7)));
-    assert_eq!(world.market.gpu_charged(), 0, "the GPU is not paid while the cause is looked at");
+    assert_eq!(
+        (attempts[0].state, attempts[0].exit_code),
+        (State::Failed, Some(7))
+    );
+    assert_eq!(
+        world.market.gpu_charged(),
+        0,
+        "the GPU is not paid while the cause is looked at"
+    );
     assert_eq!(world.market.alive().len(), 1, "the disk is kept for it");
     let told = world.told.0.lock().unwrap().join("\n");
     assert!(told.contains("ValueError"), "{told}");
@@ -114,7 +139,11 @@ async fn boxes_that_never_answer_are_given_up_after_three_and_none_is_left() {
     assert_eq!(attempts.len(), 3);
     let mut machines: Vec<_> = attempts.iter().map(|attempt| attempt.machine_id).collect();
     machines.dedup();
-    assert_eq!(machines.len(), 3, "a machine that did not come up is not tried again");
+    assert_eq!(
+        machines.len(),
+        3,
+        "a machine that did not come up is not tried again"
+    );
     assert!(world.market.alive().is_empty());
 }
 
@@ -203,14 +232,17 @@ async fn a_controller_killed_again_and_again_never_rents_twice_and_leaves_nothin
             let lease = Lease::take(&world.store, RUN).unwrap();
             assert!(lease.is_some(), "seed {seed}: the dead hold no lease");
             let killed_after = Duration::from_millis(200 + next() % 9_000);
-            let finished = tokio::time::timeout(killed_after, lifecycle.drive(RUN, Goal::End)).await;
+            let finished =
+                tokio::time::timeout(killed_after, lifecycle.drive(RUN, Goal::End)).await;
             assert!(world.market.gpu_charged() <= 1, "seed {seed}, life {life}");
             if let Ok(result) = finished {
                 ended = Some(result);
                 break;
             }
         }
-        let run = ended.unwrap_or_else(|| panic!("seed {seed}: never ended")).unwrap();
+        let run = ended
+            .unwrap_or_else(|| panic!("seed {seed}: never ended"))
+            .unwrap();
         assert_eq!(run.outcome, Some(Outcome::Done), "seed {seed}");
         assert_eq!(world.boxes.script().started.len(), 1, "seed {seed}");
         assert!(world.market.alive().is_empty(), "seed {seed}");

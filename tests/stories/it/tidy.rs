@@ -25,7 +25,12 @@ const TABLE: &[Allowed] = &[
     Allowed {
         what: "starts a process",
         signs: &["Command::new(", "process::Command"],
-        under: &["agent/src", "agent/bucket/src", "controller/src", "proto/src"],
+        under: &[
+            "agent/src",
+            "agent/bucket/src",
+            "controller/src",
+            "proto/src",
+        ],
         files: &[
             "agent/src/bridge.rs",
             "agent/src/sessions/shim.rs",
@@ -43,7 +48,12 @@ const TABLE: &[Allowed] = &[
     Allowed {
         what: "reads the environment",
         signs: &["env::var", "env::vars"],
-        under: &["agent/src", "agent/bucket/src", "controller/src", "proto/src"],
+        under: &[
+            "agent/src",
+            "agent/bucket/src",
+            "controller/src",
+            "proto/src",
+        ],
         files: &[
             "agent/src/config.rs",
             "controller/src/config.rs",
@@ -56,8 +66,18 @@ const TABLE: &[Allowed] = &[
     Allowed {
         what: "prints",
         signs: &["println!(", "print!(", "eprintln!(", "eprint!("],
-        under: &["agent/src", "agent/bucket/src", "controller/src", "proto/src"],
-        files: &["controller/src/ui.rs", "controller/src/ui/", "agent/src/main.rs", "controller/src/main.rs"],
+        under: &[
+            "agent/src",
+            "agent/bucket/src",
+            "controller/src",
+            "proto/src",
+        ],
+        files: &[
+            "controller/src/ui.rs",
+            "controller/src/ui/",
+            "agent/src/main.rs",
+            "controller/src/main.rs",
+        ],
     },
     Allowed {
         what: "holds unsafe code",
@@ -110,19 +130,26 @@ const TABLE: &[Allowed] = &[
 fn only_the_file_of_each_outside_thing_touches_it() {
     let mut wrong = Vec::new();
     for rule in TABLE {
-        for file in rule.under.iter().flat_map(|folder| rust_files(&workspace().join(folder))) {
+        for file in rule
+            .under
+            .iter()
+            .flat_map(|folder| rust_files(&workspace().join(folder)))
+        {
             let relative = relative(&file);
-            let allowed = rule
-                .files
-                .iter()
-                .any(|door| relative == *door || (door.ends_with('/') && relative.starts_with(door)));
+            let allowed = rule.files.iter().any(|door| {
+                relative == *door || (door.ends_with('/') && relative.starts_with(door))
+            });
             if allowed || is_test_file(&relative) {
                 continue;
             }
             let text = fs::read_to_string(&file).unwrap();
             for (number, line) in production_lines(&text) {
                 if rule.signs.iter().any(|sign| line.contains(sign)) {
-                    wrong.push(format!("{relative}:{number} {}: {}", rule.what, line.trim()));
+                    wrong.push(format!(
+                        "{relative}:{number} {}: {}",
+                        rule.what,
+                        line.trim()
+                    ));
                 }
             }
         }
@@ -140,7 +167,11 @@ fn every_door_in_the_table_exists_or_belongs_to_one_that_does() {
                 Some(folder) => workspace().join(format!("{folder}.rs")),
                 None => workspace().join(door.trim_end_matches(".rs")),
             };
-            assert!(file.exists() || twin.exists(), "{door} in the table of what {} is gone", rule.what);
+            assert!(
+                file.exists() || twin.exists(),
+                "{door} in the table of what {} is gone",
+                rule.what
+            );
         }
     }
 }
@@ -164,20 +195,40 @@ fn controller_and_agent_never_depend_on_each_other() {
     ] {
         check(from, to);
     }
-    for product in ["spotter", "spotter-agent", "spotter-bucket", "spotter-proto", "nvml-probe"] {
+    for product in [
+        "spotter",
+        "spotter-agent",
+        "spotter-bucket",
+        "spotter-proto",
+        "nvml-probe",
+    ] {
         for test in ["spotter-sim", "fake-nvml", "stories"] {
             check(product, test);
         }
     }
-    assert!(depends["spotter"].contains("spotter-proto"), "the table of dependencies is empty");
+    assert!(
+        depends["spotter"].contains("spotter-proto"),
+        "the table of dependencies is empty"
+    );
 }
 
 #[test]
 fn one_crypto_library_is_enough() {
-    let text = cargo(&["tree", "--workspace", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
+    let text = cargo(&[
+        "tree",
+        "--workspace",
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ]);
     assert!(text.contains("ring v"), "cargo tree said nothing");
     for unwanted in ["aws-lc-sys", "aws-lc-rs", "openssl-sys", "native-tls"] {
-        let found = text.lines().find(|line| line.starts_with(&format!("{unwanted} ")));
+        let found = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{unwanted} ")));
         assert_eq!(found, None);
     }
 }
@@ -185,9 +236,15 @@ fn one_crypto_library_is_enough() {
 #[test]
 fn use_lines_agree_with_the_manifests() {
     for (folder, foreign) in [
-        ("controller/src", ["use spotter_agent", "spotter_agent::", "spotter_sim::"]),
+        (
+            "controller/src",
+            ["use spotter_agent", "spotter_agent::", "spotter_sim::"],
+        ),
         ("agent/src", ["use spotter::", "spotter_sim::", "fake_nvml"]),
-        ("agent/bucket/src", ["use spotter::", "use spotter_agent", "spotter_agent::"]),
+        (
+            "agent/bucket/src",
+            ["use spotter::", "use spotter_agent", "spotter_agent::"],
+        ),
     ] {
         for file in rust_files(&workspace().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
@@ -204,7 +261,10 @@ fn every_file_says_what_it_is_for() {
     for folder in ["agent", "controller", "proto/src", "tests"] {
         for file in rust_files(&workspace().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
-            let opens = text.lines().next().is_some_and(|line| line.starts_with("//!"));
+            let opens = text
+                .lines()
+                .next()
+                .is_some_and(|line| line.starts_with("//!"));
             assert!(opens, "{} does not open with `//!`", relative(&file));
         }
     }
@@ -212,8 +272,15 @@ fn every_file_says_what_it_is_for() {
 
 #[test]
 fn the_top_level_is_what_the_readme_says() {
-    let listed = Command::new("git").current_dir(workspace()).args(["ls-files"]).output().unwrap();
-    assert!(listed.status.success(), "git lists the files of the repository");
+    let listed = Command::new("git")
+        .current_dir(workspace())
+        .args(["ls-files"])
+        .output()
+        .unwrap();
+    assert!(
+        listed.status.success(),
+        "git lists the files of the repository"
+    );
     let top: BTreeSet<String> = String::from_utf8(listed.stdout)
         .unwrap()
         .lines()
@@ -271,14 +338,25 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 
 fn cargo(args: &[&str]) -> String {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo).current_dir(workspace()).args(args).arg("--offline").output().unwrap();
-    assert!(output.status.success(), "cargo {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(cargo)
+        .current_dir(workspace())
+        .args(args)
+        .arg("--offline")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "cargo {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let Ok(entries) = fs::read_dir(folder) else { return files };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return files;
+    };
     for entry in entries {
         let path = entry.unwrap().path();
         if path.is_dir() {
@@ -292,7 +370,11 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn relative(file: &Path) -> String {
-    file.strip_prefix(workspace()).unwrap().to_str().unwrap().to_owned()
+    file.strip_prefix(workspace())
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned()
 }
 
 /// Test programs and test modules in files of their own.

@@ -11,8 +11,9 @@ use std::{
 use async_trait::async_trait;
 use spotter::{
     agent_client::{
-        AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileList, LogPiece, LogPosition, PreflightReport,
-        RestoreReport, SessionInfo, SessionRequest, SessionState, TrainingInfo,
+        AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileList, LogPiece,
+        LogPosition, PreflightReport, RestoreReport, SessionInfo, SessionRequest, SessionState,
+        TrainingInfo,
     },
     clock::Clock,
     logbook::Logbook,
@@ -23,9 +24,7 @@ use spotter::{
         lifecycle::{Goal, Lifecycle, Report},
         site::{Place, Progress, Site, SiteError, Sites},
     },
-    spec::{
-        Checkpoints, Limits, OnDone, Recover, RecoverPolicy, Resources, Results, RunSpec,
-    },
+    spec::{Checkpoints, Limits, OnDone, Recover, RecoverPolicy, Resources, Results, RunSpec},
     store::{AttemptRecord, RunRecord, Store},
 };
 use tokio::time::Instant;
@@ -103,7 +102,9 @@ impl ScriptedBoxes {
 impl Training {
     fn step(&self, script: &Script) -> u64 {
         let now = self.taken_back.unwrap_or_else(Instant::now);
-        let stop = script.crash_at.map_or(script.total_steps, |(step, _)| step.min(script.total_steps));
+        let stop = script
+            .crash_at
+            .map_or(script.total_steps, |(step, _)| step.min(script.total_steps));
         (self.first_step + now.duration_since(self.began).as_secs()).min(stop.max(self.first_step))
     }
 
@@ -138,7 +139,12 @@ struct ScriptedBox {
 impl ScriptedBox {
     /// A box answers while its contract runs.
     fn reach(&self) -> Result<MutexGuard<'_, Script>, SiteError> {
-        let up = self.boxes.1.alive().iter().any(|instance| instance.id == self.instance && instance.contract_running);
+        let up = self
+            .boxes
+            .1
+            .alive()
+            .iter()
+            .any(|instance| instance.id == self.instance && instance.contract_running);
         if !up {
             return Err(SiteError::Unreachable("no route to host".to_owned()));
         }
@@ -147,7 +153,9 @@ impl ScriptedBox {
         let mut commits = Vec::new();
         for training in &script.running {
             let step = training.step(&script);
-            commits.extend((training.first_step + 1..=step).filter(|step| step % CHECKPOINT_EVERY == 0));
+            commits.extend(
+                (training.first_step + 1..=step).filter(|step| step % CHECKPOINT_EVERY == 0),
+            );
         }
         script.commits.extend(commits);
         script.commits.sort_unstable();
@@ -170,17 +178,30 @@ impl Sites for ScriptedBoxes {
         Ok(self.script().commits.len())
     }
 
-    async fn open(&self, place: &Place, _spec: &RunSpec, _progress: Progress<'_>) -> Result<Arc<dyn Site>, SiteError> {
+    async fn open(
+        &self,
+        place: &Place,
+        _spec: &RunSpec,
+        _progress: Progress<'_>,
+    ) -> Result<Arc<dyn Site>, SiteError> {
         if self.script().dead_boxes > 0 {
             tokio::time::sleep(Duration::from_secs(30)).await;
             return Err(SiteError::Unreachable("connection timed out".to_owned()));
         }
-        let site = ScriptedBox { boxes: self.clone(), instance: place.instance };
+        let site = ScriptedBox {
+            boxes: self.clone(),
+            instance: place.instance,
+        };
         drop(site.reach()?);
         Ok(Arc::new(site))
     }
 
-    async fn left_log(&self, _spec: &RunSpec, _attempt: u32, _session: &str) -> Result<Vec<LogPiece>, SiteError> {
+    async fn left_log(
+        &self,
+        _spec: &RunSpec,
+        _attempt: u32,
+        _session: &str,
+    ) -> Result<Vec<LogPiece>, SiteError> {
         Ok(Vec::new())
     }
 
@@ -194,7 +215,10 @@ impl Sites for ScriptedBoxes {
 impl Site for ScriptedBox {
     async fn status(&self) -> Result<AgentStatus, SiteError> {
         let script = self.reach()?;
-        let mine = script.running.iter().find(|training| training.instance == self.instance);
+        let mine = script
+            .running
+            .iter()
+            .find(|training| training.instance == self.instance);
         let training = mine.map(|training| TrainingInfo {
             time_us: 0,
             step: Some(training.step(&script)),
@@ -218,7 +242,10 @@ impl Site for ScriptedBox {
             attempt: 0,
             last_event: 0,
             oldest_unacknowledged_event: 0,
-            sessions: mine.map(|training| training.info(&script)).into_iter().collect(),
+            sessions: mine
+                .map(|training| training.info(&script))
+                .into_iter()
+                .collect(),
             sample: None,
             training,
             backup: Some(BackupInfo::default()),
@@ -228,7 +255,10 @@ impl Site for ScriptedBox {
 
     async fn preflight(&self, _gpus: u32, _disk_bytes: u64) -> Result<PreflightReport, SiteError> {
         drop(self.reach()?);
-        Ok(PreflightReport { checks: Vec::new(), can_self_stop: true })
+        Ok(PreflightReport {
+            checks: Vec::new(),
+            can_self_stop: true,
+        })
     }
 
     async fn configure(&self, config: &BoxConfig) -> Result<String, SiteError> {
@@ -244,14 +274,23 @@ impl Site for ScriptedBox {
         self.reach().map(drop)
     }
 
-    async fn sync(&self, _from: &Path, _to: &str, _progress: Progress<'_>) -> Result<(), SiteError> {
+    async fn sync(
+        &self,
+        _from: &Path,
+        _to: &str,
+        _progress: Progress<'_>,
+    ) -> Result<(), SiteError> {
         tokio::time::sleep(Duration::from_secs(2)).await;
         self.reach().map(drop)
     }
 
     async fn start_session(&self, _request: &SessionRequest) -> Result<SessionInfo, SiteError> {
         let mut script = self.reach()?;
-        let restored = script.restored.iter().rev().find(|(instance, _)| *instance == self.instance);
+        let restored = script
+            .restored
+            .iter()
+            .rev()
+            .find(|(instance, _)| *instance == self.instance);
         let first_step = restored.map_or(0, |(_, step)| *step);
         let training = Training {
             instance: self.instance,
@@ -267,7 +306,10 @@ impl Site for ScriptedBox {
 
     async fn end_session(&self, _name: &str, _grace: Duration) -> Result<SessionInfo, SiteError> {
         let mut script = self.reach()?;
-        let position = script.running.iter().position(|training| training.instance == self.instance);
+        let position = script
+            .running
+            .iter()
+            .position(|training| training.instance == self.instance);
         let position = position.ok_or_else(|| SiteError::Refused("no such session".to_owned()))?;
         script.running[position].ended_by_us = true;
         let training = script.running[position].clone();
@@ -297,12 +339,20 @@ impl Site for ScriptedBox {
     }
 
     async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, SiteError> {
-        Ok(self.reach()?.commits.iter().rev().map(|step| checkpoint(*step)).collect())
+        Ok(self
+            .reach()?
+            .commits
+            .iter()
+            .rev()
+            .map(|step| checkpoint(*step))
+            .collect())
     }
 
     async fn restore(&self, _progress: Progress<'_>) -> Result<RestoreReport, SiteError> {
         let mut script = self.reach()?;
-        let Some(step) = script.commits.last().copied() else { return Ok(RestoreReport::default()) };
+        let Some(step) = script.commits.last().copied() else {
+            return Ok(RestoreReport::default());
+        };
         script.restored.push((self.instance, step));
         Ok(RestoreReport {
             restored: Some(checkpoint(step)),
@@ -365,7 +415,14 @@ impl World {
             restored: Vec::new(),
         };
         let boxes = ScriptedBoxes(Arc::new(Mutex::new(script)), market.clone());
-        World { market, boxes, store, told: Arc::default(), clock, home: home }
+        World {
+            market,
+            boxes,
+            store,
+            told: Arc::default(),
+            clock,
+            home: home,
+        }
     }
 
     /// A lifecycle as one `spotter` process would have it.
@@ -397,7 +454,9 @@ impl World {
 
     /// Carries a run to its end, holding its lease.
     pub async fn drive(&self, name: &str) -> RunRecord {
-        let _lease = Lease::take(&self.store, name).unwrap().expect("nobody else watches");
+        let _lease = Lease::take(&self.store, name)
+            .unwrap()
+            .expect("nobody else watches");
         self.lifecycle().drive(name, Goal::End).await.unwrap()
     }
 
@@ -406,7 +465,11 @@ impl World {
         let instance = instance.expect("a box that trains has a number");
         self.market.outbid(instance);
         let mut script = self.boxes.script();
-        for training in script.running.iter_mut().filter(|training| training.instance == instance) {
+        for training in script
+            .running
+            .iter_mut()
+            .filter(|training| training.instance == instance)
+        {
             training.taken_back = Some(Instant::now());
         }
     }
@@ -433,9 +496,19 @@ impl World {
     /// Dollars of a run by the ledger and by the market's own account.
     pub async fn money(&self, name: &str) -> (f64, f64) {
         let ours = self.lifecycle().spent_usd(name).unwrap();
-        let instances: Vec<u64> = self.attempts(name).iter().filter_map(|attempt| attempt.instance).collect();
+        let instances: Vec<u64> = self
+            .attempts(name)
+            .iter()
+            .filter_map(|attempt| attempt.instance)
+            .collect();
         let charges = self.market.charges(0.0, &instances).await.unwrap();
-        (ours, charges.iter().map(spotter::provider::Charge::total_usd).sum())
+        (
+            ours,
+            charges
+                .iter()
+                .map(spotter::provider::Charge::total_usd)
+                .sum(),
+        )
     }
 }
 
@@ -467,8 +540,14 @@ pub fn spec(name: &str) -> RunSpec {
             keep_last: 2,
             settle: None,
         }),
-        recover: Recover { policy: RecoverPolicy::Elsewhere, attempts: 5 },
-        limits: Limits { bring_up: Duration::from_secs(45 * 60), budget_usd: None },
+        recover: Recover {
+            policy: RecoverPolicy::Elsewhere,
+            attempts: 5,
+        },
+        limits: Limits {
+            bring_up: Duration::from_secs(45 * 60),
+            budget_usd: None,
+        },
         results: None::<Results>,
         on_done: OnDone::Destroy,
     }

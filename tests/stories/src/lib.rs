@@ -18,7 +18,9 @@ pub fn workspace() -> &'static Path {
 pub fn program_dir() -> PathBuf {
     let test = std::env::current_exe().expect("a running test knows its own file");
     let deps = test.parent().expect("a file lies in a folder");
-    deps.parent().expect("test programs lie in `deps`, one below the programs").to_path_buf()
+    deps.parent()
+        .expect("test programs lie in `deps`, one below the programs")
+        .to_path_buf()
 }
 
 /// Builds every program that a story starts, once per test process. Nothing happens when all is fresh.
@@ -32,11 +34,23 @@ pub fn build_programs() {
         let status = Command::new(cargo)
             .current_dir(workspace())
             .args(["build", "--quiet", "--features", "spotter/faults"])
-            .args(["-p", "spotter", "-p", "nvml-probe", "-p", "fake-nvml", "-p", "spotter-sim"])
+            .args([
+                "-p",
+                "spotter",
+                "-p",
+                "nvml-probe",
+                "-p",
+                "fake-nvml",
+                "-p",
+                "spotter-sim",
+            ])
             .env_remove("SPOTTER_DIE_AT")
             .status()
             .expect("cargo can be started");
-        assert!(status.success(), "the programs that the stories start do not build");
+        assert!(
+            status.success(),
+            "the programs that the stories start do not build"
+        );
         // An agent that carries its probe, in a folder of its own: elsewhere it would be built anew at every change of mind.
         let status = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
             .current_dir(workspace())
@@ -51,7 +65,10 @@ pub fn build_programs() {
 
 fn agent_target_dir() -> PathBuf {
     let target = program_dir();
-    target.parent().expect("programs lie below the target directory").join("agent-with-probe")
+    target
+        .parent()
+        .expect("programs lie below the target directory")
+        .join("agent-with-probe")
 }
 
 /// The agent as a box gets it: the static one that `SPOTTER_STATIC_AGENT` names, else one for this machine.

@@ -1,3 +1,5 @@
+//! Logs that grow, are cut, replaced and lost, read to the byte.
+
 use std::{fs::OpenOptions, io::Write};
 
 use super::*;

@@ -303,10 +303,15 @@ fn ssh_addresses(row: &Value) -> Vec<SshAddress> {
         && is_host(proxy)
     {
         let port = port.saturating_add(jupyter);
-        let known =
-            addresses.iter().any(|direct: &SshAddress| direct.host == proxy && direct.port == port);
+        let known = addresses
+            .iter()
+            .any(|direct: &SshAddress| direct.host == proxy && direct.port == port);
         if !known {
-            addresses.push(SshAddress { host: proxy.to_owned(), port, proxy: true });
+            addresses.push(SshAddress {
+                host: proxy.to_owned(),
+                port,
+                proxy: true,
+            });
         }
     }
     addresses
