@@ -1,5 +1,11 @@
 //! Backup and restore against the bucket in memory: what survives outages, crashes at every step, changes under the upload and
 //! damage. The clock is paused; file times are real.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may hope, and tell"
+)]
 
 mod checkpoint_world;
 

@@ -138,7 +138,8 @@ pub fn rate_usd_per_hour(intervals: &[Interval], attempt: Option<u32>) -> f64 {
             interval.to_us.is_none() && attempt.is_none_or(|number| interval.attempt == number)
         })
         .map(|interval| interval.usd_per_hour)
-        .sum()
+        // An empty sum of floats is -0.
+        .fold(0.0, |sum, price| sum + price)
 }
 
 /// How our figure and the provider's differ for one attempt.

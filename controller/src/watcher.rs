@@ -357,18 +357,16 @@ impl Lifecycle {
             view.link_lost = false;
             self.say(run, "Connected again.");
         }
-        if status.last_event > attempt.last_event {
-            if let Err(err) = self.copy_events(run, attempt, site).await {
-                tracing::debug!(%err, "events wait for the next look");
-            }
-        }
-        if status
-            .session(TRAIN)
-            .is_some_and(|session| session.log_bytes > 0)
+        if status.last_event > attempt.last_event
+            && let Err(err) = self.copy_events(run, attempt, site).await
         {
-            if let Err(err) = self.copy_log(run, attempt.number, site, TRAIN).await {
-                tracing::debug!(%err, "the log waits for the next look");
-            }
+            tracing::debug!(%err, "events wait for the next look");
+        }
+        let printed = status
+            .session(TRAIN)
+            .is_some_and(|session| session.log_bytes > 0);
+        if printed && let Err(err) = self.copy_log(run, attempt.number, site, TRAIN).await {
+            tracing::debug!(%err, "the log waits for the next look");
         }
         let wants_keys = status
             .backup

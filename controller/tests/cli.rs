@@ -1,6 +1,10 @@
 //! What the user sees: the real program in a sealed home, snapshots of both outputs and the exit code.
-
-#![allow(clippy::unwrap_used, reason = "tests may hope")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may hope, and tell"
+)]
 
 use std::{
     fmt::Write as _,

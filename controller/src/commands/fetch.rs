@@ -63,5 +63,14 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
         }
         table
     });
+    if files.is_empty() {
+        let text = format!(
+            "nothing was fetched from `{}`: none of these exist on its box",
+            run.name
+        );
+        return Err(CommandError::new(text)
+            .because(paths.join(", "))
+            .about(&run.name));
+    }
     Ok(())
 }

@@ -12,7 +12,10 @@ use crate::{
     commands::Deps,
     error::CommandError,
     logbook::Logbook,
-    run::bringing_up::{SETUP, TRAIN},
+    run::{
+        State,
+        bringing_up::{SETUP, TRAIN},
+    },
     store::AttemptRecord,
     tunnel::{Patience, Tunnel},
     ui::{Ui, sanitize},
@@ -122,10 +125,22 @@ pub async fn logs(ui: &mut Ui, deps: &Deps, args: &LogsArgs) -> Result<(), Comma
         attempt: attempt.number,
         session,
     };
-    if newest && attempt.may_cost() && !attempt.ssh.is_empty() {
-        live(&mut printer, deps, args).await
-    } else {
-        copied(&mut printer, deps, args, attempt)
+    // A box that was stopped, taken back or lost is not asked: what it printed is here.
+    let runs = matches!(
+        attempt.state,
+        State::Preparing | State::Syncing | State::Running | State::Finishing
+    );
+    if !(newest && runs && !attempt.ssh.is_empty()) {
+        return copied(&mut printer, deps, args, attempt);
+    }
+    match live(&mut printer, deps, args).await {
+        Err(err) if !args.follow => {
+            printer.ui.warning(format_args!(
+                "the box does not answer ({err}): this is the copy from before"
+            ));
+            copied(&mut printer, deps, args, attempt)
+        }
+        other => other,
     }
 }
 

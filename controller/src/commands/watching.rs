@@ -180,7 +180,7 @@ pub fn verdict(run: &RunRecord) -> Result<(), CommandError> {
     match run.outcome {
         None | Some(Outcome::Done | Outcome::Stopped) => Ok(()),
         Some(Outcome::Crashed) => failed("crashed", ErrorKind::Crashed)
-            .map_err(|err: CommandError| err.hint(format!("look at its box with `spotter ssh {name}` after starting it, or end it with `spotter destroy {name}`"))),
+            .map_err(|err: CommandError| err.hint(format!("read its log with `spotter logs {name}`, then end its box with `spotter destroy {name}`"))),
         Some(Outcome::Interrupted) => failed("was interrupted and not carried on", ErrorKind::Interrupted),
         Some(Outcome::Lost) => failed("was lost with its box", ErrorKind::Lost),
         Some(Outcome::Failed) => failed("did not start", ErrorKind::Failed),

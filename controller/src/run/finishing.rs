@@ -17,6 +17,8 @@ use crate::{
 
 /// How long the last checkpoints may take to reach the bucket before the user is asked to decide.
 const LAST_BACKUP: Duration = Duration::from_secs(30 * 60);
+/// Begins the reason of an attempt whose box is stopped, not destroyed, because something was not as ordered.
+const KEPT: &str = "kept for a look: ";
 /// Between SIGTERM and SIGKILL when a training is stopped on request; enough to write a checkpoint.
 const STOP_GRACE: Duration = Duration::from_secs(120);
 
@@ -59,7 +61,14 @@ impl Lifecycle {
                 Ok(backup) => backup,
                 Err(err) => return Err(unsaved(run, err)),
             };
-            if backup.pending > 0 || backup.unsaved_bytes > 0 {
+            if backup.pending == 0 && backup.unsaved_bytes > 0 {
+                // Cut short by its writer, and no waiting makes it whole: the disk is kept for a look, the GPU is not paid.
+                let why = format!(
+                    "{} bytes of checkpoint files are not whole, and so in no bucket",
+                    backup.unsaved_bytes
+                );
+                self.keep_for_a_look(run, attempt, &why);
+            } else if backup.pending > 0 {
                 let text = format!(
                     "run `{}` has {} bytes of checkpoints that did not reach the bucket",
                     run.name, backup.unsaved_bytes
@@ -96,11 +105,7 @@ impl Lifecycle {
                 .await?;
             if let Some(absent) = absent {
                 // A mistyped path must not cost the model that lies beside it.
-                self.say(
-                    run,
-                    &format!("Careful: {absent}. The box is stopped and its disk kept."),
-                );
-                attempt.reason = Some(absent);
+                self.keep_for_a_look(run, attempt, &absent);
             }
         }
         // What the box printed and did goes with it: nothing is destroyed before it is here.
@@ -111,6 +116,22 @@ impl Lifecycle {
             return Err(unsaved(run, err));
         }
         Ok(())
+    }
+
+    /// Something is not as ordered: the box is stopped rather than destroyed at the end.
+    fn keep_for_a_look(&self, run: &RunRecord, attempt: &mut AttemptRecord, why: &str) {
+        self.say(
+            run,
+            &format!("Careful: {why}. The box will be stopped and its disk kept."),
+        );
+        let before = attempt
+            .reason
+            .take()
+            .filter(|reason| reason.starts_with(KEPT));
+        attempt.reason = Some(match before {
+            Some(before) => format!("{before}; {why}"),
+            None => format!("{KEPT}{why}"),
+        });
     }
 
     /// Copies files of an attempt's box to a directory here, each verified by its hash.
@@ -255,7 +276,13 @@ impl Lifecycle {
             }
             Err(Halt::Superseded | Halt::StopRequested) => return Ok(()),
         }
-        attempt.reason = Some("stopped on request".to_owned());
+        if !attempt
+            .reason
+            .as_ref()
+            .is_some_and(|reason| reason.starts_with(KEPT))
+        {
+            attempt.reason = Some("stopped on request".to_owned());
+        }
         self.move_to(attempt, State::Stopped)?;
         self.end(run, Outcome::Stopped, None)
     }
@@ -394,10 +421,14 @@ fn is_of(file: &str, path: &str) -> bool {
 /// What happens to the last box of an ended run (pure).
 fn disposal(run: &RunRecord, attempt: &AttemptRecord) -> OnDone {
     let never_trained = attempt.started_us == 0;
+    let kept = attempt
+        .reason
+        .as_ref()
+        .is_some_and(|reason| reason.starts_with(KEPT));
     match run.outcome {
         Some(Outcome::Done | Outcome::Stopped) if never_trained => OnDone::Destroy,
         // Something was not as ordered: the disk is kept for a look.
-        Some(Outcome::Done) if attempt.reason.is_some() && run.spec.on_done == OnDone::Destroy => {
+        Some(Outcome::Done | Outcome::Stopped) if kept && run.spec.on_done == OnDone::Destroy => {
             OnDone::Stop
         }
         Some(Outcome::Done | Outcome::Stopped) => run.spec.on_done,

@@ -94,6 +94,9 @@ impl From<ProviderError> for Halt {
     }
 }
 
+/// Answers for variables of the caller's shell by name.
+pub type Shell = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// What the steps need.
 pub struct Lifecycle {
     /// The record.
@@ -109,7 +112,7 @@ pub struct Lifecycle {
     /// Told what is going on.
     pub report: Arc<dyn Report>,
     /// Values of variables that the run file leaves to the caller's shell.
-    pub shell: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub shell: Shell,
 }
 
 impl Lifecycle {

@@ -1,6 +1,10 @@
 //! What the HTTP API does that the official client never shows: keys, errors, bills, pages, and what boxes are told.
-
-#![allow(clippy::unwrap_used, reason = "tests may hope")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may hope, and tell"
+)]
 
 mod support;
 

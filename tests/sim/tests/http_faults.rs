@@ -1,6 +1,10 @@
 //! What goes wrong on request: the fault switches, and the control interface around them.
-
-#![allow(clippy::unwrap_used, reason = "tests may hope")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may hope, and tell"
+)]
 
 mod support;
 

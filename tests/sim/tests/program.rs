@@ -4,8 +4,9 @@
 //! `SPOTTER_REQUIRE_ALL=1` it fails.
 #![allow(
     clippy::unwrap_used,
+    clippy::print_stdout,
     clippy::print_stderr,
-    reason = "tests may hope, and skip loudly"
+    reason = "a test may hope, and tell"
 )]
 
 use std::{

@@ -1,9 +1,9 @@
 //! Our client and our server against each other, over real sockets: the contract, every fault, and the client that everybody has.
-
 #![allow(
     clippy::unwrap_used,
+    clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a test may hope, and says so when it skips"
+    reason = "a test may hope, and tell"
 )]
 
 #[path = "s3/clients.rs"]

@@ -2,8 +2,12 @@
 //!
 //! Needs the client: `SPOTTER_VASTAI` names it, or it lies in `target/venv` of the workspace. Without it the test says that it
 //! was skipped; with `SPOTTER_REQUIRE_ALL=1` it fails.
-
-#![allow(clippy::unwrap_used, reason = "tests may hope")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may hope, and tell"
+)]
 
 mod support;
 

@@ -34,7 +34,7 @@ fn outbid(world: &World) {
     let attempts = status["attempts"].as_array().unwrap();
     assert_eq!(attempts.len(), 2, "{status}");
     let resumed = attempts[1]["from_step"].as_u64().unwrap();
-    assert!(resumed >= 10 && resumed % 10 == 0, "{status}");
+    assert!(resumed >= 10 && resumed.is_multiple_of(10), "{status}");
     let rented = world.ctl(&["state"])["instances"].as_array().unwrap().len();
     assert_eq!(rented, 2, "exactly one new box was rented");
     world.assert_nothing_rented();

@@ -1,5 +1,10 @@
 //! The stories on real sshd, tmux, rsync and S3, driven by the programs a user has: tier 1 as an ordinary user, tier 2 as root.
-#![allow(clippy::unwrap_used, reason = "a test may hope")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may hope, and tell"
+)]
 
 mod world;
 

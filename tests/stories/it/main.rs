@@ -1,5 +1,10 @@
 //! Stories under one paused clock, without sockets or processes, and the invariants of the source tree.
-#![allow(clippy::unwrap_used, reason = "a test may hope")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may hope, and tell"
+)]
 
 mod recovery;
 mod tidy;
