@@ -134,7 +134,7 @@ pub async fn logs(ui: &mut Ui, deps: &Deps, args: &LogsArgs) -> Result<(), Comma
         return copied(&mut printer, deps, args, attempt);
     }
     match live(&mut printer, deps, args).await {
-        Err(err) if !args.follow => {
+        Err(err) if !args.follow && has_copy(&printer, deps, attempt) => {
             printer.ui.warning(format_args!(
                 "the box does not answer ({err}): this is the copy from before"
             ));
@@ -142,6 +142,13 @@ pub async fn logs(ui: &mut Ui, deps: &Deps, args: &LogsArgs) -> Result<(), Comma
         }
         other => other,
     }
+}
+
+/// Whether something of this log was copied to this machine.
+fn has_copy(printer: &Printer<'_>, deps: &Deps, attempt: &AttemptRecord) -> bool {
+    let book = Logbook::new(deps.config.home());
+    book.path(printer.run, attempt.number, &printer.session)
+        .exists()
 }
 
 /// From the copy on this machine.

@@ -107,7 +107,6 @@ fn find_client() -> Option<PathBuf> {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stderr, reason = "a skipped test has to be loud")]
 async fn the_official_client_searches_rents_reads_acts_and_destroys() {
     let Some(program) = find_client() else {
         let text =

@@ -421,7 +421,7 @@ impl World {
             store,
             told: Arc::default(),
             clock,
-            home: home,
+            home,
         }
     }
 
