@@ -110,14 +110,19 @@ pub async fn run(
         .map_err(|err| CommandError::from_error(&err))?;
     provider.register_key(&key).await?;
 
-    store.create_run(&RunRecord {
+    let record = RunRecord {
         name: spec.name.clone(),
         spec: spec.clone(),
         created_us: deps.clock.now_us(),
         stop_requested: false,
         outcome: None,
         reason: None,
-    })?;
+    };
+    // A name is used up only by a run that could begin.
+    deps.lifecycle(watching::ConsoleReport::new(ui))?
+        .find_offer(&record)
+        .await?;
+    store.create_run(&record)?;
     let goal = if args.detach {
         Goal::Running
     } else {

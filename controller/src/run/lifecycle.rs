@@ -366,11 +366,11 @@ impl Lifecycle {
         }
     }
 
-    /// Writes down a new attempt. That another process wrote it first is no error: the loop reads it.
-    fn new_attempt(&self, run: &RunRecord, number: u32) -> Result<(), CommandError> {
+    /// An attempt that nothing was asked for yet.
+    pub(crate) fn draft(&self, run: &RunRecord, number: u32) -> AttemptRecord {
         let nonce = format!("{:08x}", rand::random::<u32>());
         let now_us = self.clock.now_us();
-        let attempt = AttemptRecord {
+        AttemptRecord {
             run: run.name.clone(),
             number,
             state: State::Planned,
@@ -391,7 +391,12 @@ impl Lifecycle {
             reason: None,
             last_event: 0,
             exit_code: None,
-        };
+        }
+    }
+
+    /// Writes down a new attempt. That another process wrote it first is no error: the loop reads it.
+    fn new_attempt(&self, run: &RunRecord, number: u32) -> Result<(), CommandError> {
+        let attempt = self.draft(run, number);
         match self.store.create_attempt(&attempt) {
             Err(crate::store::StoreError::AttemptExists { .. }) => Ok(()),
             other => Ok(other?),

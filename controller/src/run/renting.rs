@@ -136,6 +136,18 @@ impl Lifecycle {
         }
     }
 
+    /// Whether there is an offer to take now; the error says why not. Spends and records nothing.
+    pub async fn find_offer(&self, run: &RunRecord) -> Result<(), CommandError> {
+        let draft = self.draft(run, 1);
+        match self.choose(run, &draft, &[]).await {
+            Ok(_) => Ok(()),
+            Err(Halt::Fatal(err) | Halt::Pause(err)) => Err(err),
+            Err(_) => Err(CommandError::bug(
+                "a look at the market ended a run that does not exist yet",
+            )),
+        }
+    }
+
     /// The cheapest offer that the run file allows. `None`: nothing now, but the run goes on and looks again.
     async fn choose(
         &self,

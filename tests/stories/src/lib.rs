@@ -33,7 +33,7 @@ pub fn build_programs() {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let status = Command::new(cargo)
             .current_dir(workspace())
-            .args(["build", "--quiet", "--features", "spotter/faults"])
+            .args(["build", "--quiet", "--features", "faults"])
             .args([
                 "-p",
                 "spotter",
