@@ -46,7 +46,8 @@ venv() {
   local stamp=target/venv/.installed
   if [ ! -x target/venv/bin/python ]; then
     mkdir -p target
-    python3 -m venv target/venv || {
+    # By its real path: its programs name it, and `target` may be a link that leads there from several checkouts.
+    python3 -m venv "$(realpath target)/venv" || {
       say "python3 cannot make an environment; on Debian or Ubuntu: sudo apt-get install -y python3-venv"
       exit 2
     }

@@ -88,7 +88,7 @@ fn every_refusal_says_what_and_why_and_leaves_nothing_rented() {
             .env_remove("AWS_ACCESS_KEY_ID")
             .output()
             .unwrap();
-        check(world, &said(no_keys), 1, &["no bucket keys"]);
+        check(world, &said(no_keys), 1, &["AWS_ACCESS_KEY_ID is not"]);
         check(
             world,
             &world.say(&["status", "nobody"]),
