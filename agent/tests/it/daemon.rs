@@ -495,7 +495,7 @@ async fn a_started_session_keeps_the_box_and_preflight_only_reads() {
         ("VAST_URL", &url),
     ]);
     bed.start_daemon();
-    bed.start("setup", "true").await.unwrap();
+    bed.start("train", "true").await.unwrap();
     let mut client = bed.client().await;
     let request = v1::ConfigureRequest {
         run: "r".into(),
