@@ -103,7 +103,8 @@ impl Lifecycle {
             let absent = self
                 .fetch(run, site, &workdir, &results.fetch, &results.to)
                 .await?;
-            if let Some(absent) = absent {
+            // A training that was stopped half-way has no results yet.
+            if let Some(absent) = absent.filter(|_| !run.stop_requested) {
                 // A mistyped path must not cost the model that lies beside it.
                 self.keep_for_a_look(run, attempt, &absent);
             }
@@ -232,6 +233,10 @@ impl Lifecycle {
         attempt: &mut AttemptRecord,
         site: &mut Option<Arc<dyn Site>>,
     ) -> Result<(), CommandError> {
+        let run = &RunRecord {
+            stop_requested: true,
+            ..run.clone()
+        };
         let stopped = async {
             let site = self.site_of(run, attempt, site).await?;
             self.say(run, "Stopping the training.");
