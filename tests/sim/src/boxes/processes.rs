@@ -3,7 +3,9 @@
 //! A process that cleared its environment is still found when it runs a program from the box's own disk (the agent, its shim).
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -45,6 +47,16 @@ impl Selection {
         if let Ok(exe) = fs::read_link(proc.join("exe"))
             && exe.starts_with(&self.root)
         {
+            return true;
+        }
+        // An agent hides its memory, and with it its environment and program, from other processes of its user; what it
+        // was started as can always be read.
+        let started_as = fs::read(proc.join("cmdline")).unwrap_or_default();
+        let program = started_as
+            .split(|byte| *byte == 0)
+            .next()
+            .unwrap_or_default();
+        if Path::new(OsStr::from_bytes(program)).starts_with(&self.root) {
             return true;
         }
         let wanted = format!("{MARKER}={}", self.mark);
