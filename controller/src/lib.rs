@@ -1,7 +1,8 @@
 //! The half of spotter on the user's laptop: library behind a thin binary.
 //!
 //! Reading order: [`cli`] is the tree of verbs, [`commands`] one file per verb, [`ui`] every line the user sees and
-//! [`error`] what a failure says. [`spec`] is the run file, [`run`] the states of a run, [`store`] what is remembered.
+//! [`error`] what a failure says. [`spec`] is the run file, [`estimate`] what it will take, [`run`] the states of a run, [`store`]
+//! what is remembered.
 //! [`provider`] rents, [`tunnel`] connects, [`bootstrap`] puts the agent on a box, [`agent_client`] talks to it.
 
 pub mod agent_client;
@@ -12,6 +13,7 @@ pub mod commands;
 pub mod config;
 pub mod credentials;
 pub mod error;
+pub mod estimate;
 pub mod fault;
 pub mod ledger;
 pub mod logbook;

@@ -1,5 +1,8 @@
 //! `plan`: checks a run file and shows what it would rent and cost. Spends nothing.
 
+mod evaluate;
+mod figures;
+
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -7,6 +10,7 @@ use serde::Serialize;
 use crate::{
     commands::Deps,
     error::{CommandError, ErrorKind},
+    estimate::evaluate::Method,
     provider::{Offer, OfferQuery, Rental},
     run::pricing::{self, Order},
     spec::RunSpec,
@@ -22,6 +26,12 @@ pub struct PlanArgs {
     /// At most so many offers
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=32))]
     limit: u32,
+    /// Judge the estimator on a table of runs, instead of planning one
+    #[arg(long, value_name = "FILE.tsv", conflicts_with_all = ["file", "limit"])]
+    evaluate: Option<PathBuf>,
+    /// How to estimate
+    #[arg(long, value_enum, default_value_t = Method::Calibrated)]
+    method: Method,
 }
 
 /// The plan, as JSON.
@@ -60,6 +70,9 @@ struct Candidate<'a> {
 
 /// Runs the verb.
 pub async fn plan(ui: &mut Ui, deps: &Deps, args: &PlanArgs) -> Result<(), CommandError> {
+    if let Some(table) = &args.evaluate {
+        return evaluate::evaluate(ui, table, args.method);
+    }
     let spec = RunSpec::load(&args.file)?;
     let resources = &spec.resources;
     let query = OfferQuery {

@@ -1,0 +1,258 @@
+//! What GPUs can do: tensor peak, bandwidth, memory, power; found by the market's name or by any other that is in use (pure).
+//!
+//! The figures are in `data/gpus.tsv`, each with its source. `aliases` joins the names of tables of runs to the market's.
+
+use std::sync::LazyLock;
+
+use super::table::{Cells, Table, TableError};
+
+/// Figures of one product.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gpu {
+    /// The market's name.
+    pub name: String,
+    /// Other names in use.
+    pub aliases: Vec<String>,
+    /// Memory, nominal GB.
+    pub vram_gb: f64,
+    /// CUDA compute capability, such as 8.9.
+    pub compute_cap: f64,
+    /// Dense tensor peak at bf16/fp16 with fp32 accumulate, TFLOP/s; the fp32 rate for cards without tensor cores.
+    pub tensor_tflops: f64,
+    /// Computes in bf16.
+    pub bf16: bool,
+    /// Computes in fp8.
+    pub fp8: bool,
+    /// Vector peak at fp32, TFLOP/s.
+    pub fp32_tflops: f64,
+    /// Memory bandwidth, GB/s.
+    pub memory_gb_per_s: f64,
+    /// NVLink, both directions together, GB/s; 0 without.
+    pub nvlink_gb_per_s: f64,
+    /// Rated power, W.
+    pub power_w: f64,
+}
+
+/// The GPUs that spotter knows.
+static SHIPPED: LazyLock<Gpus> = LazyLock::new(|| {
+    Gpus::parse(include_str!("../../data/gpus.tsv"))
+        .expect("the shipped table of GPUs is read by a test")
+});
+
+/// A table of GPUs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gpus(Vec<Gpu>);
+
+impl Gpus {
+    /// The table that comes with spotter.
+    pub fn shipped() -> &'static Self {
+        &SHIPPED
+    }
+
+    /// Reads a table of GPUs.
+    pub fn parse(text: &str) -> Result<Self, TableError> {
+        let table = Table::parse(text)?;
+        table
+            .rows()
+            .map(|cells| gpu(&cells))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Gpu> {
+        self.0.iter()
+    }
+
+    /// The GPU of a name as people write it: `RTX 4090`, `NVIDIA H100 80GB HBM3`, `A100 SXM 40GB`, `V100`. A memory size in the
+    /// name, or else `vram_gb`, chooses among versions; without either the largest is meant.
+    pub fn find(&self, name: &str, vram_gb: Option<f64>) -> Option<&Gpu> {
+        let whole = key(name);
+        let (rest, size_gb) = split_size(name);
+        let rest = key(&rest);
+        let named = |wanted: &str| -> Vec<&Gpu> {
+            let fits = |gpu: &&Gpu| {
+                key(&gpu.name) == wanted || gpu.aliases.iter().any(|alias| key(alias) == wanted)
+            };
+            self.0.iter().filter(fits).collect()
+        };
+        // A size may be part of the name: `H100 SXM 96GB` is another product than the 80 GB one.
+        let candidates = match named(&whole) {
+            found if found.is_empty() => named(&rest),
+            found => found,
+        };
+        let size_gb = size_gb.or(vram_gb);
+        match size_gb {
+            Some(size_gb) => candidates.into_iter().min_by(|a, b| {
+                let distance = |gpu: &Gpu| (gpu.vram_gb / size_gb).ln().abs();
+                distance(a).total_cmp(&distance(b))
+            }),
+            None => candidates
+                .into_iter()
+                .max_by(|a, b| a.vram_gb.total_cmp(&b.vram_gb)),
+        }
+    }
+}
+
+impl Gpu {
+    /// Bandwidth between GPUs of one host that a collective gets, bytes/s.
+    ///
+    /// NVLink reaches about three quarters of one direction's rate. Without it, traffic goes over PCIe and through the host, where
+    /// consumer boards measure 10 to 15 GB/s. A bridge for pairs (up to 200 GB/s) is hardly ever mounted on rented hosts.
+    pub fn link_bytes_per_s(&self) -> f64 {
+        if self.nvlink_gb_per_s >= 300.0 && !self.name.contains("PCIE") {
+            self.nvlink_gb_per_s / 2.0 * 0.75 * 1e9
+        } else {
+            12e9
+        }
+    }
+
+    /// Bandwidth between hosts, per GPU, bytes/s: 200 to 400 Gb/s InfiniBand per GPU where NVLink is, shared Ethernet elsewhere.
+    pub fn network_bytes_per_s(&self) -> f64 {
+        if self.link_bytes_per_s() > 100e9 {
+            30e9
+        } else {
+            5e9
+        }
+    }
+
+    /// GPUs that NVLink joins: a host of eight, or a rack of GB200.
+    pub fn domain(&self) -> u32 {
+        if self.name.starts_with("GB") { 72 } else { 8 }
+    }
+}
+
+fn gpu(cells: &Cells<'_>) -> Result<Gpu, TableError> {
+    let number = |column: &str| {
+        let stated = cells.number(column)?;
+        stated
+            .map(|stated| stated.value)
+            .ok_or_else(|| cells.error(column, &format!("`{column}` is empty")))
+    };
+    let compute_cap = number("compute_cap")?;
+    let fp32_tflops = number("fp32_tflops")?;
+    let tensor = number("tensor_bf16_fp16_dense_tflops")?;
+    let nvlink = cells.text("nvlink_gbs_total").trim_end_matches('?');
+    Ok(Gpu {
+        name: cells.text("vast_gpu_name").to_owned(),
+        aliases: cells
+            .text("aliases")
+            .split('|')
+            .filter(|alias| !alias.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        vram_gb: number("vram_gb")?,
+        compute_cap,
+        // Before Volta there are no tensor cores, and half precision runs at the rate of single precision or slower.
+        tensor_tflops: if compute_cap < 7.0 {
+            fp32_tflops
+        } else {
+            tensor
+        },
+        bf16: cells.text("native_bf16") == "yes",
+        fp8: cells.number("fp8_dense_tflops")?.is_some(),
+        fp32_tflops,
+        memory_gb_per_s: number("mem_bw_gbs")?,
+        nvlink_gb_per_s: nvlink
+            .parse()
+            .map_err(|_| cells.error("nvlink_gbs_total", "`nvlink_gbs_total` is a number"))?,
+        power_w: number("tdp_w")?,
+    })
+}
+
+/// A name without what makers, drivers and people add to it.
+fn key(name: &str) -> String {
+    let mut name = name.to_lowercase();
+    for word in [
+        "nvidia",
+        "geforce",
+        "tesla",
+        "generation",
+        "blackwell edition",
+    ] {
+        name = name.replace(word, "");
+    }
+    let name = name.replace("quadro", "q");
+    name.chars().filter(char::is_ascii_alphanumeric).collect()
+}
+
+/// `A100 SXM 40GB` is `A100 SXM` with 40.
+fn split_size(name: &str) -> (String, Option<f64>) {
+    let upper = name.to_uppercase();
+    let Some(end) = upper.rfind("GB") else {
+        return (name.to_owned(), None);
+    };
+    let before = upper[..end].trim_end();
+    let digits = before
+        .chars()
+        .rev()
+        .take_while(char::is_ascii_digit)
+        .count();
+    let start = before.len() - digits;
+    match before[start..].parse() {
+        // `GB200` has no number before it.
+        Ok(size_gb) if start > 0 => {
+            let rest = format!("{} {}", &upper[..start], &upper[end + 2..]);
+            (rest, Some(size_gb))
+        }
+        _ => (name.to_owned(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, vram_gb: Option<f64>, expected: (&str, f64)) {
+        let found = Gpus::shipped()
+            .find(name, vram_gb)
+            .map(|gpu| (gpu.name.as_str(), gpu.vram_gb));
+        assert_eq!(found, Some(expected), "{name}");
+    }
+
+    #[test]
+    fn a_gpu_is_found_by_every_name_in_use() {
+        check("RTX 4090", None, ("RTX 4090", 24.0));
+        check("NVIDIA GeForce RTX 4090", None, ("RTX 4090", 24.0));
+        check("RTX_3080", Some(12.0), ("RTX 3080", 12.0));
+        check("RTX 3080 10GB", None, ("RTX 3080", 10.0));
+        check("A100 SXM 40GB", None, ("A100 SXM4", 40.0));
+        check("A100 80GB?", None, ("A100 SXM4", 80.0));
+        check("A100 PCIe 80GB", None, ("A100 PCIE", 80.0));
+        check("A100 SXM4", Some(39.6), ("A100 SXM4", 40.0));
+        check("NVIDIA H100 80GB HBM3", None, ("H100 SXM", 80.0));
+        check("H100 SXM 96GB", None, ("H100 SXM 96GB", 96.0));
+        check("H100 NVL 94GB", None, ("H100 NVL", 94.0));
+        check("B200 180GB", None, ("B200", 180.0));
+        check("GB200 186GB", None, ("GB200", 186.0));
+        check("H200 141GB", None, ("H200", 141.0));
+        check("V100 SXM 32GB", None, ("Tesla V100", 32.0));
+        check("Tesla T4", None, ("Tesla T4", 16.0));
+        check("RTX 6000 Ada", None, ("RTX 6000Ada", 48.0));
+        check("RTX A6000", None, ("RTX A6000", 48.0));
+        check("Quadro RTX 8000", None, ("Q RTX 8000", 48.0));
+        check("GTX TITAN X", None, ("GTX TITAN X", 12.0));
+        check("A10G 24GB", None, ("A10G", 24.0));
+        assert_eq!(Gpus::shipped().find("TPU v4", None), None);
+        assert_eq!(Gpus::shipped().find("", None), None);
+    }
+
+    #[test]
+    fn every_shipped_name_finds_its_own_row() {
+        for gpu in Gpus::shipped().iter() {
+            for name in std::iter::once(&gpu.name).chain(&gpu.aliases) {
+                let found = Gpus::shipped()
+                    .find(name, Some(gpu.vram_gb))
+                    .expect("it is in the table");
+                assert_eq!(found.vram_gb, gpu.vram_gb, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn cards_without_tensor_cores_run_at_their_vector_rate() {
+        let p100 = Gpus::shipped().find("P100", None).unwrap();
+        assert_eq!(p100.tensor_tflops, p100.fp32_tflops);
+    }
+}
