@@ -201,6 +201,7 @@ pub fn wish(request: v1::ConfigureRequest) -> Wish {
         workdir: request.workdir,
         backup,
         bring_up_s: request.bring_up_s,
+        idle_stop_s: request.idle_stop_s,
         provider_url: request.provider_url,
     }
 }

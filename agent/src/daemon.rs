@@ -1,13 +1,14 @@
 //! Starts every task, waits for the stop signal, waits for every task. One daemon per home directory, by a lock.
 //!
 //! [`core`] is what the handlers ask; [`run_file`] what the controller configured; [`backup`] the running backup;
-//! [`dead_man`] the switch that ends a forgotten box.
+//! [`dead_man`] the switch that ends a forgotten box, [`presence`] whether anybody is there.
 
 pub mod backup;
 pub mod core;
 pub mod dead_man;
 pub mod goodbye;
 pub mod log_file;
+pub mod presence;
 pub mod run_file;
 pub mod training;
 
@@ -37,7 +38,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time,
 };
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
@@ -181,6 +182,9 @@ async fn answer(
     listener: UnixListener,
     closing: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let presence = core.presence.clone();
+    let visitors = UnixListenerStream::new(listener)
+        .map(move |stream| stream.map(|stream| presence.admit(stream)));
     let agent = AgentServer::new(Handlers::new(core))
         .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(MESSAGE_LIMIT_BYTES);
@@ -208,6 +212,6 @@ async fn answer(
                 .expect("the descriptors were generated with this program"),
         )
         .add_service(agent)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), closing.cancelled_owned())
+        .serve_with_incoming_shutdown(visitors, closing.cancelled_owned())
         .await
 }

@@ -21,6 +21,7 @@ use super::{
     FLUSH_INTERVAL,
     backup::{CredentialSlot, RunningBackup},
     dead_man,
+    presence::Presence,
     run_file::{ConfigureError, RunFile, Wish},
     training::{self, TRAINING_SESSION},
 };
@@ -56,6 +57,8 @@ pub struct Core {
     pub telemetry: Arc<Telemetry>,
     /// Bucket keys.
     pub credentials: Arc<CredentialSlot>,
+    /// Whether anybody is connected.
+    pub presence: Presence,
     /// Ends every task and stream.
     pub stop: CancellationToken,
     /// Tasks that must have ended before the daemon does.
@@ -90,15 +93,17 @@ impl Core {
         let telemetry = start_telemetry(home, workdir, journal.clone(), stop.child_token());
         let boot = boot_of_container(home);
         journal.event("agent.started", json!({ "version": env!("CARGO_PKG_VERSION"), "boot": boot, "pid": std::process::id() }));
+        let started_us = now_us();
         let core = Arc::new(Self {
             home: home.clone(),
-            started_us: now_us(),
+            started_us,
             boot,
             journal,
             sessions,
             logs: Logs::default(),
             telemetry,
             credentials: Arc::default(),
+            presence: Presence::new(started_us),
             stop,
             tasks: TaskTracker::new(),
             run: RwLock::new(None),

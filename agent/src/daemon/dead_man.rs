@@ -1,6 +1,7 @@
-//! The dead-man's switch: a box on which no session ever starts costs money for nothing, so it stops itself.
+//! The dead-man's switch: a box on which no training ever starts, or whose training is over and nobody comes for it, costs
+//! money for nothing, so it stops itself. Its disk stays.
 //!
-//! `onstart` carries the same switch for the time before the agent is there. Both are disarmed by the file `started`, which
+//! `onstart` carries the first half for the time before the agent is there. It is disarmed by the file `started`, which
 //! a shim makes and `onstart` removes, so that a restarted box is armed again.
 
 use std::{fs, sync::Arc, time::Duration};
@@ -9,8 +10,10 @@ use serde_json::json;
 use tokio::time;
 use tracing::warn;
 
-use super::core::Core;
-use crate::{chain, config::Home, events::EventSink, now_us, self_stop::OwnInstance};
+use super::{core::Core, presence, training::TRAINING_SESSION};
+use crate::{
+    chain, config::Home, events::EventSink, now_us, self_stop::OwnInstance, sessions::SessionState,
+};
 
 const POLL: Duration = Duration::from_secs(1);
 
@@ -22,19 +25,57 @@ pub async fn watch(core: Arc<Core>) {
             () = time::sleep(POLL) => {}
         }
         let Some(run) = core.run() else { continue };
-        if is_due(
-            container_started_us(&core.home, core.started_us),
-            run.bring_up_s,
-            now_us(),
-        ) && !core.home.started().exists()
-        {
-            return end_box(&core, &run.provider_url, run.bring_up_s).await;
+        let reason = if !core.home.started().exists() {
+            let since_us = container_started_us(&core.home, core.started_us);
+            is_due(since_us, run.bring_up_s, now_us()).then(|| {
+                format!(
+                    "no session started within {} s of the container's start",
+                    run.bring_up_s
+                )
+            })
+        } else if idle_is_due(&core, run.idle_stop_s) && save(&core, run.idle_stop_s).await {
+            Some(format!(
+                "the training is over and nobody came for it within {} s",
+                run.idle_stop_s
+            ))
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            return end_box(&core, &run.provider_url, reason).await;
         }
     }
 }
 
-async fn end_box(core: &Core, provider_url: &str, bring_up_s: u32) {
-    let reason = format!("no session started within {bring_up_s} s of the container's start");
+/// Whether the training is over, nothing else runs, and nobody was there for this long.
+fn idle_is_due(core: &Core, idle_stop_s: u32) -> bool {
+    let (Ok(false), Ok(training)) = (core.is_busy(), core.sessions.get(TRAINING_SESSION)) else {
+        return false;
+    };
+    let Some(alone_us) = core.presence.alone_since_us() else {
+        return false;
+    };
+    training.state != SessionState::Running
+        && is_due(alone_us.max(training.ended_us), idle_stop_s, now_us())
+        && !presence::is_logged_in()
+}
+
+/// What can be saved goes to the bucket before the box does, for at most as long again. False: somebody came meanwhile.
+async fn save(core: &Core, idle_stop_s: u32) -> bool {
+    if let Some(running) = core.backup() {
+        let limit = Duration::from_secs(idle_stop_s.into());
+        let state = running.backup.backup_now(limit, true).await;
+        if state.pending > 0 {
+            warn!(
+                pending = state.pending,
+                "checkpoints stay on this disk only: the bucket did not take them in time"
+            );
+        }
+    }
+    idle_is_due(core, idle_stop_s)
+}
+
+async fn end_box(core: &Core, provider_url: &str, reason: String) {
     warn!(reason, "the box stops itself");
     match OwnInstance::find(&core.home, provider_url) {
         Ok(own) => {
@@ -64,9 +105,9 @@ fn container_started_us(home: &Home, daemon_started_us: u64) -> u64 {
         .unwrap_or(daemon_started_us)
 }
 
-/// Whether the time to bring the box up is over; 0 means for ever.
-fn is_due(started_us: u64, bring_up_s: u32, now_us: u64) -> bool {
-    bring_up_s > 0 && now_us.saturating_sub(started_us) >= u64::from(bring_up_s) * 1_000_000
+/// Whether so many seconds are over; 0 means for ever.
+fn is_due(since_us: u64, limit_s: u32, now_us: u64) -> bool {
+    limit_s > 0 && now_us.saturating_sub(since_us) >= u64::from(limit_s) * 1_000_000
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ pub struct RunFile {
     pub backup: Option<BackupPlan>,
     /// Seconds after which a box without any started session stops itself; 0: never.
     pub bring_up_s: u32,
+    /// Seconds after the training's end, with nobody there, after which the box stops itself; 0: never.
+    #[serde(default)]
+    pub idle_stop_s: u32,
     /// Base URL of the provider's API; empty: unknown.
     pub provider_url: String,
 }
@@ -62,6 +65,8 @@ pub struct Wish {
     pub backup: Option<BackupWish>,
     /// See [`RunFile::bring_up_s`].
     pub bring_up_s: u32,
+    /// See [`RunFile::idle_stop_s`].
+    pub idle_stop_s: u32,
     /// See [`RunFile::provider_url`].
     pub provider_url: String,
 }
@@ -144,6 +149,7 @@ impl RunFile {
             workdir,
             backup,
             bring_up_s: wish.bring_up_s,
+            idle_stop_s: wish.idle_stop_s,
             provider_url: wish.provider_url,
         })
     }

@@ -549,3 +549,44 @@ async fn a_started_session_keeps_the_box_and_preflight_only_reads() {
             .any(|event| event.kind == "self_stop")
     );
 }
+
+#[tokio::test]
+async fn a_box_whose_training_is_over_waits_for_whoever_is_there_and_then_stops_itself() {
+    let mut bed = Bed::new(Window::None);
+    let (url, told) = provider(0);
+    bed.container_env(&[
+        ("CONTAINER_ID", "4711"),
+        ("CONTAINER_API_KEY", "instance-key"),
+        ("VAST_URL", &url),
+    ]);
+    bed.start_daemon();
+    bed.start("train", "true").await.unwrap();
+    let mut client = bed.client().await;
+    let request = v1::ConfigureRequest {
+        run: "r".into(),
+        attempt: 1,
+        workdir: "w".into(),
+        bring_up_s: 1,
+        idle_stop_s: 1,
+        ..Default::default()
+    };
+    client.configure(request).await.unwrap();
+
+    // Longer than the switch would take: this connection is open.
+    time::sleep(Duration::from_millis(3500)).await;
+    assert_eq!(told.try_iter().count(), 0, "somebody is there");
+    drop(client);
+
+    let request = tokio::task::spawn_blocking(move || told.recv_timeout(PATIENCE).unwrap())
+        .await
+        .unwrap();
+    assert!(
+        request.starts_with("PUT /api/v0/instances/4711/ "),
+        "{request}"
+    );
+    let detail = bed.event("self_stop").await;
+    assert_eq!(
+        detail["reason"],
+        "the training is over and nobody came for it within 1 s"
+    );
+}

@@ -240,6 +240,7 @@ impl From<&BoxConfig> for v1::ConfigureRequest {
                 }),
             }),
             bring_up_s: seconds(config.bring_up),
+            idle_stop_s: config.idle_stop.map_or(0, seconds),
             provider_url: config.provider_url.clone(),
         }
     }

@@ -314,6 +314,8 @@ pub struct BoxConfig {
     pub backup: Option<BackupConfig>,
     /// Time without a session after which the box stops itself; zero: never.
     pub bring_up: std::time::Duration,
+    /// Time after the training's end, with nobody there, after which the box stops itself; `None`: never.
+    pub idle_stop: Option<std::time::Duration>,
     /// Base URL of the provider's API; empty: the box's own.
     pub provider_url: String,
 }

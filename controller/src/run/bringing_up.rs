@@ -14,6 +14,7 @@ use crate::{
         site::{Site, SiteError},
         status::{self, Action, Meaning, Seen},
     },
+    spec::OnDone,
     store::{AttemptRecord, RunRecord},
 };
 
@@ -311,6 +312,7 @@ impl Lifecycle {
             workdir: run.name.clone(),
             backup,
             bring_up: run.spec.limits.bring_up,
+            idle_stop: (run.spec.on_done != OnDone::Keep).then_some(run.spec.limits.bring_up),
             provider_url: self.provider.base_url(),
         }
     }

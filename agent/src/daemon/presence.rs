@@ -1,0 +1,146 @@
+//! Whether somebody is there: open connections to the socket, and logins on the box. A box with nobody there and nothing to
+//! do may end itself.
+
+use std::{
+    fs,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{self, AsyncRead, AsyncWrite, ReadBuf},
+    net::UnixStream,
+};
+use tonic::transport::server::{Connected, UdsConnectInfo};
+
+use crate::now_us;
+
+/// Counts connections and remembers when the last one left.
+#[derive(Debug, Clone)]
+pub struct Presence(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    connections: usize,
+    left_us: u64,
+}
+
+impl Presence {
+    /// Nobody has been there before `now_us`.
+    pub fn new(now_us: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            connections: 0,
+            left_us: now_us,
+        })))
+    }
+
+    /// A connection that counts until it is dropped.
+    pub fn admit(&self, stream: UnixStream) -> Visitor {
+        self.with(|state| state.connections += 1);
+        Visitor {
+            stream,
+            presence: self.clone(),
+        }
+    }
+
+    /// When the last connection ended, microseconds since the epoch; `None` while one is open.
+    pub fn alone_since_us(&self) -> Option<u64> {
+        self.with(|state| (state.connections == 0).then_some(state.left_us))
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Visitor {
+    stream: UnixStream,
+    presence: Presence,
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        self.presence.with(|state| {
+            state.connections -= 1;
+            state.left_us = now_us();
+        });
+    }
+}
+
+impl Connected for Visitor {
+    type ConnectInfo = UdsConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Visitor {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Visitor {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Whether a person has a shell on the box: sshd names the terminal in its process title.
+pub fn is_logged_in() -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
+        .any(|entry| fs::read(entry.path().join("cmdline")).is_ok_and(|line| is_login(&line)))
+}
+
+fn is_login(command_line: &[u8]) -> bool {
+    let title = String::from_utf8_lossy(command_line);
+    (title.starts_with("sshd: ") || title.starts_with("sshd-session: ")) && title.contains("@pts/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_terminal_is_a_login() {
+        assert!(is_login(b"sshd: root@pts/0\0\0"));
+        assert!(is_login(b"sshd-session: root@pts/12"));
+        assert!(!is_login(b"sshd: root@notty"), "the controller's own");
+        assert!(!is_login(b"vim notes about sshd: root@pts/0"));
+        assert!(!is_login(b""));
+    }
+
+    #[tokio::test]
+    async fn a_box_is_alone_from_the_moment_that_the_last_connection_is_dropped() {
+        let presence = Presence::new(7);
+        assert_eq!(presence.alone_since_us(), Some(7));
+        let (one, other) = UnixStream::pair().unwrap();
+        let (one, other) = (presence.admit(one), presence.admit(other));
+        drop(one);
+        assert_eq!(presence.alone_since_us(), None);
+        drop(other);
+        assert!(presence.alone_since_us().is_some_and(|left_us| left_us > 7));
+    }
+}
