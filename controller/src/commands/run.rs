@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     commands::{Deps, watching},
     error::CommandError,
-    run::lifecycle::Goal,
+    run::{lifecycle::Goal, site::SiteError},
     spec::RunSpec,
     store::RunRecord,
     ui::{self, Ui},
@@ -95,7 +95,14 @@ pub async fn run(
             ),
             None => format!("run `{}` was not rented", spec.name),
         };
-        CommandError::new(text).cause(err)
+        let hint = match (&err, to) {
+            (SiteError::Refused(_), Some(to)) => {
+                format!("the keys need to list, read, write and delete under {to}, which has to exist")
+            }
+            _ => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL_S3 where it is not AWS".to_owned(),
+        };
+        let refused = CommandError::new(text).cause(err);
+        if to.is_some() { refused.hint(hint) } else { refused }
     })?;
     if there > 0 {
         return Err(CommandError::usage(format!(

@@ -183,6 +183,7 @@ pub fn verdict(run: &RunRecord) -> Result<(), CommandError> {
             .map_err(|err: CommandError| err.hint(format!("read its log with `spotter logs {name}`, then end its box with `spotter destroy {name}`"))),
         Some(Outcome::Interrupted) => failed("was interrupted and not carried on", ErrorKind::Interrupted),
         Some(Outcome::Lost) => failed("was lost with its box", ErrorKind::Lost),
-        Some(Outcome::Failed) => failed("did not start", ErrorKind::Failed),
+        Some(Outcome::Failed) => failed("did not start", ErrorKind::Failed)
+            .map_err(|err: CommandError| err.hint(format!("see what happened with `spotter events {name}`"))),
     }
 }
