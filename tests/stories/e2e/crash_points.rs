@@ -2,86 +2,108 @@
 
 use std::{collections::BTreeSet, fs};
 
-use crate::world::{Tier, Training, World, on};
+use crate::world::{Training, World, on_both_tiers};
 
-#[test]
-fn a_controller_killed_at_any_point_is_finished_by_up_and_never_pays_for_two_boxes() {
-    on(Tier::One, |world| {
-        let points = points(world);
-        assert!(points.len() >= 8, "{points:?}");
-        println!("{} points: {points:?}", points.len());
-        for (number, point) in points.iter().enumerate() {
-            let name: &'static str = Box::leak(format!("crash-{number}").into_boxed_str());
-            world.training(&Training::interruptible(name, 15));
-            let file = format!("{name}.yaml");
-            let killed = world
-                .spotter(&["run", &file, "--detach"])
-                .env("SPOTTER_DIE_AT", point)
-                .output()
-                .unwrap();
-            assert_eq!(
-                killed.status.code(),
-                None,
-                "{point}: {}",
-                String::from_utf8_lossy(&killed.stderr)
-            );
-            if world.status(name).is_null() {
-                // Killed before the run was written down: nothing can have been rented.
-                world.assert_nothing_rented();
-                continue;
-            }
-            let said = world.say(&["up", name]);
-            assert_eq!(said.code, 0, "{point}: {}\n{}", said.out, world.sim_log());
-            assert_eq!(world.status(name)["outcome"], "done", "{point}");
-            world.assert_nothing_rented();
-        }
-        let instances = world.ctl(&["state"])["instances"]
-            .as_array()
-            .unwrap()
-            .clone();
-        assert!(
-            instances.len() <= points.len() + 1,
-            "{} boxes for {} runs",
-            instances.len(),
-            points.len() + 1
-        );
-    });
+on_both_tiers! {
+    a_controller_killed_at_any_point_is_finished_by_up_and_never_pays_for_two_boxes: killed_then_up;
+    a_controller_killed_for_good_leaves_a_box_that_ends_itself: killed_for_good;
 }
 
-#[test]
-fn a_controller_killed_for_good_leaves_a_box_that_ends_itself() {
-    on(Tier::One, |world| {
-        // Once the session has started the box is doing its job, and ends with it.
-        let started = ["agent.start_session.after", "store.running"];
-        let mut points = points(world);
-        points.retain(|point| !started.iter().any(|late| point.starts_with(late)));
-        assert!(points.len() >= 6, "{points:?}");
-        for (number, point) in points.iter().enumerate() {
-            let name: &'static str = Box::leak(format!("dead-{number}").into_boxed_str());
-            let mut training = Training::interruptible(name, 600);
-            training.bring_up = "12s";
-            world.training(&training);
-            let file = format!("{name}.yaml");
-            let killed = world
-                .spotter(&["run", &file, "--detach"])
-                .env("SPOTTER_DIE_AT", point)
-                .output()
-                .unwrap();
-            assert_eq!(
-                killed.status.code(),
-                None,
-                "{point}: {}",
-                String::from_utf8_lossy(&killed.stderr)
-            );
+/// Runs at once: each mostly waits for its box, and one account may have many.
+const AT_ONCE: usize = 4;
+
+fn killed_then_up(world: &World) {
+    let points = points(world);
+    assert!(points.len() >= 8, "{points:?}");
+    println!("{} points: {points:?}", points.len());
+    each(&points, |number, point| {
+        let name = kill_at(world, point, &format!("crash-{number}"), 15, "3m");
+        if world.status(name).is_null() {
+            // Killed before the run was written down: nothing can have been rented for it.
+            return;
         }
-        world.until("every box to stop itself", || {
-            let running = world
-                .alive()
-                .iter()
-                .filter(|row| row["cur_state"] == "running")
-                .count();
-            (running == 0).then_some(())
-        });
+        let said = world.say(&["up", name]);
+        assert_eq!(said.code, 0, "{point}: {}\n{}", said.out, world.sim_log());
+        assert_eq!(world.status(name)["outcome"], "done", "{point}");
+    });
+    world.assert_nothing_rented();
+    let instances = world.ctl(&["state"])["instances"]
+        .as_array()
+        .unwrap()
+        .clone();
+    assert!(
+        instances.len() <= points.len() + 1,
+        "{} boxes for {} runs",
+        instances.len(),
+        points.len() + 1
+    );
+}
+
+fn killed_for_good(world: &World) {
+    let points = points(world);
+    assert!(points.len() >= 8, "{points:?}");
+    each(&points, |number, point| {
+        // Where the session has started already, the box does its job first.
+        kill_at(world, point, &format!("dead-{number}"), 60, "25s");
+    });
+    world.until("every box to stop itself", || {
+        let running = world
+            .alive()
+            .iter()
+            .filter(|row| row["cur_state"] == "running")
+            .count();
+        (running == 0).then_some(())
+    });
+    let gpu_seconds = || -> Vec<serde_json::Value> {
+        let bill = world.ctl(&["bill"]);
+        let rows = bill["instances"].as_array().unwrap();
+        rows.iter().map(|row| row["gpu_seconds"].clone()).collect()
+    };
+    let then = gpu_seconds();
+    assert!(then.iter().all(serde_json::Value::is_number), "{then:?}");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(then, gpu_seconds(), "no GPU is charged any more");
+}
+
+/// Starts a run that is killed at this point, and returns its name.
+fn kill_at(
+    world: &World,
+    point: &str,
+    name: &str,
+    steps: u64,
+    bring_up: &'static str,
+) -> &'static str {
+    let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    let mut training = Training::interruptible(name, steps);
+    training.bring_up = bring_up;
+    world.training(&training);
+    let killed = world
+        .spotter(&["run", &format!("{name}.yaml"), "--detach"])
+        .env("SPOTTER_DIE_AT", point)
+        .output()
+        .unwrap();
+    assert_eq!(
+        killed.status.code(),
+        None,
+        "{point}: {}",
+        String::from_utf8_lossy(&killed.stderr)
+    );
+    name
+}
+
+/// Does this for every point, some at once.
+fn each(points: &BTreeSet<String>, work: impl Fn(usize, &str) + Sync) {
+    let next = std::sync::Mutex::new(points.iter().enumerate());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let taken = next.lock().unwrap().next();
+                    let Some((number, point)) = taken else { return };
+                    work(number, point);
+                }
+            });
+        }
     });
 }
 

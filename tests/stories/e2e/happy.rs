@@ -2,16 +2,10 @@
 
 use std::fs;
 
-use crate::world::{Tier, Training, World, on};
+use crate::world::{Training, World, on_both_tiers};
 
-#[test]
-fn a_run_goes_from_offer_to_destroyed_box_tier_1() {
-    on(Tier::One, happy_path);
-}
-
-#[test]
-fn a_run_goes_from_offer_to_destroyed_box_tier_2() {
-    on(Tier::Two, happy_path);
+on_both_tiers! {
+    a_run_goes_from_offer_to_destroyed_box: happy_path;
 }
 
 fn happy_path(world: &World) {

@@ -1,15 +1,10 @@
 //! (b) Outbid in mid-run, with several watchers; (f) a bucket in trouble.
 
-use crate::world::{Tier, Training, World, on};
+use crate::world::{Training, World, on_both_tiers};
 
-#[test]
-fn an_outbid_run_goes_on_on_exactly_one_new_box_tier_1() {
-    on(Tier::One, outbid);
-}
-
-#[test]
-fn an_outbid_run_goes_on_on_exactly_one_new_box_tier_2() {
-    on(Tier::Two, outbid);
+on_both_tiers! {
+    an_outbid_run_goes_on_on_exactly_one_new_box: outbid;
+    an_outage_and_a_lost_answer_to_complete_give_one_valid_commit_each: bucket_in_trouble;
 }
 
 fn outbid(world: &World) {
@@ -70,44 +65,40 @@ sleep 6
 echo done > out/final.txt
 "#;
 
-#[test]
-fn an_outage_and_a_lost_answer_to_complete_give_one_valid_commit_each() {
-    on(Tier::One, |world| {
-        let mut training = Training::interruptible("bucket", 20);
-        training.command = Some("bash big.sh");
-        world.training(&training);
-        world.write("big.sh", BIG);
-        let mut watcher = world.background(&["run", "bucket.yaml"]);
-        world.until("the training", || {
-            (world.status("bucket")["state"] == "running").then_some(())
-        });
-        for order in [
-            r#"{"inject": {"operation": "*", "count": 15, "fault": "slow_down"}}"#,
-            r#"{"inject": {"operation": "CompleteMultipartUpload", "count": 1, "fault": "lose_answer"}}"#,
-        ] {
-            world.ctl(&["s3", order]);
-        }
-
-        assert_eq!(watcher.wait(), 0, "{}", watcher.text());
-
-        let switches = world.ctl(&["s3", "{}"]);
-        assert_eq!(
-            switches["orders"].as_array().map(Vec::len),
-            Some(0),
-            "every fault was met: {switches}"
-        );
-        let checkpoints = world.ok(&["checkpoints", "bucket", "--json"]);
-        let checkpoints: Vec<serde_json::Value> =
-            serde_json::from_str(&checkpoints.stdout).unwrap();
-        let steps: Vec<u64> = checkpoints
-            .iter()
-            .map(|row| row["step"].as_u64().unwrap())
-            .collect();
-        assert_eq!(steps, [20, 10], "each step is committed once");
-        assert!(
-            checkpoints
-                .iter()
-                .all(|row| row["size_bytes"] == 20_000_000)
-        );
+fn bucket_in_trouble(world: &World) {
+    let mut training = Training::interruptible("bucket", 20);
+    training.command = Some("bash big.sh");
+    world.training(&training);
+    world.write("big.sh", BIG);
+    let mut watcher = world.background(&["run", "bucket.yaml"]);
+    world.until("the training", || {
+        (world.status("bucket")["state"] == "running").then_some(())
     });
+    for order in [
+        r#"{"inject": {"operation": "*", "count": 15, "fault": "slow_down"}}"#,
+        r#"{"inject": {"operation": "CompleteMultipartUpload", "count": 1, "fault": "lose_answer"}}"#,
+    ] {
+        world.ctl(&["s3", order]);
+    }
+
+    assert_eq!(watcher.wait(), 0, "{}", watcher.text());
+
+    let switches = world.ctl(&["s3", "{}"]);
+    assert_eq!(
+        switches["orders"].as_array().map(Vec::len),
+        Some(0),
+        "every fault was met: {switches}"
+    );
+    let checkpoints = world.ok(&["checkpoints", "bucket", "--json"]);
+    let checkpoints: Vec<serde_json::Value> = serde_json::from_str(&checkpoints.stdout).unwrap();
+    let steps: Vec<u64> = checkpoints
+        .iter()
+        .map(|row| row["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [20, 10], "each step is committed once");
+    assert!(
+        checkpoints
+            .iter()
+            .all(|row| row["size_bytes"] == 20_000_000)
+    );
 }

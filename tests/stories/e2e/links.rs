@@ -7,20 +7,17 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::world::{Tier, Training, World, on};
+use crate::world::{Training, World, on_both_tiers};
 
-#[test]
-fn a_killed_agent_comes_back_by_itself_and_no_log_byte_is_lost_tier_1() {
-    on(Tier::One, killed_agent);
-}
-
-#[test]
-fn a_killed_agent_comes_back_by_itself_and_no_log_byte_is_lost_tier_2() {
-    on(Tier::Two, killed_agent);
+on_both_tiers! {
+    a_killed_agent_comes_back_by_itself_and_no_log_byte_is_lost: killed_agent;
+    a_link_that_is_cut_for_25_seconds_is_mended_and_nothing_restarts: cut_link;
 }
 
 fn killed_agent(world: &World) {
-    world.training(&Training::interruptible("alone", 300));
+    let mut training = Training::interruptible("alone", 300);
+    training.on_done = "stop";
+    world.training(&training);
     world.ok(&["run", "alone.yaml", "--detach"]);
     let instance = world.until("the training's first steps", || {
         let status = world.ok(&["status", "--json", "alone"]).stdout;
@@ -49,7 +46,11 @@ fn killed_agent(world: &World) {
     let status = world.status("alone");
     assert_eq!(status["outcome"], "done");
     assert_eq!(status["attempts"].as_array().unwrap().len(), 1);
-    let log = fs::read_to_string(world.spotter_home().join("logs/alone/1-train.log")).unwrap();
+    // The same bytes on both sides, and each step printed once.
+    let copy = fs::read(world.spotter_home().join("logs/alone/1-train.log")).unwrap();
+    let original = fs::read(spotter.join("sessions/train/log")).unwrap();
+    assert_eq!(blake3::hash(&copy), blake3::hash(&original));
+    let log = String::from_utf8(copy).unwrap();
     for step in 1..=300 {
         assert_eq!(
             log.matches(&format!("step {step}/300 ")).count(),
@@ -57,6 +58,8 @@ fn killed_agent(world: &World) {
             "step {step}"
         );
     }
+    world.ok(&["destroy", "alone"]);
+    world.assert_nothing_rented();
 }
 
 /// Daemons and probes of one box, by their command line, as this machine sees them.
@@ -91,33 +94,30 @@ fn processes(spotter: &std::path::Path) -> Vec<i32> {
     found
 }
 
-#[test]
-fn a_link_that_is_cut_for_25_seconds_is_mended_and_nothing_restarts() {
-    on(Tier::One, |world| {
-        world.training(&Training::interruptible("cut", 450));
-        let mut watcher = world.background(&["run", "cut.yaml"]);
-        let instance = world.until_step("cut", 1, 10);
+fn cut_link(world: &World) {
+    world.training(&Training::interruptible("cut", 450));
+    let mut watcher = world.background(&["run", "cut.yaml"]);
+    let instance = world.until_step("cut", 1, 10);
 
-        world.ctl(&["link", &instance.to_string(), "drop"]);
-        thread::sleep(Duration::from_secs(25));
-        world.ctl(&["link", &instance.to_string(), "heal"]);
+    world.ctl(&["link", &instance.to_string(), "drop"]);
+    thread::sleep(Duration::from_secs(25));
+    world.ctl(&["link", &instance.to_string(), "heal"]);
 
-        assert_eq!(watcher.wait(), 0, "{}", watcher.text());
-        let said = watcher.text();
-        assert!(
-            said.contains("No word from the box"),
-            "the break was noticed:\n{said}"
+    assert_eq!(watcher.wait(), 0, "{}", watcher.text());
+    let said = watcher.text();
+    assert!(
+        said.contains("No word from the box"),
+        "the break was noticed:\n{said}"
+    );
+    assert!(said.contains("Connected again"), "{said}");
+    let status = world.status("cut");
+    assert_eq!(status["attempts"].as_array().unwrap().len(), 1, "{status}");
+    let log = fs::read_to_string(world.spotter_home().join("logs/cut/1-train.log")).unwrap();
+    for step in 1..=450 {
+        assert_eq!(
+            log.matches(&format!("step {step}/450 ")).count(),
+            1,
+            "step {step}"
         );
-        assert!(said.contains("Connected again"), "{said}");
-        let status = world.status("cut");
-        assert_eq!(status["attempts"].as_array().unwrap().len(), 1, "{status}");
-        let log = fs::read_to_string(world.spotter_home().join("logs/cut/1-train.log")).unwrap();
-        for step in 1..=450 {
-            assert_eq!(
-                log.matches(&format!("step {step}/450 ")).count(),
-                1,
-                "step {step}"
-            );
-        }
-    });
+    }
 }

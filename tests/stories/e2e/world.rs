@@ -38,17 +38,12 @@ pub struct World {
 
 /// Runs a story on a tier, unless this machine cannot; then it says so, and fails where it should have been able to.
 pub fn on(tier: Tier, story: impl FnOnce(&World)) {
-    on_with(tier, &[], story);
-}
-
-/// The same with further arguments for the simulator.
-pub fn on_with(tier: Tier, args: &[&str], story: impl FnOnce(&World)) {
     let root = nix::unistd::geteuid().is_root();
     if tier == Tier::Two && !root {
         skip("tier 2 needs root");
         return;
     }
-    match World::start(tier, args) {
+    match World::start(tier) {
         Ok(world) => story(&world),
         Err(why) => {
             assert!(std::env::var_os("SPOTTER_REQUIRE_ALL").is_none(), "{why}");
@@ -56,6 +51,27 @@ pub fn on_with(tier: Tier, args: &[&str], story: impl FnOnce(&World)) {
         }
     }
 }
+
+/// Makes two tests of a story: as an ordinary user on tier 1, as root on tier 2.
+macro_rules! on_both_tiers {
+    ($($name:ident: $story:path;)*) => {$(
+        mod $name {
+            #[allow(unused_imports, reason = "a story may be a path of its own")]
+            use super::*;
+
+            #[test]
+            fn tier_1() {
+                $crate::world::on($crate::world::Tier::One, $story);
+            }
+
+            #[test]
+            fn tier_2() {
+                $crate::world::on($crate::world::Tier::Two, $story);
+            }
+        }
+    )*};
+}
+pub(crate) use on_both_tiers;
 
 fn skip(why: &str) {
     println!("SKIPPED: {why}");
@@ -117,7 +133,7 @@ fn programs() -> &'static Path {
 }
 
 impl World {
-    fn start(tier: Tier, args: &[&str]) -> Result<World, String> {
+    fn start(tier: Tier) -> Result<World, String> {
         let programs = programs();
         // Short: sockets lie below it.
         let dir = tempfile::Builder::new()
@@ -155,7 +171,6 @@ impl World {
             "--dir",
         ])
         .arg(world.dir.join("sim"))
-        .args(args)
         .env("RUST_LOG", "info")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -181,6 +196,11 @@ impl World {
             ("AWS_ENDPOINT_URL_S3", ready("s3_url")),
             ("AWS_REGION", "us-east-1".to_owned()),
             ("NO_COLOR", "1".to_owned()),
+            // One that was built into the controller may be older than what is tested.
+            (
+                "SPOTTER_AGENT",
+                programs.join("spotter-agent").display().to_string(),
+            ),
         ]
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
@@ -226,7 +246,9 @@ impl World {
 
     /// Runs `spotter` to its end and returns what it said, whatever that was.
     pub fn say(&self, args: &[&str]) -> Said {
-        Said::of(self.spotter(args).output().unwrap(), args)
+        let mut said = Said::of(self.spotter(args).output().unwrap());
+        said.out = format!("$ spotter {}\n{}", args.join(" "), said.out);
+        said
     }
 
     /// Runs `spotter`, which must succeed.
@@ -346,6 +368,11 @@ impl World {
         )
     }
 
+    /// Everything of this story lies here.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Working folder of the laptop.
     pub fn work(&self) -> PathBuf {
         self.dir.join("work")
@@ -439,11 +466,12 @@ pub struct Said {
 }
 
 impl Said {
-    fn of(output: Output, args: &[&str]) -> Said {
+    /// Everything that a program said until its end.
+    pub fn of(output: Output) -> Said {
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         let code = output.status.code().unwrap_or(-1);
-        let out = format!("$ spotter {}\n{stdout}{stderr}-> {code}", args.join(" "));
+        let out = format!("{stdout}{stderr}-> {code}");
         Said {
             code,
             stdout,
@@ -536,6 +564,8 @@ pub struct Training {
     pub bring_up: &'static str,
     /// Command instead of the usual training.
     pub command: Option<&'static str>,
+    /// What happens to the box at the end.
+    pub on_done: &'static str,
 }
 
 impl Training {
@@ -548,6 +578,7 @@ impl Training {
             bucket: true,
             bring_up: "3m",
             command: None,
+            on_done: "destroy",
         }
     }
 
@@ -570,10 +601,11 @@ impl Training {
              recover: {{policy: elsewhere, attempts: 5}}\n\
              limits: {{bring_up: {bring_up}}}\n\
              results: {{fetch: [out/final.txt], to: ./results-{name}}}\n\
-             on_done: destroy\n",
+             on_done: {on_done}\n",
             name = self.name,
             rental = self.rental,
             bring_up = self.bring_up,
+            on_done = self.on_done,
         )
     }
 }
