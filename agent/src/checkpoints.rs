@@ -1,27 +1,35 @@
 //! `Backup`: brings finished checkpoints to the bucket, keeps the newest, and fetches them back.
 //!
-//! Reading order: [`names`] and [`complete`] decide what is finished (pure), [`scan`], [`writers`] and [`structure`] look at the disk;
-//! [`source`], [`upload`] (large files by [`parts`]) and [`commit`] carry one checkpoint over, noting each step in [`journal`];
+//! Reading order: [`names`], [`rules`] (a file per framework) and [`complete`] decide what is finished (pure); [`scan`], [`look`],
+//! [`writers`] (by [`lease`]) and [`structure`] ask the disk; [`source`], [`upload`] (large files by [`parts`]) and [`commit`] carry one
+//! checkpoint over, noting each step in [`journal`];
 //! [`round`] does one round of it while [`watch`] keeps looking.
 //! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`retention`] and [`delete`] what may go, [`alarm`] whether we are
 //! behind. [`restore`] (files by
 //! [`landing`]) and [`results`] are the two other things that move files.
 
 pub mod alarm;
+pub mod candidate;
+pub mod command;
 pub mod commit;
 pub mod complete;
 pub mod delete;
 pub mod index;
 pub mod journal;
 pub mod landing;
+pub mod lease;
 pub mod ledger;
+pub mod look;
 pub mod names;
 pub mod parts;
+pub mod pickle;
 pub mod places;
+pub mod pointer;
 pub mod restore;
 pub mod results;
 pub mod retention;
 pub mod round;
+pub mod rules;
 #[cfg(test)]
 mod samples;
 pub mod scan;
@@ -35,7 +43,6 @@ pub mod writers;
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -55,14 +62,17 @@ use standing::{Standing, Unanswered, chain};
 pub use complete::Settle;
 pub use restore::{RestoreError, Restored};
 pub use results::{Results, ResultsError};
+pub use rules::user::CompleteWhen;
 pub use standing::BackupState;
 
 /// Longest wait for the bucket's answer to a question that somebody waits for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Wait between two looks while somebody waits for checkpoints to settle.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// Wait between two rounds while something settles: then a checkpoint is taken soon after it is finished, whatever the period.
+/// Longest wait between two rounds while something settles: then a change is seen soon, whatever the period.
 const SETTLING_PERIOD: Duration = Duration::from_secs(1);
+/// Shortest wait between two rounds.
+const SHORTEST_PERIOD: Duration = Duration::from_millis(20);
 /// Longest wait between two rounds that failed.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
@@ -83,6 +93,11 @@ pub struct BackupOptions {
     pub keep_last: u32,
     /// Wait with no change before a file counts as finished; `None`: the rule's own.
     pub settle: Option<Duration>,
+    /// The user's rule for when a checkpoint is complete; `None`: those of the frameworks.
+    pub complete_when: Option<CompleteWhen>,
+    /// Whether the kernel may be asked to tell of writers, which makes them wait until we have heard it: less than a millisecond,
+    /// but as long as the agent is stopped, up to 45 s.
+    pub tripwire: bool,
     /// Directory for what must survive a crash of the agent, such as `~/.spotter/backup`; absolute, made when missing.
     pub state_dir: PathBuf,
 }
@@ -172,8 +187,8 @@ pub struct Backup {
     ids: Arc<Mutex<Option<HashSet<String>>>>,
     started: Instant,
     pace: Mutex<Pace>,
-    /// Something in the directory is not finished yet, so that it is worth looking again soon.
-    settling: AtomicBool,
+    /// When the next look at something unfinished is due; `None`: nothing is.
+    next_look: Mutex<Option<Duration>>,
     work: tokio::sync::Mutex<Work>,
     /// Two restores would write to the same files.
     restoring: tokio::sync::Mutex<()>,
@@ -189,6 +204,8 @@ struct Pace {
     /// Bytes per second of the last upload that took long enough to tell.
     bytes_per_s: Option<f64>,
     training_since: Option<Duration>,
+    /// The same by the wall clock, microseconds since the epoch.
+    training_since_us: Option<u64>,
     last_commit: Option<Duration>,
 }
 
@@ -215,7 +232,11 @@ impl Backup {
             warn!(dir = %state_dir.display(), error = %err, "the backup cannot keep its notes; a restart will begin uploads anew");
         }
         let ledger = Ledger::open(&state_dir);
-        let settle = options.settle.map_or_else(Settle::default, Settle::all);
+        let settle = match (&options.complete_when, options.settle) {
+            (Some(CompleteWhen::Quiet(wait)), _) => Settle::all(*wait),
+            (_, Some(wait)) => Settle::all(wait),
+            _ => Settle::default(),
+        };
         Ok(Arc::new(Backup {
             options,
             bucket,
@@ -226,7 +247,7 @@ impl Backup {
             ids: Arc::default(),
             started: Instant::now(),
             pace: Mutex::default(),
-            settling: AtomicBool::new(false),
+            next_look: Mutex::default(),
             work: tokio::sync::Mutex::new(Work::new(settle)),
             restoring: tokio::sync::Mutex::new(()),
         }))
@@ -258,7 +279,7 @@ impl Backup {
                     warn!(failures, error = %chain(&err), "backup on request failed, will retry until its deadline");
                 }
             }
-            let settled = work.tracker.unsettled() == 0 && self.state().pending == 0;
+            let settled = work.tracker.unsettled(self.now()) == 0 && self.state().pending == 0;
             let pause = if failures > 0 {
                 backoff(Duration::from_secs(1), failures)
             } else {
@@ -321,7 +342,9 @@ impl Backup {
         let since = since_us.map(|us| {
             now.saturating_sub(Duration::from_micros(commit::now_us().saturating_sub(us)))
         });
-        self.pace().training_since = since;
+        let mut pace = self.pace();
+        pace.training_since = since;
+        pace.training_since_us = since_us;
     }
 
     /// Committed checkpoints of the run, newest first, as the bucket has them now.
@@ -335,6 +358,15 @@ impl Backup {
                 problem: self.state().problem,
             }),
         }
+    }
+
+    /// How long until a look at something unfinished is due; `None`: nothing is unfinished.
+    fn until_next_look(&self) -> Option<Duration> {
+        let next = *self
+            .next_look
+            .lock()
+            .expect("nothing panics while it holds this lock");
+        next.map(|next| next.saturating_sub(self.now()))
     }
 
     fn now(&self) -> Duration {
@@ -371,11 +403,10 @@ impl Drop for Final<'_> {
 pub async fn backup_loop(backup: Arc<Backup>, period: Duration, stop: CancellationToken) {
     let mut failures = 0;
     loop {
-        let soon = failures == 0 && backup.settling.load(Ordering::Relaxed);
-        let wait = if soon {
-            period.min(SETTLING_PERIOD)
-        } else {
-            backoff(period, failures)
+        let wait = match backup.until_next_look() {
+            // The moment at which something may count as finished is not slept through.
+            Some(due) if failures == 0 => due.min(period).clamp(SHORTEST_PERIOD, SETTLING_PERIOD),
+            _ => backoff(period, failures),
         };
         tokio::select! {
             () = stop.cancelled() => return,
@@ -432,6 +463,8 @@ mod tests {
             every: Duration::ZERO,
             keep_last: 0,
             settle: None,
+            complete_when: None,
+            tripwire: true,
             state_dir: dir.path().join("state"),
         };
         let bucket = Arc::new(spotter_bucket::memory::MemoryBucket::new());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// What the judgement rests on. Times are since any fixed moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// Now.
     pub now: Duration,
@@ -15,6 +15,8 @@ pub struct Facts {
     pub training_since: Option<Duration>,
     /// Newest commit by this agent.
     pub last_commit: Option<Duration>,
+    /// Since when the oldest checkpoint that cannot be saved is as it is, and which and why.
+    pub refused: Option<(Duration, String)>,
 }
 
 /// Why the backup is behind; `None` when it is not.
@@ -27,6 +29,16 @@ pub fn behind(facts: &Facts) -> Option<String> {
         if waited > facts.every {
             return Some(format!(
                 "a finished checkpoint has waited {} s for its upload, {} s are allowed",
+                waited.as_secs(),
+                facts.every.as_secs()
+            ));
+        }
+    }
+    if let Some((since, what)) = &facts.refused {
+        let waited = facts.now.saturating_sub(*since);
+        if waited > facts.every {
+            return Some(format!(
+                "a checkpoint could not be saved for {} s, {} s are allowed: {what}",
                 waited.as_secs(),
                 facts.every.as_secs()
             ));
@@ -63,6 +75,7 @@ mod tests {
                 waiting_since: at(waiting),
                 training_since: at(training),
                 last_commit: at(commit),
+                refused: None,
             };
             let found = behind(&facts);
             assert_eq!(found.is_some(), expected.is_some(), "{facts:?}");
@@ -92,5 +105,26 @@ mod tests {
             Some(100),
             Some("no checkpoint was saved"),
         );
+    }
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_saved_is_named_with_its_reason() {
+        let check = |now: u64, expected: Option<&str>| {
+            let facts = Facts {
+                now: Duration::from_secs(now),
+                every: Duration::from_secs(600),
+                waiting_since: None,
+                training_since: None,
+                last_commit: None,
+                refused: Some((
+                    Duration::from_secs(100),
+                    "ckpt.pt (no zip end record)".into(),
+                )),
+            };
+            assert_eq!(behind(&facts).as_deref(), expected, "at {now}");
+        };
+        check(700, None);
+        let told = "a checkpoint could not be saved for 601 s, 600 s are allowed: ckpt.pt (no zip end record)";
+        check(701, Some(told));
     }
 }

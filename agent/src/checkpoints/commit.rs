@@ -10,7 +10,7 @@ use bytes::Bytes;
 use spotter_bucket::{ErrorKind, Manifest, ManifestFile, manifest};
 use tokio::{task, time};
 
-use super::complete::FLAT_RULE;
+use super::candidate::FLAT_RULE;
 use super::journal::{AttemptLog, Entry};
 use super::source::{self, Source};
 use super::standing::Unanswered;

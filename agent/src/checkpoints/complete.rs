@@ -1,92 +1,27 @@
 //! Which checkpoints are finished: the states that a candidate passes through on its way to the bucket (pure).
 //!
-//! NEW, GROWING, QUIET, NO WRITER, STRUCTURE, READY. Listings and times come in as arguments, verdicts about writers and
-//! structure too; reading them from the disk is left to `scan.rs`. Start at [`Tracker::observe`].
+//! NEW, GROWING, QUIET, NO WRITER, STRUCTURE, READY. Listings and times come in as arguments, findings about rules, writers and
+//! structure too; getting those from the disk is left to `scan.rs` and `look.rs`. Start at [`Tracker::observe`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use super::candidate::Candidate;
+use super::rules::Silence;
+use super::rules::shape::{Doubt, Shape};
 
 /// How long a file that looked broken is left alone before it is looked at again without having changed.
 const SECOND_LOOK: Duration = Duration::from_secs(60);
+/// How long an incomplete one is left alone: what it lacks may lie beside it, where it changes nothing here.
+const MARKER_LOOK: Duration = Duration::from_secs(1);
+/// The same for one that has been incomplete for [`MARKER_PATIENCE`].
+const LATE_MARKER_LOOK: Duration = Duration::from_secs(10);
+/// How long a marker is looked for eagerly: ranks of a large model differ by minutes.
+const MARKER_PATIENCE: Duration = Duration::from_secs(600);
+/// How long one that is incomplete counts as being written.
+const BEING_WRITTEN: Duration = Duration::from_secs(60);
 /// How long a file that somebody holds open for writing is left alone, at least.
 const WRITER_LOOK: Duration = Duration::from_millis(200);
-
-/// One file as the kernel describes it. A change of any field is a change of the file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileStat {
-    /// Relative to the checkpoint's path; empty when that is the file itself.
-    pub path: String,
-    /// Inode number.
-    pub ino: u64,
-    /// Size in bytes.
-    pub size_bytes: u64,
-    /// Modification time, nanoseconds since the epoch.
-    pub mtime_ns: i64,
-    /// Change time of the inode, nanoseconds since the epoch.
-    pub ctime_ns: i64,
-    /// Unix permission bits.
-    pub mode: u32,
-}
-
-/// Something in the checkpoint directory that is, or becomes, a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
-    /// What stays the same while files come and change: `dir:NAME`, `file:NAME` or, for flat layouts, `step:N`.
-    pub key: String,
-    /// Relative to the checkpoint directory; `.` for several files of one step that lie side by side.
-    pub path: String,
-    /// Number in the name.
-    pub step: Option<u64>,
-    /// Whether `path` is a directory.
-    pub directory: bool,
-    /// A temporary file lies among its files: somebody is in the middle of something.
-    pub unfinished: bool,
-    /// Every file, sorted by path.
-    pub files: Vec<FileStat>,
-}
-
-/// Rule in the manifest of files of one step that lie side by side: they go back into the checkpoint directory itself.
-pub const FLAT_RULE: &str = "flat-step";
-
-impl Candidate {
-    /// Whether its files lie in the checkpoint directory itself, next to those of other steps.
-    pub fn is_flat(&self) -> bool {
-        self.path == "."
-    }
-
-    /// Its path as a manifest has it: side by side files get the name of a directory, which they are in the bucket.
-    pub fn path_in_manifest(&self) -> String {
-        match self.step {
-            Some(step) if self.is_flat() => format!("step-{step}"),
-            _ => self.path.clone(),
-        }
-    }
-
-    /// Bytes of all files.
-    pub fn size_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size_bytes).sum()
-    }
-
-    /// When it was last written, nanoseconds since the epoch: what makes one checkpoint newer than another.
-    pub fn written_ns(&self) -> i64 {
-        self.files
-            .iter()
-            .map(|file| file.mtime_ns)
-            .max()
-            .unwrap_or(0)
-    }
-
-    fn age_order(&self) -> (i64, Option<u64>, &str) {
-        (self.written_ns(), self.step, &self.key)
-    }
-
-    /// Whether it is newer than another.
-    pub fn is_newer_than(&self, other: &Candidate) -> bool {
-        self.age_order() > other.age_order()
-    }
-}
 
 /// How long nothing must change before a candidate counts as quiet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,13 +55,12 @@ impl Settle {
         }
     }
 
-    fn quick(&self, candidate: &Candidate) -> Duration {
-        if candidate.unfinished {
-            self.unknown
-        } else if candidate.directory {
-            self.directory
-        } else {
-            self.file
+    /// The wait that a rule asks for.
+    pub fn of(&self, silence: Silence) -> Duration {
+        match silence {
+            Silence::File => self.file,
+            Silence::Directory => self.directory,
+            Silence::Unknown => self.unknown,
         }
     }
 }
@@ -145,21 +79,32 @@ pub enum Haste {
 /// What a look at a quiet candidate found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// Somebody holds one of its files open for writing, or it changed while we looked.
-    Busy,
+    /// Somebody holds one of its files open for writing, or it changed while we looked; in words.
+    Busy(String),
     /// A file is torn, and why.
     Broken(String),
-    /// Every file is whole by its own format; the rule's name.
-    Proven(String),
-    /// Nothing speaks against it and nothing proves it.
-    Unproven,
+    /// By its rule something is still to come, or was taken away; what.
+    Incomplete(String),
+    /// Nothing speaks against it.
+    Whole {
+        /// Rules and formats that speak for it.
+        rule: String,
+        /// Wait with no change that it needs all the same.
+        silence: Silence,
+        /// Why it may be a part of one, after all.
+        doubt: Option<Doubt>,
+    },
 }
 
 #[derive(Debug)]
 enum Verdict {
-    Waiting,
+    /// Not looked at yet, or somebody was writing: who.
+    Waiting(String),
     Broken(String),
-    Ready { rule: String },
+    Incomplete(String),
+    Ready {
+        rule: String,
+    },
     Unwanted,
 }
 
@@ -168,11 +113,34 @@ struct Tracked {
     candidate: Candidate,
     /// First seen in this shape.
     since: Duration,
+    /// The same, or when somebody was last seen with it open for writing: closing a file changes nothing that a listing shows.
+    quiet_since: Duration,
     /// Next look at writers and structure.
     look: Duration,
     /// When it became ready.
     ready_at: Duration,
     verdict: Verdict,
+    /// It appeared while we were watching, and no file of it has gone since: it is not what a deletion left.
+    grew: bool,
+}
+
+/// A checkpoint that cannot be saved as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Key of the candidate.
+    pub key: String,
+    /// Its path, for people.
+    pub path: String,
+    /// Number in its name.
+    pub step: Option<u64>,
+    /// Bytes of all its files.
+    pub size_bytes: u64,
+    /// Why.
+    pub reason: String,
+    /// When it was first seen as it is.
+    pub since: Duration,
+    /// When it was last written, nanoseconds since the epoch.
+    pub written_ns: i64,
 }
 
 /// A finished checkpoint that waits for its upload.
@@ -191,6 +159,8 @@ pub struct Ready {
 pub struct Tracker {
     settle: Settle,
     entries: BTreeMap<String, Tracked>,
+    /// A first look at the directory was had: what appears from now on appears before our eyes.
+    watching: bool,
 }
 
 impl Tracker {
@@ -199,6 +169,7 @@ impl Tracker {
         Tracker {
             settle,
             entries: BTreeMap::new(),
+            watching: false,
         }
     }
 
@@ -208,31 +179,58 @@ impl Tracker {
         for candidate in found {
             let entry = match self.entries.remove(&candidate.key) {
                 Some(entry) if entry.candidate == candidate => entry,
-                _ => {
-                    let look = now + self.settle.quick(&candidate);
-                    Tracked {
-                        candidate,
-                        since: now,
-                        look,
-                        ready_at: now,
-                        verdict: Verdict::Waiting,
-                    }
-                }
+                before => self.begin(candidate, before, now),
             };
             next.insert(entry.candidate.key.clone(), entry);
         }
         self.entries = next;
+        self.watching = true;
+    }
+
+    fn begin(&self, candidate: Candidate, before: Option<Tracked>, now: Duration) -> Tracked {
+        let has_all_of = |before: &Tracked| {
+            let is_there = |path: &str| candidate.files.iter().any(|file| file.path == path);
+            before
+                .candidate
+                .files
+                .iter()
+                .all(|file| is_there(&file.path))
+        };
+        let only_lost = |before: &Tracked| {
+            let files = &before.candidate.files;
+            candidate.files.len() < files.len()
+                && candidate.files.iter().all(|file| files.contains(file))
+        };
+        // What was finished and loses files is being deleted, and goes on being deleted.
+        let is_deleted = before.as_ref().is_some_and(|before| {
+            only_lost(before) && matches!(before.verdict, Verdict::Ready { .. } | Verdict::Unwanted)
+        });
+        let grew = match &before {
+            Some(before) => before.grew && has_all_of(before),
+            None => self.watching,
+        };
+        Tracked {
+            candidate,
+            since: now,
+            quiet_since: now,
+            look: now + self.settle.file,
+            ready_at: now,
+            verdict: if is_deleted {
+                Verdict::Unwanted
+            } else {
+                Verdict::Waiting(String::new())
+            },
+            grew,
+        }
     }
 
     /// Candidates that have been quiet long enough for a look at their writers and structure.
     pub fn due(&self, now: Duration, haste: Haste) -> Vec<Candidate> {
         let is_due = |entry: &&Tracked| match entry.verdict {
             Verdict::Ready { .. } | Verdict::Unwanted => false,
-            Verdict::Waiting | Verdict::Broken(_) => match haste {
-                Haste::None => entry.look <= now,
-                Haste::Proven => entry.look <= now || !entry.candidate.unfinished,
-                Haste::Final => true,
-            },
+            Verdict::Waiting(_) | Verdict::Broken(_) | Verdict::Incomplete(_) => {
+                entry.look <= now || haste != Haste::None
+            }
         };
         self.entries
             .values()
@@ -257,9 +255,16 @@ impl Tracker {
         else {
             return false;
         };
-        let rule = match finding {
-            Finding::Busy => {
-                entry.look = now + settle.quick(candidate).max(WRITER_LOOK);
+        let incomplete_look = if now < entry.since + MARKER_PATIENCE {
+            MARKER_LOOK
+        } else {
+            LATE_MARKER_LOOK
+        };
+        let (rule, silence) = match finding {
+            Finding::Busy(who) => {
+                entry.verdict = Verdict::Waiting(who);
+                entry.quiet_since = now;
+                entry.look = now + settle.file.max(WRITER_LOOK);
                 return false;
             }
             Finding::Broken(reason) => {
@@ -267,13 +272,31 @@ impl Tracker {
                 entry.look = now + SECOND_LOOK;
                 return false;
             }
-            Finding::Unproven if haste != Haste::Final && now < entry.since + settle.unknown => {
-                entry.look = entry.since + settle.unknown;
+            Finding::Incomplete(reason) => {
+                entry.verdict = Verdict::Incomplete(reason);
+                entry.look = now + incomplete_look;
                 return false;
             }
-            Finding::Unproven => "generic".to_owned(),
-            Finding::Proven(rule) => rule,
+            // Smaller than the one before: on purpose, when its writer has gone on to the next one.
+            Finding::Whole {
+                doubt: Some(doubt), ..
+            } if !(doubt.superseded && entry.grew) => {
+                entry.verdict = Verdict::Incomplete(doubt.reason);
+                entry.look = now + incomplete_look;
+                return false;
+            }
+            Finding::Whole { rule, silence, .. } => (rule, silence),
         };
+        let wait = match haste {
+            Haste::None => settle.of(silence),
+            Haste::Proven if silence == Silence::Unknown => settle.unknown,
+            Haste::Proven | Haste::Final => Duration::ZERO,
+        };
+        if now < entry.quiet_since + wait {
+            entry.verdict = Verdict::Waiting(String::new());
+            entry.look = entry.quiet_since + wait;
+            return false;
+        }
         entry.verdict = Verdict::Ready { rule };
         entry.ready_at = now;
         true
@@ -304,21 +327,55 @@ impl Tracker {
         })
     }
 
-    /// Candidates that still have to settle or have a writer.
-    pub fn unsettled(&self) -> usize {
+    /// Shapes of the finished ones, for the next to be compared with.
+    pub fn shapes(&self) -> impl Iterator<Item = Shape> {
         self.entries
             .values()
-            .filter(|entry| matches!(entry.verdict, Verdict::Waiting))
-            .count()
+            .filter(|entry| matches!(entry.verdict, Verdict::Ready { .. }))
+            .filter_map(|entry| Shape::of(&entry.candidate))
     }
 
-    /// Torn candidates with the reason.
-    pub fn broken(&self) -> Vec<(String, String)> {
-        let reason = |entry: &Tracked| match &entry.verdict {
-            Verdict::Broken(reason) => Some((entry.candidate.path.clone(), reason.clone())),
-            _ => None,
+    /// Candidates that still have to settle, have a writer, or lack something that may be on its way.
+    pub fn unsettled(&self, now: Duration) -> usize {
+        let is_unsettled = |entry: &&Tracked| match entry.verdict {
+            Verdict::Waiting(_) => true,
+            Verdict::Incomplete(_) => now < entry.since + BEING_WRITTEN,
+            _ => false,
         };
-        self.entries.values().filter_map(reason).collect()
+        self.entries.values().filter(is_unsettled).count()
+    }
+
+    /// When the next look at a candidate is due; `None`: at none without a change.
+    pub fn next_look(&self) -> Option<Duration> {
+        self.entries
+            .values()
+            .filter(|entry| !matches!(entry.verdict, Verdict::Ready { .. } | Verdict::Unwanted))
+            .map(|entry| entry.look)
+            .min()
+    }
+
+    /// Those that cannot be saved as they are, with the reason, oldest first.
+    pub fn refused(&self) -> Vec<Refused> {
+        let refused = |entry: &Tracked| {
+            let reason = match &entry.verdict {
+                Verdict::Broken(reason) | Verdict::Incomplete(reason) => reason.clone(),
+                Verdict::Waiting(who) if !who.is_empty() => who.clone(),
+                _ => return None,
+            };
+            let candidate = &entry.candidate;
+            Some(Refused {
+                key: candidate.key.clone(),
+                path: candidate.path_in_manifest(),
+                step: candidate.step,
+                size_bytes: candidate.size_bytes(),
+                reason,
+                since: entry.since,
+                written_ns: candidate.written_ns(),
+            })
+        };
+        let mut refused: Vec<Refused> = self.entries.values().filter_map(refused).collect();
+        refused.sort_by(|a, b| (a.since, &a.key).cmp(&(b.since, &b.key)));
+        refused
     }
 
     /// Bytes that are in no commit yet and still worth one: neither those that newer commits made worthless, nor torn ones that
@@ -326,8 +383,8 @@ impl Tracker {
     pub fn unsaved_bytes(&self, last_saved_ms: Option<u64>) -> u64 {
         let is_worth_it = |entry: &&Tracked| match entry.verdict {
             Verdict::Unwanted => false,
-            Verdict::Waiting | Verdict::Ready { .. } => true,
-            Verdict::Broken(_) => {
+            Verdict::Waiting(_) | Verdict::Ready { .. } => true,
+            Verdict::Broken(_) | Verdict::Incomplete(_) => {
                 let written_ms =
                     u64::try_from(entry.candidate.written_ns() / 1_000_000).unwrap_or(0);
                 last_saved_ms.is_none_or(|saved| written_ms > saved)
@@ -354,154 +411,4 @@ impl Tracker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(path: &str, size_bytes: u64, mtime_ns: i64) -> FileStat {
-        FileStat {
-            path: path.into(),
-            ino: 7,
-            size_bytes,
-            mtime_ns,
-            ctime_ns: mtime_ns,
-            mode: 0o644,
-        }
-    }
-
-    fn single(name: &str, size_bytes: u64, mtime_ns: i64) -> Candidate {
-        Candidate {
-            key: format!("file:{name}"),
-            path: name.into(),
-            step: super::super::names::step_of(name),
-            directory: false,
-            unfinished: false,
-            files: vec![file("", size_bytes, mtime_ns)],
-        }
-    }
-
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn proven() -> Finding {
-        Finding::Proven("torch-zip".into())
-    }
-
-    #[test]
-    fn a_file_that_grows_is_never_due_and_a_quiet_one_is_after_its_settle_time() {
-        let mut tracker = Tracker::new(Settle::default());
-        for second in 0..10 {
-            tracker.observe(vec![single("a.pt", second, second as i64)], at(second));
-            assert!(
-                tracker.due(at(second), Haste::None).is_empty(),
-                "second {second}"
-            );
-        }
-        tracker.observe(vec![single("a.pt", 9, 9)], at(11));
-        assert_eq!(tracker.due(at(11), Haste::None), [single("a.pt", 9, 9)]);
-    }
-
-    #[test]
-    fn any_changed_field_starts_over() {
-        let original = single("a.pt", 5, 5);
-        let changes: [fn(&mut FileStat); 5] = [
-            |file| file.ino += 1,
-            |file| file.size_bytes += 1,
-            |file| file.mtime_ns += 1,
-            |file| file.ctime_ns += 1,
-            |file| file.mode = 0o600,
-        ];
-        for (number, change) in changes.into_iter().enumerate() {
-            let mut tracker = Tracker::new(Settle::default());
-            tracker.observe(vec![original.clone()], at(0));
-            assert!(tracker.judge(&original, proven(), at(2), Haste::None));
-            let mut changed = original.clone();
-            change(&mut changed.files[0]);
-            tracker.observe(vec![changed.clone()], at(3));
-            assert!(tracker.ready().is_empty(), "change {number}");
-            assert!(tracker.due(at(4), Haste::None).is_empty());
-            assert_eq!(tracker.due(at(5), Haste::None), [changed]);
-        }
-    }
-
-    #[test]
-    fn what_nothing_proves_waits_for_the_longest_silence_and_a_writer_delays_it() {
-        let mut tracker = Tracker::new(Settle::default());
-        let candidate = single("a.bin", 5, 5);
-        tracker.observe(vec![candidate.clone()], at(0));
-        assert!(!tracker.judge(&candidate, Finding::Unproven, at(2), Haste::None));
-        assert!(tracker.due(at(29), Haste::None).is_empty());
-        assert!(!tracker.judge(&candidate, Finding::Busy, at(30), Haste::None));
-        assert!(tracker.due(at(31), Haste::None).is_empty());
-        assert!(tracker.judge(&candidate, Finding::Unproven, at(32), Haste::None));
-        assert_eq!(tracker.ready()[0].rule, "generic");
-    }
-
-    #[test]
-    fn haste_takes_what_is_proven_and_only_the_end_of_the_session_takes_the_rest() {
-        let mut tracker = Tracker::new(Settle::default());
-        let (whole, odd) = (single("a.pt", 5, 5), single("b.dat1", 5, 5));
-        tracker.observe(vec![whole.clone(), odd.clone()], at(0));
-        assert_eq!(tracker.due(at(0), Haste::Proven).len(), 2);
-        assert!(tracker.judge(&whole, proven(), at(0), Haste::Proven));
-        assert!(!tracker.judge(&odd, Finding::Unproven, at(0), Haste::Proven));
-        assert!(tracker.judge(&odd, Finding::Unproven, at(0), Haste::Final));
-    }
-
-    #[test]
-    fn a_torn_file_is_not_ready_and_says_why() {
-        let mut tracker = Tracker::new(Settle::default());
-        let candidate = single("a.pt", 5, 5);
-        tracker.observe(vec![candidate.clone()], at(0));
-        assert!(!tracker.judge(
-            &candidate,
-            Finding::Broken("no end record".into()),
-            at(2),
-            Haste::None
-        ));
-        assert_eq!(
-            tracker.broken(),
-            [("a.pt".to_owned(), "no end record".to_owned())]
-        );
-        assert_eq!(
-            (tracker.unsaved_bytes(None), tracker.unsaved_bytes(Some(1))),
-            (5, 0)
-        );
-        assert!(tracker.due(at(61), Haste::None).is_empty());
-        assert_eq!(tracker.due(at(62), Haste::None).len(), 1);
-    }
-
-    #[test]
-    fn the_newest_written_comes_first_whatever_its_number() {
-        let mut tracker = Tracker::new(Settle::default());
-        let candidates = [
-            single("step_9.pt", 1, 100),
-            single("step_100.pt", 1, 300),
-            single("step_50.pt", 1, 200),
-        ];
-        tracker.observe(candidates.to_vec(), at(0));
-        for candidate in &candidates {
-            assert!(tracker.judge(candidate, proven(), at(2), Haste::None));
-        }
-        let order: Vec<_> = tracker
-            .ready()
-            .into_iter()
-            .map(|ready| ready.candidate.step)
-            .collect();
-        assert_eq!(order, [Some(100), Some(50), Some(9)]);
-        assert_eq!(tracker.unsaved_bytes(None), 3);
-        tracker.give_up("file:step_9.pt");
-        assert_eq!((tracker.ready().len(), tracker.unsaved_bytes(None)), (2, 2));
-    }
-
-    #[test]
-    fn a_directory_with_a_temporary_file_waits_longest() {
-        let mut tracker = Tracker::new(Settle::default());
-        let mut candidate = single("checkpoint-5", 5, 5);
-        (candidate.directory, candidate.unfinished) = (true, true);
-        tracker.observe(vec![candidate.clone()], at(0));
-        assert!(tracker.due(at(29), Haste::None).is_empty());
-        assert!(tracker.due(at(5), Haste::Proven).is_empty());
-        assert_eq!(tracker.due(at(30), Haste::None), [candidate]);
-    }
-}
+mod tests;

@@ -237,8 +237,9 @@ fn delete_saved(dir: &Path, ledger: &mut Ledger, ids: &HashSet<String>) -> io::R
     let mut deleted = Vec::new();
     for saved in going {
         let found = there.iter().find(|candidate| candidate.key == saved.key);
-        let is_saved =
-            |found: &&_| ledger.commit_of(found) == Some(saved.id.as_str()) && !found.unfinished;
+        let is_saved = |found: &&_| {
+            ledger.commit_of(found) == Some(saved.id.as_str()) && found.unfinished.is_none()
+        };
         if let Some(found) = found.filter(is_saved) {
             for file in &found.files {
                 remove_if_there(&scan::file_path(dir, &found.path, &file.path))?;

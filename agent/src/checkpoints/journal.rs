@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use spotter_bucket::ManifestFile;
 
-use super::complete::{Candidate, FileStat};
+use super::candidate::{Candidate, FileStat};
 
 /// Version of the journal's format.
 const FORMAT: u32 = 1;
@@ -147,7 +147,7 @@ impl Attempt {
             path,
             step,
             directory,
-            unfinished: false,
+            unfinished: None,
             files,
         };
         Some(Attempt {
@@ -393,7 +393,7 @@ mod tests {
             path: "step_7.pt".into(),
             step: Some(7),
             directory: false,
-            unfinished: false,
+            unfinished: None,
             files: vec![stat],
         }
     }

@@ -13,8 +13,9 @@ use nix::sys::statvfs::statvfs;
 use spotter_bucket::layout::check_path;
 use spotter_bucket::{Manifest, ManifestFile};
 
-use super::complete::{Candidate, FLAT_RULE};
+use super::candidate::{Candidate, FLAT_RULE};
 use super::names::{self, PARTIAL_SUFFIX, REPLACED_SUFFIX};
+use super::pointer;
 use super::scan;
 use super::structure::{self, Structure};
 use crate::files;
@@ -237,6 +238,11 @@ impl Landing {
         } else {
             replace(&self.partial(), &self.path()).map_err(failed)?;
         }
+        if let Some((name, content)) = pointer::of(&manifest.rule, &self.name) {
+            let path = self.dir.join(name);
+            files::write_durably(&path, content.as_bytes())
+                .map_err(|source| Damage::Disk { path, source })?;
+        }
         files::sync_dir(&self.dir).map_err(failed)
     }
 
@@ -265,7 +271,7 @@ impl Landing {
             },
             step: manifest.step,
             directory: self.directory,
-            unfinished: false,
+            unfinished: None,
             files: stats,
         })
     }

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::complete::{Candidate, FileStat};
+use super::candidate::{Candidate, FileStat};
+use super::names;
 
 /// Lines in the file after which it is written anew.
 const COMPACT_LINES: usize = 1_000;
@@ -27,6 +28,20 @@ pub struct Saved {
     pub path: String,
     /// Its files; none when they were deleted here.
     pub files: Vec<FileStat>,
+}
+
+impl Saved {
+    /// The candidate as it was when it was committed.
+    pub fn candidate(&self) -> Candidate {
+        Candidate {
+            key: self.key.clone(),
+            path: self.path.clone(),
+            step: names::step_of(self.key.split_once(':').map_or("", |(_, name)| name)),
+            directory: self.key.starts_with("dir:") || self.path == ".",
+            unfinished: None,
+            files: self.files.clone(),
+        }
+    }
 }
 
 /// The ledger and its file.
@@ -163,7 +178,7 @@ mod tests {
             path: "checkpoint-5".into(),
             step: Some(5),
             directory: true,
-            unfinished: false,
+            unfinished: None,
             files: paths.iter().map(stat).collect(),
         }
     }

@@ -9,7 +9,7 @@ pub const PARTIAL_SUFFIX: &str = ".spotter-partial";
 pub const REPLACED_SUFFIX: &str = ".spotter-replaced";
 
 /// Endings under which trainers keep weights and state. One of these makes a file a checkpoint even without a number.
-const CHECKPOINT_ENDINGS: [&str; 19] = [
+const CHECKPOINT_ENDINGS: [&str; 20] = [
     ".pt",
     ".pth",
     ".ckpt",
@@ -29,6 +29,7 @@ const CHECKPOINT_ENDINGS: [&str; 19] = [
     ".zip",
     ".tar",
     ".orbax",
+    ".ocdbt",
 ];
 
 /// Endings of what trainers write beside checkpoints and go on appending to: a number in such a name is not a step.
@@ -67,6 +68,13 @@ fn has_random_tmp_suffix(lower: &str) -> bool {
 /// Whether an entry of the checkpoint directory is passed over by its name alone.
 pub fn is_ignored(name: &str) -> bool {
     name.starts_with('.') || is_temporary(name) || name.starts_with("events.out.tfevents")
+}
+
+/// Whether a file only describes a model, as those that a writer begins a directory with: no checkpoint consists of such.
+pub fn is_description(name: &str) -> bool {
+    const ENDINGS: [&str; 7] = [".json", ".txt", ".yaml", ".yml", ".md", ".jinja", ".py"];
+    let lower = name.to_ascii_lowercase();
+    ENDINGS.iter().any(|ending| lower.ends_with(ending))
 }
 
 /// Whether the ending of a file says that it holds weights or state.

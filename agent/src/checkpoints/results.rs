@@ -12,8 +12,8 @@ use spotter_bucket::{Manifest, manifest};
 use tokio::task;
 use tokio_util::sync::CancellationToken;
 
+use super::candidate::{Candidate, FileStat};
 use super::commit::now_us;
-use super::complete::{Candidate, FileStat};
 use super::journal::AttemptLog;
 use super::places::Places;
 use super::standing::chain;
@@ -86,7 +86,7 @@ impl Backup {
             path: ".".into(),
             step: None,
             directory: true,
-            unfinished: false,
+            unfinished: None,
             files: stats,
         };
         let stop = CancellationToken::new();
@@ -99,7 +99,7 @@ impl Backup {
             dir: workdir,
             known: &[],
         };
-        let sources = source::open_all(workdir, &candidate)
+        let sources = source::open_all(workdir, &candidate, false)
             .await
             .map_err(UploadError::from)?;
         let mut log = AttemptLog::in_memory(&id, "results", &candidate);

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::candidate::Candidate;
 use super::commit::{About, now_us};
-use super::complete::{Candidate, Ready, Settle, Tracker};
+use super::complete::{Ready, Settle, Tracker};
 use super::index::Index;
 use super::journal::{self, AttemptLog};
 use super::places::Places;
@@ -210,7 +211,7 @@ impl Backup {
         let began = Instant::now();
         let stop = stop.child_token();
         let candidate = &ready.candidate;
-        let sources = source::open_all(&self.options.dir, candidate).await?;
+        let sources = source::open_all(&self.options.dir, candidate, self.options.tripwire).await?;
         let known: Vec<&Manifest> = work.index.iter().flat_map(Index::manifests).collect();
 
         let resumes = |log: &AttemptLog| {

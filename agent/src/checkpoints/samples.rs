@@ -62,3 +62,38 @@ pub(crate) fn safetensors(data: &[u8]) -> Vec<u8> {
     out.extend_from_slice(data);
     out
 }
+
+/// A file as PyTorch wrote it before 1.6, with a storage of floats of each length.
+pub(crate) fn legacy(lengths: &[u8]) -> Vec<u8> {
+    let mut out =
+        b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00.\x80\x02]("
+            .to_vec();
+    for (number, length) in lengths.iter().enumerate() {
+        out.extend_from_slice(b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x00");
+        out.push(b'a' + number as u8);
+        out.extend_from_slice(b"X\x03\x00\x00\x00cpuK");
+        out.push(*length);
+        out.extend_from_slice(b"NtQ");
+    }
+    out.extend_from_slice(b"e.\x80\x02](");
+    for number in 0..lengths.len() {
+        out.extend_from_slice(b"X\x01\x00\x00\x00");
+        out.push(b'a' + number as u8);
+    }
+    out.extend_from_slice(b"e.");
+    for length in lengths {
+        out.extend_from_slice(&u64::from(*length).to_le_bytes());
+        out.extend(vec![3; usize::from(*length) * 4]);
+    }
+    out
+}
+
+/// An npy file of so many bytes of numbers.
+pub(crate) fn npy(descr: &str, shape: &str, data_bytes: usize) -> Vec<u8> {
+    let header = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n");
+    let mut out = b"\x93NUMPY\x01\x00".to_vec();
+    out.extend_from_slice(&(header.len() as u16).to_le_bytes());
+    out.extend_from_slice(header.as_bytes());
+    out.extend(vec![1; data_bytes]);
+    out
+}

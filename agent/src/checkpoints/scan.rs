@@ -1,24 +1,20 @@
-//! Reads the checkpoint directory: what lies in it, who writes to it, whether it is whole. All of it blocks on the disk.
+//! Reads what lies in the checkpoint directory. All of it blocks on the disk.
 //!
-//! Decisions are left to `complete.rs`. What cannot be read because it has just been removed is not there.
+//! Decisions are left to others. What cannot be read because it has just been removed is not there.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, Metadata};
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::complete::{Candidate, FileStat, Finding};
+use super::candidate::{Candidate, FileStat};
 use super::names;
-use super::structure::{self, Structure};
-use super::writers;
 
 /// Most files that one candidate may have; a directory with more is no checkpoint but a data set.
 const MAX_FILES: usize = 100_000;
 /// Deepest level of directories inside a candidate.
 const MAX_DEPTH: usize = 12;
-/// Files without a provable format up to this size do not make a directory wait longer: tokenizers, notes, markers.
-const SMALL_BYTES: u64 = 1 << 20;
 
 /// Path of one of a checkpoint's files.
 pub fn file_path(dir: &Path, path: &str, file: &str) -> PathBuf {
@@ -102,7 +98,7 @@ pub fn scan(dir: &Path) -> io::Result<Vec<Candidate>> {
             path: ".".into(),
             step: Some(step),
             directory: true,
-            unfinished: false,
+            unfinished: None,
             files,
         });
     }
@@ -115,7 +111,7 @@ fn file_candidate(key: String, name: String, step: Option<u64>, stat: FileStat) 
         path: name,
         step,
         directory: false,
-        unfinished: false,
+        unfinished: None,
         files: vec![stat],
     }
 }
@@ -123,12 +119,14 @@ fn file_candidate(key: String, name: String, step: Option<u64>, stat: FileStat) 
 fn directory_candidate(dir: &Path, name: &str) -> io::Result<Option<Candidate>> {
     let mut walk = Walk {
         files: Vec::new(),
-        unfinished: false,
+        unfinished: None,
         looks_like_one: false,
+        describes_only: true,
     };
     walk.descend(&dir.join(name), "", 0)?;
     let step = names::step_of(name);
-    if walk.files.is_empty() || (step.is_none() && !walk.looks_like_one) {
+    let is_one = walk.looks_like_one || (step.is_some() && !walk.describes_only);
+    if walk.files.is_empty() || !is_one {
         return Ok(None);
     }
     walk.files.sort_by(|a, b| a.path.cmp(&b.path));
@@ -144,8 +142,11 @@ fn directory_candidate(dir: &Path, name: &str) -> io::Result<Option<Candidate>> 
 
 struct Walk {
     files: Vec<FileStat>,
-    unfinished: bool,
+    /// Name of a temporary file.
+    unfinished: Option<String>,
     looks_like_one: bool,
+    /// Nothing but descriptions so far: a writer begins with them.
+    describes_only: bool,
 }
 
 impl Walk {
@@ -168,6 +169,10 @@ impl Walk {
             } else {
                 format!("{relative}/{name}")
             };
+            if names::is_temporary(&name) {
+                self.unfinished = Some(path);
+                continue;
+            }
             if kind.is_dir() {
                 // Deeper than any trainer goes: refused aloud, because leaving files out would be a torn checkpoint.
                 if depth >= MAX_DEPTH {
@@ -179,10 +184,6 @@ impl Walk {
                 self.descend(&entry.path(), &path, depth + 1)?;
                 continue;
             }
-            if names::is_temporary(&name) {
-                self.unfinished = true;
-                continue;
-            }
             // A linked file is part of the checkpoint, so its content goes along; a linked directory may lead anywhere.
             let Ok(metadata) = fs::metadata(entry.path()) else {
                 continue;
@@ -191,6 +192,7 @@ impl Walk {
                 continue;
             }
             self.looks_like_one |= names::is_checkpoint_file(&name);
+            self.describes_only &= names::is_description(&name);
             self.files.push(stat_of(&path, &metadata));
             if self.files.len() > MAX_FILES {
                 return Err(io::Error::other(format!(
@@ -203,101 +205,8 @@ impl Walk {
     }
 }
 
-/// Looks at a quiet candidate: does anybody write to it, is it whole, and did it stay as it was meanwhile?
-pub fn look(dir: &Path, candidate: &Candidate) -> io::Result<Finding> {
-    if !is_unchanged(dir, candidate) {
-        return Ok(Finding::Busy);
-    }
-    let paths: Vec<PathBuf> = candidate
-        .files
-        .iter()
-        .map(|file| file_path(dir, &candidate.path, &file.path))
-        .collect();
-    if writers::any_writer(&paths)? {
-        return Ok(Finding::Busy);
-    }
-    let finding = match judge_structure(candidate, &paths) {
-        Ok(finding) => finding,
-        // It was truncated or removed under our hands.
-        Err(err)
-            if matches!(
-                err.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
-            ) =>
-        {
-            Finding::Busy
-        }
-        Err(err) => return Err(err),
-    };
-    if !is_unchanged(dir, candidate) {
-        return Ok(Finding::Busy);
-    }
-    Ok(finding)
-}
-
-fn is_unchanged(dir: &Path, candidate: &Candidate) -> bool {
-    candidate.files.iter().all(|file| {
-        fs::metadata(file_path(dir, &candidate.path, &file.path))
-            .is_ok_and(|metadata| stat_of(&file.path, &metadata) == *file)
-    })
-}
-
-fn judge_structure(candidate: &Candidate, paths: &[PathBuf]) -> io::Result<Finding> {
-    let mut rules = BTreeSet::new();
-    let mut unproven = false;
-    for (file, path) in candidate.files.iter().zip(paths) {
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        match structure::check(name, &File::open(path)?)? {
-            Structure::Broken(reason) => return Ok(Finding::Broken(format!("{name}: {reason}"))),
-            Structure::Whole(rule) => {
-                rules.insert(rule);
-            }
-            Structure::Unknown => unproven |= !candidate.directory || file.size_bytes > SMALL_BYTES,
-        }
-        if name.ends_with(".safetensors.index.json")
-            && let Some(missing) = missing_shard(candidate, &file.path, path)?
-        {
-            return Ok(Finding::Broken(format!(
-                "{name}: shard {missing} is not there"
-            )));
-        }
-    }
-    if unproven || rules.is_empty() {
-        return Ok(Finding::Unproven);
-    }
-    Ok(Finding::Proven(
-        rules.into_iter().collect::<Vec<_>>().join("+"),
-    ))
-}
-
-/// The first shard that an index of safetensors shards names and that is not among the files.
-fn missing_shard(candidate: &Candidate, index: &str, path: &Path) -> io::Result<Option<String>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let Ok(parsed) = serde_json::from_slice::<Index>(&fs::read(path)?) else {
-        return Ok(None);
-    };
-    let folder = index
-        .rsplit_once('/')
-        .map_or(String::new(), |(folder, _)| format!("{folder}/"));
-    let missing = |shard: &String| {
-        let wanted = format!("{folder}{shard}");
-        candidate
-            .files
-            .binary_search_by(|file| file.path.as_str().cmp(&wanted))
-            .is_err()
-    };
-    Ok(parsed.weight_map.into_values().find(missing))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::samples;
     use super::*;
 
     fn keys(dir: &Path) -> Vec<(String, usize)> {
@@ -352,73 +261,8 @@ mod tests {
                 .find(|one| one.directory && one.path == "checkpoint-5")
                 .unwrap()
                 .unfinished
+                .is_some()
         );
         assert_eq!(scan(&root.join("not-there")).unwrap(), []);
-    }
-
-    #[test]
-    fn a_file_that_somebody_may_write_to_is_busy() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ckpt.pt");
-        fs::write(&path, samples::zip(&[("a", b"data")], false)).unwrap();
-        let candidate = scan(dir.path()).unwrap().remove(0);
-        assert_eq!(
-            look(dir.path(), &candidate).unwrap(),
-            Finding::Proven("torch-zip".into())
-        );
-        let writer = fs::OpenOptions::new().append(true).open(&path).unwrap();
-        assert_eq!(look(dir.path(), &candidate).unwrap(), Finding::Busy);
-        drop(writer);
-        let reader = File::open(&path).unwrap();
-        assert_eq!(
-            look(dir.path(), &candidate).unwrap(),
-            Finding::Proven("torch-zip".into())
-        );
-        drop(reader);
-        fs::write(&path, b"PK\x03\x04 torn").unwrap();
-        assert_eq!(
-            look(dir.path(), &candidate).unwrap(),
-            Finding::Busy,
-            "it changed since the listing"
-        );
-        let candidate = scan(dir.path()).unwrap().remove(0);
-        assert!(matches!(
-            look(dir.path(), &candidate).unwrap(),
-            Finding::Broken(_)
-        ));
-    }
-
-    #[test]
-    fn a_directory_is_whole_when_its_files_and_their_shards_are() {
-        let dir = tempfile::tempdir().unwrap();
-        let inner = dir.path().join("checkpoint-9");
-        fs::create_dir(&inner).unwrap();
-        let index = r#"{"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}"#;
-        fs::write(inner.join("model.safetensors.index.json"), index).unwrap();
-        fs::write(
-            inner.join("model-00001-of-00002.safetensors"),
-            samples::safetensors(&[1; 9]),
-        )
-        .unwrap();
-        fs::write(inner.join("vocab.txt"), b"a b c").unwrap();
-        let finding = |dir: &Path| look(dir, &scan(dir).unwrap()[0]).unwrap();
-        assert!(
-            matches!(finding(dir.path()), Finding::Broken(reason) if reason.contains("model-00002-of-00002"))
-        );
-        fs::write(
-            inner.join("model-00002-of-00002.safetensors"),
-            samples::safetensors(&[2; 9]),
-        )
-        .unwrap();
-        assert_eq!(
-            finding(dir.path()),
-            Finding::Proven("json+safetensors".into())
-        );
-        fs::write(
-            inner.join("__0_0.distcp"),
-            vec![0; SMALL_BYTES as usize + 1],
-        )
-        .unwrap();
-        assert_eq!(finding(dir.path()), Finding::Unproven);
     }
 }

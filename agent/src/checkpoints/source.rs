@@ -1,4 +1,7 @@
 //! A file of a checkpoint, opened before its upload begins: rotation cannot take it away, and a change does not go unnoticed.
+//!
+//! A lease tells before a byte changes. Where none can be had, size and times before and after every read do: the file had been
+//! silent for its settle time, so that even a coarse clock shows a later write.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::task;
 
-use super::complete::{Candidate, FileStat};
+use super::candidate::{Candidate, FileStat};
+use super::lease::{self, Lease, NoLease};
 use super::scan;
 
 /// Files held open at once; those beyond are opened when they are read. Half of what an ordinary limit of 1,024 allows.
@@ -37,6 +41,7 @@ pub struct Source {
     /// As it was when the checkpoint was found finished.
     pub stat: FileStat,
     path: PathBuf,
+    tripwire: bool,
     held: Mutex<Option<Held>>,
 }
 
@@ -44,6 +49,8 @@ pub struct Source {
 struct Held {
     file: Arc<File>,
     links: u64,
+    /// Goes off before somebody writes; `None` where the file system has none, or nobody wants them.
+    lease: Option<Arc<Lease>>,
 }
 
 /// Bytes of a file with their hash.
@@ -56,8 +63,12 @@ pub struct Read {
     pub whole: blake3::Hasher,
 }
 
-/// Opens every file of a candidate, unless one of them changed.
-pub async fn open_all(dir: &Path, candidate: &Candidate) -> Result<Vec<Arc<Source>>, SourceError> {
+/// Opens every file of a candidate, unless one of them changed. With `tripwire`, the kernel is asked to tell of writers.
+pub async fn open_all(
+    dir: &Path,
+    candidate: &Candidate,
+    tripwire: bool,
+) -> Result<Vec<Arc<Source>>, SourceError> {
     let (dir, candidate) = (dir.to_owned(), candidate.clone());
     let open = move || {
         let mut sources = Vec::with_capacity(candidate.files.len());
@@ -66,6 +77,7 @@ pub async fn open_all(dir: &Path, candidate: &Candidate) -> Result<Vec<Arc<Sourc
             let source = Source {
                 stat: stat.clone(),
                 path,
+                tripwire,
                 held: Mutex::new(None),
             };
             let held = source.open()?;
@@ -91,13 +103,21 @@ impl Source {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Err(SourceError::Changed),
             Err(err) => return Err(self.refused(err)),
         };
+        let file = Arc::new(file);
+        // Before the look at size and times, so that nothing happens between the two.
+        let lease = match self.tripwire.then(|| lease::take(&file)) {
+            Some(Ok(lease)) => Some(Arc::new(lease)),
+            Some(Err(NoLease::Writer)) => return Err(SourceError::Changed),
+            Some(Err(NoLease::Unavailable(_))) | None => None,
+        };
         let metadata = file.metadata().map_err(|err| self.refused(err))?;
         if !metadata.is_file() || scan::stat_of(&self.stat.path, &metadata) != self.stat {
             return Err(SourceError::Changed);
         }
         Ok(Held {
-            file: Arc::new(file),
+            file,
             links: metadata.nlink(),
+            lease,
         })
     }
 
@@ -185,6 +205,9 @@ impl Source {
 
     /// Whether the open file is still as it was found. Removing or linking it moves only the inode's own time.
     fn compare(&self, held: &Held) -> Result<(), SourceError> {
+        if held.lease.as_ref().is_some_and(|lease| lease.is_broken()) {
+            return Err(SourceError::Changed);
+        }
         let metadata = held.file.metadata().map_err(|err| self.refused(err))?;
         let now = scan::stat_of(&self.stat.path, &metadata);
         let links_changed = metadata.nlink() != held.links;
@@ -242,7 +265,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ckpt.pt");
         fs::write(&path, b"first bytes").unwrap();
-        let source = open_all(dir.path(), &only_candidate(dir.path()))
+        let source = open_all(dir.path(), &only_candidate(dir.path()), true)
             .await
             .unwrap()
             .remove(0);
@@ -252,7 +275,10 @@ mod tests {
 
         fs::write(&path, b"other bytes").unwrap();
         let candidate = only_candidate(dir.path());
-        let source = open_all(dir.path(), &candidate).await.unwrap().remove(0);
+        let source = open_all(dir.path(), &candidate, true)
+            .await
+            .unwrap()
+            .remove(0);
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::write(&path, b"newer bytes").unwrap();
         assert!(matches!(outcome(&source).await, Err(SourceError::Changed)));
@@ -261,7 +287,7 @@ mod tests {
             Err(SourceError::Changed)
         ));
         assert!(matches!(
-            open_all(dir.path(), &candidate).await,
+            open_all(dir.path(), &candidate, true).await,
             Err(SourceError::Changed)
         ));
     }
@@ -271,7 +297,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ckpt.pt");
         fs::write(&path, b"first bytes").unwrap();
-        let source = open_all(dir.path(), &only_candidate(dir.path()))
+        let source = open_all(dir.path(), &only_candidate(dir.path()), true)
             .await
             .unwrap()
             .remove(0);

@@ -2,6 +2,7 @@
 //!
 //! Transient failures are retried for as long as the work is wanted; missing rights until new keys come. Start at [`Standing::ask`].
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::complete::Refused;
 use crate::events::EventSink;
 
 /// Shortest ceiling of a random wait between two tries.
@@ -46,6 +48,8 @@ pub struct BackupState {
     pub alarm: bool,
     /// Bytes of checkpoint files on the box that are in no commit yet.
     pub unsaved_bytes: u64,
+    /// Checkpoints that cannot be saved as they are, each with the reason.
+    pub unsaved: Vec<String>,
 }
 
 /// A call that brought no answer we can use.
@@ -65,6 +69,8 @@ pub struct Standing {
     events: Arc<dyn EventSink>,
     denied: Mutex<bool>,
     credentials: Notify,
+    /// What was told of checkpoints that cannot be saved, by their key.
+    told_unsaved: Mutex<HashMap<String, String>>,
 }
 
 impl Standing {
@@ -75,6 +81,7 @@ impl Standing {
             events,
             denied: Mutex::new(false),
             credentials: Notify::new(),
+            told_unsaved: Mutex::default(),
         }
     }
 
@@ -93,6 +100,28 @@ impl Standing {
     /// New keys are there: whoever waits for them tries again at once.
     pub fn credentials_changed(&self) {
         self.credentials.notify_waiters();
+    }
+
+    /// Tells of a checkpoint that cannot be saved: once for each reason, not once a look.
+    pub fn tell_unsaved(&self, refused: &Refused, now: Duration) {
+        let told = self
+            .told_unsaved
+            .lock()
+            .expect("nothing panics while it holds this map")
+            .insert(refused.key.clone(), refused.reason.clone());
+        if told.as_ref() == Some(&refused.reason) {
+            return;
+        }
+        let seconds = now.saturating_sub(refused.since).as_secs();
+        tracing::warn!(
+            path = refused.path,
+            reason = refused.reason,
+            "a checkpoint cannot be saved"
+        );
+        let detail = json!({
+            "path": refused.path, "step": refused.step, "size_bytes": refused.size_bytes, "reason": refused.reason, "seconds": seconds,
+        });
+        self.event("checkpoint.unsaved", detail);
     }
 
     /// Sets or ends the alarm; one event per change.

@@ -1,4 +1,4 @@
-//! Whether a file is whole by its own format: zip (torch, npz, keras), safetensors, JSON.
+//! Whether a file is whole by its own format: zip (torch, npz, keras), PyTorch's older pickles, safetensors, npy, JSON.
 //!
 //! Everything read here is hostile: each read is bounded and checked against the file's size, nothing is trusted to be
 //! where it says. An unknown format is neither whole nor broken; then only silence speaks for it.
@@ -6,6 +6,10 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+
+mod legacy;
+mod npy;
+pub mod zip;
 
 /// What the format of a file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,20 +54,34 @@ impl ReadAt for [u8] {
     }
 }
 
-/// Longest header, central directory or JSON text that is read to judge a file. A model of 100,000 tensors has a tenth of this.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
-/// An end record and the longest comment that may follow it.
-const MAX_EOCD_BYTES: u64 = 22 + 65_535;
+impl ReadAt for Vec<u8> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.as_slice().read_at(buffer, offset)
+    }
 
-const LOCAL_HEADER: &[u8; 4] = b"PK\x03\x04";
-const CENTRAL_HEADER: &[u8; 4] = b"PK\x01\x02";
-const END_RECORD: &[u8; 4] = b"PK\x05\x06";
-const END_RECORD_64: &[u8; 4] = b"PK\x06\x06";
-const END_LOCATOR_64: &[u8; 4] = b"PK\x06\x07";
+    fn size(&self) -> io::Result<u64> {
+        self.as_slice().size()
+    }
+}
+
+/// Reads up to so many bytes from the beginning.
+pub fn head<R: ReadAt + ?Sized>(file: &R, most_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; file.size()?.min(most_bytes) as usize];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Longest header, central directory or JSON text that is read to judge a file. A model of 100,000 tensors has a tenth of this.
+pub const MAX_INDEX_BYTES: u64 = 64 << 20;
+
+const ALWAYS_ZIP: [&str; 3] = [".npz", ".zip", ".keras"];
+/// PyTorch's file is a zip since 1.6, and a row of pickles before that; anybody may give these endings to anything.
+const USUALLY_TORCH: [&str; 6] = [".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"];
 
 /// Judges a file by its name's ending and its bytes.
 pub fn check<R: ReadAt + ?Sized>(name: &str, file: &R) -> io::Result<Structure> {
     let lower = name.to_ascii_lowercase();
+    let ends_with = |endings: &[&str]| endings.iter().any(|ending| lower.ends_with(ending));
     let size = file.size()?;
     if lower.ends_with(".safetensors") {
         return safetensors(file, size);
@@ -71,13 +89,11 @@ pub fn check<R: ReadAt + ?Sized>(name: &str, file: &R) -> io::Result<Structure> 
     if lower.ends_with(".json") {
         return json(file, size);
     }
-    let always_zip = [".npz", ".zip", ".keras"]
-        .iter()
-        .any(|ending| lower.ends_with(ending));
-    let usually_zip = [".pt", ".pth", ".ckpt", ".bin"]
-        .iter()
-        .any(|ending| lower.ends_with(ending));
-    if !always_zip && !usually_zip {
+    if lower.ends_with(".npy") {
+        return npy::check(file, size);
+    }
+    let always_zip = ends_with(&ALWAYS_ZIP);
+    if !always_zip && !ends_with(&USUALLY_TORCH) {
         return Ok(Structure::Unknown);
     }
     if size < 4 {
@@ -85,182 +101,20 @@ pub fn check<R: ReadAt + ?Sized>(name: &str, file: &R) -> io::Result<Structure> 
     }
     let mut magic = [0; 4];
     file.read_at(&mut magic, 0)?;
-    if &magic == LOCAL_HEADER {
+    if &magic == zip::LOCAL_HEADER {
         let rule = if lower.ends_with(".npz") {
             "npz"
         } else {
             "torch-zip"
         };
-        return zip(file, size, rule);
+        return zip::check(file, size, rule);
     }
     if always_zip {
         return Ok(Structure::Broken(
             "it does not begin like a zip file".to_owned(),
         ));
     }
-    Ok(Structure::Unknown)
-}
-
-/// A zip is whole when its end record is there and every entry that the central directory names begins and ends inside the file.
-fn zip<R: ReadAt + ?Sized>(file: &R, size: u64, rule: &'static str) -> io::Result<Structure> {
-    let Some(end) = end_record(file, size)? else {
-        return Ok(Structure::Broken(
-            "no zip end record: its writer did not finish".to_owned(),
-        ));
-    };
-    if end.directory_offset.checked_add(end.directory_bytes) != Some(end.directory_end) {
-        return Ok(Structure::Broken(
-            "the zip directory does not lie where its end record says".to_owned(),
-        ));
-    }
-    if end.directory_bytes > MAX_INDEX_BYTES {
-        return Ok(Structure::Unknown);
-    }
-    let mut directory = vec![0; end.directory_bytes as usize];
-    file.read_at(&mut directory, end.directory_offset)?;
-
-    let mut rest = directory.as_slice();
-    let mut entries = 0_u64;
-    while !rest.is_empty() {
-        let Some((entry, after)) = split_entry(rest) else {
-            return Ok(Structure::Broken(format!(
-                "entry {entries} of the zip directory is damaged"
-            )));
-        };
-        if !entry_lies_before(file, &entry, end.directory_offset)? {
-            return Ok(Structure::Broken(format!(
-                "entry {entries} of the zip lies outside the file"
-            )));
-        }
-        entries += 1;
-        rest = after;
-    }
-    if entries != end.entries {
-        return Ok(Structure::Broken(format!(
-            "{entries} zip entries where the end record says {}",
-            end.entries
-        )));
-    }
-    Ok(Structure::Whole(rule))
-}
-
-struct EndRecord {
-    entries: u64,
-    directory_offset: u64,
-    directory_bytes: u64,
-    /// Where the directory must end for the records to be those of this file, not of a zip stored in it.
-    directory_end: u64,
-}
-
-fn end_record<R: ReadAt + ?Sized>(file: &R, size: u64) -> io::Result<Option<EndRecord>> {
-    let tail_bytes = size.min(MAX_EOCD_BYTES);
-    let mut tail = vec![0; tail_bytes as usize];
-    file.read_at(&mut tail, size - tail_bytes)?;
-    let Some(at) = (0..tail.len().saturating_sub(21)).rev().find(|&at| {
-        tail[at..].starts_with(END_RECORD)
-            && at + 22 + u16_at(&tail, at + 20) as usize == tail.len()
-    }) else {
-        return Ok(None);
-    };
-    let position = size - tail_bytes + at as u64;
-    let plain = EndRecord {
-        entries: u64::from(u16_at(&tail, at + 10)),
-        directory_bytes: u64::from(u32_at(&tail, at + 12)),
-        directory_offset: u64::from(u32_at(&tail, at + 16)),
-        directory_end: position,
-    };
-    // The record of large zips stands before the plain one, found through a locator of 20 bytes.
-    let mut locator = [0; 20];
-    if position >= 20 {
-        file.read_at(&mut locator, position - 20)?;
-    }
-    if !locator.starts_with(END_LOCATOR_64) {
-        return Ok(Some(plain));
-    }
-    let position_64 = u64_at(&locator, 8);
-    if position_64.checked_add(56).is_none_or(|end| end > position) {
-        return Ok(None);
-    }
-    let mut record = [0; 56];
-    file.read_at(&mut record, position_64)?;
-    if !record.starts_with(END_RECORD_64) {
-        return Ok(None);
-    }
-    Ok(Some(EndRecord {
-        entries: u64_at(&record, 32),
-        directory_bytes: u64_at(&record, 40),
-        directory_offset: u64_at(&record, 48),
-        directory_end: position_64,
-    }))
-}
-
-struct Entry {
-    offset: u64,
-    stored_bytes: u64,
-}
-
-/// Reads the first entry of a central directory; `None` when it is damaged.
-fn split_entry(directory: &[u8]) -> Option<(Entry, &[u8])> {
-    let fixed = directory.get(..46)?;
-    if !fixed.starts_with(CENTRAL_HEADER) {
-        return None;
-    }
-    let name_end = 46 + u16_at(fixed, 28) as usize;
-    let extra_end = name_end + u16_at(fixed, 30) as usize;
-    let comment_end = extra_end + u16_at(fixed, 32) as usize;
-    let extra = directory.get(name_end..extra_end)?;
-    let rest = directory.get(comment_end..)?;
-    let (stored, full, offset) = (u32_at(fixed, 20), u32_at(fixed, 24), u32_at(fixed, 42));
-    // The 64-bit values stand in a fixed order, each only when the 32-bit field is full.
-    let mut wide = wide_values(extra);
-    if full == u32::MAX {
-        wide.next()?;
-    }
-    let stored_bytes = if stored == u32::MAX {
-        wide.next()?
-    } else {
-        u64::from(stored)
-    };
-    let offset = if offset == u32::MAX {
-        wide.next()?
-    } else {
-        u64::from(offset)
-    };
-    Some((
-        Entry {
-            offset,
-            stored_bytes,
-        },
-        rest,
-    ))
-}
-
-fn wide_values(mut extra: &[u8]) -> impl Iterator<Item = u64> {
-    let mut values: &[u8] = &[];
-    while let Some(header) = extra.get(..4) {
-        let end = 4 + u16_at(header, 2) as usize;
-        let Some(body) = extra.get(4..end) else { break };
-        if u16_at(header, 0) == 1 {
-            values = body;
-            break;
-        }
-        extra = &extra[end..];
-    }
-    values.chunks_exact(8).map(|bytes| u64_at(bytes, 0))
-}
-
-fn entry_lies_before<R: ReadAt + ?Sized>(file: &R, entry: &Entry, limit: u64) -> io::Result<bool> {
-    if entry.offset.checked_add(30).is_none_or(|end| end > limit) {
-        return Ok(false);
-    }
-    let mut header = [0; 30];
-    file.read_at(&mut header, entry.offset)?;
-    let lengths = u64::from(u16_at(&header, 26)) + u64::from(u16_at(&header, 28));
-    let end = entry
-        .offset
-        .checked_add(30 + lengths)
-        .and_then(|end| end.checked_add(entry.stored_bytes));
-    Ok(header.starts_with(LOCAL_HEADER) && end.is_some_and(|end| end <= limit))
+    legacy::check(file, size)
 }
 
 /// A safetensors file is whole when the last tensor ends where the file does.
@@ -385,6 +239,13 @@ mod tests {
                 "safetensors",
                 samples::safetensors(&[]),
             ),
+            ("old.pth", "torch-legacy", samples::legacy(&[5, 9])),
+            (
+                "state.pkl",
+                "pickle",
+                b"\x80\x02}q\x00X\x01\x00\x00\x00aK\x07s.".to_vec(),
+            ),
+            ("w.npy", "npy", samples::npy("'<f4'", "(3, 2)", 24)),
             (
                 "trainer_state.json",
                 "json",
@@ -438,10 +299,7 @@ mod tests {
 
     #[test]
     fn formats_without_a_proof_are_left_to_silence() {
-        assert_eq!(
-            judged("old.pt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),
-            Structure::Unknown
-        );
+        assert_eq!(judged("mine.bin", b"whatever it is"), Structure::Unknown);
         assert_eq!(judged("__0_0.distcp", &[0; 50]), Structure::Unknown);
         assert_eq!(judged("nan.json", br#"{"loss": NaN}"#), Structure::Unknown);
         assert_eq!(judged("weights.h5", b""), Structure::Unknown);
@@ -466,8 +324,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_in_a_file_makes_the_check_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), kind in 0..4_usize) {
-            let name = ["a.pt", "a.npz", "a.safetensors", "a.json"][kind];
+        fn nothing_in_a_file_makes_the_check_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), kind in 0..5_usize) {
+            let name = ["a.pt", "a.npz", "a.safetensors", "a.json", "a.npy"][kind];
             let _ = check(name, bytes.as_slice());
         }
 

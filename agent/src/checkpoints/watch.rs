@@ -4,7 +4,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
@@ -14,25 +13,42 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::alarm::{self, Facts};
-use super::complete::{Candidate, Finding, Haste, Ready, Tracker};
+use super::candidate::Candidate;
+use super::complete::{Finding, Haste, Ready, Refused, Tracker};
+use super::ledger::Saved;
+use super::look::{self, Context};
 use super::round::Work;
+use super::rules::shape::Shape;
 use super::standing::chain;
 use super::upload::UploadError;
 use super::{Backup, BackupError, index, scan};
 
 /// Wait between two looks at the directory while the bucket is busy.
 const WATCH: Duration = Duration::from_secs(1);
+/// How long a checkpoint is unsaved, by its own fault, before that is told: a writer may pause for a while.
+const UNSAVED_AFTER: Duration = Duration::from_secs(60);
 /// Share of the grace that an upload may be expected to take: the commit and its read-back come after it.
 const GRACE_SHARE: f64 = 0.8;
 /// Shortest upload whose rate means anything.
 const RATE_AFTER: Duration = Duration::from_secs(1);
+
+/// What lies in the directory.
+struct Listing {
+    /// Candidates that are in no commit.
+    unsaved: Vec<Candidate>,
+    /// Shapes of those that are, and were written in this session.
+    finished: Vec<Shape>,
+    /// Shapes of all.
+    there: Vec<Shape>,
+}
 
 impl Backup {
     /// Looks at the directory: what is there, what is finished, whether we are behind.
     pub(super) async fn look(&self, tracker: &mut Tracker) -> Result<(), BackupError> {
         let dir = self.options.dir.clone();
         let (ledger, ids) = (Arc::clone(&self.ledger), Arc::clone(&self.ids));
-        let unsaved = move || -> io::Result<Vec<Candidate>> {
+        let began_us = self.pace().training_since_us;
+        let listing = move || -> io::Result<Listing> {
             // Held during the scan, so that a restore cannot put files there between the scan and the question who they are.
             let ledger = ledger
                 .lock()
@@ -43,30 +59,53 @@ impl Backup {
                     .commit_of(candidate)
                     .is_some_and(|id| ids.as_ref().is_none_or(|ids| ids.contains(id)))
             };
-            Ok(scan::scan(&dir)?
-                .into_iter()
-                .filter(|candidate| !is_saved(candidate))
-                .collect())
+            // Those of an earlier session may have been written by another number of GPUs.
+            let began_ns = began_us.map_or(i64::MIN, |us| {
+                i64::try_from(us).unwrap_or(i64::MAX).saturating_mul(1_000)
+            });
+            let saved = ledger.saved().map(Saved::candidate);
+            let finished = saved
+                .filter(|candidate| candidate.written_ns() >= began_ns)
+                .filter_map(|candidate| Shape::of(&candidate))
+                .collect();
+            let found = scan::scan(&dir)?;
+            let there = found.iter().filter_map(Shape::of).collect();
+            Ok(Listing {
+                unsaved: found.into_iter().filter(|one| !is_saved(one)).collect(),
+                finished,
+                there,
+            })
         };
-        let found = task::spawn_blocking(unsaved)
+        let listing = task::spawn_blocking(listing)
             .await
             .expect("a scan does not panic");
-        let found = found.map_err(|source| BackupError::Disk {
+        let listing = listing.map_err(|source| BackupError::Disk {
             path: self.options.dir.clone(),
             source,
         })?;
         let haste = self.haste();
-        tracker.observe(found, self.now());
-        for candidate in tracker.due(self.now(), haste) {
-            let (dir, looked_at) = (self.options.dir.clone(), candidate.clone());
-            let finding = task::spawn_blocking(move || scan::look(&dir, &looked_at))
+        tracker.observe(listing.unsaved, self.now());
+        let due = tracker.due(self.now(), haste);
+        let mut context = Context {
+            dir: self.options.dir.clone(),
+            finished: listing.finished,
+            there: listing.there,
+            when: self.options.complete_when.clone(),
+            tripwire: self.options.tripwire,
+            ended: haste == Haste::Final,
+        };
+        if !due.is_empty() {
+            context.finished.extend(tracker.shapes());
+        }
+        let context = Arc::new(context);
+        for candidate in due {
+            let (context, looked_at) = (Arc::clone(&context), candidate.clone());
+            let finding = task::spawn_blocking(move || look::look(&context, &looked_at))
                 .await
                 .expect("a look does not panic");
             let finding = finding
                 .unwrap_or_else(|err| Finding::Broken(format!("it could not be read: {err}")));
-            if let Finding::Broken(reason) = &finding {
-                debug!(path = candidate.path, reason, "a checkpoint is not whole");
-            }
+            debug!(path = candidate.path, ?finding, "looked at a checkpoint");
             if tracker.judge(&candidate, finding, self.now(), haste) {
                 let (path, step, size_bytes) =
                     (&candidate.path, candidate.step, candidate.size_bytes());
@@ -93,8 +132,11 @@ impl Backup {
                 .max();
             newest.map(|ms| ms.saturating_add_signed(-offset_ms))
         };
-        self.settling
-            .store(tracker.unsettled() > 0, Ordering::Relaxed);
+        *self
+            .next_look
+            .lock()
+            .expect("nothing panics while it holds this lock") = tracker.next_look();
+        let refused = self.tell_refused(tracker, last_saved_ms);
         {
             let mut state = self.standing.state();
             state.pending = ready.len() as u64;
@@ -108,9 +150,36 @@ impl Backup {
                 waiting_since: ready.iter().map(|ready| ready.ready_at).min(),
                 training_since: pace.training_since,
                 last_commit: pace.last_commit,
+                refused,
             }
         };
         self.standing.set_alarm(alarm::behind(&facts));
+    }
+
+    /// Names what cannot be saved, once it has been so for a while, and returns the oldest of it that matters: what is older than
+    /// the newest commit was perhaps never meant to be finished.
+    fn tell_refused(
+        &self,
+        tracker: &Tracker,
+        last_saved_ms: Option<u64>,
+    ) -> Option<(Duration, String)> {
+        let is_newest = |refused: &Refused| {
+            let written_ms = u64::try_from(refused.written_ns / 1_000_000).unwrap_or(0);
+            last_saved_ms.is_none_or(|saved| written_ms > saved)
+        };
+        let refused: Vec<Refused> = tracker.refused().into_iter().filter(is_newest).collect();
+        let now = self.now();
+        let mut unsaved = Vec::new();
+        for one in refused
+            .iter()
+            .filter(|one| now >= one.since + UNSAVED_AFTER)
+        {
+            unsaved.push(format!("{}: {}", one.path, one.reason));
+            self.standing.tell_unsaved(one, now);
+        }
+        self.standing.state().unsaved = unsaved;
+        let oldest = refused.first()?;
+        Some((oldest.since, format!("{} ({})", oldest.path, oldest.reason)))
     }
 
     fn haste(&self) -> Haste {

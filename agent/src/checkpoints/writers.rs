@@ -1,19 +1,65 @@
-//! Whether anybody has a file open for writing, by reading `/proc`.
+//! Whether anybody has a file open for writing: by a lease, or by reading `/proc` where leases cannot be had.
 //!
-//! Sees the processes of the same user (all of them, as root): on a rented box that is the training. Also a file that was closed
-//! but is still mapped writable and shared, as some loaders leave it.
+//! A lease sees everybody. `/proc` shows the processes of the same user (all of them, as root): on a rented box that is the training.
+//! Both see a file that was closed but is still mapped writable and shared, as some loaders leave it.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::lease::{self, NoLease};
 
 /// Longest list of mappings read of one process: ten times that of a large PyTorch program.
 const MAX_MAPS_BYTES: u64 = 16 << 20;
 
-/// Whether any process holds one of the files open for writing. An error when there is no `/proc` to ask.
-pub fn any_writer(paths: &[PathBuf]) -> io::Result<bool> {
+/// The first of the files that somebody holds open for writing. An error when there is no `/proc` to ask where it is needed.
+pub fn written_to(paths: &[PathBuf], leases: bool) -> io::Result<Option<&Path>> {
+    if leases {
+        match by_leases(paths)? {
+            Some(Answer::Nobody) => return Ok(None),
+            Some(Answer::Somebody(at)) => return Ok(Some(&paths[at])),
+            None => {}
+        }
+    }
+    if !any_writer(paths)? {
+        return Ok(None);
+    }
+    // Which one it is, for people; it may be closed by now, and then it was the first.
+    for path in paths {
+        if any_writer(std::slice::from_ref(path))? {
+            return Ok(Some(path));
+        }
+    }
+    Ok(paths.first().map(PathBuf::as_path))
+}
+
+enum Answer {
+    Nobody,
+    Somebody(usize),
+}
+
+/// Asks by leases that are given back at once; `None` when there are none to be had here.
+fn by_leases(paths: &[PathBuf]) -> io::Result<Option<Answer>> {
+    for (at, path) in paths.iter().enumerate() {
+        let file = match fs::File::open(path) {
+            Ok(file) => Arc::new(file),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+            Err(err) => return Err(err),
+        };
+        match lease::take(&file) {
+            Ok(given_back) => drop(given_back),
+            Err(NoLease::Writer) => return Ok(Some(Answer::Somebody(at))),
+            Err(NoLease::Unavailable(_)) => return Ok(None),
+        }
+    }
+    Ok(Some(Answer::Nobody))
+}
+
+/// Whether any process holds one of the files open for writing, by `/proc`.
+fn any_writer(paths: &[PathBuf]) -> io::Result<bool> {
     let mut wanted = Wanted {
         files: HashSet::new(),
         mapped: HashSet::new(),

@@ -25,8 +25,8 @@ use crate::{
     now_us,
 };
 
-/// Between two looks for finished checkpoints: one is taken within a second of being whole.
-const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks for finished checkpoints: one is taken within a second after its settle time.
+const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait for the proof of a target; a person waits for it.
 const PROOF_LIMIT: Duration = Duration::from_secs(60);
 
@@ -94,6 +94,8 @@ impl RunningBackup {
             every: Duration::from_secs(plan.every_s.into()),
             keep_last: plan.keep_last,
             settle: (plan.settle_ms > 0).then(|| Duration::from_millis(plan.settle_ms.into())),
+            complete_when: None,
+            tripwire: true,
             state_dir: core.home.backup(),
         };
         let backup = Backup::new(options, bucket.clone(), core.journal.clone())?;

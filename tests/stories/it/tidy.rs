@@ -33,6 +33,8 @@ const TABLE: &[Allowed] = &[
         ],
         files: &[
             "agent/src/bridge.rs",
+            // The user's own command that says whether a checkpoint is complete.
+            "agent/src/checkpoints/command.rs",
             "agent/src/sessions/shim.rs",
             "agent/src/sessions/shim/",
             "agent/src/sessions/tmux.rs",
@@ -85,6 +87,8 @@ const TABLE: &[Allowed] = &[
         under: &["agent", "controller/src", "proto/src", "tests"],
         files: &[
             "agent/nvml-probe/src/",
+            // File leases: four commands of `fcntl` that no crate wraps.
+            "agent/src/checkpoints/lease.rs",
             "agent/src/sessions/shim.rs",
             "agent/src/sessions/shim/",
             "agent/src/telemetry/probe.rs",

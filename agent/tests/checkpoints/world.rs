@@ -91,6 +91,8 @@ impl World {
             every: Duration::from_secs(600),
             keep_last: 0,
             settle: None,
+            complete_when: None,
+            tripwire: true,
             state_dir: home.path().join("state"),
         };
         change(&mut options);
@@ -139,6 +141,13 @@ impl World {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::thread::sleep(Duration::from_millis(12));
         fs::write(path, bytes).unwrap();
+    }
+
+    /// A large file and several small ones, of one step.
+    pub fn fill(&self) {
+        self.write("checkpoint-7/model.npz", &npz(7, 20 * MIB));
+        self.write("checkpoint-7/rng_state.pth", &npz(8, 100));
+        self.write("checkpoint-7/trainer_state.json", br#"{"global_step": 7}"#);
     }
 
     /// Lets what was written become quiet: one round takes note of it, then the longest settle time passes.

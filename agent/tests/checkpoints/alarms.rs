@@ -1,0 +1,90 @@
+//! What is told when checkpoints are not saved.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use spotter_agent::checkpoints::{BackupError, backup_loop};
+use spotter_bucket::ErrorKind;
+use spotter_bucket::memory::MemoryBucket;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{World, npz};
+
+#[tokio::test(start_paused = true)]
+async fn missing_rights_raise_the_alarm_and_new_keys_end_it() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.every = Duration::from_secs(600)
+    });
+    bucket.set_read_only(true);
+    let stop = CancellationToken::new();
+    let rounds = tokio::spawn(backup_loop(
+        world.backup.clone(),
+        Duration::from_secs(5),
+        stop.clone(),
+    ));
+    world.write("step_1.npz", &npz(1, 2000));
+    time::sleep(Duration::from_secs(500)).await;
+    let state = world.backup.state();
+    assert!(
+        !state.alarm && state.problem.contains("refuses our keys") && state.pending == 1,
+        "{state:?}"
+    );
+    assert_eq!(
+        world.events("credentials.wanted").len(),
+        1,
+        "once, not per try"
+    );
+
+    time::sleep(Duration::from_secs(200)).await;
+    assert!(world.backup.state().alarm);
+    assert_eq!(world.events("backup.alarm").len(), 1);
+    bucket.set_read_only(false);
+    world.backup.credentials_changed();
+    time::sleep(Duration::from_secs(10)).await;
+    let state = world.backup.state();
+    assert!(
+        !state.alarm && state.problem.is_empty() && state.committed == 1,
+        "{state:?}"
+    );
+    assert_eq!(world.events("backup.recovered").len(), 1);
+    stop.cancel();
+    rounds.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_without_any_checkpoint_raises_the_alarm() {
+    let world = World::with_memory(|options| options.every = Duration::from_secs(600));
+    let started_us = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_micros() as u64;
+    world.backup.training(Some(started_us));
+    time::sleep(Duration::from_secs(1190)).await;
+    world.backup.round().await.unwrap();
+    assert!(!world.backup.state().alarm);
+    time::sleep(Duration::from_secs(20)).await;
+    world.backup.round().await.unwrap();
+    assert!(world.backup.state().alarm);
+    world.write("step_1.npz", &npz(1, 2000));
+    world.backup_all().await;
+    assert!(!world.backup.state().alarm);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_refuses_is_an_error_that_is_told_once_and_tried_again() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("step_1.npz", &npz(1, 2000));
+    world.settle().await;
+    bucket.fail_next("PutObject", 3, ErrorKind::Refused);
+    for _ in 0..3 {
+        let err = world.backup.round().await.unwrap_err();
+        assert!(matches!(err, BackupError::Upload { .. }), "{err}");
+    }
+    assert_eq!(world.events("checkpoint.failed").len(), 1);
+    assert!(world.backup.state().problem.contains("refused"));
+    assert_eq!(world.backup.round().await.unwrap().len(), 1);
+    assert_eq!(world.backup.state().problem, "");
+}

@@ -1,0 +1,114 @@
+//! The agent dies at any call, and the next one goes on.
+
+use std::sync::Arc;
+
+use spotter_bucket::ErrorKind;
+use spotter_bucket::memory::MemoryBucket;
+
+use crate::world::{CrashBucket, MIB, World, npz};
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_to_complete_makes_one_commit() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("step_7.npz", &npz(7, 20 * MIB));
+    bucket.lose_complete_answer(1);
+    assert_eq!(world.backup_all().await.len(), 1);
+    assert_eq!(bucket.count("UploadPart"), 3, "nothing was sent twice");
+    world.assert_one_whole_commit_of(7).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lost_the_upload_gets_another_one() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("step_7.npz", &npz(7, 20 * MIB));
+    bucket.fail_after("UploadPart", 1, 1, ErrorKind::NotFound);
+    assert_eq!(world.backup_all().await.len(), 1);
+    assert_eq!(bucket.count("CreateMultipartUpload"), 2);
+    world.assert_one_whole_commit_of(7).await;
+}
+
+/// Dies before, then after, each call that a whole round makes; a new agent then finishes what is there.
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_any_call_ends_in_one_commit_and_no_litter() {
+    let calls = {
+        let bucket = CrashBucket::new(u64::MAX, false);
+        let world = World::with(bucket.clone(), bucket.memory.clone(), |_| {});
+        world.fill();
+        world.backup_all().await;
+        bucket.calls()
+    };
+    assert!(calls > 12, "a round makes {calls} calls");
+    for after in [false, true] {
+        for at in 1..=calls {
+            crash_and_recover(at, after).await;
+        }
+    }
+}
+
+async fn crash_and_recover(at: u64, after: bool) {
+    let context = format!("crash {} call {at}", if after { "after" } else { "before" });
+    let crashing = CrashBucket::new(at, after);
+    let world = World::with(crashing.clone(), crashing.memory.clone(), |_| {});
+    world.fill();
+    assert!(world.backup_until_death(&crashing).await, "{context}");
+    let parts_before = crashing.memory.count("UploadPart");
+
+    let world = world.restarted(crashing.memory.clone());
+    world.backup_all().await;
+    world.assert_one_whole_commit_of(7).await;
+    assert_eq!(
+        crashing.memory.open_uploads(),
+        Vec::<String>::new(),
+        "{context}"
+    );
+    let commit = world.manifests().await.remove(0);
+    let mut expected: Vec<String> = commit.files.iter().map(|file| file.key.clone()).collect();
+    expected.insert(0, format!("team/run/commits/{}.json", commit.id));
+    let mut found = crashing.memory.keys();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected, "{context}");
+    // At most the parts that were in flight are sent again.
+    let parts_in_all = crashing.memory.count("UploadPart");
+    assert!(
+        parts_in_all <= 3 + parts_before.min(3),
+        "{context}: {parts_before} then {parts_in_all} parts"
+    );
+    assert_eq!(world.notes_left(), Vec::<String>::new(), "{context}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_that_arrived_before_a_crash_are_not_sent_again() {
+    let crashing = CrashBucket::at_nth("CompleteMultipartUpload", 1);
+    let world = World::with(crashing.clone(), crashing.memory.clone(), |_| {});
+    world.write("step_7.npz", &npz(7, 40 * MIB));
+    assert!(world.backup_until_death(&crashing).await);
+    assert_eq!(crashing.memory.count("UploadPart"), 6);
+    let world = world.restarted(crashing.memory.clone());
+    world.backup_all().await;
+    assert_eq!(
+        crashing.memory.count("UploadPart"),
+        6,
+        "the journal and the server agree on all six"
+    );
+    world.assert_one_whole_commit_of(7).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_changed_while_the_agent_was_dead_begins_anew() {
+    let crashing = CrashBucket::at_nth("CompleteMultipartUpload", 1);
+    let world = World::with(crashing.clone(), crashing.memory.clone(), |_| {});
+    world.write("last.npz", &npz(1, 20 * MIB));
+    assert!(world.backup_until_death(&crashing).await);
+    let world = world.restarted(crashing.memory.clone());
+    world.write("last.npz", &npz(2, 20 * MIB));
+    assert_eq!(world.backup_all().await.len(), 1);
+    assert_eq!(
+        crashing.memory.open_uploads(),
+        Vec::<String>::new(),
+        "the old attempt was swept"
+    );
+    assert_eq!(world.restored_bytes("last.npz").await, npz(2, 20 * MIB));
+}

@@ -1,0 +1,163 @@
+//! What comes back from the bucket, and what of it is not believed.
+
+use std::fs;
+use std::sync::Arc;
+
+use spotter_agent::checkpoints::RestoreError;
+use spotter_bucket::memory::MemoryBucket;
+use spotter_bucket::{CommitId, Manifest};
+
+use crate::world::{World, npz};
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_checkpoint_is_passed_over_and_named() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    for step in 1..=4_u64 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        world.backup_all().await;
+    }
+    let manifests = world.manifests().await;
+    assert!(bucket.corrupt(&manifests[0].files[0].key), "bits flipped");
+    assert!(bucket.remove(&manifests[1].files[0].key), "data gone");
+    assert!(
+        bucket.corrupt(&format!("team/run/commits/{}.json", manifests[2].id)),
+        "commit damaged"
+    );
+
+    let other = World::new(bucket.clone());
+    let restored = other
+        .backup
+        .restore(None, &mut |_, _| {})
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(restored.checkpoint.step, Some(1));
+    assert_eq!(restored.skipped.len(), 3, "{:?}", restored.skipped);
+    for (skipped, reason) in restored
+        .skipped
+        .iter()
+        .zip(["hash differs", "is gone", "manifest"])
+    {
+        assert!(skipped.contains(reason), "{skipped}");
+    }
+    assert_eq!(
+        other.events("checkpoint.restored")[0]["skipped"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+    assert_eq!(other.tree(), world.tree_of("step_1.npz"));
+
+    let err = other
+        .backup
+        .restore(Some(&manifests[0].id), &mut |_, _| {})
+        .await
+        .unwrap_err();
+    assert!(matches!(err, RestoreError::Damaged { .. }), "{err}");
+    bucket.remove(&manifests[3].files[0].key);
+    let err = World::new(bucket)
+        .backup
+        .restore(None, &mut |_, _| {})
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&err, RestoreError::AllDamaged { skipped } if skipped.len() == 4),
+        "{err}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_bucket_restores_nothing_and_an_unknown_name_is_an_error() {
+    let world = World::new(Arc::new(MemoryBucket::new()));
+    assert_eq!(
+        world.backup.restore(None, &mut |_, _| {}).await.unwrap(),
+        None
+    );
+    let err = world
+        .backup
+        .restore(
+            Some("000000000005-01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+            &mut |_, _| {},
+        )
+        .await
+        .unwrap_err();
+    assert!(matches!(err, RestoreError::NoSuchCheckpoint(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_path_in_a_commit_leaves_the_checkpoint_directory() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("checkpoint-1/model.npz", &npz(1, 500));
+    world.backup_all().await;
+    let whole = world.manifests().await.remove(0);
+    type Spoil = fn(&mut Manifest);
+    let spoils: [Spoil; 7] = [
+        |manifest| manifest.path = "../checkpoint-1".into(),
+        |manifest| manifest.path = "/tmp/checkpoint-1".into(),
+        |manifest| manifest.path = ".ssh".into(),
+        |manifest| manifest.path = "a/b".into(),
+        |manifest| manifest.files[0].path = "../../escaped.npz".into(),
+        |manifest| manifest.files[0].path = "/escaped.npz".into(),
+        |manifest| {
+            manifest.rule = "flat-step+npz".into();
+            manifest.files[0].path = ".bashrc".into();
+        },
+    ];
+    for (number, spoil) in spoils.into_iter().enumerate() {
+        let mut manifest = whole.clone();
+        manifest.id = CommitId::generate(Some(1)).to_string();
+        spoil(&mut manifest);
+        bucket.insert(
+            &format!("team/run/commits/{}.json", manifest.id),
+            manifest.seal(),
+        );
+        let other = World::new(bucket.clone());
+        let restored = other
+            .backup
+            .restore(None, &mut |_, _| {})
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(restored.skipped.len(), number + 1, "{:?}", restored.skipped);
+        assert_eq!(
+            other.everything(),
+            [
+                "checkpoints",
+                "checkpoints/checkpoint-1",
+                "checkpoints/checkpoint-1/model.npz"
+            ]
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn restoring_on_the_same_box_fetches_nothing_and_keeps_what_is_newer() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("last.npz", &npz(1, 3000));
+    world.backup_all().await;
+    let gets = bucket.count("GetObject");
+    world
+        .backup
+        .restore(None, &mut |_, _| {})
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(bucket.count("GetObject") - gets, 1, "only the commit");
+
+    world.write("last.npz", &npz(2, 3000));
+    world
+        .backup
+        .restore(None, &mut |_, _| {})
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(fs::read(world.path("last.npz")).unwrap(), npz(1, 3000));
+    assert_eq!(
+        fs::read(world.path("last.npz.spotter-replaced")).unwrap(),
+        npz(2, 3000)
+    );
+}

@@ -1,0 +1,255 @@
+//! Finished checkpoints reach the bucket: once, the newest first, whatever the bucket does meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use spotter_bucket::Bucket;
+use spotter_bucket::ErrorKind;
+use spotter_bucket::memory::MemoryBucket;
+
+use crate::world::{HookBucket, MIB, World, npz};
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_checkpoint_reaches_the_bucket_and_comes_back_bit_by_bit() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let first = World::new(bucket.clone());
+    first.write("step_000100.npz", &npz(1, 3000));
+    first.write("checkpoint-200/model.npz", &npz(2, 5000));
+    first.write("checkpoint-200/rng_state.pth", &npz(3, 100));
+    first.write(
+        "checkpoint-200/trainer_state.json",
+        br#"{"global_step": 200}"#,
+    );
+    let committed = first.backup_all().await;
+    assert_eq!(
+        committed.iter().map(|one| one.step).collect::<Vec<_>>(),
+        [Some(200), Some(100)],
+        "newest first"
+    );
+
+    let state = first.backup.state();
+    assert_eq!(
+        (
+            state.committed,
+            state.pending,
+            state.last_step,
+            state.unsaved_bytes
+        ),
+        (2, 0, Some(200), 0)
+    );
+    assert_eq!(state.last_commit, committed[0].id);
+    assert_eq!(first.events("checkpoint.committed").len(), 2);
+    assert_eq!(
+        first.backup.round().await.unwrap(),
+        [],
+        "nothing is uploaded twice"
+    );
+
+    let second = World::new(bucket.clone());
+    let mut seen = Vec::new();
+    let restored = second
+        .backup
+        .restore(None, &mut |done, total| seen.push((done, total)))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (restored.checkpoint.step, restored.path.as_path()),
+        (Some(200), second.path("checkpoint-200").as_path())
+    );
+    assert_eq!(second.tree(), first.tree_of("checkpoint-200"));
+    assert_eq!(seen.last().unwrap().0, seen.last().unwrap().1);
+    let by_name = second
+        .backup
+        .restore(Some(&committed[1].id), &mut |_, _| {})
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(by_name.path, second.path("step_000100.npz"));
+    assert_eq!(second.tree(), first.tree());
+
+    let puts = bucket.count("PutObject");
+    assert_eq!(
+        second.backup_all().await,
+        [],
+        "what was restored is known to be saved"
+    );
+    assert_eq!(bucket.count("PutObject"), puts);
+    assert_eq!(second.backup.list().await.unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_bucket_is_outlasted_by_one_round() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("step_7.npz", &npz(7, 20 * MIB));
+    world.settle().await;
+    bucket.fail_next("*", 60, ErrorKind::Transient);
+    assert_eq!(world.backup.round().await.unwrap().len(), 1);
+    world.assert_one_whole_commit_of(7).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_file_that_did_not_change_is_not_sent_again() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("checkpoint-1/base.npz", &npz(0, 20 * MIB));
+    world.write("checkpoint-1/head.npz", &npz(1, 10 * MIB));
+    world.backup_all().await;
+    let parts = bucket.count("UploadPart");
+    world.write("checkpoint-2/base.npz", &npz(0, 20 * MIB));
+    world.write("checkpoint-2/head.npz", &npz(2, 10 * MIB));
+    world.backup_all().await;
+    assert_eq!(bucket.count("UploadPart") - parts, 2, "only the head");
+    let manifests = world.manifests().await;
+    assert_eq!(manifests[0].files[0].key, manifests[1].files[0].key);
+    assert_ne!(manifests[0].files[1].key, manifests[1].files[1].key);
+}
+
+#[tokio::test(start_paused = true)]
+async fn notes_that_were_lost_cost_a_comparison_and_no_upload() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.fill();
+    world.backup_all().await;
+    let puts = bucket.count("PutObject") + bucket.count("UploadPart");
+    let world = world.restarted_without_notes(bucket.clone());
+    assert_eq!(world.backup_all().await, []);
+    assert_eq!(bucket.count("PutObject") + bucket.count("UploadPart"), puts);
+    assert_eq!(world.backup.state().unsaved_bytes, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_does_not_keep_a_checkpoint_from_the_bucket() {
+    let bucket = Arc::new(MemoryBucket::new());
+    // A directory below a file cannot be made, nor anything in it.
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.state_dir = "/proc/version/backup".into()
+    });
+    world.fill();
+    assert_eq!(world.backup_all().await.len(), 1);
+    world.assert_one_whole_commit_of(7).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_of_one_step_that_lie_side_by_side_are_one_checkpoint() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    for step in [100, 200] {
+        world.write(&format!("model_{step:06}.npz"), &npz(step, 900));
+        world.write(&format!("optim_{step:06}_rank0.npz"), &npz(step + 1, 900));
+        world.write(&format!("meta_{step:06}.json"), b"{}");
+        assert_eq!(world.backup_all().await.len(), 1);
+    }
+    let other = World::new(bucket);
+    let restored = other
+        .backup
+        .restore(None, &mut |_, _| {})
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (restored.checkpoint.files, restored.path),
+        (3, other.path(""))
+    );
+    assert_eq!(
+        other.tree().into_keys().collect::<Vec<_>>(),
+        [
+            "meta_000200.json",
+            "model_000200.npz",
+            "optim_000200_rank0.npz"
+        ]
+    );
+    assert_eq!(other.backup_all().await, []);
+    other.write("optim_000200_rank1.npz", &npz(5, 900));
+    let late = other.backup_all().await;
+    assert_eq!(
+        late[0].files, 4,
+        "a rank that comes late makes a new commit with all of them"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_checkpoint_overtakes_but_never_for_ever() {
+    let memory = Arc::new(MemoryBucket::new());
+    let hooked = HookBucket::new(memory.clone());
+    let world = Arc::new(World::with(hooked.clone(), memory.clone(), |_| {}));
+    memory.set_latency(Duration::from_secs(60));
+    world.write("step_1.npz", &npz(1, 17 * MIB));
+    // Whenever an upload begins, the trainer writes another checkpoint.
+    for step in 2..=8_u64 {
+        let world = Arc::downgrade(&world);
+        hooked.before("CreateMultipartUpload", step - 1, move || {
+            if let Some(world) = world.upgrade() {
+                world.write(&format!("step_{step}.npz"), &npz(step, 17 * MIB));
+            }
+        });
+    }
+    let committed = world.backup_all().await;
+    let steps: Vec<u64> = committed.iter().map(|one| one.step.unwrap()).collect();
+    assert_eq!(
+        steps[0], 3,
+        "two yielded, the third was finished: {steps:?}"
+    );
+    assert_eq!(steps.len(), 8, "and nobody was forgotten: {steps:?}");
+    assert_eq!(memory.open_uploads(), Vec::<String>::new());
+    for manifest in world.manifests().await {
+        let body = memory.object(&manifest.files[0].key).unwrap();
+        assert_eq!(body, npz(manifest.step.unwrap(), 17 * MIB));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_only_what_would_be_kept_is_uploaded() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep_last = 2
+    });
+    for step in 1..=6 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+    }
+    let steps: Vec<_> = world
+        .backup_all()
+        .await
+        .iter()
+        .map(|one| one.step.unwrap())
+        .collect();
+    assert_eq!(steps, [6, 5]);
+    assert_eq!(
+        (
+            world.backup.state().pending,
+            world.backup.state().unsaved_bytes
+        ),
+        (0, 0)
+    );
+    assert_eq!(
+        world.tree().len(),
+        6,
+        "what is in no commit is never deleted"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clock_of_the_bucket_decides_what_is_newer() {
+    let memory = Arc::new(MemoryBucket::new());
+    // This box's clock is an hour ahead, so its files look an hour too new.
+    let ahead = World::new(memory.clone());
+    memory.set_clock_offset_s(-3600.0);
+    ahead.write("step_9.npz", &npz(9, 500));
+    ahead.backup_all().await;
+    memory.set_clock_offset_s(0.0);
+    let right = World::new(memory.clone());
+    right.write("step_3.npz", &npz(3, 500));
+    right.backup_all().await;
+    let steps: Vec<_> = right
+        .backup
+        .list()
+        .await
+        .unwrap()
+        .iter()
+        .map(|one| one.step.unwrap())
+        .collect();
+    assert_eq!(steps, [3, 9], "the one written last, whatever its number");
+    let listed = memory.list("team/run/commits/").await.unwrap();
+    assert_eq!(listed.len(), 2);
+}

@@ -1,0 +1,204 @@
+//! Every known trainer's checkpoints, written again call by call as the real library did, with a long pause before each call: what
+//! reaches the bucket is what the library called finished, and it does so within its settle time and a second.
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::Duration;
+
+use spotter_agent::checkpoints::backup_loop;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use crate::recording::{self, Call, Content, Replay};
+use crate::world::World;
+
+/// How a writer is to be treated.
+struct Writer {
+    name: &'static str,
+    /// Wait with no change after which its checkpoints are taken, seconds.
+    settle_s: u64,
+    /// The same for the first of its kind, which there is nothing to compare with: only for writers that put nothing last.
+    first_settle_s: u64,
+    /// It puts something last, or keeps its file open until it is whole.
+    has_an_end: bool,
+}
+
+impl Writer {
+    const fn new(name: &'static str, settle_s: u64) -> Writer {
+        Writer {
+            name,
+            settle_s,
+            first_settle_s: settle_s,
+            has_an_end: true,
+        }
+    }
+
+    const fn without_an_end(name: &'static str, settle_s: u64) -> Writer {
+        Writer {
+            first_settle_s: 30,
+            has_an_end: false,
+            ..Writer::new(name, settle_s)
+        }
+    }
+
+    /// Longer than any settle time, unless nothing but the settle time can tell that more will come.
+    fn pause(&self, taken: usize) -> Duration {
+        Duration::from_secs(if self.has_an_end || taken > 0 { 40 } else { 25 })
+    }
+
+    fn settle(&self, taken: usize) -> Duration {
+        Duration::from_secs(if taken == 0 {
+            self.first_settle_s
+        } else {
+            self.settle_s
+        })
+    }
+}
+
+/// Does a recording with a pause before each call, or without any, and checks what is taken, and when.
+async fn check(writer: Writer, paused: bool) {
+    let calls = recording::load(writer.name);
+    let whole = finished(&calls);
+    let world = World::with_memory(|_| {});
+    let mut replay = Replay::new(&world.path(""));
+    let stop = CancellationToken::new();
+    let looping = tokio::spawn(backup_loop(
+        world.backup.clone(),
+        Duration::from_millis(500),
+        stop.clone(),
+    ));
+    let mut taken: HashSet<Content> = HashSet::new();
+    for (number, call) in calls.iter().enumerate() {
+        if let Call::Whole(path) = call {
+            let expected = replay.content(path);
+            time::sleep(writer.settle(families(&taken, path)) + Duration::from_secs(1)).await;
+            take(&world, &whole, &mut taken, number).await;
+            assert!(
+                taken.contains(&expected),
+                "{}: {path} is whole and not taken; refused: {:?}",
+                writer.name,
+                world.backup.state().unsaved
+            );
+            continue;
+        }
+        if paused {
+            time::sleep(writer.pause(taken.len())).await;
+            take(&world, &whole, &mut taken, number).await;
+        }
+        // File times advance in steps of the kernel's clock.
+        std::thread::sleep(Duration::from_millis(5));
+        replay.carry_out(call);
+    }
+    time::sleep(Duration::from_secs(100)).await;
+    take(&world, &whole, &mut taken, calls.len()).await;
+    assert_eq!(
+        taken.len(),
+        whole.len(),
+        "{}: each was taken once",
+        writer.name
+    );
+    stop.cancel();
+    looping.await.unwrap();
+}
+
+/// How many of the same kind were taken before: names that differ only in their numbers.
+fn families(taken: &HashSet<Content>, path: &str) -> usize {
+    let letters = |name: &str| -> String {
+        let name = name.trim_start_matches("step-").trim_start_matches('-');
+        name.chars()
+            .filter(|letter| !letter.is_ascii_digit())
+            .collect()
+    };
+    taken
+        .iter()
+        .filter(|(name, _)| letters(name) == letters(path))
+        .count()
+}
+
+/// Every content that a library called finished, by doing the recording without a backup.
+fn finished(calls: &[Call]) -> HashSet<Content> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut replay = Replay::new(dir.path());
+    let mut whole = HashSet::new();
+    for call in calls {
+        replay.carry_out(call);
+        if let Call::Whole(path) = call {
+            whole.insert(replay.content(path));
+        }
+    }
+    whole
+}
+
+/// Notes what is in the bucket now. Whatever is there must be something that was finished.
+async fn take(world: &World, whole: &HashSet<Content>, taken: &mut HashSet<Content>, at: usize) {
+    for manifest in world.manifests().await {
+        let files = manifest
+            .files
+            .iter()
+            .map(|file| (file.path.clone(), file.blake3.clone()));
+        let content = (manifest.path.clone(), files.collect());
+        assert!(
+            whole.contains(&content),
+            "before call {at}: half a checkpoint was taken: {} by {}: {:?}",
+            manifest.path,
+            manifest.rule,
+            content.1.keys().collect::<Vec<_>>()
+        );
+        taken.insert(content);
+    }
+}
+
+macro_rules! writers {
+    ($($test:ident: $writer:expr;)*) => {
+        $(mod $test {
+            use super::*;
+
+            #[tokio::test(start_paused = true)]
+            async fn is_taken_whole_with_a_pause_before_every_call() {
+                check($writer, true).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn is_taken_within_its_settle_time_and_a_second() {
+                check($writer, false).await;
+            }
+        })*
+
+        /// A recording that no test knows would prove nothing.
+        const TESTED: &[&str] = &[$($writer.name),*];
+    };
+}
+
+writers! {
+    nanogpt: Writer::new("torch-zip", 2);
+    torch_legacy: Writer::new("torch-legacy", 2);
+    safetensors: Writer::new("safetensors", 2);
+    safetensors_sharded: Writer::new("safetensors-sharded", 5);
+    hf_trainer: Writer::new("hf-trainer", 2);
+    lightning: Writer::new("lightning", 2);
+    lightning_across_disks: Writer::new("lightning-across-disks", 2);
+    dcp: Writer::new("dcp", 2);
+    torchtitan: Writer::new("torchtitan", 2);
+    deepspeed: Writer::new("deepspeed", 5);
+    megatron: Writer::new("megatron", 5);
+    megatron_dist: Writer::new("megatron-dist", 5);
+    orbax: Writer::new("orbax", 2);
+    nanochat: Writer::without_an_end("nanochat", 5);
+    accelerate: Writer::without_an_end("accelerate", 5);
+    numpy_files: Writer::new("numpy", 2);
+    generic: Writer::without_an_end("generic", 30);
+}
+
+#[test]
+fn every_recording_is_tested() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/checkpoints/recordings");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        found.extend(name.strip_suffix(".jsonl").map(str::to_owned));
+    }
+    found.sort();
+    let mut tested = TESTED.to_vec();
+    tested.sort_unstable();
+    assert_eq!(found, tested);
+}
