@@ -1,0 +1,110 @@
+//! How fast logs are read on one core: `cargo run --release -p spotter-trainlog --example throughput [FILE...]`.
+//!
+//! Without files: lines that say nothing about a training, lines that all do, bars, one endless line, and a mix.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "an example may hope, and prints"
+)]
+
+use std::{env, fs, time::Instant};
+
+use spotter_trainlog::Reader;
+
+const MIB: usize = 1 << 20;
+
+/// At least 64 MiB of `line`, called with the number of each.
+fn log(line: impl Fn(usize) -> String) -> Vec<u8> {
+    let mut log = Vec::with_capacity(65 * MIB);
+    let mut number = 0;
+    while log.len() < 64 * MIB {
+        log.extend_from_slice(line(number).as_bytes());
+        number += 1;
+    }
+    log
+}
+
+fn measure(name: &str, log: &[u8]) {
+    // As the agent reads: pieces of 64 KiB. The best of three, since others share the machine.
+    let best = (0..3)
+        .map(|_| {
+            let mut reader = Reader::default();
+            let mut seen = 0_u64;
+            let start = Instant::now();
+            for piece in log.chunks(64 << 10) {
+                reader.feed(piece, &mut |_| seen += 1);
+            }
+            reader.end(&mut |_| seen += 1);
+            (start.elapsed(), seen)
+        })
+        .min()
+        .unwrap();
+    let rate = log.len() as f64 / 1e6 / best.0.as_secs_f64();
+    println!(
+        "{name:<28} {rate:>8.0} MB/s  {:>9} records and bars",
+        best.1
+    );
+}
+
+fn main() {
+    let files: Vec<String> = env::args().skip(1).collect();
+    for file in &files {
+        let text = fs::read(file).unwrap();
+        let times = (64 * MIB).div_ceil(text.len().max(1));
+        measure(file, &text.repeat(times));
+    }
+    if !files.is_empty() {
+        return;
+    }
+    let nothing = log(|n| {
+        format!(
+            "2025-01-01 10:00:00,{:03} INFO worker {n}: downloaded shard-{n:05} from the mirror into the cache\n",
+            n % 1000
+        )
+    });
+    let prose = log(|n| {
+        format!("the quick brown fox jumps over the lazy dog and runs back to its den number {n}\n")
+    });
+    let records = log(|n| {
+        format!(
+            "step {n}/9000000 | loss: 2.7{:05} | lr: 3.0e-04 | dt: 501.{:02}ms | tok/sec: 1,048,331 | mfu: 50.1\n",
+            n % 100_000,
+            n % 100
+        )
+    });
+    let dictionaries = log(|n| {
+        format!(
+            "{{'loss': 2.{:04}, 'grad_norm': 0.8123, 'learning_rate': 1.5e-05, 'epoch': {}.{:02}}}\n",
+            n % 10_000,
+            n / 100,
+            n % 100
+        )
+    });
+    let bars = log(|n| {
+        format!("\r 34%|###4      | {n}/90000000 [31:57<1:32:27,  5.94it/s, loss=0.13217]")
+    });
+    let errors = log(|n| {
+        format!(
+            "Epoch: [0]  [{n}/90000000]  eta: 0:42:01  class_error: 90.00  loss: 5.9923 (7.1036)  time: 0.8021\n"
+        )
+    });
+    let mix = log(|n| match n % 20 {
+        0 => format!("step {n}: loss 2.5, lr 1e-3, 12,000 tok/s\n"),
+        1 => format!("\r  5%|#         | {n}/90000000 [00:10<03:10,  1.90it/s]"),
+        2 => "UserWarning: this argument is deprecated; use the other one\n".to_owned(),
+        _ => format!("2025-01-01 10:00:00 INFO cache: read block {n} of the data set in 12 ms\n"),
+    });
+    let endless = vec![b'x'; 64 * MIB];
+    for (name, log) in [
+        ("lines without a match", &nothing),
+        ("prose", &prose),
+        ("an endless line", &endless),
+        ("a mix", &mix),
+        ("step lines only", &records),
+        ("dictionaries only", &dictionaries),
+        ("bars only", &bars),
+        ("wide step lines only", &errors),
+    ] {
+        measure(name, log);
+    }
+}

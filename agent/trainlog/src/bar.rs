@@ -1,0 +1,615 @@
+//! Progress bars: tqdm, rich, Keras and Ultralytics, each with its position, speed and the time that is left.
+//!
+//! `Training:  34%|###   | 17070/50000 [31:57<1:32:27,  5.94it/s, loss=0.13]`
+//! `Epoch 3/9 ━━━━━━ 98/98 0:00:22 • 0:00:10 4.44it/s v_num: 0 train/loss: 1.5`
+//! ` 37/43 [=====>...] - ETA: 21:00 - loss: 48.9`
+
+use memchr::memmem;
+
+use crate::{
+    number::{Printed, Text, length},
+    scan::Scanner,
+    unit::{self, Unit},
+};
+
+/// One drawing of a bar.
+#[derive(Debug, Clone, Copy)]
+pub struct Bar<'a> {
+    /// What stands before it: a name, or the trainer's metrics.
+    pub prefix: &'a [u8],
+    /// Where it stands.
+    pub position: Printed,
+    /// Where it ends.
+    pub total: Option<Printed>,
+    /// Its speed.
+    pub rate: Option<(Printed, Unit)>,
+    /// The time that is left, as printed.
+    pub remaining: Option<Text>,
+    /// What the trainer added.
+    pub postfix: &'a [u8],
+    /// What follows the bar on the same line.
+    pub rest: &'a [u8],
+    /// It counts bytes or files.
+    pub foreign: bool,
+}
+
+/// Words in a bar's name that say it is the training.
+const TRAINING: [&[u8]; 7] = [
+    b"train", b"epoch", b"step", b"iter", b"optimi", b"fit", b"finetun",
+];
+
+/// Words that say it is not, even beside one of the others.
+const OTHER: [&[u8]; 24] = [
+    b"eval",
+    b"valid",
+    b"val:",
+    b"val ",
+    b"test",
+    b"load",
+    b"predict",
+    b"sanity",
+    b"fetch",
+    b"generat",
+    b"sampl",
+    b"inference",
+    b"map",
+    b"token",
+    b"cach",
+    b"warm",
+    b"rollout",
+    b"scan",
+    b"comput",
+    b"process",
+    b"saving",
+    b"upload",
+    b"extract",
+    b"images",
+];
+
+/// What the name of a bar says about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It names the training.
+    Training,
+    /// It has no name.
+    Unnamed,
+    /// It names other work, or something unknown.
+    Other,
+}
+
+impl Bar<'_> {
+    /// What its name says.
+    pub fn role(&self) -> Role {
+        let name = self.name();
+        if self.is_other_work() {
+            Role::Other
+        } else if name.is_empty() {
+            Role::Unnamed
+        } else if TRAINING.iter().any(|word| contains(name, word)) {
+            Role::Training
+        } else {
+            Role::Other
+        }
+    }
+
+    /// Whether its name, or what it counts, says that it is not the training.
+    pub fn is_other_work(&self) -> bool {
+        let name = self.name();
+        self.foreign || OTHER.iter().any(|word| contains(name, word))
+    }
+
+    /// The prefix without a rank and without a time stamp.
+    fn name(&self) -> &[u8] {
+        let mut name = self.prefix.trim_ascii();
+        for _ in 0..3 {
+            let Some(end) = prefix_end(name) else { break };
+            name = name[end..].trim_ascii();
+        }
+        name.strip_suffix(b":").unwrap_or(name).trim_ascii()
+    }
+}
+
+/// Where a prefix that others add ends: `[rank0]:`, `(Worker pid=12)`, `3:`, `[12:00:01]`.
+fn prefix_end(name: &[u8]) -> Option<usize> {
+    let close = |open: u8, close: u8| {
+        (name.first() == Some(&open))
+            .then(|| name.iter().position(|byte| *byte == close))
+            .flatten()
+            .map(|end| end + 1)
+    };
+    let bracket = close(b'[', b']').or_else(|| close(b'(', b')'));
+    if let Some(end) = bracket {
+        return Some(end + usize::from(name.get(end) == Some(&b':')));
+    }
+    let digits = name
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b':' | b'.' | b','))
+        .count();
+    (digits > 1).then_some(digits)
+}
+
+/// The first bar of a line.
+pub fn parse(line: &[u8]) -> Option<Bar<'_>> {
+    tqdm(line)
+        .or_else(|| drawn(line))
+        .or_else(|| keras(line))
+        .or_else(|| plain(line))
+        .or_else(|| endless(line))
+}
+
+/// `name:  34%|###   | 17/50 [31:57<1:32:27,  5.94it/s, loss=0.13]`
+fn tqdm(line: &[u8]) -> Option<Bar<'_>> {
+    let percent = percent_before(line, b'|')?;
+    let prefix = before_percent(line, percent)?;
+    let drawing = &line[percent + 2..];
+    let counts = &drawing[memchr::memchr(b'|', drawing)? + 1..];
+    let counted = Counted::read(counts.trim_ascii_start())?;
+    let after = counted.rest.trim_ascii_start().strip_prefix(b"[")?;
+    Some(bracketed(prefix, counted, after))
+}
+
+/// `name: 100% 3/3 [00:05<00:00,  1.75s/it]`: the drawing itself was left out.
+fn plain(line: &[u8]) -> Option<Bar<'_>> {
+    let percent = percent_before(line, b' ')?;
+    let prefix = before_percent(line, percent)?;
+    let counted = Counted::read(line[percent + 2..].trim_ascii_start())?;
+    let after = counted.rest.trim_ascii_start().strip_prefix(b"[")?;
+    starts_with_time(after).then(|| bracketed(prefix, counted, after))
+}
+
+/// `name: 51it [00:20,  2.53it/s]`: nobody knows how many there are.
+fn endless(line: &[u8]) -> Option<Bar<'_>> {
+    let open = memchr::memchr_iter(b'[', line).find(|open| line[..*open].ends_with(b"it "))?;
+    let unit = open - 3;
+    let digits = line[..unit]
+        .iter()
+        .rev()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    let after = &line[unit + 4..];
+    if digits == 0 || !starts_with_time(after) {
+        return None;
+    }
+    let counted = Counted {
+        position: Printed::position(&line[unit - digits..unit], b"")?,
+        total: None,
+        foreign: false,
+        rest: &[],
+    };
+    Some(bracketed(&line[..unit - digits], counted, after))
+}
+
+/// Bars of box drawing characters: rich, Ultralytics, Keras 3.
+fn drawn(line: &[u8]) -> Option<Bar<'_>> {
+    // All of them are drawn with characters of the block that begins with these two bytes in UTF-8.
+    let any = memchr::memchr(0xe2, line)?;
+    let first = memmem::find(&line[any..], "━".as_bytes())
+        // At 0 % Ultralytics draws only the thin line; other programs underline headings with it.
+        .or_else(|| {
+            memmem::find(&line[any - 2.min(any)..], "% ─".as_bytes()).map(|at| at + 2 - 2.min(any))
+        })?
+        + any;
+    let end = first
+        + line[first..]
+            .iter()
+            .take_while(|byte| !byte.is_ascii() || **byte == b' ')
+            .count();
+    let head = line[..first].trim_ascii_end();
+    if let Some(counted) = Counted::read(&line[end..]) {
+        let head = match head.strip_suffix(b"%") {
+            Some(_) => before_percent(line, head.len() - 1)?,
+            None => head,
+        };
+        return Some(spaced(head, counted));
+    }
+    // Keras 3 counts before it draws.
+    let counts = head
+        .iter()
+        .rposition(|byte| !byte.is_ascii_digit() && *byte != b'/')
+        .map_or(0, |before| before + 1);
+    let counted = Counted::read(&head[counts..])?;
+    Some(dashed(&head[..counts], counted, &line[end..]))
+}
+
+/// ` 37/43 [=====>...] - ETA: 21:00 - loss: 48.9`
+fn keras(line: &[u8]) -> Option<Bar<'_>> {
+    let open = memchr::memchr_iter(b'[', line).find(|open| {
+        line[..*open].ends_with(b" ") && matches!(line.get(open + 1), Some(b'=' | b'>' | b'.'))
+    })? - 1;
+    let head = &line[..open];
+    let counts = head
+        .iter()
+        .rposition(|byte| !byte.is_ascii_digit() && *byte != b'/')
+        .map_or(0, |before| before + 1);
+    let counted = Counted::read(&head[counts..])?;
+    let drawing = &line[open + 2..];
+    let close = memchr::memchr(b']', drawing)?;
+    drawing[..close]
+        .iter()
+        .all(|byte| matches!(byte, b'=' | b'>' | b'.'))
+        .then(|| dashed(&head[..counts], counted, &drawing[close + 1..]))
+}
+
+/// Where the first percent sign stands that `next` follows.
+fn percent_before(line: &[u8], next: u8) -> Option<usize> {
+    memchr::memchr_iter(b'%', line).find(|at| line.get(at + 1) == Some(&next))
+}
+
+/// What stands before the digits of a percentage.
+fn before_percent(line: &[u8], percent: usize) -> Option<&[u8]> {
+    let digits = line[..percent]
+        .iter()
+        .rev()
+        .take_while(|byte| byte.is_ascii_digit() || **byte == b'.')
+        .count();
+    (digits > 0).then(|| &line[..percent - digits])
+}
+
+/// `17070/50000` and what follows.
+struct Counted<'a> {
+    position: Printed,
+    total: Option<Printed>,
+    foreign: bool,
+    rest: &'a [u8],
+}
+
+impl<'a> Counted<'a> {
+    fn read(text: &'a [u8]) -> Option<Self> {
+        let (position, unit, rest) = count(text)?;
+        let (total, total_unit, rest) = count(rest.strip_prefix(b"/")?)?;
+        let is_scale = |unit: &[u8]| matches!(unit, b"" | b"k" | b"K" | b"M");
+        Some(Self {
+            position,
+            total: Some(total),
+            foreign: !is_scale(unit) || !is_scale(total_unit),
+            rest,
+        })
+    }
+}
+
+/// A count with the letters behind it.
+fn count(text: &[u8]) -> Option<(Printed, &[u8], &[u8])> {
+    if !text.first()?.is_ascii_digit() {
+        return None;
+    }
+    let length = length(text);
+    let letters = text[length..]
+        .iter()
+        .take_while(|byte| byte.is_ascii_alphabetic())
+        .count();
+    let (unit, rest) = text[length..].split_at(letters);
+    Some((Printed::position(&text[..length], unit)?, unit, rest))
+}
+
+/// `31:57` or `1:32:27` or `?`, as tqdm's bracket begins.
+fn starts_with_time(text: &[u8]) -> bool {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    digits > 0 && text.get(digits) == Some(&b':')
+}
+
+/// The bracket of tqdm: `31:57<1:32:27,  5.94it/s, loss=0.13]`.
+fn bracketed<'a>(prefix: &'a [u8], counted: Counted<'a>, after: &'a [u8]) -> Bar<'a> {
+    let end = closing(after);
+    let (inside, rest) = (&after[..end], after.get(end + 1..).unwrap_or_default());
+    let mut postfix = inside;
+    let mut remaining = None;
+    let mut rate = None;
+    // The times, then the speed; either may be missing.
+    let (first, others) = split_at_comma(postfix);
+    if let Some(less) = memchr::memchr(b'<', first) {
+        remaining = time_left(first[less + 1..].trim_ascii());
+        postfix = others;
+    } else if starts_with_time(first) {
+        postfix = others;
+    }
+    let (first, others) = split_at_comma(postfix);
+    if let Some(found) = speed(first.trim_ascii()) {
+        rate = found;
+        postfix = others;
+    }
+    let mut bar = Bar {
+        prefix,
+        position: counted.position,
+        total: counted.total,
+        rate,
+        remaining,
+        postfix,
+        rest,
+        foreign: counted.foreign,
+    };
+    bar.foreign |= is_foreign_speed(first.trim_ascii());
+    bar
+}
+
+/// What rich and Ultralytics print behind the count: `0:00:22 • 0:00:10 4.44it/s v_num: 0`, `4.0s/it 1:26<8:33`.
+fn spaced<'a>(prefix: &'a [u8], counted: Counted<'a>) -> Bar<'a> {
+    let mut rate = None;
+    let mut remaining = None;
+    let mut times = 0;
+    let mut at = 0;
+    let text = counted.rest;
+    while at < text.len() {
+        let start = at
+            + text[at..]
+                .iter()
+                .take_while(|byte| !byte.is_ascii() || byte.is_ascii_whitespace())
+                .count();
+        let length = text[start..]
+            .iter()
+            .take_while(|byte| byte.is_ascii() && !byte.is_ascii_whitespace())
+            .count();
+        let word = &text[start..start + length];
+        if let Some(less) = memchr::memchr(b'<', word) {
+            remaining = time_left(&word[less + 1..]);
+        } else if let Some(found) = speed(word) {
+            rate = found.or(rate);
+        } else if starts_with_time(word) || word.starts_with(b"-:--") {
+            times += 1;
+            if times == 2 {
+                remaining = time_left(word);
+            }
+        } else if !is_duration(word) {
+            break;
+        }
+        at = start + length;
+    }
+    Bar {
+        prefix,
+        position: counted.position,
+        total: counted.total,
+        rate,
+        remaining,
+        postfix: &text[at..],
+        rest: &[],
+        foreign: counted.foreign,
+    }
+}
+
+/// What Keras prints behind the drawing: ` - ETA: 21:00 - loss: 48.9`, ` 47s 108ms/step - loss: 0.5`.
+fn dashed<'a>(prefix: &'a [u8], counted: Counted<'a>, after: &'a [u8]) -> Bar<'a> {
+    let mut bar = Bar {
+        prefix,
+        position: counted.position,
+        total: counted.total,
+        rate: None,
+        remaining: None,
+        postfix: after,
+        rest: &[],
+        foreign: counted.foreign,
+    };
+    for pair in Scanner::new(after) {
+        if pair.name.eq_ignore_ascii_case(b"eta") {
+            bar.remaining = duration(&after[pair.at..]).map(Text::new);
+        } else if let (true, Some(unit)) = (pair.name.is_empty(), unit::speed(pair.unit)) {
+            bar.rate = Printed::measure(pair.value).map(|value| (value, unit));
+        }
+    }
+    bar
+}
+
+/// The end of the bracket that was opened before `text`.
+fn closing(text: &[u8]) -> usize {
+    let mut depth = 0_usize;
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            b'[' => depth += 1,
+            b']' if depth == 0 => return at,
+            b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+fn split_at_comma(text: &[u8]) -> (&[u8], &[u8]) {
+    memchr::memchr(b',', text).map_or((text, &[]), |comma| (&text[..comma], &text[comma + 1..]))
+}
+
+/// `5.94it/s`; `?it/s` is a speed that is not known yet, hence a second option.
+fn speed(text: &[u8]) -> Option<Option<(Printed, Unit)>> {
+    if let Some(unit) = text.strip_prefix(b"?") {
+        return unit::speed(unit.trim_ascii()).map(|_| None);
+    }
+    let length = length(text);
+    let unit = unit::speed(text[length..].trim_ascii()).filter(|_| length > 0)?;
+    Some(Printed::measure(&text[..length]).map(|value| (value, unit)))
+}
+
+/// `120MB/s`, `998 examples/s`: what is transferred or prepared, not trained.
+fn is_foreign_speed(text: &[u8]) -> bool {
+    let letters = &text[length(text)..].trim_ascii();
+    letters.ends_with(b"B/s")
+        || letters.ends_with(b"file/s")
+        || letters.ends_with(b"files/s")
+        || letters.ends_with(b"examples/s")
+}
+
+fn time_left(text: &[u8]) -> Option<Text> {
+    duration(text).map(Text::new)
+}
+
+fn is_duration(text: &[u8]) -> bool {
+    duration(text).is_some_and(|taken| taken.len() == text.len())
+}
+
+/// A duration at the start of a text: `1:32:27`, `1 day, 3:11:10`, `10 days, 2:00:00`, `1h 23m`, `119.3s`.
+pub fn duration(text: &[u8]) -> Option<&[u8]> {
+    let digits = |from: usize| {
+        text[from.min(text.len())..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count()
+    };
+    let clock = |from: usize| {
+        let mut end = from + digits(from);
+        let mut colons = 0;
+        while text.get(end) == Some(&b':') && digits(end + 1) == 2 {
+            end += 3;
+            colons += 1;
+        }
+        if end > from && text.get(end) == Some(&b'.') && colons > 0 {
+            end += 1 + digits(end + 1);
+        }
+        (colons > 0).then_some(end)
+    };
+    if let Some(end) = clock(0) {
+        return Some(&text[..end]);
+    }
+    let days = digits(0);
+    for word in [&b" day, "[..], b" days, ", b" day ", b" days "] {
+        if days > 0 && text[days..].starts_with(word) {
+            return clock(days + word.len()).map(|end| &text[..end]);
+        }
+    }
+    // Numbers with units, until something else comes.
+    let mut end = 0;
+    let mut at = 0;
+    loop {
+        let number = length(&text[at..]);
+        if number == 0 {
+            break;
+        }
+        let space = usize::from(text.get(at + number) == Some(&b' '));
+        let unit_at = at + number + space;
+        let letters = text[unit_at..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_alphabetic())
+            .count();
+        let known: &[&[u8]] = &[
+            b"s", b"sec", b"secs", b"second", b"seconds", b"m", b"min", b"mins", b"minute",
+            b"minutes", b"h", b"hr", b"hrs", b"hour", b"hours", b"d", b"day", b"days",
+        ];
+        if !known.contains(&&text[unit_at..unit_at + letters]) {
+            break;
+        }
+        end = unit_at + letters;
+        at = end + text[end..].iter().take_while(|byte| **byte == b' ').count();
+    }
+    (end > 0).then(|| &text[..end])
+}
+
+/// Whether a text holds a lower-case word in any case.
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len())
+        .any(|window| window.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Position, total, speed, time left, postfix, rest.
+    fn check(line: &str, expected: &str) {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.trim_ascii()).into_owned();
+        let got = parse(line.as_bytes()).map_or_else(String::new, |bar| {
+            format!(
+                "{}/{} {} <{} [{}] {}",
+                bar.position.text,
+                bar.total
+                    .map_or("?".into(), |total| total.text.as_str().to_owned()),
+                bar.rate.map_or_else(String::new, |(rate, unit)| format!(
+                    "{}{}",
+                    rate.text,
+                    unit.as_str()
+                )),
+                bar.remaining
+                    .map_or_else(String::new, |text| text.as_str().to_owned()),
+                text(bar.postfix),
+                text(bar.rest),
+            )
+        });
+        assert_eq!(got, expected, "{line}");
+    }
+
+    #[test]
+    fn bars_of_every_kind_are_read() {
+        check(
+            " 50%|##  | 12/24 [00:44<00:42,  4.0s/it]tail",
+            "12/24 4.0s/it <00:42 [] tail",
+        );
+        check(
+            "100%|####| 24/24 [01:22<00:00,  2.0step/s, loss=1, lr=[1e-4]]",
+            "24/24 2.0steps/s <00:00 [loss=1, lr=[1e-4]] ",
+        );
+        check(
+            "Epoch 0: :  47%|##| 7/15 [06:19<07:13, reduced_train_loss=11.50]",
+            "7/15  <07:13 [reduced_train_loss=11.50] ",
+        );
+        check("  0%|    | 0/312.5 [00:00<?, ?it/s]", "0/312.5  < [] ");
+        check(
+            "100% 3/3 [00:05<00:00,  1.75s/it]",
+            "3/3 1.75s/it <00:00 [] ",
+        );
+        check("Training: 51it [00:20,  2.53it/s]", "51/? 2.53it/s < [] ");
+        check(
+            "Epoch 2/9 ━━━━━━━━ 98/98 0:00:22 • 0:00:10 4.44it/s v_num: 0 train/loss: 1.5",
+            "98/98 4.44it/s <0:00:10 [v_num: 0 train/loss: 1.5] ",
+        );
+        check(
+            "  1/2  0G  0.88  4.0  1.2  41  640: 14% ━╸────────── 20/147 4.0s/it 1:26<8:33",
+            "20/147 4.0s/it <8:33 [] ",
+        );
+        check(
+            " 37/43 [========>.....] - ETA: 21:00 - loss: 48.9",
+            "37/43  <21:00 [- ETA: 21:00 - loss: 48.9] ",
+        );
+        check(
+            "422/422 ━━━━━━━━━━ 47s 108ms/step - loss: 0.5",
+            "422/422 108ms/step < [47s 108ms/step - loss: 0.5] ",
+        );
+    }
+
+    #[test]
+    fn what_only_looks_like_a_bar_is_none() {
+        for line in [
+            "50%| no",
+            "%|##| 1/2 [",
+            "5%|# | a/b [",
+            "5%|# | 1/2",
+            "mfu 3%",
+            "━━━━━━ heading ━━━━━",
+            "it [is]",
+            "",
+        ] {
+            check(line, "");
+        }
+    }
+
+    #[test]
+    fn names_tell_training_from_other_work() {
+        let bar = "  40%|####      | 4/10 [00:01<00:01,  4.0it/s]";
+        for (name, expected) in [
+            ("", Role::Unnamed),
+            ("[rank0]:", Role::Unnamed),
+            ("Training progress:", Role::Training),
+            ("Epoch 3:", Role::Training),
+            ("steps:", Role::Training),
+            ("Evaluating:", Role::Other),
+            ("Loading weights:", Role::Other),
+            ("Fetching 8 files:", Role::Other),
+            ("Anything:", Role::Other),
+        ] {
+            let line = format!("{name}{bar}");
+            assert_eq!(parse(line.as_bytes()).unwrap().role(), expected, "{name}");
+        }
+        let transfer = b"model:  50%|#####| 1.2G/2.4G [00:10<00:10, 120MB/s]";
+        assert_eq!(parse(transfer).unwrap().role(), Role::Other);
+    }
+
+    #[test]
+    fn durations_are_taken_whole() {
+        for (text, expected) in [
+            ("0:10:12  iter", "0:10:12"),
+            ("1 day, 3:11:10, time", "1 day, 3:11:10"),
+            ("10 days, 3:23:11", "10 days, 3:23:11"),
+            ("119.3s", "119.3s"),
+            ("1h 23m left", "1h 23m"),
+            ("05:18,", "05:18"),
+            ("12 apples", ""),
+            ("", ""),
+        ] {
+            let got = duration(text.as_bytes()).unwrap_or_default();
+            assert_eq!(got, expected.as_bytes(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! What went wrong: evidence is gathered line by line ([`rules`]), weighed at the end, explained in [`explain`].
+//!
+//! False alarms are worse than silence. A warning counts only when the program ended badly; what the training went on
+//! after does not count at all; the first cause counts more than what it did to other ranks; what a launcher does to
+//! its children proves nothing about them.
+
+mod conclude;
+mod explain;
+mod rules;
+
+use std::{fmt, ops::Range};
+
+use memchr::memmem;
+use serde::{Serialize, Serializer};
+
+pub use conclude::{End, conclude};
+pub use explain::{Explanation, Facts, explain};
+pub use rules::ANCHORS;
+
+/// Longest evidence that is kept, in bytes.
+const EVIDENCE_BYTES: usize = 400;
+/// Longest part of a line that is searched for evidence, in bytes.
+const SEARCHED_BYTES: usize = 4 << 10;
+/// A training that moved on this many steps after a failure was not ended by it.
+const OVERTAKEN: u64 = 3;
+/// Lines after an exception that may still be its message.
+const MESSAGE_LINES: u64 = 5;
+/// Lines after the head of a traceback in which its exception is expected, other ranks' lines between.
+const TRACEBACK_LINES: u64 = 2000;
+
+/// Kinds of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// Nothing that ended the training.
+    None,
+    /// The GPU's memory was full.
+    CudaOom,
+    /// The machine's or container's memory was full.
+    HostOom,
+    /// Communication between GPUs failed.
+    Nccl,
+    /// The disk was full.
+    DiskFull,
+    /// The driver does not fit the CUDA version, or is not there.
+    DriverMismatch,
+    /// The program was not built for this GPU, or needs a newer one.
+    UnsupportedGpu,
+    /// `/dev/shm` is too small for the data loader.
+    DataloaderShm,
+    /// The driver reported a GPU error.
+    Xid,
+    /// A check inside a GPU kernel failed.
+    DeviceAssert,
+    /// The loss is not a number.
+    NanLoss,
+    /// Something on the internet did not answer.
+    Network,
+    /// A module or library is missing.
+    MissingModule,
+    /// A checkpoint or weights file is damaged.
+    CorruptCheckpoint,
+    /// The machine was taken away, or its time was up.
+    Preempted,
+    /// Any other exception or crash.
+    TracebackOther,
+}
+
+impl Class {
+    /// The class as it is written in data.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::CudaOom => "cuda_oom",
+            Self::HostOom => "host_oom",
+            Self::Nccl => "nccl",
+            Self::DiskFull => "disk_full",
+            Self::DriverMismatch => "driver_mismatch",
+            Self::UnsupportedGpu => "unsupported_gpu",
+            Self::DataloaderShm => "dataloader_shm",
+            Self::Xid => "xid",
+            Self::DeviceAssert => "device_assert",
+            Self::NanLoss => "nan_loss",
+            Self::Network => "network",
+            Self::MissingModule => "missing_module",
+            Self::CorruptCheckpoint => "corrupt_checkpoint",
+            Self::Preempted => "preempted",
+            Self::TracebackOther => "traceback_other",
+        }
+    }
+
+    /// Whether it may be the consequence of something else: the first of these in time is the cause.
+    fn may_follow(self) -> bool {
+        matches!(
+            self,
+            Self::Nccl
+                | Self::Network
+                | Self::Preempted
+                | Self::TracebackOther
+                | Self::MissingModule
+        )
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Serialize for Class {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// What went wrong, and the line that shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnosis {
+    /// The class.
+    pub class: Class,
+    /// The line, at most 400 bytes, without terminal codes.
+    pub evidence: String,
+    /// Its number, counted from 1; 0 when no single line shows it.
+    pub line: u64,
+}
+
+/// How much a line proves, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Proof {
+    /// A warning: counts when the program ended badly and nothing else explains it.
+    Hint,
+    /// A launcher tells how its child ended.
+    Launcher,
+    /// A message that programs print when they end by it.
+    Said,
+    /// The exception or message that ended the program.
+    Fatal,
+}
+
+#[derive(Debug, Clone)]
+struct Evidence {
+    class: Class,
+    proof: Proof,
+    line: u64,
+    text: String,
+    /// How far the training was.
+    progress: u64,
+}
+
+/// Gathers evidence while a log is read.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// At most one of each class and proof.
+    found: Vec<Evidence>,
+    /// Line of the last head of a traceback that has had no exception so far.
+    traceback: Option<u64>,
+    /// The last exception that belongs to a chain which may go on.
+    chained: bool,
+    last_exception: Option<u64>,
+    /// The traceback went through multiprocessing: its pipes break when a sibling dies.
+    sibling: bool,
+}
+
+impl Watch {
+    /// Looks at one line without terminal codes.
+    pub fn line(&mut self, line: &[u8], number: u64, progress: u64) {
+        let line = &line[..line.len().min(SEARCHED_BYTES)];
+        let signs = rules::signs(line);
+        if signs.is_empty() {
+            return;
+        }
+        if signs.done {
+            self.found.clear();
+            return;
+        }
+        if signs.traceback {
+            self.traceback = Some(number);
+            self.sibling = false;
+        }
+        self.sibling |= signs.sibling;
+        self.chained |= signs.chained;
+        let exception = signs
+            .exception
+            .then(|| exception(line))
+            .flatten()
+            .map(|name| &line[name]);
+        let lower = line.to_ascii_lowercase();
+        let in_traceback = self
+            .traceback
+            .is_some_and(|head| number.saturating_sub(head) < TRACEBACK_LINES);
+        let raised = exception.is_some() && in_traceback;
+        let mut found = rules::judge(&lower, &signs);
+        if self.sibling
+            && found.is_some_and(|(class, _)| {
+                matches!(class, Class::Network | Class::CorruptCheckpoint)
+            })
+        {
+            found = Some((Class::TracebackOther, Proof::Launcher));
+        }
+        let in_message = self.found.iter().any(|old| {
+            old.proof == Proof::Fatal
+                && old.class != Class::TracebackOther
+                && number - old.line < MESSAGE_LINES
+        });
+        let (class, proof) = match found {
+            // `NCCL error`, then `Last error: ...`: the exception has told its class.
+            Some((_, Proof::Said)) if !raised && in_message => return,
+            Some((class, Proof::Launcher)) => (class, Proof::Launcher),
+            Some((class, _)) if raised => (class, Proof::Fatal),
+            // Its head may have been lost; the internet is mostly tried again.
+            Some((class, Proof::Hint)) if exception.is_some() && class != Class::Network => {
+                (class, rules::weaken(&lower, Proof::Said))
+            }
+            Some((class, proof)) => (class, rules::weaken(&lower, proof)),
+            None if raised => (Class::TracebackOther, Proof::Fatal),
+            None if exception.is_some() => (Class::TracebackOther, Proof::Hint),
+            None if signs.traceback => (Class::TracebackOther, Proof::Launcher),
+            None => return,
+        };
+        if raised {
+            self.unchain(class);
+            self.last_exception = Some(number);
+        }
+        self.add(class, proof, number, line, progress);
+    }
+
+    /// `KeyError`, then `During handling of the above exception, another occurred`: the later one says more.
+    fn unchain(&mut self, class: Class) {
+        if std::mem::take(&mut self.chained) && class != Class::TracebackOther {
+            let last = self.last_exception;
+            self.found
+                .retain(|old| old.class != Class::TracebackOther || Some(old.line) != last);
+        }
+    }
+
+    fn add(&mut self, class: Class, proof: Proof, line: u64, text: &[u8], progress: u64) {
+        let text = String::from_utf8_lossy(&text[..text.len().min(EVIDENCE_BYTES)]);
+        let new = Evidence {
+            class,
+            proof,
+            line,
+            text: text.trim().to_owned(),
+            progress,
+        };
+        let same = self
+            .found
+            .iter_mut()
+            .find(|old| old.class == class && old.proof == proof);
+        match same {
+            // The first is the cause, unless the training went on after it.
+            Some(old) if progress >= old.progress + OVERTAKEN => *old = new,
+            Some(_) => {}
+            None => self.found.push(new),
+        }
+    }
+
+    /// Weighs the evidence. `progress`: how far the training is; `broken`: its loss is not a number and stays so.
+    pub fn verdict(&self, progress: u64, broken: bool) -> Option<Diagnosis> {
+        let alive = || {
+            self.found
+                .iter()
+                .filter(|found| progress < found.progress + OVERTAKEN)
+        };
+        let first = |chosen: &dyn Fn(&Evidence) -> bool| {
+            alive()
+                .filter(|found| chosen(found))
+                .min_by_key(|found| found.line)
+                .map(|found| Diagnosis {
+                    class: found.class,
+                    evidence: found.text.clone(),
+                    line: found.line,
+                })
+        };
+        let ended_badly =
+            alive().any(|found| matches!(found.proof, Proof::Fatal | Proof::Launcher));
+        let nan = broken.then(|| Diagnosis {
+            class: Class::NanLoss,
+            evidence: "the loss is not a number any more".to_owned(),
+            line: 0,
+        });
+        first(&|found| found.proof >= Proof::Said && !found.class.may_follow())
+            .or(nan)
+            // Optional modules are missing in many a good run, but nothing else ends by it.
+            .or_else(|| {
+                first(&|found| found.proof >= Proof::Said && found.class == Class::MissingModule)
+            })
+            .or_else(|| {
+                first(&|found| {
+                    ended_badly && found.proof == Proof::Hint && !found.class.may_follow()
+                })
+            })
+            .or_else(|| first(&|found| found.proof >= Proof::Said))
+            .or_else(|| {
+                first(&|found| {
+                    found.proof == Proof::Launcher && found.class != Class::TracebackOther
+                })
+            })
+            .or_else(|| first(&|found| found.proof == Proof::Launcher))
+    }
+}
+
+/// The name of the exception that a line is: `torch.OutOfMemoryError: CUDA out of memory`, `AssertionError`.
+fn exception(line: &[u8]) -> Option<Range<usize>> {
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+    let mut from = 0;
+    for _ in 0..8 {
+        let at = [
+            &b"Error"[..],
+            b"Exception",
+            b"Interrupt",
+            b"Exit",
+            b"Failure",
+            b"Timeout",
+        ]
+        .iter()
+        .filter_map(|word| memmem::find(&line[from..], word))
+        .min()?
+            + from;
+        let start = line[..at]
+            .iter()
+            .rposition(|byte| !is_name(byte))
+            .map_or(0, |before| before + 1);
+        let end = at + line[at..].iter().take_while(|byte| is_name(byte)).count();
+        let before = line[..start].trim_ascii_end();
+        // `raise ValueError(` and `except KeyError:` are code; a message stands behind a prefix or nothing.
+        let leads = before.is_empty()
+            || matches!(before.last(), Some(b':' | b']' | b'|' | b'-' | b')' | b'>'));
+        let ends =
+            matches!(line.get(end), None | Some(b':')) || line[end..].trim_ascii().is_empty();
+        let is_identifier = end - start > 5 || before.is_empty();
+        if leads && ends && is_identifier && line[start].is_ascii_alphabetic() {
+            // `Error: ...` and `ERROR` of a logger are no exceptions of Python.
+            let named = line[start..end].iter().any(u8::is_ascii_lowercase) && end - start > 5;
+            if named {
+                return Some(start..end);
+            }
+        }
+        from = end;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

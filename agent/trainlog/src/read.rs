@@ -1,0 +1,531 @@
+//! One line to a record: names and positions are found by [`Scanner`], here they are weighed against each other.
+
+use memchr::memmem;
+
+use crate::{
+    bar::{self, Bar},
+    names::{Meaning, meaning},
+    number::{Printed, Text},
+    record::Record,
+    scan::{Pair, Scanner, Separator, is_evaluation},
+    unit::{self, Unit},
+};
+
+/// What a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A record with a position.
+    Step,
+    /// A record without one, such as the dictionaries of the HF Trainer.
+    Bare,
+    /// The engine below the trainer speaks: DeepSpeed's timer and step lines.
+    Engine,
+    /// A record only where there is nothing better: a lone loss, the mean of an epoch, losses estimated beside an evaluation.
+    Fallback,
+    /// A position by itself; its metrics follow on lines of their own.
+    Header,
+    /// Metrics without a position that are no record alone.
+    Part,
+    /// The heading of an epoch.
+    Epoch,
+    /// An evaluation.
+    Evaluation,
+}
+
+/// A line that was understood.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// What it is.
+    pub kind: Kind,
+    /// What it says.
+    pub record: Record,
+}
+
+/// Beginnings of lines that repeat a whole training at its end.
+const RECAPS: &[&[u8]] = &[b"wandb:", b"wandb "];
+
+/// Texts of lines that are means over an epoch, though they look like a step.
+const EPOCH_MEANS: &[&[u8]] = &[b"| train | epoch", b"| train | {"];
+
+/// Reads a line without a bar.
+pub fn line(line: &[u8]) -> Option<Reading> {
+    let start = line.trim_ascii_start();
+    if RECAPS.iter().any(|recap| start.starts_with(recap)) {
+        return None;
+    }
+    let mut found = Found::default();
+    let mut scanner = Scanner::new(line);
+    while let Some(pair) = scanner.next() {
+        // `loss train: 1.9, val: n/a`: what follows the loss does not change it.
+        found.evaluation |= scanner.evaluation() && found.loss_rank.is_none();
+        found.take(line, &pair);
+    }
+    found.evaluation |= scanner.evaluation() && found.loss_rank.is_none();
+    found.judge(line)
+}
+
+/// Reads what the trainer wrote around a bar: its metrics, with the bar's position. `None` when there are none.
+pub fn around(bar: &Bar<'_>) -> Option<Record> {
+    let mut found = Found::default();
+    for pair in Scanner::new(bar.prefix) {
+        found.take(bar.prefix, &pair);
+    }
+    let mut record = Record::default();
+    if let Some((value, unit)) = bar.rate {
+        record.add_speed(value, unit);
+    }
+    for pair in Scanner::new(bar.postfix) {
+        if pair.separator == Separator::Sign {
+            found.take(bar.postfix, &pair);
+        }
+    }
+    row_before(bar.prefix, &mut found);
+    found.record.step = Some(bar.position);
+    found.settle_time();
+    let inner = found.record;
+    record.epoch = inner.epoch;
+    record.loss = inner.loss;
+    record.eval_loss = inner.eval_loss;
+    record.learning_rate = inner.learning_rate;
+    record.grad_norm = inner.grad_norm;
+    record.rewarded = inner.rewarded;
+    if let Some(speed) = inner.throughput {
+        record.add_speed(speed.value, speed.unit);
+    }
+    record.step = Some(bar.position);
+    record.total_steps = bar.total;
+    record.remaining = bar.remaining;
+    record.speed_unknown = bar.remaining.is_some() && record.throughput.is_none();
+    Some(record)
+}
+
+/// The columns that YOLO and torchtune print before their bars: `13/299  6.46G  0.01052  0.0081`, `1|3251|Loss: 1.5`.
+fn row_before(prefix: &[u8], found: &mut Found) {
+    let prefix = prefix.trim_ascii();
+    let mut words = prefix
+        .split(|byte| *byte == b' ')
+        .filter(|word| !word.is_empty());
+    let Some(first) = words.next() else { return };
+    let digits = first
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    if digits == 0 {
+        return;
+    }
+    match first.get(digits) {
+        Some(b'|') => found.record.epoch = epoch(&first[..digits]),
+        Some(b'/') => {
+            let memory = words
+                .next()
+                .is_some_and(|word| matches!(word, [b'0'..=b'9', .., b'G' | b'M']));
+            let loss = words.next().filter(|_| memory);
+            if let Some(loss) = loss.and_then(Printed::measure) {
+                found.record.epoch = epoch(&first[..digits]);
+                found.record.loss = found.record.loss.or(Some(loss));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A row of a table of names and values: `|    loss     | 56.5    |`.
+pub fn row(line: &[u8]) -> Option<Record> {
+    let inside = line.trim_ascii().strip_prefix(b"|")?;
+    let mut cells = inside.split(|byte| *byte == b'|').map(<[u8]>::trim_ascii);
+    let (name, value) = (cells.next()?, cells.next()?);
+    if !cells.next()?.is_empty() || cells.next().is_some() {
+        return None;
+    }
+    meaning(name).filter(|named| !named.evaluation)?;
+    let pair = Pair {
+        name,
+        note: &[],
+        separator: Separator::Sign,
+        bracketed: false,
+        value,
+        of: None,
+        unit: &[],
+        start: 0,
+        at: 0,
+        end: value.len(),
+    };
+    if crate::number::length(value) != value.len() {
+        return None;
+    }
+    let mut found = Found::default();
+    found.take(value, &pair);
+    Some(found.record)
+}
+
+/// The candidates of a line.
+#[derive(Debug, Default)]
+struct Found {
+    record: Record,
+    step_rank: Option<u8>,
+    /// The position was named `iter`, as detectron2 and mmdetection do.
+    by_iter: bool,
+    /// Where the position ends.
+    step_end: usize,
+    /// Where the epoch ends.
+    epoch_end: Option<usize>,
+    loss_rank: Option<u8>,
+    loss_by_sign: bool,
+    rate_rank: Option<u8>,
+    time: Option<(u8, Printed, Unit)>,
+    /// `train_time` without a unit: that of a step where its parts are listed as well, as ESPnet does.
+    train_time: Option<Printed>,
+    part_of_step: bool,
+    /// `0/360`, as DeepSpeed's timer counts.
+    fraction: Option<Printed>,
+    /// Other names with numbers.
+    others: usize,
+    evaluation: bool,
+    summary: bool,
+    engine: bool,
+    /// A booster's metrics: `train-rmse`.
+    boosting: bool,
+}
+
+impl Found {
+    fn take(&mut self, line: &[u8], pair: &Pair<'_>) {
+        if pair.name.is_empty() {
+            return self.take_nameless(line, pair);
+        }
+        if self.take_special(line, pair) {
+            return;
+        }
+        let Some(named) = meaning(pair.name) else {
+            if self.take_by_unit(line, pair) {
+                return;
+            }
+            // `Computation: 34814 steps/s`: the unit says enough.
+            if let (Some(unit), Some(value)) = (unit::speed(pair.unit), speed_value(pair)) {
+                self.record.add_speed(value, unit);
+            }
+            self.others += usize::from(pair.separator == Separator::Sign);
+            return;
+        };
+        if named.evaluation && named.meaning != Meaning::EvalLoss {
+            // `Validation step: 5`, `Iter(val) [17/17]`; the speed of an evaluation is nobody's.
+            self.evaluation |= matches!(named.meaning, Meaning::Step(_) | Meaning::Epoch);
+            return;
+        }
+        // `time: 12:30:05` is a clock, unless it is the time that is left.
+        let is_clock = line.get(pair.end) == Some(&b':')
+            && line.get(pair.end + 1).is_some_and(u8::is_ascii_digit);
+        let record = &mut self.record;
+        match named.meaning {
+            Meaning::Step(rank) => self.take_step(line, pair, rank),
+            Meaning::Total => {
+                let total = Printed::count(pair.value, b"");
+                record.total_steps = record.total_steps.or(total);
+            }
+            Meaning::Epoch => {
+                if record.epoch.is_none() {
+                    record.epoch = epoch(pair.value);
+                }
+                self.epoch_end.get_or_insert(pair.end);
+            }
+            Meaning::Remaining => {
+                let text = bar::duration(&line[pair.at..]).unwrap_or(pair.value);
+                record.remaining.get_or_insert(Text::new(text));
+            }
+            _ if is_clock => {}
+            Meaning::Loss(rank) => {
+                if self.loss_rank.is_none_or(|old| rank < old) {
+                    record.loss = Printed::measure(pair.value);
+                    record.loss_rank = rank;
+                    self.loss_rank = Some(rank);
+                    self.loss_by_sign = pair.separator == Separator::Sign;
+                }
+            }
+            Meaning::EvalLoss => {
+                record.eval_loss = record.eval_loss.or(Printed::measure(pair.value));
+            }
+            Meaning::LearningRate(rank) => {
+                if self.rate_rank.is_none_or(|old| rank < old) {
+                    record.learning_rate = Printed::measure(pair.value);
+                    self.rate_rank = Some(rank);
+                }
+            }
+            Meaning::GradNorm => {
+                record.grad_norm = record.grad_norm.or(Printed::measure(pair.value));
+            }
+            Meaning::Speed(by_name) => {
+                let unit = unit::speed(pair.unit).unwrap_or(by_name);
+                if let Some(value) = speed_value(pair) {
+                    record.add_speed(value, unit);
+                }
+            }
+            Meaning::SpeedByUnit => {
+                if let (Some(unit), Some(value)) = (unit::speed(pair.unit), speed_value(pair)) {
+                    record.add_speed(value, unit);
+                }
+            }
+            Meaning::StepTime(rank) => self.take_time(pair, rank),
+            Meaning::PartOfStep => self.part_of_step = true,
+            Meaning::Reward => record.rewarded = true,
+            Meaning::Engine => self.engine = true,
+            Meaning::Summary => self.summary = true,
+        }
+    }
+
+    /// Names that count only where they stand.
+    fn take_special(&mut self, line: &[u8], pair: &Pair<'_>) -> bool {
+        let name = pair.name;
+        // timm: `Train: 0 [  50/1000 ( 5%)]`.
+        let is_train =
+            name.eq_ignore_ascii_case(b"train") || name.eq_ignore_ascii_case(b"training");
+        if is_train && pair.of.is_none() {
+            let rest = line[pair.end..].trim_ascii_start();
+            if rest.starts_with(b"[") {
+                self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
+            }
+            return true;
+        }
+        // `Test: [  10/200]`, `Iter(val) [17/17]`.
+        if (pair.of.is_some() || pair.bracketed)
+            && name
+                .split(|byte| matches!(byte, b' ' | b'(' | b')'))
+                .any(is_evaluation)
+        {
+            self.evaluation = true;
+            return true;
+        }
+        // `[10]\ttrain-rmse:0.5\teval-rmse:0.6` of boosters.
+        if self.step_rank == Some(6) && pair.separator == Separator::Sign {
+            let starts = |known: &[u8]| {
+                name.len() > known.len() && name[..known.len()].eq_ignore_ascii_case(known)
+            };
+            if starts(b"train-") || starts(b"training's") {
+                self.boosting = true;
+                self.record.loss = self.record.loss.or(Printed::measure(pair.value));
+                self.loss_by_sign = true;
+                return true;
+            }
+            if starts(b"valid") || starts(b"eval-") || starts(b"test-") {
+                self.boosting = true;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// ESPnet: `3epoch:train:1-200batch:`.
+    fn take_by_unit(&mut self, line: &[u8], pair: &Pair<'_>) -> bool {
+        match pair.unit {
+            b"epoch" | b"epochs" => {
+                self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
+                self.epoch_end.get_or_insert(pair.end);
+            }
+            b"batch" => self.take_step(line, pair, 3),
+            _ => return false,
+        }
+        true
+    }
+
+    fn take_nameless(&mut self, line: &[u8], pair: &Pair<'_>) {
+        if let Some(unit) = unit::speed(pair.unit) {
+            if let Some(value) = speed_value(pair) {
+                self.record.add_speed(value, unit);
+            }
+            return;
+        }
+        if self.take_by_unit(line, pair) {
+            return;
+        }
+        let Some(of) = pair.of else {
+            if pair.bracketed {
+                self.take_step(line, pair, 6);
+            }
+            return;
+        };
+        let after_epoch = self.epoch_end.is_some_and(|end| {
+            line.get(end..pair.start).is_some_and(|gap| {
+                gap.iter()
+                    .all(|byte| matches!(byte, b' ' | b':' | b',' | b'|'))
+            })
+        });
+        // Keras with `verbose=2`: `469/469 - 3s - loss: 0.2`.
+        let leads =
+            line[..pair.start].trim_ascii().is_empty() && line[pair.end..].starts_with(b" - ");
+        if pair.bracketed || after_epoch || leads {
+            self.take_step(line, pair, 1);
+        } else if self.fraction.is_none() {
+            self.fraction = Printed::count(of, b"");
+        }
+    }
+
+    fn take_step(&mut self, line: &[u8], pair: &Pair<'_>, rank: u8) {
+        let rank = if pair.of.is_some() {
+            rank.saturating_sub(2)
+        } else {
+            rank
+        };
+        if self.step_rank.is_some_and(|old| old <= rank) {
+            return;
+        }
+        // A letter after a space is the next word; glued to the number it is thousands or millions.
+        let glued = line.get(pair.at + pair.value.len()) != Some(&b' ');
+        let unit = if glued { pair.unit } else { &[] };
+        let Some(step) = Printed::count(pair.value, unit) else {
+            return;
+        };
+        self.record.step = Some(step);
+        self.record.total_steps = pair
+            .of
+            .and_then(|of| Printed::position(of, unit))
+            .or(self.record.total_steps);
+        self.step_rank = Some(rank);
+        self.step_end = pair.end;
+        self.by_iter = pair.name.ends_with(b"iter") || pair.name.ends_with(b"Iter(train)");
+    }
+
+    fn take_time(&mut self, pair: &Pair<'_>, rank: u8) {
+        let written = if pair.note.is_empty() {
+            pair.unit
+        } else {
+            pair.note
+        };
+        let Some(unit) = unit::step_time(written) else {
+            return;
+        };
+        let Some(value) = Printed::measure(pair.value) else {
+            return;
+        };
+        if rank == 3 {
+            self.train_time = Some(value).filter(|_| written.is_empty());
+        } else if self.time.is_none_or(|old| rank < old.0) {
+            self.time = Some((rank, value, unit));
+        }
+    }
+
+    /// Decides whether the values make a record of training, of evaluation, or only look like one.
+    fn judge(mut self, line: &[u8]) -> Option<Reading> {
+        if self.summary {
+            return None;
+        }
+        if self.engine {
+            self.record.step = self.record.step.or(self.fraction);
+            return self.record.step.map(|_| self.reading(Kind::Engine));
+        }
+        if self.evaluation {
+            return self
+                .record
+                .eval_loss
+                .or(self.record.loss)
+                .map(|eval_loss| Reading {
+                    kind: Kind::Evaluation,
+                    record: Record {
+                        eval_loss: Some(eval_loss),
+                        ..Record::default()
+                    },
+                });
+        }
+        self.settle_time();
+        let record = &self.record;
+        let has_step = record.step.is_some();
+        let Some(_) = record.loss else {
+            return self.without_loss(line);
+        };
+        let has_state = record.learning_rate.or(record.grad_norm).is_some();
+        let estimated = record.eval_loss.is_some() && !has_state && record.throughput.is_none();
+        let is_mean = record.epoch.is_some()
+            && memchr::memchr(b'|', line).is_some()
+            && EPOCH_MEANS
+                .iter()
+                .any(|sign| memmem::find(line, sign).is_some());
+        if is_mean {
+            return Some(self.reading(Kind::Fallback));
+        }
+        if has_step {
+            let kind = if estimated {
+                Kind::Fallback
+            } else {
+                Kind::Step
+            };
+            return Some(self.reading(kind));
+        }
+        // `loss 3` may be prose: without a position it counts only with a sign, or behind an epoch.
+        if !self.loss_by_sign && record.epoch.is_none() {
+            return None;
+        }
+        let company = usize::from(has_state)
+            + usize::from(record.epoch.is_some())
+            + usize::from(record.throughput.is_some())
+            + self.others;
+        if company > 0 {
+            return Some(self.reading(Kind::Bare));
+        }
+        // Alone, only the loss itself counts, not a part of it.
+        let whole = self.loss_rank.is_some_and(|rank| rank < 5);
+        Some(self.reading(if whole { Kind::Fallback } else { Kind::Part }))
+    }
+
+    fn without_loss(self, line: &[u8]) -> Option<Reading> {
+        let record = &self.record;
+        if record.eval_loss.is_some()
+            && record.learning_rate.is_none()
+            && record.throughput.is_none()
+        {
+            return Some(self.reading(Kind::Evaluation));
+        }
+        if record.step.is_some() {
+            let weak = self.step_rank.is_some_and(|rank| rank > 5);
+            if (record.has_metrics() && !weak) || self.boosting {
+                return Some(self.reading(Kind::Step));
+            }
+            let tail = line.get(self.step_end..).unwrap_or_default().trim_ascii();
+            let alone =
+                tail.len() <= 2 || tail.starts_with(b",epoch=") || tail.starts_with(b", epoch=");
+            return (alone && !weak).then(|| self.reading(Kind::Header));
+        }
+        if record.has_metrics() || record.remaining.is_some() {
+            return Some(self.reading(Kind::Part));
+        }
+        let is_heading = record.epoch.is_some() && line.len() < 160;
+        is_heading.then(|| self.reading(Kind::Epoch))
+    }
+
+    /// The duration of a step is a speed as well, where it is that of a step.
+    fn settle_time(&mut self) {
+        // Beside the parts of a step, `iter_time` is the loading of data.
+        if let (true, Some(value)) = (self.part_of_step, self.train_time) {
+            return self.record.add_speed(value, Unit::SecondsPerStep);
+        }
+        let Some((rank, value, unit)) = self.time else {
+            return;
+        };
+        // Without a step, `time` is that of the epoch.
+        let of_epoch = self.record.step.is_none() && self.record.epoch.is_some() && rank > 0;
+        if of_epoch {
+            return;
+        }
+        let unit = match unit {
+            Unit::SecondsPerStep if self.by_iter && rank == 1 => Unit::SecondsPerIter,
+            unit => unit,
+        };
+        self.record.add_speed(value, unit);
+    }
+
+    fn reading(&self, kind: Kind) -> Reading {
+        Reading {
+            kind,
+            record: self.record,
+        }
+    }
+}
+
+/// An epoch as printed.
+fn epoch(text: &[u8]) -> Option<Printed> {
+    Printed::measure(text).filter(|epoch| epoch.value >= 0.0 && epoch.value.is_finite())
+}
+
+/// A speed with `K` or `M` behind it keeps its letter.
+fn speed_value(pair: &Pair<'_>) -> Option<Printed> {
+    match pair.unit {
+        b"k" | b"K" | b"M" => Printed::position(pair.value, pair.unit),
+        _ => Printed::measure(pair.value),
+    }
+}

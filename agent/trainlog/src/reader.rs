@@ -1,0 +1,483 @@
+//! Follows one log from its first byte: blocks of lines to records, bars and evidence of failure.
+//!
+//! Most lines of most logs say nothing about the training. Those are never looked at: one automaton runs over whole
+//! blocks, and only a line with one of its [`ANCHORS`] is taken apart.
+
+use std::sync::LazyLock;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use memchr::{memchr, memchr_iter, memchr2, memrchr2};
+use regex::bytes::Regex;
+
+use crate::{
+    bar::{self, Role},
+    failure::{self, Diagnosis, Watch},
+    lines::{self, Lines, MAX_LINE_BYTES},
+    number::{self, Printed},
+    read::{self, Kind, Reading},
+    record::Record,
+    summary::{Summary, Tallies},
+};
+
+/// Every line that may say something about a training has one of these, in any case.
+const ANCHORS: &[&str] = &[
+    "loss",
+    "step",
+    "iter",
+    "epoch",
+    "%|",
+    "it/s",
+    "s/it",
+    "━",
+    "% ─",
+    " [=",
+    " [>",
+    "it [",
+    "% ",
+    "tokens",
+    "tok/s",
+    "samplespersec",
+    "samples/s",
+    "learning_rate",
+    "grad_norm",
+    "reward",
+    "episode",
+    "\ttrain",
+    "\tvalid",
+    "\teval",
+    "fps",
+    "batch=",
+    "eta:",
+    "epch",
+    " [.",
+    "lr-",
+];
+
+/// Records and failures in one pass; [`failure::ANCHORS`] are the other half.
+static GATE: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    let all = ANCHORS.iter().chain(failure::ANCHORS);
+    AhoCorasick::builder()
+        .ascii_case_insensitive(true)
+        .match_kind(MatchKind::Standard)
+        .kind(Some(AhoCorasickKind::DFA))
+        .build(all)
+        .expect("the anchors are few and short")
+});
+
+/// A block of lines under one position stays open for this many bytes.
+const BLOCK_BYTES: u64 = 16 << 10;
+
+/// What a line brought.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seen {
+    /// Its values.
+    pub record: Record,
+    /// What it is.
+    pub kind: SeenKind,
+    /// The line, counted from 1; redraws do not count.
+    pub line: u64,
+    /// It repeats a record that was there before: a redraw, or the copy of another rank.
+    pub repeated: bool,
+}
+
+/// What kind of thing was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeenKind {
+    /// A record of training.
+    Record,
+    /// A progress bar without metrics.
+    Bar,
+    /// An evaluation.
+    Evaluation,
+}
+
+/// What the user may say about a log.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// An expression for the lines that show progress. Its groups `step`, `total`, `epoch`, `loss`, `lr`, `tokens_per_s`,
+    /// `samples_per_s` and `step_time_s` are the values. Only its lines count as records then.
+    pub progress: Option<Regex>,
+}
+
+/// Reads a log as it comes, in pieces of any size.
+#[derive(Debug, Default)]
+pub struct Reader {
+    lines: Lines,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    options: Options,
+    tallies: Tallies,
+    watch: Watch,
+    /// Epoch of the last heading.
+    epoch: Option<Printed>,
+    /// The block of lines that is open.
+    block: Option<Block>,
+    /// Lines before the block of bytes that is read.
+    lines_before: u64,
+    bytes_before: u64,
+    /// A bar that may be the training's: its total and position. Others inside it are evaluations.
+    training_bar: Option<(f64, f64)>,
+}
+
+/// A record that comes in several lines: a header with the position, or the rows of a table.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    record: Record,
+    line: u64,
+    rank: Option<u32>,
+    /// Where its last line was, in bytes from the start of the log.
+    at: u64,
+    table: bool,
+}
+
+impl Reader {
+    /// A reader that knows what the user said.
+    pub fn with(options: Options) -> Self {
+        Self {
+            lines: Lines::default(),
+            state: State {
+                options,
+                ..State::default()
+            },
+        }
+    }
+
+    /// Reads the next bytes and calls `seen` for each record, bar and evaluation that they complete.
+    pub fn feed(&mut self, bytes: &[u8], seen: &mut dyn FnMut(&Seen)) {
+        let state = &mut self.state;
+        self.lines
+            .feed(bytes, &mut |block| state.block(block, seen));
+    }
+
+    /// Reads the last line when the log has ended without a line end, and closes what is open.
+    pub fn end(&mut self, seen: &mut dyn FnMut(&Seen)) {
+        let state = &mut self.state;
+        self.lines.end(&mut |block| state.block(block, seen));
+        state.close_block(seen);
+    }
+
+    /// The bar that is drawn and waits for its next redraw, which may be minutes away.
+    pub fn waiting(&self) -> Option<Record> {
+        let line = self.lines.pending();
+        if !line.ends_with(b"]") {
+            return None;
+        }
+        let mut found = None;
+        lines::clean(line, &mut |line| {
+            if let Some(bar) = bar::parse(line).filter(|bar| bar.rest.is_empty()) {
+                let record = read::around(&bar);
+                if self.state.is_training(&bar, bar.role(), record.as_ref()) {
+                    found = record;
+                }
+            }
+        });
+        found
+    }
+
+    /// What the log says so far.
+    pub fn summary(&self) -> Summary {
+        let class = self
+            .diagnosis()
+            .map_or(failure::Class::None, |found| found.class);
+        self.state.tallies.summary(class)
+    }
+
+    /// What went wrong so far, as far as the log tells.
+    pub fn diagnosis(&self) -> Option<Diagnosis> {
+        let broken = self.state.tallies.is_broken();
+        self.state
+            .watch
+            .verdict(self.state.tallies.progress(), broken)
+    }
+}
+
+impl State {
+    fn block(&mut self, block: &[u8], seen: &mut dyn FnMut(&Seen)) {
+        let mut at = 0;
+        let mut counted = 0;
+        while at < block.len() {
+            let hit = if self.options.progress.is_some() {
+                at
+            } else {
+                match GATE.find(&block[at..]) {
+                    Some(found) => at + found.start(),
+                    None => break,
+                }
+            };
+            let start =
+                memrchr2(b'\n', b'\r', &block[at..hit]).map_or(at, |before| at + before + 1);
+            let end = memchr2(b'\n', b'\r', &block[hit..]).map_or(block.len(), |end| hit + end);
+            self.lines_before += memchr_iter(b'\n', &block[counted..start]).count() as u64;
+            counted = start;
+            let raw = &block[start..end.min(start + MAX_LINE_BYTES)];
+            let place = self.bytes_before + start as u64;
+            lines::clean(raw, &mut |line| self.line(line, place, seen));
+            // The end of the line stays, so that the next line is found by it; an empty line takes one byte.
+            at = if end == at { end + 1 } else { end };
+        }
+        self.lines_before += memchr_iter(b'\n', &block[counted..]).count() as u64;
+        self.bytes_before += block.len() as u64;
+    }
+
+    fn line(&mut self, line: &[u8], place: u64, seen: &mut dyn FnMut(&Seen)) {
+        if let Some(progress) = &self.options.progress {
+            if let Some(record) = custom(progress, line) {
+                self.record(Kind::Step, record, rank(line), seen);
+            }
+        } else {
+            self.training(line, place, seen);
+        }
+        self.watch
+            .line(line, self.lines_before + 1, self.tallies.progress());
+    }
+
+    fn training(&mut self, line: &[u8], place: u64, seen: &mut dyn FnMut(&Seen)) {
+        let mut rest = line;
+        // A trainer prints to the line of its bar, and bars follow bars.
+        for _ in 0..64 {
+            if !rest.iter().any(u8::is_ascii_digit) {
+                return;
+            }
+            let Some(bar) = bar::parse(rest) else { break };
+            self.bar(&bar, line, seen);
+            rest = bar.rest;
+        }
+        if let Some(row) = read::row(rest) {
+            return self.row(row, place, rank(line), seen);
+        }
+        let Some(mut reading) = read::line(rest) else {
+            return;
+        };
+        self.resolve(&mut reading, place, rank(line), seen);
+    }
+
+    /// Gives a reading the epoch and the position that lines before it said.
+    fn resolve(
+        &mut self,
+        reading: &mut Reading,
+        place: u64,
+        rank: Option<u32>,
+        seen: &mut dyn FnMut(&Seen),
+    ) {
+        let open = self
+            .block
+            .filter(|block| !block.table && place.saturating_sub(block.at) < BLOCK_BYTES);
+        match (reading.kind, open) {
+            (Kind::Epoch, _) => {
+                self.close_block(seen);
+                self.epoch = reading.record.epoch;
+            }
+            // `Total timesteps: 98304` below `Learning iteration 119/12000` counts something else.
+            (Kind::Header, Some(block))
+                if block.record.total_steps.is_some() && reading.record.total_steps.is_none() => {}
+            (Kind::Header, _) => {
+                self.close_block(seen);
+                self.open_block(reading.record, place, rank, false);
+            }
+            (Kind::Bare | Kind::Fallback | Kind::Part, Some(mut block))
+                if reading.record.step.is_none() =>
+            {
+                block.record.complete(&reading.record);
+                block.at = place;
+                self.block = Some(block);
+            }
+            (Kind::Part, _) => {}
+            (Kind::Evaluation, _) => {
+                seen(&Seen {
+                    record: reading.record,
+                    kind: SeenKind::Evaluation,
+                    line: self.lines_before + 1,
+                    repeated: false,
+                });
+            }
+            (kind, _) => {
+                self.close_block(seen);
+                self.record(kind, reading.record, rank, seen);
+            }
+        }
+    }
+
+    fn row(&mut self, row: Record, place: u64, rank: Option<u32>, seen: &mut dyn FnMut(&Seen)) {
+        let repeats = |block: &Block| {
+            let open = &block.record;
+            (row.throughput.is_some() && open.throughput.is_some())
+                || (row.learning_rate.is_some() && open.learning_rate.is_some())
+        };
+        let fits = self.block.filter(|block| {
+            block.table && place.saturating_sub(block.at) < BLOCK_BYTES && !repeats(block)
+        });
+        match fits {
+            Some(mut block) => {
+                // `total_timesteps` says more than `iterations`.
+                if let (Some(old), Some(new)) = (block.record.step, row.step)
+                    && new.value > old.value
+                {
+                    block.record.step = row.step;
+                }
+                block.record.complete(&row);
+                block.at = place;
+                self.block = Some(block);
+            }
+            None => {
+                self.close_block(seen);
+                self.open_block(row, place, rank, true);
+            }
+        }
+    }
+
+    fn open_block(&mut self, record: Record, at: u64, rank: Option<u32>, table: bool) {
+        self.block = Some(Block {
+            record,
+            line: self.lines_before + 1,
+            rank,
+            at,
+            table,
+        });
+    }
+
+    fn close_block(&mut self, seen: &mut dyn FnMut(&Seen)) {
+        let Some(block) = self.block.take() else {
+            return;
+        };
+        if block.record.step.is_some() && block.record.has_metrics() {
+            self.count(Kind::Step, block.record, block.rank, block.line, seen);
+        }
+    }
+
+    fn record(
+        &mut self,
+        kind: Kind,
+        record: Record,
+        rank: Option<u32>,
+        seen: &mut dyn FnMut(&Seen),
+    ) {
+        self.count(kind, record, rank, self.lines_before + 1, seen);
+    }
+
+    fn count(
+        &mut self,
+        kind: Kind,
+        mut record: Record,
+        rank: Option<u32>,
+        line: u64,
+        seen: &mut dyn FnMut(&Seen),
+    ) {
+        record.epoch = record.epoch.or(self.epoch);
+        let shown = self.tallies.shows(kind);
+        let new = self.tallies.record(kind, &record, rank);
+        if shown || record.eval_loss.is_some() {
+            seen(&Seen {
+                record,
+                kind: if shown {
+                    SeenKind::Record
+                } else {
+                    SeenKind::Evaluation
+                },
+                line,
+                repeated: !new,
+            });
+        }
+    }
+
+    fn bar(&mut self, bar: &bar::Bar<'_>, line: &[u8], seen: &mut dyn FnMut(&Seen)) {
+        let role = bar.role();
+        let record = read::around(bar);
+        let epoch = record.and_then(|record| record.epoch).or(self.epoch);
+        let training = self.is_training(bar, role, record.as_ref());
+        let Some(mut record) = record else { return };
+        if record.loss.is_some() && training {
+            self.training_bar = bar.total.map(|total| (total.value, bar.position.value));
+            self.close_block(seen);
+            return self.record(Kind::Step, record, rank(line), seen);
+        }
+        if role == Role::Other {
+            return;
+        }
+        let moved = self.tallies.bar(bar, role, epoch);
+        if training {
+            self.training_bar = bar.total.map(|total| (total.value, bar.position.value));
+            record.epoch = epoch;
+            seen(&Seen {
+                record,
+                kind: SeenKind::Bar,
+                line: self.lines_before + 1,
+                repeated: !moved,
+            });
+        }
+    }
+
+    /// Whether a bar is the training's. One of another length inside one that is not finished is not.
+    fn is_training(&self, bar: &bar::Bar<'_>, role: Role, record: Option<&Record>) -> bool {
+        let has_loss = record.is_some_and(|record| record.loss.is_some());
+        match role {
+            Role::Training => true,
+            // A name that says nothing, with a loss behind the bar: `Progress: 5%|...| 1/20 [..., loss=2]`.
+            Role::Other => has_loss && !bar.is_other_work(),
+            Role::Unnamed => {
+                let total = bar.total.map(|total| total.value);
+                let nested = self
+                    .training_bar
+                    .is_some_and(|(length, position)| Some(length) != total && position < length);
+                has_loss || !nested
+            }
+        }
+    }
+}
+
+/// What the user's expression finds in a line.
+fn custom(progress: &Regex, line: &[u8]) -> Option<Record> {
+    let found = progress.captures(line)?;
+    let text = |name: &str| {
+        let text = found.name(name)?.as_bytes().trim_ascii();
+        let length = number::length(text);
+        (length > 0).then(|| (&text[..length], &text[length..]))
+    };
+    let measure = |name: &str| text(name).and_then(|(number, _)| Printed::measure(number));
+    let mut record = Record {
+        step: text("step").and_then(|(number, unit)| Printed::count(number, unit)),
+        total_steps: text("total").and_then(|(number, unit)| Printed::count(number, unit)),
+        epoch: measure("epoch"),
+        loss: measure("loss"),
+        learning_rate: measure("lr"),
+        ..Record::default()
+    };
+    for (name, unit) in [
+        ("tokens_per_s", crate::Unit::Tokens),
+        ("samples_per_s", crate::Unit::Samples),
+        ("step_time_s", crate::Unit::SecondsPerStep),
+    ] {
+        if let Some(value) = measure(name) {
+            record.add_speed(value, unit);
+        }
+    }
+    (record.step.is_some() || record.has_metrics()).then_some(record)
+}
+
+/// The rank that a launcher put before a line: `[rank3]:`, `[default3]:`, `3: `, `(Worker pid=812)`.
+fn rank(line: &[u8]) -> Option<u32> {
+    let line = line.trim_ascii_start();
+    let number = |text: &[u8]| {
+        let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let value = std::str::from_utf8(&text[..digits]).ok()?.parse().ok()?;
+        Some((value, digits))
+    };
+    for open in [&b"[rank"[..], b"[default", b"[Rank ", b"[local_rank"] {
+        if let Some(rest) = line.strip_prefix(open) {
+            return number(rest).map(|(rank, _)| rank);
+        }
+    }
+    if line.first() == Some(&b'(') {
+        let end = memchr(b')', line)?;
+        let at = memchr::memmem::find(&line[..end], b"pid=")?;
+        return number(&line[at + 4..]).map(|(rank, _)| rank);
+    }
+    // `srun --label`: at most four digits, then a colon and a space.
+    let (rank, digits) = number(line)?;
+    (digits <= 4 && line[digits..].starts_with(b": ")).then_some(rank)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,543 @@
+//! Finds every name with a number, every bracketed position, and every number with a unit, in one pass over a line.
+//!
+//! `{'loss': 2.5}`, `loss=2.5`, `Loss 2.5 (2.7)`, `elapsed time per iteration (ms): 849.6`, `[  50/1000]`, `3.5 ms/step`:
+//! dictionaries, step lines and tables differ only in what stands between a name and its number.
+
+use crate::{number, unit};
+
+/// How a number stands to its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Separator {
+    /// `loss: 2`, `loss=2`, `'loss': 2`.
+    Sign,
+    /// `loss 2`: what prose does too.
+    Space,
+    /// There is no name: `2 tok/s`, `[10/20]`.
+    None,
+}
+
+/// A number with what is written around it.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair<'a> {
+    /// The words before the number, at most [`MAX_WORDS`], as written; empty when there are none.
+    pub name: &'a [u8],
+    /// A unit in brackets after the name, such as `ms`.
+    pub note: &'a [u8],
+    /// How they are separated.
+    pub separator: Separator,
+    /// The number in square brackets, as in `[10/20]`.
+    pub bracketed: bool,
+    /// The number as printed.
+    pub value: &'a [u8],
+    /// The number after a slash: 4000 in `50/4000`.
+    pub of: Option<&'a [u8]>,
+    /// What follows the number: `ms` in `2ms`; empty when there is nothing.
+    pub unit: &'a [u8],
+    /// Where the name starts, or the number when there is no name.
+    pub start: usize,
+    /// Where the number starts.
+    pub at: usize,
+    /// Where number, total and unit end.
+    pub end: usize,
+}
+
+/// Words of a name that are kept: `elapsed time per iteration` is four.
+pub const MAX_WORDS: usize = 6;
+
+/// All pairs of a line, from left to right.
+#[derive(Debug)]
+pub struct Scanner<'a> {
+    line: &'a [u8],
+    at: usize,
+    /// Starts of the words of the name that is being read, the oldest first.
+    words: [usize; MAX_WORDS],
+    count: usize,
+    /// Where the last word of the name ends.
+    name_end: usize,
+    /// Where the name and a note after it end: what comes next follows on.
+    edge: usize,
+    note: &'a [u8],
+    /// Whether a word of evaluation stood by itself, in no pair's name.
+    evaluation: bool,
+}
+
+impl<'a> Scanner<'a> {
+    /// Starts at the beginning of `line`.
+    pub fn new(line: &'a [u8]) -> Self {
+        Self {
+            line,
+            at: 0,
+            words: [0; MAX_WORDS],
+            count: 0,
+            name_end: 0,
+            edge: 0,
+            note: &[],
+            evaluation: false,
+        }
+    }
+
+    /// Whether a word of evaluation stood by itself so far.
+    pub fn evaluation(&self) -> bool {
+        self.evaluation
+    }
+
+    fn forget(&mut self) {
+        if self.count > 0 {
+            self.evaluation |= (0..self.count).any(|index| is_evaluation(self.word_at(index)));
+        }
+        self.count = 0;
+        self.note = &[];
+    }
+
+    fn word_at(&self, index: usize) -> &'a [u8] {
+        let end = if index + 1 < self.count {
+            self.words[index + 1]
+        } else {
+            self.name_end
+        };
+        let word = &self.line[self.words[index]..end];
+        let end = word
+            .iter()
+            .position(|byte| matches!(byte, b' ' | b'(' | b')'))
+            .unwrap_or(word.len());
+        &word[..end]
+    }
+
+    /// A word: it goes on with the name when one space separates them.
+    fn word(&mut self) {
+        let start = self.at;
+        let mut end = start;
+        while self.line.get(end).is_some_and(|byte| is_in_word(*byte)) {
+            end += 1;
+        }
+        // A full stop or dash after a word is not part of it; an escaped `\n` in a text is not a word.
+        while end > start + 1 && matches!(self.line[end - 1], b'.' | b'-' | b'\'' | b'/') {
+            end -= 1;
+        }
+        let goes_on = self.count > 0 && start == self.edge + 1 && self.line[self.edge] == b' ';
+        if !goes_on {
+            self.forget();
+        }
+        self.push_word(start, end);
+        self.at = end;
+        self.bracket_after_word();
+    }
+
+    fn push_word(&mut self, start: usize, end: usize) {
+        if self.count == MAX_WORDS {
+            self.words.copy_within(1.., 0);
+            self.count -= 1;
+        }
+        self.words[self.count] = start;
+        self.count += 1;
+        self.name_end = end;
+        self.edge = end;
+    }
+
+    /// `Iter(train)` and `time (ms)`: a short word in brackets belongs to the name, a unit is noted.
+    fn bracket_after_word(&mut self) {
+        let space = usize::from(self.line.get(self.at) == Some(&b' '));
+        let open = self.at + space;
+        if self.line.get(open) != Some(&b'(') {
+            return;
+        }
+        let inside = &self.line[open + 1..self.line.len().min(open + 12)];
+        let length = inside
+            .iter()
+            .take_while(|byte| byte.is_ascii_alphabetic())
+            .count();
+        if length == 0 || inside.get(length) != Some(&b')') {
+            return;
+        }
+        let inside = &inside[..length];
+        let after = open + length + 2;
+        if matches!(inside, b"ms" | b"s" | b"sec" | b"secs" | b"seconds" | b"us") {
+            self.note = inside;
+        } else if space == 0 {
+            self.push_word(open + 1, after);
+        } else {
+            return;
+        }
+        self.edge = after;
+        self.at = after;
+    }
+
+    /// After a name: `:` or `=`, perhaps behind a quote.
+    fn sign(&mut self) -> Option<Pair<'a>> {
+        let line = self.line;
+        let mut at = self.at + 1;
+        if line.get(at) == Some(&b'=') || line.get(at) == Some(&b'>') {
+            at += 1;
+        }
+        at = skip_spaces(line, at);
+        let mut bracketed = false;
+        // `[` of a list, `(` of a tuple, a quote around the number, `$` before it.
+        for _ in 0..3 {
+            match line.get(at) {
+                Some(b'[') => bracketed = true,
+                Some(b'(' | b'"' | b'\'' | b'$' | b'~') => {}
+                _ => break,
+            }
+            at = skip_spaces(line, at + 1);
+        }
+        at += wrapper(&line[at..]);
+        let length = number::length(&line[at..]);
+        if length == 0 {
+            self.at += 1;
+            return None;
+        }
+        Some(self.pair(Separator::Sign, bracketed, at, length))
+    }
+
+    fn pair(
+        &mut self,
+        separator: Separator,
+        bracketed: bool,
+        at: usize,
+        length: usize,
+    ) -> Pair<'a> {
+        let line = self.line;
+        let named = separator != Separator::None && self.count > 0;
+        let name = if named {
+            &line[self.words[0]..self.name_end]
+        } else {
+            self.forget();
+            &[]
+        };
+        let start = if named { self.words[0] } else { at };
+        let mut end = at + length;
+        let of = total(line, end);
+        if let Some((_, after)) = of {
+            end = after;
+        }
+        let unit = self.unit(end);
+        if !unit.is_empty() {
+            end += usize::from(line[end] == b' ') + unit.len();
+        }
+        let pair = Pair {
+            name,
+            note: self.note,
+            separator,
+            bracketed,
+            value: &line[at..at + length],
+            of: of.map(|(text, _)| text),
+            unit,
+            start,
+            at,
+            end,
+        };
+        self.count = 0;
+        self.note = &[];
+        self.at = end;
+        pair
+    }
+
+    /// The unit directly after a number, or a known one after a space.
+    fn unit(&self, end: usize) -> &'a [u8] {
+        let line = self.line;
+        let space = usize::from(line.get(end) == Some(&b' '));
+        let start = end + space;
+        let length = line[start..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'/' | b'%'))
+            .count();
+        let text = &line[start..start + length];
+        // In `norm=1 samples/s=2` the word after the space is the next name.
+        let names_next = matches!(line.get(start + length), Some(b':' | b'='));
+        if length == 0 || (space == 1 && (names_next || !unit::is_known(text))) {
+            return &[];
+        }
+        text
+    }
+
+    /// A number that no sign introduces.
+    fn bare(&mut self) -> Option<Pair<'a>> {
+        let line = self.line;
+        let at = self.at;
+        let length = number::length(&line[at..]);
+        if length == 0 {
+            self.at += 1;
+            return None;
+        }
+        let gap = &line[self.edge.min(at)..at];
+        let follows =
+            self.count > 0 && !gap.is_empty() && gap.iter().all(|byte| matches!(byte, b' ' | b'#'));
+        let separator = if follows {
+            Separator::Space
+        } else {
+            Separator::None
+        };
+        let pair = self.pair(separator, false, at, length);
+        // The rest of a word such as `0x1f` or `2nd` is no name.
+        while line
+            .get(self.at)
+            .is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+        {
+            self.at += 1;
+        }
+        Some(pair)
+    }
+
+    /// `[10]`, `[  50/1000]`, `[640/60000 (1%)]`, with the name before it when there is one.
+    fn bracket(&mut self) -> Option<Pair<'a>> {
+        let line = self.line;
+        let at = skip_spaces(line, self.at + 1);
+        let length = line[at..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
+        let after = skip_spaces(line, at + length);
+        if length == 0 || !matches!(line.get(after), Some(b'/' | b']')) {
+            self.forget();
+            self.at += 1;
+            return None;
+        }
+        let gap = &line[self.edge.min(self.at)..self.at];
+        let follows = self.count > 0 && gap.iter().all(|byte| *byte == b' ');
+        let separator = if follows {
+            Separator::Space
+        } else {
+            Separator::None
+        };
+        let mut pair = self.pair(separator, true, at, length);
+        // `[12/22 19:59:55]` is a date.
+        let close = skip_spaces(line, pair.end);
+        pair.bracketed = matches!(line.get(close), Some(b']' | b'('));
+        if line.get(close) == Some(&b']') {
+            pair.end = close + 1;
+        }
+        Some(pair)
+    }
+}
+
+impl<'a> Iterator for Scanner<'a> {
+    type Item = Pair<'a>;
+
+    fn next(&mut self) -> Option<Pair<'a>> {
+        while let Some(byte) = self.line.get(self.at) {
+            let found = match byte {
+                b' ' => {
+                    self.at += 1;
+                    None
+                }
+                // `loss nan`; a name never ends in one.
+                b'n' | b'N' | b'i' | b'I'
+                    if self.count > 0 && number::length(&self.line[self.at..]) > 0 =>
+                {
+                    self.bare()
+                }
+                b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
+                    self.word();
+                    None
+                }
+                b'0'..=b'9' => self.bare(),
+                b'-' | b'+' | b'.' if self.number_starts() => self.bare(),
+                b':' | b'=' if self.count > 0 && self.only_quotes_since_name() => {
+                    let pair = self.sign();
+                    if pair.is_none() && !self.bracket_follows() {
+                        self.forget();
+                    }
+                    pair
+                }
+                b'[' => self.bracket(),
+                b'"' | b'\'' if self.count > 0 && self.at == self.edge => {
+                    self.at += 1;
+                    None
+                }
+                b'#' => {
+                    self.at += 1;
+                    None
+                }
+                _ => {
+                    self.forget();
+                    self.at += 1;
+                    None
+                }
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        self.forget();
+        None
+    }
+}
+
+impl Scanner<'_> {
+    /// A sign or a full stop begins a number only after a space or an opening bracket.
+    fn number_starts(&self) -> bool {
+        let before = self.at.checked_sub(1).map_or(b' ', |at| self.line[at]);
+        matches!(
+            before,
+            b' ' | b'(' | b'[' | b'|' | b',' | b'\t' | b'"' | b'\''
+        ) && number::length(&self.line[self.at..]) > 0
+    }
+
+    fn only_quotes_since_name(&self) -> bool {
+        self.line[self.edge.min(self.at)..self.at]
+            .iter()
+            .all(|byte| matches!(byte, b' ' | b'"' | b'\''))
+    }
+
+    /// `Epoch: [0]`: the sign is only decoration.
+    fn bracket_follows(&self) -> bool {
+        self.line.get(skip_spaces(self.line, self.at)) == Some(&b'[')
+    }
+}
+
+/// `tensor(2.5, device='cuda:0')`, `np.float64(0.5)`: how many bytes stand before the number.
+fn wrapper(text: &[u8]) -> usize {
+    const WRAPPERS: [&[u8]; 8] = [
+        b"tensor(",
+        b"np.float64(",
+        b"np.float32(",
+        b"np.int64(",
+        b"array(",
+        b"Array(",
+        b"Decimal('",
+        b"jnp.array(",
+    ];
+    WRAPPERS
+        .iter()
+        .find(|wrapper| text.starts_with(wrapper))
+        .map_or(0, |wrapper| wrapper.len())
+}
+
+/// `/4000` or `/ 4000` after a number: its text and where it ends.
+fn total(line: &[u8], end: usize) -> Option<(&[u8], usize)> {
+    let slash = skip_spaces(line, end);
+    if slash > end + 1 || line.get(slash) != Some(&b'/') {
+        return None;
+    }
+    let at = skip_spaces(line, slash + 1);
+    let length = match line.get(at) {
+        Some(b'0'..=b'9') => number::length(&line[at..]),
+        _ => 0,
+    };
+    (length > 0).then(|| (&line[at..at + length], at + length))
+}
+
+fn skip_spaces(line: &[u8], from: usize) -> usize {
+    from + line[from.min(line.len())..]
+        .iter()
+        .take_while(|byte| **byte == b' ')
+        .count()
+}
+
+fn is_in_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'/' | b'.' | b'-' | b'@' | b'\'')
+}
+
+/// Words that say that a value or a line is of an evaluation.
+pub fn is_evaluation(word: &[u8]) -> bool {
+    const WORDS: [&[u8]; 12] = [
+        b"val",
+        b"valid",
+        b"validation",
+        b"validate",
+        b"validating",
+        b"eval",
+        b"evaluation",
+        b"evaluate",
+        b"evaluating",
+        b"test",
+        b"testing",
+        b"dev",
+    ];
+    WORDS.iter().any(|known| word.eq_ignore_ascii_case(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str, expected: &str) {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let got: Vec<String> = Scanner::new(line.as_bytes())
+            .map(|pair| {
+                let of = pair
+                    .of
+                    .map_or_else(String::new, |of| format!("/{}", text(of)));
+                let note = if pair.note.is_empty() {
+                    String::new()
+                } else {
+                    format!("({})", text(pair.note))
+                };
+                let name = text(pair.name);
+                let value = text(pair.value);
+                format!("{name}{note}={value}{of}{}", text(pair.unit))
+            })
+            .collect();
+        assert_eq!(got.join("; "), expected, "{line}");
+    }
+
+    #[test]
+    fn names_numbers_and_units_are_found() {
+        check("{'loss': 2.5, 'lr': '1e-3'}", "loss=2.5; lr=1e-3");
+        check(
+            "iter 100: loss 2.5, time 12.5ms, mfu 3%",
+            "iter=100; loss=2.5; time=12.5ms; mfu=3%",
+        );
+        check(
+            "step 50/4000 (1%) | val loss 2.9 | 3.5 ms/step | 1,184 tok/s",
+            "step=50/4000; =1%; val loss=2.9; =3.5ms/step; =1,184tok/s",
+        );
+        check("lr=[5e-05, 6e-05] x", "lr=5e-05; =6e-05");
+        check("norm=1 samples/s=2 s: 3", "norm=1; samples/s=2; s=3");
+        check("a.b-c: 1 - tok/sec: 277,786", "a.b-c=1; tok/sec=277,786");
+        check(
+            "elapsed time per iteration (ms): 849.6 | lm loss: 1.0E+01",
+            "elapsed time per iteration(ms)=849.6; lm loss=1.0E+01",
+        );
+        check("loss: tensor(2.5, device='cuda:0')", "loss=2.5; cuda=0");
+        check("iter 7: loss nan, lr inf", "iter=7; loss=nan; lr=inf");
+        check("step:15K epch:27.38", "step=15K; epch=27.38");
+    }
+
+    #[test]
+    fn positions_in_brackets_are_found() {
+        check("Epoch: [0][   0/1563]", "Epoch=0; =0/1563");
+        check("Iter(train) [ 10/720]  lr: 2", "Iter(train)=10/720; lr=2");
+        check("Epoch [3/10], Step [100/600]", "Epoch=3/10; Step=100/600");
+        check(
+            "Train Epoch: 1 [640/60000 (1%)]",
+            "Train Epoch=1; =640/60000; =1%",
+        );
+        check("[10]\ttrain-rmse:0.5", "=10; train-rmse=0.5");
+        check("[12/22 19:59:55] eta: 5", "=12/22; =19; =59; =55; eta=5");
+        check(
+            "epoch 001:    100 / 2000 loss=1",
+            "epoch=001; =100/2000; loss=1",
+        );
+    }
+
+    #[test]
+    fn other_text_has_no_named_numbers() {
+        for line in [
+            "",
+            "no number",
+            "loss: none",
+            "- . + -",
+            "loss:",
+            "loss =",
+            "caf\u{e9} \u{2588}",
+        ] {
+            check(line, "");
+        }
+    }
+
+    #[test]
+    fn words_of_evaluation_count_when_they_stand_alone() {
+        for (line, expected) in [
+            ("| valid | loss 2", true),
+            ("val loss: 2", false),
+            ("Evaluating step 5", false),
+            ("evaluating. step 5", true),
+            ("train | loss 2", false),
+        ] {
+            let mut scanner = Scanner::new(line.as_bytes());
+            while scanner.next().is_some() {}
+            assert_eq!(scanner.evaluation(), expected, "{line}");
+        }
+    }
+}
