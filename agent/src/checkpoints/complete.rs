@@ -93,6 +93,8 @@ pub enum Finding {
         silence: Silence,
         /// Why it may be a part of one, after all.
         doubt: Option<Doubt>,
+        /// Whether a framework's rule, which knows what must be there, or the user's own silence speaks for it.
+        ruled: bool,
     },
 }
 
@@ -122,6 +124,8 @@ struct Tracked {
     verdict: Verdict,
     /// It appeared while we were watching, and no file of it has gone since: it is not what a deletion left.
     grew: bool,
+    /// A file that it had, when nothing but that has happened since.
+    lost: Option<String>,
 }
 
 /// A checkpoint that cannot be saved as it is.
@@ -196,15 +200,21 @@ impl Tracker {
                 .iter()
                 .all(|file| is_there(&file.path))
         };
-        let only_lost = |before: &Tracked| {
+        // Half deleted by somebody, when nothing is written meanwhile.
+        let lost = before.as_ref().and_then(|before| {
             let files = &before.candidate.files;
-            candidate.files.len() < files.len()
-                && candidate.files.iter().all(|file| files.contains(file))
-        };
-        // What was finished and loses files is being deleted, and goes on being deleted.
-        let is_deleted = before.as_ref().is_some_and(|before| {
-            only_lost(before) && matches!(before.verdict, Verdict::Ready { .. } | Verdict::Unwanted)
+            if !candidate.files.iter().all(|file| files.contains(file)) {
+                return None;
+            }
+            let gone = files.iter().find(|file| !candidate.files.contains(file));
+            gone.map(|file| file.path.clone())
+                .or_else(|| before.lost.clone())
         });
+        // What was finished and loses files is being deleted, and goes on being deleted.
+        let is_deleted = lost.is_some()
+            && before.as_ref().is_some_and(|before| {
+                matches!(before.verdict, Verdict::Ready { .. } | Verdict::Unwanted)
+            });
         let grew = match &before {
             Some(before) => before.grew && has_all_of(before),
             None => self.watching,
@@ -221,6 +231,7 @@ impl Tracker {
                 Verdict::Waiting(String::new())
             },
             grew,
+            lost,
         }
     }
 
@@ -283,6 +294,12 @@ impl Tracker {
             } if !(doubt.superseded && entry.grew) => {
                 entry.verdict = Verdict::Incomplete(doubt.reason);
                 entry.look = now + incomplete_look;
+                return false;
+            }
+            Finding::Whole { ruled: false, .. } if entry.lost.is_some() => {
+                let lost = entry.lost.as_deref().unwrap_or_default();
+                entry.verdict = Verdict::Incomplete(format!("{lost} was taken away from it"));
+                entry.look = now + LATE_MARKER_LOOK;
                 return false;
             }
             Finding::Whole { rule, silence, .. } => (rule, silence),
@@ -397,9 +414,14 @@ impl Tracker {
             .sum()
     }
 
-    /// The files changed while they were read: whatever they are now starts over.
-    pub fn start_over(&mut self, key: &str) {
-        self.entries.remove(key);
+    /// The files changed while they were read, or somebody opened them: whatever they are now starts over.
+    pub fn start_over(&mut self, key: &str, now: Duration) {
+        let settle = self.settle;
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.verdict = Verdict::Waiting(String::new());
+            (entry.since, entry.quiet_since) = (now, now);
+            entry.look = now + settle.file;
+        }
     }
 
     /// Enough newer ones are committed: it is not worth its upload, until it changes.

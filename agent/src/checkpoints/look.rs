@@ -153,10 +153,15 @@ fn judge(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
     } else {
         names.join("+")
     };
+    let ruled = match &context.when {
+        None => matches!(opinion, Opinion::Done { .. }),
+        Some(when) => matches!(when, CompleteWhen::Quiet(_)),
+    };
     Ok(Finding::Whole {
         rule,
         silence,
         doubt,
+        ruled,
     })
 }
 
@@ -231,6 +236,7 @@ mod tests {
             rule: rule.into(),
             silence,
             doubt: None,
+            ruled: rule.starts_with("quiet"),
         }
     }
 

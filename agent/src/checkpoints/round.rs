@@ -107,7 +107,7 @@ impl Backup {
                         path = next.candidate.path,
                         "a checkpoint changed during its upload; what it is now starts over"
                     );
-                    work.tracker.start_over(&key);
+                    work.tracker.start_over(&key, self.now());
                     passed_over.insert(key);
                 }
                 Err(err) => {

@@ -16,5 +16,6 @@ mod keeping;
 mod recording;
 mod restoring;
 mod saving;
+mod torn;
 mod world;
 mod writers;

@@ -43,7 +43,7 @@ impl Writer {
 
     /// Longer than any settle time, unless nothing but the settle time can tell that more will come.
     fn pause(&self, taken: usize) -> Duration {
-        Duration::from_secs(if self.has_an_end || taken > 0 { 40 } else { 25 })
+        Duration::from_secs(if self.has_an_end || taken > 0 { 32 } else { 25 })
     }
 
     fn settle(&self, taken: usize) -> Duration {

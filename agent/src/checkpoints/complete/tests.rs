@@ -45,6 +45,7 @@ fn whole(silence: Silence) -> Finding {
         rule: "torch-zip".into(),
         silence,
         doubt: None,
+        ruled: false,
     }
 }
 
@@ -56,6 +57,7 @@ fn doubtful(superseded: bool) -> Finding {
             reason: "it has nothing like b.pt".into(),
             superseded,
         }),
+        ruled: false,
     }
 }
 
@@ -204,6 +206,31 @@ fn what_was_finished_and_loses_files_is_being_deleted() {
         1,
         "it is written anew"
     );
+}
+
+#[test]
+fn what_loses_a_file_before_it_was_finished_is_refused_until_it_is_written_anew() {
+    let mut tracker = Tracker::new(Settle::default());
+    tracker.observe(vec![directory(&["a.pt", "b.pt"])], at(0));
+    let half = directory(&["b.pt"]);
+    tracker.observe(vec![half.clone()], at(1));
+    assert!(!tracker.judge(&half, whole(Silence::File), at(99), Haste::Final));
+    assert_eq!(tracker.refused()[0].reason, "a.pt was taken away from it");
+    let ruled = || Finding::Whole {
+        rule: "hf-trainer".into(),
+        silence: Silence::File,
+        doubt: None,
+        ruled: true,
+    };
+    assert!(
+        tracker.judge(&half, ruled(), at(99), Haste::None),
+        "its rule knows what must be there"
+    );
+    tracker.start_over("dir:save-5", at(100));
+    assert_eq!(tracker.next_look(), Some(at(102)));
+    let other = directory(&["b.pt", "c.pt"]);
+    tracker.observe(vec![other.clone()], at(103));
+    assert!(tracker.judge(&other, whole(Silence::File), at(105), Haste::None));
 }
 
 #[test]
