@@ -4,6 +4,7 @@
 //! structure with factors that [`study`] fitted to published runs; [`evaluate`] judges either on a table of runs. Each formula has its
 //! source beside it, and all of them are in `docs/estimator.md`.
 
+pub mod advice;
 pub mod calibrated;
 pub mod evaluate;
 pub mod gpus;
@@ -11,6 +12,7 @@ pub mod hours;
 pub mod job;
 pub mod memory;
 pub mod notes;
+pub mod outlook;
 pub mod playbook;
 pub mod published;
 mod regression;

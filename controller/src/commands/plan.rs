@@ -1,23 +1,30 @@
-//! `plan`: checks a run file and shows what it would rent and cost. Spends nothing.
+//! `plan`: checks a run file and shows what it would rent, whether that fits, how long it takes and what it costs. Spends nothing.
 
 mod evaluate;
 mod figures;
+mod options;
+mod page;
+mod report;
 
 use std::path::PathBuf;
 
-use serde::Serialize;
-
+use self::{
+    options::{Candidate, Plan},
+    page::Page,
+};
 use crate::{
     commands::Deps,
     error::{CommandError, ErrorKind},
-    estimate::evaluate::Method,
-    provider::{Offer, OfferQuery, Rental},
-    run::pricing::{self, Order},
+    estimate::{calibrated::Shipped, evaluate::Method},
+    provider::{Offer, OfferQuery},
+    run::pricing::{self, Order, TooDear},
     spec::RunSpec,
     ui::{Table, Ui, text},
 };
 
 /// Check a run file and show what it would rent and cost; spends nothing
+///
+/// Say in `model:` what is trained, and the plan tells whether it fits, how long it takes and what it costs. Exit code 20: no go.
 #[derive(Debug, clap::Args)]
 pub struct PlanArgs {
     /// The run file
@@ -27,45 +34,14 @@ pub struct PlanArgs {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=32))]
     limit: u32,
     /// Judge the estimator on a table of runs, instead of planning one
-    #[arg(long, value_name = "FILE.tsv", conflicts_with_all = ["file", "limit"])]
+    #[arg(long, value_name = "FILE.tsv", conflicts_with_all = ["file", "limit", "markdown"])]
     evaluate: Option<PathBuf>,
     /// How to estimate
     #[arg(long, value_enum, default_value_t = Method::Calibrated)]
     method: Method,
-}
-
-/// The plan, as JSON.
-#[derive(Serialize)]
-struct Plan<'a> {
-    run: &'a str,
-    gpu: Option<&'a str>,
-    num_gpus: u32,
-    disk_gb: f64,
-    rental: Rental,
-    max_price_usd_per_hour: Option<f64>,
-    budget_usd: Option<f64>,
-    checkpoints_to: Option<&'a str>,
-    /// What would be taken first, then second, and so on.
-    offers: Vec<Candidate<'a>>,
-    /// Offers that match but cost too much.
-    too_dear: usize,
-}
-
-#[derive(Serialize)]
-struct Candidate<'a> {
-    offer: u64,
-    machine_id: u64,
-    gpu: &'a str,
-    geolocation: &'a str,
-    reliability: f64,
-    /// Bid that would be placed, $/h; absent for on-demand.
-    bid_usd_per_hour: Option<f64>,
-    /// All in while it runs, $/h.
-    running_usd_per_hour: f64,
-    /// While it is stopped, $/h.
-    stopped_usd_per_hour: f64,
-    /// Hours until `limits.budget` is spent; absent without one.
-    budget_hours: Option<f64>,
+    /// Print the plan as Markdown
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
 }
 
 /// Runs the verb.
@@ -85,100 +61,41 @@ pub async fn plan(ui: &mut Ui, deps: &Deps, args: &PlanArgs) -> Result<(), Comma
         limit: args.limit.saturating_mul(2).max(16),
     };
     let found = deps.provider()?.offers(&query).await?;
+    let (affordable, refused) = affordable(&found, &spec);
 
-    let orders: Vec<_> = found
-        .iter()
-        .map(|offer| (offer, pricing::order(offer, resources)))
-        .collect();
-    let too_dear = orders.iter().filter(|(_, order)| order.is_err()).count();
-    let cheapest_refusal = orders
-        .iter()
-        .find_map(|(_, order)| order.as_ref().err().copied());
-    let mut affordable: Vec<(&Offer, Order)> = orders
-        .iter()
-        .filter_map(|(offer, order)| Some((*offer, order.as_ref().ok().copied()?)))
-        .collect();
-    affordable.sort_by(|a, b| {
-        a.1.running_usd_per_hour()
-            .total_cmp(&b.1.running_usd_per_hour())
-    });
-    affordable.truncate(args.limit as usize);
-
-    let plan = Plan {
-        run: &spec.name,
-        gpu: resources.gpu_name.as_deref(),
-        num_gpus: resources.num_gpus,
-        disk_gb: resources.disk_gb,
-        rental: resources.rental,
-        max_price_usd_per_hour: resources.max_price_usd_per_hour,
-        budget_usd: spec.limits.budget_usd,
-        checkpoints_to: spec
-            .checkpoints
-            .as_ref()
-            .and_then(|kept| kept.to.as_deref()),
-        offers: affordable
-            .iter()
-            .map(|(offer, order)| candidate(&spec, offer, order))
-            .collect(),
-        too_dear,
-    };
-    summary(ui, &plan);
-    if !plan.offers.is_empty() || ui.is_json() {
-        ui.show(&plan, |plan| table(&plan.offers));
-    }
-    if !plan.offers.is_empty() {
+    let mut plan = Plan::of(&spec, args.method, &affordable, &Shipped::get().calibration);
+    plan.too_dear = refused.len();
+    plan.offers.truncate(args.limit as usize);
+    show(ui, &spec, &plan, args);
+    if plan.go {
         return Ok(());
     }
-
-    let refused = CommandError::new(format!(
-        "run `{}` cannot be rented as it is written",
-        spec.name
-    ));
-    let refused = match cheapest_refusal {
-        Some(why) => refused
-            .because(format!(
-                "{too_dear} offers match, and of the cheapest: {why}"
-            ))
-            .hint("raise `resources.max_price` or `resources.bid.max`"),
-        None => refused
-            .because(format!(
-                "no offer has {} with {:.0} GB of disk and what `offers` asks for",
-                what(&plan),
-                plan.disk_gb
-            ))
-            .hint("loosen `resources`, and see what there is with `spotter offers`"),
-    };
-    Err(refused.kind(ErrorKind::NoGo))
+    Err(no_go(&spec, &plan, refused.first().copied()))
 }
 
-fn candidate<'a>(spec: &RunSpec, offer: &'a Offer, order: &Order) -> Candidate<'a> {
-    let running = order.running_usd_per_hour();
-    Candidate {
-        offer: offer.id,
-        machine_id: offer.machine_id,
-        gpu: &offer.gpu_name,
-        geolocation: &offer.geolocation,
-        reliability: offer.reliability,
-        bid_usd_per_hour: order.bid_usd_per_hour,
-        running_usd_per_hour: running,
-        stopped_usd_per_hour: order.storage_usd_per_hour,
-        budget_hours: spec
-            .limits
-            .budget_usd
-            .filter(|_| running > 0.0)
-            .map(|usd| usd / running),
+/// One order per machine, cheapest first, and why the others are too dear.
+fn affordable<'a>(found: &'a [Offer], spec: &RunSpec) -> (Vec<(&'a Offer, Order)>, Vec<TooDear>) {
+    let (mut orders, mut refused) = (Vec::<(&Offer, Order)>::new(), Vec::new());
+    for offer in found {
+        match pricing::order(offer, &spec.resources) {
+            Ok(order) => orders.push((offer, order)),
+            Err(why) => refused.push(why),
+        }
     }
+    orders.sort_by(|a, b| {
+        let price = |order: &Order| order.running_usd_per_hour();
+        price(&a.1).total_cmp(&price(&b.1))
+    });
+    let mut machines = std::collections::BTreeSet::new();
+    orders.retain(|(offer, _)| machines.insert(offer.machine_id));
+    (orders, refused)
 }
 
-fn what(plan: &Plan<'_>) -> String {
-    format!("{} x {}", plan.num_gpus, plan.gpu.unwrap_or("any GPU"))
-}
-
-fn summary(ui: &mut Ui, plan: &Plan<'_>) {
+fn show(ui: &mut Ui, spec: &RunSpec, plan: &Plan<'_>, args: &PlanArgs) {
     ui.status(format_args!(
         "Run `{}`: {} {}, {:.0} GB of disk. Nothing is rented by this.",
         plan.run,
-        what(plan),
+        plan.what(),
         plan.rental.name(),
         plan.disk_gb
     ));
@@ -192,30 +109,81 @@ fn summary(ui: &mut Ui, plan: &Plan<'_>) {
             "bound the cost of all attempts with `limits.budget`"
         ));
     }
+    if ui.is_json() {
+        ui.json(plan);
+        return;
+    }
+    let page: Page = match &spec.model {
+        Some(model) if !plan.offers.is_empty() => report::page(plan, model),
+        _ => {
+            ui.hint(format_args!(
+                "say in `model:` what is trained, and the plan tells whether it fits, its time and its cost"
+            ));
+            report::prices(plan)
+        }
+    };
+    match (plan.offers.is_empty(), args.markdown) {
+        (true, _) => {}
+        (false, true) => ui.line(format_args!("{}", page.markdown().trim_end())),
+        (false, false) => page.show(ui),
+    }
 }
 
-fn table(candidates: &[Candidate<'_>]) -> Table {
-    let mut table = Table::new(&[
-        "OFFER>",
-        "GPU",
-        "WHERE",
-        "REL>",
-        "BID>",
-        "RUNNING>",
-        "STOPPED>",
-        "BUDGET LASTS>",
-    ]);
-    for candidate in candidates {
-        table.row([
-            candidate.offer.to_string(),
-            candidate.gpu.to_owned(),
-            candidate.geolocation.to_owned(),
-            format!("{:.1}%", candidate.reliability * 100.0),
-            text::or_dash(candidate.bid_usd_per_hour.map(text::usd_per_hour)),
-            text::usd_per_hour(candidate.running_usd_per_hour),
-            text::usd_per_hour(candidate.stopped_usd_per_hour),
-            text::or_dash(candidate.budget_hours.map(|hours| format!("{hours:.1} h"))),
-        ]);
+/// Why this is no go, in the user's nouns, and what would help.
+fn no_go(spec: &RunSpec, plan: &Plan<'_>, too_dear: Option<TooDear>) -> CommandError {
+    let refused = CommandError::new(format!(
+        "run `{}` cannot be rented as it is written",
+        spec.name
+    ))
+    .kind(ErrorKind::NoGo);
+    let Some(best) = plan.offers.first() else {
+        return match too_dear {
+            Some(why) => refused
+                .because(format!(
+                    "{} offers match, and of the cheapest: {why}",
+                    plan.too_dear
+                ))
+                .hint("raise `resources.max_price` or `resources.bid.max`"),
+            None => refused
+                .because(format!(
+                    "no offer has {} with {:.0} GB of disk and what `offers` asks for",
+                    plan.what(),
+                    plan.disk_gb
+                ))
+                .hint("loosen `resources`, and see what there is with `spotter offers`"),
+        };
+    };
+    let refused = CommandError::new(format!(
+        "run `{}` is a no go on each of the {} offers that were looked at",
+        spec.name,
+        plan.offers.len()
+    ))
+    .kind(ErrorKind::NoGo);
+    let blockers = best
+        .outlook
+        .as_ref()
+        .map_or(&[][..], |outlook| &outlook.blockers);
+    let refused = refused.because(format!("offer {}: {}", best.offer, blockers.join("; ")));
+    options::remedies(spec, best)
+        .into_iter()
+        .fold(refused, CommandError::hint)
+}
+
+impl Candidate<'_> {
+    /// Hours until the budget is spent, for tables.
+    fn lasts(&self) -> String {
+        text::or_dash(self.budget_hours.map(|hours| format!("{hours:.1} h")))
+    }
+}
+
+/// A table of the page, on the terminal.
+fn terminal_table(columns: &[&'static str], rows: &[Vec<String>]) -> Table {
+    let mut table = Table::new(columns);
+    for row in rows {
+        table.row(row);
     }
     table
 }
+
+#[cfg(test)]
+mod tests;

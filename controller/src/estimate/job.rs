@@ -1,5 +1,7 @@
 //! What is trained and on what: the facts that an estimate needs, in our types (pure).
 
+use serde::{Deserialize, Serialize};
+
 use super::{gpus::Gpu, stacks::Stack};
 
 /// What is trained.
@@ -54,7 +56,8 @@ pub struct Job {
 }
 
 /// What of the model is trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Every weight.
     Full,
@@ -65,7 +68,8 @@ pub enum Method {
 }
 
 /// Number format of the matrix products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 16 bits with the range of fp32.
     Bf16,
@@ -80,7 +84,8 @@ pub enum Precision {
 }
 
 /// The optimizer, as far as memory is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Optimizer {
     /// Two fp32 states per parameter.
     Adam,
@@ -97,7 +102,8 @@ pub enum Optimizer {
 }
 
 /// Which activations are computed again in the backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Recompute {
     /// None: all are stored.
     Nothing,
@@ -132,7 +138,8 @@ impl Default for Layout {
 }
 
 /// What data-parallel GPUs keep only one copy of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Sharding {
     /// Nothing: each has all (DDP).
     Nothing,

@@ -101,6 +101,7 @@ impl RunSpec {
                 bid_headroom: DEFAULT_HEADROOM,
                 bid_max_usd_per_hour: None,
             },
+            model: None,
             image: or("--image", bare.image.as_deref(), file::image)?
                 .unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
             onstart: None,

@@ -68,6 +68,17 @@ pub fn usd(text: &str) -> Result<f64, String> {
     }
 }
 
+/// How many: `8.03B`, `49.8B`, `956M`, `512k`, `524288`.
+pub fn amount(text: &str) -> Result<f64, String> {
+    const UNITS: [(&str, f64); 5] = [("", 1.0), ("k", 1e3), ("m", 1e6), ("b", 1e9), ("t", 1e12)];
+    let text = text.replace('_', "");
+    match with_unit(&text, &UNITS) {
+        // Whole, because 8.03 x 10^9 is not in binary.
+        Some(amount) if (1.0..=1e18).contains(&amount) => Ok(amount.round()),
+        _ => Err("a number looks like 8.03B, 956M, 512k or 524288".to_owned()),
+    }
+}
+
 /// A share as a fraction: `15%` is 0.15; a bare number is one already.
 pub fn percent(text: &str) -> Result<f64, String> {
     let text = text.trim();
@@ -246,6 +257,16 @@ mod tests {
         check(percent("0.15"), Some(0.15));
         check(percent("-1%"), None);
         check(percent("2000%"), None);
+    }
+
+    #[test]
+    fn amounts() {
+        check(amount("8.03B"), Some(8.03e9));
+        check(amount("956 M"), Some(956e6));
+        check(amount("524_288"), Some(524_288.0));
+        for text in ["", "0", "-1B", "8G", "many"] {
+            check(amount(text), None);
+        }
     }
 
     #[test]

@@ -1,0 +1,337 @@
+//! A plan as a page: options, fit, time and cost, what to do about it.
+
+use std::collections::BTreeMap;
+
+use super::{
+    figures::{self, hours, scenarios},
+    options::{Candidate, Plan},
+    page::Page,
+};
+use crate::{
+    estimate::{
+        advice::Effort,
+        outlook::{Check, Forecast, Outlook},
+        playbook::SETUP_TAX,
+    },
+    spec::Model,
+    ui::text,
+};
+
+/// Prices alone, for a run file that does not say what is trained.
+pub(super) fn prices(plan: &Plan<'_>) -> Page {
+    let mut page = Page::default();
+    page.table(
+        &[
+            "OFFER>",
+            "GPU",
+            "WHERE",
+            "REL>",
+            "BID>",
+            "RUNNING>",
+            "STOPPED>",
+            "BUDGET LASTS>",
+        ],
+        plan.offers
+            .iter()
+            .map(|option| {
+                vec![
+                    option.offer.to_string(),
+                    option.gpu.to_owned(),
+                    option.geolocation.to_owned(),
+                    format!("{:.1}%", option.reliability * 100.0),
+                    text::or_dash(option.bid_usd_per_hour.map(text::usd_per_hour)),
+                    text::usd_per_hour(option.running_usd_per_hour),
+                    text::usd_per_hour(option.stopped_usd_per_hour),
+                    option.lasts(),
+                ]
+            })
+            .collect(),
+    );
+    page
+}
+
+/// The whole plan.
+pub(super) fn page(plan: &Plan<'_>, model: &Model) -> Page {
+    let mut page = Page::default();
+    page.heading(format!("Plan of `{}`: {}", plan.run, trained(model)));
+    page.table(&HARDWARE, plan.offers.iter().map(hardware).collect());
+    page.heading(format!(
+        "Time and cost by method `{}`, as optimistic / base / pessimistic",
+        plan.method.name()
+    ));
+    page.table(&FORECAST, plan.offers.iter().map(forecast).collect());
+    let Some((best, outlook)) = plan
+        .offers
+        .iter()
+        .find_map(|option| Some((option, option.outlook.as_ref()?)))
+    else {
+        page.line("None of these GPUs is in spotter's table, so nothing can be said about fit, time and cost.");
+        return page;
+    };
+    if outlook.runs() && model.tokens.is_none() {
+        page.line("Say in `model.tokens` how long it trains, and time and cost are told.");
+    }
+    if outlook.runs() && outlook.methods_differ() {
+        page.heading(format!(
+            "The methods differ by much on offer {}",
+            best.offer
+        ));
+        page.table(
+            &METHODS,
+            vec![method(&outlook.forecast), method(&outlook.other)],
+        );
+        page.line("A short run on the box tells which is right.");
+    }
+    page.heading(format!(
+        "Does it fit offer {}, {} x {}?",
+        best.offer, best.num_gpus, best.gpu
+    ));
+    page.table(&CHECKS, outlook.checks.iter().map(check).collect());
+    let details = outlook
+        .checks
+        .iter()
+        .map(|check| format!("{}: {}", check.what, check.detail));
+    page.items(details.collect());
+    setup(&mut page, plan, outlook);
+    risks(&mut page, plan);
+    if !plan.optimizations.is_empty() {
+        page.heading("Worth doing first, in this order");
+        page.steps(plan.optimizations.clone());
+    }
+    if !plan.gates.is_empty() {
+        page.heading("In the first ten minutes");
+        page.table(
+            &["WATCH", "EXPECT", "STOP WHEN"],
+            plan.gates
+                .iter()
+                .map(|gate| {
+                    vec![
+                        gate.what.to_owned(),
+                        gate.expect.clone(),
+                        gate.abort.clone(),
+                    ]
+                })
+                .collect(),
+        );
+    }
+    page.heading(verdict(plan, best, outlook));
+    page
+}
+
+const HARDWARE: [&str; 9] = [
+    "OFFER>", "GPU", "VRAM>", "RAM>", "TFLOPS>", "GB/S>", "$/H>", "STOPPED>", "REL>",
+];
+
+fn hardware(option: &Candidate<'_>) -> Vec<String> {
+    vec![
+        option.offer.to_string(),
+        format!("{} x {}", option.num_gpus, option.gpu),
+        format!("{:.0}G", option.vram_gib),
+        format!("{:.0}G", option.ram_gb),
+        text::or_dash(option.tensor_tflops.map(|tflops| format!("{tflops:.0}"))),
+        text::or_dash(option.memory_gb_per_s.map(|speed| format!("{speed:.0}"))),
+        text::usd_per_hour(option.running_usd_per_hour),
+        text::usd_per_hour(option.stopped_usd_per_hour),
+        format!("{:.1}%", option.reliability * 100.0),
+    ]
+}
+
+const FORECAST: [&str; 7] = [
+    "OFFER>",
+    "FIT",
+    "TOKENS/S>",
+    "HOURS>",
+    "COST>",
+    "TAX>",
+    "EFFORT",
+];
+
+fn forecast(option: &Candidate<'_>) -> Vec<String> {
+    let Some(outlook) = &option.outlook else {
+        let unknown = "GPU not in the table".to_owned();
+        let dash = || "-".to_owned();
+        return vec![
+            option.offer.to_string(),
+            unknown,
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+        ];
+    };
+    let forecast = &outlook.forecast;
+    // A speed at which it cannot run is none.
+    let runs = outlook.runs();
+    let fit = match outlook.go() {
+        true => outlook.fit().word(),
+        false => "no go",
+    };
+    let span = forecast.wall_hours.filter(|_| runs);
+    let cost = forecast.cost_usd.filter(|_| runs);
+    let tax = forecast.setup_tax.filter(|_| runs);
+    vec![
+        option.offer.to_string(),
+        fit.to_owned(),
+        text::or_dash(runs.then(|| figures::count(forecast.tokens_per_s.base))),
+        text::or_dash(span.map(|span| scenarios(span, hours))),
+        text::or_dash(cost.map(|cost| scenarios(cost, figures::dollars))),
+        text::or_dash(tax.map(|tax| format!("{:.0}%", tax * 100.0))),
+        text::or_dash(option.effort.map(Effort::word)),
+    ]
+}
+
+const METHODS: [&str; 5] = ["METHOD", "TOKENS/S>", "RANGE>", "HOURS>", "COST>"];
+
+fn method(forecast: &Forecast) -> Vec<String> {
+    let speed = forecast.tokens_per_s;
+    vec![
+        forecast.method.name().to_owned(),
+        figures::count(speed.base),
+        format!(
+            "{} to {}",
+            figures::count(speed.low),
+            figures::count(speed.high)
+        ),
+        text::or_dash(forecast.wall_hours.map(|span| scenarios(span, hours))),
+        text::or_dash(
+            forecast
+                .cost_usd
+                .map(|cost| scenarios(cost, figures::dollars)),
+        ),
+    ]
+}
+
+const CHECKS: [&str; 6] = [
+    "CHECK",
+    "NEEDS>",
+    "SAFE TO>",
+    "RISKY TO>",
+    "THERE>",
+    "VERDICT",
+];
+
+fn check(check: &Check) -> Vec<String> {
+    let amount = |value: f64| format!("{value:.1} {}", check.unit);
+    let there = match check.what {
+        "network" => format!("{:.0} Mb/s", check.has),
+        _ => amount(check.has),
+    };
+    vec![
+        check.what.to_owned(),
+        amount(check.needs),
+        amount(check.safe_up_to),
+        amount(check.risky_up_to),
+        there,
+        check.verdict.word().to_owned(),
+    ]
+}
+
+fn setup(page: &mut Page, plan: &Plan<'_>, outlook: &Outlook) {
+    let (Some(setup_hours), Some(probe)) = (plan.setup_hours, &plan.probe) else {
+        return;
+    };
+    page.heading("Setup and debugging");
+    if let Some(tax) = outlook.forecast.setup_tax {
+        let judged = match tax > SETUP_TAX {
+            true => "more than 25%: not ready for dear hardware",
+            false => "within the 25% that are worth it",
+        };
+        page.line(format!(
+            "{} of setup and downloads are {:.0}% of the wall time: {judged}",
+            hours_and_minutes(
+                outlook
+                    .forecast
+                    .wall_hours
+                    .map_or(setup_hours, |span| span.base * tax)
+            ),
+            tax * 100.0
+        ));
+    }
+    let here = text::usd(probe.here_usd);
+    let there = text::usd(probe.probe_usd);
+    page.line(match probe.probe_first {
+        true => format!(
+            "debugging here costs {here}, on the cheapest that fits ({}) {there} with moving: debug there first",
+            text::usd_per_hour(probe.probe_usd_per_hour)
+        ),
+        false => format!("debugging here costs {here}, a cheap probe and moving {there}: debug where it trains"),
+    });
+    if let Some(rental) = &plan.rental_advice {
+        page.line(format!("rent {}: {}", rental.advice, rental.why));
+    }
+}
+
+/// Each risk once, with the offers that it concerns.
+fn risks(page: &mut Page, plan: &Plan<'_>) {
+    let mut concerned: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for option in &plan.offers {
+        let blockers = option.outlook.iter().flat_map(|outlook| &outlook.blockers);
+        for risk in blockers.chain(&option.risks) {
+            let offers = concerned.entry(risk).or_default();
+            if offers.is_empty() {
+                order.push(risk.as_str());
+            }
+            offers.push(option.offer);
+        }
+    }
+    if order.is_empty() {
+        return;
+    }
+    page.heading("Risks");
+    let line = |risk: &&str| {
+        let offers = &concerned[risk];
+        if offers.len() == plan.offers.len() {
+            return format!("all: {risk}");
+        }
+        let offers: Vec<String> = offers.iter().map(u64::to_string).collect();
+        format!("{}: {risk}", offers.join(", "))
+    };
+    page.items(order.iter().map(line).collect());
+}
+
+fn verdict(plan: &Plan<'_>, best: &Candidate<'_>, outlook: &Outlook) -> String {
+    if !plan.go {
+        return "No go.".to_owned();
+    }
+    match (outlook.forecast.wall_hours, outlook.forecast.cost_usd) {
+        (Some(span), Some(cost)) => format!(
+            "Go: offer {}, about {} and {} ({} if it goes badly).",
+            best.offer,
+            hours_and_minutes(span.base),
+            text::usd(cost.base),
+            text::usd(cost.pessimistic)
+        ),
+        _ => format!(
+            "Go: offer {}, {} all in.",
+            best.offer,
+            text::usd_per_hour(best.running_usd_per_hour)
+        ),
+    }
+}
+
+fn trained(model: &Model) -> String {
+    let method = match model.method {
+        crate::estimate::job::Method::Full => "all weights",
+        crate::estimate::job::Method::Lora => "LoRA",
+        crate::estimate::job::Method::Qlora => "QLoRA",
+    };
+    let name = model
+        .name
+        .as_ref()
+        .map_or_else(String::new, |name| format!("{name}, "));
+    let tokens = model.tokens.map_or_else(String::new, |tokens| {
+        format!(", {} tokens", figures::count(tokens))
+    });
+    format!(
+        "{name}{} parameters, {method}{tokens}",
+        figures::count(model.params)
+    )
+}
+
+fn hours_and_minutes(hours: f64) -> String {
+    text::duration(std::time::Duration::from_secs_f64(
+        (hours * 60.0).round().max(0.0) * 60.0,
+    ))
+}

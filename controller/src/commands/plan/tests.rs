@@ -1,0 +1,198 @@
+//! Plans over the market in memory: its machines have one RTX 4090, 64 GB of memory and 800 Mb/s, for $0.41/h all in.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex},
+};
+
+use serde_json::Value;
+
+use super::*;
+use crate::{
+    cli::{Cli, GlobalFlags, Verb},
+    clock::Clock,
+    config::{Config, Environment},
+    provider::memory::MemoryMarket,
+    ui::UiOptions,
+};
+
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl Paper {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Plans a run file that ends in `more`; answers exit code, stdout and the error.
+async fn planned(more: &str, flags: &[&str]) -> (u8, String, Option<CommandError>) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("run.yaml");
+    let text = format!(
+        "name: a\nrun: python train.py\nresources: {{accelerators: RTX 4090, disk: 200GB}}\n{more}\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let home = dir.path().to_str().unwrap();
+    let config = Config::new(
+        GlobalFlags::default(),
+        Environment::of(&[("SPOTTER_HOME", home)]),
+    );
+    let market = MemoryMarket::new(3);
+    let deps = Deps::new(
+        config.unwrap(),
+        Clock::new(|| 1_800_000_000_000_000),
+        Box::new(move |_| Ok(Arc::new(market.clone()))),
+        Box::new(|_| Err(CommandError::bug("no box is opened here"))),
+    );
+    let words = [&["spotter", "plan", file.to_str().unwrap()], flags].concat();
+    let cli = <Cli as clap::Parser>::try_parse_from(words).unwrap();
+    let out = Paper::default();
+    let options = UiOptions {
+        json: cli.global.json,
+        ..UiOptions::default()
+    };
+    let mut ui = Ui::to(Box::new(out.clone()), Box::new(io::sink()), options);
+    let Verb::Plan(args) = &cli.verb else {
+        panic!("another verb");
+    };
+    let result = plan(&mut ui, &deps, args).await;
+    let code = result.as_ref().err().map_or(0, CommandError::exit_code);
+    (code, out.text(), result.err())
+}
+
+const SMALL: &str = "model: {name: GPT-2, params: 124M, tokens: 10B, seq_len: 1024, micro_batch: 16, batch_tokens: 512k}";
+
+#[tokio::test]
+async fn a_plan_has_every_column_check_and_gate() {
+    let (code, line, _) = planned(SMALL, &["--json"]).await;
+    let plan: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((code, &plan["go"]), (0, &Value::Bool(true)));
+    let option = &plan["offers"][0];
+    for column in [
+        "running_usd_per_hour",
+        "vram_gib",
+        "ram_gb",
+        "tensor_tflops",
+        "memory_gb_per_s",
+    ] {
+        assert!(option[column].as_f64().unwrap() > 0.0, "{column}");
+    }
+    let checks: Vec<&str> = option["outlook"]["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["what"].as_str().unwrap())
+        .collect();
+    assert_eq!(checks, ["GPU memory", "host memory", "disk", "network"]);
+    let forecast = &option["outlook"]["forecast"];
+    assert_eq!(forecast["method"], "calibrated");
+    assert_eq!(option["outlook"]["other"]["method"], "playbook");
+    let hours = &forecast["wall_hours"];
+    assert!(hours["optimistic"].as_f64() < hours["base"].as_f64());
+    assert!(hours["base"].as_f64() < hours["pessimistic"].as_f64());
+    // The price is all in, and nothing is paid for traffic here.
+    let cost = forecast["cost_usd"]["base"].as_f64().unwrap();
+    let price = option["running_usd_per_hour"].as_f64().unwrap();
+    assert!((cost / hours["base"].as_f64().unwrap() - price).abs() < 1e-9);
+    assert_eq!(option["effort"], "low");
+    assert_eq!(plan["gates"].as_array().unwrap().len(), 5);
+    assert_eq!(plan["rental_advice"]["advice"], "on-demand");
+    assert!(plan["probe"]["here_usd"].as_f64().unwrap() > 0.0);
+}
+
+#[tokio::test]
+async fn a_screen_is_no_wider_than_a_terminal_of_120_and_ends_with_the_verdict() {
+    let (_, page, _) = planned(SMALL, &[]).await;
+    assert!(
+        page.lines().all(|line| line.chars().count() <= 120),
+        "{page}"
+    );
+    for part in [
+        "Time and cost by method `calibrated`",
+        "Does it fit",
+        "Setup and debugging",
+        "Worth doing first",
+        "In the first ten minutes",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(
+        page.lines().last().unwrap().starts_with("Go: offer"),
+        "{page}"
+    );
+}
+
+#[tokio::test]
+async fn the_same_plan_is_there_as_markdown() {
+    let (code, text, _) = planned(SMALL, &["--markdown"]).await;
+    assert_eq!(code, 0);
+    assert!(
+        text.starts_with("# Plan of `a`: GPT-2, 124M parameters, all weights, 10.0B tokens\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("| OFFER | FIT | TOKENS/S | HOURS | COST | TAX | EFFORT |"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_model_that_fits_nowhere_is_no_go_with_what_would_hold_it() {
+    let (code, page, error) = planned("model: {params: 8B, tokens: 1B}", &[]).await;
+    let error = error.unwrap();
+    assert_eq!(code, 20);
+    assert!(page.ends_with("No go.\n"), "{page}");
+    assert!(error.causes()[0].contains("GPU memory"), "{error:?}");
+    assert!(
+        error.hints()[0].contains("it would fit a card of"),
+        "{error:?}"
+    );
+    // A time on a card that cannot hold it would be a lie.
+    let row = page.lines().find(|line| line.contains("no go")).unwrap();
+    assert!(row.contains(" - "), "{row}");
+}
+
+#[tokio::test]
+async fn a_budget_that_is_too_small_is_no_go_with_what_it_takes() {
+    let (code, _, error) = planned(&format!("{SMALL}\nlimits: {{budget: 1}}"), &[]).await;
+    let error = error.unwrap();
+    assert_eq!(code, 20);
+    assert!(
+        error.causes()[0].contains("and the budget is $1.00"),
+        "{error:?}"
+    );
+    assert!(
+        error.hints()[0].contains("raise `limits.budget`"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_other_method_gives_other_hours() {
+    let hours = async |flags: &[&str]| {
+        let (_, line, _) = planned(SMALL, &[&["--json"], flags].concat()).await;
+        let plan: Value = serde_json::from_str(&line).unwrap();
+        let forecast = &plan["offers"][0]["outlook"]["forecast"];
+        forecast["wall_hours"]["base"].as_f64().unwrap()
+    };
+    assert_ne!(hours(&["--method", "playbook"]).await, hours(&[]).await);
+}
+
+#[tokio::test]
+async fn without_tokens_there_is_a_speed_and_no_time() {
+    let (code, page, _) = planned("model: {params: 124M}", &[]).await;
+    assert_eq!(code, 0);
+    assert!(page.contains("Say in `model.tokens`"), "{page}");
+}

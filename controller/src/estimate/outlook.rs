@@ -1,0 +1,643 @@
+//! What one offer would do for one run: does it fit, how long does it take, what does it cost (pure).
+
+use serde::Serialize;
+
+use super::{
+    calibrated::{Calibration, Predicted},
+    evaluate::{self, Method},
+    hours,
+    job::{Job, Machine},
+    memory,
+    playbook::{self, SCENARIOS, Scenarios, Verdict},
+};
+
+/// What a run asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Demand<'a> {
+    /// What is trained.
+    pub job: &'a Job,
+    /// Tokens to train on; `None`: no time can be told.
+    pub tokens: Option<f64>,
+    /// Lowest compute capability, and what needs it.
+    pub compute_cap: (f64, &'static str),
+    /// Data and weights that the box downloads, GB.
+    pub download_gb: f64,
+    /// Disk that is rented, GB.
+    pub disk_gb: f64,
+    /// Checkpoints that stay on the disk.
+    pub keep_last: u32,
+    /// Within this time a checkpoint must be in the bucket, hours.
+    pub backup_every_hours: f64,
+    /// Checkpoints go to a bucket.
+    pub backed_up: bool,
+    /// Setting up and debugging, hours.
+    pub setup_hours: f64,
+    /// Dollars for all of it.
+    pub budget_usd: Option<f64>,
+    /// Rented with a bid.
+    pub interruptible: bool,
+}
+
+/// What an offer has.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Supply<'a> {
+    /// GPU and how many.
+    pub machine: Machine<'a>,
+    /// Memory of one GPU, GiB.
+    pub vram_gib: f64,
+    /// Memory of the host, GB.
+    pub ram_gb: f64,
+    /// All in while it runs, $/h.
+    pub usd_per_hour: f64,
+    /// Download, Mb/s.
+    pub down_mbps: f64,
+    /// Upload, Mb/s.
+    pub up_mbps: f64,
+    /// Price of a download, $/GB.
+    pub down_usd_per_gb: f64,
+    /// Price of an upload, $/GB.
+    pub up_usd_per_gb: f64,
+    /// Longest rental, hours.
+    pub max_hours: f64,
+    /// Reliability, 0 to 1.
+    pub reliability: f64,
+    /// The market verified the host.
+    pub verified: bool,
+    /// NVLink was measured.
+    pub nvlink: bool,
+}
+
+/// One check: what is needed, what there is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Check {
+    /// What is checked.
+    pub what: &'static str,
+    /// What is needed.
+    pub needs: f64,
+    /// Up to this it is safe.
+    pub safe_up_to: f64,
+    /// Up to this it may go well.
+    pub risky_up_to: f64,
+    /// What there is.
+    pub has: f64,
+    /// Unit of all four.
+    pub unit: &'static str,
+    /// How it comes out.
+    pub verdict: Verdict,
+    /// What it is made of, for people.
+    pub detail: String,
+}
+
+/// What one method says of time and money.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Forecast {
+    /// The method.
+    pub method: Method,
+    /// Tokens per second of all GPUs.
+    pub tokens_per_s: Predicted,
+    /// Hours of training alone; absent when the tokens are not stated.
+    pub train_hours: Option<Scenarios>,
+    /// Hours from renting to the end.
+    pub wall_hours: Option<Scenarios>,
+    /// Dollars, traffic included.
+    pub cost_usd: Option<Scenarios>,
+    /// Share of setup and debugging in the wall time of the base scenario.
+    pub setup_tax: Option<f64>,
+}
+
+/// What one offer would do for a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outlook {
+    /// Memory of the GPU, memory of the host, disk, network.
+    pub checks: Vec<Check>,
+    /// Peak memory of one GPU, GiB.
+    pub peak_vram_gib: Predicted,
+    /// The method that was asked for.
+    pub forecast: Forecast,
+    /// The other method.
+    pub other: Forecast,
+    /// What forbids it.
+    pub blockers: Vec<String>,
+}
+
+/// The image with its Python packages, GB, as it is downloaded.
+const IMAGE_GB: f64 = 10.0;
+/// Logs, caches and temporary files on the disk, GB.
+const OTHER_GB: f64 = 10.0;
+/// Memory of the host for the system and for the loaders of one GPU, GB.
+const SYSTEM_GB: f64 = 4.0;
+const LOADERS_GB: f64 = 2.0;
+/// Bytes per offloaded parameter: two moments, and the fp32 weight that they update.
+const OFFLOADED_BYTES: f64 = playbook::OFFLOADED_BYTES_PER_PARAM + 4.0;
+/// Downloads before the first step: up to so many hours they are safe, and up to so many risky.
+const DOWNLOAD_HOURS: [f64; 2] = [0.25, 1.0];
+/// Hours between two checkpoints, for the price of their uploads.
+const CHECKPOINT_HOURS: f64 = 1.0;
+/// Two methods differ by much when one says more than this many times what the other says.
+const MUCH: f64 = 1.5;
+
+/// What an offer would do for a run.
+pub fn outlook(
+    demand: &Demand<'_>,
+    supply: &Supply<'_>,
+    method: Method,
+    calibration: &Calibration,
+) -> Outlook {
+    let peak = calibration.peak_gib(demand.job, &supply.machine);
+    let checks = vec![
+        gpu_memory(demand, supply, method, calibration, peak),
+        host_memory(demand, supply),
+        disk(demand),
+        network(demand, supply),
+    ];
+    let other = match method {
+        Method::Calibrated => Method::Playbook,
+        Method::Playbook => Method::Calibrated,
+    };
+    let forecast_by = |method| forecast(demand, supply, method, calibration);
+    let forecast = forecast_by(method);
+    let blockers = blockers(demand, supply, &checks, &forecast);
+    Outlook {
+        checks,
+        peak_vram_gib: peak,
+        forecast,
+        other: forecast_by(other),
+        blockers,
+    }
+}
+
+impl Outlook {
+    /// The memory of the GPU is enough, or may be.
+    pub fn runs(&self) -> bool {
+        self.checks[0].verdict != Verdict::DoesNotFit
+    }
+
+    /// Nothing forbids it.
+    pub fn go(&self) -> bool {
+        self.blockers.is_empty()
+    }
+
+    /// The worst verdict of the checks.
+    pub fn fit(&self) -> Verdict {
+        self.checks
+            .iter()
+            .map(|check| check.verdict)
+            .max()
+            .unwrap_or(Verdict::Fits)
+    }
+
+    /// The methods differ so much that both are shown.
+    pub fn methods_differ(&self) -> bool {
+        let ratio = self.forecast.tokens_per_s.base / self.other.tokens_per_s.base;
+        !(1.0 / MUCH..=MUCH).contains(&ratio)
+    }
+}
+
+/// Size of one checkpoint, GB: weights, and the optimizer's states of what is trained.
+pub fn checkpoint_gb(job: &Job) -> f64 {
+    let per_param = if job.pure_16_bit == Some(true) {
+        6.0
+    } else {
+        12.0
+    };
+    per_param * job.trainable_params() / 1e9
+}
+
+/// Hours that the first downloads take.
+pub fn download_hours(demand: &Demand<'_>, supply: &Supply<'_>) -> f64 {
+    (IMAGE_GB + demand.download_gb) * 8000.0 / supply.down_mbps.max(0.1) / 3600.0
+}
+
+fn gpu_memory(
+    demand: &Demand<'_>,
+    supply: &Supply<'_>,
+    method: Method,
+    calibration: &Calibration,
+    peak: Predicted,
+) -> Check {
+    let parts = memory::peak(demand.job, &supply.machine);
+    let detail = format!(
+        "states {:.1}, activations {:.1}, logits and gathered layers {:.1} GiB",
+        parts.states_gib, parts.activations_gib, parts.temporary_gib
+    );
+    let has = supply.vram_gib;
+    match method {
+        Method::Calibrated => Check {
+            what: "GPU memory",
+            needs: peak.base,
+            safe_up_to: has / calibration.memory_limit,
+            risky_up_to: has,
+            has,
+            unit: "GiB",
+            verdict: evaluate::verdict(peak, has, method, calibration),
+            detail,
+        },
+        Method::Playbook => {
+            let required =
+                playbook::required_vram_gb(playbook::vram_bytes(demand.job, &supply.machine));
+            // The rules count GB; what the card reports is GiB.
+            let has = has * memory::GIB / 1e9;
+            Check {
+                what: "GPU memory",
+                needs: required,
+                safe_up_to: playbook::VRAM_SAFE * has,
+                risky_up_to: playbook::VRAM_RISKY * has,
+                has,
+                unit: "GB",
+                verdict: playbook::vram_verdict(required, has),
+                detail,
+            }
+        }
+    }
+}
+
+fn host_memory(demand: &Demand<'_>, supply: &Supply<'_>) -> Check {
+    let offloaded = if demand.job.offload {
+        OFFLOADED_BYTES * demand.job.trainable_params()
+    } else {
+        0.0
+    };
+    let loaders = LOADERS_GB * supply.machine.gpus() * 1e9;
+    let needs = playbook::required_ram_gb(offloaded, loaders, SYSTEM_GB * 1e9);
+    banded(
+        "host memory",
+        needs,
+        supply.ram_gb,
+        "GB",
+        format!(
+            "optimizer {:.1}, loaders {:.1}, system {SYSTEM_GB:.1} GB, and 30 % more",
+            offloaded / 1e9,
+            loaders / 1e9
+        ),
+    )
+}
+
+fn disk(demand: &Demand<'_>) -> Check {
+    let job = demand.job;
+    let model_gb = 2.0 * job.params / 1e9;
+    let kept = f64::from(demand.keep_last.saturating_add(1)).max(2.0);
+    let checkpoints = kept * checkpoint_gb(job);
+    let needs = playbook::required_disk_gb(model_gb, demand.download_gb, checkpoints, OTHER_GB);
+    let has = demand.disk_gb;
+    Check {
+        what: "disk",
+        needs,
+        safe_up_to: has,
+        risky_up_to: has * playbook::DISK_HEADROOM,
+        has,
+        unit: "GB",
+        // What is left out at first is the headroom.
+        verdict: playbook::band(needs, has, 1.0, playbook::DISK_HEADROOM),
+        detail: format!(
+            "weights {model_gb:.1}, downloads {:.1}, {kept:.0} checkpoints {checkpoints:.1}, other {OTHER_GB:.1} GB, and 30 % more",
+            demand.download_gb
+        ),
+    }
+}
+
+fn network(demand: &Demand<'_>, supply: &Supply<'_>) -> Check {
+    let needs = download_hours(demand, supply);
+    let [safe, risky] = DOWNLOAD_HOURS;
+    let upload = upload_hours(demand.job, supply);
+    let verdict = match playbook::band(needs, 1.0, safe, risky) {
+        Verdict::Fits if uploads_fall_behind(demand, supply) => Verdict::Tight,
+        verdict => verdict,
+    };
+    Check {
+        what: "network",
+        needs: needs * 60.0,
+        safe_up_to: safe * 60.0,
+        risky_up_to: risky * 60.0,
+        has: supply.down_mbps,
+        unit: "min",
+        verdict,
+        detail: format!(
+            "{:.0} GB at {:.0} Mb/s; a checkpoint of {:.1} GB takes {:.1} min to upload",
+            IMAGE_GB + demand.download_gb,
+            supply.down_mbps,
+            checkpoint_gb(demand.job),
+            upload * 60.0,
+        ),
+    }
+}
+
+/// Hours that one checkpoint takes to upload.
+pub fn upload_hours(job: &Job, supply: &Supply<'_>) -> f64 {
+    checkpoint_gb(job) * 8000.0 / supply.up_mbps.max(0.1) / 3600.0
+}
+
+/// A checkpoint takes longer to upload than it may be late.
+pub fn uploads_fall_behind(demand: &Demand<'_>, supply: &Supply<'_>) -> bool {
+    demand.backed_up && upload_hours(demand.job, supply) > demand.backup_every_hours
+}
+
+fn banded(what: &'static str, needs: f64, has: f64, unit: &'static str, detail: String) -> Check {
+    Check {
+        what,
+        needs,
+        safe_up_to: playbook::VRAM_SAFE * has,
+        risky_up_to: playbook::VRAM_RISKY * has,
+        has,
+        unit,
+        verdict: playbook::band(needs, has, playbook::VRAM_SAFE, playbook::VRAM_RISKY),
+        detail,
+    }
+}
+
+fn forecast(
+    demand: &Demand<'_>,
+    supply: &Supply<'_>,
+    method: Method,
+    calibration: &Calibration,
+) -> Forecast {
+    let machine = &supply.machine;
+    let per_gpu = match method {
+        Method::Calibrated => calibration.tokens_per_s_per_gpu(demand.job, machine),
+        Method::Playbook => {
+            let base = playbook::cold_tokens_per_s_per_gpu(demand.job, machine).base;
+            let [high, _, low] = SCENARIOS;
+            Predicted {
+                low: base * low,
+                base,
+                high: base * high,
+            }
+        }
+    };
+    let tokens_per_s = per_gpu.times(machine.gpus());
+    let train_hours = demand.tokens.map(|tokens| {
+        let hours = |speed: f64| tokens / speed / 3600.0;
+        Scenarios {
+            optimistic: hours(tokens_per_s.high),
+            base: hours(tokens_per_s.base),
+            pessimistic: hours(tokens_per_s.low),
+        }
+    });
+    let before = demand.setup_hours + download_hours(demand, supply);
+    let beside = hours::beside_training(machine);
+    let wall_hours = train_hours.map(|hours| hours.map(|hours| before + hours * beside));
+    let cost_usd = wall_hours.zip(train_hours).map(|(wall, train)| Scenarios {
+        optimistic: cost(demand, supply, wall.optimistic, train.optimistic),
+        base: cost(demand, supply, wall.base, train.base),
+        pessimistic: cost(demand, supply, wall.pessimistic, train.pessimistic),
+    });
+    Forecast {
+        method,
+        tokens_per_s,
+        train_hours,
+        wall_hours,
+        cost_usd,
+        setup_tax: wall_hours.map(|hours| before / hours.base),
+    }
+}
+
+/// Dollars: the box by the hour, what it downloads, and a checkpoint an hour.
+fn cost(demand: &Demand<'_>, supply: &Supply<'_>, wall_hours: f64, train_hours: f64) -> f64 {
+    let uploads = if demand.backed_up {
+        (train_hours / CHECKPOINT_HOURS).ceil() * checkpoint_gb(demand.job)
+    } else {
+        0.0
+    };
+    let downloads = IMAGE_GB + demand.download_gb;
+    wall_hours * supply.usd_per_hour
+        + downloads * supply.down_usd_per_gb
+        + uploads * supply.up_usd_per_gb
+}
+
+fn blockers(
+    demand: &Demand<'_>,
+    supply: &Supply<'_>,
+    checks: &[Check],
+    forecast: &Forecast,
+) -> Vec<String> {
+    let mut blockers: Vec<String> = checks
+        .iter()
+        .filter(|check| check.verdict == Verdict::DoesNotFit)
+        .map(|check| match check.what {
+            "network" => format!(
+                "downloads would take {:.0} min before the first step",
+                check.needs
+            ),
+            what => format!(
+                "{what}: {:.0} {} needed, {:.0} there",
+                check.needs, check.unit, check.has
+            ),
+        })
+        .collect();
+    let (needed, what) = demand.compute_cap;
+    if supply.machine.gpu.compute_cap < needed {
+        blockers.push(format!(
+            "{what} needs compute capability {needed:.1}, and this GPU has {:.1}",
+            supply.machine.gpu.compute_cap
+        ));
+    }
+    if let (Some(cost), Some(budget)) = (forecast.cost_usd, demand.budget_usd)
+        && cost.base > budget
+    {
+        blockers.push(format!(
+            "it would cost ${:.2}, and the budget is ${budget:.2}",
+            cost.base
+        ));
+    }
+    if let Some(hours) = forecast.wall_hours
+        && hours.base > supply.max_hours
+        && !demand.backed_up
+    {
+        blockers.push(format!(
+            "it would take {:.1} h, the host rents for {:.1} h, and nothing is backed up",
+            hours.base, supply.max_hours
+        ));
+    }
+    blockers
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::estimate::{calibrated::Shipped, gpus::Gpus};
+
+    pub(in crate::estimate) fn demand(job: &Job) -> Demand<'_> {
+        Demand {
+            job,
+            tokens: Some(1e9),
+            compute_cap: (0.0, "SDPA"),
+            download_gb: 20.0,
+            disk_gb: 200.0,
+            keep_last: 3,
+            backup_every_hours: 1.0 / 6.0,
+            backed_up: true,
+            setup_hours: 0.5,
+            budget_usd: None,
+            interruptible: false,
+        }
+    }
+
+    pub(in crate::estimate) fn supply(gpu: &str, num_gpus: u32) -> Supply<'static> {
+        let gpu = Gpus::shipped().find(gpu, None).expect("it is shipped");
+        Supply {
+            machine: Machine {
+                gpu,
+                num_gpus: Some(num_gpus),
+            },
+            vram_gib: gpu.vram_gb,
+            ram_gb: 128.0,
+            usd_per_hour: 2.0,
+            down_mbps: 1000.0,
+            up_mbps: 1000.0,
+            down_usd_per_gb: 0.01,
+            up_usd_per_gb: 0.02,
+            max_hours: 720.0,
+            reliability: 0.99,
+            verified: true,
+            nvlink: gpu.nvlink_gb_per_s > 0.0,
+        }
+    }
+
+    pub(in crate::estimate) fn seen(demand: &Demand<'_>, supply: &Supply<'_>) -> Outlook {
+        outlook(
+            demand,
+            supply,
+            Method::Calibrated,
+            &Shipped::get().calibration,
+        )
+    }
+
+    fn small() -> Job {
+        Job {
+            micro_batch: Some(4.0),
+            ..Job::new(350e6)
+        }
+    }
+
+    #[track_caller]
+    fn check_blocked(found: &Outlook, words: &str) {
+        assert!(!found.go());
+        assert!(
+            found.blockers.iter().any(|why| why.contains(words)),
+            "{:?}",
+            found.blockers
+        );
+    }
+
+    #[test]
+    fn a_small_model_fits_and_hours_make_dollars() {
+        let job = small();
+        let (demand, supply) = (demand(&job), supply("RTX 4090", 1));
+        let found = seen(&demand, &supply);
+        assert!(found.go(), "{:?}", found.blockers);
+        assert_eq!(found.fit(), Verdict::Fits);
+        let wall = found.forecast.wall_hours.unwrap();
+        assert!(wall.optimistic < wall.base && wall.base < wall.pessimistic);
+        // 30 GB down at a cent, and one checkpoint an hour up at two.
+        let train = found.forecast.train_hours.unwrap().base;
+        let expected = wall.base * 2.0 + 0.30 + train.ceil() * checkpoint_gb(&job) * 0.02;
+        assert!((found.forecast.cost_usd.unwrap().base - expected).abs() < 1e-9);
+        let tax = found.forecast.setup_tax.unwrap();
+        assert!((tax - (0.5 + download_hours(&demand, &supply)) / wall.base).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_large_model_does_not_fit_a_small_card() {
+        let job = Job::new(8e9);
+        check_blocked(&seen(&demand(&job), &supply("RTX 4090", 1)), "GPU memory");
+    }
+
+    #[test]
+    fn offloading_asks_for_the_memory_of_the_host() {
+        let job = Job {
+            offload: true,
+            ..Job::new(8e9)
+        };
+        check_blocked(&seen(&demand(&job), &supply("H100 SXM", 1)), "host memory");
+    }
+
+    #[test]
+    fn too_little_disk_network_money_time_or_capability_forbids_it() {
+        let job = small();
+        let (good, there) = (demand(&job), supply("RTX 4090", 1));
+        check_blocked(
+            &seen(
+                &Demand {
+                    disk_gb: 20.0,
+                    ..good.clone()
+                },
+                &there,
+            ),
+            "disk",
+        );
+        check_blocked(
+            &seen(
+                &good,
+                &Supply {
+                    down_mbps: 1.4,
+                    ..there
+                },
+            ),
+            "downloads would take",
+        );
+        check_blocked(
+            &seen(
+                &Demand {
+                    budget_usd: Some(1.0),
+                    ..good.clone()
+                },
+                &there,
+            ),
+            "budget",
+        );
+        let alone = Demand {
+            backed_up: false,
+            ..good.clone()
+        };
+        check_blocked(
+            &seen(
+                &alone,
+                &Supply {
+                    max_hours: 0.5,
+                    ..there
+                },
+            ),
+            "nothing is backed up",
+        );
+        let flash = Demand {
+            compute_cap: (9.0, "FlashAttention 3"),
+            ..good
+        };
+        check_blocked(&seen(&flash, &there), "compute capability 9.0");
+    }
+
+    #[test]
+    fn an_upload_that_cannot_keep_up_is_tight() {
+        let job = Job {
+            pure_16_bit: Some(true),
+            micro_batch: Some(1.0),
+            ..Job::new(3e9)
+        };
+        let slow = Supply {
+            up_mbps: 20.0,
+            ..supply("H100 SXM", 1)
+        };
+        let found = seen(&demand(&job), &slow);
+        let network = found
+            .checks
+            .iter()
+            .find(|check| check.what == "network")
+            .unwrap();
+        assert_eq!(network.verdict, Verdict::Tight);
+        assert!(uploads_fall_behind(&demand(&job), &slow));
+    }
+
+    #[test]
+    fn without_tokens_there_is_a_speed_and_no_time() {
+        let job = small();
+        let demand = Demand {
+            tokens: None,
+            ..demand(&job)
+        };
+        let found = seen(&demand, &supply("RTX 4090", 1));
+        assert!(found.forecast.tokens_per_s.base > 1000.0);
+        assert_eq!(
+            (found.forecast.wall_hours, found.forecast.cost_usd),
+            (None, None)
+        );
+    }
+}
