@@ -1,13 +1,14 @@
 //! Our types to contract types and back: the only file besides `handlers` that names the contract's messages.
 
 use spotter_proto::v1;
+use spotter_trainlog::live::Latest;
 
 use crate::{
     checkpoints::{BackupState, CheckpointInfo},
     daemon::run_file::{BackupWish, Wish},
     files::HashedFile,
     journal::Entry,
-    logs::{Chunk, Position, records::Record},
+    logs::{Chunk, Position},
     preflight::{Check, Report},
     sessions::{Session, SessionState},
     telemetry::{GpuSample, HostSample, Sample},
@@ -91,7 +92,7 @@ fn host(host: HostSample) -> v1::HostSample {
 }
 
 /// What the trainer printed.
-pub fn training(record: Record) -> v1::TrainingRecord {
+pub fn training(record: Latest) -> v1::TrainingRecord {
     v1::TrainingRecord {
         time_us: record.time_us,
         step: record.step,

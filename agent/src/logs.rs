@@ -1,8 +1,7 @@
 //! Follows what sessions print: exact bytes through truncation and rotation ([`generations`]), told by inotify with a
-//! polling safety net, and read as training records ([`records`]).
+//! polling safety net. What they say of the training is read by `spotter-trainlog`.
 
 pub mod generations;
-pub mod records;
 
 use std::{
     collections::HashMap,

@@ -287,3 +287,51 @@ fn starting_is_quick() {
         .unwrap();
     assert!(best.as_millis() < 200, "{best:?}");
 }
+
+/// A training of a few steps with an evaluation, a bar of other work and an end by a full GPU.
+const LOG: &str = "\
+Loading weights: 100%|##########| 9/9 [00:00<00:00, 57.82it/s]
+step 1/100 | loss: 2.50000 | lr: 3.0e-04 | dt: 500.10ms | tok/sec: 1,048,331
+step 1/100 | loss: 2.50000 | lr: 3.0e-04 | dt: 500.10ms | tok/sec: 1,048,331
+step 2/100 | loss: 2.25000 | lr: 3.0e-04 | dt: 499.90ms | tok/sec: 1,048,900
+val loss: 2.40
+step 3/100 | loss: 2.00000 | lr: 2.9e-04 | dt: 501.00ms | tok/sec: 1,046,000
+Traceback (most recent call last):
+  File \"train.py\", line 9, in <module>
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.99 GiB
+";
+
+#[test]
+fn parse_shows_what_is_read_in_a_log() {
+    let home = Sealed::new();
+    home.write("train.log", LOG);
+    check("parse", &home.spotter(&["parse", "train.log"]));
+    check(
+        "parse_json",
+        &home.spotter(&["parse", "train.log", "--json", "--quiet"]),
+    );
+    check(
+        "parse_summary",
+        &home.spotter(&["parse", "train.log", "--summary"]),
+    );
+    check(
+        "parse_summary_json",
+        &home.spotter(&["parse", "train.log", "--summary", "--json", "--quiet"]),
+    );
+    home.write(
+        "own.log",
+        "at 5 of 20 the cost is 1.25\nstep 9: loss 9.0, lr 1.0\n",
+    );
+    let own = r"at (?<step>\d+) of (?<total>\d+) the cost is (?<loss>\S+)";
+    check(
+        "parse_regex",
+        &home.spotter(&["parse", "own.log", "--regex", own]),
+    );
+    check(
+        "parse_bad_regex",
+        &home.spotter(&["parse", "own.log", "--regex", r"(?<speed>\d+)"]),
+    );
+    check("parse_nothing", &home.spotter(&["parse", "/dev/null"]));
+    check("parse_no_file", &home.spotter(&["parse", "none.log"]));
+    assert!(!home.store_exists());
+}

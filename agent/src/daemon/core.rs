@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context;
 use serde_json::json;
 use spotter_bucket::Credentials;
+use spotter_trainlog::live::Latest;
 use tokio::{
     sync::OnceCell,
     task::{JoinError, spawn_blocking},
@@ -30,7 +31,7 @@ use crate::{
     events::EventSink,
     files,
     journal::Journal,
-    logs::{Logs, records::Record},
+    logs::Logs,
     now_us,
     sessions::{SessionState, Sessions, processes},
     telemetry::{Telemetry, TelemetryConfig},
@@ -66,7 +67,7 @@ pub struct Core {
     run: RwLock<Option<RunFile>>,
     backup: Mutex<Option<RunningBackup>>,
     configuring: tokio::sync::Mutex<()>,
-    training: Mutex<Option<Record>>,
+    training: Mutex<Option<Latest>>,
     build: OnceCell<String>,
     wipe: Mutex<bool>,
 }
@@ -212,12 +213,12 @@ impl Core {
     }
 
     /// Newest values that the trainer printed.
-    pub fn training(&self) -> Option<Record> {
+    pub fn training(&self) -> Option<Latest> {
         *lock(&self.training)
     }
 
     /// Keeps newer values.
-    pub fn set_training(&self, record: Record) {
+    pub fn set_training(&self, record: Latest) {
         *lock(&self.training) = Some(record);
     }
 

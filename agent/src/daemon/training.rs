@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use spotter_trainlog::live::Recogniser;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::core::Core;
 use crate::{
     chain,
-    logs::{LogFile, Position, records::Recogniser},
+    logs::{LogFile, Position},
     now_us,
     sessions::SessionState,
 };

@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 
 pub use conclude::{End, conclude};
 pub use explain::{Explanation, Facts, explain};
-pub use rules::ANCHORS;
+pub use rules::STEMS;
 
 /// Longest evidence that is kept, in bytes.
 const EVIDENCE_BYTES: usize = 400;
@@ -184,6 +184,10 @@ impl Watch {
             .then(|| exception(line))
             .flatten()
             .map(|name| &line[name]);
+        // `class_error: 90.0` of a trainer: no rule, and no exception either.
+        if exception.is_none() && !signs.has_rules() && !signs.traceback {
+            return;
+        }
         let lower = line.to_ascii_lowercase();
         let in_traceback = self
             .traceback

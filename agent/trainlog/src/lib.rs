@@ -14,6 +14,7 @@ mod lines;
 pub mod live;
 mod names;
 mod number;
+mod progress;
 mod read;
 mod reader;
 mod record;
@@ -22,7 +23,8 @@ mod summary;
 mod unit;
 
 pub use number::{Printed, Text};
-pub use reader::{Options, Reader, Seen, SeenKind};
+pub use progress::{GROUPS, Progress, ProgressError};
+pub use reader::{Reader, Seen, SeenKind};
 pub use record::{Record, Throughput};
 pub use summary::Summary;
 pub use unit::Unit;

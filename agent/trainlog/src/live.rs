@@ -1,7 +1,7 @@
 //! The newest values of a log that grows, as numbers.
 
 use crate::{
-    Options, Reader,
+    Progress, Reader,
     reader::{Seen, SeenKind},
     record::Record,
 };
@@ -74,10 +74,10 @@ pub struct Recogniser {
 }
 
 impl Recogniser {
-    /// A recogniser that knows what the user said of the log.
-    pub fn with(options: Options) -> Self {
+    /// A recogniser that takes the lines of this expression as records, and no others.
+    pub fn with(progress: Option<Progress>) -> Self {
         Self {
-            reader: Reader::with(options),
+            reader: Reader::with(progress),
             latest: Latest::default(),
         }
     }

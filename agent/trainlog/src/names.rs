@@ -469,7 +469,10 @@ pub fn meaning(name: &[u8]) -> Option<Named> {
 fn look_up(name: &[u8]) -> Option<Meaning> {
     let exact = |name: &[u8]| {
         let same_length = BY_LENGTH.get(name.len())?;
-        let found = same_length.iter().find(|(known, _)| *known == name)?;
+        let first = name.first();
+        let found = same_length
+            .iter()
+            .find(|(known, _)| known.first() == first && *known == name)?;
         Some(found.1)
     };
     exact(name)

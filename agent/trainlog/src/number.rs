@@ -39,9 +39,14 @@ impl Text {
         }
     }
 
+    /// The text's bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).expect("only ASCII was kept")
+        std::str::from_utf8(self.bytes()).expect("only ASCII was kept")
     }
 }
 
@@ -186,6 +191,9 @@ fn digits(text: &[u8]) -> usize {
 
 /// The value of a text that [`length`] took for a number.
 pub fn parse(text: &[u8]) -> Option<f64> {
+    if let Some(value) = parse_short(text) {
+        return Some(value);
+    }
     let separated = text.contains(&b',');
     let text = std::str::from_utf8(text).ok()?;
     if separated {
@@ -193,6 +201,38 @@ pub fn parse(text: &[u8]) -> Option<f64> {
     } else {
         text.parse().ok()
     }
+}
+
+/// Plain decimals of at most 15 digits. Digits and power of ten are exact then, and so is their quotient's rounding.
+fn parse_short(text: &[u8]) -> Option<f64> {
+    const POWERS: [f64; 16] = [
+        1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+    ];
+    let (negative, unsigned) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        all => (false, all),
+    };
+    if unsigned.is_empty() || unsigned.len() > 16 {
+        return None;
+    }
+    let mut mantissa = 0_u64;
+    let mut digits = 0;
+    let mut point = None;
+    for byte in unsigned {
+        match byte {
+            b'0'..=b'9' => {
+                mantissa = mantissa * 10 + u64::from(byte - b'0');
+                digits += 1;
+            }
+            b'.' if point.is_none() => point = Some(digits),
+            _ => return None,
+        }
+    }
+    if digits == 0 || digits > 15 {
+        return None;
+    }
+    let value = mantissa as f64 / POWERS[digits - point.unwrap_or(digits)];
+    Some(if negative { -value } else { value })
 }
 
 #[cfg(test)]
@@ -247,6 +287,36 @@ mod tests {
             let expected = expected.map(|(text, value)| (text.to_owned(), value));
             assert_eq!(got, expected, "{text}{unit}");
         }
+    }
+
+    #[test]
+    fn short_decimals_are_what_the_standard_library_makes_of_them() {
+        for text in [
+            "0",
+            "7",
+            "-0.5",
+            "2.5",
+            "10.5",
+            "0.1",
+            "0.3",
+            "123456789.012345",
+            "999999999999999",
+            "0.00000000000001",
+            ".5",
+            "3.",
+            "1234567890123456",
+            "1e5",
+            "1.2.3",
+            "-",
+            "",
+        ] {
+            let short = parse_short(text.as_bytes());
+            assert!(
+                short.is_none() || short == text.parse().ok(),
+                "{text}: {short:?}"
+            );
+        }
+        assert_eq!(parse_short(b"0.3"), Some(0.3));
     }
 
     #[test]

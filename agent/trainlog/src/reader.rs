@@ -7,13 +7,13 @@ use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use memchr::{memchr, memchr_iter, memchr2, memrchr2};
-use regex::bytes::Regex;
 
 use crate::{
     bar::{self, Role},
     failure::{self, Diagnosis, Watch},
     lines::{self, Lines, MAX_LINE_BYTES},
-    number::{self, Printed},
+    number::Printed,
+    progress::Progress,
     read::{self, Kind, Reading},
     record::Record,
     summary::{Summary, Tallies},
@@ -53,9 +53,9 @@ const ANCHORS: &[&str] = &[
     "lr-",
 ];
 
-/// Records and failures in one pass; [`failure::ANCHORS`] are the other half.
+/// Records and failures in one pass; [`failure::STEMS`] are the other half.
 static GATE: LazyLock<AhoCorasick> = LazyLock::new(|| {
-    let all = ANCHORS.iter().chain(failure::ANCHORS);
+    let all = ANCHORS.iter().chain(failure::STEMS);
     AhoCorasick::builder()
         .ascii_case_insensitive(true)
         .match_kind(MatchKind::Standard)
@@ -91,14 +91,6 @@ pub enum SeenKind {
     Evaluation,
 }
 
-/// What the user may say about a log.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// An expression for the lines that show progress. Its groups `step`, `total`, `epoch`, `loss`, `lr`, `tokens_per_s`,
-    /// `samples_per_s` and `step_time_s` are the values. Only its lines count as records then.
-    pub progress: Option<Regex>,
-}
-
 /// Reads a log as it comes, in pieces of any size.
 #[derive(Debug, Default)]
 pub struct Reader {
@@ -108,7 +100,8 @@ pub struct Reader {
 
 #[derive(Debug, Default)]
 struct State {
-    options: Options,
+    /// The user's own expression.
+    progress: Option<Progress>,
     tallies: Tallies,
     watch: Watch,
     /// Epoch of the last heading.
@@ -134,12 +127,12 @@ struct Block {
 }
 
 impl Reader {
-    /// A reader that knows what the user said.
-    pub fn with(options: Options) -> Self {
+    /// A reader that takes the lines of this expression as records, and no others.
+    pub fn with(progress: Option<Progress>) -> Self {
         Self {
             lines: Lines::default(),
             state: State {
-                options,
+                progress,
                 ..State::default()
             },
         }
@@ -199,7 +192,7 @@ impl State {
         let mut at = 0;
         let mut counted = 0;
         while at < block.len() {
-            let hit = if self.options.progress.is_some() {
+            let hit = if self.progress.is_some() {
                 at
             } else {
                 match GATE.find(&block[at..]) {
@@ -223,8 +216,8 @@ impl State {
     }
 
     fn line(&mut self, line: &[u8], place: u64, seen: &mut dyn FnMut(&Seen)) {
-        if let Some(progress) = &self.options.progress {
-            if let Some(record) = custom(progress, line) {
+        if let Some(progress) = &self.progress {
+            if let Some(record) = progress.read(line) {
                 self.record(Kind::Step, record, rank(line), seen);
             }
         } else {
@@ -425,35 +418,6 @@ impl State {
             }
         }
     }
-}
-
-/// What the user's expression finds in a line.
-fn custom(progress: &Regex, line: &[u8]) -> Option<Record> {
-    let found = progress.captures(line)?;
-    let text = |name: &str| {
-        let text = found.name(name)?.as_bytes().trim_ascii();
-        let length = number::length(text);
-        (length > 0).then(|| (&text[..length], &text[length..]))
-    };
-    let measure = |name: &str| text(name).and_then(|(number, _)| Printed::measure(number));
-    let mut record = Record {
-        step: text("step").and_then(|(number, unit)| Printed::count(number, unit)),
-        total_steps: text("total").and_then(|(number, unit)| Printed::count(number, unit)),
-        epoch: measure("epoch"),
-        loss: measure("loss"),
-        learning_rate: measure("lr"),
-        ..Record::default()
-    };
-    for (name, unit) in [
-        ("tokens_per_s", crate::Unit::Tokens),
-        ("samples_per_s", crate::Unit::Samples),
-        ("step_time_s", crate::Unit::SecondsPerStep),
-    ] {
-        if let Some(value) = measure(name) {
-            record.add_speed(value, unit);
-        }
-    }
-    (record.step.is_some() || record.has_metrics()).then_some(record)
 }
 
 /// The rank that a launcher put before a line: `[rank3]:`, `[default3]:`, `3: `, `(Worker pid=812)`.

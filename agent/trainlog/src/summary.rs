@@ -167,12 +167,14 @@ impl Tallies {
 }
 
 /// Counts and last values of one kind of record.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tally {
     distinct: u64,
     raw: u64,
     /// Keys and contents of the last records.
     recent: VecDeque<(u64, u64)>,
+    /// The highest position so far.
+    highest: f64,
     /// The rank that spoke first.
     rank: Option<u32>,
     /// Records in a row, up to the last, that were broken.
@@ -185,6 +187,27 @@ struct Tally {
     learning_rate: Option<Printed>,
     throughput: Option<Throughput>,
     remaining: Option<Text>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            distinct: 0,
+            raw: 0,
+            recent: VecDeque::new(),
+            highest: -1.0,
+            rank: None,
+            broken: 0,
+            first_step: None,
+            last_step: None,
+            total_steps: None,
+            epoch: None,
+            loss: None,
+            learning_rate: None,
+            throughput: None,
+            remaining: None,
+        }
+    }
 }
 
 impl Tally {
@@ -231,6 +254,15 @@ impl Tally {
         let key = hash(&position);
         let content = hash(&values) ^ key.rotate_left(1);
         let key = if record.step.is_some() { key } else { content };
+        // Most records are simply the next ones.
+        if let Some(step) = record.step
+            && step.value > self.highest
+        {
+            self.highest = step.value;
+            self.remember(key, content);
+            self.rank.get_or_insert(rank.unwrap_or(0));
+            return true;
+        }
         let own_rank = *self.rank.get_or_insert(rank.unwrap_or(0));
         let by_other = rank.is_some_and(|rank| rank != own_rank);
         let known = self
@@ -241,14 +273,17 @@ impl Tally {
             .any(|(age, (old_key, old_content))| {
                 *old_key == key && (age == 0 || by_other || *old_content == content)
             });
-        if known {
-            return false;
+        if !known {
+            self.remember(key, content);
         }
+        !known
+    }
+
+    fn remember(&mut self, key: u64, content: u64) {
         if self.recent.len() == MEMORY {
             self.recent.pop_front();
         }
         self.recent.push_back((key, content));
-        true
     }
 }
 
@@ -310,8 +345,8 @@ fn hash(values: &[Option<Printed>]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     for value in values {
-        for byte in value.iter().flat_map(|value| value.text.as_str().bytes()) {
-            add(byte);
+        for byte in value.iter().flat_map(|value| value.text.bytes()) {
+            add(*byte);
         }
         add(0xff);
     }

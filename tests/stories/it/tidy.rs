@@ -195,6 +195,11 @@ fn controller_and_agent_never_depend_on_each_other() {
         ("spotter-proto", "spotter"),
         ("spotter-proto", "spotter-agent"),
         ("spotter-proto", "spotter-bucket"),
+        ("spotter-proto", "spotter-trainlog"),
+        ("spotter-trainlog", "spotter"),
+        ("spotter-trainlog", "spotter-agent"),
+        ("spotter-trainlog", "spotter-bucket"),
+        ("spotter-trainlog", "spotter-proto"),
         ("nvml-probe", "spotter-agent"),
     ] {
         check(from, to);
@@ -203,6 +208,7 @@ fn controller_and_agent_never_depend_on_each_other() {
         "spotter",
         "spotter-agent",
         "spotter-bucket",
+        "spotter-trainlog",
         "spotter-proto",
         "nvml-probe",
     ] {

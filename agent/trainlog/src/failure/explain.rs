@@ -1,8 +1,5 @@
 //! What a failure means and what to do, in the run's own numbers where they are known (pure).
 
-use std::sync::LazyLock;
-
-use regex::Regex;
 use serde::Serialize;
 
 use super::{Class, Diagnosis};
@@ -131,17 +128,20 @@ fn known(value: Option<f64>, show: impl Fn(f64) -> String) -> String {
 }
 
 fn cuda_oom(evidence: &str, facts: &Facts) -> (String, String) {
-    static TRIED: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"[Tt]ried to allocate ([\d.]+ [KMG]iB)").expect("the expression is well formed")
-    });
-    static TOTAL: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"total capacity of ([\d.]+) GiB|([\d.]+) GiB total capacity")
-            .expect("the expression is well formed")
-    });
     let total = facts.gpu_total_gib.or_else(|| {
-        let found = TOTAL.captures(evidence)?;
-        let number = found.get(1).or_else(|| found.get(2))?;
-        number.as_str().parse().ok()
+        // Two wordings of PyTorch: `total capacity of 23.99 GiB`, `23.99 GiB total capacity`.
+        let after = after(evidence, "total capacity of ").map(first_word);
+        let before = || {
+            evidence
+                .split_once(" GiB total capacity")
+                .and_then(|(before, _)| before.split(' ').next_back())
+        };
+        after.or_else(before)?.trim_start_matches('(').parse().ok()
+    });
+    let tried = after(evidence, "ried to allocate ").and_then(|rest| {
+        first_word(rest).parse::<f64>().ok()?;
+        let end = rest.find("iB")? + 2;
+        (end < 16).then(|| &rest[..end])
     });
     let mut details = Vec::new();
     match (facts.gpu_peak_gib, total) {
@@ -149,8 +149,8 @@ fn cuda_oom(evidence: &str, facts: &Facts) -> (String, String) {
         (None, Some(total)) => details.push(format!("{total:.1} GiB in all")),
         _ => {}
     }
-    if let Some(tried) = TRIED.captures(evidence) {
-        details.push(format!("{} more were wanted", &tried[1]));
+    if let Some(tried) = tried {
+        details.push(format!("{tried} more were wanted"));
     }
     let details = if details.is_empty() {
         String::new()
@@ -184,22 +184,29 @@ fn host_oom(facts: &Facts) -> (String, String) {
 }
 
 fn missing(evidence: &str) -> (String, String) {
-    static MODULE: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"No module named '?([A-Za-z0-9_.]+)'?").expect("the expression is well formed")
+    let module = after(evidence, "No module named ").map(|rest| {
+        let rest = rest.trim_start_matches('\'');
+        let end = rest.find(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+        &rest[..end.unwrap_or(rest.len())]
     });
-    match MODULE.captures(evidence) {
-        Some(found) => {
-            let module = found[1].split('.').next().unwrap_or_default().to_owned();
-            (
-                format!("the Python module `{module}` is not installed where the training runs"),
-                format!("install it in `setup` (`pip install` the package that has `{module}`), or choose an image with it"),
-            )
-        }
+    match module.filter(|module| !module.is_empty()) {
+        Some(module) => (
+            format!("the Python module `{module}` is not installed where the training runs"),
+            format!("install it in `setup` (`pip install` the package that has `{module}`), or choose an image with it"),
+        ),
         None => (
             "a module, library or command that the training needs is missing, or built for another version".to_owned(),
             "install it in `setup`, in the version that fits the image's PyTorch and CUDA".to_owned(),
         ),
     }
+}
+
+fn after<'a>(text: &'a str, sign: &str) -> Option<&'a str> {
+    text.split_once(sign).map(|(_, rest)| rest)
+}
+
+fn first_word(text: &str) -> &str {
+    text.split(' ').next().unwrap_or_default()
 }
 
 #[cfg(test)]

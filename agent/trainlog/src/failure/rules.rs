@@ -548,8 +548,108 @@ const EXCEPTIONS: [&str; 6] = [
     "timeout",
 ];
 
-/// Every line that may be evidence has one of these, in any case.
-pub const ANCHORS: &[&str] = &{
+/// Every line that may be evidence has one of these, in any case: parts of the texts above, so that few states find all.
+pub const STEMS: &[&str] = &[
+    "error",
+    "memory",
+    "out_of_mem",
+    "xid",
+    "no space left",
+    "</torch",
+    "nccl",
+    "sigbus",
+    "fallen off",
+    "gpu is lost",
+    "assert",
+    "thread: [",
+    "driver",
+    "toolchain",
+    "compat",
+    "no cuda",
+    "kernel image",
+    "supports",
+    "capability",
+    "bf16",
+    "gpu arch",
+    "gpu-name",
+    ".target sm_",
+    "arch_mismatch",
+    "alloc",
+    "oom-kill",
+    "oom_kill",
+    "killed",
+    "exhaust",
+    "sigkill",
+    "exit",
+    "return code",
+    "disk",
+    "enospc",
+    "failed writ",
+    "unexpected pos",
+    "iostream",
+    "ran out of input",
+    "[errno",
+    "central dir",
+    "streamreader",
+    "load key",
+    "truncated",
+    "metadata",
+    "zip file",
+    "badzip",
+    "corrupt",
+    "unexpected eof",
+    "byte size",
+    "loss is",
+    "infinite or nan",
+    "non-finite",
+    "nan loss",
+    "loss scale",
+    "nan values",
+    "in local grad",
+    "due to",
+    "cancelled at",
+    "signal",
+    "sigterm",
+    "preempt",
+    "spot in",
+    "terminat",
+    "timeout",
+    "timed out",
+    "watchdog",
+    "closed by peer",
+    "no module",
+    "shared object",
+    "shared lib",
+    "undefined sym",
+    "command not found",
+    "max retries",
+    "connectionpool",
+    "connection re",
+    "name reso",
+    "name or serv",
+    "network is",
+    "no route",
+    "ssl.ssl",
+    "disconnected",
+    "incompleteread",
+    "couldn't",
+    "offlinemode",
+    "too many requests",
+    "core dumped",
+    "segmentation",
+    "temporary failure",
+    "traceback (most",
+    "exception",
+    "multiprocessing/",
+    "train_runtime",
+    "completed successfully",
+    "interrupt",
+    "failure",
+    "bfloat16",
+];
+
+/// What [`signs`] looks for, in the order of the rules.
+const SIGNS: &[&str] = &{
     // Rules first, so that an anchor's number is its rule's.
     let mut all = [""; RULES.len() + 3 + DONE.len() + EXCEPTIONS.len()];
     let mut at = 0;
@@ -580,8 +680,8 @@ static FINDER: LazyLock<AhoCorasick> = LazyLock::new(|| {
     AhoCorasick::builder()
         .ascii_case_insensitive(true)
         .match_kind(MatchKind::Standard)
-        .kind(Some(AhoCorasickKind::DFA))
-        .build(ANCHORS)
+        .kind(Some(AhoCorasickKind::ContiguousNFA))
+        .build(SIGNS)
         .expect("the signs are few and short")
 });
 
@@ -604,6 +704,11 @@ pub struct Signs {
 }
 
 impl Signs {
+    /// Whether a rule may fit.
+    pub fn has_rules(&self) -> bool {
+        self.rules.iter().any(|bits| *bits != 0)
+    }
+
     /// Whether the line is of no interest.
     pub fn is_empty(&self) -> bool {
         !self.any
@@ -708,4 +813,16 @@ pub(super) fn weaken(line: &[u8], proof: Proof) -> Proof {
     .iter()
     .any(|text| memmem::find(line, text).is_some());
     if mild && !certain { Hint } else { proof }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sign_has_a_stem() {
+        for sign in SIGNS {
+            assert!(STEMS.iter().any(|stem| sign.contains(stem)), "{sign}");
+        }
+    }
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn read(log: &str, options: Options) -> (Vec<Seen>, Summary) {
-    let mut reader = Reader::with(options);
+fn read(log: &str, progress: Option<Progress>) -> (Vec<Seen>, Summary) {
+    let mut reader = Reader::with(progress);
     let mut all = Vec::new();
     reader.feed(log.as_bytes(), &mut |seen| all.push(*seen));
     reader.end(&mut |seen| all.push(*seen));
@@ -16,15 +16,12 @@ fn text(value: Option<crate::Text>) -> String {
 
 #[test]
 fn the_users_expression_is_the_only_judge_of_records() {
-    let progress = Regex::new(
+    let progress = Progress::new(
         r"^<<(?<step>\d+) of (?<total>\d+)>> cost (?<loss>\S+) at (?<tokens_per_s>[\d.]+)",
     )
     .unwrap();
-    let options = Options {
-        progress: Some(progress),
-    };
     let log = "start\n\nstep 9: loss 9.0\n<<5 of 20>> cost 1.25 at 800.5 tps\n<<6 of 20>> cost 1.20 at 801.0 tps\n";
-    let (seen, summary) = read(log, options);
+    let (seen, summary) = read(log, Some(progress));
     assert_eq!(seen.len(), 2);
     assert_eq!(seen[1].line, 5);
     assert_eq!(seen[1].record.tokens_per_s, Some(801.0));
@@ -74,7 +71,7 @@ fn copies_of_other_ranks_redraws_and_repeated_lines_count_once() {
             4,
         ),
     ] {
-        let (_, summary) = read(log, Options::default());
+        let (_, summary) = read(log, None);
         assert_eq!(
             (summary.step_records, summary.raw_records),
             (distinct, raw),
@@ -86,7 +83,7 @@ fn copies_of_other_ranks_redraws_and_repeated_lines_count_once() {
 #[test]
 fn lines_are_counted_by_line_feeds() {
     let log = "a\r\nb\n\nstep 1: loss 2.0, lr 0.1\r\nc\nstep 2: loss 1.0, lr 0.1";
-    let (seen, _) = read(log, Options::default());
+    let (seen, _) = read(log, None);
     let lines: Vec<u64> = seen.iter().map(|seen| seen.line).collect();
     assert_eq!(lines, [4, 6]);
 }
