@@ -88,21 +88,18 @@ pub async fn run(
             .checkpoints
             .as_ref()
             .and_then(|checkpoints| checkpoints.to.as_deref());
-        let text = match to {
-            Some(to) => format!(
-                "run `{}` was not rented: its bucket {to} cannot be used",
-                spec.name
-            ),
-            None => format!("run `{}` was not rented", spec.name),
-        };
-        let hint = match (&err, to) {
-            (SiteError::Refused(_), Some(to)) => {
-                format!("the keys need to list, read, write and delete under {to}, which has to exist")
-            }
-            _ => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL_S3 where it is not AWS".to_owned(),
-        };
-        let refused = CommandError::new(text).cause(err);
-        if to.is_some() { refused.hint(hint) } else { refused }
+        let not_rented = format!("run `{}` was not rented", spec.name);
+        match (&err, to) {
+            // Keys or an agent that this laptop lacks: the bucket was never asked.
+            (SiteError::Local(_), _) | (_, None) => CommandError::new(not_rented).cause(err),
+            (_, Some(to)) => CommandError::new(format!(
+                "{not_rented}: its bucket {to} cannot be used"
+            ))
+            .cause(err)
+            .hint(format!(
+                "the keys need to list, read, write and delete under {to}, which has to exist"
+            )),
+        }
     })?;
     if there > 0 {
         return Err(CommandError::usage(format!(
