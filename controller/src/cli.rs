@@ -9,7 +9,7 @@ use crate::{commands, ui::ColourChoice};
 /// Trains on rented GPUs: offers, runs, checkpoints and money from one command line
 ///
 /// Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 could not, 2 wrong command line or file, 101 a bug of
-/// spotter; `wait`: 10 crashed, 11 timed out, 12 interrupted and not recovered, 13 lost; `plan`: 20 cannot be rented as written.
+/// spotter; `wait`: 10 crashed, 11 timed out, 12 interrupted and not recovered, 13 lost, 15 stopped by a limit; `plan`: 20 cannot be rented as written.
 #[derive(Debug, Parser)]
 #[command(
     name = "spotter",
@@ -64,8 +64,9 @@ pub enum Verb {
     Init(commands::init::InitArgs),
     Offers(commands::offers::OffersArgs),
     Plan(commands::plan::PlanArgs),
-    Run(commands::run::RunArgs),
+    Run(Box<commands::run::RunArgs>),
     Up(commands::up::UpArgs),
+    Resume(commands::resume::ResumeArgs),
     Ps(commands::ps::PsArgs),
     Status(commands::status::StatusArgs),
     Logs(commands::logs::LogsArgs),
@@ -75,7 +76,6 @@ pub enum Verb {
     Checkpoints(commands::checkpoints::CheckpointsArgs),
     Fetch(commands::fetch::FetchArgs),
     Events(commands::events::EventsArgs),
-    Parse(commands::parse::ParseArgs),
     Stop(commands::stop::StopArgs),
     Destroy(commands::destroy::DestroyArgs),
     Gc(commands::gc::GcArgs),

@@ -9,10 +9,10 @@ pub mod gc;
 pub mod init;
 pub mod logs;
 pub mod offers;
-pub mod parse;
 mod parts;
 pub mod plan;
 pub mod ps;
+pub mod resume;
 pub mod run;
 pub mod ssh;
 pub mod status;
@@ -38,7 +38,7 @@ use crate::{
     provider::Provider,
     run::{State, site::Sites},
     store::{AttemptRecord, RunRecord, Store},
-    ui::{Ui, text},
+    ui::{Console, Ui, text},
 };
 
 /// Makes a part out of the configuration; the real ones are chosen in `main.rs`.
@@ -168,6 +168,14 @@ fn money_line(store: &Store, attempt: &AttemptRecord, name_run: bool) -> String 
     };
     let intervals = store.intervals(&attempt.run).unwrap_or_default();
     let rate = ledger::rate_usd_per_hour(&intervals, Some(attempt.number));
+    // Nobody is charged for a GPU before the box runs, but soon.
+    if rate > 0.0 && attempt.state == State::Loading {
+        return format!(
+            "instance {instance}{of} costs {} for its disk now, and {} once it runs",
+            text::usd_per_hour(rate),
+            text::usd_per_hour(attempt.gpu_usd_per_hour + attempt.storage_usd_per_hour)
+        );
+    }
     if rate > 0.0 {
         return format!(
             "instance {instance}{of} still costs {}",
@@ -196,11 +204,12 @@ pub fn execute(verb: &Verb, ui: &mut Ui, deps: &Deps) -> u8 {
     match dispatch(verb, ui, deps) {
         Ok(()) => 0,
         Err(err) => {
-            // A mistyped flag has nothing to do with what is rented; anything else may leave a box behind.
+            // Only what the error is about; `gc` is about all that is rented.
             let money = match (err.run(), err.exit_code() == ErrorKind::Usage.exit_code()) {
                 (Some(run), _) => deps.money(Some(run)),
-                (None, true) => Vec::new(),
-                (None, false) => deps.money(None),
+                (None, false) if matches!(verb, Verb::Gc(_)) => deps.money(None),
+                // It is about no box: what others cost is no part of it.
+                (None, _) => Vec::new(),
             };
             ui.error(&err, &money);
             err.exit_code()
@@ -213,19 +222,29 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::Init(args) => init::init(ui, args),
         Verb::Offers(args) => block_on(offers::offers(ui, deps, args)),
         Verb::Plan(args) => block_on(plan::plan(ui, deps, args)),
-        Verb::Run(args) => block_on_with_stop(|stop| run::run(ui, deps, args, stop)),
-        Verb::Up(args) => block_on_with_stop(|stop| up::up(ui, deps, args, stop)),
+        Verb::Run(args) => {
+            block_on_with_stop(&ui.console().clone(), |stop| run::run(ui, deps, args, stop))
+        }
+        Verb::Up(args) => {
+            block_on_with_stop(&ui.console().clone(), |stop| up::up(ui, deps, args, stop))
+        }
+        Verb::Resume(args) => block_on_with_stop(&ui.console().clone(), |stop| {
+            resume::resume(ui, deps, args, stop)
+        }),
         Verb::Ps(args) => ps::ps(ui, deps, args),
         Verb::Status(args) => block_on(status::status(ui, deps, args)),
         Verb::Logs(args) => block_on(logs::logs(ui, deps, args)),
         Verb::Attach(args) => block_on(attach::attach(ui, deps, args)),
         Verb::Ssh(args) => block_on(ssh::ssh(ui, deps, args)),
-        Verb::Wait(args) => block_on_with_stop(|stop| wait::wait(ui, deps, args, stop)),
+        Verb::Wait(args) => block_on_with_stop(&ui.console().clone(), |stop| {
+            wait::wait(ui, deps, args, stop)
+        }),
         Verb::Checkpoints(args) => block_on(checkpoints::checkpoints(ui, deps, args)),
         Verb::Fetch(args) => block_on(fetch::fetch(ui, deps, args)),
         Verb::Events(args) => events::events(ui, deps, args),
-        Verb::Parse(args) => parse::parse(ui, args),
-        Verb::Stop(args) => block_on_with_stop(|leave| stop::stop(ui, deps, args, leave)),
+        Verb::Stop(args) => block_on_with_stop(&ui.console().clone(), |leave| {
+            stop::stop(ui, deps, args, leave)
+        }),
         Verb::Destroy(args) => block_on(destroy::destroy(ui, deps, args)),
         Verb::Gc(args) => block_on(gc::gc(ui, deps, args)),
     }
@@ -241,8 +260,9 @@ pub fn block_on<T>(verb: impl Future<Output = Result<T, CommandError>>) -> Resul
 }
 
 /// Runs a verb that has something to put in order first. Its token is cancelled at the first Ctrl-C, SIGTERM or SIGHUP; a
-/// second Ctrl-C ends the program at once.
+/// second Ctrl-C ends the program at once, and says what that means.
 pub fn block_on_with_stop<T, F>(
+    console: &Console,
     verb: impl FnOnce(CancellationToken) -> F,
 ) -> Result<T, CommandError>
 where
@@ -251,7 +271,7 @@ where
     let runtime = runtime()?;
     let stop = CancellationToken::new();
     let result = runtime.block_on(async {
-        let signals = tokio::spawn(cancel_on_signal(stop.clone()));
+        let signals = tokio::spawn(cancel_on_signal(stop.clone(), console.clone()));
         let result = verb(stop).await;
         signals.abort();
         result
@@ -266,7 +286,7 @@ const SHUTDOWN: Duration = Duration::from_millis(100);
 /// Exit code of a program that Ctrl-C ended, as shells have it.
 const EXIT_INTERRUPTED: i32 = 130;
 
-async fn cancel_on_signal(stop: CancellationToken) {
+async fn cancel_on_signal(stop: CancellationToken, console: Console) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = (
         signal(SignalKind::interrupt()),
@@ -283,6 +303,9 @@ async fn cancel_on_signal(stop: CancellationToken) {
     }
     stop.cancel();
     interrupt.recv().await;
+    console.last_word(
+        "Left at once: nothing was ended, and what was rented is still paid for. See it with `spotter ps`, go on with `spotter up`.",
+    );
     std::process::exit(EXIT_INTERRUPTED);
 }
 

@@ -102,7 +102,7 @@ impl Sites for Machines {
     }
 
     fn onstart(&self, spec: &RunSpec, provider_url: &str) -> Result<String, SiteError> {
-        bootstrap::onstart(spec.limits.bring_up, provider_url, spec.onstart.as_deref())
+        bootstrap::onstart(spec.bring_up(), provider_url, spec.onstart.as_deref())
             .map_err(|err| SiteError::Local(chain(&err)))
     }
 

@@ -1,12 +1,20 @@
 //! States of a run and which may follow which, and what each word of the provider means in each of them (pure).
 //! [`lifecycle`] carries a run along the states, [`recovery`] decides what follows an interruption.
 
+pub mod alarms;
+mod attempts;
+mod boxes;
 pub mod bringing_up;
+pub mod budget;
+pub mod claims;
 pub mod environment;
 pub mod finishing;
+pub(crate) mod halt;
 pub mod label;
 pub mod lease;
 pub mod lifecycle;
+mod market_eye;
+mod preparing;
 pub mod pricing;
 pub mod recovery;
 pub mod renting;
@@ -18,6 +26,14 @@ pub mod vigil;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+/// Highest step that is believed: names of commits have twelve digits. What prints more is not counting steps.
+pub const MAX_STEP: u64 = 999_999_999_999;
+
+/// A step as a box tells it, which may be anything.
+pub fn believable_step(step: Option<u64>) -> Option<u64> {
+    step.filter(|step| *step <= MAX_STEP)
+}
 
 /// Where an attempt stands. Recorded before and after each step, so that any later command picks it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -33,6 +49,8 @@ pub enum State {
     Preparing,
     /// Code is copied, setup runs, a checkpoint is restored.
     Syncing,
+    /// A short session proves code and box before the training.
+    Smoke,
     /// The training session runs.
     Running,
     /// The session ended well; last checkpoints and results are brought to safety.
@@ -53,12 +71,13 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of a good run, then the ways in which it ends otherwise.
-    pub const ALL: [State; 13] = [
+    pub const ALL: [State; 14] = [
         Self::Planned,
         Self::Renting,
         Self::Loading,
         Self::Preparing,
         Self::Syncing,
+        Self::Smoke,
         Self::Running,
         Self::Finishing,
         Self::Collected,
@@ -77,6 +96,7 @@ impl State {
             Self::Loading => "loading",
             Self::Preparing => "preparing",
             Self::Syncing => "syncing",
+            Self::Smoke => "smoke",
             Self::Running => "running",
             Self::Finishing => "finishing",
             Self::Collected => "collected",
@@ -102,9 +122,15 @@ impl State {
                 | Self::Loading
                 | Self::Preparing
                 | Self::Syncing
+                | Self::Smoke
                 | Self::Running
                 | Self::Finishing
         )
+    }
+
+    /// On the way to a training session, which does not run yet.
+    pub fn is_bring_up(self) -> bool {
+        self.is_active() && !matches!(self, Self::Running | Self::Finishing)
     }
 
     /// Nothing follows: the instance is known not to exist.
@@ -127,7 +153,8 @@ impl State {
             | (Renting, Loading)
             | (Loading, Preparing)
             | (Preparing, Syncing)
-            | (Syncing, Running)
+            | (Syncing, Smoke | Running)
+            | (Smoke, Running)
             | (Running, Finishing)
             | (Finishing, Collected) => true,
             // Anything that is under way can be ended by the market, by a failure, by a person or by the host.
@@ -157,12 +184,14 @@ mod tests {
     #[test]
     fn a_good_run_goes_forward_one_step_at_a_time() {
         let way = [
-            Planned, Renting, Loading, Preparing, Syncing, Running, Finishing, Collected, Gone,
+            Planned, Renting, Loading, Preparing, Syncing, Smoke, Running, Finishing, Collected,
+            Gone,
         ];
         for (i, from) in way.iter().enumerate() {
             for (j, next) in way.iter().enumerate() {
-                // Gone is reachable from everywhere: the box can be found missing at any time.
-                let expected = j == i || j == i + 1 || (*next == Gone && *from != Gone);
+                // Gone is reachable from everywhere: the box can be found missing at any time. Not every run has a smoke.
+                let skips = (*from, *next) == (Syncing, Running);
+                let expected = j == i || j == i + 1 || skips || (*next == Gone && *from != Gone);
                 check(*from, *next, expected);
             }
         }
@@ -193,7 +222,9 @@ mod tests {
     #[test]
     fn no_ended_attempt_runs_again() {
         for from in [Collected, Gone, Interrupted, Failed, Stopped, Lost] {
-            for next in [Planned, Renting, Loading, Preparing, Syncing, Running] {
+            for next in [
+                Planned, Renting, Loading, Preparing, Syncing, Smoke, Running,
+            ] {
                 check(from, next, false);
             }
         }

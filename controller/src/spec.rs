@@ -6,7 +6,6 @@
 pub mod accelerators;
 mod bare;
 mod file;
-pub mod model;
 pub mod query;
 pub mod values;
 mod yaml;
@@ -22,7 +21,6 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     bare::BareRun,
     file::{SpecError, parse},
-    model::Model,
     values::duration,
     yaml::{YamlError, from_yaml, nearest},
 };
@@ -42,6 +40,8 @@ pub const DEFAULT_EVERY: Duration = Duration::from_secs(10 * 60);
 pub const DEFAULT_KEEP_LAST: u32 = 3;
 /// Attempts in all, the first included.
 pub const DEFAULT_ATTEMPTS: u32 = 5;
+/// Longest time of a smoke.
+pub const DEFAULT_SMOKE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// Directory of checkpoints on the box.
 pub const DEFAULT_CHECKPOINT_DIR: &str = "checkpoints";
 
@@ -54,9 +54,6 @@ pub struct RunSpec {
     pub workdir: Option<PathBuf>,
     /// What to rent.
     pub resources: Resources,
-    /// What is trained, for the plan.
-    #[serde(default)]
-    pub model: Option<Model>,
     /// Container image.
     pub image: String,
     /// Shell text that the box runs at every start, after spotter's own.
@@ -66,6 +63,9 @@ pub struct RunSpec {
     pub envs: BTreeMap<String, Option<String>>,
     /// Shell text that prepares the box, run once per attempt before `run`.
     pub setup: Option<String>,
+    /// A short session that proves code and box before `run`.
+    #[serde(default)]
+    pub smoke: Option<Smoke>,
     /// Shell text of the training.
     pub run: String,
     /// Shell text that resumes; `None`: `run`, with `SPOTTER_CHECKPOINT` set.
@@ -101,6 +101,17 @@ pub struct Resources {
     pub bid_headroom: f64,
     /// Highest bid, $/h.
     pub bid_max_usd_per_hour: Option<f64>,
+}
+
+/// A short session before the training.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Smoke {
+    /// Shell text.
+    pub run: String,
+    /// Steps that it is meant to make: `SPOTTER_SMOKE_STEPS` in its environment.
+    pub steps: Option<u64>,
+    /// Longest time; one that takes longer has failed.
+    pub timeout: Duration,
 }
 
 /// Where checkpoints are on the box and where they go.
@@ -173,14 +184,28 @@ impl RunSpec {
         file::read(path)
     }
 
-    /// Gives the run another name.
+    /// Gives the run another name, and its results a folder of that name: a file may be run more than once.
     pub fn rename(&mut self, name: &str) -> Result<(), SpecError> {
         values::run_name(name).map_err(|message| SpecError::Flag {
             flag: "--name".to_owned(),
             message,
         })?;
+        if name != self.name
+            && let Some(results) = &mut self.results
+        {
+            results.to.push(name);
+        }
         name.clone_into(&mut self.name);
         Ok(())
+    }
+
+    /// From paying for a box to its training, the smoke included: after that the box stops itself.
+    pub fn bring_up(&self) -> Duration {
+        let smoke = self
+            .smoke
+            .as_ref()
+            .map_or(Duration::ZERO, |smoke| smoke.timeout);
+        self.limits.bring_up + smoke
     }
 }
 

@@ -12,6 +12,7 @@ mod runs;
 mod schema;
 
 use std::{
+    collections::HashMap,
     fs,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -67,6 +68,8 @@ pub enum Outcome {
     Stopped,
     /// A step before the training failed.
     Failed,
+    /// Ended because a limit of the run file was reached.
+    Limit,
 }
 
 impl Outcome {
@@ -79,6 +82,7 @@ impl Outcome {
             Self::Lost => "lost",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
+            Self::Limit => "limit",
         }
     }
 
@@ -91,6 +95,7 @@ impl Outcome {
             Self::Lost,
             Self::Stopped,
             Self::Failed,
+            Self::Limit,
         ]
         .into_iter()
         .find(|outcome| outcome.name() == name)
@@ -140,6 +145,10 @@ pub struct AttemptRecord {
     pub last_event: u64,
     /// Exit code of the training.
     pub exit_code: Option<i32>,
+    /// When somebody started it again on its box, microseconds since the epoch; 0: never.
+    pub reopened_us: i64,
+    /// [`Self::started_us`] of the session before that.
+    pub old_session_us: i64,
 }
 
 impl AttemptRecord {
@@ -148,6 +157,11 @@ impl AttemptRecord {
         self.gone_us == 0
             && !self.state.is_end()
             && (self.instance.is_some() || self.state == State::Renting)
+    }
+
+    /// No training session was asked for in this life of its box.
+    pub fn awaits_training(&self) -> bool {
+        self.started_us == self.old_session_us
     }
 }
 
@@ -218,6 +232,12 @@ pub enum StoreError {
         /// What was to be written.
         to: State,
     },
+    /// Another process acts for the run by now.
+    #[error("another spotter acts for run `{run}`")]
+    Superseded {
+        /// The run.
+        run: String,
+    },
     /// A stored value makes no sense to this program.
     #[error("the run store holds a {what} that cannot be read: `{value}`")]
     Unreadable {
@@ -244,6 +264,8 @@ pub struct Store {
     path: PathBuf,
     id: String,
     clock: Clock,
+    /// Leases that were taken through this handle, by run: whoever lost one may not write on.
+    held: Mutex<HashMap<String, String>>,
 }
 
 /// How long a write waits for another `spotter` that writes.
@@ -283,6 +305,7 @@ impl Store {
             path: path.to_owned(),
             id,
             clock,
+            held: Mutex::default(),
         })
     }
 

@@ -47,8 +47,8 @@ use super::{
 };
 use crate::{config::Home, now_us};
 
-/// The session that prepares a box; see the dead-man's switch.
-const SETUP_SESSION: &str = "setup";
+/// The sessions that come before a training; see the dead-man's switch.
+const PREPARING_SESSIONS: [&str; 2] = ["setup", "smoke"];
 /// How long the daemon may take to send the environment.
 const ENVIRONMENT_PATIENCE: Duration = Duration::from_secs(15);
 /// Signals that come through the descriptor instead of interrupting.
@@ -119,7 +119,8 @@ fn own(home: &Home, dir: &Path, command: &[OsString]) -> anyhow::Result<i32> {
     // The child waits behind the gate: nothing runs that is not on record. On an error the gate closes and it leaves.
     record::write(dir, "start.json", &start).context("start.json cannot be written")?;
     // Preparing the box is not what it was rented for: a box that never comes to its training still ends itself.
-    if dir.file_name() != Some(OsStr::new(SETUP_SESSION)) {
+    let prepares = |name: &&str| dir.file_name() == Some(OsStr::new(name));
+    if !PREPARING_SESSIONS.iter().any(prepares) {
         fs::write(home.started(), b"").context("the dead-man's switch cannot be disarmed")?;
     }
     nix::unistd::write(&gate, b"g").context("the command cannot be let go")?;

@@ -9,7 +9,7 @@ use crate::{commands::Deps, error::CommandError, tunnel, ui::Ui};
 pub struct AttachArgs {
     /// The run [default: the only one that goes on]
     run: Option<String>,
-    /// Session to look at [default: train, before that setup]
+    /// Session to look at [default: train, before that smoke, before that setup]
     #[arg(long, value_name = "NAME", value_parser = session_name)]
     session: Option<String>,
 }
@@ -49,7 +49,7 @@ pub async fn attach(ui: &mut Ui, deps: &Deps, args: &AttachArgs) -> Result<(), C
 
 /// What opens the window on the box (pure). A terminal that the box has never heard of becomes a common one.
 fn window(session: Option<&str>) -> String {
-    let sessions = session.unwrap_or("train setup");
+    let sessions = session.unwrap_or("train smoke setup");
     format!(
         r#"sock=$HOME/.spotter/tmux.sock
 if ! command -v tmux >/dev/null; then
@@ -99,6 +99,7 @@ mod tests {
         };
         check("train setup", None, Some("train"));
         check("setup", None, Some("setup"));
+        check("smoke setup", None, Some("smoke"));
         check("setup train", Some("setup"), Some("setup"));
         check("", None, None);
         check("train", Some("setup"), None);

@@ -12,8 +12,8 @@ use crate::{
     ui::{Table, Ui, text},
 };
 
-/// Longest time to wait for another spotter to let go of the run.
-const LEASE_LIMIT: Duration = Duration::from_secs(60);
+/// Longest time to wait for another spotter to let go of the run: an order of its may be on its way, and take minutes.
+const LEASE_LIMIT: Duration = Duration::from_secs(180);
 /// Longest time to wait for the box's own word on what is saved.
 const ASK: Duration = Duration::from_secs(40);
 
@@ -54,7 +54,7 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
         store.end_run(&run.name, Outcome::Stopped, Some("destroyed on request"))?;
     }
     // They see that, deal with the box and let go; then nobody rents behind our back.
-    let _lease = take_lease(&store, &run.name).await?;
+    let _lease = take_lease(ui, &store, &run.name).await?;
     let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
     let mut ended = Vec::new();
     for mut attempt in store.attempts(&run.name)? {
@@ -86,11 +86,18 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
 }
 
 /// Waits for whoever acts for the run to let go.
-async fn take_lease(store: &Arc<Store>, run: &str) -> Result<Lease, CommandError> {
+async fn take_lease(ui: &mut Ui, store: &Arc<Store>, run: &str) -> Result<Lease, CommandError> {
     let limit = tokio::time::Instant::now() + LEASE_LIMIT;
+    let mut told = false;
     loop {
         if let Some(lease) = Lease::take(store, run)? {
             return Ok(lease);
+        }
+        if !told {
+            told = true;
+            ui.status(format_args!(
+                "Another spotter acts for `{run}`: waiting until it lets go."
+            ));
         }
         if tokio::time::Instant::now() >= limit {
             let text =
@@ -115,8 +122,10 @@ async fn refuse_loss(
     if attempt.started_us == 0 || attempt.state == State::Collected {
         return Ok(());
     }
-    if matches!(run.outcome, Some(Outcome::Done | Outcome::Stopped))
-        && attempt.state != State::Running
+    if matches!(
+        run.outcome,
+        Some(Outcome::Done | Outcome::Stopped | Outcome::Limit)
+    ) && attempt.state != State::Running
     {
         return Ok(());
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    commands::{Deps, watching::ConsoleReport},
+    commands::{Deps, parts::no_box, watching::ConsoleReport},
     error::CommandError,
     ui::{Table, Ui, text},
 };
@@ -46,7 +46,7 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
     let attempt = deps
         .store()?
         .latest_attempt(&run.name)?
-        .ok_or_else(|| CommandError::usage(format!("run `{}` has no box yet", run.name)))?;
+        .ok_or_else(|| no_box(&run))?;
     let site = deps.open_site(&run.name).await?;
     let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
     let files = lifecycle

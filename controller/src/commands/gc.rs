@@ -5,9 +5,10 @@ use serde::Serialize;
 use crate::{
     commands::Deps,
     error::CommandError,
-    provider::Instance,
-    run::{State, label},
-    store::AttemptRecord,
+    ledger,
+    provider::{Actual, Instance},
+    run::{State, claims, label},
+    store::{AttemptRecord, Store},
     ui::{Table, Ui, text},
 };
 
@@ -51,8 +52,8 @@ pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandEr
     let now_s = deps.clock.now_us() as f64 / 1e6;
     let mut found: Vec<Found> = instances
         .iter()
-        .map(|instance| look(instance, store.id(), &claimed, now_s))
-        .collect();
+        .map(|instance| look(instance, &store, &claimed, now_s))
+        .collect::<Result<_, _>>()?;
     if let Some(id) = args.instance
         && !found.iter().any(|row| row.instance == id)
     {
@@ -97,32 +98,45 @@ pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandEr
     Ok(())
 }
 
-/// By its number once that is known: a second box under the same label belongs to nobody.
-fn claims(attempt: &AttemptRecord, instance: &Instance) -> bool {
-    match attempt.instance {
-        Some(id) => id == instance.id,
-        None => instance.label.as_deref() == Some(attempt.label.as_str()),
-    }
-}
-
-fn look(instance: &Instance, store: &str, claimed: &[AttemptRecord], now_s: f64) -> Found {
+fn look(
+    instance: &Instance,
+    store: &Store,
+    claimed: &[AttemptRecord],
+    now_s: f64,
+) -> Result<Found, CommandError> {
+    let claim = claims::owner(claimed, instance);
     let owner = match instance.label.as_deref().and_then(label::parse) {
+        _ if claim.is_some() => "claimed",
         None => "not spotter's",
-        Some(label) if label.store != store => "other store",
-        Some(_) if claimed.iter().any(|attempt| claims(attempt, instance)) => "claimed",
+        Some(label) if label.store != store.id() => "other store",
         Some(_) => "orphan",
     };
-    let gpu = if instance.contract_running {
-        instance.gpu_usd_per_hour
-    } else {
-        0.0
-    };
-    Found {
+    Ok(Found {
         instance: instance.id,
         label: instance.label.clone(),
         owner,
         age_s: (now_s - instance.start_s).max(0.0) as u64,
-        usd_per_hour: gpu + instance.storage_usd_per_hour,
+        usd_per_hour: match claim {
+            // What `ps` says of it.
+            Some(attempt) => {
+                ledger::rate_usd_per_hour(&store.intervals(&attempt.run)?, Some(attempt.number))
+            }
+            None => price(instance),
+        },
         destroyed: false,
-    }
+    })
+}
+
+/// What it costs now, $/h: its GPU only while the container runs.
+fn price(instance: &Instance) -> f64 {
+    let being_made = matches!(
+        instance.actual,
+        Actual::Provisioning | Actual::Created | Actual::Loading
+    );
+    let gpu = if instance.contract_running && !being_made {
+        instance.gpu_usd_per_hour
+    } else {
+        0.0
+    };
+    gpu + instance.storage_usd_per_hour
 }

@@ -9,12 +9,12 @@ use super::attach::session_name;
 use crate::{
     agent_client::{AgentClient, Link, LogPiece, LogPosition, LogStart},
     bootstrap,
-    commands::Deps,
+    commands::{Deps, parts::no_box},
     error::CommandError,
     logbook::Logbook,
     run::{
         State,
-        bringing_up::{SETUP, TRAIN},
+        bringing_up::{SETUP, SMOKE, TRAIN},
     },
     store::AttemptRecord,
     tunnel::{Patience, Tunnel},
@@ -23,6 +23,8 @@ use crate::{
 
 /// How long a box is tried that was reached before.
 const CONNECT_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// The same where what it printed before is on this machine.
+const COPY_LIMIT: std::time::Duration = std::time::Duration::from_secs(6);
 /// What a line of a log has at most, mostly: this much is asked for per line of `--tail`.
 const LINE_BYTES: u64 = 400;
 
@@ -40,7 +42,7 @@ pub struct LogsArgs {
     /// Only the last lines
     #[arg(short = 'n', long, value_name = "LINES")]
     tail: Option<u64>,
-    /// Session: train or setup [default: train, before that setup]
+    /// Session: train, smoke or setup [default: train, before that smoke, before that setup]
     #[arg(long, value_name = "NAME", value_parser = session_name)]
     session: Option<String>,
     /// Attempt [default: the newest]
@@ -107,11 +109,9 @@ pub async fn logs(ui: &mut Ui, deps: &Deps, args: &LogsArgs) -> Result<(), Comma
         Some(number) => attempts.iter().find(|attempt| attempt.number == number),
         None => attempts.last(),
     };
-    let attempt = attempt.ok_or_else(|| {
-        CommandError::usage(match args.attempt {
-            Some(number) => format!("run `{}` has no attempt {number}", run.name),
-            None => format!("run `{}` has no box yet", run.name),
-        })
+    let attempt = attempt.ok_or_else(|| match args.attempt {
+        Some(number) => CommandError::usage(format!("run `{}` has no attempt {number}", run.name)),
+        None => no_box(&run),
     })?;
     let newest = attempts
         .last()
@@ -128,20 +128,70 @@ pub async fn logs(ui: &mut Ui, deps: &Deps, args: &LogsArgs) -> Result<(), Comma
     // A box that was stopped, taken back or lost is not asked: what it printed is here.
     let runs = matches!(
         attempt.state,
-        State::Preparing | State::Syncing | State::Running | State::Finishing
+        State::Preparing | State::Syncing | State::Smoke | State::Running | State::Finishing
     );
     if !(newest && runs && !attempt.ssh.is_empty()) {
         return copied(&mut printer, deps, args, attempt);
     }
-    match live(&mut printer, deps, args).await {
+    // What is here is shown at once: a box behind a silent link takes its time.
+    let shown = match args.tail {
+        None => shown_copy(&mut printer, deps, args, attempt)?,
+        Some(_) => None,
+    };
+    match live(&mut printer, deps, args, attempt, shown).await {
+        Err(err) if !args.follow && shown.is_some() => {
+            printer.ui.warning(format_args!(
+                "the box does not answer ({}): this was the copy on this machine",
+                why(&err)
+            ));
+            Ok(())
+        }
         Err(err) if !args.follow && has_copy(&printer, deps, attempt) => {
             printer.ui.warning(format_args!(
-                "the box does not answer ({err}): this is the copy from before"
+                "the box does not answer ({}): this is the copy on this machine",
+                why(&err)
             ));
             copied(&mut printer, deps, args, attempt)
         }
         other => other,
     }
+}
+
+fn why(err: &CommandError) -> String {
+    match err.causes() {
+        [] => err.message().to_owned(),
+        causes => causes.join(": "),
+    }
+}
+
+/// Prints the copy of a training's log on this machine; answers where on the box it goes on.
+fn shown_copy(
+    printer: &mut Printer<'_>,
+    deps: &Deps,
+    args: &LogsArgs,
+    attempt: &AttemptRecord,
+) -> Result<Option<LogPosition>, CommandError> {
+    // While the box is prepared the session to show is not known yet.
+    if args.session.is_none() && attempt.state.is_bring_up() || !has_copy(printer, deps, attempt) {
+        return Ok(None);
+    }
+    let book = Logbook::new(deps.config.home());
+    let failed = |err: std::io::Error| {
+        CommandError::new(format!("the log of `{}` could not be read", printer.run)).cause(err)
+    };
+    let position = || {
+        book.open(printer.run, attempt.number, &printer.session)
+            .map(|copy| copy.position())
+            .map_err(failed)
+    };
+    let path = book.path(printer.run, attempt.number, &printer.session);
+    // Whoever watches the run appends to the copy meanwhile.
+    let (mut at, mut bytes) = (position()?, fs::read(&path).map_err(failed)?);
+    while position()? != at {
+        (at, bytes) = (position()?, fs::read(&path).map_err(failed)?);
+    }
+    printer.print(&bytes, None, 0);
+    Ok(Some(at))
 }
 
 /// Whether something of this log was copied to this machine.
@@ -160,9 +210,11 @@ fn copied(
 ) -> Result<(), CommandError> {
     let book = Logbook::new(deps.config.home());
     let mut path = book.path(printer.run, attempt.number, &printer.session);
-    if args.session.is_none() && !path.exists() {
-        printer.session = SETUP.to_owned();
-        path = book.path(printer.run, attempt.number, SETUP);
+    for before in [SMOKE, SETUP] {
+        if args.session.is_none() && !path.exists() {
+            printer.session = before.to_owned();
+            path = book.path(printer.run, attempt.number, before);
+        }
     }
     let bytes = fs::read(&path).map_err(|err| {
         let what = format!(
@@ -179,24 +231,36 @@ fn copied(
 }
 
 /// From the agent.
-async fn live(printer: &mut Printer<'_>, deps: &Deps, args: &LogsArgs) -> Result<(), CommandError> {
+async fn live(
+    printer: &mut Printer<'_>,
+    deps: &Deps,
+    args: &LogsArgs,
+    attempt: &AttemptRecord,
+    shown: Option<LogPosition>,
+) -> Result<(), CommandError> {
     let name = printer.run.to_owned();
     let failed =
         || CommandError::new(format!("the log of `{name}` could not be read")).about(name.as_str());
     let target = deps.ssh_target(&name).await?;
-    let tunnel = Tunnel::connect(target, Patience::known_box(CONNECT_LIMIT))
+    // With a copy at hand a silent link is not worth a long wait, unless somebody wants what comes.
+    let hurry = !args.follow && has_copy(printer, deps, attempt);
+    let limit = if hurry { COPY_LIMIT } else { CONNECT_LIMIT };
+    let tunnel = Tunnel::connect(target, Patience::known_box(limit))
         .await
         .map_err(|err| failed().cause(err))?;
     let client = bootstrap::reach(&tunnel)
         .await
         .map_err(|err| failed().cause(err))?;
-    if args.session.is_none() {
+    if args.session.is_none() && shown.is_none() {
         let sessions = client.sessions().await.map_err(|err| failed().cause(err))?;
         if !sessions.iter().any(|session| session.name == TRAIN) {
-            printer.session = SETUP.to_owned();
+            let before = [SMOKE, SETUP]
+                .into_iter()
+                .find(|name| sessions.iter().any(|session| session.name == *name));
+            printer.session = before.unwrap_or(SETUP).to_owned();
         }
     }
-    let mut start = LogStart::At(LogPosition::default());
+    let mut start = LogStart::At(shown.unwrap_or_default());
     let mut ended = false;
     if let Some(lines) = args.tail {
         // What is there now, cut to the lines that were asked for; from its end on it may be followed.

@@ -8,10 +8,35 @@ use crate::{
     error::CommandError,
     logbook::Logbook,
     run::{
+        bringing_up::{key_name, key_stamp},
         lifecycle::{Lifecycle, Report},
         site::{Place, Site, Sites},
     },
+    store::{Outcome, RunRecord},
 };
+
+/// A verb wants the box of a run that has none: what to type instead depends on why.
+pub(super) fn no_box(run: &RunRecord) -> CommandError {
+    let name = &run.name;
+    let err = CommandError::new(format!("run `{name}` has no box")).about(name);
+    match run.outcome {
+        None => err
+            .because("none is rented yet, or it is being replaced")
+            .hint(format!("see where it stands with `spotter status {name}`")),
+        Some(outcome) => {
+            let err = err.because(format!("it has ended: {}", outcome.name()));
+            let err = match &run.spec.results {
+                Some(results) if outcome == Outcome::Done => {
+                    err.hint(format!("its results are in {}", results.to.display()))
+                }
+                _ => err,
+            };
+            err.hint(format!(
+                "read what is kept with `spotter status {name}` and `spotter logs {name}`"
+            ))
+        }
+    }
+}
 
 impl Deps {
     /// The way to boxes.
@@ -50,8 +75,9 @@ impl Deps {
                 addresses: attempt.ssh,
             })
         });
-        let place = place.ok_or_else(|| CommandError::usage(format!("run `{run}` has no box")))?;
+        let place = place.ok_or_else(|| no_box(&record))?;
         let sites = self.sites()?;
+        self.same_key(run, place.instance).await?;
         sites
             .open(&place, &record.spec, &|_, _| {})
             .await
@@ -60,5 +86,25 @@ impl Deps {
                     .cause(err)
                     .about(run)
             })
+    }
+
+    /// Refuses a box that knows another key than this home has now: ssh would only say that permission is denied.
+    pub(super) async fn same_key(&self, run: &str, instance: u64) -> Result<(), CommandError> {
+        let known = self.store()?.meta(&key_name(instance))?;
+        let Some(known) = known else { return Ok(()) };
+        let key = self
+            .sites()?
+            .public_key()
+            .await
+            .map_err(|err| CommandError::from_error(&err))?;
+        if known == key_stamp(&key) {
+            return Ok(());
+        }
+        Err(CommandError::new(format!(
+            "the box of `{run}` cannot be reached: the ssh key in {} was replaced since it was rented",
+            self.config.home().join("ssh").display()
+        ))
+        .about(run)
+        .hint(format!("let the new key in with `spotter up {run}`, or put the old one back")))
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     commands::Deps,
     error::CommandError,
     ledger,
+    run::{State, alarms},
     store::{AttemptRecord, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -39,6 +40,8 @@ struct Row {
     usd_per_hour: f64,
     cost_usd: f64,
     created_us: i64,
+    /// What is wrong with the backup of a running training; null: nothing.
+    backup_alarm: Option<String>,
     /// Process that watches the run; null: nobody does, so nobody would recover it.
     watched_by_pid: Option<u32>,
 }
@@ -65,15 +68,30 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
         return Ok(());
     }
     ui.show(&rows, |rows| table(&rows.runs));
-    for row in rows
+    for row in &rows.runs {
+        if let Some(alarm) = &row.backup_alarm {
+            ui.warning(format_args!(
+                "the backup of `{}` is behind: {alarm}",
+                row.run
+            ));
+        }
+    }
+    let alone: Vec<&str> = rows
         .runs
         .iter()
         .filter(|row| row.outcome.is_none() && row.watched_by_pid.is_none())
-    {
-        ui.hint(format_args!(
-            "nobody watches `{0}`, so nobody would recover it: `spotter up {0}`",
-            row.run
-        ));
+        .map(|row| row.run.as_str())
+        .collect();
+    match alone.as_slice() {
+        [] => {}
+        [run] => ui.hint(format_args!(
+            "nobody watches `{run}`, so nobody would recover it: `spotter up {run}`"
+        )),
+        [first, ..] => ui.hint(format_args!(
+            "nobody watches {} runs, so nobody would recover them: `spotter up {first}`, or `spotter wait {}` for all",
+            alone.len(),
+            alone.join(" ")
+        )),
     }
     Ok(())
 }
@@ -111,6 +129,10 @@ fn row(
         usd_per_hour: ledger::rate_usd_per_hour(&intervals, None),
         cost_usd: ledger::run_cost(&intervals, &charges, now_us).total_usd(),
         created_us: run.created_us,
+        backup_alarm: match latest.filter(|attempt| attempt.state == State::Running) {
+            Some(attempt) => alarms::backup(store, &run.name, attempt.number)?,
+            None => None,
+        },
         watched_by_pid: store.lease(&run.name)?.map(|lease| lease.pid),
     })
 }
@@ -136,6 +158,7 @@ fn table(rows: &[Row]) -> Table {
             Some(outcome) if outcome != row.state => format!("{outcome}, {}", row.state),
             Some(outcome) => outcome.to_owned(),
             None if row.stop_requested => format!("{}, stopping", row.state),
+            None if row.backup_alarm.is_some() => format!("{}, backup behind", row.state),
             None => row.state.clone(),
         };
         let gpu = match row.num_gpus {

@@ -8,7 +8,7 @@ use crate::{
     commands::{Deps, watching},
     error::CommandError,
     run::{lifecycle::Goal, site::SiteError},
-    spec::RunSpec,
+    spec::{BareRun, RunSpec},
     store::RunRecord,
     ui::{self, Ui},
 };
@@ -22,18 +22,97 @@ pub struct RunArgs {
     /// Run file
     #[arg(value_name = "FILE", default_value = "run.yaml", conflicts_with_all = ["gpus", "command"])]
     file: PathBuf,
-    /// Without a run file: GPU and count, such as "RTX 4090:1"
-    #[arg(long, requires = "command")]
-    gpus: Option<String>,
     /// Name of the run, instead of the file's
     #[arg(long)]
     name: Option<String>,
     /// Leave as soon as the training runs
     #[arg(long)]
     detach: bool,
+    #[command(flatten)]
+    bare: BareFlags,
     /// Without a run file: the training's command, after `--`
     #[arg(last = true, requires = "gpus")]
     command: Vec<String>,
+}
+
+/// What a run file would say.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Without a run file")]
+struct BareFlags {
+    /// GPU and count, such as "RTX 4090:1"
+    #[arg(long, requires = "command", value_name = "NAME[:COUNT]")]
+    gpus: Option<String>,
+    /// Cheaper, but the market takes it back when somebody pays more; needs --bucket
+    #[arg(long, requires = "gpus")]
+    interruptible: bool,
+    /// Disk of the box, such as 100GB
+    #[arg(long, requires = "gpus", value_name = "SIZE")]
+    disk: Option<String>,
+    /// Highest price for the whole box, $/h, all in
+    #[arg(long, requires = "gpus", value_name = "USD")]
+    max_price: Option<String>,
+    /// Highest bid, $/h
+    #[arg(long, requires = "gpus", value_name = "USD")]
+    bid_max: Option<String>,
+    /// Bid over the price to beat, such as 15%
+    #[arg(long, requires = "gpus", value_name = "SHARE")]
+    bid_headroom: Option<String>,
+    /// Further conditions in the market's query language, such as "reliability>0.95"
+    #[arg(long, requires = "gpus", value_name = "QUERY")]
+    offers: Option<String>,
+    /// Container image
+    #[arg(long, requires = "gpus")]
+    image: Option<String>,
+    /// Shell text that prepares the box
+    #[arg(long, requires = "gpus", value_name = "COMMAND")]
+    setup: Option<String>,
+    /// Variable of the job, NAME=VALUE, or NAME alone to take it from your shell; may be given several times
+    #[arg(long = "env", requires = "gpus", value_name = "NAME[=VALUE]")]
+    envs: Vec<String>,
+    /// Where checkpoints go, as in s3://bucket/runs
+    #[arg(long, requires = "gpus", value_name = "URL")]
+    bucket: Option<String>,
+    /// Directory on the box in which the training writes checkpoints
+    #[arg(long, requires = "gpus", value_name = "DIR")]
+    checkpoints_dir: Option<String>,
+    /// Dollars for all attempts
+    #[arg(long, requires = "gpus", value_name = "USD")]
+    budget: Option<String>,
+    /// File or directory to bring home, into results/NAME; may be given several times
+    #[arg(long, requires = "gpus", value_name = "PATH")]
+    fetch: Vec<String>,
+}
+
+impl RunArgs {
+    /// The run that was typed.
+    fn spec(&self) -> Result<RunSpec, CommandError> {
+        let Some(gpus) = &self.bare.gpus else {
+            return Ok(RunSpec::load(&self.file)?);
+        };
+        let workdir = std::path::absolute(".").map_err(|err| {
+            CommandError::usage("the current directory cannot be read").cause(err)
+        })?;
+        let bare = &self.bare;
+        Ok(RunSpec::from_flags(&BareRun {
+            name: self.name.clone(),
+            workdir,
+            gpus: gpus.clone(),
+            interruptible: bare.interruptible,
+            disk: bare.disk.clone(),
+            max_price: bare.max_price.clone(),
+            bid_max: bare.bid_max.clone(),
+            bid_headroom: bare.bid_headroom.clone(),
+            offers: bare.offers.clone(),
+            image: bare.image.clone(),
+            setup: bare.setup.clone(),
+            envs: bare.envs.clone(),
+            checkpoints_dir: bare.checkpoints_dir.clone(),
+            bucket: bare.bucket.clone(),
+            budget: bare.budget.clone(),
+            fetch: bare.fetch.clone(),
+            command: self.command.clone(),
+        })?)
+    }
 }
 
 /// Writes the run down, then carries it on.
@@ -43,10 +122,7 @@ pub async fn run(
     args: &RunArgs,
     stop: CancellationToken,
 ) -> Result<(), CommandError> {
-    let mut spec = match &args.gpus {
-        Some(gpus) => RunSpec::bare(gpus, &args.command, args.name.as_deref())?,
-        None => RunSpec::load(&args.file)?,
-    };
+    let mut spec = args.spec()?;
     if let Some(name) = &args.name {
         spec.rename(name)?;
     }
@@ -55,7 +131,12 @@ pub async fn run(
         let err = CommandError::usage(format!("there is a run `{}` already", spec.name));
         return Err(match known.outcome {
             None => err.hint(format!("go on with it: `spotter up {}`", spec.name)),
-            Some(_) => err.hint("give this one another name with `--name`"),
+            Some(_) => err
+                .hint("give this one another name with `--name`")
+                .hint(format!(
+                    "or start that one again with `spotter resume {}`",
+                    spec.name
+                )),
         });
     }
     let missing: Vec<&str> = spec

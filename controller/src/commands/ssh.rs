@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use crate::{
-    commands::Deps,
+    commands::{Deps, parts::no_box},
     error::CommandError,
     tunnel::{self, SshHome, SshTarget},
     ui::Ui,
@@ -41,13 +41,14 @@ impl Deps {
 
     /// How the newest box of a run is reached, by the addresses on record: the market is not asked.
     pub async fn ssh_target(&self, run: &str) -> Result<SshTarget, CommandError> {
+        let record = self.load_run(Some(run))?;
         let attempt = self
             .store()?
             .latest_attempt(run)?
             .filter(|attempt| attempt.may_cost());
         let (attempt, instance) = attempt
             .and_then(|attempt| attempt.instance.map(|instance| (attempt, instance)))
-            .ok_or_else(|| CommandError::new(format!("run `{run}` has no box")).about(run))?;
+            .ok_or_else(|| no_box(&record))?;
         if attempt.ssh.is_empty() {
             return Err(
                 CommandError::new(format!("the box of `{run}` has no ssh address yet"))
@@ -58,6 +59,7 @@ impl Deps {
                     )),
             );
         }
+        self.same_key(run, instance).await?;
         let home = self.ssh_home()?;
         let target = home
             .target(self.provider()?.name(), instance, attempt.ssh.clone())

@@ -8,7 +8,7 @@ use crate::{
     agent_client::{AgentStatus, SessionState},
     commands::{Deps, watching},
     error::CommandError,
-    run::{State, bringing_up::TRAIN, summary::RunSummary},
+    run::{State, alarms, bringing_up::TRAIN, summary::RunSummary},
     ui::{self, Ui, text},
 };
 
@@ -30,6 +30,8 @@ pub struct StatusArgs {
 struct Status {
     #[serde(flatten)]
     summary: RunSummary,
+    /// What is wrong with the backup of a running training, as it was last told; `null`: nothing.
+    backup_alarm: Option<String>,
     /// What the agent says; `null` when it was not asked or did not answer.
     agent: Option<AgentStatus>,
 }
@@ -39,20 +41,42 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     let run = deps.load_run(args.run.as_deref())?;
     let store = deps.store()?;
     let summary = watching::summary(&store, &run)?;
-    let asks = summary
-        .state
-        .is_some_and(|state| matches!(state, State::Syncing | State::Running | State::Finishing));
-    let agent = if asks && !args.recorded {
-        live(ui, deps, &run.name).await?
-    } else {
-        None
+    let asks = summary.state.is_some_and(|state| {
+        matches!(
+            state,
+            State::Syncing | State::Smoke | State::Running | State::Finishing
+        )
+    });
+    let asks = asks && !args.recorded;
+    let backup_alarm = match summary.attempts.last() {
+        Some(attempt) if summary.state == Some(State::Running) => {
+            alarms::backup(&store, &run.name, attempt.number)?
+        }
+        _ => None,
     };
-    let status = Status { summary, agent };
     if ui.is_json() {
-        ui.json(&status);
+        let agent = if asks {
+            live(ui, deps, &run.name).await?
+        } else {
+            None
+        };
+        ui.json(&Status {
+            summary,
+            backup_alarm,
+            agent,
+        });
         return Ok(());
     }
-    let Status { summary, agent } = &status;
+    // The record is there at once; a box behind a silent link takes its time.
+    record(ui, &summary, backup_alarm.as_deref());
+    if asks && let Some(agent) = live(ui, deps, &run.name).await? {
+        show_agent(ui, &agent);
+    }
+    Ok(())
+}
+
+/// What is known without asking anybody.
+fn record(ui: &mut Ui, summary: &RunSummary, backup_alarm: Option<&str>) {
     let state = match summary.outcome {
         Some(outcome) => outcome.name(),
         None => summary.state.map_or("planned", State::name),
@@ -84,14 +108,14 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         };
         ui.line(format_args!("  watched      {watched}"));
     }
-    if let Some(agent) = agent {
-        show_agent(ui, agent);
+    if let Some(alarm) = backup_alarm {
+        ui.line(format_args!("  backup       BEHIND: {alarm}"));
     }
     ui.table(&ui::attempts_table(summary));
-    Ok(())
 }
 
 async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Option<AgentStatus>, CommandError> {
+    ui.status(format_args!("Asking the box."));
     let opened = tokio::time::timeout(LIVE_LIMIT, async {
         let site = deps.open_site(run).await?;
         site.status()

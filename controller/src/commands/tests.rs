@@ -130,6 +130,8 @@ impl Desk {
                 reason: None,
                 last_event: 0,
                 exit_code: None,
+                reopened_us: 0,
+                old_session_us: 0,
             })
             .unwrap();
         if state == State::Running {
@@ -271,12 +273,133 @@ fn an_error_about_a_run_tells_what_its_box_costs() {
         "{all:?}"
     );
     desk.market.set_unreachable(true);
-    let (code, _, err) = desk.spotter(&["offers"]);
+    let (code, _, err) = desk.spotter(&["gc"]);
     assert_eq!(code, 1);
     assert!(
         err.contains("money: instance 7 of run `a` still costs $0.310/h\n"),
         "{err}"
     );
+    // A look at the market is about no box.
+    let (code, _, err) = desk.spotter(&["offers"]);
+    assert_eq!(code, 1);
+    assert!(!err.contains("money:"), "{err}");
+}
+
+#[test]
+fn before_the_gpu_is_charged_both_prices_are_told() {
+    let desk = Desk::new();
+    desk.record("a", State::Loading);
+    let store = desk.deps().store().unwrap();
+    store
+        .open_interval("a", 1, CostKind::Disk, T0, 0.01)
+        .unwrap();
+    assert_eq!(
+        desk.deps().money(Some("a")),
+        ["instance 7 costs $0.010/h for its disk now, and $0.310/h once it runs"]
+    );
+}
+
+#[test]
+fn ps_says_once_what_nobody_watches_and_which_backup_is_behind() {
+    let desk = Desk::new();
+    for name in ["a", "b", "c"] {
+        desk.record(name, State::Running);
+    }
+    let store = desk.deps().store().unwrap();
+    let alarm = |seq, kind: &str, detail| crate::store::StoredEvent {
+        seq,
+        time_us: T0,
+        kind: kind.to_owned(),
+        detail,
+    };
+    let events = [
+        alarm(
+            1,
+            "checkpoint.failed",
+            serde_json::json!({"path": "step-20.pt", "problem": "access denied"}),
+        ),
+        alarm(2, "backup.alarm", serde_json::json!({"reason": "late"})),
+    ];
+    store.append_events("b", 1, &events).unwrap();
+    let (_, table, said) = desk.spotter(&["ps"]);
+    assert_eq!(said.matches("hint: ").count(), 1, "{said}");
+    assert!(said.contains("nobody watches 3 runs"), "{said}");
+    assert!(
+        said.contains("warning: the backup of `b` is behind: late (step-20.pt: access denied)"),
+        "{said}"
+    );
+    assert!(table.contains("running, backup behind"), "{table}");
+    let (_, status, _) = desk.spotter(&["status", "b", "--recorded"]);
+    assert!(status.contains("BEHIND: late (step-20.pt"), "{status}");
+}
+
+#[test]
+fn a_run_without_a_box_says_so_with_a_hint_and_one_exit_code_everywhere() {
+    let desk = Desk::new();
+    desk.record("a", State::Running);
+    let store = desk.deps().store().unwrap();
+    let mut attempt = store.latest_attempt("a").unwrap().unwrap();
+    attempt.state = State::Gone;
+    attempt.gone_us = T0;
+    store.update_attempt(&attempt).unwrap();
+    store.end_run("a", Outcome::Done, None).unwrap();
+    for words in [
+        ["ssh", "a"].as_slice(),
+        &["attach", "a"],
+        &["fetch", "a", "x", "--to", "y"],
+    ] {
+        let (code, _, err) = desk.spotter(words);
+        assert_eq!(code, 1, "{words:?} {err}");
+        assert!(
+            err.contains("error: run `a` has no box\n"),
+            "{words:?} {err}"
+        );
+        assert!(
+            err.contains("cause: it has ended: done\n"),
+            "{words:?} {err}"
+        );
+        assert!(err.contains("hint: "), "{words:?} {err}");
+    }
+}
+
+#[test]
+fn gc_and_ps_agree_on_what_a_box_costs() {
+    let desk = Desk::new();
+    desk.record("a", State::Loading);
+    let store = desk.deps().store().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let request = crate::provider::RentRequest {
+        offer: 1,
+        label: store.latest_attempt("a").unwrap().unwrap().label,
+        image: String::new(),
+        disk_gb: 40.0,
+        onstart: String::new(),
+        env: Vec::new(),
+        bid_usd_per_hour: Some(0.3),
+    };
+    let market: &dyn Provider = &desk.market;
+    let id = runtime.block_on(market.rent(&request)).unwrap();
+    let mut attempt = store.latest_attempt("a").unwrap().unwrap();
+    attempt.instance = Some(id);
+    store.update_attempt(&attempt).unwrap();
+    store
+        .open_interval("a", 1, CostKind::Disk, T0, 0.01)
+        .unwrap();
+    let shown = |words: &[&str], path: &str| {
+        let found = desk.json(words);
+        found.pointer(path).unwrap().as_f64().unwrap()
+    };
+    let ps = shown(&["ps"], "/runs/0/usd_per_hour");
+    assert_eq!(ps, 0.01);
+    assert_eq!(shown(&["gc"], "/0/usd_per_hour"), ps);
+    // Rented by nobody's record: the GPU is not charged while the box is being made.
+    let stranger = crate::provider::RentRequest {
+        offer: 2,
+        label: "mine".to_owned(),
+        ..request
+    };
+    runtime.block_on(market.rent(&stranger)).unwrap();
+    assert_eq!(shown(&["gc"], "/1/usd_per_hour"), 0.01);
 }
 
 #[test]

@@ -179,8 +179,13 @@ pub fn verdict(run: &RunRecord) -> Result<(), CommandError> {
     let name = &run.name;
     match run.outcome {
         None | Some(Outcome::Done | Outcome::Stopped) => Ok(()),
-        Some(Outcome::Crashed) => failed("crashed", ErrorKind::Crashed)
-            .map_err(|err: CommandError| err.hint(format!("read its log with `spotter logs {name}`, then end its box with `spotter destroy {name}`"))),
+        Some(Outcome::Crashed) => failed("crashed", ErrorKind::Crashed).map_err(|err: CommandError| {
+            err.hint(format!("read its log with `spotter logs {name}`"))
+                .hint(format!(
+                    "start it again on its box with `spotter resume {name}`, or end the box with `spotter destroy {name}`"
+                ))
+        }),
+        Some(Outcome::Limit) => failed("was ended by a limit", ErrorKind::Limit),
         Some(Outcome::Interrupted) => failed("was interrupted and not carried on", ErrorKind::Interrupted),
         Some(Outcome::Lost) => failed("was lost with its box", ErrorKind::Lost),
         Some(Outcome::Failed) => failed("did not start", ErrorKind::Failed)

@@ -27,8 +27,13 @@ struct State {
     rented: BTreeMap<InstanceId, Rented>,
     next_id: InstanceId,
     lose_answers: u32,
+    late_creates: Option<Duration>,
+    slow_creates: Option<Duration>,
+    twins: u32,
+    queue_starts: bool,
     gone: Vec<OfferId>,
     unreachable: bool,
+    failing: BTreeMap<&'static str, u32>,
 }
 
 #[derive(Debug)]
@@ -50,14 +55,62 @@ impl MemoryMarket {
             rented: BTreeMap::new(),
             next_id: 1000,
             lose_answers: 0,
+            late_creates: None,
+            slow_creates: None,
+            twins: 0,
+            queue_starts: false,
             gone: Vec::new(),
             unreachable: false,
+            failing: BTreeMap::new(),
         })))
     }
 
     /// The next `count` rents are carried out, but their answers are lost.
     pub fn lose_create_answers(&self, count: u32) {
         self.state().lose_answers = count;
+    }
+
+    /// The answer to the next rent is lost at once, and it is carried out only this much later.
+    pub fn carry_out_late(&self, delay: Duration) {
+        self.state().late_creates = Some(delay);
+    }
+
+    /// The next rent takes this long, and is carried out even if nobody waits for its answer.
+    pub fn carry_out_slowly(&self, delay: Duration) {
+        self.state().slow_creates = Some(delay);
+    }
+
+    /// The next `count` rents are carried out twice.
+    pub fn rent_twice(&self, count: u32) {
+        self.state().twins = count;
+    }
+
+    /// A stopped box that is started waits in the queue for its GPU.
+    pub fn queue_starts(&self) {
+        self.state().queue_starts = true;
+    }
+
+    /// The next `count` calls of this operation are answered with HTTP 503.
+    pub fn fail(&self, operation: &'static str, count: u32) {
+        self.state().failing.insert(operation, count);
+    }
+
+    /// The market gives a box back that it had taken.
+    pub fn give_back(&self, id: InstanceId) {
+        let mut state = self.state();
+        if let Some(rented) = state.rented.get_mut(&id) {
+            rented.run();
+        }
+    }
+
+    /// Somebody destroys a box in the provider's console.
+    pub fn vanish(&self, id: InstanceId) {
+        let mut state = self.state();
+        if let Some(rented) = state.rented.get_mut(&id) {
+            rented.close();
+            rented.instance.contract_running = false;
+            rented.destroyed.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Somebody else rents this offer between search and create.
@@ -109,103 +162,21 @@ impl MemoryMarket {
             .count()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no holder of this lock panics")
-    }
-
-    fn reach(&self, operation: &'static str) -> Result<MutexGuard<'_, State>, ProviderError> {
-        let state = self.state();
-        if state.unreachable {
-            let message = "the market is switched off".to_owned();
-            return Err(ProviderError::Unreachable { operation, message });
-        }
-        Ok(state)
-    }
-}
-
-fn offer(machine: u64) -> Offer {
-    Offer {
-        id: machine,
-        machine_id: machine,
-        gpu_name: "RTX 4090".to_owned(),
-        num_gpus: 1,
-        vram_mib: 24_564,
-        ram_mb: 64_000,
-        cpu_cores: 16.0,
-        disk_gb: 500.0,
-        gpu_usd_per_hour: 0.40,
-        storage_usd_per_hour: 0.01,
-        min_bid_usd_per_hour: None,
-        inet_down_usd_per_gb: 0.0,
-        inet_up_usd_per_gb: 0.0,
-        reliability: 0.99,
-        inet_down_mbps: 800.0,
-        inet_up_mbps: 800.0,
-        nvlink_gbps: 0.0,
-        cuda: 12.8,
-        compute_cap: 890,
-        verified: true,
-        datacenter: false,
-        geolocation: "Nowhere".to_owned(),
-        max_duration_s: 30.0 * 86_400.0,
-        direct_ports: 100,
-    }
-}
-
-impl Rented {
-    fn close(&mut self) {
-        if let Some(since) = self.gpu_since.take() {
-            self.gpu += since.elapsed();
-        }
-    }
-
-    fn view(&self) -> Instance {
-        let mut view = self.instance.clone();
-        if view.actual == Actual::Loading && self.created.elapsed() >= LOADING {
-            view.actual = Actual::Running;
-            view.ssh = vec![SshAddress {
-                host: "192.0.2.1".to_owned(),
-                port: 22,
-                proxy: false,
-            }];
-        }
-        view
-    }
-}
-
-#[async_trait]
-impl Provider for MemoryMarket {
-    fn name(&self) -> &'static str {
-        "memory"
-    }
-
-    fn base_url(&self) -> String {
-        "http://memory.invalid".to_owned()
-    }
-
-    async fn account(&self) -> Result<Account, ProviderError> {
-        drop(self.reach("show user")?);
-        Ok(Account {
-            id: 1,
-            credit_usd: 100.0,
+    /// A rent that goes on by itself.
+    fn rent_after(
+        &self,
+        request: &RentRequest,
+        delay: Duration,
+    ) -> tokio::task::JoinHandle<Result<InstanceId, ProviderError>> {
+        let (market, request) = (self.clone(), request.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            market.rent_now(&request)
         })
     }
 
-    async fn offers(&self, query: &OfferQuery) -> Result<Vec<Offer>, ProviderError> {
-        let state = self.reach("search offers")?;
-        let mut offers: Vec<Offer> = state.offers.clone();
-        for offer in &mut offers {
-            if query.rental == Rental::Interruptible {
-                offer.gpu_usd_per_hour = 0.20;
-                offer.min_bid_usd_per_hour = Some(0.20);
-            }
-        }
-        offers.truncate(query.limit as usize);
-        Ok(offers)
-    }
-
-    async fn rent(&self, request: &RentRequest) -> Result<InstanceId, ProviderError> {
-        let mut state = self.reach("create instance")?;
+    fn rent_now(&self, request: &RentRequest) -> Result<InstanceId, ProviderError> {
+        let mut state = self.state();
         let position = state
             .offers
             .iter()
@@ -267,6 +238,146 @@ impl Provider for MemoryMarket {
         Ok(id)
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+
+    fn reach(&self, operation: &'static str) -> Result<MutexGuard<'_, State>, ProviderError> {
+        let mut state = self.state();
+        if state.unreachable {
+            let message = "the market is switched off".to_owned();
+            return Err(ProviderError::Unreachable { operation, message });
+        }
+        if let Some(left) = state.failing.get_mut(operation).filter(|left| **left > 0) {
+            *left -= 1;
+            return Err(ProviderError::Refused {
+                operation,
+                status: 503,
+                message: "try again later".to_owned(),
+                leftover: None,
+            });
+        }
+        Ok(state)
+    }
+}
+
+fn offer(machine: u64) -> Offer {
+    Offer {
+        id: machine,
+        machine_id: machine,
+        gpu_name: "RTX 4090".to_owned(),
+        num_gpus: 1,
+        vram_mib: 24_564,
+        ram_mb: 64_000,
+        cpu_cores: 16.0,
+        disk_gb: 500.0,
+        gpu_usd_per_hour: 0.40,
+        storage_usd_per_hour: 0.01,
+        min_bid_usd_per_hour: None,
+        inet_down_usd_per_gb: 0.0,
+        inet_up_usd_per_gb: 0.0,
+        reliability: 0.99,
+        inet_down_mbps: 800.0,
+        inet_up_mbps: 800.0,
+        nvlink_gbps: 0.0,
+        cuda: 12.8,
+        compute_cap: 890,
+        verified: true,
+        datacenter: false,
+        geolocation: "Nowhere".to_owned(),
+        max_duration_s: 30.0 * 86_400.0,
+        direct_ports: 100,
+    }
+}
+
+impl Rented {
+    fn run(&mut self) {
+        self.instance.intended = Intended::Running;
+        self.instance.contract_running = true;
+        self.instance.actual = Actual::Running;
+        self.gpu_since.get_or_insert_with(Instant::now);
+    }
+
+    fn close(&mut self) {
+        if let Some(since) = self.gpu_since.take() {
+            self.gpu += since.elapsed();
+        }
+    }
+
+    fn view(&self) -> Instance {
+        let mut view = self.instance.clone();
+        if view.actual == Actual::Loading && self.created.elapsed() >= LOADING {
+            view.actual = Actual::Running;
+        }
+        if view.actual == Actual::Running {
+            view.ssh = vec![SshAddress {
+                host: "192.0.2.1".to_owned(),
+                port: 22,
+                proxy: false,
+            }];
+        }
+        view
+    }
+}
+
+#[async_trait]
+impl Provider for MemoryMarket {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn base_url(&self) -> String {
+        "http://memory.invalid".to_owned()
+    }
+
+    async fn account(&self) -> Result<Account, ProviderError> {
+        drop(self.reach("show user")?);
+        Ok(Account {
+            id: 1,
+            credit_usd: 100.0,
+        })
+    }
+
+    async fn offers(&self, query: &OfferQuery) -> Result<Vec<Offer>, ProviderError> {
+        let state = self.reach("search offers")?;
+        let mut offers: Vec<Offer> = state.offers.clone();
+        for offer in &mut offers {
+            if query.rental == Rental::Interruptible {
+                offer.gpu_usd_per_hour = 0.20;
+                offer.min_bid_usd_per_hour = Some(0.20);
+            }
+        }
+        offers.truncate(query.limit as usize);
+        Ok(offers)
+    }
+
+    async fn rent(&self, request: &RentRequest) -> Result<InstanceId, ProviderError> {
+        let operation = "create instance";
+        let (late, slow, twice) = {
+            let mut state = self.reach(operation)?;
+            let twice = state.twins > 0;
+            state.twins = state.twins.saturating_sub(1);
+            (state.late_creates.take(), state.slow_creates.take(), twice)
+        };
+        if let Some(delay) = late {
+            drop(self.rent_after(request, delay));
+            let message = "connection closed before the answer".to_owned();
+            return Err(ProviderError::Unreachable { operation, message });
+        }
+        if let Some(delay) = slow {
+            let answer = self.rent_after(request, delay);
+            return answer.await.expect("a rent does not panic");
+        }
+        let answer = self.rent_now(request);
+        if twice {
+            let mut twin = request.clone();
+            let last = self.state().offers.last().map(|offer| offer.id);
+            twin.offer = last.unwrap_or(request.offer);
+            self.rent_now(&twin)?;
+        }
+        answer
+    }
+
     async fn instances(&self) -> Result<Vec<Instance>, ProviderError> {
         drop(self.reach("list instances")?);
         Ok(self.alive())
@@ -283,11 +394,11 @@ impl Provider for MemoryMarket {
 
     async fn start(&self, id: InstanceId) -> Result<bool, ProviderError> {
         let mut state = self.reach("start instance")?;
+        if state.queue_starts {
+            return Ok(false);
+        }
         if let Some(rented) = state.rented.get_mut(&id) {
-            rented.instance.intended = Intended::Running;
-            rented.instance.contract_running = true;
-            rented.instance.actual = Actual::Running;
-            rented.gpu_since = Some(Instant::now());
+            rented.run();
         }
         Ok(true)
     }

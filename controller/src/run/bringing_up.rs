@@ -2,17 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
-
 use crate::{
-    agent_client::{BackupConfig, BoxConfig, SessionInfo, SessionRequest, SessionState},
+    agent_client::{
+        AgentStatus, BackupConfig, BoxConfig, SessionInfo, SessionRequest, SessionState,
+    },
     error::CommandError,
     run::{
-        State,
+        State, believable_step,
+        boxes::has_bucket,
         environment::{self, Job},
-        lifecycle::{Halt, LOOK_AGAIN, Lifecycle, refused},
+        halt::{Halt, refused},
+        lifecycle::{LOOK_AGAIN, Lifecycle},
+        market_eye::{Eye, UNKNOWN},
         site::{Site, SiteError},
-        status::{self, Action, Meaning, Seen},
+        status::Action,
     },
     spec::OnDone,
     store::{AttemptRecord, RunRecord},
@@ -20,10 +23,12 @@ use crate::{
 
 /// Session of `setup`.
 pub const SETUP: &str = "setup";
+/// Session of `smoke`.
+pub const SMOKE: &str = "smoke";
 /// Session of the training.
 pub const TRAIN: &str = "train";
-/// Last bytes of a log that an error shows.
-const LOG_TAIL_BYTES: u64 = 2_000;
+/// Longest time for what a box that is given up may still tell.
+const LAST_WORDS: Duration = Duration::from_secs(20);
 
 impl Lifecycle {
     /// Preparing or syncing: ends with the training session running.
@@ -33,7 +38,7 @@ impl Lifecycle {
         attempt: &mut AttemptRecord,
         site: &mut Option<Arc<dyn Site>>,
     ) -> Result<(), Halt> {
-        if attempt.started_us == 0 && self.bring_up_left(run, attempt).is_zero() {
+        if attempt.awaits_training() && self.bring_up_left(run, attempt).is_zero() {
             let limit = self.bring_up_text(run);
             return Err(Halt::BadBox(format!(
                 "its training had not started {limit}"
@@ -42,9 +47,37 @@ impl Lifecycle {
         let site = self.site_of(run, attempt, site).await?;
         // Whatever takes long on the box, the market may take it back meanwhile: the two are raced.
         let market = attempt.clone();
-        tokio::select! {
-            done = self.prepare(run, attempt, site.as_ref()) => done,
-            halt = self.watch_market(run, market) => Err(halt),
+        let halt = tokio::select! {
+            done = self.prepare(run, attempt, site.as_ref()) => match done {
+                Ok(()) => return Ok(()),
+                Err(halt) => halt,
+            },
+            halt = self.watch_market(run, market, site.as_ref()) => halt,
+        };
+        if matches!(halt, Halt::BadBox(_) | Halt::Fatal(_) | Halt::StopRequested) {
+            let told = self.last_words(run, attempt, site.as_ref());
+            if tokio::time::timeout(LAST_WORDS, told).await.is_err() {
+                tracing::debug!("a box that is given up did not tell its last lines in time");
+            }
+        }
+        Err(halt)
+    }
+
+    /// What a box printed and did before it is given up: it goes with the box. There may be nothing any more.
+    async fn last_words(&self, run: &RunRecord, attempt: &mut AttemptRecord, site: &dyn Site) {
+        let Ok(status) = site.status().await else {
+            return;
+        };
+        for session in [SETUP, SMOKE] {
+            let printed = status
+                .session(session)
+                .is_some_and(|session| session.log_bytes > 0);
+            if printed && let Err(err) = self.copy_log(run, attempt.number, site, session).await {
+                tracing::debug!(%err, session, "the last lines of a session were not copied");
+            }
+        }
+        if let Err(err) = self.copy_events(run, attempt, site).await {
+            tracing::debug!(%err, "the last events of a box were not copied");
         }
     }
 
@@ -65,13 +98,17 @@ impl Lifecycle {
             .status()
             .await
             .map_err(|err| refused("its agent did not answer", err))?;
-        let mut session = status.session(TRAIN).cloned();
+        let mut session = this_life(&status, attempt);
         if session.is_none() {
-            attempt.started_us = 0;
+            // What the record holds of an earlier life stays, until this one begins.
+            attempt.started_us = attempt.old_session_us;
             self.copy_code(run, site, &workdir).await?;
             let checkpoint = self.restore(run, attempt, site).await?;
             self.set_up(run, attempt, site, &workdir, &checkpoint)
                 .await?;
+            if !self.smoke(run, attempt, site, &workdir).await? {
+                return Ok(());
+            }
             self.still_ours(run, attempt)?;
             let resuming = !checkpoint.is_empty();
             let command = match (&run.spec.resume, resuming) {
@@ -80,15 +117,16 @@ impl Lifecycle {
             };
             let plan = self.plan(run, attempt, TRAIN, command, &workdir, &checkpoint)?;
             // The intent first: from here on this box may hold a training, and is not given up lightly.
+            let before = attempt.started_us;
             attempt.started_us = self.clock.now_us();
-            self.move_to(attempt, State::Syncing)?;
+            self.move_to(attempt, attempt.state)?;
             crate::fault::point("agent.start_session.before");
             match site.start_session(&plan).await {
                 Ok(started) => session = Some(started),
                 Err(err) => {
                     if matches!(err, SiteError::Refused(_)) {
-                        attempt.started_us = 0;
-                        self.move_to(attempt, State::Syncing)?;
+                        attempt.started_us = before;
+                        self.move_to(attempt, attempt.state)?;
                     }
                     return Err(refused("its training did not start", err));
                 }
@@ -135,22 +173,12 @@ impl Lifecycle {
         let id = attempt
             .instance
             .ok_or_else(|| Halt::BadBox("no instance was recorded".to_owned()))?;
-        let before_training = attempt.started_us == 0;
-        if before_training {
-            let key = self
-                .sites
-                .public_key()
-                .await
-                .map_err(|err| refused("no ssh key", err))?;
-            // An account key reaches only boxes made after it; attaching is repeatable.
-            if let Err(err) = self.provider.attach_key(id, &key).await {
-                tracing::debug!(%err, instance = id, "the key could not be attached; the account's key may do");
-            }
-        }
+        let before_training = attempt.awaits_training();
+        self.let_us_in(run, id, before_training).await?;
         let mut place = self.place(attempt, id);
         let progress = |done, total| self.report.transfer("agent", done, total);
         let mut told = String::new();
-        let mut unchanged: (Option<Meaning>, Instant) = (None, Instant::now());
+        let mut eye = Eye::default();
         loop {
             self.still_ours(run, attempt)?;
             match self.sites.open(&place, &run.spec, &progress).await {
@@ -169,16 +197,13 @@ impl Lifecycle {
                     // Ports may change when a container restarts; and it may have been taken back.
                     match self.provider.instance(id).await {
                         Ok(Some(instance)) => {
-                            let row = status::row(attempt.state, Seen::from(&instance));
-                            if unchanged.0 != Some(row.meaning) {
-                                unchanged = (Some(row.meaning), Instant::now());
-                            }
-                            let overdue = row
-                                .deadline
-                                .is_some_and(|deadline| unchanged.1.elapsed() >= deadline);
+                            let (row, overdue) = eye.look(attempt.state, &instance);
                             match row.action {
                                 Action::Recover => {
                                     return Err(Halt::Interrupted(row.text.to_owned()));
+                                }
+                                Action::Respect => {
+                                    return Err(Halt::StoppedByHand(row.text.to_owned()));
                                 }
                                 Action::WaitThenRecover | Action::WaitThenGiveUp if overdue => {
                                     return Err(Halt::Interrupted(row.text.to_owned()));
@@ -193,10 +218,7 @@ impl Lifecycle {
                                 place.addresses = instance.ssh;
                             }
                         }
-                        Ok(None) => {
-                            let why = "the provider does not know the instance any more";
-                            return Err(Halt::Lost(why.to_owned()));
-                        }
+                        Ok(None) => return Err(Halt::Lost(UNKNOWN.to_owned())),
                         Err(err) => {
                             tracing::debug!(%err, "the provider does not answer, asking again")
                         }
@@ -208,36 +230,37 @@ impl Lifecycle {
         }
     }
 
-    /// Ends when the market takes the box back, or the time to come up is over. Never ends otherwise.
-    pub(crate) async fn watch_market(&self, run: &RunRecord, attempt: AttemptRecord) -> Halt {
-        loop {
-            tokio::time::sleep(LOOK_AGAIN * 3).await;
-            let Some(id) = attempt.instance else { continue };
-            match self.provider.instance(id).await {
-                Ok(Some(instance)) => {
-                    let row = status::row(State::Syncing, Seen::from(&instance));
-                    if row.action == Action::Recover {
-                        return Halt::Interrupted(row.text.to_owned());
-                    }
+    /// Makes the box know our key. One that was replaced since the box was rented is told, and let in as well.
+    pub(crate) async fn let_us_in(
+        &self,
+        run: &RunRecord,
+        id: u64,
+        is_new: bool,
+    ) -> Result<(), Halt> {
+        let key = self
+            .sites
+            .public_key()
+            .await
+            .map_err(|err| refused("no ssh key", err))?;
+        let (name, stamp) = (key_name(id), key_stamp(&key));
+        let known = self.store.meta(&name)?;
+        let replaced = known.as_ref().is_some_and(|known| *known != stamp);
+        if replaced {
+            self.say(
+                run,
+                "The ssh key of this home was replaced since the box was rented: letting the new one in.",
+            );
+        }
+        // An account key reaches only boxes made after it; attaching is repeatable.
+        if is_new || replaced {
+            match self.provider.attach_key(id, &key).await {
+                Ok(()) => self.store.set_meta(&name, &stamp)?,
+                Err(err) => {
+                    tracing::debug!(%err, instance = id, "the key could not be attached; the account's key may do");
                 }
-                Ok(None) => {
-                    return Halt::Lost(
-                        "the provider does not know the instance any more".to_owned(),
-                    );
-                }
-                Err(err) => tracing::debug!(%err, "the provider does not answer, asking again"),
-            }
-            if attempt.started_us == 0 && self.bring_up_left(run, &attempt).is_zero() {
-                return Halt::BadBox(format!(
-                    "its training had not started {}",
-                    self.bring_up_text(run)
-                ));
-            }
-            match self.store.run(&run.name) {
-                Ok(now) if now.stop_requested && !run.stop_requested => return Halt::StopRequested,
-                _ => {}
             }
         }
+        Ok(())
     }
 
     async fn check_box(&self, run: &RunRecord, site: &dyn Site) -> Result<(), Halt> {
@@ -311,7 +334,7 @@ impl Lifecycle {
             attempt: attempt.number,
             workdir: run.name.clone(),
             backup,
-            bring_up: run.spec.limits.bring_up,
+            bring_up: run.spec.bring_up(),
             idle_stop: (run.spec.on_done != OnDone::Keep).then_some(run.spec.limits.bring_up),
             provider_url: self.provider.base_url(),
         }
@@ -372,12 +395,8 @@ impl Lifecycle {
         attempt: &mut AttemptRecord,
         site: &dyn Site,
     ) -> Result<String, Halt> {
-        let has_bucket = run
-            .spec
-            .checkpoints
-            .as_ref()
-            .is_some_and(|checkpoints| checkpoints.to.is_some());
-        if attempt.number == 1 || !has_bucket {
+        let is_first = attempt.number == 1 && attempt.reopened_us == 0;
+        if is_first || !has_bucket(run) {
             return Ok(String::new());
         }
         let progress = |done, total| self.report.transfer("checkpoint", done, total);
@@ -398,7 +417,7 @@ impl Lifecycle {
             );
             return Ok(String::new());
         };
-        attempt.resumed_step = checkpoint.step;
+        attempt.resumed_step = believable_step(checkpoint.step);
         let step = checkpoint
             .step
             .map_or_else(|| checkpoint.id.clone(), |step| format!("step {step}"));
@@ -412,77 +431,7 @@ impl Lifecycle {
         Ok(report.path.unwrap_or_default())
     }
 
-    /// Runs `setup` once per box; one that has ended well on it is not run again.
-    async fn set_up(
-        &self,
-        run: &RunRecord,
-        attempt: &AttemptRecord,
-        site: &dyn Site,
-        workdir: &str,
-        checkpoint: &str,
-    ) -> Result<(), Halt> {
-        let Some(command) = &run.spec.setup else {
-            return Ok(());
-        };
-        let status = site
-            .status()
-            .await
-            .map_err(|err| refused("its agent did not answer", err))?;
-        let mut session = status.session(SETUP).cloned();
-        if session.is_none() {
-            self.say(run, "Running `setup`.");
-            let mut plan = self.plan(run, attempt, SETUP, command, workdir, checkpoint)?;
-            plan.timeout = Some(self.bring_up_left(run, attempt).max(Duration::from_secs(1)));
-            session = Some(
-                site.start_session(&plan)
-                    .await
-                    .map_err(|err| refused("`setup` did not start", err))?,
-            );
-        }
-        loop {
-            let Some(known) = &session else {
-                return Err(Halt::BadBox("the box forgot its `setup`".to_owned()));
-            };
-            match known.state {
-                SessionState::Exited if known.exit_code == Some(0) => {
-                    self.copy_log(run, attempt.number, site, SETUP)
-                        .await
-                        .map_err(|err| refused("the log of `setup` was not copied", err))?;
-                    return Ok(());
-                }
-                SessionState::Running => {}
-                SessionState::Lost => {
-                    return Err(Halt::BadBox("the box restarted during `setup`".to_owned()));
-                }
-                _ => {
-                    self.copy_log(run, attempt.number, site, SETUP)
-                        .await
-                        .map_err(|err| refused("the log of `setup` was not copied", err))?;
-                    let tail = site
-                        .log_tail(SETUP, LOG_TAIL_BYTES)
-                        .await
-                        .unwrap_or_default();
-                    return Err(Halt::Fatal(
-                        CommandError::new(format!("run `{}` did not start: `setup` {}", run.name, ended_text(known)))
-                            .because(last_lines(&tail))
-                            .hint("mend `setup` in the run file and start again under the same or another name"),
-                    ));
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            let status = match site.status().await {
-                Ok(status) => status,
-                Err(SiteError::Unreachable(why)) => {
-                    tracing::debug!(why, "no word from the agent during setup");
-                    continue;
-                }
-                Err(err) => return Err(refused("its agent did not answer", err)),
-            };
-            session = status.session(SETUP).cloned();
-        }
-    }
-
-    fn plan(
+    pub(crate) fn plan(
         &self,
         run: &RunRecord,
         attempt: &AttemptRecord,
@@ -514,6 +463,23 @@ impl Lifecycle {
             timeout: None,
         })
     }
+}
+
+/// The training session, unless it is that of an earlier life of the attempt, which somebody wants to go on after.
+fn this_life(status: &AgentStatus, attempt: &AttemptRecord) -> Option<SessionInfo> {
+    let session = status.session(TRAIN)?;
+    let old = attempt.reopened_us > 0 && session.started_us as i64 == attempt.old_session_us;
+    (!old).then(|| session.clone())
+}
+
+/// Under which name the store keeps what key an instance knows.
+pub(crate) fn key_name(instance: u64) -> String {
+    format!("ssh_key/{instance}")
+}
+
+/// What tells one public key from another.
+pub(crate) fn key_stamp(key: &str) -> String {
+    blake3::hash(key.trim().as_bytes()).to_hex()[..16].to_owned()
 }
 
 /// How a session ended, as a clause.

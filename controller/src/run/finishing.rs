@@ -6,21 +6,53 @@ use crate::{
     agent_client::{FileHash, SessionInfo},
     error::CommandError,
     run::{
-        State,
+        State, believable_step,
+        boxes::{KEPT, has_bucket},
         bringing_up::{TRAIN, ended_text, last_lines},
-        lifecycle::{Halt, LOOK_AGAIN, Lifecycle},
+        halt::{Halt, refused},
+        lifecycle::{LOOK_AGAIN, Lifecycle},
         site::{Site, SiteError},
     },
-    spec::OnDone,
     store::{AttemptRecord, Outcome, RunRecord},
 };
 
 /// How long the last checkpoints may take to reach the bucket before the user is asked to decide.
 const LAST_BACKUP: Duration = Duration::from_secs(30 * 60);
-/// Begins the reason of an attempt whose box is stopped, not destroyed, because something was not as ordered.
-const KEPT: &str = "kept for a look: ";
 /// Between SIGTERM and SIGKILL when a training is stopped on request; enough to write a checkpoint.
 const STOP_GRACE: Duration = Duration::from_secs(120);
+/// A box whose money is over gets this long to be finished in order, then it is stopped as it is.
+const LIMIT_GRACE: Duration = Duration::from_secs(60);
+
+/// Why a training is ended before its own end.
+pub(crate) enum Ending {
+    /// Somebody asked for it.
+    Asked,
+    /// A limit of the run file is reached; which one.
+    Limit(String),
+}
+
+/// Why files were not fetched.
+enum NotFetched {
+    /// The box did not do it.
+    Site(SiteError),
+    /// A file is not what the box said, or could not be written here.
+    Here(CommandError),
+}
+
+impl From<SiteError> for NotFetched {
+    fn from(err: SiteError) -> Self {
+        Self::Site(err)
+    }
+}
+
+impl From<NotFetched> for CommandError {
+    fn from(err: NotFetched) -> Self {
+        match err {
+            NotFetched::Site(err) => Self::from_error(&err),
+            NotFetched::Here(err) => err,
+        }
+    }
+}
 
 impl Lifecycle {
     /// The training ended with exit code 0: everything is brought to safety.
@@ -34,7 +66,7 @@ impl Lifecycle {
         let market = attempt.clone();
         tokio::select! {
             saved = self.save_everything(run, attempt, site.as_ref()) => saved?,
-            halt = self.watch_market(run, market) => return Err(halt),
+            halt = self.watch_market(run, market, site.as_ref()) => return Err(halt),
         }
         self.move_to(attempt, State::Collected)?;
         Ok(())
@@ -47,11 +79,7 @@ impl Lifecycle {
         attempt: &mut AttemptRecord,
         site: &dyn Site,
     ) -> Result<(), Halt> {
-        let has_bucket = run
-            .spec
-            .checkpoints
-            .as_ref()
-            .is_some_and(|checkpoints| checkpoints.to.is_some());
+        let has_bucket = has_bucket(run);
         if has_bucket {
             if let Err(err) = site.give_credentials().await {
                 return Err(unsaved(run, err));
@@ -109,14 +137,28 @@ impl Lifecycle {
                 self.keep_for_a_look(run, attempt, &absent);
             }
         }
-        // What the box printed and did goes with it: nothing is destroyed before it is here.
-        if let Err(err) = self.copy_log(run, attempt.number, site, TRAIN).await {
-            return Err(unsaved(run, err));
-        }
-        if let Err(err) = self.copy_events(run, attempt, site).await {
-            return Err(unsaved(run, err));
-        }
-        Ok(())
+        self.take_record(run, attempt, site).await
+    }
+
+    /// What the box printed and did goes with it: nothing is destroyed before it is here.
+    async fn take_record(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        site: &dyn Site,
+    ) -> Result<(), Halt> {
+        let taken = async {
+            let status = site.status().await?;
+            let step = status.training.as_ref().and_then(|training| training.step);
+            if let Some(step) = believable_step(step) {
+                attempt.last_step = Some(step);
+            }
+            if status.session(TRAIN).is_some() {
+                self.copy_log(run, attempt.number, site, TRAIN).await?;
+            }
+            self.copy_events(run, attempt, site).await
+        };
+        taken.await.map_err(|err| unsaved(run, err))
     }
 
     /// Something is not as ordered: the box is stopped rather than destroyed at the end.
@@ -150,7 +192,7 @@ impl Lifecycle {
             .map_err(|err| {
                 CommandError::new(format!("nothing was fetched from `{}`", run.name)).cause(err)
             })?;
-        self.fetch_verified(site, &workdir, paths, to).await
+        Ok(self.fetch_verified(site, &workdir, paths, to).await?)
     }
 
     /// Copies files from the box and verifies each by its hash.
@@ -160,11 +202,8 @@ impl Lifecycle {
         workdir: &str,
         paths: &[String],
         to: &Path,
-    ) -> Result<Vec<FileHash>, CommandError> {
-        let list = site
-            .hash_files(paths)
-            .await
-            .map_err(|err| CommandError::from_error(&err))?;
+    ) -> Result<Vec<FileHash>, NotFetched> {
+        let list = site.hash_files(paths).await?;
         let found: Vec<String> = paths
             .iter()
             .filter(|path| !list.missing.contains(path))
@@ -174,14 +213,12 @@ impl Lifecycle {
             return Ok(Vec::new());
         }
         fs::create_dir_all(to).map_err(|err| {
-            CommandError::new(format!("{} was not made", to.display())).cause(err)
+            NotFetched::Here(CommandError::new(format!("{} was not made", to.display())).cause(err))
         })?;
         let progress = |done, total| self.report.transfer("results", done, total);
-        site.fetch(workdir, &found, to, &progress)
-            .await
-            .map_err(|err| CommandError::from_error(&err))?;
+        site.fetch(workdir, &found, to, &progress).await?;
         for file in &list.files {
-            verify(file, to)?;
+            verify(file, to).map_err(NotFetched::Here)?;
         }
         Ok(list.files)
     }
@@ -197,16 +234,21 @@ impl Lifecycle {
         let files = self
             .fetch_verified(site, workdir, paths, to)
             .await
-            .map_err(|err| {
-                let mut made = CommandError::new(format!(
-                    "run `{}` ended well, but its results were not fetched",
-                    run.name
-                ))
-                .because(err.message());
-                for cause in err.causes() {
-                    made = made.because(cause);
+            .map_err(|err| match err {
+                // The box is there with everything on it: it is done again over a new link.
+                NotFetched::Site(SiteError::Unreachable(why)) => Halt::Again(why),
+                other => {
+                    let err = CommandError::from(other);
+                    let mut made = CommandError::new(format!(
+                        "run `{}` ended well, but its results were not fetched",
+                        run.name
+                    ))
+                    .because(err.message());
+                    for cause in err.causes() {
+                        made = made.because(cause);
+                    }
+                    Halt::Fatal(made.hint(format!("try again with `spotter up {}`", run.name)))
                 }
-                made.hint(format!("try again with `spotter up {}`", run.name))
             })?;
         let bytes: u64 = files.iter().map(|file| file.size_bytes).sum();
         self.say(
@@ -226,12 +268,13 @@ impl Lifecycle {
         }))
     }
 
-    /// The user asked for the end: last checkpoint, end of the session, results.
+    /// The training is ended before its own end: last checkpoint, end of the session, results.
     pub(crate) async fn stop_training(
         &self,
         run: &RunRecord,
         attempt: &mut AttemptRecord,
         site: &mut Option<Arc<dyn Site>>,
+        ending: &Ending,
     ) -> Result<(), CommandError> {
         let run = &RunRecord {
             stop_requested: true,
@@ -239,15 +282,24 @@ impl Lifecycle {
         };
         let stopped = async {
             let site = self.site_of(run, attempt, site).await?;
-            self.say(run, "Stopping the training.");
-            if let Err(err) = site.end_session(TRAIN, STOP_GRACE).await {
-                return Err(unsaved(run, err));
+            let status = site
+                .status()
+                .await
+                .map_err(|err| refused("its agent did not answer", err))?;
+            // One that has ended, or whose start never came through, has nothing to end.
+            if status.session(TRAIN).is_some_and(SessionInfo::is_running) {
+                self.say(run, "Stopping the training.");
+                if let Err(err) = site.end_session(TRAIN, STOP_GRACE).await {
+                    return Err(unsaved(run, err));
+                }
             }
             self.save_everything(run, attempt, site.as_ref()).await
         };
         match stopped.await {
             Ok(()) => {}
-            Err(Halt::Fatal(err) | Halt::Pause(err)) => return Err(err.about(&run.name)),
+            Err(Halt::Fatal(err) | Halt::Pause(err) | Halt::Wait(err)) => {
+                return Err(err.about(&run.name));
+            }
             Err(Halt::BadBox(why)) => {
                 let text = format!(
                     "run `{}` was not stopped: what it trained could not be saved",
@@ -273,23 +325,72 @@ impl Lifecycle {
                 return Ok(());
             }
             // The box went while it was being stopped: what was committed is in the bucket.
-            Err(Halt::Interrupted(why) | Halt::Lost(why)) => {
-                self.say(
+            Err(Halt::Interrupted(why) | Halt::Lost(why) | Halt::StoppedByHand(why)) => {
+                self.keep_for_a_look(
                     run,
-                    &format!("The box went while the training was stopped: {why}."),
+                    attempt,
+                    &format!("the box went while the training was stopped: {why}"),
                 );
+                self.gpu_charge_ends(attempt)?;
             }
-            Err(Halt::Superseded | Halt::StopRequested) => return Ok(()),
+            Err(Halt::Superseded | Halt::StopRequested | Halt::Limit { .. }) => return Ok(()),
         }
-        if !attempt
-            .reason
-            .as_ref()
-            .is_some_and(|reason| reason.starts_with(KEPT))
-        {
-            attempt.reason = Some("stopped on request".to_owned());
+        self.stopped(run, attempt, ending)
+    }
+
+    /// Records the end of a training that did not end by itself.
+    fn stopped(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        ending: &Ending,
+    ) -> Result<(), CommandError> {
+        let (outcome, why) = match ending {
+            Ending::Asked => (Outcome::Stopped, "stopped on request"),
+            Ending::Limit(why) => (Outcome::Limit, why.as_str()),
+        };
+        if !is_kept(attempt) {
+            attempt.reason = Some(why.to_owned());
         }
-        self.move_to(attempt, State::Stopped)?;
-        self.end(run, Outcome::Stopped, None)
+        match self.move_to(attempt, State::Stopped) {
+            // Somebody else has moved it on.
+            Err(crate::store::StoreError::Superseded { .. }) => return Ok(()),
+            other => other?,
+        }
+        let reason = match ending {
+            Ending::Asked => attempt.reason.clone().filter(|_| is_kept(attempt)),
+            Ending::Limit(why) => Some(why.clone()),
+        };
+        self.end(run, outcome, reason.as_deref())
+    }
+
+    /// A limit is reached: the box is finished in order while there is money for it, and stopped as it is when that is over.
+    pub(crate) async fn stop_for_limit(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        site: &mut Option<Arc<dyn Site>>,
+        why: &str,
+        left: Duration,
+    ) -> Result<(), CommandError> {
+        self.say(run, &format!("Finishing `{}`: {why}.", run.name));
+        let detail = serde_json::json!({"reason": why, "left_s": left.as_secs()});
+        self.note(run, attempt.number, "limit_reached", detail)?;
+        let ending = Ending::Limit(why.to_owned());
+        let in_order = self.stop_training(run, attempt, site, &ending);
+        if let Ok(done) = tokio::time::timeout(left.max(LIMIT_GRACE), in_order).await {
+            return done;
+        }
+        let late = format!("{why}, and its box could not be finished in time");
+        self.keep_for_a_look(run, attempt, &late);
+        let mut told = String::new();
+        loop {
+            let stopped = self.stop_box(run, attempt).await;
+            if self.done_or_wait(run, stopped, &mut told).await?.is_some() {
+                break;
+            }
+        }
+        self.stopped(run, attempt, &ending)
     }
 
     /// The training crashed: what it left is saved, then the cause is told. Nothing is started again.
@@ -307,12 +408,7 @@ impl Lifecycle {
             &format!("The training {how}. Its last lines:\n{}", last_lines(&tail)),
         );
         let mut unsaved_bytes = None;
-        if run
-            .spec
-            .checkpoints
-            .as_ref()
-            .is_some_and(|checkpoints| checkpoints.to.is_some())
-        {
+        if has_bucket(run) {
             if let Err(err) = site.give_credentials().await {
                 return Err(unsaved(run, err));
             }
@@ -325,13 +421,7 @@ impl Lifecycle {
                 ),
             }
         }
-        // What the box printed and did goes with it: nothing is destroyed before it is here.
-        if let Err(err) = self.copy_log(run, attempt.number, site, TRAIN).await {
-            return Err(unsaved(run, err));
-        }
-        if let Err(err) = self.copy_events(run, attempt, site).await {
-            return Err(unsaved(run, err));
-        }
+        self.take_record(run, attempt, site).await?;
         let lines = last_lines(&tail);
         let detail =
             serde_json::json!({"how": how, "last_lines": lines, "unsaved_bytes": unsaved_bytes});
@@ -341,76 +431,6 @@ impl Lifecycle {
         self.move_to(attempt, State::Failed)?;
         self.end(run, Outcome::Crashed, attempt.reason.as_deref())?;
         Ok(())
-    }
-
-    /// A run has ended: its boxes are destroyed, stopped or kept, by outcome and policy.
-    pub(crate) async fn settle(
-        &self,
-        run: &RunRecord,
-        site: Option<Arc<dyn Site>>,
-    ) -> Result<(), CommandError> {
-        let attempts = self.store.attempts(&run.name)?;
-        // Of several boxes the one that trained last holds what is worth keeping.
-        let trained = attempts.iter().rev().find(|attempt| attempt.started_us > 0);
-        let last = trained
-            .or(attempts.last())
-            .map_or(0, |attempt| attempt.number);
-        for mut attempt in attempts {
-            if attempt.state == State::Gone {
-                if !self
-                    .store
-                    .final_charges(&run.name)?
-                    .iter()
-                    .any(|(number, _)| *number == attempt.number)
-                {
-                    self.reconcile(&attempt).await;
-                }
-                continue;
-            }
-            let keep = if attempt.number == last {
-                disposal(run, &attempt)
-            } else {
-                OnDone::Destroy
-            };
-            match keep {
-                OnDone::Destroy => {
-                    if let Some(site) = &site
-                        && let Err(err) = site.wipe().await
-                    {
-                        tracing::debug!(%err, "the agent did not wipe; the disk goes with the box");
-                    }
-                    self.end_box(&mut attempt).await?;
-                    if attempt.instance.is_some() {
-                        self.say(run, "The box is destroyed; it costs nothing any more.");
-                    }
-                }
-                OnDone::Stop => self.stop_box(run, &attempt).await?,
-                OnDone::Keep => {}
-            }
-        }
-        Ok(())
-    }
-
-    async fn stop_box(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<(), CommandError> {
-        let Some(id) = attempt.instance else {
-            return Ok(());
-        };
-        let already = self.provider.instance(id).await?.is_none_or(|instance| {
-            instance.intended == crate::provider::Intended::Stopped && !instance.contract_running
-        });
-        if !already {
-            crate::fault::point("provider.stop.before");
-            self.provider.stop(id).await?;
-            crate::fault::point("provider.stop.after");
-            self.say(
-                run,
-                &format!(
-                    "Instance {id} is stopped; its disk still costs ${:.4}/h until `spotter destroy {}`.",
-                    attempt.storage_usd_per_hour, run.name
-                ),
-            );
-        }
-        self.gpu_charge_ends(attempt)
     }
 }
 
@@ -423,27 +443,11 @@ fn is_of(file: &str, path: &str) -> bool {
             .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// What happens to the last box of an ended run (pure).
-fn disposal(run: &RunRecord, attempt: &AttemptRecord) -> OnDone {
-    let never_trained = attempt.started_us == 0;
-    let kept = attempt
+fn is_kept(attempt: &AttemptRecord) -> bool {
+    attempt
         .reason
         .as_ref()
-        .is_some_and(|reason| reason.starts_with(KEPT));
-    match run.outcome {
-        Some(Outcome::Done | Outcome::Stopped) if never_trained => OnDone::Destroy,
-        // Something was not as ordered: the disk is kept for a look.
-        Some(Outcome::Done | Outcome::Stopped) if kept && run.spec.on_done == OnDone::Destroy => {
-            OnDone::Stop
-        }
-        Some(Outcome::Done | Outcome::Stopped) => run.spec.on_done,
-        // Nothing was trained: there is nothing to look at and nothing to lose.
-        Some(Outcome::Failed) => OnDone::Destroy,
-        Some(Outcome::Crashed) if run.spec.on_done == OnDone::Keep => OnDone::Keep,
-        // The cause comes first: the disk is kept for it, the GPU is not paid.
-        Some(Outcome::Crashed | Outcome::Interrupted | Outcome::Lost) => OnDone::Stop,
-        None => OnDone::Keep,
-    }
+        .is_some_and(|reason| reason.starts_with(KEPT))
 }
 
 fn unsaved(run: &RunRecord, err: SiteError) -> Halt {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    provider::{Offer, Rental},
+    provider::{Offer, OfferQuery, Rental},
     spec::Resources,
 };
 
@@ -62,6 +62,18 @@ impl fmt::Display for TooDear {
                 "all in it costs ${price_usd_per_hour:.3}/h, above `resources.max_price` of ${max_usd_per_hour:.3}/h"
             ),
         }
+    }
+}
+
+/// The search for what a run file allows, of at most `limit` offers.
+pub fn query(resources: &Resources, limit: u32) -> OfferQuery {
+    OfferQuery {
+        gpu_name: resources.gpu_name.clone(),
+        num_gpus: Some(resources.num_gpus),
+        rental: resources.rental,
+        disk_gb: resources.disk_gb,
+        filters: resources.filters.clone(),
+        limit,
     }
 }
 

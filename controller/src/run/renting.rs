@@ -6,12 +6,14 @@ use std::time::Duration;
 use crate::{
     error::CommandError,
     ledger::CostKind,
-    provider::{Instance, InstanceId, Offer, OfferQuery, ProviderError, RentRequest, Rental},
+    provider::{Instance, InstanceId, Offer, ProviderError, RentRequest, Rental},
     run::{
         State,
-        lifecycle::{Halt, LOOK_AGAIN, Lifecycle},
+        halt::Halt,
+        lifecycle::{LOOK_AGAIN, Lifecycle},
+        market_eye::{Eye, UNKNOWN},
         pricing::{self, Order},
-        status::{self, Action, Seen},
+        status::Action,
     },
     store::{AttemptRecord, RunRecord},
 };
@@ -20,6 +22,12 @@ use crate::{
 const OFFERS_TRIED: u32 = 12;
 /// A create whose answer was lost shows up in the list within seconds; after this long it was never done.
 const LABEL_APPEARS: Duration = Duration::from_secs(12);
+/// Between two looks at a market that has nothing to take.
+const MARKET_PAUSE: Duration = Duration::from_secs(60);
+/// A start that was just asked for is not yet in what the provider says.
+const START_SHOWS: Duration = Duration::from_secs(20);
+/// Offers looked at; many of the cheapest may be taken, too dear or known to be bad.
+const OFFERS_LISTED: u32 = 32;
 /// Words of the host's daemon after which an image never arrives (observed in the provider's own tooling).
 const HOPELESS: [&str; 6] = [
     "error response from daemon",
@@ -44,6 +52,7 @@ impl Lifecycle {
         }
         let mut refused_offers: Vec<u64> = Vec::new();
         for _ in 0..OFFERS_TRIED {
+            self.still_ours(run, attempt)?;
             let Some((offer, order)) = self.choose(run, attempt, &refused_offers).await? else {
                 return Ok(());
             };
@@ -114,6 +123,14 @@ impl Lifecycle {
                 }
             }
         }
+        if attempt.number > 1 {
+            self.say(
+                run,
+                &format!("{OFFERS_TRIED} offers in a row were gone. Looking again in a minute."),
+            );
+            tokio::time::sleep(MARKET_PAUSE).await;
+            return Ok(());
+        }
         let text = format!(
             "run `{}` was not rented: {OFFERS_TRIED} offers in a row were gone",
             run.name
@@ -132,6 +149,7 @@ impl Lifecycle {
         match Halt::from(err) {
             Halt::Fatal(inner) => Halt::Fatal(named(inner)),
             Halt::Pause(inner) => Halt::Pause(named(inner)),
+            Halt::Wait(inner) => Halt::Wait(named(inner)),
             other => other,
         }
     }
@@ -141,10 +159,12 @@ impl Lifecycle {
         let draft = self.draft(run, 1);
         match self.choose(run, &draft, &[]).await {
             Ok(_) => Ok(()),
-            Err(Halt::Fatal(err) | Halt::Pause(err)) => Err(err),
-            Err(_) => Err(CommandError::bug(
-                "a look at the market ended a run that does not exist yet",
-            )),
+            Err(halt) => match halt {
+                Halt::Fatal(err) | Halt::Pause(err) | Halt::Wait(err) => Err(err),
+                _ => Err(CommandError::bug(
+                    "a look at the market ended a run that does not exist yet",
+                )),
+            },
         }
     }
 
@@ -156,27 +176,12 @@ impl Lifecycle {
         refused: &[u64],
     ) -> Result<Option<(Offer, Order)>, Halt> {
         let resources = &run.spec.resources;
-        let query = OfferQuery {
-            gpu_name: resources.gpu_name.clone(),
-            num_gpus: Some(resources.num_gpus),
-            rental: resources.rental,
-            disk_gb: resources.disk_gb,
-            filters: resources.filters.clone(),
-            limit: 32,
-        };
-        let found = match self.provider.offers(&query).await {
-            Ok(found) => found,
-            // A run that has trained is worth waiting for the network; one that was just typed tells its user.
-            Err(err) if attempt.number > 1 && err.may_pass() => {
-                self.say(
-                    run,
-                    &format!("The market does not answer ({err}). Looking again in a minute."),
-                );
-                tokio::time::sleep(Duration::from_secs(60)).await;
-                return Ok(None);
-            }
-            Err(err) => return Err(self.not_rented(run, err)),
-        };
+        let query = pricing::query(resources, OFFERS_LISTED);
+        let found = self
+            .provider
+            .offers(&query)
+            .await
+            .map_err(|err| self.not_rented(run, err))?;
         let bad_machines = self.machines_that_failed(run, attempt)?;
         let mut too_dear = None;
         for offer in &found {
@@ -209,7 +214,7 @@ impl Lifecycle {
                 run,
                 &format!("No box to go on with: {why}. Looking again in a minute."),
             );
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(MARKET_PAUSE).await;
             return Ok(None);
         }
         let err = CommandError::new(format!(
@@ -223,16 +228,18 @@ impl Lifecycle {
         Err(Halt::Fatal(err))
     }
 
-    /// Machines on which this run already failed to come up.
+    /// Machines on which this run already failed to come up. One that somebody outbid us for did nothing wrong.
     fn machines_that_failed(
         &self,
         run: &RunRecord,
         attempt: &AttemptRecord,
     ) -> Result<Vec<u64>, Halt> {
         let attempts = self.store.attempts(&run.name)?;
+        let taken = self.taken_back(&run.name)?;
         Ok(attempts
             .iter()
             .filter(|old| old.number != attempt.number && old.started_us == 0)
+            .filter(|old| !taken.contains(&old.number))
             .filter_map(|old| old.machine_id)
             .collect())
     }
@@ -261,10 +268,10 @@ impl Lifecycle {
     ) -> Result<Option<InstanceId>, ProviderError> {
         let started = tokio::time::Instant::now();
         loop {
-            match self.find_by_label(label).await {
-                Ok(Some(id)) => return Ok(Some(id)),
-                Ok(None) if started.elapsed() >= LABEL_APPEARS => return Ok(None),
-                Ok(None) => {}
+            match self.labelled(label).await {
+                Ok(ids) if !ids.is_empty() => return Ok(ids.first().copied()),
+                Ok(_) if started.elapsed() >= LABEL_APPEARS => return Ok(None),
+                Ok(_) => {}
                 Err(err @ (ProviderError::Unauthorized { .. } | ProviderError::NoKey { .. })) => {
                     return Err(err);
                 }
@@ -285,11 +292,19 @@ impl Lifecycle {
             .open_interval(&run, number, CostKind::Disk, self.clock.now_us(), price)?;
         if let Err(err) = self.move_to(attempt, State::Loading) {
             // The record has moved on without us, so nothing claims this box: it must not be paid for.
-            self.provider.destroy(id).await?;
+            while let Err(err) = self.provider.destroy(id).await {
+                if !err.may_pass() {
+                    return Err(err.into());
+                }
+                tracing::warn!(%err, instance = id, "a box that nobody claims is still there, trying again");
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
             self.store
                 .close_interval(&run, number, CostKind::Disk, self.clock.now_us())?;
             return Err(err.into());
         }
+        // A create that was carried out twice made a twin, which is paid for as well.
+        self.tend().await;
         Ok(())
     }
 
@@ -315,9 +330,9 @@ impl Lifecycle {
             &format!("Instance {id} is being prepared by its host."),
         );
         let mut missing = 0;
-        let mut unchanged = (None, tokio::time::Instant::now());
-        let mut started_once = false;
-        let mut checked = false;
+        let mut eye = Eye::default();
+        let mut started: Option<tokio::time::Instant> = None;
+        let mut checked = attempt.reopened_us > 0;
         loop {
             self.still_ours(run, attempt)?;
             if self.bring_up_left(run, attempt).is_zero() {
@@ -333,14 +348,8 @@ impl Lifecycle {
                         self.check_rented(run, attempt, &instance)?;
                         checked = true;
                     }
-                    let row = status::row(State::Loading, Seen::from(&instance));
+                    let (row, overdue) = eye.look(State::Loading, &instance);
                     let said = instance.status_msg.to_lowercase();
-                    if unchanged.0 != Some(row.meaning) {
-                        unchanged = (Some(row.meaning), tokio::time::Instant::now());
-                    }
-                    let overdue = row
-                        .deadline
-                        .is_some_and(|deadline| unchanged.1.elapsed() >= deadline);
                     match row.action {
                         Action::GoOn if !instance.ssh.is_empty() => {
                             attempt.ssh = instance.ssh.clone();
@@ -350,13 +359,27 @@ impl Lifecycle {
                             return Ok(());
                         }
                         // A fresh instance sometimes comes up stopped; one start mends it.
-                        Action::Recover if !started_once => {
-                            started_once = true;
-                            self.provider.start(id).await?;
+                        Action::Recover | Action::Respect if started.is_none() => {
+                            started = Some(tokio::time::Instant::now());
+                            let at_once = self.provider.start(id).await?;
+                            if !at_once && attempt.rental == Rental::Interruptible {
+                                return Err(outbid(row.text));
+                            }
                         }
-                        Action::Recover => return Err(Halt::BadBox(row.text.to_owned())),
+                        Action::Recover | Action::Respect
+                            if started.is_some_and(|at| at.elapsed() < START_SHOWS) => {}
+                        Action::Recover => return Err(outbid(row.text)),
+                        Action::Respect => return Err(Halt::StoppedByHand(row.text.to_owned())),
                         _ if HOPELESS.iter().any(|word| said.contains(word)) => {
                             return Err(Halt::BadBox(instance.status_msg));
+                        }
+                        // Its GPU went to somebody who pays more.
+                        Action::WaitThenGiveUp
+                            if overdue
+                                && instance.scheduling
+                                && attempt.rental == Rental::Interruptible =>
+                        {
+                            return Err(outbid(row.text));
                         }
                         // Before anything ran, a host that is silent is as bad as one that is slow.
                         Action::WaitThenGiveUp | Action::WaitThenRecover | Action::AskHeartbeat
@@ -370,10 +393,11 @@ impl Lifecycle {
                 Ok(None) => {
                     missing += 1;
                     // A list that lags behind a create is seen; three looks apart it is a fact.
+                    if missing >= 3 && attempt.started_us > 0 {
+                        return Err(Halt::Lost(UNKNOWN.to_owned()));
+                    }
                     if missing >= 3 {
-                        return Err(Halt::BadBox(
-                            "the provider does not know it any more".to_owned(),
-                        ));
+                        return Err(Halt::BadBox(UNKNOWN.to_owned()));
                     }
                 }
                 Err(err @ (ProviderError::Unauthorized { .. } | ProviderError::NoKey { .. })) => {
@@ -435,27 +459,32 @@ impl Lifecycle {
         }
     }
 
-    /// What is left of `limits.bring_up` for this box.
+    /// What is left of the time to come up for this box.
     pub(crate) fn bring_up_left(&self, run: &RunRecord, attempt: &AttemptRecord) -> Duration {
-        // From the first second the box is paid for: that is when its disk began to cost.
+        // From the first second the box is paid for: that is when its disk began to cost, or when it was started again.
         let intervals = self.store.intervals(&run.name).unwrap_or_default();
         let paid_since_us = intervals
             .iter()
             .filter(|interval| interval.attempt == attempt.number)
             .map(|interval| interval.from_us)
             .min()
-            .unwrap_or(attempt.created_us);
+            .unwrap_or(attempt.created_us)
+            .max(attempt.reopened_us);
         let used_us = self.clock.now_us().saturating_sub(paid_since_us).max(0) as u64;
         run.spec
-            .limits
-            .bring_up
+            .bring_up()
             .saturating_sub(Duration::from_micros(used_us))
     }
 
     pub(crate) fn bring_up_text(&self, run: &RunRecord) -> String {
-        format!(
-            "within `limits.bring_up` of {} s",
-            run.spec.limits.bring_up.as_secs()
-        )
+        let limits = match run.spec.smoke {
+            Some(_) => "`limits.bring_up` and `smoke.timeout`",
+            None => "`limits.bring_up`",
+        };
+        format!("within {limits} of {} s", run.spec.bring_up().as_secs())
     }
+}
+
+fn outbid(why: &str) -> Halt {
+    Halt::Interrupted(format!("{why} before its training started"))
 }

@@ -17,6 +17,8 @@ pub struct Seen {
     pub actual: Actual,
     /// Waits in the queue for its GPU.
     pub scheduling: bool,
+    /// Rented by bid, so that the market may take it back.
+    pub is_bid: bool,
 }
 
 impl From<&Instance> for Seen {
@@ -25,6 +27,7 @@ impl From<&Instance> for Seen {
             intended: instance.intended,
             actual: instance.actual,
             scheduling: instance.scheduling,
+            is_bid: instance.is_bid,
         }
     }
 }
@@ -46,8 +49,10 @@ pub enum Meaning {
     Paused,
     /// The host sends nothing; the box may well run. Only together with a missing heartbeat this is a verdict.
     HostSilent,
-    /// The market, an empty account or somebody with the same account stopped it; it was not this run.
+    /// The market stopped it: somebody pays more.
     TakenBack,
+    /// Nobody may take it back, and yet it is stopped: by hand, by its own switch, or because the account is empty.
+    StoppedByHand,
     /// It is stopped, as it should be; the disk is charged.
     StoppedAsWanted,
     /// It is kept running after the end, by policy.
@@ -73,10 +78,12 @@ pub enum Action {
     AskHeartbeat,
     /// Record the interruption now and recover by policy.
     Recover,
+    /// The run ends here, its disk is kept: whoever stopped the box meant it.
+    Respect,
     /// Stop it, so that no GPU time is charged for nothing.
     Stop,
-    /// Record the instance with its attempt, then go on, or end it when the attempt has ended.
-    Adopt,
+    /// Destroy it: its end was recorded already.
+    Destroy,
 }
 
 /// One row of the table.
@@ -111,26 +118,36 @@ pub fn row(state: State, seen: Seen) -> Row {
         State::Planned | State::Renting => Row {
             meaning: Meaning::Unexpected,
             deadline: None,
-            action: Action::Adopt,
+            // The step of renting looks for it by its label; nobody else knows whether it is still being made.
+            action: Action::Nothing,
             text: "it was rented, but the answer was lost",
         },
         State::Gone => Row {
             meaning: Meaning::Unexpected,
             deadline: None,
-            action: Action::Stop,
+            action: Action::Destroy,
             text: "it exists though its end was confirmed",
         },
         State::Interrupted | State::Lost => given_up(seen),
         State::Collected | State::Failed | State::Stopped => ended(seen),
-        State::Loading | State::Preparing | State::Syncing | State::Running | State::Finishing => {
-            active(state, seen)
-        }
+        State::Loading
+        | State::Preparing
+        | State::Syncing
+        | State::Smoke
+        | State::Running
+        | State::Finishing => active(state, seen),
     }
 }
 
 /// The attempt works, or is about to.
 fn active(state: State, seen: Seen) -> Row {
     match seen.intended {
+        Intended::Stopped if !seen.is_bid => Row {
+            meaning: Meaning::StoppedByHand,
+            deadline: None,
+            action: Action::Respect,
+            text: "it was stopped, and not by this run: by hand, or because the account has no credit",
+        },
         Intended::Stopped => Row {
             meaning: Meaning::TakenBack,
             deadline: None,
@@ -271,14 +288,17 @@ mod tests {
         State::ALL.into_iter().flat_map(|state| {
             INTENDED.into_iter().flat_map(move |intended| {
                 ACTUAL.into_iter().flat_map(move |actual| {
-                    [false, true].into_iter().map(move |scheduling| {
-                        let seen = Seen {
-                            intended,
-                            actual,
-                            scheduling,
-                        };
-                        (state, seen, row(state, seen))
-                    })
+                    [(false, false), (false, true), (true, false), (true, true)]
+                        .into_iter()
+                        .map(move |(scheduling, is_bid)| {
+                            let seen = Seen {
+                                intended,
+                                actual,
+                                scheduling,
+                                is_bid,
+                            };
+                            (state, seen, row(state, seen))
+                        })
                 })
             })
         })
@@ -292,6 +312,7 @@ mod tests {
                 intended,
                 actual,
                 scheduling: false,
+                is_bid: true,
             },
         );
         assert_eq!(
@@ -319,7 +340,8 @@ mod tests {
         for (state, seen, row) in every_case() {
             if matches!(state, State::Interrupted | State::Lost | State::Gone) {
                 let harmless = seen.intended == Intended::Stopped && state != State::Gone;
-                assert_eq!(row.action == Action::Stop, !harmless, "{state} {seen:?}");
+                let ends = matches!(row.action, Action::Stop | Action::Destroy);
+                assert_eq!(ends, !harmless, "{state} {seen:?}");
             }
         }
     }
@@ -328,8 +350,10 @@ mod tests {
     fn only_the_intention_of_the_provider_is_an_interruption_at_once() {
         for (state, seen, row) in every_case() {
             let working = state.is_active() && !matches!(state, State::Planned | State::Renting);
-            let taken = working && seen.intended == Intended::Stopped;
+            let stopped = working && seen.intended == Intended::Stopped;
+            let (taken, by_hand) = (stopped && seen.is_bid, stopped && !seen.is_bid);
             assert_eq!(row.action == Action::Recover, taken, "{state} {seen:?}");
+            assert_eq!(row.action == Action::Respect, by_hand, "{state} {seen:?}");
         }
     }
 
@@ -402,7 +426,7 @@ mod tests {
             running,
             Actual::Provisioning,
             Unexpected,
-            Adopt,
+            Nothing,
         );
     }
 }

@@ -193,6 +193,8 @@ mod tests {
             reason: None,
             last_event: 0,
             exit_code: None,
+            reopened_us: 0,
+            old_session_us: 0,
         }
     }
 

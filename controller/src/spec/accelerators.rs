@@ -34,6 +34,29 @@ pub fn of(name: &str, count: &str) -> Result<Accelerators, String> {
     Ok(Accelerators { gpu_name, num_gpus })
 }
 
+/// Words that the market does not write in capitals.
+const MIXED: [&str; 10] = [
+    "Ti", "Ada", "Tesla", "Titan", "Quadro", "Radeon", "Instinct", "Xp", "laptop", "Max-Q",
+];
+
+/// A word of a name as the market writes it: its search minds case, people do not.
+fn market_case(word: &str) -> String {
+    for known in MIXED {
+        if known.eq_ignore_ascii_case(word) {
+            return known.to_owned();
+        }
+    }
+    // `6000Ada`
+    let split = word.len().saturating_sub("Ada".len());
+    if let (Some(model), Some(end)) = (word.get(..split), word.get(split..))
+        && end.eq_ignore_ascii_case("Ada")
+        && model.ends_with(|c: char| c.is_ascii_digit())
+    {
+        return format!("{model}Ada");
+    }
+    word.to_ascii_uppercase()
+}
+
 /// The market writes names with blanks; people write `RTX_4090` and `RTX4090` as well.
 fn gpu_name(text: &str) -> Result<String, String> {
     let valid =
@@ -41,6 +64,7 @@ fn gpu_name(text: &str) -> Result<String, String> {
     let name = text
         .replace('_', " ")
         .split_whitespace()
+        .map(market_case)
         .collect::<Vec<_>>()
         .join(" ");
     if name.is_empty() || name.len() > 60 || !name.chars().all(valid) {
@@ -77,6 +101,12 @@ mod tests {
         check("RTX_4090:2", Some(("RTX 4090", 2)));
         check("RTX4090", Some(("RTX 4090", 1)));
         check("rtx4090", Some(("RTX 4090", 1)));
+        check("rtx 3060 TI", Some(("RTX 3060 Ti", 1)));
+        check("rtx_6000ada:2", Some(("RTX 6000Ada", 2)));
+        check("tesla v100", Some(("Tesla V100", 1)));
+        check("titan rtx", Some(("Titan RTX", 1)));
+        check("h100 sxm", Some(("H100 SXM", 1)));
+        check("gh200 SXM", Some(("GH200 SXM", 1)));
         check("H100 SXM: 8", Some(("H100 SXM", 8)));
         check("  A100   SXM4 ", Some(("A100 SXM4", 1)));
         check("RTX PRO 6000 S:1", Some(("RTX PRO 6000 S", 1)));

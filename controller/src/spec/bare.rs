@@ -25,6 +25,10 @@ pub struct BareRun {
     pub disk: Option<String>,
     /// `--max-price`.
     pub max_price: Option<String>,
+    /// `--bid-max`.
+    pub bid_max: Option<String>,
+    /// `--bid-headroom`.
+    pub bid_headroom: Option<String>,
     /// `--offers`, in the market's query language.
     pub offers: Option<String>,
     /// `--image`.
@@ -35,8 +39,8 @@ pub struct BareRun {
     pub envs: Vec<String>,
     /// `--checkpoints-dir`.
     pub checkpoints_dir: Option<String>,
-    /// `--checkpoints-to`.
-    pub checkpoints_to: Option<String>,
+    /// `--bucket`.
+    pub bucket: Option<String>,
     /// `--budget`.
     pub budget: Option<String>,
     /// `--fetch`, several.
@@ -46,21 +50,6 @@ pub struct BareRun {
 }
 
 impl RunSpec {
-    /// Makes a run of a GPU and a command, whose code is in the current directory.
-    pub fn bare(gpus: &str, command: &[String], name: Option<&str>) -> Result<Self, SpecError> {
-        let workdir = std::path::absolute(".").map_err(|err| SpecError::Unreadable {
-            file: ".".to_owned(),
-            reason: err.to_string(),
-        })?;
-        Self::from_flags(&BareRun {
-            name: name.map(str::to_owned),
-            workdir,
-            gpus: gpus.to_owned(),
-            command: command.to_owned(),
-            ..BareRun::default()
-        })
-    }
-
     /// Makes a run of flags, with the same checks as a file.
     pub fn from_flags(bare: &BareRun) -> Result<Self, SpecError> {
         let gpus = flag("--gpus", accelerators::parse(&bare.gpus))?;
@@ -81,7 +70,6 @@ impl RunSpec {
             envs.insert(name.to_owned(), value.map(str::to_owned));
         }
         let spec = Self {
-            name,
             workdir: Some(bare.workdir.clone()),
             resources: Resources {
                 gpu_name: Some(gpus.gpu_name),
@@ -98,15 +86,20 @@ impl RunSpec {
                 })?
                 .unwrap_or_default(),
                 max_price_usd_per_hour: or("--max-price", bare.max_price.as_deref(), values::usd)?,
-                bid_headroom: DEFAULT_HEADROOM,
-                bid_max_usd_per_hour: None,
+                bid_headroom: or(
+                    "--bid-headroom",
+                    bare.bid_headroom.as_deref(),
+                    values::percent,
+                )?
+                .unwrap_or(DEFAULT_HEADROOM),
+                bid_max_usd_per_hour: or("--bid-max", bare.bid_max.as_deref(), values::usd)?,
             },
-            model: None,
             image: or("--image", bare.image.as_deref(), file::image)?
                 .unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
             onstart: None,
             envs,
             setup: bare.setup.clone(),
+            smoke: None,
             run: command_text(&bare.command),
             resume: None,
             checkpoints: checkpoints(bare)?,
@@ -118,12 +111,13 @@ impl RunSpec {
                 bring_up: DEFAULT_BRING_UP,
                 budget_usd: or("--budget", bare.budget.as_deref(), values::usd)?,
             },
-            results: results(bare)?,
+            results: results(bare, &name)?,
+            name,
             on_done: OnDone::Destroy,
         };
         check_rules(&spec).map_err(|(key, message)| SpecError::Flag {
             flag: flag_of(key).to_owned(),
-            message: message.replace("`checkpoints.to`", "`--checkpoints-to`"),
+            message: in_flags(&message),
         })?;
         Ok(spec)
     }
@@ -138,7 +132,7 @@ impl RunSpec {
             workdir: PathBuf::from("/nowhere"),
             gpus: "RTX 4090:1".to_owned(),
             interruptible: true,
-            checkpoints_to: Some("s3://bucket/runs".to_owned()),
+            bucket: Some("s3://bucket/runs".to_owned()),
             command: vec!["python train.py".to_owned()],
             ..BareRun::default()
         };
@@ -151,7 +145,7 @@ impl RunSpec {
 }
 
 fn checkpoints(bare: &BareRun) -> Result<Option<Checkpoints>, SpecError> {
-    if bare.checkpoints_to.is_none() && bare.checkpoints_dir.is_none() {
+    if bare.bucket.is_none() && bare.checkpoints_dir.is_none() {
         return Ok(None);
     }
     let dir = or(
@@ -161,18 +155,14 @@ fn checkpoints(bare: &BareRun) -> Result<Option<Checkpoints>, SpecError> {
     )?;
     Ok(Some(Checkpoints {
         dir: dir.unwrap_or_else(|| DEFAULT_CHECKPOINT_DIR.to_owned()),
-        to: or(
-            "--checkpoints-to",
-            bare.checkpoints_to.as_deref(),
-            file::bucket,
-        )?,
+        to: or("--bucket", bare.bucket.as_deref(), file::bucket)?,
         every: DEFAULT_EVERY,
         keep_last: DEFAULT_KEEP_LAST,
         settle: None,
     }))
 }
 
-fn results(bare: &BareRun) -> Result<Option<Results>, SpecError> {
+fn results(bare: &BareRun, name: &str) -> Result<Option<Results>, SpecError> {
     if bare.fetch.is_empty() {
         return Ok(None);
     }
@@ -182,7 +172,8 @@ fn results(bare: &BareRun) -> Result<Option<Results>, SpecError> {
         .map(|path| flag("--fetch", values::inner_path(path)));
     Ok(Some(Results {
         fetch: fetch.collect::<Result<_, _>>()?,
-        to: bare.workdir.join("results"),
+        // Runs without a file are often many in one directory.
+        to: bare.workdir.join("results").join(name),
     }))
 }
 
@@ -236,9 +227,24 @@ fn flag_of(key: &str) -> &'static str {
     match key {
         "resources.rental" => "--interruptible",
         "resources.offers" => "--offers",
-        "resources.bid.max" => "--max-price",
+        "resources.bid.max" => "--bid-max",
         _ => "the command after `--`",
     }
+}
+
+/// A rule's words with flags in place of keys.
+fn in_flags(message: &str) -> String {
+    let mut text = message.to_owned();
+    for (key, flag) in [
+        ("`checkpoints.to`", "`--bucket`"),
+        ("`max_price`", "`--max-price`"),
+        ("`resources.accelerators`", "`--gpus`"),
+        ("`resources.disk`", "`--disk`"),
+        ("`resources.max_price`", "`--max-price`"),
+    ] {
+        text = text.replace(key, flag);
+    }
+    text
 }
 
 #[cfg(test)]
@@ -282,18 +288,24 @@ mod tests {
             max_price: Some("$0.5".into()),
             offers: Some("reliability>0.9".into()),
             envs: vec!["EPOCHS=3".into(), "HF_TOKEN".into()],
-            checkpoints_to: Some("s3://bucket/runs/".into()),
+            bucket: Some("s3://bucket/runs/".into()),
+            bid_max: Some("0.4".into()),
+            bid_headroom: Some("30%".into()),
             fetch: vec!["./out".into()],
             ..bare()
         })
         .unwrap();
         assert_eq!(spec.resources.disk_gb, 1000.0);
+        assert_eq!(spec.resources.bid_max_usd_per_hour, Some(0.4));
+        assert_eq!(spec.resources.bid_headroom, 0.3);
         assert_eq!(spec.envs["HF_TOKEN"], None);
         assert_eq!(spec.envs["EPOCHS"].as_deref(), Some("3"));
         let checkpoints = spec.checkpoints.unwrap();
         assert_eq!(checkpoints.to.as_deref(), Some("s3://bucket/runs"));
         assert_eq!(checkpoints.dir, "checkpoints");
-        assert_eq!(spec.results.unwrap().fetch, ["out"]);
+        let results = spec.results.unwrap();
+        assert_eq!(results.fetch, ["out"]);
+        assert!(results.to.ends_with("results/a"), "{results:?}");
     }
 
     #[test]
@@ -313,7 +325,7 @@ mod tests {
                 ..bare()
             },
             "--interruptible: an interruptible box is taken back without warning: name a bucket with \
-             `--checkpoints-to`, so that checkpoints outlive it, or rent on-demand",
+             `--bucket`, so that checkpoints outlive it, or rent on-demand",
         );
         check_error(
             &BareRun {
@@ -342,7 +354,14 @@ mod tests {
                 offers: Some("gpu_name=A40".into()),
                 ..bare()
             },
-            "--offers: `gpu_name` is said by `resources.accelerators`",
+            "--offers: `gpu_name` is said by `--gpus`",
+        );
+        check_error(
+            &BareRun {
+                bid_max: Some("0.4".into()),
+                ..bare()
+            },
+            "--bid-max: only an interruptible box has a bid",
         );
     }
 }

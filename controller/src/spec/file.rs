@@ -1,7 +1,5 @@
 //! The run file as it is written: its keys, and how they become a [`RunSpec`].
 
-mod model;
-
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
@@ -10,17 +8,16 @@ use std::{
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{MapAccess, SeqAccess, Visitor},
 };
 use serde_saphyr::{Location, Spanned};
 use spotter_bucket::Target;
 
-pub(super) use self::model::ModelKeys;
 use super::{
     Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
-    DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_LAST, Limits, OnDone, Recover,
-    RecoverPolicy, Resources, Results, RunSpec, YamlError, accelerators, check_rules, from_yaml,
-    query, values,
+    DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_LAST, DEFAULT_SMOKE_TIMEOUT,
+    Limits, OnDone, Recover, RecoverPolicy, Resources, Results, RunSpec, Smoke, YamlError,
+    accelerators, check_rules, from_yaml, query, values,
 };
 use crate::{error::CommandError, provider::Rental};
 
@@ -110,12 +107,12 @@ pub(super) struct FileKeys {
     name: Scalar,
     workdir: Option<Scalar>,
     resources: Spanned<ResourcesKeys>,
-    model: Option<ModelKeys>,
     image: Option<Scalar>,
     onstart: Option<String>,
     #[serde(default)]
     envs: Envs,
     setup: Option<String>,
+    smoke: Option<SmokeKeys>,
     run: Scalar,
     resume: Option<String>,
     checkpoints: Option<CheckpointsKeys>,
@@ -123,6 +120,14 @@ pub(super) struct FileKeys {
     limits: Option<LimitsKeys>,
     results: Option<ResultsKeys>,
     on_done: Option<Scalar>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
+pub(super) struct SmokeKeys {
+    run: Scalar,
+    steps: Option<Scalar>,
+    timeout: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -176,7 +181,7 @@ pub(super) struct LimitsKeys {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
 pub(super) struct ResultsKeys {
-    fetch: Vec<Scalar>,
+    fetch: Spanned<Paths>,
     to: Option<Scalar>,
 }
 
@@ -216,6 +221,34 @@ impl<'de> Deserialize<'de> for AcceleratorsKey {
         }
 
         deserializer.deserialize_any(Keys)
+    }
+}
+
+/// Paths with their places.
+#[derive(Debug)]
+struct Paths(Vec<Scalar>);
+
+impl<'de> Deserialize<'de> for Paths {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items;
+
+        impl<'de> Visitor<'de> for Items {
+            type Value = Paths;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of paths, as in [out/final.pt, logs]")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+                let mut paths = Vec::new();
+                while let Some(path) = items.next_element()? {
+                    paths.push(path);
+                }
+                Ok(Paths(paths))
+            }
+        }
+
+        deserializer.deserialize_any(Items)
     }
 }
 
@@ -298,11 +331,11 @@ impl FileKeys {
             name: self.name.value.clone(),
             workdir: option(self.workdir.as_ref(), |text| existing_dir(dir, text))?,
             resources,
-            model: self.model.as_ref().map(model::model).transpose()?,
             image: or(self.image.as_ref(), DEFAULT_IMAGE.to_owned(), image)?,
             onstart: self.onstart.clone(),
             envs: envs(&self.envs)?,
             setup: self.setup.clone(),
+            smoke: self.smoke.as_ref().map(smoke).transpose()?,
             run: self.run.value.clone(),
             resume: self.resume.clone(),
             checkpoints,
@@ -421,15 +454,38 @@ fn envs(envs: &Envs) -> Result<BTreeMap<String, Option<String>>, YamlError> {
     Ok(checked)
 }
 
+fn smoke(keys: &SmokeKeys) -> Result<Smoke, YamlError> {
+    let nothing = keys.run.value.trim().is_empty();
+    let run = match nothing {
+        true => Err("there is nothing to run".to_owned()),
+        false => Ok(keys.run.value.clone()),
+    };
+    Ok(Smoke {
+        run: at(&keys.run, run)?,
+        steps: option(keys.steps.as_ref(), |text| {
+            values::count(text, 1..=1_000_000_000).map(u64::from)
+        })?,
+        timeout: or(keys.timeout.as_ref(), DEFAULT_SMOKE_TIMEOUT, bring_up)?,
+    })
+}
+
 fn results(keys: &ResultsKeys, dir: &Path) -> Result<Results, YamlError> {
-    let fetch = keys
-        .fetch
+    let paths = &keys.fetch.value.0;
+    if paths.is_empty() {
+        let message = "the list is empty: name what to fetch, or leave `results` out";
+        return Err(YamlError::at(keys.fetch.referenced, message));
+    }
+    let fetch = paths
         .iter()
         .map(|path| at(path, values::inner_path(&path.value)));
     Ok(Results {
         fetch: fetch.collect::<Result<_, _>>()?,
         to: or(keys.to.as_ref(), dir.join("results"), |text| {
-            local_path(dir, text)
+            let path = local_path(dir, text)?;
+            match path.parent() {
+                Some(_) => Ok(path),
+                None => Err("files are not fetched to the root of this machine".to_owned()),
+            }
         })?,
     })
 }
@@ -472,7 +528,7 @@ fn every(text: &str) -> Result<std::time::Duration, String> {
     }
 }
 
-/// One minute: no host starts a container sooner.
+/// Ten seconds: no host starts a container sooner, and no trainer ends sooner.
 fn bring_up(text: &str) -> Result<std::time::Duration, String> {
     let bring_up = values::duration(text)?;
     if bring_up.as_secs() >= 10 {

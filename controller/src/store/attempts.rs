@@ -42,7 +42,8 @@ impl Store {
         Ok(())
     }
 
-    /// Writes the changed attempt, the whole row, when its state may follow the one in the store.
+    /// Writes the changed attempt, the whole row, when its state may follow the one in the store, and nobody else has taken the
+    /// run's lease from whoever writes.
     ///
     /// `last_event` never goes back: events arrive on their own way. Fault points: `store.<state>.before` and `.after`.
     pub fn update_attempt(&self, attempt: &AttemptRecord) -> Result<(), StoreError> {
@@ -63,6 +64,7 @@ impl Store {
                 number: attempt.number,
             });
         };
+        self.check_fence(&transaction, &attempt.run)?;
         let from = rows::state(&from)?;
         if !from.may_follow(attempt.state) {
             return Err(StoreError::BadMove {

@@ -1,6 +1,6 @@
 //! What happened, in the store: events of a box's agent, once each, and what spotter itself did.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError, collect, doing, rows::unreadable, write};
@@ -122,6 +122,25 @@ impl Store {
         )?;
         transaction.commit().map_err(doing("store an event"))?;
         Ok(seq)
+    }
+
+    /// The newest event of a kind that an attempt has, whoever says so.
+    pub fn newest_event(
+        &self,
+        run: &str,
+        attempt: u32,
+        kind: &str,
+    ) -> Result<Option<EventRecord>, StoreError> {
+        self.lock()
+            .query_row(
+                "SELECT id, attempt, origin, seq, time_us, kind, detail_json FROM events
+                 WHERE run = ?1 AND attempt = ?2 AND kind = ?3 ORDER BY id DESC LIMIT 1",
+                params![run, attempt, kind],
+                read,
+            )
+            .optional()
+            .map_err(doing("find an event"))?
+            .transpose()
     }
 
     /// Events of a run whose position is after `after_id` (0: all), in the order in which they were stored.

@@ -1,6 +1,11 @@
 //! Who watches a run: a lease that one process holds and renews, so that exactly one acts.
 
-use std::{fs, time::Duration};
+use std::{
+    collections::HashMap,
+    fs,
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use nix::{errno::Errno, sys::signal, unistd};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -44,6 +49,8 @@ impl Store {
             )
             .map_err(doing("take the lease"))?;
         transaction.commit().map_err(doing("take the lease"))?;
+        drop(connection);
+        self.held().insert(run.to_owned(), holder.to_owned());
         Ok(true)
     }
 
@@ -67,17 +74,55 @@ impl Store {
                 params![run, holder],
             )
             .map_err(doing("release the lease"))?;
+        let mut held = self.held();
+        if held.get(run).is_some_and(|mine| mine == holder) {
+            held.remove(run);
+        }
         Ok(())
+    }
+
+    /// Whether this handle may act for the run: it holds the lease, or nobody does.
+    ///
+    /// # Errors
+    /// [`StoreError::Superseded`] when somebody else acts, or did since: what the caller knows is out of date.
+    pub fn fence(&self, run: &str) -> Result<(), StoreError> {
+        self.check_fence(&self.lock(), run)
+    }
+
+    /// The same within a transaction.
+    pub(super) fn check_fence(&self, connection: &Connection, run: &str) -> Result<(), StoreError> {
+        let mine = self.held().get(run).cloned();
+        let lease = read(connection, run)?;
+        let free = match (mine, lease) {
+            (Some(mine), Some(lease)) => lease.holder == mine,
+            // Somebody took it while we slept, and has let go of it since.
+            (Some(_), None) => false,
+            (None, Some(lease)) => !is_held(&lease, self.now_us()),
+            (None, None) => true,
+        };
+        if free {
+            return Ok(());
+        }
+        Err(StoreError::Superseded {
+            run: run.to_owned(),
+        })
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who watches the run now; `None` when nobody does.
     pub fn lease(&self, run: &str) -> Result<Option<Lease>, StoreError> {
         let lease = read(&self.lock(), run)?;
         let now_us = self.now_us();
-        Ok(lease.filter(|lease| {
-            lease.expires_us > now_us && (lease.host != this_host() || is_alive(lease.pid))
-        }))
+        Ok(lease.filter(|lease| is_held(lease, now_us)))
     }
+}
+
+/// Its time is not over, and its process is there as far as can be told.
+fn is_held(lease: &Lease, now_us: i64) -> bool {
+    lease.expires_us > now_us && (lease.host != this_host() || is_alive(lease.pid))
 }
 
 fn read(connection: &Connection, run: &str) -> Result<Option<Lease>, StoreError> {

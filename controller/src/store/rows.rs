@@ -11,7 +11,7 @@ pub(super) const RUN: &str = "name, spec_json, created_us, stop_requested, outco
 /// Columns of an attempt, in the order in which [`attempt`] reads them.
 pub(super) const ATTEMPT: &str = "run, number, state, label, rental, instance, machine_id, gpu, gpu_usd_per_hour, \
      storage_usd_per_hour, ssh_json, created_us, state_us, started_us, gone_us, resumed_step, last_step, reason, \
-     last_event, exit_code";
+     last_event, exit_code, reopened_us, old_session_us";
 
 /// The value of a column that another version of spotter may have written.
 pub(super) fn unreadable(what: &'static str, value: &str) -> StoreError {
@@ -92,6 +92,8 @@ pub(super) fn attempt(row: &Row<'_>) -> rusqlite::Result<Result<AttemptRecord, S
         reason: row.get(17)?,
         last_event: unsigned(row.get(18)?),
         exit_code: row.get(19)?,
+        reopened_us: row.get(20)?,
+        old_session_us: row.get(21)?,
     };
     Ok((|| {
         Ok(AttemptRecord {
@@ -111,7 +113,7 @@ pub(super) fn insert_attempt(
     let sql = format!(
         "INSERT INTO attempts ({ATTEMPT}) VALUES (:run, :number, :state, :label, :rental, :instance, :machine_id, :gpu, \
          :gpu_usd_per_hour, :storage_usd_per_hour, :ssh_json, :created_us, :state_us, :started_us, :gone_us, \
-         :resumed_step, :last_step, :reason, :last_event, :exit_code)"
+         :resumed_step, :last_step, :reason, :last_event, :exit_code, :reopened_us, :old_session_us)"
     );
     execute(connection, &sql, attempt)
 }
@@ -124,7 +126,8 @@ pub(super) fn update_attempt(
          machine_id = :machine_id, gpu = :gpu, gpu_usd_per_hour = :gpu_usd_per_hour, \
          storage_usd_per_hour = :storage_usd_per_hour, ssh_json = :ssh_json, created_us = :created_us, \
          state_us = :state_us, started_us = :started_us, gone_us = :gone_us, resumed_step = :resumed_step, \
-         last_step = :last_step, reason = :reason, last_event = max(last_event, :last_event), exit_code = :exit_code \
+         last_step = :last_step, reason = :reason, last_event = max(last_event, :last_event), exit_code = :exit_code, \
+         reopened_us = :reopened_us, old_session_us = :old_session_us \
          WHERE run = :run AND number = :number";
     execute(connection, sql, attempt)
 }
@@ -154,6 +157,8 @@ fn execute(connection: &Connection, sql: &str, attempt: &AttemptRecord) -> rusql
             ":reason": attempt.reason,
             ":last_event": signed(attempt.last_event),
             ":exit_code": attempt.exit_code,
+            ":reopened_us": attempt.reopened_us,
+            ":old_session_us": attempt.old_session_us,
         },
     )?;
     Ok(())

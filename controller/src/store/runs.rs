@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{Outcome, RunRecord, Store, StoreError, collect, doing, rows};
+use super::{AttemptRecord, Outcome, RunRecord, Store, StoreError, collect, doing, rows, write};
 use crate::fault;
 
 impl Store {
@@ -108,6 +108,39 @@ impl Store {
             });
         }
         Ok(())
+    }
+
+    /// Opens an ended run again with `attempt` as its newest: a new one, or the last one in a new life, whatever its state was.
+    /// The only way back in the order of states, and only for a person.
+    pub fn reopen_run(&self, name: &str, attempt: &AttemptRecord) -> Result<(), StoreError> {
+        let mut connection = self.lock();
+        let transaction = write(&mut connection)?;
+        self.check_fence(&transaction, name)?;
+        let known = transaction
+            .query_row(
+                "SELECT 1 FROM attempts WHERE run = ?1 AND number = ?2",
+                params![name, attempt.number],
+                |_| Ok(()),
+            )
+            .optional()
+            .map_err(doing("read the attempt"))?;
+        match known {
+            Some(()) => rows::update_attempt(&transaction, attempt),
+            None => rows::insert_attempt(&transaction, attempt),
+        }
+        .map_err(doing("open the run again"))?;
+        let changed = transaction
+            .execute(
+                "UPDATE runs SET outcome = NULL, reason = NULL, stop_requested = 0 WHERE name = ?1",
+                [name],
+            )
+            .map_err(doing("open the run again"))?;
+        if changed == 0 {
+            return Err(StoreError::NoSuchRun {
+                name: name.to_owned(),
+            });
+        }
+        transaction.commit().map_err(doing("open the run again"))
     }
 
     /// Records that the user wants the run to end; whoever watches it sees this at the next look.

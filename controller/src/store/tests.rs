@@ -31,11 +31,11 @@ fn run(name: &str) -> RunRecord {
             bid_headroom: 0.15,
             bid_max_usd_per_hour: None,
         },
-        model: None,
         image: "vastai/pytorch".into(),
         onstart: None,
         envs: BTreeMap::new(),
         setup: None,
+        smoke: None,
         run: "python train.py".into(),
         resume: None,
         checkpoints: None,
@@ -86,6 +86,8 @@ fn attempt(run: &str, number: u32) -> AttemptRecord {
         reason: None,
         last_event: 0,
         exit_code: None,
+        reopened_us: 0,
+        old_session_us: 0,
     }
 }
 
@@ -203,6 +205,99 @@ fn a_writer_who_read_an_older_state_is_refused() {
         store.latest_attempt("a").unwrap().unwrap().state,
         State::Gone
     );
+}
+
+#[test]
+fn whoever_lost_the_lease_may_not_write_the_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let slept = store(&dir);
+    slept.create_run(&run("a")).unwrap();
+    slept.create_attempt(&attempt("a", 1)).unwrap();
+    let ttl = Duration::from_secs(30);
+    assert!(slept.take_lease("a", "slept", ttl).unwrap());
+    let mut mine = attempt("a", 1);
+    mine.state = State::Renting;
+    slept.update_attempt(&mine).unwrap();
+
+    let woken = Store::open(slept.path(), Clock::new(|| T0 + 31_000_000)).unwrap();
+    assert!(woken.take_lease("a", "woken", ttl).unwrap());
+    let stale = AttemptRecord {
+        state: State::Loading,
+        ..mine.clone()
+    };
+    let refused = |result: Result<(), StoreError>| {
+        assert!(
+            matches!(result, Err(StoreError::Superseded { .. })),
+            "{result:?}"
+        );
+    };
+    refused(slept.update_attempt(&stale));
+    refused(slept.fence("a"));
+    let adopted = AttemptRecord {
+        instance: Some(7),
+        ..stale.clone()
+    };
+    woken.update_attempt(&adopted).unwrap();
+    woken.release_lease("a", "woken").unwrap();
+    // Whoever acted has gone, and still what we know is out of date.
+    refused(slept.update_attempt(&stale));
+    assert_eq!(slept.latest_attempt("a").unwrap(), Some(adopted));
+    slept.release_lease("a", "slept").unwrap();
+    assert!(slept.take_lease("a", "again", ttl).unwrap());
+    slept.fence("a").unwrap();
+}
+
+#[test]
+fn an_ended_run_is_opened_again_by_a_person_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    store.create_run(&run("a")).unwrap();
+    let failed = AttemptRecord {
+        state: State::Failed,
+        instance: Some(7),
+        started_us: 5,
+        ..attempt("a", 1)
+    };
+    store.create_attempt(&failed).unwrap();
+    store.request_stop("a").unwrap();
+    store
+        .end_run("a", Outcome::Crashed, Some("it broke"))
+        .unwrap();
+    let again = AttemptRecord {
+        state: State::Loading,
+        reopened_us: T0,
+        old_session_us: 5,
+        ..failed
+    };
+    assert!(again.awaits_training());
+    assert!(matches!(
+        store.update_attempt(&again),
+        Err(StoreError::BadMove { .. })
+    ));
+    store.reopen_run("a", &again).unwrap();
+    let now = store.run("a").unwrap();
+    assert_eq!(
+        (now.outcome, now.reason, now.stop_requested),
+        (None, None, false)
+    );
+    assert_eq!(store.attempts("a").unwrap(), std::slice::from_ref(&again));
+    store.reopen_run("a", &attempt("a", 2)).unwrap();
+    assert_eq!(store.attempts("a").unwrap().len(), 2);
+}
+
+#[test]
+fn the_newest_event_of_a_kind_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    for step in [1, 2] {
+        store
+            .note("a", 1, T0, "seen", &json!({"step": step}))
+            .unwrap();
+        store.note("a", 1, T0, "other", &json!({})).unwrap();
+    }
+    let found = store.newest_event("a", 1, "seen").unwrap().unwrap();
+    assert_eq!(found.detail, json!({"step": 2}));
+    assert_eq!(store.newest_event("a", 2, "seen").unwrap(), None);
 }
 
 #[test]
@@ -509,7 +604,8 @@ fn a_store_of_schema_1_is_read() {
     assert_eq!(store.events("flightmind", 0).unwrap().len(), 2);
     assert_eq!(store.intervals("flightmind").unwrap().len(), 2);
     assert!(store.charges("flightmind").unwrap()[0].is_final);
-    // What is read can be written.
+    // What is read can be written, once its watcher's lease is over.
+    store.lock().execute("DELETE FROM leases", []).unwrap();
     store.update_run(&run).unwrap();
     store.update_attempt(&attempts[0]).unwrap();
 }
@@ -520,8 +616,8 @@ fn a_failed_migration_changes_nothing() {
     let store = store(&dir);
     let broken: &[(u32, &str)] = &[
         (1, ""),
-        (2, "CREATE TABLE more (x) STRICT; this is no SQL"),
-        (3, ""),
+        (98, "CREATE TABLE more (x) STRICT; this is no SQL"),
+        (99, ""),
     ];
     let mut connection = store.lock();
     assert!(schema::migrate(&mut connection, broken, &Clock::system()).is_err());
@@ -538,12 +634,13 @@ fn a_failed_migration_changes_nothing() {
         .unwrap();
     assert_eq!(tables, 0);
 
-    let good: &[(u32, &str)] = &[(1, ""), (2, "CREATE TABLE more (x TEXT) STRICT;")];
+    let newest = schema::MIGRATIONS.last().unwrap().0;
+    let good: &[(u32, &str)] = &[(1, ""), (newest + 1, "CREATE TABLE more (x TEXT) STRICT;")];
     schema::migrate(&mut connection, good, &Clock::system()).unwrap();
     let applied: u32 = connection
         .query_row("SELECT count(*) FROM migrations", [], |row| row.get(0))
         .unwrap();
-    assert_eq!(applied, 2);
+    assert_eq!(applied, newest + 1);
 }
 
 #[test]

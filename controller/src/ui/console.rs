@@ -88,6 +88,13 @@ impl Console {
         }
     }
 
+    /// Said before the program ends at once, perhaps in the middle of a question: waits for nobody.
+    pub fn last_word(&self, text: &str) {
+        if let Ok(mut out) = self.0.out.try_lock() {
+            let _ = writeln!(out, "\n{}", sanitize::line(text));
+        }
+    }
+
     /// `mark: text`; further lines of the text are indented, so that they cannot pass for lines of ours.
     pub(super) fn marked(&self, mark: &str, paint: Paint, text: &str) {
         let clean = sanitize::text(text);

@@ -50,7 +50,7 @@ impl Scene {
         .unwrap();
         let scene = Scene { test_box };
         let store = scene.store();
-        let spec = RunSpec::bare("RTX 4090:1", &["true".to_owned()], Some("my-run")).unwrap();
+        let spec = RunSpec::from_flags_for_tests();
         let run = RunRecord {
             name: "my-run".to_owned(),
             spec,
@@ -126,6 +126,8 @@ fn attempt() -> AttemptRecord {
         reason: None,
         last_event: 0,
         exit_code: None,
+        reopened_us: 0,
+        old_session_us: 0,
     }
 }
 
@@ -226,7 +228,9 @@ async fn a_log_outlives_its_box() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
-        "error: run `my-run` has no box\n"
+        "error: run `my-run` has no box\n\
+         cause: none is rented yet, or it is being replaced\n\
+         hint: see where it stands with `spotter status my-run`\n"
     );
 }
 

@@ -6,6 +6,10 @@
     reason = "a test may hope, and tell"
 )]
 
+mod again;
+mod links;
+mod market;
+mod money;
 mod recovery;
 mod tidy;
 mod world;

@@ -169,22 +169,6 @@ async fn attempts_and_policy_bound_the_recovery() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spent_budget_ends_the_recovery() {
-    let world = World::new(8, 100_000);
-    let mut spec = spec(RUN);
-    spec.limits.budget_usd = Some(0.10);
-    world.plan(&spec);
-    let (run, ()) = tokio::join!(world.drive(RUN), async {
-        let attempt = world.until(RUN, 1, State::Running).await;
-        tokio::time::sleep(Duration::from_secs(3600)).await;
-        world.outbid(attempt.instance);
-    });
-    assert_eq!(run.outcome, Some(Outcome::Interrupted));
-    assert!(run.reason.unwrap().contains("budget"));
-    assert_eq!(world.market.gpu_charged(), 0);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_market_that_does_not_answer_for_an_hour_is_no_verdict() {
     let world = World::new(3, 7200);
     world.plan(&spec(RUN));

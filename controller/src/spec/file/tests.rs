@@ -24,6 +24,7 @@ envs:
   EPOCHS: 3
   EMPTY: ""
 setup: uv sync --frozen
+smoke: {run: python train.py --max-steps 100, steps: 100, timeout: 5m}
 run: |
   torchrun --nproc_per_node=$SPOTTER_NUM_GPUS train.py
 resume: torchrun train.py --resume $SPOTTER_CHECKPOINT
@@ -104,6 +105,14 @@ fn the_whole_file_is_read() {
             budget_usd: Some(600.0)
         }
     );
+    assert_eq!(
+        spec.smoke,
+        Some(Smoke {
+            run: "python train.py --max-steps 100".into(),
+            steps: Some(100),
+            timeout: Duration::from_secs(300),
+        })
+    );
     let results = spec.results.unwrap();
     assert_eq!(results.fetch, ["checkpoints/final.pt", "logs"]);
     assert_eq!(results.to, dir.path().join("brought"));
@@ -161,13 +170,13 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
     );
     check_error(
         &FULL.replace("every: 10m", "evry: 10m"),
-        "run.yaml:24:3: unknown key `evry`, did you mean `every`?",
+        "run.yaml:25:3: unknown key `evry`, did you mean `every`?",
     );
     // Keys of later versions are not known to this one.
     check_error(
         &format!("{SMALL}notify: {{}}\n"),
-        "run.yaml:4:1: unknown key `notify`; the keys here are name, workdir, resources, model, image, onstart, envs, setup, \
-         run, resume, checkpoints, recover, limits, results, on_done",
+        "run.yaml:4:1: unknown key `notify`; the keys here are name, workdir, resources, image, onstart, envs, setup, \
+         smoke, run, resume, checkpoints, recover, limits, results, on_done",
     );
 }
 
@@ -222,38 +231,58 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "last: 3",
             "last: 1",
-            "25:16: a whole number from 2 to 100000 is expected: the one before the last is needed when the last turns \
+            "26:16: a whole number from 2 to 100000 is expected: the one before the last is needed when the last turns \
              out to be damaged",
         ),
         (
             "dir: ./out/checkpoints",
             "dir: ../out",
-            "22:8: the path must not leave the working directory on the box",
+            "23:8: the path must not leave the working directory on the box",
         ),
         (
             "every: 10m",
             "every: 10",
-            "24:10: a time span looks like 90s, 10m, 72h or 2d",
+            "25:10: a time span looks like 90s, 10m, 72h or 2d",
         ),
         (
             "policy: elsewhere",
             "policy: here",
-            "27:19: expected elsewhere or never",
+            "28:19: expected elsewhere or never",
         ),
         (
             "bring_up: 30m",
             "bring_up: 5s",
-            "28:20: the limit is at least 10s",
+            "29:20: the limit is at least 10s",
         ),
         (
             "fetch: [checkpoints/final.pt, logs]",
             "fetch: [/etc]",
-            "29:19: the path is relative to the working directory on the box",
+            "30:19: the path is relative to the working directory on the box",
+        ),
+        (
+            "fetch: [checkpoints/final.pt, logs]",
+            "fetch: []",
+            "30:18: the list is empty: name what to fetch, or leave `results` out",
+        ),
+        (
+            "fetch: [checkpoints/final.pt, logs]",
+            "fetch: out",
+            "30:11: expected a list of paths, as in [out/final.pt, logs]",
+        ),
+        (
+            "to: ./brought",
+            "to: /",
+            "30:52: files are not fetched to the root of this machine",
+        ),
+        (
+            "timeout: 5m",
+            "timeout: 5",
+            "18:63: a time span looks like 90s, 10m, 72h or 2d",
         ),
         (
             "on_done: stop",
             "on_done: nothing",
-            "30:10: expected destroy or stop or keep",
+            "31:10: expected destroy or stop or keep",
         ),
         (
             "workdir: .",
@@ -314,7 +343,7 @@ fn a_bucket_must_be_one() {
     let err = parse(&text, "run.yaml", dir().path())
         .unwrap_err()
         .to_string();
-    assert!(err.starts_with("run.yaml:23:7: "), "{err}");
+    assert!(err.starts_with("run.yaml:24:7: "), "{err}");
 }
 
 #[test]
@@ -372,8 +401,8 @@ fn the_schema_for_editors_knows_the_same_keys() {
         keys_of::<KeepKeys>(),
     );
     check("/properties/recover", keys_of::<RecoverKeys>());
-    check("/properties/model", keys_of::<ModelKeys>());
     check("/properties/limits", keys_of::<LimitsKeys>());
+    check("/properties/smoke", keys_of::<SmokeKeys>());
     check("/properties/results", keys_of::<ResultsKeys>());
     assert_eq!(schema["required"], json!(["name", "resources", "run"]));
 }
@@ -389,7 +418,7 @@ fn the_documentation_names_every_key() {
         keys_of::<KeepKeys>(),
         keys_of::<RecoverKeys>(),
         keys_of::<LimitsKeys>(),
-        keys_of::<ModelKeys>(),
+        keys_of::<SmokeKeys>(),
         keys_of::<ResultsKeys>(),
     ] {
         for key in keys {

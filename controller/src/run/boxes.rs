@@ -1,0 +1,480 @@
+//! What happens to boxes that a run does not need any more: kept while they hold something, stopped, destroyed, and paid for until
+//! the provider confirms their end. And boxes that belong to nobody.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    error::CommandError,
+    ledger::CostKind,
+    provider::{Intended, ProviderError},
+    run::{
+        State,
+        claims::{self, Fate},
+        halt::Halt,
+        lifecycle::{LOOK_AGAIN, Lifecycle},
+        site::Site,
+    },
+    spec::OnDone,
+    store::{AttemptRecord, Outcome, RunRecord},
+};
+
+/// Begins the reason of an attempt whose box is stopped, not destroyed, because something was not as ordered.
+pub(crate) const KEPT: &str = "kept for a look: ";
+/// How long an interrupted box is kept while its successor comes up.
+const OLD_BOX_KEPT: Duration = Duration::from_secs(30 * 60);
+/// Looks at a destroyed instance, [`LOOK_AGAIN`] apart, until it is told that it still exists.
+const END_LOOKS: u32 = 40;
+/// Longest time for a look at the whole account beside what a run needs.
+const TEND_LIMIT: Duration = Duration::from_secs(30);
+
+impl Lifecycle {
+    /// Ends what costs money for nothing: twins of a create that was carried out twice, boxes whose end is on record, and boxes
+    /// that the market gave back after they were given up. What cannot be done now is done at the next look.
+    pub(crate) async fn tend(&self) {
+        let tended = tokio::time::timeout(TEND_LIMIT, self.try_tend()).await;
+        if let Ok(Err(err)) = tended {
+            tracing::debug!(%err, "the account was not looked through, will try again");
+        }
+    }
+
+    async fn try_tend(&self) -> Result<(), CommandError> {
+        // The account first: what is rented in between is in the record, and not yet in the list.
+        let instances = self.provider.instances().await?;
+        let attempts = self.store.all_attempts()?;
+        for (id, fate) in claims::fates(&instances, &attempts) {
+            match fate {
+                Fate::Stop { run, attempt } => {
+                    self.report.status(
+                        &run,
+                        &format!("Instance {id} was given back by the market: stopping it."),
+                    );
+                    self.provider.stop(id).await?;
+                    let detail = serde_json::json!({"instance": id});
+                    let now_us = self.clock.now_us();
+                    self.store
+                        .note(&run, attempt, now_us, "revived_box_stopped", &detail)?;
+                }
+                Fate::Destroy { run, attempt } => {
+                    self.report.status(
+                        &run,
+                        &format!("Instance {id} belongs to nobody: destroying it."),
+                    );
+                    self.provider.destroy(id).await?;
+                    let detail = serde_json::json!({"instance": id});
+                    let now_us = self.clock.now_us();
+                    self.store
+                        .note(&run, attempt, now_us, "twin_destroyed", &detail)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Boxes of earlier attempts: stopped while the successor comes up, destroyed once what they hold is not wanted any more.
+    pub(crate) async fn reap_older(&self, run: &RunRecord) {
+        if let Err(err) = self.try_reap_older(run).await {
+            tracing::warn!(run = run.name, %err, "an older box is still there, will try again");
+        }
+    }
+
+    async fn try_reap_older(&self, run: &RunRecord) -> Result<(), CommandError> {
+        let attempts = self.store.attempts(&run.name)?;
+        for (index, old) in attempts.iter().enumerate() {
+            let newer = &attempts[index + 1..];
+            if newer.is_empty() || old.state == State::Gone {
+                continue;
+            }
+            let age_us = self.clock.now_us().saturating_sub(old.state_us);
+            let waited = age_us >= OLD_BOX_KEPT.as_micros() as i64;
+            let superseded = claims::is_superseded(has_bucket(run), old, newer);
+            let may_go = superseded || (waited && self.is_in_bucket(run)?);
+            if !may_go {
+                continue;
+            }
+            let mut old = old.clone();
+            self.end_box(&mut old).await?;
+            let resumed = newer.iter().rev().find_map(|newer| newer.resumed_step);
+            let redone = match (old.last_step, resumed) {
+                (Some(reached), Some(resumed)) => reached.saturating_sub(resumed),
+                (Some(reached), None) => reached,
+                _ => 0,
+            };
+            self.note(
+                run,
+                old.number,
+                "box_destroyed",
+                serde_json::json!({"instance": old.instance, "steps_redone": redone}),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Whether the bucket is known to hold a checkpoint of the run to go on from.
+    fn is_in_bucket(&self, run: &RunRecord) -> Result<bool, CommandError> {
+        let events = self.store.events(&run.name, 0)?;
+        let committed = events
+            .iter()
+            .any(|event| event.kind == "checkpoint.committed");
+        Ok(has_bucket(run) && committed)
+    }
+
+    /// Destroys the box of an attempt, waits until the provider confirms it, and closes its account.
+    pub(crate) async fn end_box(&self, attempt: &mut AttemptRecord) -> Result<(), CommandError> {
+        let run = attempt.run.clone();
+        self.try_end_box(attempt)
+            .await
+            .map_err(|halt| halt.into_error(&run))
+    }
+
+    /// The same, for as long as it takes: nobody else will do it.
+    pub(crate) async fn end_box_patiently(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+    ) -> Result<(), CommandError> {
+        let mut told = String::new();
+        loop {
+            let ended = self.try_end_box(attempt).await;
+            if self.done_or_wait(run, ended, &mut told).await?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn try_end_box(&self, attempt: &mut AttemptRecord) -> Result<(), Halt> {
+        self.store.fence(&attempt.run)?;
+        let mut ours = attempt.instance;
+        if ours.is_none() && attempt.state != State::Planned {
+            // Nothing was adopted, but a create may be on its way: it is looked for as long as it may still appear.
+            ours = self.look_for_label(&attempt.label, &|_| {}).await?;
+        }
+        if let Some(id) = ours {
+            crate::fault::point("provider.destroy.before");
+            self.provider.destroy(id).await?;
+            crate::fault::point("provider.destroy.after");
+            // Only the provider's word makes it gone.
+            let mut looks = 0;
+            while self.provider.instance(id).await?.is_some() {
+                looks += 1;
+                if looks % 10 == 0 {
+                    self.provider.destroy(id).await?;
+                }
+                if looks > END_LOOKS {
+                    let text =
+                        format!("instance {id} still exists two minutes after it was destroyed");
+                    return Err(Halt::Fatal(
+                        CommandError::new(text)
+                            .about(&attempt.run)
+                            .hint("look again with `spotter gc`"),
+                    ));
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            attempt.instance = Some(id);
+            // A create that was carried out after its answer was given up made a second one under the same label.
+            for twin in self.labelled(&attempt.label).await? {
+                if twin != id {
+                    self.provider.destroy(twin).await?;
+                }
+            }
+            self.sites.forget(&self.place(attempt, id));
+        }
+        attempt.gone_us = self.clock.now_us();
+        self.charges_end(attempt)?;
+        self.move_to(attempt, State::Gone)?;
+        self.reconcile(attempt).await;
+        Ok(())
+    }
+
+    /// Instances that carry a label, the oldest first.
+    pub(crate) async fn labelled(&self, label: &str) -> Result<Vec<u64>, ProviderError> {
+        let instances = self.provider.instances().await?;
+        let mut ids: Vec<u64> = instances
+            .iter()
+            .filter(|instance| instance.label.as_deref() == Some(label))
+            .map(|instance| instance.id)
+            .collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Whether the provider says that an instance is stopped, or does not exist.
+    pub(crate) async fn is_stopped(&self, id: u64) -> bool {
+        match self.provider.instance(id).await {
+            Ok(found) => found.is_none_or(|instance| {
+                instance.intended == Intended::Stopped && !instance.contract_running
+            }),
+            Err(_) => false,
+        }
+    }
+
+    /// Reads what the provider charged for an attempt and stores it beside our own figure.
+    pub(crate) async fn reconcile(&self, attempt: &AttemptRecord) {
+        let Some(id) = attempt.instance else { return };
+        match self
+            .provider
+            .charges(attempt.created_us as f64 / 1e6, &[id])
+            .await
+        {
+            Ok(charges) => {
+                if let Some(charge) = charges.iter().find(|charge| charge.instance == id) {
+                    let is_final = attempt.state == State::Gone;
+                    if let Err(err) = self.store.record_charge(
+                        &attempt.run,
+                        attempt.number,
+                        charge,
+                        self.clock.now_us(),
+                        is_final,
+                    ) {
+                        tracing::warn!(%err, "charges were read but not stored");
+                    }
+                }
+            }
+            Err(err) => {
+                tracing::warn!(%err, "charges could not be read; the ledger's own figure stands")
+            }
+        }
+    }
+
+    /// The GPU is charged from now on; known to be so already is fine.
+    pub(crate) fn gpu_charge_starts(&self, attempt: &AttemptRecord) -> Result<(), CommandError> {
+        let price = attempt.gpu_usd_per_hour;
+        self.store.open_interval(
+            &attempt.run,
+            attempt.number,
+            CostKind::Gpu,
+            self.clock.now_us(),
+            price,
+        )?;
+        Ok(())
+    }
+
+    /// The GPU is not charged any more.
+    pub(crate) fn gpu_charge_ends(&self, attempt: &AttemptRecord) -> Result<(), CommandError> {
+        self.store.close_interval(
+            &attempt.run,
+            attempt.number,
+            CostKind::Gpu,
+            self.clock.now_us(),
+        )?;
+        Ok(())
+    }
+
+    fn charges_end(&self, attempt: &AttemptRecord) -> Result<(), CommandError> {
+        self.gpu_charge_ends(attempt)?;
+        self.store.close_interval(
+            &attempt.run,
+            attempt.number,
+            CostKind::Disk,
+            self.clock.now_us(),
+        )?;
+        Ok(())
+    }
+
+    /// A run has ended: its boxes are destroyed, stopped or kept, by outcome and policy.
+    pub(crate) async fn settle(
+        &self,
+        run: &RunRecord,
+        site: Option<Arc<dyn Site>>,
+    ) -> Result<(), Halt> {
+        let attempts = self.store.attempts(&run.name)?;
+        for (index, attempt) in attempts.iter().enumerate() {
+            if attempt.state == State::Gone {
+                if !self
+                    .store
+                    .final_charges(&run.name)?
+                    .iter()
+                    .any(|(number, _)| *number == attempt.number)
+                {
+                    self.reconcile(attempt).await;
+                }
+                continue;
+            }
+            let newer = &attempts[index + 1..];
+            let mut attempt = attempt.clone();
+            match disposal(run, &attempt, newer) {
+                OnDone::Destroy => {
+                    // The open link is one to the newest box.
+                    if let Some(site) = site.as_ref().filter(|_| newer.is_empty())
+                        && let Err(err) = site.wipe().await
+                    {
+                        tracing::debug!(%err, "the agent did not wipe; the disk goes with the box");
+                    }
+                    self.try_end_box(&mut attempt).await?;
+                    if attempt.instance.is_some() {
+                        self.say(run, "The box is destroyed; it costs nothing any more.");
+                    }
+                }
+                OnDone::Stop => self.stop_box(run, &attempt).await?,
+                OnDone::Keep => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn stop_box(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+    ) -> Result<(), Halt> {
+        let Some(id) = attempt.instance else {
+            return Ok(());
+        };
+        self.store.fence(&run.name)?;
+        let already = self.provider.instance(id).await?.is_none_or(|instance| {
+            instance.intended == Intended::Stopped && !instance.contract_running
+        });
+        if !already {
+            crate::fault::point("provider.stop.before");
+            self.provider.stop(id).await?;
+            crate::fault::point("provider.stop.after");
+            self.say(
+                run,
+                &format!(
+                    "Instance {id} is stopped; its disk still costs ${:.4}/h until `spotter destroy {}`.",
+                    attempt.storage_usd_per_hour, run.name
+                ),
+            );
+        }
+        Ok(self.gpu_charge_ends(attempt)?)
+    }
+}
+
+/// Whether checkpoints of a run outlive its boxes.
+pub(crate) fn has_bucket(run: &RunRecord) -> bool {
+    run.spec
+        .checkpoints
+        .as_ref()
+        .is_some_and(|checkpoints| checkpoints.to.is_some())
+}
+
+/// What happens to a box of an ended run (pure). `newer` are the attempts after it.
+fn disposal(run: &RunRecord, attempt: &AttemptRecord, newer: &[AttemptRecord]) -> OnDone {
+    let Some(outcome) = run.outcome else {
+        return OnDone::Keep;
+    };
+    let kept = attempt
+        .reason
+        .as_ref()
+        .is_some_and(|reason| reason.starts_with(KEPT));
+    // Of several boxes the one that trained last holds what is worth keeping; a box before it only what nobody trained again.
+    if newer.iter().any(|newer| newer.started_us > 0) {
+        let over =
+            outcome == Outcome::Done || claims::is_superseded(has_bucket(run), attempt, newer);
+        return if over { OnDone::Destroy } else { OnDone::Stop };
+    }
+    match outcome {
+        // The cause comes first: the disk is kept for it, the GPU is not paid.
+        Outcome::Crashed if newer.is_empty() && run.spec.on_done == OnDone::Keep => OnDone::Keep,
+        Outcome::Crashed if newer.is_empty() => OnDone::Stop,
+        // Nothing was trained: there is nothing to look at and nothing to lose.
+        _ if attempt.started_us == 0 => OnDone::Destroy,
+        // Something was not as ordered: the disk is kept for a look.
+        Outcome::Done | Outcome::Stopped | Outcome::Limit
+            if kept && run.spec.on_done == OnDone::Destroy =>
+        {
+            OnDone::Stop
+        }
+        Outcome::Done | Outcome::Stopped | Outcome::Limit => run.spec.on_done,
+        Outcome::Crashed | Outcome::Interrupted | Outcome::Lost | Outcome::Failed => OnDone::Stop,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{provider::Rental, spec::RunSpec};
+
+    fn run(outcome: Outcome, on_done: OnDone) -> RunRecord {
+        let mut spec = RunSpec::from_flags_for_tests();
+        spec.on_done = on_done;
+        RunRecord {
+            name: "r".to_owned(),
+            spec,
+            created_us: 0,
+            stop_requested: false,
+            outcome: Some(outcome),
+            reason: None,
+        }
+    }
+
+    fn attempt(started_us: i64, last_step: Option<u64>, reason: Option<&str>) -> AttemptRecord {
+        AttemptRecord {
+            run: "r".to_owned(),
+            number: 1,
+            state: State::Stopped,
+            label: String::new(),
+            rental: Rental::Interruptible,
+            instance: Some(7),
+            machine_id: None,
+            gpu: String::new(),
+            gpu_usd_per_hour: 0.0,
+            storage_usd_per_hour: 0.0,
+            ssh: Vec::new(),
+            created_us: 0,
+            state_us: 0,
+            started_us,
+            gone_us: 0,
+            resumed_step: None,
+            last_step,
+            reason: reason.map(str::to_owned),
+            last_event: 0,
+            exit_code: None,
+            reopened_us: 0,
+            old_session_us: 0,
+        }
+    }
+
+    #[test]
+    fn the_last_box_that_trained_is_kept_for_its_cause_and_one_that_never_did_goes() {
+        use OnDone::{Destroy, Keep, Stop};
+        let kept = format!("{KEPT}x");
+        for (outcome, on_done, started_us, reason, expected) in [
+            (Outcome::Done, Destroy, 1, None, Destroy),
+            (Outcome::Done, Keep, 1, None, Keep),
+            (Outcome::Done, Destroy, 1, Some(kept.as_str()), Stop),
+            (Outcome::Done, Keep, 1, Some(kept.as_str()), Keep),
+            (Outcome::Stopped, Destroy, 1, None, Destroy),
+            (Outcome::Stopped, Keep, 0, None, Destroy),
+            (Outcome::Limit, Stop, 1, None, Stop),
+            (Outcome::Crashed, Destroy, 1, None, Stop),
+            (Outcome::Crashed, Keep, 1, None, Keep),
+            // A smoke that crashed is a crash.
+            (Outcome::Crashed, Destroy, 0, None, Stop),
+            (Outcome::Interrupted, Destroy, 1, None, Stop),
+            (Outcome::Interrupted, Destroy, 0, None, Destroy),
+            (Outcome::Failed, Stop, 0, None, Destroy),
+            // It was started again and did not come up.
+            (Outcome::Failed, Destroy, 1, Some(kept.as_str()), Stop),
+        ] {
+            let found = disposal(
+                &run(outcome, on_done),
+                &attempt(started_us, None, reason),
+                &[],
+            );
+            assert_eq!(
+                found, expected,
+                "{outcome:?} {on_done:?} {started_us} {reason:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_older_box_goes_only_when_the_run_is_done_or_its_steps_were_trained_again() {
+        let check = |outcome, newer: AttemptRecord, expected| {
+            let run = run(outcome, OnDone::Destroy);
+            let found = disposal(&run, &attempt(1, Some(500), None), &[newer]);
+            assert_eq!(found, expected, "{outcome:?}");
+        };
+        check(Outcome::Done, attempt(1, Some(900), None), OnDone::Destroy);
+        check(Outcome::Stopped, attempt(1, Some(100), None), OnDone::Stop);
+        check(
+            Outcome::Stopped,
+            attempt(1, Some(600), None),
+            OnDone::Destroy,
+        );
+        check(Outcome::Interrupted, attempt(0, None, None), OnDone::Stop);
+        // The smoke of the second box crashed: the first one holds the training.
+        check(Outcome::Crashed, attempt(0, None, None), OnDone::Stop);
+    }
+}

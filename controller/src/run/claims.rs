@@ -1,0 +1,201 @@
+//! Which instance of the account belongs to which attempt, and which belongs to nobody (pure). A create that is carried out
+//! twice, or after its answer was given up, makes a twin under the same label: one is kept, the other is destroyed.
+
+use crate::{
+    provider::{Instance, InstanceId},
+    run::{
+        State,
+        status::{self, Action, Seen},
+    },
+    store::AttemptRecord,
+};
+
+/// What must happen to an instance that should not go on as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It was given up and costs GPU time again: stop it. Its disk may still be wanted.
+    Stop {
+        /// Run of the attempt that has it.
+        run: String,
+        /// That attempt.
+        attempt: u32,
+    },
+    /// It carries the label of an attempt that has another box, or none any more: it must not be paid for.
+    Destroy {
+        /// Run of the attempt whose label it carries.
+        run: String,
+        /// That attempt.
+        attempt: u32,
+    },
+}
+
+/// The attempt that an instance belongs to: by its number once that is known, by the label before.
+pub fn owner<'a>(attempts: &'a [AttemptRecord], instance: &Instance) -> Option<&'a AttemptRecord> {
+    attempts.iter().find(|attempt| match attempt.instance {
+        _ if attempt.state == State::Gone => false,
+        Some(id) => id == instance.id,
+        None => instance.label.as_deref() == Some(attempt.label.as_str()),
+    })
+}
+
+/// Instances that must be stopped or destroyed. Labels are unique to an attempt of this very store, so that nothing of another
+/// laptop is ever meant. `attempts` are all of the store, read after the instances were listed: what was rented in between is
+/// in the record and not in the list.
+pub fn fates(instances: &[Instance], attempts: &[AttemptRecord]) -> Vec<(InstanceId, Fate)> {
+    instances
+        .iter()
+        .filter_map(|instance| Some((instance.id, fate(instance, attempts)?)))
+        .collect()
+}
+
+fn fate(instance: &Instance, attempts: &[AttemptRecord]) -> Option<Fate> {
+    let of = |attempt: &AttemptRecord| (attempt.run.clone(), attempt.number);
+    if let Some(attempt) = owner(attempts, instance) {
+        let (run, attempt_number) = of(attempt);
+        return match status::row(attempt.state, Seen::from(instance)).action {
+            Action::Stop => Some(Fate::Stop {
+                run,
+                attempt: attempt_number,
+            }),
+            _ => None,
+        };
+    }
+    let label = instance.label.as_deref()?;
+    let attempt = attempts.iter().find(|attempt| attempt.label == label)?;
+    let twin = attempt.instance.is_some_and(|id| id != instance.id);
+    let row = status::row(attempt.state, Seen::from(instance));
+    (twin || row.action == Action::Destroy).then(|| {
+        let (run, attempt) = of(attempt);
+        Fate::Destroy { run, attempt }
+    })
+}
+
+/// Whether the box of an older attempt holds nothing that is still wanted: what it trained is in the bucket and was taken up
+/// from there, or was trained again since.
+///
+/// `newer` are the attempts after it.
+pub fn is_superseded(has_bucket: bool, old: &AttemptRecord, newer: &[AttemptRecord]) -> bool {
+    let trains = |attempt: &&AttemptRecord| attempt.started_us > 0 && !attempt.state.is_bring_up();
+    old.started_us == 0
+        || (has_bucket
+            && newer.iter().filter(trains).any(|attempt| {
+                attempt.resumed_step.is_some() || attempt.last_step >= old.last_step
+            }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::{Actual, Intended, Rental};
+
+    fn attempt(state: State, instance: Option<u64>) -> AttemptRecord {
+        AttemptRecord {
+            run: "r".to_owned(),
+            number: 1,
+            state,
+            label: "ours".to_owned(),
+            rental: Rental::Interruptible,
+            instance,
+            machine_id: None,
+            gpu: String::new(),
+            gpu_usd_per_hour: 0.0,
+            storage_usd_per_hour: 0.0,
+            ssh: Vec::new(),
+            created_us: 0,
+            state_us: 0,
+            started_us: 0,
+            gone_us: 0,
+            resumed_step: None,
+            last_step: None,
+            reason: None,
+            last_event: 0,
+            exit_code: None,
+            reopened_us: 0,
+            old_session_us: 0,
+        }
+    }
+
+    fn instance(id: u64, label: &str, intended: Intended) -> Instance {
+        Instance {
+            id,
+            machine_id: 1,
+            label: Some(label.to_owned()),
+            intended,
+            actual: Actual::Running,
+            contract_running: true,
+            scheduling: false,
+            status_msg: String::new(),
+            is_bid: true,
+            gpu_usd_per_hour: 0.2,
+            storage_usd_per_hour: 0.01,
+            disk_gb: 10.0,
+            gpu_name: String::new(),
+            num_gpus: 1,
+            ssh: Vec::new(),
+            start_s: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_twin_and_a_box_whose_end_was_recorded_are_destroyed_and_a_revived_one_is_stopped() {
+        let destroy = Some(Fate::Destroy {
+            run: "r".to_owned(),
+            attempt: 1,
+        });
+        let stop = Some(Fate::Stop {
+            run: "r".to_owned(),
+            attempt: 1,
+        });
+        let running = Intended::Running;
+        for (state, ours, id, label, intended, expected) in [
+            // Still being rented: whichever turns up first is taken in by the run itself.
+            (State::Renting, None, 7, "ours", running, None),
+            (State::Running, Some(7), 7, "ours", running, None),
+            (State::Running, Some(7), 8, "ours", running, destroy.clone()),
+            (State::Gone, None, 8, "ours", running, destroy.clone()),
+            (State::Gone, Some(7), 7, "ours", running, destroy),
+            (State::Interrupted, Some(7), 7, "ours", running, stop),
+            (
+                State::Interrupted,
+                Some(7),
+                7,
+                "ours",
+                Intended::Stopped,
+                None,
+            ),
+            (State::Failed, Some(7), 7, "ours", running, None),
+            (State::Gone, None, 8, "others", running, None),
+        ] {
+            let found = fates(&[instance(id, label, intended)], &[attempt(state, ours)]);
+            let found = found.into_iter().next().map(|(_, fate)| fate);
+            assert_eq!(found, expected, "{state} {ours:?} {id} {label}");
+        }
+    }
+
+    #[test]
+    fn a_box_that_trained_is_kept_until_its_steps_are_taken_up_or_trained_again() {
+        let trained = |state, resumed_step, last_step| AttemptRecord {
+            started_us: 1,
+            resumed_step,
+            last_step,
+            ..attempt(state, Some(1))
+        };
+        let old = trained(State::Interrupted, None, Some(500));
+        for (has_bucket, newer, expected) in [
+            (true, trained(State::Running, Some(450), Some(450)), true),
+            (true, trained(State::Running, None, Some(10)), false),
+            (true, trained(State::Running, None, Some(500)), true),
+            (true, trained(State::Syncing, Some(450), Some(450)), false),
+            (true, attempt(State::Loading, Some(1)), false),
+            (false, trained(State::Running, None, Some(900)), false),
+        ] {
+            let found = is_superseded(has_bucket, &old, std::slice::from_ref(&newer));
+            assert_eq!(found, expected, "{has_bucket} {newer:?}");
+        }
+        assert!(is_superseded(
+            false,
+            &attempt(State::Interrupted, Some(1)),
+            &[]
+        ));
+    }
+}

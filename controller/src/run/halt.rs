@@ -1,0 +1,325 @@
+//! Why a step stopped short, and what is recorded and done about it.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    error::CommandError,
+    provider::ProviderError,
+    run::{
+        State,
+        boxes::KEPT,
+        finishing::Ending,
+        lifecycle::{LOOK_AGAIN, Lifecycle},
+        site::{Site, SiteError},
+    },
+    store::{AttemptRecord, Outcome, RunRecord, StoreError},
+};
+
+/// Why a step stopped short.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// The market took the box back.
+    Interrupted(String),
+    /// Provider and heartbeat agree that the box is no more.
+    Lost(String),
+    /// This box does not come up; another one may.
+    BadBox(String),
+    /// Somebody stopped the box on purpose, or the account is empty.
+    StoppedByHand(String),
+    /// A limit of the run file is reached: the box is finished in order, within the time that is left.
+    Limit {
+        /// Which limit, for people.
+        why: String,
+        /// Until the money is over.
+        left: Duration,
+    },
+    /// Another box would not help.
+    Fatal(CommandError),
+    /// The user asked for the end of the run.
+    StopRequested,
+    /// Another process acts for this run, or the record has moved on: read it again.
+    Superseded,
+    /// The link broke, which says nothing about the box: take the step again, over a new link.
+    Again(String),
+    /// The provider gives no usable answer just now: wait, and take the step again.
+    Wait(CommandError),
+    /// Something on this laptop or at the provider is in the way. The run stays as it stands; `up` goes on.
+    Pause(CommandError),
+}
+
+impl From<CommandError> for Halt {
+    fn from(err: CommandError) -> Self {
+        Self::Fatal(err)
+    }
+}
+
+impl From<crate::store::StoreError> for Halt {
+    fn from(err: crate::store::StoreError) -> Self {
+        match err {
+            // Somebody else has moved the record on, or acts now: what we meant to write is out of date.
+            StoreError::BadMove { .. } | StoreError::Superseded { .. } => Self::Superseded,
+            err => Self::Pause(err.into()),
+        }
+    }
+}
+
+impl From<ProviderError> for Halt {
+    fn from(err: ProviderError) -> Self {
+        match err {
+            ProviderError::OfferGone { .. }
+            | ProviderError::BidTooLow { .. }
+            | ProviderError::NoCredit { .. }
+            | ProviderError::Refused { status: ..500, .. } => Self::Fatal(err.into()),
+            // A rate or a broken network says nothing about the run, and passes.
+            err if err.may_pass() => Self::Wait(err.into()),
+            // A missing key is for a person.
+            err => Self::Pause(err.into()),
+        }
+    }
+}
+
+impl Halt {
+    /// For whoever cannot go on after it.
+    pub(crate) fn into_error(self, run: &str) -> CommandError {
+        match self {
+            Self::Fatal(err) | Self::Pause(err) | Self::Wait(err) => err.about(run),
+            Self::Superseded => CommandError::new(format!(
+                "nothing more was done for `{run}`: another spotter acts for it"
+            ))
+            .about(run),
+            Self::Interrupted(why)
+            | Self::Lost(why)
+            | Self::BadBox(why)
+            | Self::StoppedByHand(why)
+            | Self::Again(why)
+            | Self::Limit { why, .. } => CommandError::new(format!("the box of `{run}` went"))
+                .because(why)
+                .about(run),
+            Self::StopRequested => {
+                CommandError::new(format!("the end of `{run}` was asked for")).about(run)
+            }
+        }
+    }
+}
+
+/// A box that refused is at fault; a broken link is nobody's fault; the laptop's own trouble is for a person to mend.
+pub(crate) fn refused(what: &str, err: SiteError) -> Halt {
+    match err {
+        SiteError::Local(why) => Halt::Pause(CommandError::new(what).because(why)),
+        SiteError::Unreachable(why) => Halt::Again(format!("{what}: {why}")),
+        SiteError::Refused(why) => Halt::BadBox(format!("{what}: {why}")),
+    }
+}
+
+impl Lifecycle {
+    /// Records why a step stopped short and prepares what follows.
+    pub(crate) async fn halted(
+        &self,
+        run: &RunRecord,
+        mut attempt: AttemptRecord,
+        halt: Halt,
+        site: &mut Option<Arc<dyn Site>>,
+    ) -> Result<(), CommandError> {
+        match halt {
+            Halt::Superseded => {
+                // Whoever acts now has written more than we know; our own lease tells soon whether it is ours no more.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(())
+            }
+            Halt::Again(why) => {
+                tracing::debug!(run = run.name, why, "the link broke; taking the step again");
+                tokio::time::sleep(LOOK_AGAIN).await;
+                Ok(())
+            }
+            Halt::Pause(err) | Halt::Wait(err) => Err(err
+                .about(&run.name)
+                .hint(format!("go on with `spotter up {}`", run.name))),
+            Halt::Interrupted(why) => {
+                self.say(
+                    run,
+                    &format!("Attempt {} was interrupted: {why}.", attempt.number),
+                );
+                let detail = serde_json::json!({"reason": why, "step": attempt.last_step});
+                self.note(run, attempt.number, "interrupted", detail)?;
+                self.box_went(attempt, State::Interrupted, why)
+            }
+            Halt::Lost(why) => {
+                self.say(
+                    run,
+                    &format!("The box of attempt {} is lost: {why}.", attempt.number),
+                );
+                let detail = serde_json::json!({"reason": why, "step": attempt.last_step});
+                self.note(run, attempt.number, "lost", detail)?;
+                self.box_went(attempt, State::Lost, why)
+            }
+            Halt::StoppedByHand(why) => self.stopped_by_hand(run, attempt, why).await,
+            Halt::Limit { why, left } => {
+                self.stop_for_limit(run, &mut attempt, site, &why, left)
+                    .await
+            }
+            // What it trained in an earlier life stays on its disk; it is not started again by itself.
+            Halt::BadBox(why) if attempt.reopened_us > 0 && attempt.awaits_training() => {
+                let reason = format!("{KEPT}it did not come up again: {why}");
+                self.note(
+                    run,
+                    attempt.number,
+                    "bring_up_failed",
+                    serde_json::json!({"reason": why}),
+                )?;
+                attempt.reason = Some(reason.clone());
+                self.move_to(&mut attempt, State::Failed)?;
+                self.end(run, Outcome::Failed, Some(&reason))
+            }
+            // It holds a training, and whether that is saved nobody can say: only a person ends it.
+            Halt::BadBox(why) if attempt.started_us > 0 => {
+                let text = format!(
+                    "the box of `{}` cannot be used and was kept: it holds a training",
+                    run.name
+                );
+                Err(CommandError::new(text)
+                    .because(why)
+                    .about(&run.name)
+                    .hint(format!("try again with `spotter up {}`", run.name))
+                    .hint(format!(
+                        "or give it up with `spotter destroy --lose-data {}`",
+                        run.name
+                    )))
+            }
+            Halt::BadBox(why) => {
+                self.say(
+                    run,
+                    &format!(
+                        "The box of attempt {} did not come up: {why}.",
+                        attempt.number
+                    ),
+                );
+                self.note(
+                    run,
+                    attempt.number,
+                    "bring_up_failed",
+                    serde_json::json!({"reason": why}),
+                )?;
+                attempt.reason = Some(why);
+                self.end_box_patiently(run, &mut attempt).await
+            }
+            Halt::StopRequested => self.stop_on_request(run, attempt, site).await,
+            Halt::Fatal(err) => self.failed(run, attempt, err).await,
+        }
+    }
+
+    async fn stop_on_request(
+        &self,
+        run: &RunRecord,
+        mut attempt: AttemptRecord,
+        site: &mut Option<Arc<dyn Site>>,
+    ) -> Result<(), CommandError> {
+        if !attempt.awaits_training() {
+            return self
+                .stop_training(run, &mut attempt, site, &Ending::Asked)
+                .await;
+        }
+        let reason = "stopped before the training started";
+        // What an earlier life left on the disk is not lost to a change of mind.
+        attempt.reason = Some(match attempt.reopened_us {
+            0 => reason.to_owned(),
+            _ => format!("{KEPT}{reason} again"),
+        });
+        if attempt.state == State::Renting && attempt.instance.is_none() {
+            // Whether it was rented is not known yet; only its end makes that sure.
+            self.end_box_patiently(run, &mut attempt).await?;
+        } else {
+            self.move_to(&mut attempt, State::Stopped)?;
+        }
+        self.end(run, Outcome::Stopped, attempt.reason.as_deref())
+    }
+
+    /// Somebody stopped the box on purpose: nothing is rented in its place.
+    async fn stopped_by_hand(
+        &self,
+        run: &RunRecord,
+        mut attempt: AttemptRecord,
+        why: String,
+    ) -> Result<(), CommandError> {
+        // A box stops itself when it does not come up in time: that is its own doing.
+        if attempt.started_us == 0 && self.bring_up_left(run, &attempt).is_zero() {
+            let limit = self.bring_up_text(run);
+            attempt.reason = Some(format!("its training had not started {limit}"));
+            return self.end_box_patiently(run, &mut attempt).await;
+        }
+        self.say(
+            run,
+            &format!("The box of attempt {} is stopped: {why}.", attempt.number),
+        );
+        self.note(
+            run,
+            attempt.number,
+            "stopped_by_hand",
+            serde_json::json!({"reason": why, "step": attempt.last_step}),
+        )?;
+        self.gpu_charge_ends(&attempt)?;
+        let reason = match attempt.started_us {
+            0 => why,
+            _ => format!("{KEPT}{why}"),
+        };
+        attempt.reason = Some(reason.clone());
+        match self.move_to(&mut attempt, State::Stopped) {
+            Err(StoreError::BadMove { .. } | StoreError::Superseded { .. }) => Ok(()),
+            Err(err) => Err(err.into()),
+            Ok(()) => self.end(run, Outcome::Stopped, Some(&reason)),
+        }
+    }
+
+    /// Records that a box is no longer ours, and that its GPU is not charged any more.
+    fn box_went(
+        &self,
+        mut attempt: AttemptRecord,
+        state: State,
+        why: String,
+    ) -> Result<(), CommandError> {
+        attempt.reason = Some(why);
+        self.gpu_charge_ends(&attempt)?;
+        match self.move_to(&mut attempt, state) {
+            // Somebody else was faster; the loop reads what they wrote.
+            Err(StoreError::BadMove { .. } | StoreError::Superseded { .. }) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Another box would not help. Where nothing was ever trained the run is over and nothing is left to pay; otherwise
+    /// everything that holds a training stays as it is.
+    async fn failed(
+        &self,
+        run: &RunRecord,
+        mut attempt: AttemptRecord,
+        err: CommandError,
+    ) -> Result<(), CommandError> {
+        let trained = self
+            .store
+            .attempts(&run.name)?
+            .iter()
+            .any(|attempt| attempt.started_us > 0);
+        if trained {
+            if attempt.started_us == 0 && attempt.instance.is_some() {
+                self.end_box_patiently(run, &mut attempt).await?;
+            }
+            return Err(err
+                .about(&run.name)
+                .hint(format!("go on with `spotter up {}`", run.name)));
+        }
+        let reason = std::iter::once(err.message())
+            .chain(err.causes().iter().map(String::as_str))
+            .collect::<Vec<_>>()
+            .join(": ");
+        attempt.reason = Some(reason.clone());
+        if attempt.state.may_follow(State::Failed) {
+            self.move_to(&mut attempt, State::Failed)?;
+        }
+        self.end(run, Outcome::Failed, Some(&reason))?;
+        let ended = self.store.run(&run.name)?;
+        let settled = self.settle_patiently(&ended, None).await;
+        Err(match settled {
+            Ok(()) => err.about(&run.name),
+            Err(settle) => err.because(settle.to_string()).about(&run.name),
+        })
+    }
+}

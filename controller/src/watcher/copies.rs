@@ -1,0 +1,101 @@
+//! Brings home what a box prints and does: each byte and each event once, however often the link broke.
+
+use crate::{
+    run::{
+        bringing_up::TRAIN,
+        lifecycle::Lifecycle,
+        site::{Site, SiteError},
+    },
+    store::{AttemptRecord, RunRecord, StoredEvent},
+};
+
+impl Lifecycle {
+    /// Copies what a session printed since the last look, to its end.
+    pub(crate) async fn copy_log(
+        &self,
+        run: &RunRecord,
+        attempt: u32,
+        site: &dyn Site,
+        session: &str,
+    ) -> Result<(), SiteError> {
+        let local = |err: std::io::Error| SiteError::Local(format!("a log was not copied: {err}"));
+        let mut copy = self
+            .logbook
+            .open(&run.name, attempt, session)
+            .map_err(local)?;
+        loop {
+            let pieces = site.log(session, copy.position()).await?;
+            let bytes: usize = pieces.iter().map(|piece| piece.data.len()).sum();
+            for piece in &pieces {
+                copy.append(piece).map_err(local)?;
+            }
+            if bytes == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What the box left in the bucket of the log when it was taken back: appended to what was copied before.
+    pub(crate) async fn collect_left_log(&self, run: &RunRecord, attempt: u32) {
+        let collected = async {
+            let pieces = self
+                .sites
+                .left_log(&run.spec, attempt, TRAIN)
+                .await
+                .map_err(|err| err.to_string())?;
+            if pieces.is_empty() {
+                return Ok(());
+            }
+            let mut copy = self
+                .logbook
+                .open(&run.name, attempt, TRAIN)
+                .map_err(|err| err.to_string())?;
+            for piece in &pieces {
+                copy.append(piece).map_err(|err| err.to_string())?;
+            }
+            Ok::<(), String>(())
+        };
+        if let Err(why) = collected.await {
+            tracing::warn!(
+                run = run.name,
+                attempt,
+                why,
+                "the last lines of the log were not collected from the bucket"
+            );
+        }
+    }
+
+    /// Copies all new events of the agent into the store and lets the agent drop them.
+    pub(crate) async fn copy_events(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        site: &dyn Site,
+    ) -> Result<(), SiteError> {
+        loop {
+            let events = site.events(attempt.last_event + 1).await?;
+            if events.is_empty() {
+                return Ok(());
+            }
+            let stored: Vec<StoredEvent> = events
+                .into_iter()
+                .map(|event| StoredEvent {
+                    seq: event.seq,
+                    time_us: event.time_us as i64,
+                    detail: event.detail,
+                    kind: event.kind,
+                })
+                .collect();
+            let last = self
+                .store
+                .append_events(&run.name, attempt.number, &stored)
+                .map_err(|err| SiteError::Local(crate::error::chain(&err)))?;
+            // An answer that brings nothing new would be asked for for ever.
+            if last <= attempt.last_event {
+                return Ok(());
+            }
+            attempt.last_event = last;
+            site.acknowledge(last).await?;
+        }
+    }
+}
