@@ -76,6 +76,7 @@ pub enum Verb {
     Checkpoints(commands::checkpoints::CheckpointsArgs),
     Fetch(commands::fetch::FetchArgs),
     Events(commands::events::EventsArgs),
+    Parse(commands::parse::ParseArgs),
     Stop(commands::stop::StopArgs),
     Destroy(commands::destroy::DestroyArgs),
     Gc(commands::gc::GcArgs),

@@ -9,6 +9,7 @@ pub mod gc;
 pub mod init;
 pub mod logs;
 pub mod offers;
+pub mod parse;
 mod parts;
 pub mod plan;
 pub mod ps;
@@ -242,6 +243,7 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::Checkpoints(args) => block_on(checkpoints::checkpoints(ui, deps, args)),
         Verb::Fetch(args) => block_on(fetch::fetch(ui, deps, args)),
         Verb::Events(args) => events::events(ui, deps, args),
+        Verb::Parse(args) => parse::parse(ui, args),
         Verb::Stop(args) => block_on_with_stop(&ui.console().clone(), |leave| {
             stop::stop(ui, deps, args, leave)
         }),

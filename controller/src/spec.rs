@@ -6,6 +6,7 @@
 pub mod accelerators;
 mod bare;
 mod file;
+pub mod model;
 pub mod query;
 pub mod values;
 mod yaml;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     bare::BareRun,
     file::{SpecError, parse},
+    model::Model,
     values::duration,
     yaml::{YamlError, from_yaml, nearest},
 };
@@ -54,6 +56,9 @@ pub struct RunSpec {
     pub workdir: Option<PathBuf>,
     /// What to rent.
     pub resources: Resources,
+    /// What is trained, for the plan.
+    #[serde(default)]
+    pub model: Option<Model>,
     /// Container image.
     pub image: String,
     /// Shell text that the box runs at every start, after spotter's own.

@@ -1,5 +1,7 @@
 //! The run file as it is written: its keys, and how they become a [`RunSpec`].
 
+mod model;
+
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
@@ -13,6 +15,7 @@ use serde::{
 use serde_saphyr::{Location, Spanned};
 use spotter_bucket::Target;
 
+pub(super) use self::model::ModelKeys;
 use super::{
     Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
     DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_LAST, DEFAULT_SMOKE_TIMEOUT,
@@ -107,6 +110,7 @@ pub(super) struct FileKeys {
     name: Scalar,
     workdir: Option<Scalar>,
     resources: Spanned<ResourcesKeys>,
+    model: Option<ModelKeys>,
     image: Option<Scalar>,
     onstart: Option<String>,
     #[serde(default)]
@@ -331,6 +335,7 @@ impl FileKeys {
             name: self.name.value.clone(),
             workdir: option(self.workdir.as_ref(), |text| existing_dir(dir, text))?,
             resources,
+            model: self.model.as_ref().map(model::model).transpose()?,
             image: or(self.image.as_ref(), DEFAULT_IMAGE.to_owned(), image)?,
             onstart: self.onstart.clone(),
             envs: envs(&self.envs)?,

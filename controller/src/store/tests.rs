@@ -31,6 +31,7 @@ fn run(name: &str) -> RunRecord {
             bid_headroom: 0.15,
             bid_max_usd_per_hour: None,
         },
+        model: None,
         image: "vastai/pytorch".into(),
         onstart: None,
         envs: BTreeMap::new(),

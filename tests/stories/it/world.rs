@@ -214,6 +214,7 @@ pub fn spec(name: &str) -> RunSpec {
             bid_headroom: 0.15,
             bid_max_usd_per_hour: None,
         },
+        model: None,
         image: "image".to_owned(),
         onstart: None,
         envs: std::collections::BTreeMap::new(),

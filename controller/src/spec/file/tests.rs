@@ -175,7 +175,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
     // Keys of later versions are not known to this one.
     check_error(
         &format!("{SMALL}notify: {{}}\n"),
-        "run.yaml:4:1: unknown key `notify`; the keys here are name, workdir, resources, image, onstart, envs, setup, \
+        "run.yaml:4:1: unknown key `notify`; the keys here are name, workdir, resources, model, image, onstart, envs, setup, \
          smoke, run, resume, checkpoints, recover, limits, results, on_done",
     );
 }
@@ -401,6 +401,7 @@ fn the_schema_for_editors_knows_the_same_keys() {
         keys_of::<KeepKeys>(),
     );
     check("/properties/recover", keys_of::<RecoverKeys>());
+    check("/properties/model", keys_of::<ModelKeys>());
     check("/properties/limits", keys_of::<LimitsKeys>());
     check("/properties/smoke", keys_of::<SmokeKeys>());
     check("/properties/results", keys_of::<ResultsKeys>());
@@ -418,6 +419,7 @@ fn the_documentation_names_every_key() {
         keys_of::<KeepKeys>(),
         keys_of::<RecoverKeys>(),
         keys_of::<LimitsKeys>(),
+        keys_of::<ModelKeys>(),
         keys_of::<SmokeKeys>(),
         keys_of::<ResultsKeys>(),
     ] {
