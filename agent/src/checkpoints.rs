@@ -1,8 +1,8 @@
 //! `Backup`: brings finished checkpoints to the bucket, keeps the newest, and fetches them back.
 //!
 //! Reading order: [`names`], [`rules`] (a file per framework) and [`complete`] decide what is finished (pure); [`scan`], [`look`],
-//! [`writers`] (by [`lease`]) and [`structure`] ask the disk; [`source`], [`upload`] (large files by [`parts`]) and [`commit`] carry one
-//! checkpoint over, noting each step in [`journal`];
+//! [`writers`] (by [`lease`]) and [`structure`] ask the disk; [`source`] (by the threads of [`humble`]), [`upload`] (large files
+//! by [`parts`], as fast as [`tempo`] says) and [`commit`] carry one checkpoint over, noting each step in [`journal`];
 //! [`round`] does one round of it while [`watch`] keeps looking.
 //! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`retention`] and [`delete`] what may go, [`alarm`] whether we are
 //! behind. [`restore`] (files by
@@ -14,6 +14,7 @@ pub mod command;
 pub mod commit;
 pub mod complete;
 pub mod delete;
+pub mod humble;
 pub mod index;
 pub mod journal;
 pub mod landing;
@@ -36,6 +37,7 @@ pub mod scan;
 pub mod source;
 pub mod standing;
 pub mod structure;
+pub mod tempo;
 pub mod upload;
 pub mod watch;
 pub mod writers;
@@ -58,6 +60,7 @@ use ledger::Ledger;
 use places::Places;
 use round::Work;
 use standing::{Standing, Unanswered, chain};
+use tempo::Tempo;
 
 pub use complete::Settle;
 pub use restore::{RestoreError, Restored};
@@ -98,6 +101,8 @@ pub struct BackupOptions {
     /// Whether the kernel may be asked to tell of writers, which makes them wait until we have heard it: less than a millisecond,
     /// but as long as the agent is stopped, up to 45 s.
     pub tripwire: bool,
+    /// Most bytes per second to send; `None`: as many as go.
+    pub max_bytes_per_s: Option<u64>,
     /// Directory for what must survive a crash of the agent, such as `~/.spotter/backup`; absolute, made when missing.
     pub state_dir: PathBuf,
 }
@@ -180,6 +185,7 @@ pub struct Backup {
     bucket: Arc<dyn Bucket>,
     places: Places,
     standing: Standing,
+    tempo: Tempo,
     /// Where this run's journals are: the state directory's own subdirectory per target, run and directory.
     state_dir: PathBuf,
     ledger: Arc<Mutex<Ledger>>,
@@ -238,10 +244,11 @@ impl Backup {
             _ => Settle::default(),
         };
         Ok(Arc::new(Backup {
+            standing: Standing::new(events),
+            tempo: Tempo::new(options.max_bytes_per_s),
             options,
             bucket,
             places,
-            standing: Standing::new(events),
             state_dir,
             ledger: Arc::new(Mutex::new(ledger)),
             ids: Arc::default(),
@@ -295,7 +302,15 @@ impl Backup {
     /// The box goes away after `grace`: finishes what fits at the measured rate, notes in the journal how far the rest got.
     pub async fn flush(&self, grace: Duration) -> Flushed {
         let until = Instant::now() + grace;
-        self.pace().flush_by = Some(until);
+        {
+            let mut pace = self.pace();
+            pace.flush_by = Some(until);
+            // A rate that was measured under the user's limit says nothing about what goes without it.
+            if self.options.max_bytes_per_s.is_some() {
+                pace.bytes_per_s = None;
+            }
+        }
+        self.tempo.lift();
         let mut committed = Vec::new();
         // A round that is under way sees the deadline and ends itself in time.
         if let Ok(mut work) = time::timeout_at(until, self.work.lock()).await {
@@ -465,6 +480,7 @@ mod tests {
             settle: None,
             complete_when: None,
             tripwire: true,
+            max_bytes_per_s: None,
             state_dir: dir.path().join("state"),
         };
         let bucket = Arc::new(spotter_bucket::memory::MemoryBucket::new());

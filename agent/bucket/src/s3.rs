@@ -54,7 +54,12 @@ pub struct S3Options {
     pub floor_bytes_per_s: u64,
     /// How often a request is tried in all when the link breaks.
     pub tries: u32,
+    /// Does the hashing of large payloads and waits for it, on a thread that may block: perhaps with less priority than ours.
+    pub hash_by: HashBy,
 }
+
+/// Does a piece of work somewhere and waits for it.
+pub type HashBy = Arc<dyn Fn(Box<dyn FnOnce() -> String + Send>) -> String + Send + Sync>;
 
 impl Default for S3Options {
     fn default() -> Self {
@@ -64,6 +69,7 @@ impl Default for S3Options {
             base_timeout: Duration::from_secs(30),
             floor_bytes_per_s: 64 << 10,
             tries: 4,
+            hash_by: Arc::new(|work| work()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A large file into the bucket, in parts that survive a crash.
 //!
-//! Parts are read in order, hashed alone and into the whole, and sent four at a time. Before the object becomes visible the server's
+//! Parts are read in order, hashed alone and into the whole, and sent several at a time. Before the object becomes visible the server's
 //! list is compared with what was sent; afterwards the object itself is looked at, whatever the answer to Complete was.
 
 use std::collections::BTreeMap;
@@ -13,12 +13,11 @@ use spotter_bucket::{BucketError, CompletedPart, ErrorKind, ManifestFile};
 use super::journal::{AttemptLog, Entry, PartRecord, UploadRecord};
 use super::source::Source;
 use super::standing::Unanswered;
+use super::tempo;
 use super::upload::{MIN_PART_BYTES, Stored, UploadError, Uploader, manifest_file};
 
 /// S3 takes 10,000 parts; 9,000 leaves room for servers that count differently.
 const MAX_PARTS: u64 = 9_000;
-/// Parts in flight: four fill a gigabit at 200 ms, more only cost memory.
-const PARTS_IN_FLIGHT: u64 = 4;
 /// Bytes of one upload that are in memory at once, the part being read included.
 const MEMORY_BYTES: u64 = 64 << 20;
 /// Times that one file's multipart upload may be begun anew, because the server lost it, before we give up for now.
@@ -32,11 +31,11 @@ pub fn part_size(size_bytes: u64) -> u64 {
         .max(MIN_PART_BYTES)
 }
 
-/// Parts that may be in flight while one more is read. From 590 GB on a single one is larger than the memory allowed.
-fn parts_in_flight(part_size_bytes: u64) -> usize {
+/// Parts for which there is memory while one more is read. From 590 GB on a single one is larger than what is allowed.
+fn parts_in_memory(part_size_bytes: u64) -> usize {
     (MEMORY_BYTES / part_size_bytes)
         .saturating_sub(1)
-        .clamp(1, PARTS_IN_FLIGHT) as usize
+        .clamp(1, tempo::MOST as u64) as usize
 }
 
 impl Uploader<'_> {
@@ -120,7 +119,7 @@ impl Uploader<'_> {
         let mut whole = blake3::Hasher::new();
         let mut parts: BTreeMap<u32, PartRecord> = BTreeMap::new();
         let mut in_flight = FuturesUnordered::new();
-        let limit = parts_in_flight(part_size_bytes);
+        let most = parts_in_memory(part_size_bytes);
         for number in 1..=count {
             if self.stop.is_cancelled() {
                 return Err(UploadError::Stopped);
@@ -138,7 +137,7 @@ impl Uploader<'_> {
                 parts.insert(number, record);
                 continue;
             }
-            while in_flight.len() >= limit {
+            while in_flight.len() >= self.tempo.parallel(most) {
                 if let Some(sent) = in_flight.next().await {
                     self.note_part(log, file, &mut parts, sent).await?;
                 }
@@ -148,7 +147,7 @@ impl Uploader<'_> {
                     self.bucket
                         .upload_part(key, upload_id, number, read.bytes.clone())
                 };
-                let etag = self.standing.ask(self.stop, send).await?;
+                let etag = self.send(length, send).await?;
                 Ok::<_, UploadError>((
                     number,
                     PartRecord {
@@ -448,7 +447,7 @@ mod tests {
         let check = |size_bytes: u64, part_mib: u64, in_flight: usize| {
             let part = part_size(size_bytes);
             assert_eq!(
-                (part >> 20, parts_in_flight(part)),
+                (part >> 20, parts_in_memory(part)),
                 (part_mib, in_flight),
                 "{size_bytes} bytes"
             );
@@ -457,9 +456,9 @@ mod tests {
                 assert!((in_flight as u64 + 1) * part <= MEMORY_BYTES);
             }
         };
-        check(9 << 20, 8, 4);
-        check(70 << 30, 8, 4);
-        check(72 << 30, 9, 4);
+        check(9 << 20, 8, 7);
+        check(70 << 30, 8, 7);
+        check(72 << 30, 9, 6);
         check(200 << 30, 23, 1);
         check(1 << 40, 117, 1);
         check(5 << 40, 583, 1);

@@ -94,6 +94,7 @@ impl Backup {
             bucket: &*self.bucket,
             standing: &self.standing,
             stop: &stop,
+            tempo: &self.tempo,
             places: &self.places,
             area: Area::Results,
             dir: workdir,

@@ -299,6 +299,7 @@ impl Backup {
             bucket: &*self.bucket,
             standing: &self.standing,
             stop,
+            tempo: &self.tempo,
             places: &self.places,
             area: Area::Data,
             dir: &self.options.dir,

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::task;
 
 use super::candidate::{Candidate, FileStat};
+use super::humble;
 use super::lease::{self, Lease, NoLease};
 use super::scan;
 
@@ -176,7 +177,7 @@ impl Source {
                 whole,
             })
         };
-        task::spawn_blocking(read)
+        task::spawn_blocking(|| humble::run(read))
             .await
             .expect("reading a file does not panic")
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream;
 use spotter_bucket::layout::NameError;
-use spotter_bucket::{Bucket, BucketError, Manifest, ManifestError, ManifestFile};
+use spotter_bucket::{Bucket, BucketError, ErrorKind, Manifest, ManifestError, ManifestFile};
 use tokio::sync::Semaphore;
 use tokio::task;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use super::journal::{AttemptLog, Entry};
 use super::places::Places;
 use super::source::{Source, SourceError};
 use super::standing::{Standing, Unanswered};
+use super::tempo::Tempo;
 
 /// Smallest part, and the largest file that goes in one request.
 pub const MIN_PART_BYTES: u64 = 8 << 20;
@@ -101,6 +102,8 @@ pub struct Uploader<'a> {
     pub standing: &'a Standing,
     /// Cancelled when the upload is to yield.
     pub stop: &'a CancellationToken,
+    /// How fast.
+    pub tempo: &'a Tempo,
     /// Names in the bucket.
     pub places: &'a Places,
     /// Where below them.
@@ -158,6 +161,29 @@ impl Uploader<'_> {
             Area::Data => self.places.commit_key(id),
             Area::Results => self.places.results_manifest_key(id),
         }
+    }
+
+    /// Sends so many bytes, as fast as we may, and learns from how that went.
+    pub(super) async fn send<T, F>(
+        &self,
+        bytes: u64,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, Unanswered>
+    where
+        F: Future<Output = Result<T, BucketError>>,
+    {
+        let paced = || {
+            let call = call();
+            async move {
+                self.tempo.take(bytes).await;
+                let answer = call.await;
+                let refused = answer.as_ref().err();
+                self.tempo
+                    .answered(refused.is_none_or(|err| err.kind != ErrorKind::Transient));
+                answer
+            }
+        };
+        self.standing.ask(self.stop, paced).await
     }
 
     pub(super) fn set_done(&self, bytes: u64) {
@@ -219,8 +245,7 @@ impl Uploader<'_> {
             return Ok(manifest_file(source, read.part_blake3, older));
         }
         let key = self.object_key(id, source.name_in_bucket(single))?;
-        self.standing
-            .ask(self.stop, || self.bucket.put(&key, read.bytes.clone()))
+        self.send(size_bytes, || self.bucket.put(&key, read.bytes.clone()))
             .await?;
         Ok(manifest_file(
             source,

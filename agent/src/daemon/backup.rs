@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     chain,
-    checkpoints::{Backup, BackupOptions, backup_loop},
+    checkpoints::{Backup, BackupOptions, backup_loop, humble},
     now_us,
 };
 
@@ -84,7 +84,10 @@ impl RunningBackup {
         let bucket: Arc<dyn Bucket> = Arc::new(S3Bucket::new(
             plan.target.clone(),
             source,
-            S3Options::default(),
+            S3Options {
+                hash_by: Arc::new(humble::run),
+                ..S3Options::default()
+            },
         )?);
         let options = BackupOptions {
             run: run.run.clone(),
@@ -96,6 +99,7 @@ impl RunningBackup {
             settle: (plan.settle_ms > 0).then(|| Duration::from_millis(plan.settle_ms.into())),
             complete_when: None,
             tripwire: true,
+            max_bytes_per_s: None,
             state_dir: core.home.backup(),
         };
         let backup = Backup::new(options, bucket.clone(), core.journal.clone())?;

@@ -7,6 +7,8 @@ use spotter_bucket::Bucket;
 use spotter_bucket::ErrorKind;
 use spotter_bucket::memory::MemoryBucket;
 
+use tokio::time::Instant;
+
 use crate::world::{HookBucket, MIB, World, npz};
 
 #[tokio::test(start_paused = true)]
@@ -252,4 +254,33 @@ async fn the_clock_of_the_bucket_decides_what_is_newer() {
     assert_eq!(steps, [3, 9], "the one written last, whatever its number");
     let listed = memory.list("team/run/commits/").await.unwrap();
     assert_eq!(listed.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_is_no_faster_than_the_user_allows_until_the_box_goes_away() {
+    let world = World::with_memory(|options| options.max_bytes_per_s = Some(MIB as u64));
+    world.write("step_1.npz", &npz(1, 40 * MIB));
+    world.settle().await;
+    let began = Instant::now();
+    world.backup.round().await.unwrap();
+    let took = began.elapsed().as_secs();
+    assert!((32..60).contains(&took), "{took} s");
+
+    world.write("step_2.npz", &npz(2, 40 * MIB));
+    world.settle().await;
+    let began = Instant::now();
+    let flushed = world.backup.flush(Duration::from_secs(10)).await;
+    assert_eq!((flushed.committed.len(), flushed.unsaved), (1, 0));
+    assert!(began.elapsed().as_secs() < 3, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_too_much_to_do_gets_fewer_parts_at_once() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("step_1.npz", &npz(1, 60 * MIB));
+    world.settle().await;
+    bucket.fail_next("UploadPart", 5, ErrorKind::Transient);
+    assert_eq!(world.backup.round().await.unwrap().len(), 1);
+    world.assert_one_whole_commit_of(1).await;
 }

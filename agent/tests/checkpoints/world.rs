@@ -93,6 +93,7 @@ impl World {
             settle: None,
             complete_when: None,
             tripwire: true,
+            max_bytes_per_s: None,
             state_dir: home.path().join("state"),
         };
         change(&mut options);

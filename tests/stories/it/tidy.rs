@@ -89,6 +89,8 @@ const TABLE: &[Allowed] = &[
             "agent/nvml-probe/src/",
             // File leases: four commands of `fcntl` that no crate wraps.
             "agent/src/checkpoints/lease.rs",
+            // Priorities of threads: likewise.
+            "agent/src/checkpoints/humble.rs",
             "agent/src/sessions/shim.rs",
             "agent/src/sessions/shim/",
             "agent/src/telemetry/probe.rs",

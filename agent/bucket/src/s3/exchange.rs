@@ -8,7 +8,10 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use tokio::time::{self, Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{self, Instant},
+};
 use tracing::{debug, trace};
 
 use super::{
@@ -24,6 +27,8 @@ use crate::{
     target::Target,
 };
 
+/// Payloads hashed at once: two keep a 20 Gbit/s link busy, and leave threads for others that block.
+const HASHES_AT_ONCE: usize = 2;
 /// Above this size a payload is hashed on a thread of its own: 1 MiB takes about a millisecond.
 const HASH_ASIDE_BYTES: usize = 1 << 20;
 
@@ -64,6 +69,7 @@ pub(super) struct Exchange {
     credentials: CredentialSource,
     options: S3Options,
     clock: Mutex<ServerClock>,
+    hashing: Semaphore,
 }
 
 /// Why a try gave no success.
@@ -104,6 +110,7 @@ impl Exchange {
             credentials,
             options,
             clock: Mutex::new(ServerClock::default()),
+            hashing: Semaphore::new(HASHES_AT_ONCE),
         })
     }
 
@@ -117,7 +124,7 @@ impl Exchange {
             address::check_key(request.key)
                 .map_err(|reason| local(&request, ErrorKind::Refused, reason))?;
         }
-        let payload_sha256 = hash(request.body.clone()).await;
+        let payload_sha256 = self.hash(request.body.clone()).await;
         let mut corrected = false;
         let mut tries = 0;
         loop {
@@ -152,6 +159,19 @@ impl Exchange {
                 }
             }
         }
+    }
+
+    async fn hash(&self, body: Bytes) -> String {
+        if body.len() < HASH_ASIDE_BYTES {
+            return sign::payload_sha256(&body);
+        }
+        let _turn = self.hashing.acquire().await;
+        let by = self.options.hash_by.clone();
+        let work = Box::new(move || sign::payload_sha256(&body));
+        let hashing = tokio::task::spawn_blocking(move || by(work));
+        hashing
+            .await
+            .expect("hashing neither panics nor is cancelled")
     }
 
     async fn attempt(
@@ -364,16 +384,6 @@ async fn read(
         body.extend_from_slice(&chunk);
     }
     Ok(Some(body.freeze()))
-}
-
-async fn hash(body: Bytes) -> String {
-    if body.len() < HASH_ASIDE_BYTES {
-        return sign::payload_sha256(&body);
-    }
-    let hashing = tokio::task::spawn_blocking(move || sign::payload_sha256(&body));
-    hashing
-        .await
-        .expect("hashing neither panics nor is cancelled")
 }
 
 /// Before the next try: anything up to 0.2 s, doubling, at most 5 s, so that many clients do not return together.

@@ -1,0 +1,105 @@
+//! Threads that read and hash what is uploaded, when nobody else wants the processor or the disk: training does not feel them.
+//!
+//! Priorities belong to threads and an ordinary user cannot raise one again, so these threads do nothing else.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+
+/// One reads and hashes, the others sign what is sent meanwhile.
+const THREADS: usize = 4;
+/// Lowest of the ordinary priorities.
+const NICEST: libc::c_int = 19;
+/// `IOPRIO_WHO_PROCESS`, which means the calling thread with id 0.
+const IO_WHO_THREAD: libc::c_int = 1;
+/// `IOPRIO_CLASS_IDLE`, in its place of a priority.
+const IO_IDLE: libc::c_int = 3 << 13;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Does a piece of work on one of the threads and waits for it; blocks.
+pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let Some(queue) = queue() else {
+        return work();
+    };
+    let (tell, told) = mpsc::channel();
+    let job: Work = Box::new(move || {
+        // Whoever waits is still there: it has nothing else to do.
+        let _waits = tell.send(work());
+    });
+    queue.send(job).expect("the threads never end");
+    told.recv().expect("reading and hashing do not panic")
+}
+
+/// Where the threads take their work from; `None` when none could be started.
+fn queue() -> Option<&'static Sender<Work>> {
+    static QUEUE: OnceLock<Option<Sender<Work>>> = OnceLock::new();
+    QUEUE
+        .get_or_init(|| {
+            let (queue, take) = mpsc::channel();
+            let take = Arc::new(Mutex::new(take));
+            let start = |_: &usize| {
+                let take = Arc::clone(&take);
+                let named = thread::Builder::new().name("humble".to_owned());
+                named.spawn(move || serve(&take)).is_ok()
+            };
+            (0..THREADS).filter(start).count().gt(&0).then_some(queue)
+        })
+        .as_ref()
+}
+
+fn serve(take: &Mutex<Receiver<Work>>) {
+    step_back();
+    loop {
+        let work = {
+            let take = take
+                .lock()
+                .expect("nothing panics while it holds the queue");
+            take.recv()
+        };
+        match work {
+            Ok(work) => work(),
+            Err(mpsc::RecvError) => return,
+        }
+    }
+}
+
+/// Lowers the priorities of the calling thread. What the system refuses is done without.
+fn step_back() {
+    // SAFETY: takes numbers and touches no memory of ours; with id 0 it is about the calling thread.
+    let _refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICEST) };
+    // SAFETY: as above.
+    let _refused = unsafe { libc::syscall(libc::SYS_ioprio_set, IO_WHO_THREAD, 0, IO_IDLE) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nice() -> libc::c_int {
+        // SAFETY: takes numbers and touches no memory of ours.
+        unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+    }
+
+    #[test]
+    fn the_work_is_done_at_the_lowest_priority_and_ours_stays() {
+        let before = nice();
+        let (own, name) = run(|| (nice(), thread::current().name().map(str::to_owned)));
+        assert_eq!((own, name.as_deref()), (19, Some("humble")));
+        assert_eq!(nice(), before);
+    }
+
+    #[test]
+    fn many_may_wait_at_once() {
+        let doubled: Vec<u32> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..40_u32)
+                .map(|number| scope.spawn(move || run(move || number * 2)))
+                .collect();
+            threads.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert_eq!(
+            doubled,
+            (0..40).map(|number| number * 2).collect::<Vec<_>>()
+        );
+    }
+}
