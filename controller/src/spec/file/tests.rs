@@ -34,6 +34,9 @@ checkpoints:
   every: 10m
   keep: {last: 3}
   settle: 1500ms
+  complete_when: quiet 20s
+  tripwire: false
+  upload: {max: 50MB/s}
 recover: {policy: elsewhere, attempts: 4}
 limits: {bring_up: 30m, budget: 600}
 results: {fetch: [checkpoints/final.pt, logs], to: ./brought}
@@ -89,6 +92,9 @@ fn the_whole_file_is_read() {
             every: Duration::from_secs(600),
             keep_last: 3,
             settle: Some(Duration::from_millis(1500)),
+            complete_when: Some("quiet 20000ms".into()),
+            tripwire: false,
+            max_bytes_per_s: Some(50_000_000),
         })
     );
     assert_eq!(
@@ -277,7 +283,7 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "timeout: 5m",
             "timeout: 5",
-            "18:63: a time span looks like 90s, 10m, 72h or 2d",
+            "18:68: a time span looks like 90s, 10m, 72h or 2d",
         ),
         (
             "on_done: stop",
@@ -400,6 +406,10 @@ fn the_schema_for_editors_knows_the_same_keys() {
         "/properties/checkpoints/properties/keep",
         keys_of::<KeepKeys>(),
     );
+    check(
+        "/properties/checkpoints/properties/upload",
+        keys_of::<UploadKeys>(),
+    );
     check("/properties/recover", keys_of::<RecoverKeys>());
     check("/properties/model", keys_of::<ModelKeys>());
     check("/properties/limits", keys_of::<LimitsKeys>());
@@ -417,6 +427,7 @@ fn the_documentation_names_every_key() {
         keys_of::<BidKeys>(),
         keys_of::<CheckpointsKeys>(),
         keys_of::<KeepKeys>(),
+        keys_of::<UploadKeys>(),
         keys_of::<RecoverKeys>(),
         keys_of::<LimitsKeys>(),
         keys_of::<ModelKeys>(),
