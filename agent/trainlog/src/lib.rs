@@ -9,6 +9,7 @@
 //! [`unit`], a sign in `failure/rules.rs`) and its example in `tests/frameworks.rs`.
 
 mod bar;
+mod duration;
 pub mod failure;
 mod lines;
 pub mod live;

@@ -3,7 +3,8 @@
 use memchr::memmem;
 
 use crate::{
-    bar::{self, Bar},
+    bar::Bar,
+    duration::duration,
     names::{Meaning, meaning},
     number::{Printed, Text},
     record::Record,
@@ -228,7 +229,7 @@ impl Found {
                 self.epoch_end.get_or_insert(pair.end);
             }
             Meaning::Remaining => {
-                let text = bar::duration(&line[pair.at..]).unwrap_or(pair.value);
+                let text = duration(&line[pair.at..]).unwrap_or(pair.value);
                 record.remaining.get_or_insert(Text::new(text));
             }
             _ if is_clock => {}

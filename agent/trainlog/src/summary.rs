@@ -340,15 +340,20 @@ impl BarTally {
     }
 }
 
-/// FNV-1a over texts; which of them are absent counts too. Nobody gains by a collision: a line is merged that should not be.
+/// A hash of texts; which of them are absent counts too. Nobody gains by a collision: a line is merged that should not be.
 fn hash(values: &[Option<Printed>]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let mut add = |word: u64| {
+        hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^= hash >> 29;
+    };
     for value in values {
-        for byte in value.iter().flat_map(|value| value.text.bytes()) {
-            add(*byte);
+        for word in value.iter().flat_map(|value| value.text.bytes().chunks(8)) {
+            let mut bytes = [0; 8];
+            bytes[..word.len()].copy_from_slice(word);
+            add(u64::from_le_bytes(bytes));
         }
-        add(0xff);
+        add(u64::MAX);
     }
     hash
 }
