@@ -65,7 +65,7 @@ use tempo::Tempo;
 pub use complete::Settle;
 pub use restore::{RestoreError, Restored};
 pub use results::{Results, ResultsError};
-pub use rules::user::CompleteWhen;
+pub use rules::user::{CompleteWhen, NoRule};
 pub use standing::BackupState;
 
 /// Longest wait for the bucket's answer to a question that somebody waits for.

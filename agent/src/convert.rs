@@ -121,6 +121,7 @@ pub fn backup(state: BackupState) -> v1::BackupStatus {
         problem: state.problem,
         alarm: state.alarm,
         unsaved_bytes: state.unsaved_bytes,
+        unsaved: state.unsaved,
     }
 }
 
@@ -195,6 +196,9 @@ pub fn wish(request: v1::ConfigureRequest) -> Wish {
         every_s: backup.every_s,
         keep_last: backup.keep_last,
         settle_ms: backup.settle_ms,
+        complete_when: backup.complete_when,
+        no_tripwire: backup.no_tripwire,
+        max_bytes_per_s: backup.max_bytes_per_s,
     });
     Wish {
         run: request.run,

@@ -132,6 +132,21 @@ pub struct Checkpoints {
     pub keep_last: u32,
     /// Wait with no change before a file counts as finished; `None`: the rule's own.
     pub settle: Option<Duration>,
+    /// The user's rule for when a checkpoint is complete, as the contract has it: `marker FILE`, `quiet 20000ms` or `command ...`;
+    /// `None`: the frameworks' own.
+    #[serde(default)]
+    pub complete_when: Option<String>,
+    /// Whether the kernel is asked to tell of writers.
+    #[serde(default = "yes")]
+    pub tripwire: bool,
+    /// Most bytes per second to send; `None`: as many as go.
+    #[serde(default)]
+    pub max_bytes_per_s: Option<u64>,
+}
+
+/// What a run that was recorded before the key existed meant.
+fn yes() -> bool {
+    true
 }
 
 /// After an interruption.

@@ -97,9 +97,11 @@ impl RunningBackup {
             every: Duration::from_secs(plan.every_s.into()),
             keep_last: plan.keep_last,
             settle: (plan.settle_ms > 0).then(|| Duration::from_millis(plan.settle_ms.into())),
-            complete_when: None,
-            tripwire: true,
-            max_bytes_per_s: None,
+            complete_when: (!plan.complete_when.is_empty())
+                .then(|| plan.complete_when.parse())
+                .transpose()?,
+            tripwire: !plan.no_tripwire,
+            max_bytes_per_s: Some(plan.max_bytes_per_s).filter(|rate| *rate > 0),
             state_dir: core.home.backup(),
         };
         let backup = Backup::new(options, bucket.clone(), core.journal.clone())?;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use spotter_bucket::{Target, TargetError};
 
 use crate::{
+    checkpoints::{CompleteWhen, NoRule},
     config::{self, Home},
     files,
 };
@@ -50,6 +51,15 @@ pub struct BackupPlan {
     pub keep_last: u32,
     /// Wait with no change before a file counts as finished, milliseconds; 0: the rule's own.
     pub settle_ms: u32,
+    /// The user's rule for when a checkpoint is complete, as the contract has it; empty: the frameworks' own.
+    #[serde(default)]
+    pub complete_when: String,
+    /// Do not ask the kernel to tell of writers.
+    #[serde(default)]
+    pub no_tripwire: bool,
+    /// Most bytes per second to send; 0: as many as go.
+    #[serde(default)]
+    pub max_bytes_per_s: u64,
 }
 
 /// What the controller asks for, before it is checked.
@@ -88,6 +98,12 @@ pub struct BackupWish {
     pub keep_last: u32,
     /// See [`BackupPlan::settle_ms`].
     pub settle_ms: u32,
+    /// See [`BackupPlan::complete_when`].
+    pub complete_when: String,
+    /// See [`BackupPlan::no_tripwire`].
+    pub no_tripwire: bool,
+    /// See [`BackupPlan::max_bytes_per_s`].
+    pub max_bytes_per_s: u64,
 }
 
 /// Why a configuration is refused.
@@ -108,6 +124,9 @@ pub enum ConfigureError {
     /// Without an interval there is nothing to hold the backup to.
     #[error("every_s is 0: say how often a checkpoint must reach the bucket")]
     Every,
+    /// The user's rule for when a checkpoint is complete.
+    #[error("the rule for complete checkpoints is refused")]
+    CompleteWhen(#[from] NoRule),
     /// The backup's target.
     #[error("the backup target is refused")]
     Target(#[from] TargetError),
@@ -183,6 +202,9 @@ impl BackupPlan {
         if wish.every_s == 0 {
             return Err(ConfigureError::Every);
         }
+        if !wish.complete_when.is_empty() {
+            wish.complete_when.parse::<CompleteWhen>()?;
+        }
         let target = Target::parse(&wish.target, Some(&wish.endpoint), Some(&wish.region))?;
         Ok(Self {
             dir: workdir.join(&wish.dir),
@@ -190,6 +212,9 @@ impl BackupPlan {
             every_s: wish.every_s,
             keep_last: wish.keep_last,
             settle_ms: wish.settle_ms,
+            complete_when: wish.complete_when,
+            no_tripwire: wish.no_tripwire,
+            max_bytes_per_s: wish.max_bytes_per_s,
         })
     }
 }

@@ -154,6 +154,7 @@ impl From<v1::BackupStatus> for BackupInfo {
             problem: some(m.problem),
             alarm: m.alarm,
             unsaved_bytes: m.unsaved_bytes,
+            unsaved: m.unsaved,
         }
     }
 }
@@ -238,6 +239,9 @@ impl From<&BoxConfig> for v1::ConfigureRequest {
                 settle_ms: backup.settle.map_or(0, |settle| {
                     u32::try_from(settle.as_millis()).unwrap_or(u32::MAX)
                 }),
+                complete_when: backup.complete_when.clone().unwrap_or_default(),
+                no_tripwire: !backup.tripwire,
+                max_bytes_per_s: backup.max_bytes_per_s.unwrap_or(0),
             }),
             bring_up_s: seconds(config.bring_up),
             idle_stop_s: config.idle_stop.map_or(0, seconds),

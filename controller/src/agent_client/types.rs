@@ -209,6 +209,8 @@ pub struct BackupInfo {
     pub alarm: bool,
     /// Bytes of checkpoints on the box that are in no commit.
     pub unsaved_bytes: u64,
+    /// Checkpoints that cannot be saved as they are, each with the reason.
+    pub unsaved: Vec<String>,
 }
 
 /// A committed checkpoint.
@@ -337,6 +339,12 @@ pub struct BackupConfig {
     pub keep_last: u32,
     /// Wait with no change before a file counts as finished; `None`: the rule's own.
     pub settle: Option<std::time::Duration>,
+    /// The user's rule for when a checkpoint is complete, as the contract has it; `None`: the frameworks' own.
+    pub complete_when: Option<String>,
+    /// Whether the kernel is asked to tell of writers.
+    pub tripwire: bool,
+    /// Most bytes per second to send; `None`: as many as go.
+    pub max_bytes_per_s: Option<u64>,
 }
 
 /// A command to start.

@@ -327,6 +327,9 @@ impl Lifecycle {
                 every: checkpoints.every,
                 keep_last: checkpoints.keep_last,
                 settle: checkpoints.settle,
+                complete_when: checkpoints.complete_when.clone(),
+                tripwire: checkpoints.tripwire,
+                max_bytes_per_s: checkpoints.max_bytes_per_s,
             })
         });
         BoxConfig {

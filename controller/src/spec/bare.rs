@@ -160,6 +160,9 @@ fn checkpoints(bare: &BareRun) -> Result<Option<Checkpoints>, SpecError> {
         every: DEFAULT_EVERY,
         keep_last: DEFAULT_KEEP_LAST,
         settle: None,
+        complete_when: None,
+        tripwire: true,
+        max_bytes_per_s: None,
     }))
 }
 

@@ -160,6 +160,15 @@ pub(super) struct CheckpointsKeys {
     every: Option<Scalar>,
     keep: Option<KeepKeys>,
     settle: Option<Scalar>,
+    complete_when: Option<Scalar>,
+    tripwire: Option<Scalar>,
+    upload: Option<UploadKeys>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
+pub(super) struct UploadKeys {
+    max: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -447,6 +456,14 @@ fn checkpoints(keys: &CheckpointsKeys) -> Result<Checkpoints, YamlError> {
         every: or(keys.every.as_ref(), DEFAULT_EVERY, every)?,
         keep_last: or(keep, DEFAULT_KEEP_LAST, keep_last)?,
         settle: option(keys.settle.as_ref(), values::duration)?,
+        complete_when: option(keys.complete_when.as_ref(), values::complete_when)?,
+        tripwire: or(keys.tripwire.as_ref(), true, |text| {
+            choice(text, &[("true", true), ("false", false)])
+        })?,
+        max_bytes_per_s: option(
+            keys.upload.as_ref().and_then(|upload| upload.max.as_ref()),
+            values::bytes_per_s,
+        )?,
     })
 }
 

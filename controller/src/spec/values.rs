@@ -22,6 +22,45 @@ pub fn size_gb(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A rate such as `50MB/s`, in bytes per second.
+pub fn bytes_per_s(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 6] = [
+        ("kb/s", 1e3),
+        ("mb/s", 1e6),
+        ("gb/s", 1e9),
+        ("kib/s", 1_024.0),
+        ("mib/s", 1_048_576.0),
+        ("gib/s", 1_073_741_824.0),
+    ];
+    let rate = with_unit(text, &UNITS).ok_or("a rate looks like 50MB/s")?;
+    // Slower than the slowest link that an upload waits for; faster than any network card.
+    if (64e3..=1e12).contains(&rate) {
+        Ok(rate as u64)
+    } else {
+        Err("a rate is from 64KB/s to 1000GB/s".to_owned())
+    }
+}
+
+/// The user's rule for when a checkpoint is complete, in the form that the agent reads: a silence in milliseconds.
+pub fn complete_when(text: &str) -> Result<String, String> {
+    const HELP: &str = "expected `marker FILE`, `quiet 20s` or `command ...`";
+    let (word, rest) = text.trim().split_once(char::is_whitespace).ok_or(HELP)?;
+    let rest = rest.trim();
+    match word {
+        "marker" => {
+            let is_inside = !rest.starts_with('/')
+                && rest.split('/').all(|part| !matches!(part, "" | "." | ".."));
+            if !is_inside {
+                return Err("a marker is a file inside of the checkpoint, or beside it with {name} or {step} in its path".to_owned());
+            }
+            Ok(format!("marker {rest}"))
+        }
+        "quiet" => Ok(format!("quiet {}ms", duration(rest)?.as_millis())),
+        "command" => Ok(format!("command {rest}")),
+        _ => Err(HELP.to_owned()),
+    }
+}
+
 /// A time span: `90s`, `10m`, `72h`, `2d`, or several of them such as `1h30m`. A bare number has no unit and is refused.
 pub fn duration(text: &str) -> Result<Duration, String> {
     const HELP: &str = "a time span looks like 90s, 10m, 72h or 2d";
@@ -220,6 +259,34 @@ mod tests {
             ("", None),
         ] {
             check(size_gb(text), expected);
+        }
+    }
+
+    #[test]
+    fn rates_and_rules_for_checkpoints() {
+        for (text, expected) in [
+            ("50MB/s", Some(50_000_000)),
+            ("1 MiB/s", Some(1_048_576)),
+            ("0.5gb/s", Some(500_000_000)),
+            ("50", None),
+            ("50MB", None),
+            ("1KB/s", None),
+            ("fast", None),
+        ] {
+            check(bytes_per_s(text), expected);
+        }
+        for (text, expected) in [
+            ("marker DONE", Some("marker DONE")),
+            ("marker ok/{step}", Some("marker ok/{step}")),
+            ("quiet 20s", Some("quiet 20000ms")),
+            ("command  test -e x", Some("command test -e x")),
+            ("marker /etc/passwd", None),
+            ("marker ../x", None),
+            ("quiet soon", None),
+            ("always", None),
+            ("", None),
+        ] {
+            check(complete_when(text), expected.map(str::to_owned));
         }
     }
 

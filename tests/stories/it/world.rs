@@ -228,6 +228,9 @@ pub fn spec(name: &str) -> RunSpec {
             every: Duration::from_secs(600),
             keep_last: 2,
             settle: None,
+            complete_when: None,
+            tripwire: true,
+            max_bytes_per_s: None,
         }),
         recover: Recover {
             policy: RecoverPolicy::Elsewhere,

@@ -253,32 +253,32 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "policy: elsewhere",
             "policy: here",
-            "28:19: expected elsewhere or never",
+            "31:19: expected elsewhere or never",
         ),
         (
             "bring_up: 30m",
             "bring_up: 5s",
-            "29:20: the limit is at least 10s",
+            "32:20: the limit is at least 10s",
         ),
         (
             "fetch: [checkpoints/final.pt, logs]",
             "fetch: [/etc]",
-            "30:19: the path is relative to the working directory on the box",
+            "33:19: the path is relative to the working directory on the box",
         ),
         (
             "fetch: [checkpoints/final.pt, logs]",
             "fetch: []",
-            "30:18: the list is empty: name what to fetch, or leave `results` out",
+            "33:18: the list is empty: name what to fetch, or leave `results` out",
         ),
         (
             "fetch: [checkpoints/final.pt, logs]",
             "fetch: out",
-            "30:11: expected a list of paths, as in [out/final.pt, logs]",
+            "33:11: expected a list of paths, as in [out/final.pt, logs]",
         ),
         (
             "to: ./brought",
             "to: /",
-            "30:52: files are not fetched to the root of this machine",
+            "33:52: files are not fetched to the root of this machine",
         ),
         (
             "timeout: 5m",
@@ -288,7 +288,7 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "on_done: stop",
             "on_done: nothing",
-            "31:10: expected destroy or stop or keep",
+            "34:10: expected destroy or stop or keep",
         ),
         (
             "workdir: .",
