@@ -176,6 +176,11 @@ impl Ui {
         self.json
     }
 
+    /// Columns of the terminal that data goes to; `None` where it is no terminal.
+    pub fn width(&self) -> Option<u16> {
+        self.width
+    }
+
     /// Whether data goes to a terminal.
     pub fn is_terminal(&self) -> bool {
         self.out_is_terminal

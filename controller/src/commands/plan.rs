@@ -1,8 +1,8 @@
 //! `plan`: checks a run file and shows what it would rent, whether that fits, how long it takes and what it costs. Spends nothing.
 
 mod evaluate;
-mod figures;
-mod options;
+pub(super) mod figures;
+pub(super) mod options;
 mod page;
 mod report;
 

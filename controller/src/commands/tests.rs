@@ -169,7 +169,7 @@ fn offers_are_shown_with_the_price_of_everything() {
     assert_eq!(code, 0);
     assert_eq!(table.lines().count(), 4, "{table}");
     assert!(
-        table.lines().all(|line| line.chars().count() <= 80),
+        table.lines().all(|line| line.chars().count() <= 120),
         "{table}"
     );
 }

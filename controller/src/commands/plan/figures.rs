@@ -3,7 +3,7 @@
 use crate::estimate::playbook::Scenarios;
 
 /// A count with three digits that matter: `1,650`, `78.6k`, `1.14M`, `49.8B`.
-pub(super) fn count(value: f64) -> String {
+pub(in crate::commands) fn count(value: f64) -> String {
     const UNITS: [(f64, &str); 4] = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")];
     if value < 9_999.5 {
         let whole = format!("{value:.0}");
@@ -28,12 +28,12 @@ pub(super) fn count(value: f64) -> String {
 }
 
 /// A share: `12.5%`.
-pub(super) fn percent(share: f64) -> String {
+pub(in crate::commands) fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
 }
 
 /// Hours: `0.4`, `12`, `1,250`.
-pub(super) fn hours(hours: f64) -> String {
+pub(in crate::commands) fn hours(hours: f64) -> String {
     if hours < 9.95 {
         format!("{hours:.1}")
     } else {
@@ -42,7 +42,7 @@ pub(super) fn hours(hours: f64) -> String {
 }
 
 /// Dollars without cents where they do not matter: `$0.42`, `$12`, `$1,240`.
-pub(super) fn dollars(usd: f64) -> String {
+pub(in crate::commands) fn dollars(usd: f64) -> String {
     if usd < 9.995 {
         format!("${usd:.2}")
     } else {
@@ -51,7 +51,7 @@ pub(super) fn dollars(usd: f64) -> String {
 }
 
 /// Three scenarios: `4.1 / 6.2 / 11`.
-pub(super) fn scenarios(scenarios: Scenarios, show: impl Fn(f64) -> String) -> String {
+pub(in crate::commands) fn scenarios(scenarios: Scenarios, show: impl Fn(f64) -> String) -> String {
     let Scenarios {
         optimistic,
         base,

@@ -21,70 +21,70 @@ const USUAL_SETUP_HOURS: f64 = 0.5;
 
 /// The plan, as JSON.
 #[derive(Debug, Serialize)]
-pub(super) struct Plan<'a> {
-    pub(super) run: &'a str,
-    pub(super) gpu: Option<&'a str>,
-    pub(super) num_gpus: u32,
-    pub(super) disk_gb: f64,
-    pub(super) rental: Rental,
-    pub(super) max_price_usd_per_hour: Option<f64>,
-    pub(super) budget_usd: Option<f64>,
-    pub(super) checkpoints_to: Option<&'a str>,
+pub(in crate::commands) struct Plan<'a> {
+    pub(in crate::commands) run: &'a str,
+    pub(in crate::commands) gpu: Option<&'a str>,
+    pub(in crate::commands) num_gpus: u32,
+    pub(in crate::commands) disk_gb: f64,
+    pub(in crate::commands) rental: Rental,
+    pub(in crate::commands) max_price_usd_per_hour: Option<f64>,
+    pub(in crate::commands) budget_usd: Option<f64>,
+    pub(in crate::commands) checkpoints_to: Option<&'a str>,
     /// What is trained, as the run file says it.
-    pub(super) model: Option<&'a Model>,
+    pub(in crate::commands) model: Option<&'a Model>,
     /// Method of the figures.
-    pub(super) method: Method,
+    pub(in crate::commands) method: Method,
     /// Some option can be rented, and nothing forbids it.
-    pub(super) go: bool,
+    pub(in crate::commands) go: bool,
     /// What would be taken first, then second, and so on.
-    pub(super) offers: Vec<Candidate<'a>>,
+    pub(in crate::commands) offers: Vec<Candidate<'a>>,
     /// Offers that match but cost too much.
-    pub(super) too_dear: usize,
+    pub(in crate::commands) too_dear: usize,
     /// Setting up and debugging, hours.
-    pub(super) setup_hours: Option<f64>,
+    pub(in crate::commands) setup_hours: Option<f64>,
     /// What to do before more money, simplest first, for the first option.
-    pub(super) optimizations: Vec<String>,
+    pub(in crate::commands) optimizations: Vec<String>,
     /// How to rent, for the first option.
-    pub(super) rental_advice: Option<advice::Rental>,
+    pub(in crate::commands) rental_advice: Option<advice::Rental>,
     /// Whether to debug on the cheapest option first.
-    pub(super) probe: Option<Probe>,
+    pub(in crate::commands) probe: Option<Probe>,
     /// What to watch in the first ten minutes, for the first option.
-    pub(super) gates: Vec<Gate>,
+    pub(in crate::commands) gates: Vec<Gate>,
 }
 
 /// One option.
 #[derive(Debug, Serialize)]
-pub(super) struct Candidate<'a> {
-    pub(super) offer: u64,
-    pub(super) machine_id: u64,
-    pub(super) gpu: &'a str,
-    pub(super) num_gpus: u32,
-    pub(super) geolocation: &'a str,
-    pub(super) reliability: f64,
+pub(in crate::commands) struct Candidate<'a> {
+    pub(in crate::commands) offer: u64,
+    pub(in crate::commands) machine_id: u64,
+    pub(in crate::commands) gpu: &'a str,
+    pub(in crate::commands) num_gpus: u32,
+    pub(in crate::commands) geolocation: &'a str,
+    pub(in crate::commands) reliability: f64,
     /// Memory of one GPU, GiB.
-    pub(super) vram_gib: f64,
+    pub(in crate::commands) vram_gib: f64,
     /// Memory of the host, GB.
-    pub(super) ram_gb: f64,
+    pub(in crate::commands) ram_gb: f64,
     /// Dense 16-bit peak of all GPUs, TFLOP/s; absent for a GPU that is not known.
-    pub(super) tensor_tflops: Option<f64>,
+    pub(in crate::commands) tensor_tflops: Option<f64>,
     /// Memory bandwidth of one GPU, GB/s.
-    pub(super) memory_gb_per_s: Option<f64>,
+    pub(in crate::commands) memory_gb_per_s: Option<f64>,
     /// Bid that would be placed, $/h; absent for on-demand.
-    pub(super) bid_usd_per_hour: Option<f64>,
+    pub(in crate::commands) bid_usd_per_hour: Option<f64>,
     /// All in while it runs, $/h.
-    pub(super) running_usd_per_hour: f64,
+    pub(in crate::commands) running_usd_per_hour: f64,
     /// While it is stopped, $/h.
-    pub(super) stopped_usd_per_hour: f64,
+    pub(in crate::commands) stopped_usd_per_hour: f64,
     /// Hours until `limits.budget` is spent; absent without one.
-    pub(super) budget_hours: Option<f64>,
+    pub(in crate::commands) budget_hours: Option<f64>,
     /// Nothing forbids it.
-    pub(super) go: bool,
+    pub(in crate::commands) go: bool,
     /// What it would do; absent without `model`, or for a GPU that is not known.
-    pub(super) outlook: Option<Outlook>,
+    pub(in crate::commands) outlook: Option<Outlook>,
     /// How much work it takes.
-    pub(super) effort: Option<Effort>,
+    pub(in crate::commands) effort: Option<Effort>,
     /// What may go wrong, worst first.
-    pub(super) risks: Vec<String>,
+    pub(in crate::commands) risks: Vec<String>,
     #[serde(skip)]
     supply: Option<Supply<'a>>,
 }
@@ -92,7 +92,7 @@ pub(super) struct Candidate<'a> {
 impl<'a> Plan<'a> {
     /// The options for a run file, best first: what can go before what cannot, then by cost, or by price for each token where the
     /// cost is not known.
-    pub(super) fn of(
+    pub(in crate::commands) fn of(
         spec: &'a RunSpec,
         method: Method,
         orders: &[(&'a Offer, Order)],
@@ -148,7 +148,7 @@ impl<'a> Plan<'a> {
     }
 
     /// What is asked for, in words.
-    pub(super) fn what(&self) -> String {
+    pub(in crate::commands) fn what(&self) -> String {
         format!("{} x {}", self.num_gpus, self.gpu.unwrap_or("any GPU"))
     }
 
@@ -278,7 +278,7 @@ fn supply(offer: &Offer, usd_per_hour: f64) -> Option<Supply<'static>> {
 }
 
 /// What to type when the best option is no go.
-pub(super) fn remedies(spec: &RunSpec, best: &Candidate<'_>) -> Vec<String> {
+pub(in crate::commands) fn remedies(spec: &RunSpec, best: &Candidate<'_>) -> Vec<String> {
     let mut remedies = Vec::new();
     let Some(outlook) = &best.outlook else {
         return remedies;
