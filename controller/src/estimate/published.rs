@@ -230,11 +230,13 @@ fn method(cells: &Cells<'_>) -> Result<(Method, bool), TableError> {
 fn precision(cells: &Cells<'_>) -> Result<(Precision, bool), TableError> {
     let (text, doubtful) = unmarked(cells.text("precision"));
     let precision = match text.to_lowercase().as_str() {
-        "" | "bf16" | "bfloat16" | "mixed" => Precision::Bf16,
-        "fp16" | "float16" | "half" => Precision::Fp16,
+        // Quantized weights are multiplied in 16 bits.
+        "" | "bf16" | "bfloat16" | "mixed" | "bf16-mixed" | "bf16-true" | "nf4" | "int4"
+        | "4bit" | "int8" | "8bit" => Precision::Bf16,
+        "fp16" | "float16" | "half" | "amp" | "fp16-mixed" | "16-mixed" => Precision::Fp16,
         "fp32" | "float32" => Precision::Fp32,
         "tf32" => Precision::Tf32,
-        "fp8" | "float8" => Precision::Fp8,
+        "fp8" | "float8" | "mxfp8" | "fp4" | "mxfp4" | "nvfp4" => Precision::Fp8,
         _ => {
             let why = format!("`precision` is bf16, fp16, fp32, tf32 or fp8, not `{text}`");
             return Err(cells.error("precision", &why));
