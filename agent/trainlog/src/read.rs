@@ -1,5 +1,7 @@
 //! One line to a record: names and positions are found by [`Scanner`], here they are weighed against each other.
 
+mod table;
+
 use memchr::memmem;
 
 use crate::{
@@ -11,6 +13,8 @@ use crate::{
     scan::{Pair, Scanner, Separator, is_evaluation},
     unit::{self, Unit},
 };
+
+pub use table::{Columns, row};
 
 /// What a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,35 +132,6 @@ fn row_before(prefix: &[u8], found: &mut Found) {
         }
         _ => {}
     }
-}
-
-/// A row of a table of names and values: `|    loss     | 56.5    |`.
-pub fn row(line: &[u8]) -> Option<Record> {
-    let inside = line.trim_ascii().strip_prefix(b"|")?;
-    let mut cells = inside.split(|byte| *byte == b'|').map(<[u8]>::trim_ascii);
-    let (name, value) = (cells.next()?, cells.next()?);
-    if !cells.next()?.is_empty() || cells.next().is_some() {
-        return None;
-    }
-    meaning(name).filter(|named| !named.evaluation)?;
-    let pair = Pair {
-        name,
-        note: &[],
-        separator: Separator::Sign,
-        bracketed: false,
-        value,
-        of: None,
-        unit: &[],
-        start: 0,
-        at: 0,
-        end: value.len(),
-    };
-    if crate::number::length(value) != value.len() {
-        return None;
-    }
-    let mut found = Found::default();
-    found.take(value, &pair);
-    Some(found.record)
 }
 
 /// The candidates of a line.
@@ -334,6 +309,12 @@ impl Found {
             return;
         }
         if self.take_by_unit(line, pair) {
+            return;
+        }
+        // `[0/5][50/1583]`, `[3][100/500]`: the epoch, then the position in it.
+        let rest = line.get(pair.end..).unwrap_or_default();
+        if pair.bracketed && matches!(rest, [b'[', b' ' | b'0'..=b'9', ..]) {
+            self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
             return;
         }
         let Some(of) = pair.of else {

@@ -14,7 +14,7 @@ use crate::{
     lines::{self, Lines, MAX_LINE_BYTES},
     number::Printed,
     progress::Progress,
-    read::{self, Kind, Reading},
+    read::{self, Columns, Kind, Reading},
     record::Record,
     summary::{Summary, Tallies},
 };
@@ -51,6 +51,7 @@ const ANCHORS: &[&str] = &[
     "epch",
     " [.",
     "lr-",
+    "words/s",
 ];
 
 /// Records and failures in one pass; [`failure::STEMS`] are the other half.
@@ -108,6 +109,8 @@ struct State {
     epoch: Option<Printed>,
     /// The block of lines that is open.
     block: Option<Block>,
+    /// The table whose rows are read.
+    columns: Option<Columns>,
     /// Lines before the block of bytes that is read.
     lines_before: u64,
     bytes_before: u64,
@@ -192,7 +195,8 @@ impl State {
         let mut at = 0;
         let mut counted = 0;
         while at < block.len() {
-            let hit = if self.progress.is_some() {
+            // Rows of a table have no words.
+            let hit = if self.progress.is_some() || self.columns.is_some() {
                 at
             } else {
                 match GATE.find(&block[at..]) {
@@ -232,11 +236,25 @@ impl State {
         // A trainer prints to the line of its bar, and bars follow bars.
         for _ in 0..64 {
             if !rest.iter().any(u8::is_ascii_digit) {
+                let is_rule = !rest.iter().any(u8::is_ascii_alphabetic);
+                self.columns = self
+                    .columns
+                    .take()
+                    .filter(|_| is_rule)
+                    .or_else(|| Columns::heading(rest));
                 return;
             }
             let Some(bar) = bar::parse(rest) else { break };
             self.bar(&bar, line, seen);
             rest = bar.rest;
+        }
+        if let Some(columns) = &self.columns {
+            match columns.row(rest) {
+                Some(mut reading) => {
+                    return self.resolve(&mut reading, place, rank(line), seen);
+                }
+                None => self.columns = None,
+            }
         }
         if let Some(row) = read::row(rest) {
             return self.row(row, place, rank(line), seen);

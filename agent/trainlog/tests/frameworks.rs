@@ -411,6 +411,23 @@ fn prints_of_ones_own() {
         "Epoch 1\n[ 50/100] loss=2.0 lr=0.1\n[100/100] loss=1.9 lr=0.1\nEpoch 2\n[ 50/100] loss=1.8 lr=0.1\n",
         "3/3 steps 50..50 of 100 epoch 2 loss 1.8 lr 0.1",
     );
+    // Tables with a heading: fastai, skorch.
+    check(
+        "epoch     train_loss  valid_loss  accuracy  time    \n0         0.512       0.498       0.81      00:31     \n1         0.412       0.450       0.85      00:30     \ndone 5\nloss: 9.0\n",
+        "2/2 epoch 1 loss 0.412",
+    );
+    check(
+        "  epoch    train_loss    valid_acc    valid_loss     dur\n-------  ------------  -----------  ------------  ------\n      1        \x1b[36m0.6868\x1b[0m       \x1b[32m0.6000\x1b[0m        \x1b[35m0.6740\x1b[0m  0.0326\n      2        0.6706       0.5852        0.6680  0.0319\n",
+        "2/2 epoch 2 loss 0.6706",
+    );
+    check(
+        "[0/5][0/1583]\tLoss_D: 1.5 Loss_G: 2.5 D(x): 0.5\n[0/5][50/1583]\tLoss_D: 1.4 Loss_G: 2.4 D(x): 0.5\n",
+        "2/2 steps 0..50 of 1583 epoch 0 loss 1.4",
+    );
+    check(
+        "Epoch 0:   5%|5         | 10/200 [00:10<03:10,  1.00it/s]epoch 0 step 10 loss 2.25\n",
+        "1/1 steps 10..10 epoch 0 loss 2.25",
+    );
     // What is no record: settings, prose, names of parameters.
     check(
         "batch_size=32, lr=0.001, epochs=10\nNum Epochs = 3\n  Total optimization steps = 1,200\nnumber of parameters: 124.44M\nThe loss 3 years ago was 7\nloss_scale: 65536\nsaving checkpoint at step 500\n",
