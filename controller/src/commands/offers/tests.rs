@@ -1,0 +1,117 @@
+//! Orders and tables over a few offers.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::*;
+use crate::{provider::Provider as _, provider::memory::MemoryMarket, spec::parse};
+
+const RUN: &str = "name: a\nrun: train\nresources: {accelerators: RTX 4090, disk: 200GB}\nmodel: {params: 350M, tokens: 1B}\n";
+
+/// Three machines: one RTX 4090, four of them on a slow network, and an H100; the second has a slice of one GPU too.
+async fn offers() -> Vec<Offer> {
+    let query = OfferQuery {
+        gpu_name: None,
+        num_gpus: None,
+        rental: Rental::OnDemand,
+        disk_gb: 50.0,
+        filters: Vec::new(),
+        limit: 9,
+    };
+    let found = MemoryMarket::new(1).offers(&query).await.unwrap();
+    let one = found.into_iter().next().unwrap();
+    let four = Offer {
+        id: 2,
+        machine_id: 2,
+        num_gpus: 4,
+        gpu_usd_per_hour: 1.2,
+        inet_down_mbps: 1.4,
+        ..one.clone()
+    };
+    let slice = Offer {
+        id: 3,
+        num_gpus: 1,
+        gpu_usd_per_hour: 0.3,
+        ..four.clone()
+    };
+    let h100 = Offer {
+        id: 4,
+        machine_id: 3,
+        gpu_name: "H100 SXM".to_owned(),
+        vram_mib: 81_559,
+        gpu_usd_per_hour: 2.0,
+        ..one.clone()
+    };
+    vec![one, four, slice, h100]
+}
+
+async fn order(sort: Sort, run: bool) -> Vec<u64> {
+    let found = offers().await;
+    let spec = run.then(|| parse(RUN, "run.yaml", Path::new("/nowhere")).unwrap());
+    let (rows, _) = judged(&found, spec.as_ref());
+    sorted(rows, sort).iter().map(|row| row.offer.id).collect()
+}
+
+#[tokio::test]
+async fn what_comes_first_is_what_was_asked_for() {
+    let first = offers().await[0].id;
+    assert_eq!(order(Sort::Price, false).await, [3, first, 2, 4]);
+    // Peak for a dollar: 165 for 0.31 and for 0.41, four times that for 1.21, 989 for 2.01.
+    assert_eq!(order(Sort::Value, false).await, [2, 3, 4, first]);
+    // With a run, what cannot be set up over 1.4 Mb/s comes last whatever it costs.
+    assert_eq!(order(Sort::Time, true).await[0], 4);
+    let by_cost = order(Sort::Cost, true).await;
+    assert_eq!(
+        by_cost[2..].iter().copied().collect::<BTreeSet<_>>(),
+        BTreeSet::from([2, 3])
+    );
+}
+
+#[tokio::test]
+async fn both_tables_fit_80_columns_and_tell_all_in_120() {
+    let found = offers().await;
+    let spec = parse(RUN, "run.yaml", Path::new("/nowhere")).unwrap();
+    let (rows, too_dear) = judged(&found, Some(&spec));
+    assert_eq!(too_dear, 0);
+    let paper = |table: Table| {
+        let text = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let mut ui = Ui::to(
+            Box::new(Paper(text.clone())),
+            Box::new(std::io::sink()),
+            crate::ui::UiOptions::default(),
+        );
+        ui.table(&table);
+        String::from_utf8(text.lock().unwrap().clone()).unwrap()
+    };
+    let texts = BTreeMap::from([
+        (
+            80,
+            [market(&rows, false), forecasts(&rows, false)].map(paper),
+        ),
+        (
+            120,
+            [market(&rows, true), forecasts(&rows, true)].map(paper),
+        ),
+    ]);
+    for (width, texts) in texts {
+        for text in texts {
+            assert!(
+                text.lines().all(|line| line.chars().count() <= width),
+                "{text}"
+            );
+        }
+    }
+    assert!(rows.iter().any(|row| row.go == Some(false)));
+}
+
+struct Paper(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
