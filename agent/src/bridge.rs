@@ -49,8 +49,11 @@ pub fn run(socket: &Path, nonce: &str) -> anyhow::Result<()> {
         let _may_be_closed_already = to_agent.shutdown(Shutdown::Write);
     });
     let mut from_agent = agent;
-    copy(&mut from_agent, &mut to_controller)
-        .context("the connection between controller and daemon broke")
+    match copy(&mut from_agent, &mut to_controller) {
+        // A controller that has left may still be sent the daemon's last words.
+        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        copied => copied.context("the connection between controller and daemon broke"),
+    }
 }
 
 /// Starts the daemon in the background. It leaves our session by itself.

@@ -6,47 +6,107 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Parser, Subcommand};
-
 /// Longest path of a Unix socket, bytes: the kernel's 108 less room for the temporary names that ssh adds.
 pub const SOCKET_PATH_LIMIT_BYTES: usize = 90;
 
-/// The half of spotter that lives on the rented box
-#[derive(Debug, Parser)]
-#[command(name = "spotter-agent", version)]
+/// What `--help` says.
+pub const HELP: &str = "\
+The half of spotter that lives on the rented box
+
+Usage: spotter-agent [--home DIR] daemon [--detach]        watch the box and answer the controller
+       spotter-agent [--home DIR] bridge SOCKET NONCE      join standard input and output to the daemon
+       spotter-agent [--home DIR] shim DIR [-- COMMAND...] own one command: its terminal, log and end
+       spotter-agent --help | --version
+
+DIR of --home holds everything that the agent keeps [default: $HOME/.spotter]
+";
+
+/// What was typed. Read by a small parser: the usual one would be a fortieth of what travels to every box.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Flags {
-    /// Directory of everything the agent keeps [default: $HOME/.spotter]
-    #[arg(long, global = true)]
+    /// Directory of everything the agent keeps; `None`: `$HOME/.spotter`.
     pub home: Option<PathBuf>,
-    /// What to do
-    #[command(subcommand)]
+    /// What to do.
     pub verb: Verb,
 }
 
 /// What the program can be on a box.
-#[derive(Debug, Subcommand)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Watch the box and answer the controller, until told to stop
+    /// Watch the box and answer the controller, until told to stop.
     Daemon {
-        /// Start in the background, in a session of its own, and return
-        #[arg(long)]
+        /// Start in the background, in a session of its own, and return.
         detach: bool,
     },
-    /// Connect standard input and output to the daemon, starting it if need be
+    /// Connect standard input and output to the daemon, starting it if need be.
     Bridge {
-        /// The daemon's socket
+        /// The daemon's socket.
         socket: PathBuf,
-        /// Word that the handshake line repeats
+        /// Word that the handshake line repeats.
         nonce: String,
     },
-    /// Own one command: its terminal, its log and the record of its end
+    /// Own one command: its terminal, its log and the record of its end.
     Shim {
-        /// Directory of the session
+        /// Directory of the session.
         dir: PathBuf,
-        /// Command to run instead of the one that the session's `spec.json` names
-        #[arg(last = true)]
+        /// Command to run instead of the one that the session's `spec.json` names; empty: that one.
         command: Vec<OsString>,
     },
+    /// Say what can be typed.
+    Help,
+    /// Say which version this is.
+    Version,
+}
+
+impl Flags {
+    /// Reads the command line.
+    pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, lexopt::Error> {
+        use lexopt::prelude::*;
+
+        let mut parser = lexopt::Parser::from_iter(arguments);
+        let (mut home, mut verb, mut detach) = (None, None::<String>, false);
+        let mut values = Vec::new();
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("home") => home = Some(parser.value()?.into()),
+                Long("detach") if verb.as_deref() == Some("daemon") => detach = true,
+                Long("help") | Short('h') => {
+                    return Ok(Self {
+                        home,
+                        verb: Verb::Help,
+                    });
+                }
+                Long("version") | Short('V') => {
+                    return Ok(Self {
+                        home,
+                        verb: Verb::Version,
+                    });
+                }
+                Value(name) if verb.is_none() => verb = Some(name.string()?),
+                Value(value) => values.push(value),
+                other => return Err(other.unexpected()),
+            }
+        }
+        let name = verb.ok_or("say what to do: daemon, bridge or shim")?;
+        let mut values = values.into_iter();
+        let mut next = |what: &str| values.next().ok_or(format!("{name} needs {what}"));
+        let verb = match name.as_str() {
+            "daemon" => Verb::Daemon { detach },
+            "bridge" => Verb::Bridge {
+                socket: next("the daemon's socket")?.into(),
+                nonce: next("a nonce")?.string()?,
+            },
+            "shim" => Verb::Shim {
+                dir: next("the session's directory")?.into(),
+                command: values.by_ref().collect(),
+            },
+            other => return Err(format!("there is no verb {other}").into()),
+        };
+        match values.next() {
+            Some(left) => Err(Value(left).unexpected()),
+            None => Ok(Self { home, verb }),
+        }
+    }
 }
 
 /// The directory of everything the agent keeps, and what lies where in it.
@@ -219,34 +279,52 @@ fn is_executable(path: &Path) -> bool {
 mod tests {
     use super::*;
 
+    fn parse(line: &str) -> Result<Flags, String> {
+        let words = std::iter::once("spotter-agent").chain(line.split_whitespace());
+        Flags::parse(words.map(OsString::from)).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_read_and_what_is_wrong_with_it_is_named() {
+        let home = Some(PathBuf::from("/h"));
+        let daemon = Verb::Daemon { detach: true };
+        assert_eq!(
+            parse("--home /h daemon --detach").unwrap(),
+            Flags {
+                home: home.clone(),
+                verb: daemon
+            }
+        );
+        assert_eq!(parse("daemon --home /h").unwrap().home, home);
+        let shim = |command: &[&str]| Verb::Shim {
+            dir: "/d".into(),
+            command: command.iter().map(OsString::from).collect(),
+        };
+        assert_eq!(
+            parse("shim /d --home /h -- sh --help").unwrap(),
+            Flags {
+                home,
+                verb: shim(&["sh", "--help"])
+            }
+        );
+        assert_eq!(parse("shim /d").unwrap().verb, shim(&[]));
+        assert_eq!(parse("--version").unwrap().verb, Verb::Version);
+        for (line, problem) in [
+            ("", "say what to do: daemon, bridge or shim"),
+            ("fly", "there is no verb fly"),
+            ("bridge /s", "bridge needs a nonce"),
+            ("bridge /s n more", "unexpected argument \"more\""),
+            ("daemon --fast", "invalid option '--fast'"),
+        ] {
+            assert_eq!(parse(line).unwrap_err(), problem, "{line}");
+        }
+    }
+
     #[test]
     fn a_socket_path_of_ninety_bytes_is_taken_and_one_more_is_refused() {
         let fits = PathBuf::from(format!("/{}", "x".repeat(SOCKET_PATH_LIMIT_BYTES - 1)));
         assert!(check_socket_path(&fits).is_ok());
         let err = check_socket_path(&PathBuf::from(format!("{}y", fits.display()))).unwrap_err();
         assert!(err.to_string().contains("91 bytes are too long"), "{err}");
-    }
-
-    #[test]
-    fn the_command_line_of_the_brief_parses() {
-        Flags::try_parse_from(["spotter-agent", "daemon"]).unwrap();
-        Flags::try_parse_from(["spotter-agent", "bridge", "/h/agent.sock", "abc"]).unwrap();
-        let flags = Flags::try_parse_from([
-            "spotter-agent",
-            "shim",
-            "/d",
-            "--home",
-            "/h",
-            "--",
-            "sh",
-            "-c",
-            "x",
-        ])
-        .unwrap();
-        let Verb::Shim { command, .. } = flags.verb else {
-            panic!("not a shim")
-        };
-        assert_eq!(command, ["sh", "-c", "x"]);
-        assert_eq!(flags.home, Some(PathBuf::from("/h")));
     }
 }

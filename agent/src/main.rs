@@ -2,16 +2,22 @@
 
 use std::{io::Write, process::ExitCode};
 
-use clap::Parser;
 use spotter_agent::{
     bridge,
-    config::{Flags, Home, Verb},
+    config::{Flags, HELP, Home, Verb},
     daemon,
     sessions::shim,
 };
 
 fn main() -> ExitCode {
-    match run(&Flags::parse()) {
+    let flags = match Flags::parse(std::env::args_os()) {
+        Ok(flags) => flags,
+        Err(err) => {
+            let _nobody_listens = writeln!(std::io::stderr(), "spotter-agent: {err}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&flags) {
         Ok(code) => ExitCode::from(code),
         Err(err) => {
             // Nobody may be listening any more, and then the exit code has to do.
@@ -32,6 +38,12 @@ fn run(flags: &Flags) -> anyhow::Result<u8> {
             let code = shim::run(&Home::decide(flags.home.as_deref())?, dir, command)?;
             return Ok(u8::try_from(code).unwrap_or(u8::MAX));
         }
+        Verb::Help => std::io::stdout().write_all(HELP.as_bytes())?,
+        Verb::Version => writeln!(
+            std::io::stdout(),
+            "spotter-agent {}",
+            env!("CARGO_PKG_VERSION")
+        )?,
     }
     Ok(0)
 }
