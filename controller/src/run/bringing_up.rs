@@ -468,11 +468,13 @@ impl Lifecycle {
     }
 }
 
-/// The training session, unless it is that of an earlier life of the attempt, which somebody wants to go on after.
+/// The training session, unless it is that of an earlier life of the attempt, which somebody wants to go on after. One that
+/// ended well while nobody looked is what they want: the box stopped itself after it, and it is only to be collected.
 fn this_life(status: &AgentStatus, attempt: &AttemptRecord) -> Option<SessionInfo> {
     let session = status.session(TRAIN)?;
     let old = attempt.reopened_us > 0 && session.started_us as i64 == attempt.old_session_us;
-    (!old).then(|| session.clone())
+    let ended_well = session.state == SessionState::Exited && session.exit_code == Some(0);
+    (!old || ended_well).then(|| session.clone())
 }
 
 /// Under which name the store keeps what key an instance knows.

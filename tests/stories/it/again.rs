@@ -153,6 +153,29 @@ async fn a_crashed_run_is_started_again_on_its_own_box() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_training_that_ended_well_before_its_box_stopped_itself_is_collected_and_not_run_again() {
+    let world = World::new(3, 100);
+    let mut story = spec(RUN);
+    story.resources.rental = spotter::provider::Rental::OnDemand;
+    world.plan(&story);
+    world.drive_for(RUN, Duration::from_secs(60)).await;
+    let attempt = world.until(RUN, 1, State::Running).await;
+    // The laptop sleeps; the training ends, and after a while the box by itself.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    world.outbid(attempt.instance);
+    assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Stopped));
+
+    resume(&world, true).await;
+    let run = world.drive(RUN).await;
+
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(world.boxes.script().started.len(), 1, "it trained once");
+    assert_eq!(world.attempts(RUN).len(), 1);
+    assert!(world.copied(RUN, 1, "train").contains("step 100/100"));
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_started_again_crashes_again_when_its_cause_is_still_there() {
     let world = World::new(3, 100);
     world.boxes.script().lasts.insert("smoke", (20, 3));
