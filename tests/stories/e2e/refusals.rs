@@ -136,7 +136,7 @@ fn every_offer_gone(world: &World) {
 
 fn no_ssh(world: &World) {
     let mut training = Training::interruptible("mute", 15);
-    training.bring_up = "15s";
+    training.bring_up = "10s";
     world.training(&training);
     world.ctl(&["faults", r#"{"key_delay_s": 100000}"#]);
     refused(world, "no_ssh", &mut world.spotter(&["run", "mute.yaml"]));
@@ -168,8 +168,9 @@ fn plain(world: &World, text: &str) -> String {
     };
     text = one(
         &text,
-        r"ssh \S+: cannot be reached \([^)]*\)",
-        "ssh [address]: cannot be reached ([why])",
+        // A tier refuses the connection, the other has nobody at the address.
+        r"ssh \S+: (cannot be reached|connection refused) \([^)]*\)",
+        "ssh [address]: [why]",
     );
     text = one(&text, r"\b(127|10)(\.\d+){3}(:\d+)?", "[address]");
     text = one(&text, r"\$\d+\.\d+", "$$[money]");
