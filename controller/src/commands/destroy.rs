@@ -126,6 +126,7 @@ async fn refuse_loss(
         run.outcome,
         Some(Outcome::Done | Outcome::Stopped | Outcome::Limit)
     ) && attempt.state != State::Running
+        && !attempt.is_kept_for_a_look()
     {
         return Ok(());
     }

@@ -84,8 +84,12 @@ impl Lifecycle {
             if newer.is_empty() || old.state == State::Gone {
                 continue;
             }
-            let age_us = self.clock.now_us().saturating_sub(old.state_us);
-            let waited = age_us >= OLD_BOX_KEPT.as_micros() as i64;
+            // Counted from the successor: an end that is days ago says nothing about whether anything took over.
+            let since_us = old.state_us.max(newer[0].created_us);
+            let age_us = self.clock.now_us().saturating_sub(since_us);
+            let waited = age_us >= OLD_BOX_KEPT.as_micros() as i64
+                && matches!(old.state, State::Interrupted | State::Lost)
+                && !old.is_kept_for_a_look();
             let superseded = claims::is_superseded(has_bucket(run), old, newer);
             let may_go = superseded || (waited && self.is_in_bucket(run)?);
             if !may_go {
@@ -348,15 +352,21 @@ pub(crate) fn has_bucket(run: &RunRecord) -> bool {
         .is_some_and(|checkpoints| checkpoints.to.is_some())
 }
 
+impl AttemptRecord {
+    /// Whether its box holds what was not saved, so that a person should look before it goes.
+    pub(crate) fn is_kept_for_a_look(&self) -> bool {
+        self.reason
+            .as_ref()
+            .is_some_and(|reason| reason.starts_with(KEPT))
+    }
+}
+
 /// What happens to a box of an ended run (pure). `newer` are the attempts after it.
 fn disposal(run: &RunRecord, attempt: &AttemptRecord, newer: &[AttemptRecord]) -> OnDone {
     let Some(outcome) = run.outcome else {
         return OnDone::Keep;
     };
-    let kept = attempt
-        .reason
-        .as_ref()
-        .is_some_and(|reason| reason.starts_with(KEPT));
+    let kept = attempt.is_kept_for_a_look();
     // Of several boxes the one that trained last holds what is worth keeping; a box before it only what nobody trained again.
     if newer.iter().any(|newer| newer.started_us > 0) {
         let over =
@@ -372,6 +382,13 @@ fn disposal(run: &RunRecord, attempt: &AttemptRecord, newer: &[AttemptRecord]) -
         // Something was not as ordered: the disk is kept for a look.
         Outcome::Done | Outcome::Stopped | Outcome::Limit
             if kept && run.spec.on_done == OnDone::Destroy =>
+        {
+            OnDone::Stop
+        }
+        // It was taken back before anything could be saved from it, and its successor never trained.
+        Outcome::Stopped | Outcome::Limit
+            if matches!(attempt.state, State::Interrupted | State::Lost)
+                && run.spec.on_done == OnDone::Destroy =>
         {
             OnDone::Stop
         }

@@ -133,6 +133,8 @@ impl Lifecycle {
             }
             crate::fault::point("agent.start_session.after");
         }
+        // Whichever session it is, it is this life's now.
+        attempt.old_session_us = 0;
         attempt.started_us = match session {
             Some(session) if session.started_us > 0 => session.started_us as i64,
             _ => self.clock.now_us(),
