@@ -296,6 +296,13 @@ impl Lifecycle {
             self.save_everything(run, attempt, site.as_ref()).await
         };
         match stopped.await {
+            // Half a training is in its checkpoints, and these have nowhere else to be.
+            Ok(())
+                if run.spec.checkpoints.is_some() && !has_bucket(run) && attempt.started_us > 0 =>
+            {
+                let why = "its checkpoints are on this disk only, because `checkpoints.to` names no bucket";
+                self.keep_for_a_look(run, attempt, why);
+            }
             Ok(()) => {}
             Err(Halt::Fatal(err) | Halt::Pause(err) | Halt::Wait(err)) => {
                 return Err(err.about(&run.name));

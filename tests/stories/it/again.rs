@@ -176,6 +176,22 @@ async fn a_training_that_ended_well_before_its_box_stopped_itself_is_collected_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_without_a_bucket_keeps_the_disk_that_holds_the_checkpoints() {
+    let world = World::new(3, 100);
+    let mut story = spec(RUN);
+    story.resources.rental = spotter::provider::Rental::OnDemand;
+    story.checkpoints.as_mut().unwrap().to = None;
+    world.plan(&story);
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        world.until(RUN, 1, State::Running).await;
+        world.store.request_stop(RUN).unwrap();
+    });
+    assert_eq!(run.outcome, Some(Outcome::Stopped));
+    assert_eq!(world.market.alive().len(), 1, "its disk is kept");
+    assert_eq!(world.market.gpu_charged(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_started_again_crashes_again_when_its_cause_is_still_there() {
     let world = World::new(3, 100);
     world.boxes.script().lasts.insert("smoke", (20, 3));
