@@ -299,7 +299,7 @@ async fn closing_or_dropping_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the other half of the next test"]
+#[ignore = "no test by itself: a controller process that the next test starts, waits for and kills with SIGKILL"]
 async fn holds_a_tunnel_until_killed() {
     let Some(target) = std::env::var_os("LINK_TEST_BOX") else {
         return;

@@ -421,7 +421,7 @@ async fn what_a_killed_simulator_leaves_is_swept(tier: Tier) {
 }
 
 #[tokio::test]
-#[ignore = "started by the test of the sweep, which kills it"]
+#[ignore = "no test by itself: a simulator process that the test of the sweep starts and kills with SIGKILL"]
 async fn a_simulator_that_waits_to_be_killed() {
     let (Some(dir), Ok(tier)) = (
         env::var_os("SIM_DIR").map(PathBuf::from),
