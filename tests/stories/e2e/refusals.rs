@@ -169,7 +169,7 @@ fn plain(world: &World, text: &str) -> String {
     text = one(
         &text,
         // Which of its failures ssh saw last is a matter of the tier and of the moment: nobody at the address, a refusal, silence.
-        r"ssh \S+: [a-z ]+(?: \([^)]*\))?",
+        r"ssh \S+: [a-z ]+(?:\([^)]*\))?",
         "ssh [address]: [why]",
     );
     text = one(&text, r"\b(127|10)(\.\d+){3}(:\d+)?", "[address]");
