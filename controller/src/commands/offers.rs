@@ -158,13 +158,10 @@ fn asked(args: &OffersArgs, spec: Option<&RunSpec>) -> Result<OfferQuery, Comman
         }),
     };
     let words = args.query.join(" ");
-    let mut filters = query::parse(&words)
-        .map_err(|why| CommandError::usage(format!("query `{words}`: {why}")))?;
-    filters.extend(
-        resources
-            .into_iter()
-            .flat_map(|resources| resources.filters.clone()),
-    );
+    // What is typed comes after what the file says, and replaces it.
+    let mut filters = resources.map_or_else(Vec::new, |resources| resources.filters.clone());
+    let typed = query::parse(&words);
+    filters.extend(typed.map_err(|why| CommandError::usage(format!("query `{words}`: {why}")))?);
     Ok(OfferQuery {
         gpu_name,
         num_gpus,

@@ -16,7 +16,7 @@ use crate::{
     commands::Deps,
     error::{CommandError, ErrorKind},
     estimate::{calibrated::Shipped, evaluate::Method},
-    provider::{Offer, OfferQuery},
+    provider::Offer,
     run::pricing::{self, Order, TooDear},
     spec::RunSpec,
     ui::{Table, Ui, text},
@@ -50,16 +50,8 @@ pub async fn plan(ui: &mut Ui, deps: &Deps, args: &PlanArgs) -> Result<(), Comma
         return evaluate::evaluate(ui, table, args.method);
     }
     let spec = RunSpec::load(&args.file)?;
-    let resources = &spec.resources;
-    let query = OfferQuery {
-        gpu_name: resources.gpu_name.clone(),
-        num_gpus: Some(resources.num_gpus),
-        rental: resources.rental,
-        disk_gb: resources.disk_gb,
-        filters: resources.filters.clone(),
-        // Several offers may lead to one machine, and some cost too much.
-        limit: args.limit.saturating_mul(2).max(16),
-    };
+    // Several offers may lead to one machine, and some cost too much.
+    let query = pricing::query(&spec.resources, args.limit.saturating_mul(2).max(16));
     let found = deps.provider()?.offers(&query).await?;
     let (affordable, refused) = affordable(&found, &spec);
 

@@ -126,6 +126,7 @@ const TABLE: &[Allowed] = &[
             "controller/src/bootstrap/onstart.rs",
             // The query language is the market's, verbatim.
             "controller/src/spec/query.rs",
+            "controller/src/spec/query/",
             // And people type its words where ours are wanted: the error names ours.
             "controller/src/spec.rs",
         ],

@@ -1,10 +1,15 @@
 //! Vast.ai's JSON to our types and back (pure). Missing, null and unknown fields are survived.
 
+use std::cmp::Ordering;
+
 use serde_json::{Map, Value, json};
 
-use crate::provider::{
-    Actual, Charge, Instance, InstanceId, Intended, Offer, OfferQuery, RentRequest, Rental,
-    SshAddress,
+use crate::{
+    provider::{
+        Actual, Charge, Instance, InstanceId, Intended, Offer, OfferQuery, RentRequest, Rental,
+        SshAddress,
+    },
+    spec::query,
 };
 
 /// A number, given as one or as a string; 0 when absent.
@@ -69,32 +74,18 @@ pub(super) fn query_text(text: &str) -> String {
 
 /// Body of a search. Our own conditions come last, so that a query cannot loosen them.
 pub(super) fn search(query: &OfferQuery) -> Value {
-    let mut body = Map::new();
-    for (field, value) in [("verified", true), ("external", false), ("rentable", true)] {
-        // A query that speaks of a default replaces it, as in the official client.
-        if !query.filters.iter().any(|filter| filter.field == field) {
-            body.insert(field.to_owned(), json!({"eq": value}));
-        }
-    }
-    for filter in &query.filters {
-        // `cuda_max_good` alone hides some GPU models, so CUDA is compared here (see `matches`).
-        if filter.field == "cuda_max_good" || filter.value == json!("any") {
-            continue;
-        }
-        let conditions = body
-            .entry(filter.field.clone())
-            .or_insert_with(|| json!({}));
-        if let Some(conditions) = conditions.as_object_mut() {
-            conditions.insert(filter.op.clone(), filter.value.clone());
-        }
-    }
+    let mut body = query::conditions(&query.filters);
+    // `cuda_max_good` alone hides some GPU models, so CUDA is compared here (see `matches`).
+    body.remove("cuda_max_good");
     if let Some(name) = &query.gpu_name {
         body.insert("gpu_name".to_owned(), json!({"eq": name}));
     }
     if let Some(count) = query.num_gpus {
         body.insert("num_gpus".to_owned(), json!({"eq": count}));
     }
-    body.entry("disk_space").or_insert_with(|| json!({}))["gte"] = json!(query.disk_gb);
+    let disk = body.entry("disk_space").or_insert_with(|| json!({}));
+    let asked_gb = optional_float(disk, "gte").unwrap_or(0.0);
+    disk["gte"] = json!(asked_gb.max(query.disk_gb));
     body.insert("order".to_owned(), json!([["dph_total", "asc"]]));
     body.insert("type".to_owned(), json!(super::search_type(query.rental)));
     // More than asked for: rows that fail the local check leave gaps.
@@ -162,36 +153,51 @@ pub(super) fn matches(offer: &Offer, query: &OfferQuery) -> bool {
         .as_ref()
         .is_none_or(|name| name.eq_ignore_ascii_case(&offer.gpu_name));
     let count = query.num_gpus.is_none_or(|count| count == offer.num_gpus);
-    let filters = query.filters.iter().all(|filter| {
-        let have = match filter.field.as_str() {
-            "reliability" | "reliability2" => offer.reliability,
-            "inet_down" => offer.inet_down_mbps,
-            "inet_up" => offer.inet_up_mbps,
-            "cuda_max_good" => offer.cuda,
-            "gpu_ram" => offer.vram_mib as f64,
-            "bw_nvlink" => offer.nvlink_gbps,
-            "direct_port_count" => f64::from(offer.direct_ports),
+    let conditions = query::conditions(&query.filters);
+    let filters = conditions.iter().all(|(field, ops)| {
+        let have = match field.as_str() {
+            "reliability" => json!(offer.reliability),
+            "inet_down" => json!(offer.inet_down_mbps),
+            "inet_up" => json!(offer.inet_up_mbps),
+            "cuda_max_good" => json!(offer.cuda),
+            "compute_cap" => json!(offer.compute_cap),
+            "gpu_ram" => json!(offer.vram_mib),
+            "gpu_name" => json!(offer.gpu_name),
+            "num_gpus" => json!(offer.num_gpus),
+            "machine_id" => json!(offer.machine_id),
+            "bw_nvlink" => json!(offer.nvlink_gbps),
+            "direct_port_count" => json!(offer.direct_ports),
+            "duration" => json!(offer.max_duration_s),
+            "datacenter" => json!(offer.datacenter),
             _ => return true,
         };
-        compare(have, &filter.op, &filter.value)
+        let mut ops = ops.as_object().into_iter().flatten();
+        ops.all(|(op, value)| holds(&have, op, value))
     });
     name && count && filters && offer.disk_gb >= query.disk_gb
 }
 
-fn compare(have: f64, op: &str, value: &Value) -> bool {
-    let want = match value {
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) => text.parse().ok(),
+/// Whether a condition holds; one that cannot be judged here is the server's.
+fn holds(have: &Value, op: &str, want: &Value) -> bool {
+    let equal = |want: &Value| match (have.as_f64(), want.as_f64()) {
+        (Some(have), Some(want)) => have == want,
+        _ => have == want,
+    };
+    let order = match (have.as_f64(), want.as_f64()) {
+        (Some(have), Some(want)) => have.partial_cmp(&want),
         _ => None,
     };
-    let Some(want) = want else { return true };
+    let listed = || want.as_array().is_some_and(|list| list.iter().any(equal));
     match op {
-        "eq" => have == want,
-        "neq" => have != want,
-        "gt" => have > want,
-        "gte" => have >= want,
-        "lt" => have < want,
-        "lte" => have <= want,
+        _ if want.is_null() => true,
+        "eq" => equal(want),
+        "neq" => !equal(want),
+        "gt" => order.is_none_or(Ordering::is_gt),
+        "gte" => order.is_none_or(Ordering::is_ge),
+        "lt" => order.is_none_or(Ordering::is_lt),
+        "lte" => order.is_none_or(Ordering::is_le),
+        "in" => listed(),
+        "notin" => !listed(),
         _ => true,
     }
 }
