@@ -208,5 +208,7 @@ pub fn wish(request: v1::ConfigureRequest) -> Wish {
         bring_up_s: request.bring_up_s,
         idle_stop_s: request.idle_stop_s,
         provider_url: request.provider_url,
+        progress: request.progress,
+        micro_batch: request.micro_batch,
     }
 }

@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod core;
 pub mod dead_man;
+pub mod diagnosis;
 pub mod goodbye;
 pub mod log_file;
 pub mod presence;

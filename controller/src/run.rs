@@ -7,6 +7,7 @@ mod boxes;
 pub mod bringing_up;
 pub mod budget;
 pub mod claims;
+pub mod diagnosis;
 pub mod environment;
 pub mod finishing;
 pub(crate) mod halt;

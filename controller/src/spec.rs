@@ -75,6 +75,9 @@ pub struct RunSpec {
     pub run: String,
     /// Shell text that resumes; `None`: `run`, with `SPOTTER_CHECKPOINT` set.
     pub resume: Option<String>,
+    /// Expression for the lines of the log that show progress; `None`: lines are recognised by their shape.
+    #[serde(default)]
+    pub progress: Option<String>,
     /// Where checkpoints are and go.
     pub checkpoints: Option<Checkpoints>,
     /// What to do after an interruption.

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use super::{
     FLUSH_INTERVAL,
     backup::{CredentialSlot, RunningBackup},
-    dead_man,
+    dead_man, diagnosis,
     presence::Presence,
     run_file::{ConfigureError, RunFile, Wish},
     training::{self, TRAINING_SESSION},
@@ -277,6 +277,7 @@ async fn watch_sessions(core: Arc<Core>) {
             .blocking(|core| {
                 core.sessions.report();
                 follow_all(core);
+                diagnosis::report(core);
                 training_since(core)
             })
             .await;

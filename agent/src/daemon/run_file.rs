@@ -7,6 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use spotter_bucket::{Target, TargetError};
+use spotter_trainlog::{Progress, ProgressError};
 
 use crate::{
     checkpoints::{CompleteWhen, NoRule},
@@ -36,6 +37,12 @@ pub struct RunFile {
     pub idle_stop_s: u32,
     /// Base URL of the provider's API; empty: unknown.
     pub provider_url: String,
+    /// The user's expression for the lines that show progress; empty: none.
+    #[serde(default)]
+    pub progress: String,
+    /// Sequences per GPU in one forward pass, as far as is known.
+    #[serde(default)]
+    pub micro_batch: Option<u32>,
 }
 
 /// How checkpoints are backed up.
@@ -79,6 +86,10 @@ pub struct Wish {
     pub idle_stop_s: u32,
     /// See [`RunFile::provider_url`].
     pub provider_url: String,
+    /// See [`RunFile::progress`].
+    pub progress: String,
+    /// See [`RunFile::micro_batch`]; 0: unknown.
+    pub micro_batch: u32,
 }
 
 /// What the controller asks of the backup.
@@ -127,6 +138,9 @@ pub enum ConfigureError {
     /// The user's rule for when a checkpoint is complete.
     #[error("the rule for complete checkpoints is refused")]
     CompleteWhen(#[from] NoRule),
+    /// The user's expression for progress.
+    #[error("the expression for the lines that show progress is refused")]
+    Progress(#[from] ProgressError),
     /// The backup's target.
     #[error("the backup target is refused")]
     Target(#[from] TargetError),
@@ -153,6 +167,9 @@ impl RunFile {
         }
         let workdir = resolve(&wish.workdir, config::user_home().as_deref())
             .ok_or(ConfigureError::Workdir)?;
+        if !wish.progress.is_empty() {
+            Progress::new(&wish.progress)?;
+        }
         let backup = wish
             .backup
             .map(|backup| BackupPlan::decide(backup, &workdir))
@@ -170,7 +187,17 @@ impl RunFile {
             bring_up_s: wish.bring_up_s,
             idle_stop_s: wish.idle_stop_s,
             provider_url: wish.provider_url,
+            progress: wish.progress,
+            micro_batch: Some(wish.micro_batch).filter(|count| *count > 0),
         })
+    }
+
+    /// The user's expression, ready for use.
+    pub fn expression(&self) -> Option<Progress> {
+        // It was read once already, when the run was configured.
+        (!self.progress.is_empty())
+            .then(|| Progress::new(&self.progress).ok())
+            .flatten()
     }
 
     /// Reads what an earlier daemon was told.

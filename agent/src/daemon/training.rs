@@ -65,7 +65,7 @@ fn read_on(core: &Core, following: Option<Following>) -> Result<Option<Following
             Following {
                 log,
                 position,
-                recogniser: Recogniser::default(),
+                recogniser: Recogniser::with(core.run().and_then(|run| run.expression())),
             }
         }
     };

@@ -11,6 +11,7 @@
 mod bed;
 mod bridging;
 mod daemon;
+mod diagnosis;
 mod following;
 mod sessions;
 mod shim;

@@ -246,6 +246,8 @@ impl From<&BoxConfig> for v1::ConfigureRequest {
             bring_up_s: seconds(config.bring_up),
             idle_stop_s: config.idle_stop.map_or(0, seconds),
             provider_url: config.provider_url.clone(),
+            progress: config.progress.clone().unwrap_or_default(),
+            micro_batch: config.micro_batch.unwrap_or(0),
         }
     }
 }

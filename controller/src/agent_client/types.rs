@@ -320,6 +320,10 @@ pub struct BoxConfig {
     pub idle_stop: Option<std::time::Duration>,
     /// Base URL of the provider's API; empty: the box's own.
     pub provider_url: String,
+    /// The user's expression for the lines that show progress.
+    pub progress: Option<String>,
+    /// Sequences per GPU in one forward pass, for advice.
+    pub micro_batch: Option<u32>,
 }
 
 /// How to back checkpoints up.

@@ -6,7 +6,7 @@ use crate::{
     commands::Deps,
     error::CommandError,
     ledger,
-    run::{State, alarms},
+    run::{State, alarms, diagnosis},
     store::{AttemptRecord, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -42,6 +42,8 @@ struct Row {
     created_us: i64,
     /// What is wrong with the backup of a running training; null: nothing.
     backup_alarm: Option<String>,
+    /// Class of what ended the newest training; null: nothing did, or nobody knows.
+    ended_by: Option<String>,
     /// Process that watches the run; null: nobody does, so nobody would recover it.
     watched_by_pid: Option<u32>,
 }
@@ -133,6 +135,10 @@ fn row(
             Some(attempt) => alarms::backup(store, &run.name, attempt.number)?,
             None => None,
         },
+        ended_by: match latest {
+            Some(attempt) => diagnosis::of(store, attempt)?.map(|found| found.class),
+            None => None,
+        },
         watched_by_pid: store.lease(&run.name)?.map(|lease| lease.pid),
     })
 }
@@ -155,6 +161,9 @@ fn table(rows: &[Row]) -> Table {
             (None, None) => "nobody watches".to_owned(),
         };
         let state = match row.outcome {
+            Some(outcome) if row.ended_by.is_some() => {
+                format!("{outcome}: {}", row.ended_by.as_deref().unwrap_or_default())
+            }
             Some(outcome) if outcome != row.state => format!("{outcome}, {}", row.state),
             Some(outcome) => outcome.to_owned(),
             None if row.stop_requested => format!("{}, stopping", row.state),

@@ -72,5 +72,5 @@ pub async fn resume(
     };
     let summary = watching::summary(&store, &ended)?;
     ui.show(&summary, ui::attempts_table);
-    watching::verdict(&ended)
+    watching::verdict(&store, &ended)
 }

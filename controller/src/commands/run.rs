@@ -218,5 +218,5 @@ pub async fn run(
     };
     let summary = watching::summary(&store, &ended)?;
     ui.show(&summary, ui::attempts_table);
-    watching::verdict(&ended)
+    watching::verdict(&store, &ended)
 }

@@ -8,7 +8,7 @@ use crate::{
     agent_client::{AgentStatus, SessionState},
     commands::{Deps, watching},
     error::CommandError,
-    run::{State, alarms, bringing_up::TRAIN, summary::RunSummary},
+    run::{State, alarms, bringing_up::TRAIN, diagnosis::Diagnosis, summary::RunSummary},
     ui::{self, Ui, text},
 };
 
@@ -85,6 +85,13 @@ fn record(ui: &mut Ui, summary: &RunSummary, backup_alarm: Option<&str>) {
     if let Some(reason) = &summary.reason {
         ui.line(format_args!("  reason       {reason}"));
     }
+    if let Some(found) = summary
+        .attempts
+        .last()
+        .and_then(|last| last.diagnosis.as_ref())
+    {
+        show_diagnosis(ui, found);
+    }
     if let Some(step) = summary.step {
         ui.line(format_args!("  step         {step}"));
     }
@@ -112,6 +119,19 @@ fn record(ui: &mut Ui, summary: &RunSummary, backup_alarm: Option<&str>) {
         ui.line(format_args!("  backup       BEHIND: {alarm}"));
     }
     ui.table(&ui::attempts_table(summary));
+}
+
+/// What ended the training, and what to do about it.
+fn show_diagnosis(ui: &mut Ui, found: &Diagnosis) {
+    let line = found.line.map_or_else(String::new, |line| {
+        format!(" (line {line} of `{}`)", found.session)
+    });
+    ui.line(format_args!(
+        "  ended by     {}: {}",
+        found.class, found.meaning
+    ));
+    ui.line(format_args!("  evidence     {}{line}", found.evidence));
+    ui.line(format_args!("  next         {}", found.advice));
 }
 
 async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Option<AgentStatus>, CommandError> {

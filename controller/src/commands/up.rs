@@ -38,7 +38,8 @@ pub async fn up(
     let Some(ended) = watching::watch(ui, deps, &run.name, goal, stop).await? else {
         return Ok(());
     };
-    let summary = watching::summary(deps.store()?.as_ref(), &ended)?;
+    let store = deps.store()?;
+    let summary = watching::summary(&store, &ended)?;
     ui.show(&summary, ui::attempts_table);
-    watching::verdict(&ended)
+    watching::verdict(&store, &ended)
 }

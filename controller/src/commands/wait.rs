@@ -8,7 +8,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     commands::{Deps, watching},
     error::{CommandError, ErrorKind},
-    run::lifecycle::Goal,
+    run::{
+        diagnosis::{self, Diagnosis},
+        lifecycle::Goal,
+    },
     spec::duration,
     store::{Outcome, RunRecord},
     ui::{Table, Ui},
@@ -34,6 +37,7 @@ struct Waited {
     run: String,
     outcome: Option<Outcome>,
     reason: Option<String>,
+    diagnosis: Option<Diagnosis>,
 }
 
 /// Waits for every run at once.
@@ -67,10 +71,17 @@ pub async fn wait(
             for run in ended {
                 records.push(run?);
             }
-            let rows: Vec<Waited> = records
-                .iter()
-                .map(|run| Waited { run: run.name.clone(), outcome: run.outcome, reason: run.reason.clone() })
-                .collect();
+            let store = deps.store()?;
+            let mut rows = Vec::new();
+            for run in &records {
+                let attempt = store.latest_attempt(&run.name)?;
+                rows.push(Waited {
+                    run: run.name.clone(),
+                    outcome: run.outcome,
+                    reason: run.reason.clone(),
+                    diagnosis: attempt.map(|attempt| diagnosis::of(&store, &attempt)).transpose()?.flatten(),
+                });
+            }
             ui.show(&rows, |rows| {
                 let mut table = Table::new(&["RUN", "OUTCOME", "REASON"]);
                 for row in rows {
@@ -80,7 +91,7 @@ pub async fn wait(
                 table
             });
             // Of several the worst decides: the one with the highest exit code.
-            let worst = records.iter().filter_map(|run| watching::verdict(run).err()).max_by_key(CommandError::exit_code);
+            let worst = records.iter().filter_map(|run| watching::verdict(&store, run).err()).max_by_key(CommandError::exit_code);
             worst.map_or(Ok(()), Err)
         }
         () = limit => {

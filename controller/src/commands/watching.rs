@@ -13,6 +13,7 @@ use crate::{
     commands::Deps,
     error::{CommandError, ErrorKind},
     run::{
+        diagnosis,
         lifecycle::{Goal, Lifecycle, Report},
         summary::{RunSummary, summarise},
         vigil,
@@ -165,14 +166,26 @@ pub fn summary(store: &Store, run: &RunRecord) -> Result<RunSummary, CommandErro
 }
 
 /// What an ended run makes of the exit code.
-pub fn verdict(run: &RunRecord) -> Result<(), CommandError> {
+pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
     let reason = run.reason.clone();
+    let found = match store.latest_attempt(&run.name)? {
+        Some(attempt) => diagnosis::of(store, &attempt)?,
+        None => None,
+    };
     let failed = |text: &str, kind: ErrorKind| {
         let mut err = CommandError::new(format!("run `{}` {text}", run.name))
             .kind(kind)
             .about(&run.name);
         if let Some(reason) = reason {
             err = err.because(reason);
+        }
+        if let Some(found) = found {
+            let line = found
+                .line
+                .map_or_else(String::new, |line| format!(" (line {line} of its log)"));
+            err = err
+                .because(format!("{}{line}: {}", found.class, found.evidence))
+                .hint(found.advice);
         }
         Err(err)
     };

@@ -342,6 +342,8 @@ impl Lifecycle {
             bring_up: run.spec.bring_up(),
             idle_stop: (run.spec.on_done != OnDone::Keep).then_some(run.spec.limits.bring_up),
             provider_url: self.provider.base_url(),
+            progress: run.spec.progress.clone(),
+            micro_batch: run.spec.model.as_ref().and_then(|model| model.micro_batch),
         }
     }
 

@@ -9,6 +9,7 @@ use crate::{
         State, believable_step,
         boxes::{KEPT, has_bucket},
         bringing_up::{TRAIN, ended_text, last_lines},
+        diagnosis::{self, Diagnosis},
         halt::{Halt, refused},
         lifecycle::{LOOK_AGAIN, Lifecycle},
         site::{Site, SiteError},
@@ -22,6 +23,10 @@ const LAST_BACKUP: Duration = Duration::from_secs(30 * 60);
 const STOP_GRACE: Duration = Duration::from_secs(120);
 /// A box whose money is over gets this long to be finished in order, then it is stopped as it is.
 const LIMIT_GRACE: Duration = Duration::from_secs(60);
+
+/// How long the agent may take to find out what ended a session: it reads the end of the log, and older ones do not tell at all.
+const DIAGNOSIS_LIMIT: Duration = Duration::from_secs(10);
+const DIAGNOSIS_LOOK: Duration = Duration::from_millis(500);
 
 /// Why a training is ended before its own end.
 pub(crate) enum Ending {
@@ -429,15 +434,51 @@ impl Lifecycle {
             }
         }
         self.take_record(run, attempt, site).await?;
+        let found = self.diagnosed(run, attempt, site).await?;
         let lines = last_lines(&tail);
         let detail =
             serde_json::json!({"how": how, "last_lines": lines, "unsaved_bytes": unsaved_bytes});
         self.note(run, attempt.number, "crashed", detail)?;
         attempt.exit_code = ended.exit_code;
-        attempt.reason = Some(format!("the training {how}"));
+        attempt.reason = Some(match found {
+            Some(found) => format!("the training {how}: {}", found.meaning),
+            None => format!("the training {how}"),
+        });
         self.move_to(attempt, State::Failed)?;
         self.end(run, Outcome::Crashed, attempt.reason.as_deref())?;
         Ok(())
+    }
+
+    /// What the agent found out about the end of a session that it has just seen; it takes a moment to read the log.
+    pub(crate) async fn diagnosed(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        site: &dyn Site,
+    ) -> Result<Option<Diagnosis>, Halt> {
+        let until = tokio::time::Instant::now() + DIAGNOSIS_LIMIT;
+        loop {
+            if let Some(found) = diagnosis::of(&self.store, attempt)? {
+                let Diagnosis {
+                    class,
+                    meaning,
+                    advice,
+                    ..
+                } = &found;
+                self.say(
+                    run,
+                    &format!("Ended by {class}: {meaning}. Next: {advice}."),
+                );
+                return Ok(Some(found));
+            }
+            if tokio::time::Instant::now() >= until {
+                return Ok(None);
+            }
+            tokio::time::sleep(DIAGNOSIS_LOOK).await;
+            self.copy_events(run, attempt, site)
+                .await
+                .map_err(|err| unsaved(run, err))?;
+        }
     }
 }
 

@@ -110,10 +110,18 @@ impl Lifecycle {
         };
         let lines = last_lines(&tail);
         self.say(run, &format!("`smoke` {how}. Its last lines:\n{lines}"));
+        // One that was ended for its time has no cause of its own.
+        let found = match timed_out(&ended, smoke) {
+            true => None,
+            false => self.diagnosed(run, attempt, site).await?,
+        };
         let detail = serde_json::json!({"session": SMOKE, "how": how, "last_lines": lines, "unsaved_bytes": 0});
         self.note(run, attempt.number, "crashed", detail)?;
         attempt.exit_code = ended.exit_code;
-        attempt.reason = Some(format!("`smoke` {how}"));
+        attempt.reason = Some(match found {
+            Some(found) => format!("`smoke` {how}: {}", found.meaning),
+            None => format!("`smoke` {how}"),
+        });
         self.move_to(attempt, State::Failed)?;
         self.end(run, Outcome::Crashed, attempt.reason.as_deref())?;
         Ok(false)

@@ -6,7 +6,10 @@ use serde::Serialize;
 use crate::{
     ledger::{self, Cost, Interval, Reconciliation},
     provider::InstanceId,
-    run::State,
+    run::{
+        State,
+        diagnosis::{self, Diagnosis},
+    },
     store::{AttemptRecord, ChargeRecord, EventRecord, Outcome, RunRecord},
 };
 
@@ -70,6 +73,8 @@ pub struct AttemptSummary {
     pub charged: Option<Cost>,
     /// Why it ended.
     pub reason: Option<String>,
+    /// What ended its training, or its smoke, by the agent's own look at log and box.
+    pub diagnosis: Option<Diagnosis>,
 }
 
 /// Puts a run's records together. `now_us` closes what is still open.
@@ -128,6 +133,7 @@ pub fn summarise(
             ledger: ledger::attempt_cost(intervals, attempt.number, now_us),
             charged: charge.map(|charge| charge.cost),
             reason: attempt.reason.clone(),
+            diagnosis: diagnosis::among(events, attempt),
         });
     }
     let finals: Vec<(u32, Cost)> = charges
@@ -166,35 +172,45 @@ impl AttemptSummary {
     }
 }
 
+/// An attempt that has ended and is gone.
+#[cfg(test)]
+pub(crate) fn attempt_for_tests(number: u32) -> AttemptRecord {
+    AttemptRecord {
+        run: "r".to_owned(),
+        number,
+        state: State::Gone,
+        label: format!("l{number}"),
+        rental: crate::provider::Rental::Interruptible,
+        instance: Some(u64::from(number)),
+        machine_id: None,
+        gpu: "RTX 4090:1".to_owned(),
+        gpu_usd_per_hour: 0.2,
+        storage_usd_per_hour: 0.01,
+        ssh: Vec::new(),
+        created_us: 0,
+        state_us: 0,
+        started_us: 1,
+        gone_us: 2,
+        resumed_step: None,
+        last_step: None,
+        reason: None,
+        last_event: 0,
+        exit_code: None,
+        reopened_us: 0,
+        old_session_us: 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ledger::CostKind, provider::Rental};
+    use crate::ledger::CostKind;
 
     fn attempt(number: u32, resumed_step: Option<u64>, last_step: Option<u64>) -> AttemptRecord {
         AttemptRecord {
-            run: "r".to_owned(),
-            number,
-            state: State::Gone,
-            label: format!("l{number}"),
-            rental: Rental::Interruptible,
-            instance: Some(u64::from(number)),
-            machine_id: None,
-            gpu: "RTX 4090:1".to_owned(),
-            gpu_usd_per_hour: 0.2,
-            storage_usd_per_hour: 0.01,
-            ssh: Vec::new(),
-            created_us: 0,
-            state_us: 0,
-            started_us: 1,
-            gone_us: 2,
             resumed_step,
             last_step,
-            reason: None,
-            last_event: 0,
-            exit_code: None,
-            reopened_us: 0,
-            old_session_us: 0,
+            ..attempt_for_tests(number)
         }
     }
 

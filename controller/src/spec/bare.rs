@@ -103,6 +103,7 @@ impl RunSpec {
             smoke: None,
             run: command_text(&bare.command),
             resume: None,
+            progress: None,
             checkpoints: checkpoints(bare)?,
             recover: Recover {
                 policy: RecoverPolicy::Elsewhere,

@@ -119,6 +119,7 @@ pub(super) struct FileKeys {
     smoke: Option<SmokeKeys>,
     run: Scalar,
     resume: Option<String>,
+    progress: Option<ProgressKeys>,
     checkpoints: Option<CheckpointsKeys>,
     recover: Option<RecoverKeys>,
     limits: Option<LimitsKeys>,
@@ -132,6 +133,12 @@ pub(super) struct SmokeKeys {
     run: Scalar,
     steps: Option<Scalar>,
     timeout: Option<Scalar>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
+pub(super) struct ProgressKeys {
+    regex: Scalar,
 }
 
 #[derive(Debug, Deserialize)]
@@ -352,6 +359,10 @@ impl FileKeys {
             smoke: self.smoke.as_ref().map(smoke).transpose()?,
             run: self.run.value.clone(),
             resume: self.resume.clone(),
+            progress: option(
+                self.progress.as_ref().map(|keys| &keys.regex),
+                values::progress,
+            )?,
             checkpoints,
             recover: Recover {
                 policy: or(

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use spotter_trainlog::{GROUPS, Progress, ProgressError};
+
 /// A size in GB (10^9 bytes, as the market counts): `500GB`, `1TB`, `0.5 TiB`, or a bare number of GB.
 pub fn size_gb(text: &str) -> Result<f64, String> {
     const UNITS: [(&str, f64); 7] = [
@@ -58,6 +60,20 @@ pub fn complete_when(text: &str) -> Result<String, String> {
         "quiet" => Ok(format!("quiet {}ms", duration(rest)?.as_millis())),
         "command" => Ok(format!("command {rest}")),
         _ => Err(HELP.to_owned()),
+    }
+}
+
+/// An expression for the lines of a log that show progress.
+pub fn progress(text: &str) -> Result<String, String> {
+    match Progress::new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(ProgressError::Malformed(why)) => {
+            Err(format!("`{text}` is no regular expression: {why}"))
+        }
+        Err(err) => Err(format!(
+            "`{text}` finds no values: {err}; groups are {}, as in `(?<step>\\d+)`",
+            GROUPS.join(", ")
+        )),
     }
 }
 

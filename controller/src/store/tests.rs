@@ -39,6 +39,7 @@ fn run(name: &str) -> RunRecord {
         smoke: None,
         run: "python train.py".into(),
         resume: None,
+        progress: None,
         checkpoints: None,
         recover: Recover {
             policy: RecoverPolicy::Elsewhere,

@@ -7,6 +7,7 @@
 )]
 
 mod again;
+mod diagnosis;
 mod links;
 mod market;
 mod money;

@@ -222,6 +222,7 @@ pub fn spec(name: &str) -> RunSpec {
         smoke: None,
         run: "train".to_owned(),
         resume: None,
+        progress: None,
         checkpoints: Some(Checkpoints {
             dir: "checkpoints".to_owned(),
             to: Some("s3://bucket/runs".to_owned()),

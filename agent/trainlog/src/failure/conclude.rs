@@ -9,8 +9,8 @@ pub struct End {
     pub exit_code: Option<i32>,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// Kills by the kernel for want of memory in its container since it started.
-    pub oom_kills: u64,
+    /// Kills by the kernel for want of memory in its container since it started; `None`: nobody counts them there.
+    pub oom_kills: Option<u64>,
     /// Codes of Xid events of its GPUs since it started.
     pub xids: Vec<u32>,
     /// The machine is being taken away, or its container stopped.
@@ -47,11 +47,14 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
         return log.filter(|found| found.class == Class::NanLoss);
     }
     let killed = signal == Some(SIGKILL);
-    if killed && end.oom_kills > 0 {
-        let times = end.oom_kills;
+    if killed && let Some(times @ 1..) = end.oom_kills {
+        let times = match times {
+            1 => "once".to_owned(),
+            more => format!("{more} times"),
+        };
         return shown(
             Class::HostOom,
-            format!("the kernel ended a process of the container {times} times for want of memory"),
+            format!("the kernel ended a process of the container {times} for want of memory"),
         );
     }
     let explained = log
@@ -67,6 +70,11 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
         Some(SIGKILL) if end.machine_ends => shown(
             Class::Preempted,
             "it was killed while the machine ended".to_owned(),
+        ),
+        // Whoever killed it, it was not for the container's memory.
+        Some(SIGKILL) if log.is_none() && end.oom_kills == Some(0) => shown(
+            Class::TracebackOther,
+            "it was killed by SIGKILL, and not for want of the container's memory".to_owned(),
         ),
         Some(SIGKILL) if log.is_none() => shown(
             Class::HostOom,
@@ -128,6 +136,15 @@ mod tests {
             ("no words", None, code(1), Class::TracebackOther),
             ("a kill", None, signal(SIGKILL), Class::HostOom),
             ("a kill seen by a shell", None, code(137), Class::HostOom),
+            (
+                "a kill that the memory's counter does not know",
+                None,
+                End {
+                    oom_kills: Some(0),
+                    ..signal(SIGKILL)
+                },
+                Class::TracebackOther,
+            ),
             ("a bus error", None, code(135), Class::DataloaderShm),
             ("told to end", None, code(143), Class::Preempted),
             ("a crash", None, signal(11), Class::TracebackOther),
@@ -142,7 +159,7 @@ mod tests {
                 log(Class::TracebackOther),
                 End {
                     signal: Some(SIGKILL),
-                    oom_kills: 1,
+                    oom_kills: Some(1),
                     ..End::default()
                 },
                 Class::HostOom,

@@ -115,6 +115,10 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
             "the machine was taken away, or its time was up".to_owned(),
             "go on from the last checkpoint".to_owned(),
         ),
+        Class::TracebackOther if found.evidence.contains("SIGKILL") => (
+            "somebody or something killed it, and the container's memory was not the reason".to_owned(),
+            "start it again; if it is killed again, look for who does it, or take another machine".to_owned(),
+        ),
         Class::TracebackOther => (
             "the program ended by an error of its own".to_owned(),
             "read the lines before its end; it will fail again until that is mended".to_owned(),

@@ -182,7 +182,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
     check_error(
         &format!("{SMALL}notify: {{}}\n"),
         "run.yaml:4:1: unknown key `notify`; the keys here are name, workdir, resources, model, image, onstart, envs, setup, \
-         smoke, run, resume, checkpoints, recover, limits, results, on_done",
+         smoke, run, resume, progress, checkpoints, recover, limits, results, on_done",
     );
 }
 
@@ -341,6 +341,30 @@ fn a_literal_secret_is_refused_without_showing_it() {
         "{err}"
     );
     assert!(!err.contains("hf_verysecret"), "{err}");
+}
+
+#[test]
+fn an_expression_for_progress_is_checked_where_it_stands() {
+    let file = |regex: &str| format!("{SMALL}progress: {{regex: '{regex}'}}\n");
+    let good = r"it (?<step>\d+)/(?<total>\d+) nll (?<loss>\S+)";
+    let spec = parse(&file(good), "run.yaml", dir().path()).unwrap();
+    assert_eq!(spec.progress.as_deref(), Some(good));
+    for (regex, expected) in [
+        ("it (", "4:19: `it (` is no regular expression: "),
+        (
+            r"it (\d+)",
+            r"4:19: `it (\d+)` finds no values: it has no named group; groups are step, total, ",
+        ),
+        (
+            r"it (?<speed>\d+)",
+            r"4:19: `it (?<speed>\d+)` finds no values: no value is called `speed`; groups are step, ",
+        ),
+    ] {
+        let err = parse(&file(regex), "run.yaml", dir().path())
+            .unwrap_err()
+            .to_string();
+        assert!(err.starts_with(&format!("run.yaml:{expected}")), "{err}");
+    }
 }
 
 #[test]

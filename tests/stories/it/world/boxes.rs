@@ -39,6 +39,8 @@ pub struct Script {
     pub step_s: u64,
     /// Exit code at the end, and at which step a crash comes.
     pub crash_at: Option<(u64, i32)>,
+    /// What the agent finds out about a crash; `None`: it does not tell.
+    pub diagnosis: Option<serde_json::Value>,
     /// Boxes that never answer, by how many of them.
     pub dead_boxes: u32,
     /// The link to every box is cut.
@@ -95,6 +97,7 @@ impl ScriptedBoxes {
             total_steps,
             step_s: 1,
             crash_at: None,
+            diagnosis: None,
             dead_boxes: 0,
             cut: false,
             breaks: BTreeMap::new(),
@@ -345,6 +348,14 @@ impl Script {
                     "session.ended",
                     json!({"session": session.name}),
                 );
+                if state == SessionState::Exited
+                    && code != Some(0)
+                    && let Some(mut found) = self.diagnosis.clone()
+                {
+                    found["session"] = json!(session.name);
+                    found["started_us"] = json!(session.info(self).started_us);
+                    self.tell(session.instance, "session.diagnosed", found);
+                }
             }
         }
     }
