@@ -127,6 +127,11 @@ pub trait Boxes: Send + Sync {
     async fn lose_power(&self, id: u64) -> anyhow::Result<()>;
     /// Ends it for good and removes its disk.
     async fn destroy(&self, id: u64) -> anyhow::Result<()>;
+    /// Makes a stopped box anew: nothing of its disk is left.
+    async fn remake(&self, spec: BoxSpec) -> anyhow::Result<()> {
+        self.destroy(spec.id).await?;
+        self.create(spec).await
+    }
     /// Replaces the keys that may log in.
     async fn set_keys(&self, id: u64, keys: Vec<String>) -> anyhow::Result<()>;
     /// Turns a fault of the link on or off. It stays through stop and start, until [`LinkFault::Heal`].

@@ -72,6 +72,8 @@ pub fn router(control: Control) -> Router {
         .route("/sim/tenant-leaves", post(tenant_leaves))
         .route("/sim/host-loss", post(host_loss))
         .route("/sim/host-back", post(host_back))
+        .route("/sim/container-ends", post(container_ends))
+        .route("/sim/rewrite-keys", post(rewrite_keys))
         .route("/sim/link", post(link))
         .route("/sim/traffic", post(traffic))
         .route("/sim/credit", post(credit))
@@ -223,6 +225,14 @@ async fn host_back(State(control): State<Control>, body: String) -> Reply {
     one(&control, &body, "back", Market::host_back)
 }
 
+async fn container_ends(State(control): State<Control>, body: String) -> Reply {
+    one(&control, &body, "ended", Market::end_container)
+}
+
+async fn rewrite_keys(State(control): State<Control>, body: String) -> Reply {
+    one(&control, &body, "rewritten", Market::rewrite_keys)
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Link {
@@ -284,17 +294,19 @@ async fn change_faults(State(control): State<Control>, body: String) -> Reply {
         faults.change(change)?;
         faults.clone()
     };
-    control
-        .world
-        .act(|market, _| market.set_loading(changed.loading));
+    control.world.act(|market, _| {
+        market.set_loading(changed.loading);
+        market.set_pull_failure(changed.pull_failure.clone());
+    });
     reply(&json!(changed))
 }
 
 async fn clear_faults(State(control): State<Control>) -> Reply {
     *control.world.faults() = faults::Faults::default();
-    control
-        .world
-        .act(|market, _| market.set_loading(faults::Faults::default().loading));
+    control.world.act(|market, _| {
+        market.set_loading(faults::Faults::default().loading);
+        market.set_pull_failure(None);
+    });
     reply(&json!(faults::Faults::default()))
 }
 

@@ -51,6 +51,8 @@ pub enum Effect {
     Start(InstanceId, u64),
     /// Stop its container, with the grace.
     Stop(InstanceId),
+    /// Make its disk anew, from a fresh image, once its container has stopped.
+    Remake(InstanceId),
     /// Power is gone.
     LosePower(InstanceId),
     /// The set of keys changed.
@@ -110,6 +112,7 @@ pub struct Market {
     pub(crate) accounts: Vec<Account>,
     pub(crate) delays: Delays,
     pub(crate) loading: Loading,
+    pub(crate) pull_failure: Option<String>,
     effects: Vec<Effect>,
     next_offer: u64,
     next_instance: InstanceId,
@@ -133,6 +136,7 @@ impl Market {
             accounts,
             delays,
             loading: Loading::Normal,
+            pull_failure: None,
             effects: Vec::new(),
             next_offer: 36_230_001,
             next_instance: 7_835_610,
@@ -197,6 +201,9 @@ impl Market {
             metered: false,
             created_ms: now,
             container_started_ms: None,
+            exit_shows_ms: 0,
+            ended: false,
+            restart: None,
             destroyed_ms: None,
             ssh_keys: self.accounts[account].ssh_keys.clone(),
             api_key: self.secret("instance key", id),
@@ -259,6 +266,25 @@ impl Market {
         self.advance(now);
         self.living(id)?;
         self.at(id).order.label = Some(label);
+        Ok(())
+    }
+
+    /// Changes what a container is made from; takes effect when it is made anew.
+    ///
+    /// # Errors
+    /// When the instance does not exist any more.
+    pub fn reorder(
+        &mut self,
+        now: Millis,
+        id: InstanceId,
+        image: Option<String>,
+        onstart: Option<String>,
+    ) -> Result<(), Refused> {
+        self.advance(now);
+        self.living(id)?;
+        let order = &mut self.at(id).order;
+        order.image = image.unwrap_or_else(|| std::mem::take(&mut order.image));
+        order.onstart = onstart.or_else(|| order.onstart.take());
         Ok(())
     }
 
@@ -330,6 +356,11 @@ impl Market {
     /// Sets how long image pulls take from now on.
     pub fn set_loading(&mut self, loading: Loading) {
         self.loading = loading;
+    }
+
+    /// Image pulls end with this text from now on, or well again.
+    pub fn set_pull_failure(&mut self, text: Option<String>) {
+        self.pull_failure = text;
     }
 
     /// Takes an offer off the list; its GPUs are listed again under a new number.

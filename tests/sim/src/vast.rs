@@ -6,12 +6,18 @@
 pub mod account;
 pub mod actions;
 pub mod call;
+pub mod copies;
 pub mod create;
+mod dressing;
+pub mod extras;
 pub mod filter;
 pub mod instances;
 pub mod keys;
+pub mod results;
 pub mod rows;
 pub mod search;
+pub mod templates;
+pub mod volumes;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +33,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use crate::{
-    control::faults::{Fate, TooManyBody},
+    control::faults::{ErrorBody, Fate, TooManyBody},
     vast::call::{ApiError, answer},
     world::{SeenRequest, World},
 };
@@ -41,11 +47,48 @@ pub struct DropConnection;
 
 /// The whole API.
 pub fn router(world: Arc<World>) -> Router {
-    let routes: Vec<(&str, MethodRouter<Arc<World>>)> = vec![
+    let mut router = Router::new();
+    let routes = [
+        market_routes(),
+        instance_routes(),
+        account_routes(),
+        copy_routes(),
+    ];
+    for (path, methods) in routes.into_iter().flatten() {
+        router = router
+            .route(&format!("{path}/"), methods.clone())
+            .route(path, methods);
+    }
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
+        .layer(from_fn_with_state(world.clone(), surround))
+        .with_state(world)
+}
+
+type Routes = Vec<(&'static str, MethodRouter<Arc<World>>)>;
+
+fn market_routes() -> Routes {
+    vec![
         ("/api/v0/bundles", post(search::flat).get(search::by_query)),
         ("/api/v0/search/asks", put(search::nested)),
         ("/api/v0/gpu_names/unique", get(search::gpu_names)),
         ("/api/v0/asks/{offer}", put(create::create)),
+        ("/api/v0/asks/bulk", post(create::create_many)),
+        ("/api/v0/launch_instance", put(create::launch)),
+        ("/api/v0/machines/{id}/reports", get(extras::reports)),
+        ("/api/v0/volumes/search", post(volumes::search)),
+        (
+            "/api/v0/volumes",
+            get(volumes::list)
+                .put(volumes::create)
+                .delete(volumes::delete),
+        ),
+    ]
+}
+
+fn instance_routes() -> Routes {
+    vec![
         ("/api/v1/instances", get(instances::list)),
         (
             "/api/v0/instances",
@@ -62,27 +105,72 @@ pub fn router(world: Arc<World>) -> Router {
                 .delete(actions::destroy),
         ),
         ("/api/v0/instances/bid_price/{id}", put(actions::bid)),
+        ("/api/v0/instances/reboot/{id}", put(actions::reboot)),
+        ("/api/v0/instances/recycle/{id}", put(actions::recycle)),
+        ("/api/v0/instances/prepay/{id}", put(actions::prepay)),
+        ("/api/v0/instances/balance/{id}", get(actions::deposit)),
+        (
+            "/api/v0/instances/update_template/{id}",
+            put(actions::update),
+        ),
+        ("/api/v0/instances/request_logs/{id}", put(results::logs)),
+        ("/api/v0/instances/command/{id}", put(results::execute)),
+        ("/results/{name}", get(results::fetch)),
+        (
+            "/api/v0/instances/take_snapshot/{id}",
+            post(copies::snapshot),
+        ),
         (
             "/api/v0/instances/{id}/ssh",
             get(keys::of_instance).post(keys::attach),
         ),
         ("/api/v0/instances/{id}/ssh/{key}", delete(keys::detach)),
+    ]
+}
+
+fn account_routes() -> Routes {
+    vec![
         ("/api/v0/ssh", get(keys::list).post(keys::create)),
         ("/api/v0/ssh/{key}", delete(keys::delete)),
         ("/api/v0/users/current", get(account::current)),
+        (
+            "/api/v0/users/cloud_integrations",
+            get(extras::cloud_integrations),
+        ),
         ("/api/v0/charges", get(account::charges)),
-    ];
-    let mut router = Router::new();
-    for (path, methods) in routes {
-        router = router
-            .route(&format!("{path}/"), methods.clone())
-            .route(path, methods);
-    }
-    router
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_route)
-        .layer(from_fn_with_state(world.clone(), surround))
-        .with_state(world)
+        (
+            "/api/v0/secrets",
+            get(extras::secrets)
+                .post(extras::add_secret)
+                .put(extras::change_secret)
+                .delete(extras::remove_secret),
+        ),
+        (
+            "/api/v0/auth/apikeys",
+            get(extras::api_keys).post(extras::add_api_key),
+        ),
+        (
+            "/api/v0/template",
+            get(templates::list)
+                .post(templates::create)
+                .delete(templates::delete),
+        ),
+        (
+            "/api/v0/commands/schedule_job",
+            get(extras::jobs).post(extras::add_job),
+        ),
+    ]
+}
+
+fn copy_routes() -> Routes {
+    vec![
+        (
+            "/api/v0/commands/copy_direct",
+            put(copies::copy).delete(copies::cancel),
+        ),
+        ("/api/v0/commands/rsync", put(copies::rsync)),
+        ("/api/v0/commands/rclone", post(copies::cloud)),
+    ]
 }
 
 async fn no_route() -> ApiError {
@@ -102,6 +190,13 @@ async fn surround(State(world): State<Arc<World>>, request: Request, next: Next)
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
         body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        user_agent: parts
+            .headers
+            .get(header::USER_AGENT)
+            .and_then(|name| name.to_str().ok())
+            .unwrap_or_default()
+            .to_owned(),
+        with_key: parts.headers.contains_key(header::AUTHORIZATION),
         status: 0,
     };
     let (latency_ms, fate) = {
@@ -117,7 +212,11 @@ async fn surround(State(world): State<Arc<World>>, request: Request, next: Next)
                 .await
         }
         Fate::TooMany(body, retry_after_s) => too_many(body, retry_after_s),
-        Fate::ServerError(status) => server_error(status),
+        Fate::ServerError(status, body) => server_error(status, body),
+        Fate::SaysNo => answer(
+            200,
+            &json!({"success": false, "msg": "Something went wrong. Please try again."}),
+        ),
         Fate::Dropped => {
             let mut response = Response::default();
             response.extensions_mut().insert(DropConnection);
@@ -148,12 +247,26 @@ fn too_many(body: TooManyBody, retry_after_s: Option<u64>) -> Response {
             429,
             &json!({"success": false, "error": "rate_limit_exceeded", "msg": "API requests too frequent endpoint threshold=3.0"}),
         ),
+        TooManyBody::RetryAfter => answer(
+            429,
+            &json!({"success": false, "error": "rate_limit_exceeded", "msg": "API requests too frequent", "retry_after": retry_after_s.unwrap_or(2)}),
+        ),
         TooManyBody::SearchQuota => answer(
             429,
             &json!({"success": false, "error": "search_quota_exceeded", "msg": "Daily search quota exceeded."}),
         ),
     };
-    if let Some(seconds) = retry_after_s {
+    if body == TooManyBody::SearchQuota {
+        // The quota is renewed at midnight UTC.
+        let now_s = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let midnight_s = (now_s / 86_400 + 1) * 86_400;
+        response
+            .headers_mut()
+            .insert("x-ratelimit-reset", midnight_s.into());
+    }
+    if let Some(seconds) = retry_after_s.filter(|_| body != TooManyBody::RetryAfter) {
         response
             .headers_mut()
             .insert(header::RETRY_AFTER, seconds.into());
@@ -161,10 +274,19 @@ fn too_many(body: TooManyBody, retry_after_s: Option<u64>) -> Response {
     response
 }
 
-/// What a gateway says when what is behind it is away.
-fn server_error(status: u16) -> Response {
-    let status =
-        axum::http::StatusCode::from_u16(status).expect("the switch takes 500 to 599 only");
-    let page = format!("<html><head><title>{status}</title></head><body>{status}</body></html>");
-    (status, [(header::CONTENT_TYPE, "text/html")], page).into_response()
+/// What is said when what is behind a gateway is away.
+fn server_error(status: u16, body: ErrorBody) -> Response {
+    let code = axum::http::StatusCode::from_u16(status).expect("the switch takes 500 to 599 only");
+    match body {
+        ErrorBody::Html => {
+            let page =
+                format!("<html><head><title>{code}</title></head><body>{code}</body></html>");
+            (code, [(header::CONTENT_TYPE, "text/html")], page).into_response()
+        }
+        ErrorBody::Text => (code, "Internal error").into_response(),
+        ErrorBody::Json => answer(
+            status,
+            &json!({"success": false, "error": "server_error", "msg": "Internal error"}),
+        ),
+    }
 }

@@ -17,8 +17,9 @@ use tracing::{debug, warn};
 
 use crate::{
     boxes::{BoxSpec, Boxes},
-    control::faults::Faults,
+    control::faults::{self, Faults},
     market::{Account, Delays, Effect, InstanceId, Market, Millis, catalogue, instance::Instance},
+    vast::{extras::Extras, results::Results},
 };
 
 /// Docker's default between TERM and KILL.
@@ -65,6 +66,10 @@ pub struct SeenRequest {
     pub query: String,
     /// JSON body; null when there was none.
     pub body: serde_json::Value,
+    /// What the client calls itself.
+    pub user_agent: String,
+    /// It showed a key.
+    pub with_key: bool,
     /// HTTP status of the answer; 0: the connection was dropped instead.
     pub status: u16,
 }
@@ -75,6 +80,8 @@ pub struct World {
     boxes: Arc<dyn Boxes>,
     url: String,
     faults: Mutex<Faults>,
+    extras: Mutex<Extras>,
+    results: Mutex<Results>,
     seen: Mutex<VecDeque<SeenRequest>>,
     orders: Mutex<HashMap<InstanceId, mpsc::UnboundedSender<BoxOrder>>>,
     clock: Clock,
@@ -89,6 +96,7 @@ enum BoxOrder {
     Create(Box<BoxSpec>),
     Start(u64),
     Stop,
+    Remake(Box<BoxSpec>),
     LosePower,
     SetKeys,
     Destroy,
@@ -144,6 +152,8 @@ impl World {
             boxes,
             url: config.url.clone(),
             faults: Mutex::default(),
+            extras: Mutex::default(),
+            results: Mutex::default(),
             seen: Mutex::default(),
             orders: Mutex::default(),
             clock,
@@ -182,6 +192,26 @@ impl World {
     /// The fault switches.
     pub fn faults(&self) -> MutexGuard<'_, Faults> {
         lock(&self.faults)
+    }
+
+    /// What accounts keep beside instances and keys.
+    pub(crate) fn extras(&self) -> MutexGuard<'_, Extras> {
+        lock(&self.extras)
+    }
+
+    /// Results that clients fetch later.
+    pub(crate) fn results(&self) -> MutexGuard<'_, Results> {
+        lock(&self.results)
+    }
+
+    /// Address of the API.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Milliseconds since the epoch.
+    pub(crate) fn now_ms(&self) -> Millis {
+        self.clock.now()
     }
 
     /// Remembers an answered request.
@@ -226,12 +256,7 @@ impl World {
         debug!(?effect, "host");
         let (id, order) = match effect {
             Effect::Create(id) => {
-                let spec = box_spec(
-                    market,
-                    &market.instances()[&id],
-                    &self.url,
-                    self.boxes.host_address(),
-                );
+                let spec = self.spec_of(market, id);
                 let (sender, orders) = mpsc::unbounded_channel();
                 lock(&self.orders).insert(id, sender);
                 self.tasks.spawn(keep_box(self.clone(), id, orders));
@@ -239,6 +264,10 @@ impl World {
             }
             Effect::Start(id, epoch) => (id, BoxOrder::Start(epoch)),
             Effect::Stop(id) => (id, BoxOrder::Stop),
+            Effect::Remake(id) => {
+                let spec = self.spec_of(market, id);
+                (id, BoxOrder::Remake(Box::new(spec)))
+            }
             Effect::LosePower(id) => (id, BoxOrder::LosePower),
             Effect::SetKeys(id) => (id, BoxOrder::SetKeys),
             Effect::Destroy(id) => (id, BoxOrder::Destroy),
@@ -252,6 +281,15 @@ impl World {
         if ends {
             orders.remove(&id);
         }
+    }
+
+    fn spec_of(&self, market: &Market, id: InstanceId) -> BoxSpec {
+        let instance = &market.instances()[&id];
+        let mut spec = box_spec(market, instance, &self.url, self.boxes.host_address());
+        // What the order says itself comes last, and wins.
+        let secrets = self.extras().secrets(instance.account);
+        spec.env.splice(0..0, secrets);
+        spec
     }
 
     fn keys_of(self: &Arc<Self>, id: InstanceId) -> Vec<String> {
@@ -327,6 +365,10 @@ async fn keep_box(
                 match started {
                     Ok(address) => {
                         world.act(|market, now| market.box_started(now, id, epoch, address));
+                        if faults::take(&mut world.faults().container_ends) {
+                            // One that was stopped meanwhile has ended anyway.
+                            let _ = world.act(|market, now| market.end_container(now, id));
+                        }
                         if held {
                             let delay =
                                 Duration::from_secs_f64(world.faults().key_delay_s.max(0.0));
@@ -343,6 +385,9 @@ async fn keep_box(
             BoxOrder::Stop => {
                 log_failure(id, "stop", boxes.stop(id, STOP_GRACE).await);
                 world.act(|market, now| market.box_stopped(now, id));
+            }
+            BoxOrder::Remake(spec) => {
+                log_failure(id, "make anew", boxes.remake(*spec).await);
             }
             BoxOrder::LosePower => log_failure(id, "lose power", boxes.lose_power(id).await),
             BoxOrder::SetKeys => {

@@ -11,118 +11,17 @@
 
 mod support;
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-};
-
 use serde_json::{Value, json};
-use support::Sim;
+use support::{Sim, vastai::Client};
 
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBlPBq6NbAFE8Gw4YVYpvbwYlQlGuVVhTXcIhlwBaqJp me@laptop";
 
-/// What a run of the client did.
-struct Ran {
-    stdout: String,
-    stderr: String,
-    code: i32,
-    /// API requests that it made: method, path, body.
-    sent: Vec<(String, String, Value)>,
-}
-
-impl Ran {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|err| panic!("{err}: {}{}", self.stdout, self.stderr))
-    }
-
-    /// Asserts one printed text and the only (last) request.
-    fn check(&self, prints: &str, method: &str, path: &str, body: &Value) {
-        assert!(
-            self.stdout.contains(prints),
-            "{prints} is not in {}{}",
-            self.stdout,
-            self.stderr
-        );
-        let (got_method, got_path, got_body) = self.sent.last().expect("it made a request");
-        assert_eq!(
-            (got_method.as_str(), got_path.as_str(), got_body),
-            (method, path, body)
-        );
-        assert_eq!(self.code, 0);
-    }
-}
-
-struct Client<'a> {
-    program: PathBuf,
-    home: tempfile::TempDir,
-    sim: &'a Sim,
-}
-
-impl Client<'_> {
-    async fn run(&self, args: &[&str]) -> Ran {
-        self.run_with_key("a", args).await
-    }
-
-    async fn run_with_key(&self, key: &str, args: &[&str]) -> Ran {
-        let before = self.sim.world.seen().len();
-        let home = self.home.path();
-        let output = tokio::process::Command::new(&self.program)
-            .args(args)
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("HOME", home)
-            .env("XDG_CONFIG_HOME", home.join("config"))
-            .env("XDG_CACHE_HOME", home.join("cache"))
-            .env("XDG_DATA_HOME", home.join("data"))
-            .env("VAST_URL", &self.sim.url)
-            .env("VAST_API_KEY", key)
-            .env("VASTAI_NO_UPDATE_CHECK", "1")
-            .env("NO_PROXY", "*")
-            .env("COLUMNS", "240")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .unwrap();
-        let sent = self.sim.world.seen().split_off(before);
-        Ran {
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-            code: output.status.code().unwrap(),
-            sent: sent
-                .into_iter()
-                .map(|seen| (seen.method, seen.path, seen.body))
-                .collect(),
-        }
-    }
-}
-
-fn find_client() -> Option<PathBuf> {
-    let named = std::env::var_os("SPOTTER_VASTAI").map(PathBuf::from);
-    let in_workspace =
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/venv/bin/vastai");
-    Some(named.unwrap_or_else(in_workspace)).filter(|program| program.exists())
-}
-
 #[tokio::test]
 async fn the_official_client_searches_rents_reads_acts_and_destroys() {
-    let Some(program) = find_client() else {
-        let text =
-            "the official client vastai==1.9.1 is not installed (SPOTTER_VASTAI or target/venv)";
-        assert!(
-            std::env::var_os("SPOTTER_REQUIRE_ALL").is_none_or(|all| all != "1"),
-            "{text}"
-        );
-        eprintln!("SKIPPED: {text}");
-        return;
-    };
     let sim = Sim::open().await;
-    let client = Client {
-        program,
-        home: tempfile::tempdir().unwrap(),
-        sim: &sim,
+    let Some(client) = Client::find(&sim) else {
+        return sim.close().await;
     };
 
     // The first use also asks for GPU names, without a key, and for the user.

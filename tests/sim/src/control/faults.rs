@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::market::Loading;
+use crate::market::{Loading, instance::Order};
 
 /// Bodies that a 429 was seen with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +17,64 @@ pub enum TooManyBody {
     Detail,
     /// JSON with `success`, `error` and `msg`.
     Json,
+    /// JSON with a field `retry_after`.
+    RetryAfter,
     /// JSON of the daily search quota, which a client should not retry.
     SearchQuota,
+}
+
+/// What a broken server answers with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorBody {
+    /// A gateway's page.
+    #[default]
+    Html,
+    /// A line of plain text.
+    Text,
+    /// JSON with `success`, `error` and `msg`.
+    Json,
+}
+
+/// What stands where ports are not published.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoPorts {
+    /// `{}`.
+    #[default]
+    Empty,
+    /// `null`.
+    Null,
+    /// No such key.
+    Absent,
+    /// A map in which ssh's entry is null.
+    NullEntry,
+}
+
+/// By which of its two addresses a box can be reached. The other one is published and refuses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SshRoute {
+    /// By both.
+    #[default]
+    Both,
+    /// Only by the provider's proxy.
+    Proxy,
+    /// Only directly.
+    Direct,
+}
+
+/// What the API tells of a box's load.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Telemetry {
+    /// Nothing: null, and -1 for the disk.
+    #[default]
+    Unknown,
+    /// Zeros, whatever the box does.
+    Zero,
+    /// Figures of long ago.
+    Stale,
 }
 
 /// What goes wrong. All off by default.
@@ -35,16 +91,54 @@ pub struct Faults {
     pub retry_after_s: Option<u64>,
     /// Requests that are answered with [`Faults::server_error_status`], undone.
     pub server_error: u32,
-    /// 500 to 504; 0 means 502.
+    /// 500 to 599; 0 means 502.
     pub server_error_status: u16,
+    /// With this body.
+    pub server_error_body: ErrorBody,
+    /// Requests that are answered HTTP 200 with `success: false`, undone.
+    pub says_no: u32,
     /// Requests whose connection is dropped before anything is done.
     pub drop_request: u32,
-    /// Only requests of which `METHOD /path` contains this count for the four above.
+    /// Only requests of which `METHOD /path` contains this count for the five kinds above.
     pub only: Option<String>,
     /// Creates that find their offer gone.
     pub offers_gone: u32,
     /// 404, 410 or 400; 0 means 404.
     pub offers_gone_status: u16,
+    /// Creates whose bid is ignored: the instance is on-demand.
+    pub wrong_rental: u32,
+    /// Creates whose disk is half as large as ordered.
+    pub wrong_disk: u32,
+    /// Creates whose bid is doubled.
+    pub wrong_price: u32,
+    /// Creates that come up stopped, until somebody starts them.
+    pub starts_stopped: u32,
+    /// Containers that end by themselves as soon as they are up.
+    pub container_ends: u32,
+    /// Image pulls end with this text of the host's daemon, and the instance stays `loading` for ever.
+    pub pull_failure: Option<String>,
+    /// Reads of one instance that say `null` though it exists.
+    pub instances_null: u32,
+    /// Lists of instances that answer like a route that was switched off: no list in them.
+    pub list_deprecated: u32,
+    /// Status of a route that was switched off: 410 or 200; 0 means 410.
+    pub deprecated_status: u16,
+    /// Searches whose filters are ignored.
+    pub filters_ignored: u32,
+    /// Ports of a running container are published this long after it started, seconds.
+    pub ports_delay_s: f64,
+    /// What stands there meanwhile.
+    pub no_ports: NoPorts,
+    /// Ports are in the list only, not in the read of one instance.
+    pub ports_only_in_list: bool,
+    /// White space around `public_ipaddr`.
+    pub padded_address: bool,
+    /// How a box can be reached.
+    pub ssh_route: SshRoute,
+    /// What the API tells of a box's load.
+    pub telemetry: Telemetry,
+    /// Results of `logs` and `execute` are there this long after they were asked for, seconds.
+    pub result_delay_s: f64,
     /// Every answer takes this much longer, milliseconds.
     pub latency_ms: u64,
     /// How long image pulls take.
@@ -61,7 +155,9 @@ pub enum Fate {
     /// 429.
     TooMany(TooManyBody, Option<u64>),
     /// 5xx.
-    ServerError(u16),
+    ServerError(u16, ErrorBody),
+    /// 200 that says no.
+    SaysNo,
     /// No answer, nothing done.
     Dropped,
 }
@@ -96,8 +192,18 @@ impl Faults {
         if broken != 0 && !(500..=599).contains(&broken) {
             return Err(format!("server_error_status is 500 to 599, not {broken}"));
         }
-        if !self.key_delay_s.is_finite() || self.key_delay_s < 0.0 {
-            return Err("key_delay_s is a number of seconds, at least 0".to_owned());
+        if ![0, 200, 410].contains(&self.deprecated_status) {
+            let found = self.deprecated_status;
+            return Err(format!("deprecated_status is 200 or 410, not {found}"));
+        }
+        for (name, seconds) in [
+            ("key_delay_s", self.key_delay_s),
+            ("ports_delay_s", self.ports_delay_s),
+            ("result_delay_s", self.result_delay_s),
+        ] {
+            if !seconds.is_finite() || seconds < 0.0 {
+                return Err(format!("{name} is a number of seconds, at least 0"));
+            }
         }
         if matches!(self.loading, Loading::Seconds(seconds) if !(0.0..=1e9).contains(&seconds)) {
             return Err("loading takes a number of seconds, at least 0".to_owned());
@@ -127,7 +233,10 @@ impl Faults {
             } else {
                 self.server_error_status
             };
-            return Fate::ServerError(status);
+            return Fate::ServerError(status, self.server_error_body);
+        }
+        if take(&mut self.says_no) {
+            return Fate::SaysNo;
         }
         Fate::Served
     }
@@ -142,13 +251,30 @@ impl Faults {
         take(&mut self.offers_gone).then_some(status)
     }
 
+    /// Changes what was ordered, where a fault says so.
+    pub fn spoil(&mut self, order: &mut Order) {
+        if take(&mut self.wrong_rental) {
+            order.bid_usd_per_hour = None;
+        }
+        if take(&mut self.wrong_disk) {
+            order.disk_gb /= 2.0;
+        }
+        if take(&mut self.wrong_price) {
+            order.bid_usd_per_hour = order.bid_usd_per_hour.map(|bid| bid * 2.0);
+        }
+        if take(&mut self.starts_stopped) {
+            order.start_stopped = true;
+        }
+    }
+
     /// Whether the answer of this create is lost.
     pub fn lose_create(&mut self) -> bool {
         take(&mut self.lose_create_answer)
     }
 }
 
-fn take(count: &mut u32) -> bool {
+/// Counts a fault down; whether there was one left.
+pub fn take(count: &mut u32) -> bool {
     let some = *count > 0;
     *count = count.saturating_sub(1);
     some
@@ -176,9 +302,11 @@ mod tests {
         assert!(faults.change(json!({"latncy_ms": 1})).is_err());
         assert!(faults.change(json!([1])).is_err());
         assert!(faults.change(json!({"server_error_status": 99})).is_err());
+        assert!(faults.change(json!({"deprecated_status": 404})).is_err());
+        assert!(faults.change(json!({"ports_delay_s": -1})).is_err());
         assert!(faults.change(json!({"loading": {"seconds": -1}})).is_err());
         faults
-            .change(json!({"loading": "forever", "too_many_body": "search_quota"}))
+            .change(json!({"loading": "forever", "too_many_body": "search_quota", "no_ports": "null_entry"}))
             .unwrap();
         assert_eq!(faults.loading, Loading::Forever);
     }
@@ -194,11 +322,11 @@ mod tests {
         assert_eq!(faults.fate("GET", "/api/v0/users/current"), Fate::Served);
         assert_eq!(
             faults.fate("PUT", "/api/v0/asks/1/"),
-            Fate::ServerError(503)
+            Fate::ServerError(503, ErrorBody::Html)
         );
         assert_eq!(
             faults.fate("PUT", "/api/v0/asks/1/"),
-            Fate::ServerError(503)
+            Fate::ServerError(503, ErrorBody::Html)
         );
         assert_eq!(faults.fate("PUT", "/api/v0/asks/1/"), Fate::Served);
     }

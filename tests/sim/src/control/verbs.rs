@@ -51,6 +51,16 @@ pub enum Verb {
         /// Instance
         id: u64,
     },
+    /// The container of an instance ends by itself; the contract runs on
+    ContainerEnds {
+        /// Instance
+        id: u64,
+    },
+    /// The provider writes the keys of a box anew: what was added on the box is gone
+    RewriteKeys {
+        /// Instance
+        id: u64,
+    },
     /// Change what happens to the traffic between here and a box
     Link {
         /// Instance
@@ -145,6 +155,8 @@ impl Verb {
             Self::TenantLeaves { id } => post("/sim/tenant-leaves", json!({"id": id})),
             Self::HostLoss { id } => post("/sim/host-loss", json!({"id": id})),
             Self::HostBack { id } => post("/sim/host-back", json!({"id": id})),
+            Self::ContainerEnds { id } => post("/sim/container-ends", json!({"id": id})),
+            Self::RewriteKeys { id } => post("/sim/rewrite-keys", json!({"id": id})),
             Self::Link { id, fault } => post("/sim/link", json!({"id": id, "fault": fault})),
             Self::Traffic { id, down_gb, up_gb } => post(
                 "/sim/traffic",

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::market::{
     Effect, InstanceId, Loading, Market, Millis, Refused,
-    instance::{Container, Contract, Status, Step},
+    instance::{Container, Contract, Restart, Status, Step},
 };
 
 impl Market {
@@ -17,6 +17,7 @@ impl Market {
             return;
         }
         instance.container = Container::Up;
+        instance.ended = false;
         instance.address = Some(address);
         instance.container_started_ms = Some(now);
         instance.status = Some(Status::Running);
@@ -44,14 +45,18 @@ impl Market {
     /// A box that was told to stop has stopped.
     pub fn box_stopped(&mut self, now: Millis, id: InstanceId) {
         self.advance(now);
+        let exited_ms = self.delays.exited_ms;
         let instance = self.at(id);
         if instance.container != Container::Stopping || instance.destroyed_ms.is_some() {
             return;
         }
         instance.container = Container::Down;
         instance.address = None;
-        if !matches!(instance.status, Some(Status::Unknown | Status::Offline)) {
+        let restart = instance.restart.take();
+        let silent = matches!(instance.status, Some(Status::Unknown | Status::Offline));
+        if restart.is_none() && !silent {
             let started = instance.container_started_ms.is_some();
+            instance.exit_shows_ms = now + exited_ms;
             instance.status = Some(if started {
                 Status::Exited
             } else {
@@ -59,10 +64,68 @@ impl Market {
             });
         }
         self.meter(id, now);
+        if restart == Some(Restart::Recycle) {
+            self.push(Effect::Remake(id));
+        }
         // It was started again while it stopped.
-        if self.instances[&id].contract == Contract::Running {
+        let instance = &self.instances[&id];
+        if instance.contract == Contract::Running && !instance.ended {
             self.bring_up(id, now);
         }
+    }
+
+    /// A container's process ends by itself: the contract runs on, and with it the GPU's charge.
+    ///
+    /// # Errors
+    /// When the instance does not exist any more, or its container is not up.
+    pub fn end_container(&mut self, now: Millis, id: InstanceId) -> Result<(), Refused> {
+        self.stop_container(now, id)?;
+        self.at(id).ended = true;
+        Ok(())
+    }
+
+    /// The tenant wants its container stopped and started again; the GPUs stay its own.
+    ///
+    /// # Errors
+    /// When the instance does not exist any more, or its container is not up.
+    pub fn restart(
+        &mut self,
+        now: Millis,
+        id: InstanceId,
+        restart: Restart,
+    ) -> Result<(), Refused> {
+        self.stop_container(now, id)?;
+        let instance = self.at(id);
+        instance.restart = Some(restart);
+        instance.status = Some(match restart {
+            Restart::Reboot => Status::Rebooting,
+            Restart::Recycle => Status::Recycling,
+        });
+        self.meter(id, now);
+        Ok(())
+    }
+
+    fn stop_container(&mut self, now: Millis, id: InstanceId) -> Result<(), Refused> {
+        self.advance(now);
+        if self.living(id)?.container != Container::Up {
+            return Err(Refused::Impossible(format!(
+                "the container of instance {id} is not up"
+            )));
+        }
+        self.at(id).container = Container::Stopping;
+        self.push(Effect::Stop(id));
+        Ok(())
+    }
+
+    /// The provider writes the keys of a box anew: what was added on the box itself is gone.
+    ///
+    /// # Errors
+    /// When the instance does not exist any more.
+    pub fn rewrite_keys(&mut self, now: Millis, id: InstanceId) -> Result<(), Refused> {
+        self.advance(now);
+        self.living(id)?;
+        self.push(Effect::SetKeys(id));
+        Ok(())
     }
 
     /// The machine of this instance loses power. Answers every instance that went with it.
@@ -84,6 +147,7 @@ impl Market {
             let instance = self.at(*id);
             instance.next = Some((unknown, Step::Unknown));
             instance.address = None;
+            instance.restart = None;
             if instance.container != Container::Down {
                 instance.container = Container::Down;
                 self.push(Effect::LosePower(*id));
@@ -150,6 +214,7 @@ impl Market {
         };
         let delays = self.delays;
         let loading = self.loading;
+        let failure = self.pull_failure.clone();
         let instance = self.at(id);
         match step {
             Step::Created => {
@@ -158,9 +223,11 @@ impl Market {
             }
             Step::Loading => {
                 instance.status = Some(Status::Loading);
-                instance.status_msg =
-                    Some("4f4fb700ef54: Pull complete\n0a9fb61ac2dd: Downloading".to_owned());
+                let pulling = "4f4fb700ef54: Pull complete\n0a9fb61ac2dd: Downloading";
+                let said = failure.clone().unwrap_or_else(|| pulling.to_owned());
+                instance.status_msg = Some(said);
                 instance.next = match loading {
+                    _ if failure.is_some() => None,
                     Loading::Normal => Some((now + delays.pull_ms, Step::Start)),
                     Loading::Seconds(seconds) => {
                         Some((now + (seconds * 1000.0) as Millis, Step::Start))

@@ -40,6 +40,10 @@ impl Market {
         instance.wants_to_run = true;
         instance.intended = Intended::Running;
         if instance.contract == Contract::Running {
+            // A container that ended by itself is started again.
+            if std::mem::take(&mut instance.ended) && instance.container == Container::Down {
+                self.bring_up(id, now);
+            }
             return Ok(Started::Running);
         }
         if self.try_take(id, now) {
@@ -229,6 +233,8 @@ impl Market {
         }
         instance.contract = Contract::Stopped;
         instance.metered = false;
+        instance.ended = false;
+        instance.restart = None;
         // A lost host goes on being lost; everything else that was planned is off.
         instance.next = instance
             .next

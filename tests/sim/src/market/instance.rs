@@ -152,6 +152,10 @@ pub enum Status {
     Running,
     /// Down, disk kept.
     Exited,
+    /// Stopped and started again on request.
+    Rebooting,
+    /// Made anew from its image on request.
+    Recycling,
     /// No recent heartbeat of the host.
     Unknown,
     /// The host is gone.
@@ -166,6 +170,8 @@ impl Status {
             Self::Loading => "loading",
             Self::Running => "running",
             Self::Exited => "exited",
+            Self::Rebooting => "rebooting",
+            Self::Recycling => "recycling",
             Self::Unknown => "unknown",
             Self::Offline => "offline",
         }
@@ -184,6 +190,16 @@ pub enum Container {
     Up,
     /// A stop was ordered.
     Stopping,
+}
+
+/// A restart that the tenant asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restart {
+    /// On the same disk.
+    Reboot,
+    /// On a new disk from a freshly pulled image.
+    Recycle,
 }
 
 /// What happens to an instance by itself at its time.
@@ -243,6 +259,12 @@ pub struct Instance {
     pub created_ms: Millis,
     /// When its container last came up.
     pub container_started_ms: Option<Millis>,
+    /// The API says `running` until then though the container is down: its word comes late.
+    pub exit_shows_ms: Millis,
+    /// Its container ended by itself, which the contract does not notice.
+    pub ended: bool,
+    /// A restart under way.
+    pub restart: Option<Restart>,
     /// When it was destroyed.
     pub destroyed_ms: Option<Millis>,
     /// Keys that may log in.
@@ -263,6 +285,14 @@ impl Instance {
         self.order
             .bid_usd_per_hour
             .unwrap_or(self.list_usd_per_hour)
+    }
+
+    /// What the API says of the container: the end of one shows late.
+    pub fn shown_status(&self, now: Millis) -> Option<Status> {
+        match self.status {
+            Some(Status::Exited) if now < self.exit_shows_ms => Some(Status::Running),
+            status => status,
+        }
     }
 
     /// Wants the GPUs and does not have them.

@@ -32,6 +32,11 @@ pub enum Attached {
 }
 
 impl Market {
+    /// Makes a key that may do everything an account may.
+    pub fn add_api_key(&mut self, account: usize, key: &str) {
+        self.accounts[account].api_keys.push(key.to_owned());
+    }
+
     /// Adds a key to an account, or finds it there.
     pub fn add_account_key(&mut self, now: Millis, account: usize, text: &str) -> SshKey {
         let known = self.accounts[account]

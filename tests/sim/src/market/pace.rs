@@ -15,6 +15,8 @@ pub struct Delays {
     pub pull_ms: Millis,
     /// From a granted start to the start of the container, image at hand.
     pub restart_ms: Millis,
+    /// From a container's end until the API says so (10 to 30 s were measured, of which its stop takes a part).
+    pub exited_ms: Millis,
     /// From GPUs being free again to a waiting contract taking them (40 to 60 s were measured).
     pub resume_ms: Millis,
     /// From a lost host to `unknown`.
@@ -32,6 +34,7 @@ impl Delays {
             loading_ms: scale(3.0),
             pull_ms: scale(25.0),
             restart_ms: scale(8.0),
+            exited_ms: scale(10.0),
             resume_ms: scale(45.0),
             unknown_ms: scale(20.0),
             offline_ms: scale(40.0),

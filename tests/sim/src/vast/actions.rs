@@ -1,4 +1,4 @@
-//! Acting on instances: start, stop, label, bid, destroy.
+//! Acting on instances: start, stop, reboot, recycle, label, bid, prepay, destroy.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use crate::{
-    market::{InstanceId, Started},
+    market::{InstanceId, Refused, Started, instance::Restart, machine::HOURS_PER_MONTH},
     vast::call::{Answer, ApiError, Call, Caller, ok, success},
     world::World,
 };
@@ -98,6 +98,92 @@ pub async fn bid(State(world): State<Arc<World>>, Path(id): Path<String>, call: 
     };
     world.act(|market, now| market.change_bid(now, id, bid))?;
     success()
+}
+
+/// `PUT /api/v0/instances/reboot/{id}/`: the same disk, the same GPUs.
+pub async fn reboot(State(world): State<Arc<World>>, Path(id): Path<String>, call: Call) -> Answer {
+    restart(&world, &id, &call, Restart::Reboot)
+}
+
+/// `PUT /api/v0/instances/recycle/{id}/`: a new disk, the same GPUs.
+pub async fn recycle(
+    State(world): State<Arc<World>>,
+    Path(id): Path<String>,
+    call: Call,
+) -> Answer {
+    restart(&world, &id, &call, Restart::Recycle)
+}
+
+fn restart(world: &Arc<World>, id: &str, call: &Call, restart: Restart) -> Answer {
+    call.account()?;
+    let id = call.instance(world, id)?;
+    world.act(|market, now| market.restart(now, id, restart))?;
+    success()
+}
+
+/// `PUT /api/v0/instances/update_template/{id}/`: another image, set-up or environment, on a new disk.
+pub async fn update(State(world): State<Arc<World>>, Path(id): Path<String>, call: Call) -> Answer {
+    let account = call.account()?;
+    let id = call.instance(&world, &id)?;
+    let template = match call.text("template_hash_id") {
+        Some(hash) => {
+            let found = world.extras().template(account, &hash);
+            Some(found.ok_or_else(|| ApiError::invalid(format!("no template {hash}")))?)
+        }
+        None => None,
+    };
+    let say = |key: &str| {
+        let own = call.text(key);
+        own.or_else(|| template.as_ref()?.text(key))
+    };
+    world.act(|market, now| {
+        market.reorder(now, id, say("image"), say("onstart"))?;
+        // One that is down takes it up at its next start.
+        match market.restart(now, id, Restart::Recycle) {
+            Err(Refused::Impossible(_)) => Ok(()),
+            other => other,
+        }
+    })?;
+    ok(json!({"success": true, "updated_instance": id}))
+}
+
+/// `PUT /api/v0/instances/prepay/{id}/`: takes a term for an on-demand instance out of the credit. Its rates stay as they are.
+pub async fn prepay(State(world): State<Arc<World>>, Path(id): Path<String>, call: Call) -> Answer {
+    let account = call.account()?;
+    let id = call.instance(&world, &id)?;
+    let amount = call.number("amount").filter(|amount| *amount > 0.0);
+    let amount = amount.ok_or_else(|| ApiError::invalid("error 400/2305: amount is missing"))?;
+    let months = world.act(|market, now| {
+        let instance = market.living(id)?;
+        let rate = instance.gpu_usd_per_hour() + instance.storage_usd_per_hour;
+        let is_bid = instance.order.bid_usd_per_hour.is_some();
+        if is_bid {
+            let text = format!("Instance {id} is interruptible.");
+            return Err(ApiError::invalid(text));
+        }
+        if market.credit_usd(account, now) < amount {
+            return Err(ApiError::new(
+                411,
+                "insufficient_credit",
+                "Insufficient credit",
+            ));
+        }
+        market.deposit(now, account, -amount);
+        Ok(amount / (rate * HOURS_PER_MONTH))
+    })?;
+    ok(json!({"success": true, "timescale": months, "discount_rate": 0.0}))
+}
+
+/// `GET /api/v0/instances/balance/{id}/`: nothing was prepaid at a discount.
+pub async fn deposit(
+    State(world): State<Arc<World>>,
+    Path(id): Path<String>,
+    call: Call,
+) -> Answer {
+    call.instance(&world, &id)?;
+    ok(json!({
+        "success": true, "refundable_deposit": 0.0, "total_discount": 0.0, "discount_months": 0.0,
+    }))
 }
 
 fn ids(call: &Call, key: &str) -> Result<Vec<String>, ApiError> {

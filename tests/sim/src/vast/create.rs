@@ -1,4 +1,4 @@
-//! `PUT /api/v0/asks/{offer}/`: an order becomes an instance.
+//! `PUT /api/v0/asks/{offer}/` and its kin: an order becomes an instance.
 
 use std::sync::Arc;
 
@@ -12,7 +12,9 @@ use crate::{
     market::instance::Order,
     vast::{
         DropConnection,
-        call::{Answer, ApiError, Call, answer},
+        call::{Answer, ApiError, Call, answer, ok},
+        search,
+        templates::Template,
     },
     world::World,
 };
@@ -20,7 +22,7 @@ use crate::{
 /// Disk when the order names none, GB.
 const DEFAULT_DISK_GB: f64 = 10.0;
 
-/// See the module's description.
+/// `PUT /api/v0/asks/{offer}/`.
 pub async fn create(
     State(world): State<Arc<World>>,
     Path(offer): Path<String>,
@@ -30,16 +32,45 @@ pub async fn create(
     let offer: u64 = offer
         .parse()
         .map_err(|_| ApiError::invalid(format!("error 400/3460: {offer} is no id")))?;
-    if call
-        .body
-        .get("template_hash_id")
-        .is_some_and(|id| !id.is_null())
-    {
-        return Err(ApiError::invalid(
-            "error 400/3461: Invalid args: there are no templates here",
-        ));
+    let mut order = order(&world, account, &call)?;
+    world.faults().spoil(&mut order);
+    rent(&world, account, offer, order)
+}
+
+/// `POST /api/v0/asks/bulk/`: one order for each of several offers.
+pub async fn create_many(State(world): State<Arc<World>>, call: Call) -> Answer {
+    let account = call.account()?;
+    let ids = call.body.get("ids").and_then(Value::as_array);
+    let ids = ids.ok_or_else(|| ApiError::invalid("error 400/3462: ids is missing"))?;
+    let order = order(&world, account, &call)?;
+    let mut made = Vec::new();
+    for offer in ids.iter().filter_map(Value::as_u64) {
+        let rented = world.act(|market, now| market.rent(now, account, offer, order.clone()));
+        made.push(
+            rented
+                .map_err(|refused| ApiError::from(refused).with("ask_id", offer))?
+                .id,
+        );
     }
-    let order = order(&call)?;
+    ok(json!({"success": true, "new_contracts": made}))
+}
+
+/// `PUT /api/v0/launch_instance/`: rents the first offer that a query finds and that is still there.
+pub async fn launch(State(world): State<Arc<World>>, call: Call) -> Answer {
+    let account = call.account()?;
+    let Some(Value::Object(query)) = call.body.get("q") else {
+        return Err(ApiError::invalid("error 400/3463: q is missing"));
+    };
+    let order = order(&world, account, &call)?;
+    let found = search::find(&world, account, query)?;
+    let offer = found.first().and_then(|row| row["id"].as_u64());
+    let offer = offer.ok_or_else(|| {
+        ApiError::new(404, "no_such_ask", "error 404/3603: no_such_ask No offers.")
+    })?;
+    rent(&world, account, offer, order)
+}
+
+fn rent(world: &Arc<World>, account: usize, offer: u64, order: Order) -> Answer {
     if let Some(status) = world.faults().offer_gone() {
         world.act(|market, now| market.withdraw(now, offer));
         return Err(gone(status, offer));
@@ -89,7 +120,18 @@ fn gone(status: u16, offer: u64) -> ApiError {
     }
 }
 
-fn order(call: &Call) -> Result<Order, ApiError> {
+fn order(world: &Arc<World>, account: usize, call: &Call) -> Result<Order, ApiError> {
+    let template = match call.text("template_hash_id") {
+        Some(hash) => Some(world.extras().template(account, &hash).ok_or_else(|| {
+            ApiError::invalid(format!("error 400/3461: Invalid args: no template {hash}"))
+        })?),
+        None => None,
+    };
+    // What the request says wins; null is not said.
+    let say = |key: &str| {
+        let own = call.text(key);
+        own.or_else(|| template.as_ref()?.text(key))
+    };
     let invalid = |text: &str| ApiError::invalid(format!("error 400/3467: Invalid args: {text}"));
     let price = match call.body.get("price") {
         None | Some(Value::Null) => None,
@@ -98,11 +140,15 @@ fn order(call: &Call) -> Result<Order, ApiError> {
                 .ok_or_else(|| invalid("price is no number"))?,
         ),
     };
-    let env = match call.body.get("env") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Object(env)) => pairs(env),
+    let mut env = template.as_ref().map_or_else(Vec::new, Template::env);
+    match call.body.get("env") {
+        None | Some(Value::Null) => {}
+        Some(Value::Object(own)) => {
+            env.retain(|(name, _)| !own.contains_key(name));
+            env.extend(pairs(own));
+        }
         Some(_) => return Err(invalid("env must be an object")),
-    };
+    }
     let args = match (call.body.get("args"), call.text("args_str")) {
         (Some(Value::Array(args)), _) => args
             .iter()
@@ -127,13 +173,13 @@ fn order(call: &Call) -> Result<Order, ApiError> {
         .flag("cancel_unavail")
         .unwrap_or(price.is_none() && !start_stopped);
     Ok(Order {
-        image: call.text("image").unwrap_or_default(),
+        image: say("image").unwrap_or_default(),
         label: call.text("label"),
         env,
-        onstart: call.text("onstart"),
+        onstart: say("onstart"),
         disk_gb,
         bid_usd_per_hour: price,
-        runtype: call.text("runtype").unwrap_or_else(|| "ssh".to_owned()),
+        runtype: say("runtype").unwrap_or_else(|| "ssh".to_owned()),
         args,
         cancel_unavailable,
         start_stopped,

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    control::faults,
     vast::{
         call::{Answer, ApiError, Call, Caller, ok},
+        dressing,
         filter::{Filters, SortKey, compare_values, number},
         rows,
     },
@@ -43,6 +45,10 @@ const SEARCH_KEYS: [&str; 16] = [
 /// `GET /api/v1/instances/`.
 pub async fn list(State(world): State<Arc<World>>, call: Call) -> Answer {
     let account = call.account()?;
+    let dress = world.faults().clone();
+    if faults::take(&mut world.faults().list_deprecated) {
+        return switched_off(dress.deprecated_status);
+    }
     let filters = filters(&call)?;
     let mut keys = order_by(&call)?;
     if !keys.iter().any(|(column, _)| column == "id") {
@@ -69,6 +75,7 @@ pub async fn list(State(world): State<Arc<World>>, call: Call) -> Answer {
         own.map(|instance| {
             let mut row = rows::instance(market, instance, now);
             row.insert("volume_info".to_owned(), json!([]));
+            dressing::dress(&mut row, &dress, instance, now);
             row
         })
         .collect()
@@ -114,21 +121,38 @@ pub async fn by_id(State(world): State<Arc<World>>, Path(id): Path<String>, call
     if matches!(call.caller, Caller::Instance(own) if own != id) {
         return Err(ApiError::forbidden());
     }
+    let dress = world.faults().clone();
+    if faults::take(&mut world.faults().instances_null) {
+        return ok(json!({"instances": null}));
+    }
     let row = world.act(|market, now| {
         let own = market.living(id).ok().filter(|instance| match call.caller {
             Caller::Account(account) => instance.account == account,
             Caller::Instance(own) => own == id,
         });
-        own.map(|instance| rows::instance(market, instance, now))
+        own.map(|instance| {
+            let mut row = rows::instance(market, instance, now);
+            dressing::dress(&mut row, &dress, instance, now);
+            if dress.ports_only_in_list {
+                row.remove("ports");
+            }
+            row
+        })
     });
     ok(json!({"instances": row}))
 }
 
 /// `GET /api/v0/instances/`, which the provider has switched off.
-pub async fn deprecated(call: Call) -> Answer {
+pub async fn deprecated(State(world): State<Arc<World>>, call: Call) -> Answer {
     call.account()?;
+    let status = world.faults().deprecated_status;
+    switched_off(status)
+}
+
+/// Seen as an error, and as a success whose body is one.
+fn switched_off(status: u16) -> Answer {
     Err(ApiError::new(
-        410,
+        if status == 0 { 410 } else { status },
         "deprecated_endpoint",
         "/api/v0/instances/ is deprecated. Use /api/v1/instances/ instead.",
     ))

@@ -152,7 +152,7 @@ pub fn instance(market: &Market, instance: &Instance, now: Millis) -> Map<String
     row.extend(prices(spec, gpus, gpu_usd, disk_usd));
     row.extend(entries(json!({
         "id": instance.id,
-        "actual_status": instance.status.map(Status::word), "intended_status": instance.intended.word(),
+        "actual_status": instance.shown_status(now).map(Status::word), "intended_status": instance.intended.word(),
         "cur_state": instance.contract.word(), "next_state": instance.contract.word(),
         "status_msg": instance.status_msg, "label": order.label,
         "template_id": null, "template_hash_id": null, "template_name": null,

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod vastai;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -31,6 +33,8 @@ pub struct NoBoxes {
     pub keys: Mutex<BTreeMap<u64, Vec<String>>>,
     starts: Mutex<u16>,
     pub refuse_start: Mutex<Option<String>>,
+    /// Home of every box, when a test made one.
+    pub home: Mutex<Option<PathBuf>>,
 }
 
 impl NoBoxes {
@@ -91,6 +95,11 @@ impl Boxes for NoBoxes {
         self.note(id, "destroy");
         Ok(())
     }
+    async fn remake(&self, spec: BoxSpec) -> anyhow::Result<()> {
+        self.note(spec.id, "remake");
+        self.specs.lock().unwrap().insert(spec.id, spec);
+        Ok(())
+    }
     async fn set_keys(&self, id: u64, keys: Vec<String>) -> anyhow::Result<()> {
         self.note(id, "set keys");
         self.keys.lock().unwrap().insert(id, keys);
@@ -101,7 +110,8 @@ impl Boxes for NoBoxes {
         Ok(())
     }
     async fn home(&self, id: u64) -> anyhow::Result<PathBuf> {
-        anyhow::bail!("box {id} has no home")
+        let home = self.home.lock().unwrap().clone();
+        home.ok_or_else(|| anyhow::anyhow!("box {id} has no home"))
     }
 }
 
