@@ -94,14 +94,19 @@ impl OwnInstance {
             .await
     }
 
-    /// Asks until the provider agrees. Being stopped ends this future, and everything else here, in mid-air.
-    pub async fn stop_for_certain(&self) {
+    /// Asks until the provider agrees, or until it is not wanted any more: false then. Being stopped ends this future, and
+    /// everything else here, in mid-air.
+    pub async fn stop_while(&self, still: impl Fn() -> bool) -> bool {
         let mut wait = SHORTEST_WAIT;
         while let Err(err) = self.stop().await {
             warn!(error = %chain(&err), wait_s = wait.as_secs(), "the box could not stop itself, will retry");
             time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_WAIT);
+            if !still() {
+                return false;
+            }
         }
+        true
     }
 
     async fn ask(&self, method: Method, body: Option<Value>) -> Result<(), SelfStopError> {

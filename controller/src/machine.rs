@@ -8,7 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use spotter_bucket::{Bucket, Layout, S3Bucket, S3Options, Target, prove};
+use spotter_bucket::{
+    Bucket, Ending, Layout, S3Bucket, S3Options, Target, ending::MAX_ENDING_BYTES, prove,
+};
 
 use crate::{
     agent_client::{
@@ -159,6 +161,23 @@ impl Sites for Machines {
         }
         pieces.sort_by_key(|piece| piece.position);
         Ok(pieces)
+    }
+
+    async fn left_ending(&self, spec: &RunSpec, attempt: u32) -> Result<Option<Ending>, SiteError> {
+        let Some((bucket, layout)) = bucket_of(spec)? else {
+            return Ok(None);
+        };
+        let failed = |err: spotter_bucket::BucketError| SiteError::Unreachable(chain(&err));
+        let key = layout.ending_key(attempt);
+        match bucket.head(&key).await.map_err(failed)? {
+            Some(found) if found.size_bytes <= MAX_ENDING_BYTES => {}
+            _ => return Ok(None),
+        }
+        let bytes = bucket.get(&key, None).await.map_err(failed)?;
+        // Whatever cannot be read says nothing, and the run is carried on.
+        Ok(Ending::parse(&bytes)
+            .inspect_err(|err| tracing::warn!(key, err = %chain(err), "passed over"))
+            .ok())
     }
 
     async fn open(

@@ -8,6 +8,7 @@ pub mod bringing_up;
 pub mod budget;
 pub mod claims;
 pub mod diagnosis;
+mod endings;
 pub mod environment;
 pub mod finishing;
 pub(crate) mod halt;

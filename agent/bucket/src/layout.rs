@@ -241,6 +241,11 @@ impl Layout {
         Some((session, generation.parse().ok()?, offset.parse().ok()?))
     }
 
+    /// Where a box that stops itself says how the training of an attempt ended.
+    pub fn ending_key(&self, attempt: u32) -> String {
+        format!("{}/endings/{attempt}.json", self.root)
+    }
+
     /// The commits of a listing of [`Layout::commits_prefix`], newest first; anything else there is passed over.
     pub fn newest_first(&self, listed: &[ListedObject]) -> Vec<CommitId> {
         let mut ids: Vec<CommitId> = listed

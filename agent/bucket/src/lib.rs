@@ -2,13 +2,15 @@
 //!
 //! Reading order: [`bucket`] is the small interface to object storage and its errors, [`s3`] the real one,
 //! [`memory`] the one for tests, [`contract`] what both promise, [`mod@prove`] whether a given one keeps it; [`manifest`] says
-//! what a checkpoint is, [`layout`] where its objects lie, [`target`] parses `s3://bucket/prefix`, [`credentials`] holds keys that never reach a log.
+//! what a checkpoint is, [`layout`] where its objects lie, [`target`] parses `s3://bucket/prefix`, [`credentials`] holds keys that never reach a log,
+//! [`ending`] is what a box that stops itself leaves.
 
 pub mod bucket;
 #[cfg(any(test, feature = "fakes"))]
 #[allow(clippy::unwrap_used, reason = "a suite of assertions panics by design")]
 pub mod contract;
 pub mod credentials;
+pub mod ending;
 pub mod layout;
 pub mod manifest;
 #[cfg(any(test, feature = "fakes"))]
@@ -22,6 +24,7 @@ pub use bucket::{
     ObjectInfo,
 };
 pub use credentials::Credentials;
+pub use ending::{EndedBy, Ending};
 pub use layout::{CommitId, Layout};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
 pub use prove::{Proof, prove};

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time;
 use tracing::warn;
 
-use super::{core::Core, presence, training::TRAINING_SESSION};
+use super::{core::Core, goodbye, presence, training::TRAINING_SESSION};
 use crate::{
     chain, config::Home, events::EventSink, now_us, self_stop::OwnInstance, sessions::SessionState,
 };
@@ -25,24 +25,32 @@ pub async fn watch(core: Arc<Core>) {
             () = time::sleep(POLL) => {}
         }
         let Some(run) = core.run() else { continue };
-        let reason = if !core.home.started().exists() {
+        let stopped = if !core.home.started().exists() {
             let since_us = container_started_us(&core.home, core.started_us);
-            is_due(since_us, run.bring_up_s, now_us()).then(|| {
-                format!(
-                    "no session started within {} s of the container's start",
-                    run.bring_up_s
-                )
-            })
-        } else if idle_is_due(&core, run.idle_stop_s) && save(&core, run.idle_stop_s).await {
-            Some(format!(
+            if !is_due(since_us, run.bring_up_s, now_us()) {
+                continue;
+            }
+            let reason = format!(
+                "no session started within {} s of the container's start",
+                run.bring_up_s
+            );
+            let still = || !core.home.started().exists();
+            end_box(&core, &run.provider_url, &reason, still).await
+        } else {
+            let still = || idle_is_due(&core, run.idle_stop_s);
+            if !still() {
+                continue;
+            }
+            let limit = Duration::from_secs(run.idle_stop_s.into());
+            save(&core, limit).await;
+            let reason = format!(
                 "the training is over and nobody came for it within {} s",
                 run.idle_stop_s
-            ))
-        } else {
-            None
+            );
+            still() && end_box(&core, &run.provider_url, &reason, still).await
         };
-        if let Some(reason) = reason {
-            return end_box(&core, &run.provider_url, reason).await;
+        if stopped {
+            return;
         }
     }
 }
@@ -60,36 +68,46 @@ fn idle_is_due(core: &Core, idle_stop_s: u32) -> bool {
         && !presence::is_logged_in()
 }
 
-/// What can be saved goes to the bucket before the box does, for at most as long again. False: somebody came meanwhile.
-async fn save(core: &Core, idle_stop_s: u32) -> bool {
-    if let Some(running) = core.backup() {
-        let limit = Duration::from_secs(idle_stop_s.into());
-        let state = running.backup.backup_now(limit, true).await;
-        if state.pending > 0 {
-            warn!(
-                pending = state.pending,
-                "checkpoints stay on this disk only: the bucket did not take them in time"
-            );
-        }
+/// What can be saved goes to the bucket before the box stops, for at most this long; then the word that the training is over.
+async fn save(core: &Arc<Core>, limit: Duration) {
+    let Some(running) = core.backup() else { return };
+    let state = running.backup.backup_now(limit, true).await;
+    if state.pending > 0 {
+        warn!(
+            pending = state.pending,
+            "checkpoints stay on this disk only: the bucket did not take them in time"
+        );
     }
-    idle_is_due(core, idle_stop_s)
+    goodbye::leave_ending(core, &running, state.unsaved_bytes).await;
 }
 
-async fn end_box(core: &Core, provider_url: &str, reason: String) {
+/// Asks to be stopped for as long as that is still wanted. False: somebody came meanwhile.
+async fn end_box(
+    core: &Core,
+    provider_url: &str,
+    reason: &str,
+    still: impl Fn() -> bool + Sync,
+) -> bool {
     warn!(reason, "the box stops itself");
     match OwnInstance::find(&core.home, provider_url) {
         Ok(own) => {
             core.journal.event("self_stop", json!({ "reason": reason }));
-            tokio::select! {
-                () = core.stop.cancelled() => {}
-                () = own.stop_for_certain() => {}
+            let stopped = tokio::select! {
+                () = core.stop.cancelled() => true,
+                stopped = own.stop_while(still) => stopped,
+            };
+            if !stopped {
+                core.journal
+                    .event("self_stop.withdrawn", json!({ "reason": "somebody came" }));
             }
+            stopped
         }
         Err(err) => {
             let problem = chain(&err);
             warn!(problem, "the box should stop itself and cannot");
             core.journal
                 .event("self_stop", json!({ "reason": reason, "problem": problem }));
+            true
         }
     }
 }

@@ -1,14 +1,19 @@
-//! The container is ending: the last checkpoint and the last lines of the log go to the bucket, as far as the grace allows.
+//! The last words of a box: when its container is ended, the last checkpoint and the last lines of the log go to the bucket, as
+//! far as the grace allows; when it stops itself, how its training ended.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use spotter_bucket::Layout;
+use spotter_bucket::{EndedBy, Ending, Layout};
 use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
 use super::{backup::RunningBackup, core::Core, training::TRAINING_SESSION};
-use crate::{chain, logs::Position, sessions::record::Session};
+use crate::{
+    chain,
+    logs::Position,
+    sessions::{SessionState, record::Session},
+};
 
 /// A container's end leaves 10 s between SIGTERM and SIGKILL; the rest is for the goodbye.
 const LIMIT: Duration = Duration::from_secs(8);
@@ -18,6 +23,9 @@ const TRAINING_ENDS: Duration = Duration::from_secs(4);
 const LOG_BYTES: u64 = 1 << 20;
 /// The end of the log comes after the checkpoint, and may not cost it anything.
 const LOGS_LIMIT: Duration = Duration::from_millis(1500);
+/// A box that stops itself is in no hurry, but it is paid for: as long as a bucket may be away for a moment.
+const ENDING_LIMIT: Duration = Duration::from_secs(60);
+const ENDING_PAUSE: Duration = Duration::from_secs(5);
 
 /// Saves what fits; the rest is noted in the backup's journal.
 pub async fn say(core: &Arc<Core>) {
@@ -57,6 +65,54 @@ pub async fn say(core: &Arc<Core>) {
     {
         warn!("not every log was left in the bucket in time");
     }
+}
+
+/// Leaves word of how the training ended: from outside, a box that stopped itself looks like one that was taken back.
+pub async fn leave_ending(core: &Arc<Core>, running: &RunningBackup, unsaved_bytes: u64) {
+    let left = time::timeout(ENDING_LIMIT, async {
+        while let Err(why) = try_leave_ending(core, running, unsaved_bytes).await {
+            warn!(why, "the training's end is not in the bucket, will retry");
+            time::sleep(ENDING_PAUSE).await;
+        }
+    });
+    if left.await.is_err() {
+        warn!(
+            "the training's end is not in the bucket: who looks from outside may take this box for one that was taken back"
+        );
+    }
+}
+
+async fn try_leave_ending(
+    core: &Arc<Core>,
+    running: &RunningBackup,
+    unsaved_bytes: u64,
+) -> Result<(), String> {
+    let Some(run) = core.run() else { return Ok(()) };
+    let training = core
+        .sessions
+        .get(TRAINING_SESSION)
+        .map_err(|err| chain(&err))?;
+    let by = match training.state {
+        // One that went with a restart of its box did not end: it is to be carried on.
+        SessionState::Running | SessionState::Lost => return Ok(()),
+        SessionState::Exited => EndedBy::Exit,
+        SessionState::Signalled => EndedBy::Signal,
+        SessionState::Oom => EndedBy::Oom,
+        SessionState::Stopped => EndedBy::Request,
+    };
+    let mut ending = Ending::new(training.start.started_us, training.ended_us, by);
+    ending.exit_code = training.end.as_ref().and_then(|end| end.exit_code);
+    ending.signal = training.end.as_ref().and_then(|end| end.signal);
+    ending.unsaved_bytes = unsaved_bytes;
+    let key = Layout::new(&running.plan.target.prefix, &run.run)
+        .map_err(|err| chain(&err))?
+        .ending_key(run.attempt);
+    running
+        .bucket
+        .put(&key, Bytes::from(ending.to_bytes()))
+        .await
+        .map(drop)
+        .map_err(|err| chain(&err))
 }
 
 /// The box may never be asked again: the ends of its logs go where the controller finds them.

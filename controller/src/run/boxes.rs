@@ -325,9 +325,14 @@ impl Lifecycle {
             return Ok(());
         };
         self.store.fence(&run.name)?;
-        let already = self.provider.instance(id).await?.is_none_or(|instance| {
+        let instance = self.provider.instance(id).await?;
+        let already = instance.as_ref().is_none_or(|instance| {
             instance.intended == Intended::Stopped && !instance.contract_running
         });
+        // One that the market took back is given back by the market, unless it is told that nobody wants it.
+        if already && instance.is_some_and(|instance| instance.is_bid) {
+            self.provider.stop(id).await?;
+        }
         if !already {
             crate::fault::point("provider.stop.before");
             self.provider.stop(id).await?;

@@ -385,17 +385,20 @@ impl Lifecycle {
         why: &str,
         left: Duration,
     ) -> Result<(), CommandError> {
-        self.say(run, &format!("Finishing `{}`: {why}.", run.name));
-        let detail = serde_json::json!({"reason": why, "left_s": left.as_secs()});
-        self.note(run, attempt.number, "limit_reached", detail)?;
+        let left = self.limit_left(run, attempt, why, left)?;
         let ending = Ending::Limit(why.to_owned());
-        let in_order = self.stop_training(run, attempt, site, &ending);
-        if let Ok(done) = tokio::time::timeout(left.max(LIMIT_GRACE), in_order).await {
-            return done;
+        let mut told = String::new();
+        let in_order = async {
+            // What stands in the way of an end in order may pass, and the money goes on meanwhile.
+            while let Err(err) = self.stop_training(run, attempt, site, &ending).await {
+                self.wait(run, &err, &mut told).await;
+            }
+        };
+        if tokio::time::timeout(left, in_order).await.is_ok() {
+            return Ok(());
         }
         let late = format!("{why}, and its box could not be finished in time");
         self.keep_for_a_look(run, attempt, &late);
-        let mut told = String::new();
         loop {
             let stopped = self.stop_box(run, attempt).await;
             if self.done_or_wait(run, stopped, &mut told).await?.is_some() {
@@ -403,6 +406,32 @@ impl Lifecycle {
             }
         }
         self.stopped(run, attempt, &ending)
+    }
+
+    /// What is left of the time to finish in order, counted from when the limit was first seen in this life of the attempt: a link
+    /// that breaks again and again does not prolong it.
+    fn limit_left(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        why: &str,
+        left: Duration,
+    ) -> Result<Duration, CommandError> {
+        let left = left.max(LIMIT_GRACE);
+        let first = self.store.events(&run.name, 0)?.into_iter().find(|event| {
+            event.attempt == attempt.number
+                && event.kind == "limit_reached"
+                && event.time_us >= attempt.reopened_us
+        });
+        let Some(first) = first else {
+            self.say(run, &format!("Finishing `{}`: {why}.", run.name));
+            let detail = serde_json::json!({"reason": why, "left_s": left.as_secs()});
+            self.note(run, attempt.number, "limit_reached", detail)?;
+            return Ok(left);
+        };
+        let given = Duration::from_secs(first.detail["left_s"].as_u64().unwrap_or_default());
+        let passed_us = self.clock.now_us().saturating_sub(first.time_us);
+        Ok(given.saturating_sub(Duration::from_micros(passed_us.max(0) as u64)))
     }
 
     /// The training crashed: what it left is saved, then the cause is told. Nothing is started again.
@@ -436,6 +465,20 @@ impl Lifecycle {
         self.take_record(run, attempt, site).await?;
         let found = self.diagnosed(run, attempt, site).await?;
         let lines = last_lines(&tail);
+        self.record_crash(run, attempt, ended, &tail, unsaved_bytes)
+    }
+
+    /// The run ends with a crash.
+    pub(crate) fn record_crash(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        ended: &SessionInfo,
+        tail: &[u8],
+        unsaved_bytes: Option<u64>,
+    ) -> Result<(), Halt> {
+        let how = ended_text(ended);
+        let lines = last_lines(tail);
         let detail =
             serde_json::json!({"how": how, "last_lines": lines, "unsaved_bytes": unsaved_bytes});
         self.note(run, attempt.number, "crashed", detail)?;
@@ -445,8 +488,7 @@ impl Lifecycle {
             None => format!("the training {how}"),
         });
         self.move_to(attempt, State::Failed)?;
-        self.end(run, Outcome::Crashed, attempt.reason.as_deref())?;
-        Ok(())
+        Ok(self.end(run, Outcome::Crashed, attempt.reason.as_deref())?)
     }
 
     /// What the agent found out about the end of a session that it has just seen; it takes a moment to read the log.

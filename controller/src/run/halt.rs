@@ -120,6 +120,16 @@ impl Lifecycle {
         halt: Halt,
         site: &mut Option<Arc<dyn Site>>,
     ) -> Result<(), CommandError> {
+        if matches!(halt, Halt::Interrupted(_) | Halt::StoppedByHand(_)) {
+            match self.had_ended(run, &mut attempt).await {
+                Ok(false) => {}
+                Ok(true) | Err(Halt::Superseded) => return Ok(()),
+                Err(halt) => {
+                    let hint = format!("go on with `spotter up {}`", run.name);
+                    return Err(halt.into_error(&run.name).hint(hint));
+                }
+            }
+        }
         match halt {
             Halt::Superseded => {
                 // Whoever acts now has written more than we know; our own lease tells soon whether it is ours no more.

@@ -111,7 +111,7 @@ impl Lifecycle {
     }
 
     /// Tells once what is waited for, and waits a little.
-    async fn wait(&self, run: &RunRecord, err: &CommandError, told: &mut String) {
+    pub(crate) async fn wait(&self, run: &RunRecord, err: &CommandError, told: &mut String) {
         let why = std::iter::once(err.message())
             .chain(err.causes().iter().map(String::as_str))
             .collect::<Vec<_>>()

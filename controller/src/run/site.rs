@@ -4,6 +4,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use spotter_bucket::Ending;
 
 use crate::{
     agent_client::{
@@ -111,6 +112,8 @@ pub trait Sites: Send + Sync {
         attempt: u32,
         session: &str,
     ) -> Result<Vec<LogPiece>, SiteError>;
+    /// What a box that stopped itself left in the bucket of how its training ended; nothing when it did not.
+    async fn left_ending(&self, spec: &RunSpec, attempt: u32) -> Result<Option<Ending>, SiteError>;
     /// Connects, puts the agent on the box if it is not there, and starts it.
     async fn open(
         &self,

@@ -8,6 +8,7 @@
 
 mod again;
 mod diagnosis;
+mod endings;
 mod links;
 mod market;
 mod money;

@@ -19,6 +19,7 @@ use spotter::{
     run::site::{Place, Progress, Site, SiteError, Sites},
     spec::RunSpec,
 };
+use spotter_bucket::Ending;
 use tokio::time::Instant;
 
 use super::{CHECKPOINT_EVERY, EPOCH_US};
@@ -61,6 +62,10 @@ pub struct Script {
     pub key: String,
     /// Steps of committed checkpoints.
     pub commits: Vec<u64>,
+    /// What boxes that stopped themselves left in the bucket, by attempt.
+    pub endings: BTreeMap<u32, Ending>,
+    /// Questions about that which get no answer.
+    pub bucket_away: u32,
     /// Trainings that were started: instance and first step.
     pub started: Vec<(u64, u64)>,
     /// Every call, and which box it was for.
@@ -108,6 +113,8 @@ impl ScriptedBoxes {
             no_commits: false,
             key: "ssh-ed25519 AAAA story".to_owned(),
             commits: Vec::new(),
+            endings: BTreeMap::new(),
+            bucket_away: 0,
             started: Vec::new(),
             calls: Vec::new(),
             requests: Vec::new(),
@@ -130,10 +137,18 @@ impl ScriptedBoxes {
 
     /// The container of a box ends, and every session with it.
     pub fn end_container(&self, instance: u64) {
-        for session in self.script().sessions.iter_mut() {
-            if session.instance == instance {
-                session.taken_back.get_or_insert_with(Instant::now);
+        let mut script = self.script();
+        for index in 0..script.sessions.len() {
+            if script.sessions[index].instance != instance {
+                continue;
             }
+            // What had ended by itself stays so, whatever the script says later.
+            let ended = script.sessions[index].ended(&script);
+            let session = &mut script.sessions[index];
+            if let (None, Some((state, code))) = (&session.over, ended) {
+                session.over = Some((state, code, session.now()));
+            }
+            session.taken_back.get_or_insert_with(Instant::now);
         }
     }
 
@@ -453,6 +468,21 @@ impl Sites for ScriptedBoxes {
         _session: &str,
     ) -> Result<Vec<LogPiece>, SiteError> {
         Ok(Vec::new())
+    }
+
+    async fn left_ending(
+        &self,
+        _spec: &RunSpec,
+        attempt: u32,
+    ) -> Result<Option<Ending>, SiteError> {
+        let mut script = self.script();
+        if script.bucket_away > 0 {
+            script.bucket_away -= 1;
+            return Err(SiteError::Unreachable(
+                "the bucket does not answer".to_owned(),
+            ));
+        }
+        Ok(script.endings.get(&attempt).cloned())
     }
 
     fn forget(&self, _place: &Place) {

@@ -1,0 +1,110 @@
+//! Boxes that stop themselves after their training has ended, with nobody there to see it.
+
+use std::{path::PathBuf, time::Duration};
+
+use spotter::{
+    provider::Provider,
+    run::{State, lease::Lease},
+    spec::Results,
+    store::{Outcome, RunRecord},
+};
+use spotter_bucket::{EndedBy, Ending};
+
+use crate::world::{World, spec};
+
+const RUN: &str = "story";
+
+/// The laptop sleeps; the training ends, and after a while the box by itself, leaving these words.
+async fn ended_alone(world: &World, ending: Ending) {
+    world.drive_for(RUN, Duration::from_secs(60)).await;
+    let attempt = world.until(RUN, 1, State::Running).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    world.boxes.script().endings.insert(1, ending);
+    let instance = attempt.instance.unwrap();
+    world.market.stop(instance).await.unwrap();
+    world.boxes.end_container(instance);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+}
+
+fn ending(exit_code: i32, unsaved_bytes: u64) -> Ending {
+    let mut ending = Ending::new(1, 2, EndedBy::Exit);
+    ending.exit_code = Some(exit_code);
+    ending.unsaved_bytes = unsaved_bytes;
+    ending
+}
+
+fn assert_trained_once(run: &RunRecord, world: &World, expected: Outcome) {
+    assert_eq!(run.outcome, Some(expected));
+    assert_eq!(world.boxes.script().started.len(), 1, "it trained once");
+    assert_eq!(world.attempts(RUN).len(), 1, "nothing was rented for it");
+    assert!(world.was_told("nobody came, and its box stopped itself"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interruptible_box_that_stopped_itself_is_not_taken_for_one_that_was_outbid() {
+    for away in [0, 5] {
+        let world = World::new(3, 100);
+        let mut story = spec(RUN);
+        story.results = Some(Results {
+            fetch: vec!["out".to_owned()],
+            to: PathBuf::from("results"),
+        });
+        world.plan(&story);
+        ended_alone(&world, ending(0, 0)).await;
+        world.boxes.script().bucket_away = away;
+        let run = world.drive(RUN).await;
+        assert_trained_once(&run, &world, Outcome::Done);
+        assert!(world.copied(RUN, 1, "train").contains("step 100/100"));
+        assert!(world.market.alive().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_training_with_everything_in_the_bucket_needs_no_box_to_be_done() {
+    let world = World::new(3, 100);
+    world.plan(&spec(RUN));
+    ended_alone(&world, ending(0, 0)).await;
+    let calls = world.boxes.script().calls.len();
+    assert_trained_once(&world.drive(RUN).await, &world, Outcome::Done);
+    assert_eq!(world.boxes.script().calls.len(), calls, "no box was asked");
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_that_nobody_saw_is_told_and_neither_carried_on_nor_destroyed() {
+    let world = World::new(3, 1000);
+    world.boxes.script().crash_at = Some((90, 7));
+    world.plan(&spec(RUN));
+    ended_alone(&world, ending(7, 12)).await;
+    let run = world.drive(RUN).await;
+    assert_trained_once(&run, &world, Outcome::Crashed);
+    assert!(run.reason.as_ref().unwrap().contains("exited with code 7"));
+    assert_eq!(world.market.gpu_charged(), 0);
+    assert_eq!(
+        world.market.alive().len(),
+        1,
+        "the disk is kept for the cause"
+    );
+
+    // Started again by hand, its old ending says nothing about what follows.
+    world.boxes.script().crash_at = None;
+    {
+        let _lease = Lease::take(&world.store, RUN).unwrap().unwrap();
+        world.lifecycle().reopen(&run, true).await.unwrap();
+    }
+    assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Done));
+    assert_eq!(world.boxes.script().started.len(), 2);
+    assert_eq!(world.attempts(RUN).len(), 1, "on its own box");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_box_that_does_not_come_back_to_be_collected_keeps_its_disk() {
+    let world = World::new(3, 100);
+    world.plan(&spec(RUN));
+    ended_alone(&world, ending(0, 4096)).await;
+    world.boxes.script().dead_boxes = 99;
+    let run = world.drive(RUN).await;
+    assert_trained_once(&run, &world, Outcome::Failed);
+    assert_eq!(world.market.alive().len(), 1, "its disk is kept");
+    assert_eq!(world.market.gpu_charged(), 0);
+}
