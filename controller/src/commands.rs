@@ -8,6 +8,7 @@ pub mod fetch;
 pub mod gc;
 pub mod init;
 pub mod logs;
+mod market_word;
 pub mod offers;
 pub mod parse;
 mod parts;

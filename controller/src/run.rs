@@ -24,6 +24,7 @@ pub mod site;
 pub mod status;
 pub mod summary;
 pub mod vigil;
+mod waking;
 
 use std::fmt;
 

@@ -23,6 +23,7 @@ use crate::{
         status::Seen,
     },
     store::{AttemptRecord, RunRecord},
+    ui::text,
 };
 
 /// Between two looks at the agent.
@@ -181,8 +182,10 @@ impl Lifecycle {
                 self.say(
                     run,
                     &format!(
-                        "Careful: of the budget of ${budget_usd:.2}, ${spent_usd:.2} are spent; at ${rate:.3}/h it lasts \
-                         {minutes} more minutes. The run is finished in order before that."
+                        "Careful: of the budget of {}, {} are spent; at ${rate:.3}/h it lasts {minutes} more minutes. The run is \
+                         finished in order before that.",
+                        text::usd(budget_usd),
+                        text::usd(spent_usd)
                     ),
                 );
                 let detail = serde_json::json!({
@@ -191,7 +194,11 @@ impl Lifecycle {
                 Ok(self.note(run, attempt.number, "budget_low", detail)?)
             }
             Standing::Finish { left } => Err(Halt::Limit {
-                why: format!("${spent_usd:.2} of `limits.budget` of ${budget_usd:.2} are spent"),
+                why: format!(
+                    "{} of `limits.budget` of {} are spent",
+                    text::usd(spent_usd),
+                    text::usd(budget_usd)
+                ),
                 left,
             }),
         }

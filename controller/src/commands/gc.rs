@@ -6,7 +6,7 @@ use crate::{
     commands::Deps,
     error::CommandError,
     ledger,
-    provider::{Actual, Instance},
+    provider::Instance,
     run::{State, claims, label},
     store::{AttemptRecord, Store},
     ui::{Table, Ui, text},
@@ -121,22 +121,8 @@ fn look(
             Some(attempt) => {
                 ledger::rate_usd_per_hour(&store.intervals(&attempt.run)?, Some(attempt.number))
             }
-            None => price(instance),
+            None => instance.usd_per_hour_now(),
         },
         destroyed: false,
     })
-}
-
-/// What it costs now, $/h: its GPU only while the container runs.
-fn price(instance: &Instance) -> f64 {
-    let being_made = matches!(
-        instance.actual,
-        Actual::Provisioning | Actual::Created | Actual::Loading
-    );
-    let gpu = if instance.contract_running && !being_made {
-        instance.gpu_usd_per_hour
-    } else {
-        0.0
-    };
-    gpu + instance.storage_usd_per_hour
 }

@@ -7,6 +7,7 @@ use crate::{
     config::Config,
     error::CommandError,
     logbook::Logbook,
+    provider::{InstanceId, Intended},
     run::{
         bringing_up::{key_name, key_stamp},
         lifecycle::{Lifecycle, Report},
@@ -77,6 +78,7 @@ impl Deps {
         });
         let place = place.ok_or_else(|| no_box(&record))?;
         let sites = self.sites()?;
+        self.not_stopped(&record, place.instance).await?;
         self.same_key(run, place.instance).await?;
         sites
             .open(&place, &record.spec, &|_, _| {})
@@ -86,6 +88,35 @@ impl Deps {
                     .cause(err)
                     .about(run)
             })
+    }
+
+    /// Refuses the stopped box of an ended run: ssh would only find nobody at its address.
+    pub(super) async fn not_stopped(
+        &self,
+        run: &RunRecord,
+        instance: InstanceId,
+    ) -> Result<(), CommandError> {
+        if run.outcome.is_none() {
+            return Ok(());
+        }
+        let boxes = self.market_boxes().await;
+        let Some(found) = boxes.as_ref().ok().and_then(|boxes| boxes.get(&instance)) else {
+            return Ok(());
+        };
+        if found.intended != Intended::Stopped {
+            return Ok(());
+        }
+        let name = &run.name;
+        Err(CommandError::new(format!("the box of `{name}` is stopped"))
+            .because(format!(
+                "it was kept after the run's end, and its disk costs ${:.4}/h",
+                found.storage_usd_per_hour
+            ))
+            .about(name)
+            .hint(format!(
+                "start it and look with `spotter ssh --start {name}`"
+            ))
+            .hint(format!("or let it go with `spotter destroy {name}`")))
     }
 
     /// Refuses a box that knows another key than this home has now: ssh would only say that permission is denied.

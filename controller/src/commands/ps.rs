@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use crate::{
-    commands::Deps,
+    commands::{
+        Deps,
+        market_word::{MarketWord, word},
+    },
     error::CommandError,
     ledger,
     run::{State, alarms, diagnosis},
@@ -19,6 +22,9 @@ pub struct PsArgs {
     /// Ended runs too
     #[arg(short, long)]
     all: bool,
+    /// Only what is on record; the market is not asked about runs that nobody watches
+    #[arg(long)]
+    recorded: bool,
 }
 
 /// One run, as JSON. Times are microseconds since the epoch.
@@ -44,6 +50,8 @@ struct Row {
     backup_alarm: Option<String>,
     /// Class of what ended the newest training; null: nothing did, or nobody knows.
     ended_by: Option<String>,
+    /// What the market says of the box of a run that nobody watches; null: it was not asked, or did not answer.
+    market: Option<MarketWord>,
     /// Process that watches the run; null: nobody does, so nobody would recover it.
     watched_by_pid: Option<u32>,
 }
@@ -58,10 +66,32 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
     let mut rows = Rows { runs: Vec::new() };
     if let Some(store) = deps.existing_store()? {
         let now_us = deps.clock.now_us();
+        let mut alone = Vec::new();
         for run in store.runs()? {
             let attempts = store.attempts(&run.name)?;
             if args.all || run.outcome.is_none() || attempts.iter().any(AttemptRecord::may_cost) {
-                rows.runs.push(row(&store, &run, &attempts, now_us)?);
+                let row = row(&store, &run, &attempts, now_us)?;
+                if row.watched_by_pid.is_none()
+                    && let Some(latest) = attempts.last().filter(|latest| latest.may_cost())
+                {
+                    alone.push((rows.runs.len(), latest.clone()));
+                }
+                rows.runs.push(row);
+            }
+        }
+        // Whoever watches keeps the record true; of the others it says what was so when somebody last looked.
+        if !args.recorded && !alone.is_empty() {
+            let boxes = super::block_on(async { Ok(deps.market_boxes().await) })?;
+            if let Err(why) = &boxes {
+                ui.warning(format_args!(
+                    "runs that nobody watches are shown as they were last seen: {why}"
+                ));
+            }
+            for (index, attempt) in alone {
+                let word = boxes.as_ref().ok().and_then(|boxes| word(&attempt, boxes));
+                let row: &mut Row = &mut rows.runs[index];
+                row.usd_per_hour = word.map_or(row.usd_per_hour, |word| word.usd_per_hour);
+                row.market = word;
             }
         }
     }
@@ -75,6 +105,15 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
             ui.warning(format_args!(
                 "the backup of `{}` is behind: {alarm}",
                 row.run
+            ));
+        }
+    }
+    for row in &rows.runs {
+        if row.outcome.is_none() && row.market.is_some_and(|word| word.acts) {
+            ui.warning(format_args!(
+                "`{}` is not what its record says ({}) and nobody acts for it",
+                row.run,
+                row.market.and_then(|word| word.news).unwrap_or_default()
             ));
         }
     }
@@ -139,6 +178,7 @@ fn row(
             Some(attempt) => diagnosis::of(store, attempt)?.map(|found| found.class),
             None => None,
         },
+        market: None,
         watched_by_pid: store.lease(&run.name)?.map(|lease| lease.pid),
     })
 }
@@ -169,6 +209,10 @@ fn table(rows: &[Row]) -> Table {
             None if row.stop_requested => format!("{}, stopping", row.state),
             None if row.backup_alarm.is_some() => format!("{}, backup behind", row.state),
             None => row.state.clone(),
+        };
+        let state = match row.market.and_then(|word| word.news) {
+            Some(news) => format!("{state}, {news}"),
+            None => state,
         };
         let gpu = match row.num_gpus {
             1 => row.gpu.clone(),

@@ -3,10 +3,12 @@
 use std::io::IsTerminal;
 
 use crate::{
-    commands::{Deps, parts::no_box},
+    commands::{Deps, parts::no_box, watching::ConsoleReport},
     error::CommandError,
+    run::lease::Lease,
+    store::RunRecord,
     tunnel::{self, SshHome, SshTarget},
-    ui::Ui,
+    ui::{Ui, text},
 };
 
 /// Open a shell on the box of a run, or run a command there
@@ -20,6 +22,9 @@ pub struct SshArgs {
     /// Print the line for ~/.ssh/config instead
     #[arg(long, conflicts_with = "command")]
     config: bool,
+    /// Start the box first if it is stopped: its GPU is paid for until it is stopped again
+    #[arg(long, conflicts_with = "config")]
+    start: bool,
     /// Command to run instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -59,6 +64,7 @@ impl Deps {
                     )),
             );
         }
+        self.not_stopped(&record, instance).await?;
         self.same_key(run, instance).await?;
         let home = self.ssh_home()?;
         let target = home
@@ -75,6 +81,31 @@ fn failed(run: &str) -> CommandError {
     CommandError::new(format!("the box of `{run}` could not be reached")).about(run)
 }
 
+/// Starts the kept box of an ended run, and says what that costs.
+async fn start(ui: &mut Ui, deps: &Deps, run: &RunRecord) -> Result<(), CommandError> {
+    let name = &run.name;
+    if run.outcome.is_none() {
+        let err = CommandError::usage(format!("run `{name}` has not ended"));
+        return Err(err
+            .about(name)
+            .hint(format!("go on with `spotter up {name}`")));
+    }
+    let store = deps.store()?;
+    let attempt = store.latest_attempt(name)?.ok_or_else(|| no_box(run))?;
+    let Some(_lease) = Lease::take(&store, name)? else {
+        let text = format!("the box of `{name}` was not started: another spotter acts for the run");
+        return Err(CommandError::new(text).about(name));
+    };
+    deps.lifecycle(ConsoleReport::new(ui))?
+        .wake(run, &attempt)
+        .await?;
+    ui.status(format_args!(
+        "The box runs and costs {} now; stop it with `spotter stop {name}`.",
+        text::usd_per_hour(attempt.gpu_usd_per_hour + attempt.storage_usd_per_hour)
+    ));
+    Ok(())
+}
+
 /// Becomes ssh; returns only when it could not.
 pub async fn ssh(ui: &mut Ui, deps: &Deps, args: &SshArgs) -> Result<(), CommandError> {
     if args.config {
@@ -83,6 +114,9 @@ pub async fn ssh(ui: &mut Ui, deps: &Deps, args: &SshArgs) -> Result<(), Command
         return Ok(());
     }
     let run = deps.load_run(args.run.as_deref())?;
+    if args.start {
+        start(ui, deps, &run).await?;
+    }
     let target = deps.ssh_target(&run.name).await?;
     // As ssh itself does it: words are joined, the box's shell takes them apart.
     let command = (!args.command.is_empty()).then(|| args.command.join(" "));

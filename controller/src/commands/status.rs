@@ -6,9 +6,11 @@ use serde::Serialize;
 
 use crate::{
     agent_client::{AgentStatus, SessionState},
-    commands::{Deps, watching},
+    commands::{Deps, market_word::word, watching},
     error::CommandError,
     run::{State, alarms, bringing_up::TRAIN, diagnosis::Diagnosis, summary::RunSummary},
+    run::{State, alarms, bringing_up::TRAIN, summary::RunSummary},
+    store::{AttemptRecord, RunRecord},
     ui::{self, Ui, text},
 };
 
@@ -69,8 +71,26 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     }
     // The record is there at once; a box behind a silent link takes its time.
     record(ui, &summary, backup_alarm.as_deref());
-    if asks && let Some(agent) = live(ui, deps, &run.name).await? {
-        show_agent(ui, &agent);
+    let agent = if asks {
+        live(ui, deps, &run.name).await?
+    } else {
+        None
+    };
+    if let Some(agent) = &agent {
+        show_agent(ui, agent);
+    }
+    let ended = agent
+        .as_ref()
+        .and_then(|agent| agent.session(TRAIN))
+        .is_some_and(|session| !session.is_running());
+    if run.outcome.is_none() && ended && !summary.watched {
+        ui.warning(format_args!(
+            "the training has ended and its box is still paid for"
+        ));
+        ui.hint(format_args!("collect it with `spotter up {}`", run.name));
+    }
+    if agent.is_none() && !args.recorded && !summary.watched {
+        market(ui, deps, &run).await?;
     }
     Ok(())
 }
@@ -132,6 +152,34 @@ fn show_diagnosis(ui: &mut Ui, found: &Diagnosis) {
     ));
     ui.line(format_args!("  evidence     {}{line}", found.evidence));
     ui.line(format_args!("  next         {}", found.advice));
+/// Of a box that was not heard, the market may know more than the record.
+async fn market(ui: &mut Ui, deps: &Deps, run: &RunRecord) -> Result<(), CommandError> {
+    let latest = deps.store()?.latest_attempt(&run.name)?;
+    let Some(latest) = latest.filter(AttemptRecord::may_cost) else {
+        return Ok(());
+    };
+    let boxes = match deps.market_boxes().await {
+        Ok(boxes) => boxes,
+        Err(why) => {
+            ui.warning(format_args!("this is what was last seen: {why}"));
+            return Ok(());
+        }
+    };
+    let Some(word) = word(&latest, &boxes) else {
+        return Ok(());
+    };
+    ui.line(format_args!(
+        "  market       {}, {} now",
+        word.news.unwrap_or("as recorded"),
+        text::usd_per_hour(word.usd_per_hour)
+    ));
+    if run.outcome.is_none() && word.acts {
+        ui.hint(format_args!(
+            "nobody acts for it: `spotter up {}`",
+            run.name
+        ));
+    }
+    Ok(())
 }
 
 async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Option<AgentStatus>, CommandError> {

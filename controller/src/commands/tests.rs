@@ -228,7 +228,7 @@ fn a_plan_that_cannot_be_rented_ends_with_20_and_the_reason() {
 fn ps_shows_what_goes_on_what_it_costs_and_who_watches() {
     let desk = Desk::new();
     desk.record("a", State::Running);
-    let row = &desk.json(&["ps"])["runs"][0];
+    let row = &desk.json(&["ps", "--recorded"])["runs"][0];
     assert_eq!(row["state"], "running");
     assert_eq!(row["step"], 400);
     assert!((row["usd_per_hour"].as_f64().unwrap() - 0.31).abs() < 1e-9);
@@ -236,6 +236,11 @@ fn ps_shows_what_goes_on_what_it_costs_and_who_watches() {
     assert_eq!(row["watched_by_pid"], Value::Null);
     let (_, table, hints) = desk.spotter(&["ps"]);
     assert!(table.contains("nobody watches"), "{table}");
+    assert!(table.contains("running, box gone"), "{table}");
+    assert!(
+        hints.contains("`a` is not what its record says (box gone)"),
+        "{hints}"
+    );
     assert!(hints.contains("`spotter up a`"), "{hints}");
 
     let store = desk.deps().store().unwrap();

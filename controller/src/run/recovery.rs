@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fmt};
 use crate::{
     spec::{RecoverPolicy, RunSpec},
     store::AttemptRecord,
+    ui::text,
 };
 
 /// Boxes in a row that never came up before a run gives up: after three, the reason is rarely the host.
@@ -53,7 +54,9 @@ impl fmt::Display for GiveUp {
             } => {
                 write!(
                     f,
-                    "${spent_usd:.2} of the budget of ${budget_usd:.2} are spent"
+                    "{} of the budget of {} are spent",
+                    text::usd(*spent_usd),
+                    text::usd(*budget_usd)
                 )
             }
             Self::BringUps => write!(f, "{BRING_UPS} boxes in a row did not come up"),

@@ -42,7 +42,39 @@ impl std::error::Error for YamlError {}
 /// Reads a YAML text.
 pub fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, YamlError> {
     let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_str_with_options(text, options).map_err(|err| explain(&err))
+    serde_saphyr::from_str_with_options(text, options).map_err(|err| {
+        let mut problem = explain(&err);
+        if problem.message.starts_with("expected ")
+            && let Some(key) = key_before(text, problem.line, problem.column)
+        {
+            problem.message = format!("`{key}`: {}", problem.message);
+        }
+        problem
+    })
+}
+
+/// The key whose value begins at a place, if there is one that looks like ours: lower case and short.
+fn key_before(text: &str, line: u64, column: u64) -> Option<&str> {
+    let line = text
+        .lines()
+        .nth(usize::try_from(line.checked_sub(1)?).ok()?)?;
+    let before = line.get(..usize::try_from(column.checked_sub(1)?).ok()?)?;
+    let key = before.trim_end().strip_suffix(':')?;
+    let start = key
+        .rfind(|c: char| !(c.is_ascii_lowercase() || c == '_'))
+        .map_or(0, |at| at + 1);
+    let key = &key[start..];
+    (1..=20).contains(&key.len()).then_some(key)
+}
+
+/// The parser's names of YAML's constructs, as people call them.
+fn construct(name: &str) -> &str {
+    match name {
+        "mapping start" => "a map, as in {key: value}",
+        "sequence start" => "a list, as in [one, two]",
+        "string scalar" | "scalar" => "a single value",
+        other => other,
+    }
 }
 
 /// Our words for a parser's error. Values are left out: a token may be among them.
@@ -62,7 +94,7 @@ fn explain(err: &Error) -> YamlError {
             format!("expected {expected}")
         }
         Error::InvalidScalar { ty, .. } => format!("expected {ty}"),
-        Error::Unexpected { expected, .. } => format!("expected {expected}"),
+        Error::Unexpected { expected, .. } => format!("expected {}", construct(expected)),
         Error::NullIntoString { .. } => "a value is missing here".to_owned(),
         Error::Eof { .. } => "the text is empty or ends too early".to_owned(),
         Error::MultipleDocuments { .. } => "only one document is allowed: remove `---`".to_owned(),
@@ -136,6 +168,11 @@ mod tests {
         );
         check("name: a\nname: b\n", "2:1: the key `name` is there twice");
         check("name:\n", "1:5: a value is missing here");
+        check("name: [\n", "1:7: `name`: expected a single value");
+        check(
+            "{count: 1, name: {}}",
+            "1:18: `name`: expected a single value",
+        );
         check(
             "name: a\n---\nname: b\n",
             "3:1: only one document is allowed: remove `---`",

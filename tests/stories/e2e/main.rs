@@ -9,6 +9,7 @@
 mod world;
 
 mod crash_points;
+mod endings;
 mod happy;
 mod interruption;
 mod links;

@@ -1,0 +1,178 @@
+//! What the market says of boxes that nobody watches: the record of those is as old as the last look.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use crate::{
+    commands::Deps,
+    error::chain,
+    provider::{Instance, InstanceId},
+    run::status::{self, Meaning, Seen},
+    store::AttemptRecord,
+};
+
+/// A table is worth this wait, and no longer one.
+const LIMIT: Duration = Duration::from_secs(4);
+
+/// The market's word on one box.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct MarketWord {
+    /// What it means, in one or two words; `null`: all is as recorded.
+    pub news: Option<&'static str>,
+    /// What the box costs now, $/h.
+    pub usd_per_hour: f64,
+    /// Somebody should carry the run on: what is recorded is not so any more.
+    pub acts: bool,
+}
+
+impl Deps {
+    /// The boxes of the account; else why the market did not tell.
+    pub(super) async fn market_boxes(&self) -> Result<BTreeMap<InstanceId, Instance>, String> {
+        let provider = self.provider().map_err(|err| err.to_string())?;
+        let asked = tokio::time::timeout(LIMIT, provider.instances()).await;
+        let instances = asked
+            .map_err(|_| format!("the market did not answer within {} s", LIMIT.as_secs()))?
+            .map_err(|err| chain(&err))?;
+        Ok(instances
+            .into_iter()
+            .map(|instance| (instance.id, instance))
+            .collect())
+    }
+}
+
+/// Holds the record of a box against the market's word (pure). `None`: there is no box to speak of.
+pub(super) fn word(
+    attempt: &AttemptRecord,
+    boxes: &BTreeMap<InstanceId, Instance>,
+) -> Option<MarketWord> {
+    let id = attempt.instance.filter(|_| attempt.may_cost())?;
+    let Some(instance) = boxes.get(&id) else {
+        return Some(MarketWord {
+            news: Some("box gone"),
+            usd_per_hour: 0.0,
+            acts: true,
+        });
+    };
+    let meaning = status::row(attempt.state, Seen::from(instance)).meaning;
+    let (news, acts) = news(meaning);
+    Some(MarketWord {
+        news,
+        usd_per_hour: instance.usd_per_hour_now(),
+        acts,
+    })
+}
+
+fn news(meaning: Meaning) -> (Option<&'static str>, bool) {
+    match meaning {
+        Meaning::Up | Meaning::Starting | Meaning::StoppedAsWanted => (None, false),
+        Meaning::Restarting => (Some("restarting"), false),
+        Meaning::Queued => (Some("waits for its GPU"), true),
+        Meaning::ContainerEnded => (Some("container ended"), true),
+        Meaning::Paused => (Some("paused"), true),
+        Meaning::HostSilent => (Some("host silent"), false),
+        Meaning::TakenBack => (Some("box stopped"), true),
+        Meaning::StoppedByHand => (Some("box stopped"), true),
+        Meaning::Kept => (Some("box runs on"), false),
+        Meaning::Revived => (Some("box given back"), true),
+        Meaning::Unexpected => (Some("box still there"), true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        provider::{Actual, Intended, Rental},
+        run::State,
+    };
+
+    fn attempt(state: State) -> AttemptRecord {
+        AttemptRecord {
+            run: "r".to_owned(),
+            number: 1,
+            state,
+            label: String::new(),
+            rental: Rental::Interruptible,
+            instance: Some(7),
+            machine_id: None,
+            gpu: String::new(),
+            gpu_usd_per_hour: 0.3,
+            storage_usd_per_hour: 0.01,
+            ssh: Vec::new(),
+            created_us: 0,
+            state_us: 0,
+            started_us: 1,
+            gone_us: 0,
+            resumed_step: None,
+            last_step: None,
+            reason: None,
+            last_event: 0,
+            exit_code: None,
+            reopened_us: 0,
+            old_session_us: 0,
+        }
+    }
+
+    fn instance(intended: Intended, actual: Actual) -> Instance {
+        Instance {
+            id: 7,
+            machine_id: 1,
+            label: None,
+            intended,
+            actual,
+            contract_running: intended == Intended::Running,
+            scheduling: false,
+            status_msg: String::new(),
+            is_bid: true,
+            gpu_usd_per_hour: 0.3,
+            storage_usd_per_hour: 0.01,
+            disk_gb: 40.0,
+            gpu_name: String::new(),
+            num_gpus: 1,
+            ssh: Vec::new(),
+            start_s: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_stopped_box_costs_its_disk_and_a_vanished_one_nothing() {
+        let boxes = |instance: Instance| BTreeMap::from([(7, instance)]);
+        for (state, boxes, news, usd_per_hour, acts) in [
+            (
+                State::Running,
+                boxes(instance(Intended::Running, Actual::Running)),
+                None,
+                0.31,
+                false,
+            ),
+            (
+                State::Running,
+                boxes(instance(Intended::Stopped, Actual::Exited)),
+                Some("box stopped"),
+                0.01,
+                true,
+            ),
+            (
+                State::Stopped,
+                boxes(instance(Intended::Stopped, Actual::Exited)),
+                None,
+                0.01,
+                false,
+            ),
+            (
+                State::Stopped,
+                boxes(instance(Intended::Running, Actual::Running)),
+                Some("box runs on"),
+                0.31,
+                false,
+            ),
+            (State::Running, BTreeMap::new(), Some("box gone"), 0.0, true),
+        ] {
+            let found = word(&attempt(state), &boxes).unwrap();
+            assert_eq!((found.news, found.acts), (news, acts), "{state} {boxes:?}");
+            assert!((found.usd_per_hour - usd_per_hour).abs() < 1e-9);
+        }
+        assert_eq!(word(&attempt(State::Gone), &BTreeMap::new()), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! A box that was kept after the end of its run is started again for a person who wants to look at it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    error::CommandError,
+    provider::{Actual, Instance},
+    run::{
+        State,
+        lifecycle::{LOOK_AGAIN, Lifecycle},
+        status::{Meaning, Seen, row},
+    },
+    store::{AttemptRecord, RunRecord},
+};
+
+/// A container that is on its host already is up within seconds; somebody waits at the keyboard.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+impl Lifecycle {
+    /// Starts the box of an ended run if it is stopped, and answers when ssh can be expected there. The caller holds the lease.
+    pub async fn wake(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<(), CommandError> {
+        let name = &run.name;
+        let refused = |why: &str| {
+            CommandError::new(format!("the box of `{name}` was not started"))
+                .because(why)
+                .about(name)
+        };
+        let Some(id) = attempt.instance.filter(|_| attempt.may_cost()) else {
+            return Err(refused("it has none any more"));
+        };
+        if matches!(attempt.state, State::Interrupted | State::Lost) {
+            return Err(refused("the market took it back")
+                .hint(format!("go on elsewhere with `spotter resume {name}`")));
+        }
+        let gone = || refused("the market does not know it any more");
+        let found = self.provider.instance(id).await?.ok_or_else(gone)?;
+        if is_up(attempt, &found) {
+            return self.is_awake(attempt, &found);
+        }
+        self.say(run, &format!("Starting instance {id}."));
+        self.provider.start(id).await?;
+        let begun = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let found = self.provider.instance(id).await?.ok_or_else(gone)?;
+            if is_up(attempt, &found) {
+                return self.is_awake(attempt, &found);
+            }
+            if begun.elapsed() >= PATIENCE {
+                // An order that was not carried out in time must not be carried out when nobody waits for it any more.
+                self.provider.stop(id).await?;
+                let why = if found.scheduling {
+                    "somebody else has its GPU".to_owned()
+                } else {
+                    format!("it did not come up in {} s", PATIENCE.as_secs())
+                };
+                return Err(refused(&why).hint(format!(
+                    "try again later; its disk costs ${:.4}/h until `spotter destroy {name}`",
+                    attempt.storage_usd_per_hour
+                )));
+            }
+        }
+    }
+
+    fn is_awake(&self, attempt: &AttemptRecord, found: &Instance) -> Result<(), CommandError> {
+        let mut attempt = attempt.clone();
+        attempt.ssh = found.ssh.clone();
+        self.store.update_attempt(&attempt)?;
+        self.gpu_charge_starts(&attempt)
+    }
+}
+
+fn is_up(attempt: &AttemptRecord, found: &Instance) -> bool {
+    let meaning = row(attempt.state, Seen::from(found)).meaning;
+    meaning == Meaning::Kept && !found.ssh.is_empty() && found.actual == Actual::Running
+}
