@@ -9,7 +9,6 @@ use crate::{
     commands::{Deps, market_word::word, watching},
     error::CommandError,
     run::{State, alarms, bringing_up::TRAIN, diagnosis::Diagnosis, summary::RunSummary},
-    run::{State, alarms, bringing_up::TRAIN, summary::RunSummary},
     store::{AttemptRecord, RunRecord},
     ui::{self, Ui, text},
 };
@@ -152,6 +151,8 @@ fn show_diagnosis(ui: &mut Ui, found: &Diagnosis) {
     ));
     ui.line(format_args!("  evidence     {}{line}", found.evidence));
     ui.line(format_args!("  next         {}", found.advice));
+}
+
 /// Of a box that was not heard, the market may know more than the record.
 async fn market(ui: &mut Ui, deps: &Deps, run: &RunRecord) -> Result<(), CommandError> {
     let latest = deps.store()?.latest_attempt(&run.name)?;

@@ -60,7 +60,14 @@ impl Lifecycle {
         } else {
             let log = self.logbook.path(&run.name, attempt.number, TRAIN);
             let tail = tail(&log).unwrap_or_default();
-            self.record_crash(run, attempt, &training, &tail, Some(ending.unsaved_bytes))?;
+            self.record_crash(
+                run,
+                attempt,
+                &training,
+                &tail,
+                Some(ending.unsaved_bytes),
+                None,
+            )?;
         }
         Ok(true)
     }

@@ -464,8 +464,7 @@ impl Lifecycle {
         }
         self.take_record(run, attempt, site).await?;
         let found = self.diagnosed(run, attempt, site).await?;
-        let lines = last_lines(&tail);
-        self.record_crash(run, attempt, ended, &tail, unsaved_bytes)
+        self.record_crash(run, attempt, ended, &tail, unsaved_bytes, found)
     }
 
     /// The run ends with a crash.
@@ -476,6 +475,7 @@ impl Lifecycle {
         ended: &SessionInfo,
         tail: &[u8],
         unsaved_bytes: Option<u64>,
+        found: Option<Diagnosis>,
     ) -> Result<(), Halt> {
         let how = ended_text(ended);
         let lines = last_lines(tail);
