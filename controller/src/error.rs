@@ -187,7 +187,8 @@ impl From<ProviderError> for CommandError {
             ProviderError::Unreachable { operation, message } => Self::new(format!(
                 "the market gave no usable answer when asked to {operation}"
             ))
-            .because(message),
+            .because(message)
+            .hint("check the network and try again; what is rented goes on meanwhile"),
             _ => plain,
         }
     }

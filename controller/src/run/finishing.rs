@@ -1,6 +1,12 @@
 //! From the end of a training to nothing left to lose and nothing left to pay: last checkpoints, results, the box, the bill.
 
-use std::{fs, io::Read, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     agent_client::{FileHash, SessionInfo},
@@ -217,7 +223,7 @@ impl Lifecycle {
         if found.is_empty() {
             return Ok(Vec::new());
         }
-        fs::create_dir_all(to).map_err(|err| {
+        make_folder(to).map_err(|err| {
             NotFetched::Here(CommandError::new(format!("{} was not made", to.display())).cause(err))
         })?;
         let progress = |done, total| self.report.transfer("results", done, total);
@@ -522,6 +528,15 @@ impl Lifecycle {
                 .map_err(|err| unsaved(run, err))?;
         }
     }
+}
+
+/// Makes the folder for what is fetched. It often lies in the working directory, and is no code for the next box.
+fn make_folder(to: &Path) -> io::Result<()> {
+    if to.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(to)?;
+    fs::write(to.join(".spotterignore"), "*\n")
 }
 
 /// Whether a file is one of the paths, or lies below it.
