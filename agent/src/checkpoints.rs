@@ -45,6 +45,7 @@ pub mod writers;
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -192,6 +193,8 @@ pub struct Backup {
     /// Commits that the bucket has, once known.
     ids: Arc<Mutex<Option<HashSet<String>>>>,
     started: Instant,
+    /// What the bucket's clock is taken to be ahead, microseconds.
+    clock_offset_us: AtomicI64,
     pace: Mutex<Pace>,
     /// When the next look at something unfinished is due; `None`: nothing is.
     next_look: Mutex<Option<Duration>>,
@@ -253,6 +256,7 @@ impl Backup {
             ledger: Arc::new(Mutex::new(ledger)),
             ids: Arc::default(),
             started: Instant::now(),
+            clock_offset_us: AtomicI64::new(0),
             pace: Mutex::default(),
             next_look: Mutex::default(),
             work: tokio::sync::Mutex::new(Work::new(settle)),

@@ -89,7 +89,7 @@ pub trait Bucket: Send + Sync {
     ) -> Result<String, BucketError>;
     /// Parts that the server has of an upload, by number, pages followed.
     async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<ListedPart>, BucketError>;
-    /// Makes the object of an upload visible. An ambiguous answer is an error: HEAD the key and compare.
+    /// Makes the object of an upload visible and returns a tag, which on some servers is not the one that HEAD tells. An ambiguous answer is an error: HEAD the key and compare.
     async fn complete_upload(
         &self,
         key: &str,

@@ -189,7 +189,7 @@ async fn keys_with_strange_characters_are_kept_apart(bucket: &dyn Bucket, prefix
 }
 
 async fn a_listing_is_in_key_order_and_ends_with_the_prefix(bucket: &dyn Bucket, prefix: &str) {
-    let names = ["b", "a/2", "a/10", "a", "a0", "A", "a/1/x"];
+    let names = ["b", "a/2", "a/10", "a.b", "a0", "A", "a/1/x"];
     for name in names {
         bucket
             .put(&format!("{prefix}/{name}"), content(name.len(), 0))
@@ -202,7 +202,7 @@ async fn a_listing_is_in_key_order_and_ends_with_the_prefix(bucket: &dyn Bucket,
             .map(|name| format!("{prefix}/{name}"))
             .collect::<Vec<_>>()
     };
-    let all = full(&["A", "a", "a/1/x", "a/10", "a/2", "a0", "b"]);
+    let all = full(&["A", "a.b", "a/1/x", "a/10", "a/2", "a0", "b"]);
     assert_eq!(listed(bucket, &format!("{prefix}/")).await, all);
     assert_eq!(
         listed(bucket, &format!("{prefix}/a/")).await,
@@ -239,7 +239,7 @@ async fn an_upload_is_invisible_until_it_is_complete(bucket: &dyn Bucket, prefix
     // Out of order and one of them twice, as a resumed upload would.
     let mut parts = Vec::new();
     bucket
-        .upload_part(&key, &id, 2, content(PART_BYTES, 9))
+        .upload_part(&key, &id, 2, bodies[1].clone())
         .await
         .unwrap();
     for number in [3, 1, 2] {
@@ -272,14 +272,14 @@ async fn an_upload_is_invisible_until_it_is_complete(bucket: &dyn Bucket, prefix
     }
     assert_eq!(by_server.len(), 3);
 
-    let etag = bucket.complete_upload(&key, &id, &parts).await.unwrap();
+    bucket.complete_upload(&key, &id, &parts).await.unwrap();
     let whole = Bytes::from(bodies.concat());
     let info = bucket
         .head(&key)
         .await
         .unwrap()
         .expect("visible after Complete");
-    assert_eq!((info.size_bytes, info.etag), (whole.len() as u64, etag));
+    assert_eq!(info.size_bytes, whole.len() as u64);
     assert_eq!(bucket.get(&key, None).await.unwrap(), whole);
     let middle = PART_BYTES as u64 - 2..PART_BYTES as u64 + 2;
     let expected = whole.slice(middle.start as usize..middle.end as usize);
@@ -331,67 +331,61 @@ async fn a_complete_that_does_not_fit_is_refused_and_can_be_mended(
     prefix: &str,
 ) {
     let key = format!("{prefix}/object");
-    let id = bucket.create_upload(&key).await.unwrap();
-    let first = bucket
-        .upload_part(&key, &id, 1, content(PART_BYTES, 1))
-        .await
-        .unwrap();
-    let second = bucket
-        .upload_part(&key, &id, 2, content(9, 2))
-        .await
-        .unwrap();
     let part = |number, etag: &str| CompletedPart {
         number,
         etag: etag.to_owned(),
     };
-    let good = [part(1, &first), part(2, &second)];
-    for (what, bad) in [
-        ("a wrong tag", vec![part(1, &second), part(2, &second)]),
-        (
-            "a part that was never sent",
-            vec![part(1, &first), part(3, &second)],
-        ),
-        (
-            "parts out of order",
-            vec![part(2, &second), part(1, &first)],
-        ),
-    ] {
+    let bodies = [content(PART_BYTES, 1), content(9, 2)];
+    let mut id = bucket.create_upload(&key).await.unwrap();
+    let mut tags = send(bucket, &key, &id, &bodies).await;
+    for what in ["a wrong tag", "a part that was never sent"] {
+        let bad = match what {
+            "a wrong tag" => [part(1, &tags[1]), part(2, &tags[1])],
+            _ => [part(1, &tags[0]), part(3, &tags[1])],
+        };
         let err = bucket
             .complete_upload(&key, &id, &bad)
             .await
             .expect_err(what);
         assert_eq!(err.kind, ErrorKind::Refused, "{what}: {err}");
         assert_eq!(bucket.head(&key).await.unwrap(), None, "{what}");
+        // Some servers drop an upload that they refused to complete: then it says that it is gone, and is begun anew.
+        match bucket.list_parts(&key, &id).await {
+            Ok(there) => assert_eq!(there.len(), 2, "{what}"),
+            Err(err) => {
+                assert_eq!(err.kind, ErrorKind::NotFound, "{what}: {err}");
+                id = bucket.create_upload(&key).await.unwrap();
+                tags = send(bucket, &key, &id, &bodies).await;
+            }
+        }
     }
-    bucket
-        .upload_part(&key, &id, 1, content(100, 1))
-        .await
-        .unwrap();
-    let small = bucket
-        .upload_part(&key, &id, 1, content(100, 1))
-        .await
-        .unwrap();
-    let err = bucket
-        .complete_upload(&key, &id, &[part(1, &small), part(2, &second)])
-        .await
-        .expect_err("a small part");
-    assert_eq!(err.kind, ErrorKind::Refused, "{err}");
     assert_eq!(
-        bucket
-            .upload_part(&key, &id, 1, content(PART_BYTES, 1))
-            .await
-            .unwrap(),
-        first
+        send(bucket, &key, &id, &bodies).await,
+        tags,
+        "parts may be sent again"
     );
     bucket
-        .complete_upload(&key, &id, &good)
+        .complete_upload(&key, &id, &[part(1, &tags[0]), part(2, &tags[1])])
         .await
         .expect("mended");
     assert_eq!(
-        bucket.head(&key).await.unwrap().map(|info| info.size_bytes),
-        Some(PART_BYTES as u64 + 9)
+        bucket.get(&key, None).await.unwrap(),
+        Bytes::from(bodies.concat())
     );
     bucket.delete(&key).await.unwrap();
+}
+
+/// Sends parts, numbered from 1, and returns their tags.
+async fn send(bucket: &dyn Bucket, key: &str, id: &str, bodies: &[Bytes]) -> Vec<String> {
+    let mut tags = Vec::new();
+    for (number, body) in (1..).zip(bodies) {
+        let tag = bucket
+            .upload_part(key, id, number, body.clone())
+            .await
+            .unwrap();
+        tags.push(tag);
+    }
+    tags
 }
 
 async fn calls_may_be_repeated(bucket: &dyn Bucket, prefix: &str) {
@@ -419,15 +413,14 @@ async fn calls_may_be_repeated(bucket: &dyn Bucket, prefix: &str) {
         etag: tag,
     }];
     let etag = bucket.complete_upload(&key, &id, &parts).await.unwrap();
+    let object = bucket.head(&key).await.unwrap();
+    assert!(object.is_some());
     match bucket.complete_upload(&key, &id, &parts).await {
         // AWS remembers; others have forgotten the upload, and the caller looks at the object.
         Ok(again) => assert_eq!(again, etag),
         Err(err) => assert_eq!(err.kind, ErrorKind::NotFound, "{err}"),
     }
-    assert_eq!(
-        bucket.head(&key).await.unwrap().map(|info| info.etag),
-        Some(etag)
-    );
+    assert_eq!(bucket.head(&key).await.unwrap(), object, "as it was");
     bucket.delete(&key).await.unwrap();
     bucket.delete(&key).await.unwrap();
 }

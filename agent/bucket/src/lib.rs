@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`bucket`] is the small interface to object storage and its errors, [`s3`] the real one,
 //! [`memory`] the one for tests, [`contract`] what both promise, [`mod@prove`] whether a given one keeps it; [`manifest`] says
-//! what a checkpoint is, [`layout`] where its objects lie, [`target`] parses `s3://bucket/prefix`, [`credentials`] holds keys that never reach a log,
+//! what a checkpoint is, [`layout`] where its objects lie, [`target`] parses `s3://bucket/prefix`, [`profile`] is what is known of
+//! servers by their host, [`verdict`] what follows from what one was seen to do, [`credentials`] holds keys that never reach a log,
 //! [`ending`] is what a box that stops itself leaves.
 
 pub mod bucket;
@@ -15,9 +16,11 @@ pub mod layout;
 pub mod manifest;
 #[cfg(any(test, feature = "fakes"))]
 pub mod memory;
+pub mod profile;
 pub mod prove;
 pub mod s3;
 pub mod target;
+pub mod verdict;
 
 pub use bucket::{
     Bucket, BucketError, CompletedPart, ErrorKind, ListedObject, ListedPart, ListedUpload,
@@ -27,6 +30,8 @@ pub use credentials::Credentials;
 pub use ending::{EndedBy, Ending};
 pub use layout::{CommitId, Layout};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
+pub use profile::Style;
 pub use prove::{Proof, prove};
 pub use s3::{CredentialSource, S3Bucket, S3Options};
 pub use target::{Target, TargetError};
+pub use verdict::{Findings, Payload, Verdict};

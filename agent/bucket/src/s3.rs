@@ -1,13 +1,17 @@
 //! The real bucket: our own thin client for the dozen calls of S3 that we need.
 //!
 //! Reading order: [`sign`] (signatures), `address` (URLs), [`clock`] (the server's time), [`xml`] (bodies), `refusal` (what a
-//! no means), `exchange` (one request and its tries); here, what each call asks and what it makes of the answer.
+//! no means), `roots` (whom TLS trusts), `exchange` (one request and its tries), `payload` (checksums in place of signed bodies);
+//! here, what each call asks and what it makes of the answer. [`probe`] finds out what a server honours.
 
 use std::{
     collections::BTreeMap,
     fmt,
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -22,19 +26,26 @@ use crate::{
     },
     credentials::Credentials,
     target::Target,
+    verdict::Payload,
 };
 
 mod address;
 pub mod clock;
 mod exchange;
+mod payload;
+pub mod probe;
 mod refusal;
+mod roots;
 pub mod sign;
 pub mod xml;
 
-use exchange::{Answer, Exchange, Request, answered, local};
+use exchange::{Answer, Exchange, Request, Vouch, answered, local};
+use payload::Sums;
 
 /// Largest object that is read whole, bytes; larger ones are read by ranges.
 pub const MAX_WHOLE_GET_BYTES: u64 = 1 << 30;
+/// Smaller objects are signed whatever the server checks: nothing would be saved.
+const CHECKSUM_FROM_BYTES: usize = 1 << 20;
 /// Most pages of one listing: ten million objects.
 const MAX_PAGES: usize = 10_000;
 
@@ -85,6 +96,9 @@ impl S3Options {
 pub struct S3Bucket {
     exchange: Exchange,
     target: Target,
+    /// Whether large payloads go with a checksum instead of a signature.
+    checksums: AtomicBool,
+    sums: Sums,
 }
 
 impl fmt::Debug for S3Bucket {
@@ -101,7 +115,56 @@ impl S3Bucket {
         options: S3Options,
     ) -> Result<Self, BucketError> {
         let exchange = Exchange::new(&target, credentials, options)?;
-        Ok(Self { exchange, target })
+        Ok(Self {
+            exchange,
+            target,
+            checksums: AtomicBool::new(false),
+            sums: Sums::default(),
+        })
+    }
+
+    /// How large payloads go from now on: as [`probe`](Self::probe) found. Uploads that were begun stay as they are.
+    pub fn set_payload(&self, payload: Payload) {
+        self.checksums
+            .store(payload == Payload::Checksum, Ordering::Relaxed);
+    }
+
+    /// How large payloads go.
+    pub fn payload(&self) -> Payload {
+        if self.checksums.load(Ordering::Relaxed) {
+            Payload::Checksum
+        } else {
+            Payload::Signed
+        }
+    }
+
+    /// Whether nobody on the way to the server can read or change what is sent: it is encrypted, or stays in this machine.
+    pub fn is_private(&self) -> bool {
+        self.exchange.is_private()
+    }
+
+    /// Trusts the certificates of this PEM text besides those that everybody trusts. Fails when there is none in it.
+    pub fn trust(&self, pem: &[u8]) -> Result<(), BucketError> {
+        self.exchange.trust(&self.target, pem)
+    }
+
+    /// Begins an upload whose parts are vouched for in this way.
+    async fn begin(&self, key: &str, payload: Payload) -> Result<String, BucketError> {
+        const OPERATION: &str = "CreateMultipartUpload";
+        let checksum = (payload == Payload::Checksum)
+            .then(|| ("x-amz-checksum-algorithm", "CRC32".to_owned()));
+        let request = Request {
+            query: vec![("uploads", "")],
+            headers: checksum.into_iter().collect(),
+            ..on(OPERATION, Method::POST, key)
+        };
+        let answer = self.exchange.send(request).await?;
+        let id = xml::upload_id(&answer.body)
+            .map_err(|err| garbled(OPERATION, key, answer.status, &err))?;
+        if payload == Payload::Checksum {
+            self.sums.begun(&id);
+        }
+        Ok(id)
     }
 
     /// Which bucket this is.
@@ -120,6 +183,7 @@ fn on<'a>(operation: &'static str, method: Method, key: &'a str) -> Request<'a> 
         query: Vec::new(),
         headers: Vec::new(),
         body: Bytes::new(),
+        vouch: Vouch::Sha256,
         max_answer_bytes: xml::MAX_XML_BYTES as u64,
         repeatable: true,
     }
@@ -201,8 +265,15 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, u64)> {
 #[async_trait]
 impl Bucket for S3Bucket {
     async fn put(&self, key: &str, body: Bytes) -> Result<String, BucketError> {
+        let checksum = body.len() >= CHECKSUM_FROM_BYTES && self.payload() == Payload::Checksum;
+        let vouch = if checksum {
+            Vouch::Crc32(self.exchange.hash(body.clone(), payload::crc32).await)
+        } else {
+            Vouch::Sha256
+        };
         let request = Request {
             body,
+            vouch,
             ..on("PutObject", Method::PUT, key)
         };
         let answer = self.exchange.send(request).await?;
@@ -228,7 +299,8 @@ impl Bucket for S3Bucket {
         let answer = self.exchange.send(request).await?;
         let wrong = |what: &str| Err(refused(OPERATION, key, answer.status, what.to_owned()));
         match (answer.status, content_range(&answer.headers)) {
-            (StatusCode::PARTIAL_CONTENT, Some((first, last))) => {
+            // Some servers answer 200 and mean 206: what counts is the range that they name.
+            (_, Some((first, last))) => {
                 let length = last.checked_sub(first).map(|more| more + 1);
                 if first != range.start || length != Some(answer.body.len() as u64) {
                     return wrong("the answer holds another range than the one asked for");
@@ -236,7 +308,7 @@ impl Bucket for S3Bucket {
                 Ok(answer.body)
             }
             // The whole object, which can only be right when it is as long as asked for and begins where asked.
-            (StatusCode::OK, _) if range.start == 0 => Ok(answer.body),
+            (StatusCode::OK, None) if range.start == 0 => Ok(answer.body),
             _ => wrong("the server does not read ranges"),
         }
     }
@@ -319,13 +391,7 @@ impl Bucket for S3Bucket {
     }
 
     async fn create_upload(&self, key: &str) -> Result<String, BucketError> {
-        const OPERATION: &str = "CreateMultipartUpload";
-        let request = Request {
-            query: vec![("uploads", "")],
-            ..on(OPERATION, Method::POST, key)
-        };
-        let answer = self.exchange.send(request).await?;
-        xml::upload_id(&answer.body).map_err(|err| garbled(OPERATION, key, answer.status, &err))
+        self.begin(key, self.payload()).await
     }
 
     async fn upload_part(
@@ -336,15 +402,24 @@ impl Bucket for S3Bucket {
         body: Bytes,
     ) -> Result<String, BucketError> {
         const OPERATION: &str = "UploadPart";
-        let number = number.to_string();
-        let query = vec![("partNumber", number.as_str()), ("uploadId", upload_id)];
+        let digits = number.to_string();
+        let query = vec![("partNumber", digits.as_str()), ("uploadId", upload_id)];
+        let mut sum = None;
+        if self.sums.wanted(upload_id) {
+            sum = Some(self.exchange.hash(body.clone(), payload::crc32).await);
+        }
         let request = Request {
             query,
             body,
+            vouch: sum.clone().map_or(Vouch::Sha256, Vouch::Crc32),
             ..on(OPERATION, Method::PUT, key)
         };
         let answer = self.exchange.send(request).await?;
-        required_etag(OPERATION, key, &answer)
+        let etag = required_etag(OPERATION, key, &answer)?;
+        if let Some(sum) = sum {
+            self.sums.sent(upload_id, number, sum);
+        }
+        Ok(etag)
     }
 
     async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<ListedPart>, BucketError> {
@@ -364,6 +439,9 @@ impl Bucket for S3Bucket {
             let page = xml::parts(&answer.body)
                 .map_err(|err| garbled(OPERATION, key, answer.status, &err))?;
             parts.extend(page.rows.into_iter().map(|part| (part.number, part)));
+            let sums = xml::sums(&answer.body)
+                .map_err(|err| garbled(OPERATION, key, answer.status, &err))?;
+            self.sums.listed(upload_id, sums);
             match page.next.map(|next| next.to_string()) {
                 None => return Ok(parts.into_values().collect()),
                 Some(next) if next == marker => {
@@ -385,14 +463,17 @@ impl Bucket for S3Bucket {
         let request = || Request {
             query: vec![("uploadId", upload_id)],
             headers: vec![("content-type", "application/xml".to_owned())],
-            body: Bytes::from(xml::complete_request(parts)),
+            body: Bytes::from(xml::complete_request(parts, &self.sums.of(upload_id))),
             // It may have been carried out although its answer was lost; the caller looks before it asks again.
             repeatable: false,
             ..on(OPERATION, Method::POST, key)
         };
         let answer = self.exchange.send(request()).await?;
         match xml::completed(&answer.body) {
-            Ok(Ok(etag)) => Ok(etag),
+            Ok(Ok(etag)) => {
+                self.sums.forget(upload_id);
+                Ok(etag)
+            }
             Ok(Err(said)) => Err(answered(&request(), answer.status.as_u16(), &said, &[])),
             // A cut answer: the object may be there.
             Err(err) => Err(local(&request(), ErrorKind::Transient, &err.to_string())),
@@ -400,6 +481,7 @@ impl Bucket for S3Bucket {
     }
 
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), BucketError> {
+        self.sums.forget(upload_id);
         let query = vec![("uploadId", upload_id)];
         gone(
             self.exchange
@@ -425,10 +507,12 @@ impl Bucket for S3Bucket {
                 query.push(("key-marker", key.as_str()));
                 query.push(("upload-id-marker", upload_id.as_str()));
             }
-            let answer = self
-                .exchange
-                .send(listing(OPERATION, prefix, query))
-                .await?;
+            let answer = match self.exchange.send(listing(OPERATION, prefix, query)).await {
+                Ok(answer) => answer,
+                // Where nothing was ever begun some servers know of no uploads at all.
+                Err(err) if is_missing(&err) => return Ok(uploads),
+                Err(err) => return Err(err),
+            };
             let page = xml::uploads(&answer.body)
                 .map_err(|err| garbled(OPERATION, prefix, answer.status, &err))?;
             uploads.extend(
@@ -456,13 +540,13 @@ impl Bucket for S3Bucket {
 fn gone(sent: Result<Answer, BucketError>) -> Result<(), BucketError> {
     match sent {
         Ok(_) => Ok(()),
-        Err(err)
-            if err.kind == ErrorKind::NotFound && err.code.as_deref() != Some("NoSuchBucket") =>
-        {
-            Ok(())
-        }
+        Err(err) if is_missing(&err) => Ok(()),
         Err(err) => Err(err),
     }
+}
+
+fn is_missing(err: &BucketError) -> bool {
+    err.kind == ErrorKind::NotFound && err.code.as_deref() != Some("NoSuchBucket")
 }
 
 fn goes_in_circles(operation: &'static str, key: &str, status: StatusCode) -> BucketError {

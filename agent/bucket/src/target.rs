@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::layout;
+use crate::{
+    layout,
+    profile::{self, Style},
+};
 
 /// Region for signing when none is named: what S3-compatible servers accept, and where AWS redirects from.
 pub const DEFAULT_REGION: &str = "us-east-1";
@@ -18,6 +21,9 @@ pub struct Target {
     pub endpoint: Option<String>,
     /// Region for signing.
     pub region: String,
+    /// Where the bucket's name stands in URLs.
+    #[serde(default)]
+    pub style: Style,
 }
 
 /// Why a text names no target.
@@ -54,7 +60,8 @@ pub enum TargetError {
 }
 
 impl Target {
-    /// Reads `s3://bucket/prefix` with an endpoint (`None` or empty: AWS) and a region (`None` or empty: [`DEFAULT_REGION`]).
+    /// Reads `s3://bucket/prefix` with an endpoint (`None` or empty: AWS) and a region (`None` or empty: the one that the endpoint's
+    /// name tells, else [`DEFAULT_REGION`]).
     pub fn parse(
         url: &str,
         endpoint: Option<&str>,
@@ -77,10 +84,11 @@ impl Target {
             .filter(|text| !text.is_empty())
             .map(check_endpoint)
             .transpose()?;
+        let known = profile::of(endpoint.as_deref());
         let region = region
             .map(str::trim)
             .filter(|text| !text.is_empty())
-            .unwrap_or(DEFAULT_REGION);
+            .unwrap_or(&known.region);
         if region.len() > 64
             || !region
                 .bytes()
@@ -93,7 +101,13 @@ impl Target {
             prefix: prefix.to_owned(),
             endpoint,
             region: region.to_owned(),
+            style: Style::Auto,
         })
+    }
+
+    /// The same, addressed in this style.
+    pub fn with_style(self, style: Style) -> Self {
+        Self { style, ..self }
     }
 
     /// As it was written: `s3://bucket/prefix`.
@@ -184,6 +198,12 @@ mod tests {
         assert_eq!(target.endpoint.as_deref(), Some("http://127.0.0.1:9000"));
         assert_eq!(target.region, "eu-central-1");
         assert_eq!(target.url(), "s3://runs/p");
+        let known = Target::parse(
+            "s3://runs",
+            Some("https://s3.us-west-004.backblazeb2.com"),
+            None,
+        );
+        assert_eq!(known.unwrap().region, "us-west-004");
         assert_eq!(
             Target::parse("s3://runs", Some(""), Some(" "))
                 .unwrap()

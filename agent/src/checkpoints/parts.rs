@@ -420,6 +420,8 @@ impl Uploader<'_> {
 /// Whether an error speaks of one multipart upload, so that another one may succeed.
 fn is_about_the_upload(err: &BucketError) -> bool {
     err.kind == ErrorKind::NotFound
+        // A server that streams parts to their end cannot take one again with other bytes.
+        || (err.operation == "UploadPart" && err.status == 501)
         || matches!(
             err.code.as_deref(),
             Some("NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall")

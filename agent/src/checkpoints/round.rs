@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +31,9 @@ use super::{Backup, BackupError, CheckpointInfo, retention};
 const YIELDS_IN_A_ROW: u32 = 2;
 /// Older checkpoints whose unchanged files are looked for.
 const REUSE_FROM: usize = 16;
+
+/// What two readings of the bucket's clock may differ by: a second of its own, and slow answers.
+const CLOCK_NOISE_US: u64 = 5_000_000;
 
 /// What rounds hand on to the next one.
 pub(super) struct Work {
@@ -197,8 +201,20 @@ impl Backup {
     fn written_ms(&self, candidate: &Candidate) -> u64 {
         let written_us =
             (candidate.written_ns() / 1_000).clamp(0, i64::try_from(now_us()).unwrap_or(i64::MAX));
-        let offset_us = (self.bucket.clock_offset_s() * 1e6) as i64;
+        let offset_us = self.settled_offset_us();
         u64::try_from(written_us.saturating_add(offset_us)).unwrap_or(0) / 1_000
+    }
+
+    /// How far ahead the bucket's clock is. It speaks in whole seconds, so a new value counts only when it is clearly another one:
+    /// two checkpoints of the same second must not change places.
+    fn settled_offset_us(&self) -> i64 {
+        let now_us = (self.bucket.clock_offset_s() * 1e6) as i64;
+        let settled_us = self.clock_offset_us.load(Ordering::Relaxed);
+        if now_us.abs_diff(settled_us) < CLOCK_NOISE_US {
+            return settled_us;
+        }
+        self.clock_offset_us.store(now_us, Ordering::Relaxed);
+        now_us
     }
 
     /// Carries one checkpoint over. `Ok(None)`: the bucket had it already.

@@ -1,8 +1,12 @@
-//! URLs of a bucket and its objects (pure): path style for endpoints of one's own, virtual hosts for AWS.
+//! URLs of a bucket and its objects (pure): in path style or with the bucket in the host's name.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::{layout::MAX_KEY_BYTES, target::Target};
+use crate::{
+    layout::MAX_KEY_BYTES,
+    profile::{self, Style},
+    target::Target,
+};
 
 /// What S3 leaves as it is when it encodes a URI.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
@@ -14,25 +18,36 @@ const ENCODED_PATH: &AsciiSet = &ENCODED.remove(b'/');
 
 /// URL of the bucket without a trailing slash.
 pub fn bucket_url(target: &Target) -> String {
-    let Target {
-        bucket,
-        endpoint,
-        region,
-        ..
-    } = target;
-    if let Some(endpoint) = endpoint {
-        return format!("{}/{bucket}", endpoint.trim_end_matches('/'));
-    }
+    let Target { bucket, region, .. } = target;
     let domain = if region.starts_with("cn-") {
         "amazonaws.com.cn"
     } else {
         "amazonaws.com"
     };
-    if bucket.contains('.') {
-        // A name with dots does not match the wildcard certificate.
-        format!("https://s3.{region}.{domain}/{bucket}")
-    } else {
-        format!("https://{bucket}.s3.{region}.{domain}")
+    let endpoint = match &target.endpoint {
+        Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+        None => format!("https://s3.{region}.{domain}"),
+    };
+    match endpoint.split_once("://") {
+        Some((scheme, rest)) if is_virtual(target, scheme, rest) => {
+            format!("{scheme}://{bucket}.{rest}")
+        }
+        _ => format!("{endpoint}/{bucket}"),
+    }
+}
+
+/// Whether the bucket's name goes into the host's: as the user says, else as the server is known to want it where that can work.
+fn is_virtual(target: &Target, scheme: &str, rest: &str) -> bool {
+    match target.style {
+        Style::Path => false,
+        Style::Virtual => true,
+        Style::Auto => {
+            let wanted = profile::of(target.endpoint.as_deref()).style == Style::Virtual;
+            // A name with dots does not match a wildcard certificate, and an address has no names below it.
+            let certified = scheme == "http" || !target.bucket.contains('.');
+            let named = rest.contains(|c: char| c.is_ascii_alphabetic()) && !rest.starts_with('[');
+            wanted && certified && named
+        }
     }
 }
 
@@ -106,6 +121,43 @@ mod tests {
             Some("https://host/s3"),
             "auto",
             "https://host/s3/runs",
+        );
+        check(
+            "s3://runs",
+            Some("https://s3.eu-west-1.amazonaws.com"),
+            "eu-west-1",
+            "https://runs.s3.eu-west-1.amazonaws.com",
+        );
+        check(
+            "s3://runs",
+            Some("https://t3.storage.dev"),
+            "auto",
+            "https://runs.t3.storage.dev",
+        );
+        check(
+            "s3://my.runs",
+            Some("https://t3.storage.dev"),
+            "auto",
+            "https://t3.storage.dev/my.runs",
+        );
+    }
+
+    #[test]
+    fn the_user_decides_over_what_is_known() {
+        fn check(endpoint: Option<&str>, style: Style, expected: &str) {
+            let target = Target::parse("s3://runs", endpoint, None).unwrap();
+            assert_eq!(bucket_url(&target.with_style(style)), expected);
+        }
+        check(None, Style::Path, "https://s3.us-east-1.amazonaws.com/runs");
+        check(
+            Some("https://minio.lab:9000"),
+            Style::Virtual,
+            "https://runs.minio.lab:9000",
+        );
+        check(
+            Some("http://localhost:9000/s3"),
+            Style::Virtual,
+            "http://runs.localhost:9000/s3",
         );
     }
 

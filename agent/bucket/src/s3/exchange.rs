@@ -2,7 +2,7 @@
 //! broke or the clock was off.
 
 use std::{
-    sync::Mutex,
+    sync::{Mutex, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +17,7 @@ use tracing::{debug, trace};
 use super::{
     CredentialSource, S3Options, address,
     clock::{self, ServerClock},
-    refusal,
+    payload, refusal, roots,
     sign::{self, Unsigned},
     xml::{self, ErrorBody},
 };
@@ -48,10 +48,22 @@ pub(super) struct Request<'a> {
     pub headers: Vec<(&'static str, String)>,
     /// Payload.
     pub body: Bytes,
+    /// What the signature says of it.
+    pub vouch: Vouch,
     /// Largest answer that is read, bytes.
     pub max_answer_bytes: u64,
     /// Whether it may be repeated when the link broke after it may have been carried out.
     pub repeatable: bool,
+}
+
+/// What a signature says of a payload.
+pub(super) enum Vouch {
+    /// Its SHA-256.
+    Sha256,
+    /// This SHA-256, whatever the payload's own is.
+    Claimed(String),
+    /// Nothing but this CRC-32 in a header, base64.
+    Crc32(String),
 }
 
 /// An answer that is a success.
@@ -63,7 +75,7 @@ pub(super) struct Answer {
 
 /// The way to one bucket.
 pub(super) struct Exchange {
-    client: reqwest::Client,
+    client: RwLock<reqwest::Client>,
     bucket_url: String,
     region: String,
     credentials: CredentialSource,
@@ -95,16 +107,10 @@ impl Exchange {
         options: S3Options,
     ) -> Result<Self, BucketError> {
         let bucket_url = address::bucket_url(target);
-        let client = client(&bucket_url, &options).map_err(|err| BucketError {
-            operation: "Connect",
-            key: target.url(),
-            kind: ErrorKind::Refused,
-            status: 0,
-            code: None,
-            message: chain(&err.without_url()),
-        })?;
+        let client = roots::client(&bucket_url, options.connect_timeout, None)
+            .map_err(|err| unusable(target, &err))?;
         Ok(Self {
-            client,
+            client: RwLock::new(client),
             bucket_url,
             region: target.region.clone(),
             credentials,
@@ -114,17 +120,37 @@ impl Exchange {
         })
     }
 
+    /// Trusts these certificates, PEM, besides those that everybody does.
+    pub(super) fn trust(&self, target: &Target, pem: &[u8]) -> Result<(), BucketError> {
+        let client = roots::client(&self.bucket_url, self.options.connect_timeout, Some(pem))
+            .map_err(|err| unusable(target, &err))?;
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
+
+    /// Whether nobody on the way can read or change what is sent.
+    pub(super) fn is_private(&self) -> bool {
+        self.bucket_url.starts_with("https://") || roots::is_loopback(&self.bucket_url)
+    }
+
     pub(super) fn clock_offset_s(&self) -> f64 {
         self.clock().offset_s()
     }
 
     /// Sends a request until an answer came: at most `options.tries` times, plus once more when the clock had to be corrected.
-    pub(super) async fn send(&self, request: Request<'_>) -> Result<Answer, BucketError> {
+    pub(super) async fn send(&self, mut request: Request<'_>) -> Result<Answer, BucketError> {
         if request.on_object {
             address::check_key(request.key)
                 .map_err(|reason| local(&request, ErrorKind::Refused, reason))?;
         }
-        let payload_sha256 = self.hash(request.body.clone()).await;
+        let payload_sha256 = match &request.vouch {
+            Vouch::Sha256 => self.hash(request.body.clone(), sign::payload_sha256).await,
+            Vouch::Claimed(sha256) => sha256.clone(),
+            Vouch::Crc32(crc32) => {
+                request.headers.push((payload::CRC32_HEADER, crc32.clone()));
+                payload::UNSIGNED.to_owned()
+            }
+        };
         let mut corrected = false;
         let mut tries = 0;
         loop {
@@ -161,13 +187,14 @@ impl Exchange {
         }
     }
 
-    async fn hash(&self, body: Bytes) -> String {
+    /// Hashes a payload, a large one on a thread that may block.
+    pub(super) async fn hash(&self, body: Bytes, hash: fn(&[u8]) -> String) -> String {
         if body.len() < HASH_ASIDE_BYTES {
-            return sign::payload_sha256(&body);
+            return hash(&body);
         }
         let _turn = self.hashing.acquire().await;
         let by = self.options.hash_by.clone();
-        let work = Box::new(move || sign::payload_sha256(&body));
+        let work = Box::new(move || hash(&body));
         let hashing = tokio::task::spawn_blocking(move || by(work));
         hashing
             .await
@@ -211,8 +238,12 @@ impl Exchange {
         };
 
         let began = Instant::now();
-        let mut http = self
+        let client = self
             .client
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let mut http = client
             .request(request.method.clone(), &url)
             .headers(headers);
         if matches!(request.method, Method::PUT | Method::POST) {
@@ -400,53 +431,16 @@ fn redirected(headers: &HeaderMap) -> Option<String> {
     Some(format!("the bucket is in region {region}"))
 }
 
-fn client(url: &str, options: &S3Options) -> Result<reqwest::Client, reqwest::Error> {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Losing a race against another thread leaves the same provider in place.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+/// The error for a client that cannot be made.
+fn unusable(target: &Target, err: &dyn std::error::Error) -> BucketError {
+    BucketError {
+        operation: "Connect",
+        key: target.url(),
+        kind: ErrorKind::Refused,
+        status: 0,
+        code: None,
+        message: chain(err),
     }
-    let builder = || {
-        let builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .user_agent(concat!("spotter/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(options.connect_timeout)
-            // Below the idle time of the usual load balancers: a request never meets a connection that is being closed.
-            .pool_idle_timeout(Duration::from_secs(20))
-            .tcp_nodelay(true);
-        // A proxy of the environment has no way to this machine's own loopback.
-        if is_loopback(url) {
-            builder.no_proxy()
-        } else {
-            builder
-        }
-    };
-    match builder().build() {
-        Ok(client) => Ok(client),
-        // Without one system certificate no client can be made, not even for http: bare containers have none.
-        Err(err) => {
-            let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
-            let roots: Result<Vec<_>, _> = roots
-                .map(|root| reqwest::Certificate::from_der(root))
-                .collect();
-            match roots {
-                Ok(roots) => builder().tls_certs_only(roots).build(),
-                Err(_) => Err(err),
-            }
-        }
-    }
-}
-
-fn is_loopback(url: &str) -> bool {
-    let host = reqwest::Url::parse(url)
-        .ok()
-        .and_then(|url| url.host_str().map(str::to_owned))
-        .unwrap_or_default();
-    let address = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// An error and all its causes in one line.

@@ -3,6 +3,8 @@
 //! Everything here was written by somebody else's server: sizes are bounded before parsing, entities beyond the five of XML are
 //! refused by the parser, and what does not parse is an error, never a guess.
 
+use std::collections::BTreeMap;
+
 use percent_encoding::percent_decode_str;
 use quick_xml::de::from_str;
 use serde::Deserialize;
@@ -135,6 +137,40 @@ pub fn parts(body: &[u8]) -> Result<Page<ListedPart, u32>, XmlError> {
     })
 }
 
+/// Checksums in an answer of ListParts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ListedSums {
+    /// Whether the upload was begun with CRC-32.
+    pub crc32: bool,
+    /// By part number, base64.
+    pub parts: Vec<(u32, String)>,
+}
+
+/// Reads the checksums of an answer of ListParts.
+pub fn sums(body: &[u8]) -> Result<ListedSums, XmlError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct ListPartsResult {
+        checksum_algorithm: Option<String>,
+        #[serde(default, rename = "Part")]
+        parts: Vec<Part>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Part {
+        part_number: u32,
+        #[serde(rename = "ChecksumCRC32")]
+        crc32: Option<String>,
+    }
+    let result: ListPartsResult = parse("ListPartsResult", body)?;
+    let crc32 = result.checksum_algorithm.as_deref() == Some("CRC32");
+    let sum = |part: Part| Some((part.part_number, part.crc32?));
+    Ok(ListedSums {
+        crc32,
+        parts: result.parts.into_iter().filter_map(sum).collect(),
+    })
+}
+
 /// Where the next page of uploads begins: key and upload id.
 pub type UploadMarker = (String, String);
 
@@ -193,7 +229,10 @@ pub fn upload_id(body: &[u8]) -> Result<String, XmlError> {
     struct InitiateMultipartUploadResult {
         upload_id: String,
     }
-    let result: InitiateMultipartUploadResult = parse("InitiateMultipartUploadResult", body)?;
+    // Some servers leave the `Result` out.
+    let result = parse("InitiateMultipartUploadResult", body)
+        .or_else(|err| parse("InitiateMultipartUpload", body).map_err(|_| err));
+    let result: InitiateMultipartUploadResult = result?;
     if result.upload_id.is_empty() || result.upload_id.len() > 2048 {
         return Err(XmlError::Shape(format!(
             "an upload id of {} bytes",
@@ -219,17 +258,22 @@ pub fn completed(body: &[u8]) -> Result<Result<String, ErrorBody>, XmlError> {
     }
 }
 
-/// Writes the body of CompleteMultipartUpload.
-pub fn complete_request(parts: &[CompletedPart]) -> String {
+/// Writes the body of CompleteMultipartUpload, with the checksums of parts that have one.
+pub fn complete_request(parts: &[CompletedPart], sums: &BTreeMap<u32, String>) -> String {
     let mut text = String::from(
         r#"<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">"#,
     );
     for part in parts {
         let etag = quick_xml::escape::escape(part.etag.as_str());
         text.push_str(&format!(
-            "<Part><PartNumber>{}</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>",
+            "<Part><PartNumber>{}</PartNumber><ETag>&quot;{etag}&quot;</ETag>",
             part.number
         ));
+        if let Some(sum) = sums.get(&part.number) {
+            let sum = quick_xml::escape::escape(sum.as_str());
+            text.push_str(&format!("<ChecksumCRC32>{sum}</ChecksumCRC32>"));
+        }
+        text.push_str("</Part>");
     }
     text.push_str("</CompleteMultipartUpload>");
     text

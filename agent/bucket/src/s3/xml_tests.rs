@@ -129,14 +129,47 @@ fn the_request_to_complete_names_its_parts_and_escapes_their_tags() {
             etag: "<&".into(),
         },
     ];
-    let text = complete_request(&parts);
+    let sums = BTreeMap::from([(2, "NhCmhg==".to_owned())]);
+    let text = complete_request(&parts, &sums);
     assert!(
         text.contains("<Part><PartNumber>1</PartNumber><ETag>&quot;a&quot;</ETag></Part>"),
         "{text}"
     );
     assert!(
-        text.contains("<ETag>&quot;&lt;&amp;&quot;</ETag>"),
+        text.contains(
+            "<ETag>&quot;&lt;&amp;&quot;</ETag><ChecksumCRC32>NhCmhg==</ChecksumCRC32></Part>"
+        ),
         "{text}"
+    );
+}
+
+#[test]
+fn checksums_of_parts_are_read_where_the_upload_has_them() {
+    let check = |inner: &str, crc32: bool, parts: &[(u32, &str)]| {
+        let body = format!("<ListPartsResult>{inner}</ListPartsResult>");
+        let parts = parts
+            .iter()
+            .map(|(number, sum)| (*number, (*sum).to_owned()))
+            .collect();
+        assert_eq!(sums(body.as_bytes()).unwrap(), ListedSums { crc32, parts });
+    };
+    let part = |number: u32, sum: &str| {
+        format!("<Part><PartNumber>{number}</PartNumber><Size>9</Size><ETag>x</ETag>{sum}</Part>")
+    };
+    check(&part(1, ""), false, &[]);
+    check(
+        "<ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm>",
+        false,
+        &[],
+    );
+    check(
+        &format!(
+            "<ChecksumAlgorithm>CRC32</ChecksumAlgorithm>{}{}",
+            part(1, "<ChecksumCRC32>NhCmhg==</ChecksumCRC32>"),
+            part(2, "")
+        ),
+        true,
+        &[(1, "NhCmhg==")],
     );
 }
 

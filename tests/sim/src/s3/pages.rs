@@ -5,9 +5,9 @@ use std::sync::Arc;
 use s3s::{
     S3Result,
     dto::{
-        CommonPrefix, EncodingType, ListMultipartUploadsInput, ListMultipartUploadsOutput,
-        ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput, MultipartUpload,
-        Object, Part, Timestamp,
+        ChecksumAlgorithm, CommonPrefix, EncodingType, ListMultipartUploadsInput,
+        ListMultipartUploadsOutput, ListObjectsV2Input, ListObjectsV2Output, ListPartsInput,
+        ListPartsOutput, MultipartUpload, Object, Part, Timestamp,
     },
     s3_error,
 };
@@ -83,10 +83,14 @@ pub fn parts(store: &Store, input: ListPartsInput) -> S3Result<ListPartsOutput> 
         part_number: i32::try_from(number).ok(),
         size: i64::try_from(part.size_bytes).ok(),
         e_tag: strong(&part.md5),
+        checksum_crc32: part.crc32,
         last_modified: Some(Timestamp::from(part.modified)),
         ..Default::default()
     };
+    let begun = store.begun(&input.bucket, &input.key, &input.upload_id)?;
+    let crc32 = || ChecksumAlgorithm::from_static(ChecksumAlgorithm::CRC32);
     let output = ListPartsOutput {
+        checksum_algorithm: begun.crc32.then(crc32),
         bucket: Some(input.bucket),
         key: Some(input.key),
         upload_id: Some(input.upload_id),

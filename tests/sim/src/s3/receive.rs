@@ -20,6 +20,8 @@ pub struct Received {
     pub size_bytes: u64,
     /// md5, hex.
     pub md5: String,
+    /// CRC-32, base64, when the client sent one or it was wanted.
+    pub crc32: Option<String>,
 }
 
 /// What a body has to be.
@@ -33,6 +35,8 @@ pub struct Expected {
     pub checksums: BTreeMap<&'static str, Option<String>>,
     /// Where the trailer appears.
     pub trailers: Option<TrailingHeaders>,
+    /// Whether the CRC-32 is wanted although nobody sent one.
+    pub crc32: bool,
 }
 
 /// Algorithms and how their header ends.
@@ -67,13 +71,14 @@ impl Expected {
             md5,
             checksums,
             trailers,
+            crc32: false,
         }
     }
 
     fn hasher(&self) -> ChecksumHasher {
         use s3s::crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
         ChecksumHasher {
-            crc32: self.checksums.contains_key("crc32").then(Crc32::new),
+            crc32: (self.crc32 || self.checksums.contains_key("crc32")).then(Crc32::new),
             crc32c: self.checksums.contains_key("crc32c").then(Crc32c::new),
             crc64nvme: self
                 .checksums
@@ -84,7 +89,13 @@ impl Expected {
         }
     }
 
-    fn check(mut self, size_bytes: u64, md5: &[u8], hasher: ChecksumHasher) -> S3Result<()> {
+    /// Compares, and answers the CRC-32 where one was sent.
+    fn check(
+        mut self,
+        size_bytes: u64,
+        md5: &[u8],
+        hasher: ChecksumHasher,
+    ) -> S3Result<Option<String>> {
         if let Some(length) = self
             .length
             .filter(|length| u64::try_from(*length) != Ok(size_bytes))
@@ -117,6 +128,7 @@ impl Expected {
             }
         }
         let found = hasher.finalize();
+        let crc32 = found.checksum_crc32.clone();
         let found = [
             found.checksum_crc32,
             found.checksum_crc32c,
@@ -142,7 +154,7 @@ impl Expected {
                 Some(_) => {}
             }
         }
-        Ok(())
+        Ok(crc32)
     }
 }
 
@@ -169,7 +181,7 @@ where
     }
     file.flush().await.map_err(disk)?;
     let md5 = md5.finalize();
-    expected.check(size_bytes, &md5, hasher)?;
+    let crc32 = expected.check(size_bytes, &md5, hasher)?;
     let md5 = hex::encode(md5);
     match injected {
         Some(Injected::NoSpace) => Err(disk(std::io::ErrorKind::StorageFull.into())),
@@ -181,12 +193,14 @@ where
                 scratch,
                 size_bytes,
                 md5,
+                crc32,
             })
         }
         None => Ok(Received {
             scratch,
             size_bytes,
             md5,
+            crc32,
         }),
     }
 }

@@ -5,7 +5,7 @@ use std::{io::SeekFrom, sync::Arc};
 use s3s::{
     S3, S3Error, S3Request, S3Response, S3Result,
     dto::{
-        AbortMultipartUploadInput, AbortMultipartUploadOutput, Bucket,
+        AbortMultipartUploadInput, AbortMultipartUploadOutput, Bucket, ChecksumAlgorithm,
         CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CopyObjectInput,
         CopyObjectOutput, CopyObjectResult, CopyPartResult, CopySource, CreateBucketInput,
         CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
@@ -27,7 +27,7 @@ use super::{
     faults::Injected,
     listing, pages,
     receive::{Expected, Received, disk, receive},
-    store::{Begun, Description, Precondition, Store, StoreError, now_ms},
+    store::{Begun, Description, Precondition, Store, StoreError, Wanted, now_ms},
 };
 
 /// How much of a file is read at once, bytes.
@@ -48,6 +48,7 @@ impl From<StoreError> for S3Error {
             StoreError::NoSuchUpload => s3_error!(NoSuchUpload, "{text}"),
             StoreError::InvalidPart(_) => s3_error!(InvalidPart, "{text}"),
             StoreError::InvalidPartOrder => s3_error!(InvalidPartOrder, "{text}"),
+            StoreError::OtherChecksum { .. } => s3_error!(InvalidRequest, "{text}"),
             StoreError::EntityTooSmall(_) => s3_error!(EntityTooSmall, "{text}"),
             StoreError::PreconditionFailed => s3_error!(PreconditionFailed, "{text}"),
             StoreError::Io(err) => disk(err),
@@ -80,6 +81,7 @@ impl Operations {
         &self,
         source: &CopySource,
         range: Option<&Range>,
+        crc32: bool,
     ) -> S3Result<(Arc<Description>, Received)> {
         let CopySource::Bucket { bucket, key, .. } = source else {
             return Err(s3_error!(
@@ -88,7 +90,11 @@ impl Operations {
             ));
         };
         let stretch = self.stretch(bucket, key, range)?;
-        let received = receive(&self.store, stretch.body, Expected::default(), None).await?;
+        let expected = Expected {
+            crc32,
+            ..Expected::default()
+        };
+        let received = receive(&self.store, stretch.body, expected, None).await?;
         Ok((stretch.description, received))
     }
 }
@@ -193,7 +199,7 @@ impl S3 for Operations {
         req: S3Request<CopyObjectInput>,
     ) -> S3Result<S3Response<CopyObjectOutput>> {
         let input = req.input;
-        let (source, received) = self.copied(&input.copy_source, None).await?;
+        let (source, received) = self.copied(&input.copy_source, None, false).await?;
         let replaces = input
             .metadata_directive
             .as_ref()
@@ -349,8 +355,13 @@ impl S3 for Operations {
             initiated_ms: now_ms(),
             content_type: input.content_type,
             metadata: kept(input.metadata),
+            crc32: input
+                .checksum_algorithm
+                .as_ref()
+                .is_some_and(|algorithm| algorithm.as_str() == ChecksumAlgorithm::CRC32),
         };
         let output = CreateMultipartUploadOutput {
+            checksum_algorithm: input.checksum_algorithm,
             upload_id: Some(self.store.begin(begun)?),
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -367,8 +378,9 @@ impl S3 for Operations {
         let input = req.input;
         let number = part_number(input.part_number)?;
         // Before the body: a client should not send gigabytes to an upload that is gone.
-        self.store
-            .is_open(&input.bucket, &input.key, &input.upload_id)?;
+        let begun = self
+            .store
+            .begun(&input.bucket, &input.key, &input.upload_id)?;
         let expected = Expected::new(
             &req.headers,
             req.trailing_headers,
@@ -380,16 +392,24 @@ impl S3 for Operations {
             scratch,
             size_bytes,
             md5,
+            crc32,
         } = receive(&self.store, body, expected, injected).await?;
+        // One that came where none is kept was compared with the body, and that is all.
+        let crc32 = crc32.filter(|_| begun.crc32);
         let upload = (
             input.bucket.as_str(),
             input.key.as_str(),
             input.upload_id.as_str(),
         );
-        self.store
-            .put_part(upload, number, (size_bytes, md5.clone()), scratch)?;
+        self.store.put_part(
+            upload,
+            number,
+            (size_bytes, md5.clone(), crc32.clone()),
+            scratch,
+        )?;
         Ok(S3Response::new(UploadPartOutput {
             e_tag: strong(&md5),
+            checksum_crc32: crc32,
             ..Default::default()
         }))
     }
@@ -407,23 +427,34 @@ impl S3 for Operations {
             .transpose();
         let range =
             range.map_err(|_| s3_error!(InvalidArgument, "the range to copy is not one"))?;
+        let begun = self
+            .store
+            .begun(&input.bucket, &input.key, &input.upload_id)?;
         let (
             _,
             Received {
                 scratch,
                 size_bytes,
                 md5,
+                crc32,
             },
-        ) = self.copied(&input.copy_source, range.as_ref()).await?;
+        ) = self
+            .copied(&input.copy_source, range.as_ref(), begun.crc32)
+            .await?;
         let upload = (
             input.bucket.as_str(),
             input.key.as_str(),
             input.upload_id.as_str(),
         );
-        self.store
-            .put_part(upload, number, (size_bytes, md5.clone()), scratch)?;
+        self.store.put_part(
+            upload,
+            number,
+            (size_bytes, md5.clone(), crc32.clone()),
+            scratch,
+        )?;
         let result = CopyPartResult {
             e_tag: strong(&md5),
+            checksum_crc32: crc32,
             last_modified: timestamp_ms(now_ms()),
             ..Default::default()
         };
@@ -447,12 +478,13 @@ impl S3 for Operations {
         {
             let number = part_number(part.part_number.unwrap_or_default())?;
             let tag = part.e_tag.as_ref().map(|etag| etag.value().to_owned());
-            wanted.push((
+            wanted.push(Wanted {
                 number,
-                tag.ok_or_else(|| {
+                etag: tag.ok_or_else(|| {
                     s3_error!(InvalidPart, "part {number} is named without its tag")
                 })?,
-            ));
+                crc32: part.checksum_crc32,
+            });
         }
         if wanted.is_empty() {
             return Err(s3_error!(MalformedXML, "no parts were named"));

@@ -22,7 +22,7 @@ mod files;
 #[cfg(test)]
 mod tests;
 
-use files::{describe, load_bucket, load_upload};
+use files::{describe, load_bucket, load_upload, part_name};
 
 /// Smallest part that is not the last, bytes.
 pub const MIN_PART_BYTES: u64 = 5 << 20;
@@ -59,6 +59,9 @@ pub struct Begun {
     pub content_type: Option<String>,
     /// `x-amz-meta-*` of the object to be.
     pub metadata: BTreeMap<String, String>,
+    /// Whether its parts come with their CRC-32, each.
+    #[serde(default)]
+    pub crc32: bool,
 }
 
 /// A part that was sent.
@@ -68,9 +71,22 @@ pub struct Part {
     pub size_bytes: u64,
     /// md5 of the content, hex: its entity tag.
     pub md5: String,
+    /// CRC-32 of the content, base64, when the upload has them.
+    pub crc32: Option<String>,
     /// When it came.
     pub modified: SystemTime,
     file: PathBuf,
+}
+
+/// A part as a completion names it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// Its number, from 1.
+    pub number: u32,
+    /// Its tag, without quotes.
+    pub etag: String,
+    /// Its CRC-32, base64.
+    pub crc32: Option<String>,
 }
 
 /// What has to be so before an object is written.
@@ -94,9 +110,17 @@ pub enum StoreError {
     /// No such upload, or none any more.
     #[error("no such upload")]
     NoSuchUpload,
-    /// A part that was never sent, or has another tag.
-    #[error("part {0} is not there or has another tag")]
+    /// A part that was never sent, or has another tag or checksum.
+    #[error("part {0} is not there or has another tag or checksum")]
     InvalidPart(u32),
+    /// A part with a checksum where there are none, or without one where there are.
+    #[error("the upload was begun {}: part {number} does not fit", if *.crc32 { "with crc32" } else { "without a checksum" })]
+    OtherChecksum {
+        /// Number of the part.
+        number: u32,
+        /// Whether the upload has checksums.
+        crc32: bool,
+    },
     /// Parts that are not in ascending order.
     #[error("parts must be named in ascending order")]
     InvalidPartOrder,
@@ -322,9 +346,9 @@ impl Store {
         Ok(id)
     }
 
-    /// Whether an upload is open.
-    pub fn is_open(&self, bucket: &str, key: &str, id: &str) -> Result<(), StoreError> {
-        open(&mut self.index(), bucket, key, id).map(|_| ())
+    /// What is known of an open upload.
+    pub fn begun(&self, bucket: &str, key: &str, id: &str) -> Result<Begun, StoreError> {
+        open(&mut self.index(), bucket, key, id).map(|upload| upload.begun.clone())
     }
 
     /// Keeps what was written to a scratch file as a part; one of the same number is replaced.
@@ -332,20 +356,25 @@ impl Store {
         &self,
         (bucket, key, id): (&str, &str, &str),
         number: u32,
-        (size_bytes, md5): (u64, String),
+        (size_bytes, md5, crc32): (u64, String, Option<String>),
         scratch: TempPath,
     ) -> Result<(), StoreError> {
         let mut index = self.index();
         let upload = open(&mut index, bucket, key, id)?;
-        let file = self
-            .dir
-            .join("uploads")
-            .join(id)
-            .join(format!("{number:05}-{md5}"));
+        if upload.begun.crc32 != crc32.is_some() {
+            let crc32 = upload.begun.crc32;
+            return Err(StoreError::OtherChecksum { number, crc32 });
+        }
+        let file =
+            self.dir
+                .join("uploads")
+                .join(id)
+                .join(part_name(number, &md5, crc32.as_deref()));
         scratch.persist(&file).map_err(|err| err.error)?;
         let part = Part {
             size_bytes,
             md5,
+            crc32,
             modified: SystemTime::now(),
             file: file.clone(),
         };
@@ -405,7 +434,7 @@ impl Store {
     pub fn complete(
         &self,
         (bucket, key, id): (&str, &str, &str),
-        wanted: &[(u32, String)],
+        wanted: &[Wanted],
         condition: &Precondition,
     ) -> Result<Description, StoreError> {
         let (begun, parts) = {
@@ -486,16 +515,24 @@ fn open<'a>(
     upload.ok_or(StoreError::NoSuchUpload)
 }
 
-fn chosen(upload: &Upload, wanted: &[(u32, String)]) -> Result<Vec<Part>, StoreError> {
-    if wanted.is_empty() || !wanted.windows(2).all(|pair| pair[0].0 < pair[1].0) {
+fn chosen(upload: &Upload, wanted: &[Wanted]) -> Result<Vec<Part>, StoreError> {
+    if wanted.is_empty()
+        || !wanted
+            .windows(2)
+            .all(|pair| pair[0].number < pair[1].number)
+    {
         return Err(StoreError::InvalidPartOrder);
     }
     let mut parts = Vec::with_capacity(wanted.len());
-    for (at, (number, tag)) in wanted.iter().enumerate() {
-        let part = upload.parts.get(number).filter(|part| part.md5 == *tag);
-        let part = part.ok_or(StoreError::InvalidPart(*number))?;
+    for (at, one) in wanted.iter().enumerate() {
+        let number = one.number;
+        let part = upload.parts.get(&number);
+        // An upload with checksums wants them named, each, as AWS does.
+        let summed = upload.begun.crc32;
+        let part = part.filter(|part| part.md5 == one.etag && (!summed || part.crc32 == one.crc32));
+        let part = part.ok_or(StoreError::InvalidPart(number))?;
         if at + 1 < wanted.len() && part.size_bytes < MIN_PART_BYTES {
-            return Err(StoreError::EntityTooSmall(*number));
+            return Err(StoreError::EntityTooSmall(number));
         }
         parts.push(part.clone());
     }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use reqwest::{Method, Response};
 use spotter_bucket::{
-    Bucket,
+    Bucket, CompletedPart,
     s3::sign::{Unsigned, payload_sha256, signed_headers},
 };
 
@@ -169,6 +169,54 @@ async fn conditions_of_writes_and_reads_hold() {
         "{text}"
     );
     assert_eq!(ask(&[]).await.0, 200, "asked again, it answers the same");
+}
+
+/// Other servers are lax here, so it is no part of the contract; AWS is not.
+#[tokio::test]
+async fn what_only_strict_servers_refuse_is_refused() {
+    let server = Server::start().await;
+    let bucket = server.client();
+    let part = |number, etag: &str| CompletedPart {
+        number,
+        etag: etag.to_owned(),
+    };
+    let id = bucket.create_upload("k").await.unwrap();
+    let mut tags = Vec::new();
+    for number in 1..=2 {
+        let body = Bytes::from(vec![number as u8; 100]);
+        tags.push(bucket.upload_part("k", &id, number, body).await.unwrap());
+    }
+    for (what, parts, code) in [
+        (
+            "parts out of order",
+            [part(2, &tags[1]), part(1, &tags[0])],
+            "InvalidPartOrder",
+        ),
+        (
+            "a small part that is not the last",
+            [part(1, &tags[0]), part(2, &tags[1])],
+            "EntityTooSmall",
+        ),
+    ] {
+        let err = bucket.complete_upload("k", &id, &parts).await.unwrap_err();
+        assert_eq!(err.code.as_deref(), Some(code), "{what}: {err}");
+        assert_eq!(bucket.head("k").await.unwrap(), None, "{what}");
+        assert_eq!(
+            bucket.list_parts("k", &id).await.unwrap().len(),
+            2,
+            "{what}"
+        );
+    }
+    let again = bucket
+        .upload_part("k", &id, 1, Bytes::from_static(b"other"))
+        .await
+        .unwrap();
+    assert_ne!(again, tags[0], "another part replaces it");
+    bucket.abort_upload("k", &id).await.unwrap();
+    for key in ["k", "k/below"] {
+        bucket.put(key, Bytes::from_static(b"x")).await.unwrap();
+    }
+    assert_eq!(bucket.list("k").await.unwrap().len(), 2, "no folders");
 }
 
 #[tokio::test]

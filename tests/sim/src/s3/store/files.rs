@@ -61,6 +61,12 @@ fn load_object(path: &Path) -> anyhow::Result<Description> {
     Ok(serde_json::from_reader(file.take(length))?)
 }
 
+/// Name of a part's file: everything that is known of it.
+pub(super) fn part_name(number: u32, md5: &str, crc32: Option<&str>) -> String {
+    let crc32 = crc32.map(hex::encode).unwrap_or_default();
+    format!("{number:05}-{md5}-{crc32}")
+}
+
 pub(super) fn load_upload(dir: &Path) -> anyhow::Result<Option<Upload>> {
     let Ok(begun) = fs::read(dir.join("upload.json")) else {
         return Ok(None);
@@ -69,14 +75,18 @@ pub(super) fn load_upload(dir: &Path) -> anyhow::Result<Option<Upload>> {
     for file in fs::read_dir(dir)? {
         let file = file?;
         let name = file.file_name().to_string_lossy().into_owned();
-        if let Some((number, md5)) = name.split_once('-') {
+        if let [number, md5, crc32] = name.split('-').collect::<Vec<_>>()[..] {
             let (number, about) = (number.parse()?, file.metadata()?);
+            let crc32 = (!crc32.is_empty())
+                .then(|| anyhow::Ok(String::from_utf8(hex::decode(crc32)?)?))
+                .transpose()?;
             let (size_bytes, modified) = (about.len(), about.modified()?);
             parts.insert(
                 number,
                 Part {
                     size_bytes,
                     md5: md5.to_owned(),
+                    crc32,
                     modified,
                     file: file.path(),
                 },

@@ -38,13 +38,14 @@ fn objects_and_parts_are_there_again_after_a_restart() {
         initiated_ms: 7,
         content_type: None,
         metadata: BTreeMap::new(),
+        crc32: false,
     };
     let id = store.begin(begun.clone()).unwrap();
     let (mut file, scratch) = store.scratch().unwrap();
     file.write_all(b"part").unwrap();
     let md5 = hex::encode(Md5::digest(b"part"));
     store
-        .put_part(("runs", "k", &id), 3, (4, md5.clone()), scratch)
+        .put_part(("runs", "k", &id), 3, (4, md5.clone(), None), scratch)
         .unwrap();
     let half_written = store.scratch().unwrap().1.keep().unwrap();
     drop(store);
@@ -56,7 +57,15 @@ fn objects_and_parts_are_there_again_after_a_restart() {
     assert!(!half_written.exists(), "what was being written is gone");
     assert_eq!(store.uploads("runs").unwrap(), [(id.clone(), begun)]);
     let done = store
-        .complete(("runs", "k", &id), &[(3, md5)], &Precondition::default())
+        .complete(
+            ("runs", "k", &id),
+            &[Wanted {
+                number: 3,
+                etag: md5,
+                crc32: None,
+            }],
+            &Precondition::default(),
+        )
         .unwrap();
     assert_eq!(
         (done.size_bytes, content(&store, "k").as_slice()),

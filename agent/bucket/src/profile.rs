@@ -1,0 +1,360 @@
+//! Servers that we know by their host: how they are addressed, which region signs, how hard they may be pushed (pure).
+//!
+//! A guess to begin with. What a server really checks is found out by the probe ([`crate::s3::probe`]), and only that is relied on.
+
+use serde::{Deserialize, Serialize};
+
+use crate::target::DEFAULT_REGION;
+
+/// Where the bucket's name stands in a URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Style {
+    /// As the server is known to want it; path style for servers that nobody knows.
+    #[default]
+    Auto,
+    /// `https://host/bucket/key`.
+    Path,
+    /// `https://bucket.host/key`.
+    Virtual,
+}
+
+impl std::str::FromStr for Style {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "path" => Ok(Self::Path),
+            "virtual" => Ok(Self::Virtual),
+            _ => Err(()),
+        }
+    }
+}
+
+impl Style {
+    /// The word for it; empty for [`Style::Auto`].
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "",
+            Self::Path => "path",
+            Self::Virtual => "virtual",
+        }
+    }
+}
+
+/// What is known of a server before it was asked anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// Whose it is, for people.
+    pub name: &'static str,
+    /// Path or virtual-host style.
+    pub style: Style,
+    /// Region for signing when none is named.
+    pub region: String,
+    /// Parts in flight at first; more follow as long as the server takes them gladly.
+    pub parallel: u8,
+}
+
+/// Where a server's region comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Region {
+    /// It has one name for all.
+    Named(&'static str),
+    /// It is the label of the host before the suffix, as in `s3.eu-west-1.amazonaws.com`.
+    InHost,
+}
+
+/// Parts in flight at first: four fill a gigabit at 200 ms.
+const PARALLEL: u8 = 4;
+
+/// Ends of hosts, the longer before the shorter.
+const KNOWN: [(&str, &str, Style, Region, u8); 14] = [
+    (
+        "amazonaws.com",
+        "AWS",
+        Style::Virtual,
+        Region::InHost,
+        PARALLEL,
+    ),
+    (
+        "amazonaws.com.cn",
+        "AWS",
+        Style::Virtual,
+        Region::InHost,
+        PARALLEL,
+    ),
+    // It slows down who sends more than two or three parts at once.
+    (
+        "r2.cloudflarestorage.com",
+        "Cloudflare R2",
+        Style::Path,
+        Region::Named("auto"),
+        2,
+    ),
+    (
+        "backblazeb2.com",
+        "Backblaze B2",
+        Style::Path,
+        Region::InHost,
+        PARALLEL,
+    ),
+    // By its XML interface, with HMAC keys.
+    (
+        "storage.googleapis.com",
+        "Google Cloud Storage",
+        Style::Path,
+        Region::Named("auto"),
+        PARALLEL,
+    ),
+    (
+        "play.min.io",
+        "MinIO",
+        Style::Path,
+        Region::Named(DEFAULT_REGION),
+        PARALLEL,
+    ),
+    (
+        "wasabisys.com",
+        "Wasabi",
+        Style::Path,
+        Region::InHost,
+        PARALLEL,
+    ),
+    (
+        "digitaloceanspaces.com",
+        "DigitalOcean Spaces",
+        Style::Path,
+        Region::InHost,
+        PARALLEL,
+    ),
+    (
+        "your-objectstorage.com",
+        "Hetzner",
+        Style::Path,
+        Region::InHost,
+        PARALLEL,
+    ),
+    (
+        "scw.cloud",
+        "Scaleway",
+        Style::Path,
+        Region::InHost,
+        PARALLEL,
+    ),
+    (
+        "linodeobjects.com",
+        "Linode",
+        Style::Path,
+        Region::InHost,
+        PARALLEL,
+    ),
+    // New buckets there are only found by their own host.
+    (
+        "storage.dev",
+        "Tigris",
+        Style::Virtual,
+        Region::Named("auto"),
+        PARALLEL,
+    ),
+    (
+        "storage.tigris.dev",
+        "Tigris",
+        Style::Virtual,
+        Region::Named("auto"),
+        PARALLEL,
+    ),
+    (
+        "cwobject.com",
+        "CoreWeave",
+        Style::Virtual,
+        Region::Named(DEFAULT_REGION),
+        PARALLEL,
+    ),
+];
+
+/// What is known of the server at an endpoint; `None`: AWS itself.
+pub fn of(endpoint: Option<&str>) -> Profile {
+    let Some(endpoint) = endpoint else {
+        return of_host("s3.amazonaws.com");
+    };
+    let rest = endpoint
+        .split_once("://")
+        .map_or(endpoint, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    of_host(&host.to_ascii_lowercase())
+}
+
+fn of_host(host: &str) -> Profile {
+    for (suffix, name, style, region, parallel) in KNOWN {
+        let Some(before) = host.strip_suffix(suffix) else {
+            continue;
+        };
+        if !(before.is_empty() || before.ends_with('.')) {
+            continue;
+        }
+        let label = before
+            .trim_end_matches('.')
+            .rsplit('.')
+            .next()
+            .unwrap_or_default();
+        let region = match region {
+            Region::Named(region) => region,
+            // `s3.amazonaws.com` and `s3.wasabisys.com` are the first region of each.
+            Region::InHost if matches!(label, "" | "s3" | "s3-accelerate") => DEFAULT_REGION,
+            Region::InHost => label,
+        };
+        return Profile {
+            name,
+            style,
+            region: region.to_owned(),
+            parallel,
+        };
+    }
+    Profile {
+        name: "S3-compatible server",
+        style: Style::Path,
+        region: DEFAULT_REGION.to_owned(),
+        parallel: PARALLEL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_known_by_the_end_of_their_host() {
+        fn check(endpoint: Option<&str>, name: &str, style: Style, region: &str, parallel: u8) {
+            let profile = of(endpoint);
+            assert_eq!(
+                (
+                    profile.name,
+                    profile.style,
+                    profile.region.as_str(),
+                    profile.parallel
+                ),
+                (name, style, region, parallel),
+                "{endpoint:?}"
+            );
+        }
+        let other = "S3-compatible server";
+        check(None, "AWS", Style::Virtual, "us-east-1", 4);
+        check(
+            Some("https://s3.amazonaws.com"),
+            "AWS",
+            Style::Virtual,
+            "us-east-1",
+            4,
+        );
+        check(
+            Some("https://s3.eu-west-1.amazonaws.com/"),
+            "AWS",
+            Style::Virtual,
+            "eu-west-1",
+            4,
+        );
+        check(
+            Some("https://s3.dualstack.eu-west-1.amazonaws.com"),
+            "AWS",
+            Style::Virtual,
+            "eu-west-1",
+            4,
+        );
+        check(
+            Some("https://s3.cn-north-1.amazonaws.com.cn"),
+            "AWS",
+            Style::Virtual,
+            "cn-north-1",
+            4,
+        );
+        check(
+            Some("https://0123abcd.eu.r2.cloudflarestorage.com"),
+            "Cloudflare R2",
+            Style::Path,
+            "auto",
+            2,
+        );
+        check(
+            Some("https://S3.us-west-004.backblazeb2.com"),
+            "Backblaze B2",
+            Style::Path,
+            "us-west-004",
+            4,
+        );
+        check(
+            Some("https://storage.googleapis.com"),
+            "Google Cloud Storage",
+            Style::Path,
+            "auto",
+            4,
+        );
+        check(
+            Some("https://s3.wasabisys.com"),
+            "Wasabi",
+            Style::Path,
+            "us-east-1",
+            4,
+        );
+        check(
+            Some("https://nyc3.digitaloceanspaces.com"),
+            "DigitalOcean Spaces",
+            Style::Path,
+            "nyc3",
+            4,
+        );
+        check(
+            Some("https://t3.storage.dev"),
+            "Tigris",
+            Style::Virtual,
+            "auto",
+            4,
+        );
+        check(
+            Some("https://play.min.io:9000/"),
+            "MinIO",
+            Style::Path,
+            "us-east-1",
+            4,
+        );
+        check(
+            Some("http://127.0.0.1:9000"),
+            other,
+            Style::Path,
+            "us-east-1",
+            4,
+        );
+        check(
+            Some("http://[::1]:9000/s3"),
+            other,
+            Style::Path,
+            "us-east-1",
+            4,
+        );
+        check(
+            Some("https://minio.lab"),
+            other,
+            Style::Path,
+            "us-east-1",
+            4,
+        );
+        check(
+            Some("https://notamazonaws.com"),
+            other,
+            Style::Path,
+            "us-east-1",
+            4,
+        );
+        check(
+            Some("https://amazonaws.com.evil.example"),
+            other,
+            Style::Path,
+            "us-east-1",
+            4,
+        );
+    }
+}

@@ -1,0 +1,55 @@
+//! Our client and the backup against three servers that do not know of each other: our own, ministack and `rclone serve s3`.
+//!
+//! What one of them does differently is what servers do: the client and the engine cope with it, no test makes an exception.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may hope, and tell"
+)]
+
+#[path = "servers/cut.rs"]
+mod cut;
+#[path = "servers/fleet.rs"]
+mod fleet;
+#[path = "servers/sidecar.rs"]
+mod sidecar;
+#[path = "servers/trust.rs"]
+mod trust;
+
+use std::sync::Arc;
+
+use spotter_bucket::{Bucket, contract::bucket_contract};
+
+use fleet::{Server, on_every_server};
+
+on_every_server!(
+    the_client_keeps_every_promise_of_a_bucket,
+    what_it_honours_is_found_out_and_used,
+    a_run_is_saved_thinned_out_and_restored_on_another_box,
+    an_upload_goes_on_where_a_killed_agent_left_it,
+);
+
+async fn the_client_keeps_every_promise_of_a_bucket(server: &Server) {
+    bucket_contract(Arc::new(server.client()), "p/contract").await;
+}
+
+async fn a_run_is_saved_thinned_out_and_restored_on_another_box(server: &Server) {
+    sidecar::saved_thinned_out_and_restored(server).await;
+}
+
+async fn an_upload_goes_on_where_a_killed_agent_left_it(server: &Server) {
+    sidecar::resumed_after_a_kill(server).await;
+}
+
+async fn what_it_honours_is_found_out_and_used(server: &Server) {
+    let bucket = Arc::new(server.client());
+    let found = bucket.probe("p").await.unwrap();
+    println!("{found:#?}");
+    assert_eq!(found, server.honours(&found.server));
+    assert_eq!(bucket.list("").await.unwrap(), [], "nothing is left behind");
+    assert_eq!(bucket.list_uploads("p/").await.unwrap(), []);
+    let verdict = found.verdict(bucket.is_private());
+    bucket.set_payload(verdict.payload);
+    bucket_contract(bucket, "p/contract").await;
+}

@@ -1,0 +1,178 @@
+//! The backup of a box against a real server: every clock runs, every byte crosses a socket.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use spotter_agent::{
+    checkpoints::{Backup, BackupOptions},
+    events::RecordedEvents,
+};
+use spotter_bucket::Bucket;
+use tempfile::TempDir;
+
+use crate::{cut::Cut, fleet::Server};
+
+const MIB: usize = 1 << 20;
+/// Longest save of one checkpoint; seconds on an idle machine.
+const SAVE_LIMIT: Duration = Duration::from_secs(300);
+
+/// A box with a checkpoint directory.
+struct Box {
+    home: TempDir,
+    events: Arc<RecordedEvents>,
+}
+
+impl Box {
+    fn new() -> Box {
+        Box {
+            home: tempfile::tempdir().unwrap(),
+            events: Arc::default(),
+        }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.home.path().join("checkpoints")
+    }
+
+    /// A new agent on this box.
+    fn agent(&self, bucket: Arc<dyn Bucket>) -> Arc<Backup> {
+        let options = BackupOptions {
+            run: "run".into(),
+            attempt: 1,
+            dir: self.dir(),
+            prefix: "p".into(),
+            every: Duration::from_secs(600),
+            keep_last: 2,
+            settle: None,
+            complete_when: None,
+            tripwire: true,
+            max_bytes_per_s: None,
+            state_dir: self.home.path().join("state"),
+        };
+        Backup::new(options, bucket, self.events.clone()).unwrap()
+    }
+
+    /// A checkpoint of several parts and several files, with names that no key may garble. One file never changes.
+    fn train(&self, step: u64) {
+        let dir = self.dir().join(format!("step_{step}"));
+        fs::create_dir_all(dir.join("sub dir")).unwrap();
+        let write = |name: &str, bytes: &[u8]| fs::write(dir.join(name), bytes).unwrap();
+        write("weights.dat", &noise(step, 20 * MIB));
+        write("frozen.dat", &noise(0, 9 * MIB));
+        write("sub dir/ä+b%20=&'(x)~.dat", &noise(step + 100, 1000));
+        write("empty.dat", b"");
+    }
+
+    fn tree(&self) -> BTreeMap<String, String> {
+        let mut tree = BTreeMap::new();
+        let mut waiting = vec![self.dir()];
+        while let Some(next) = waiting.pop() {
+            for entry in fs::read_dir(next).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    waiting.push(path);
+                } else {
+                    let hash = blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string();
+                    tree.insert(relative(&path, &self.dir()), hash);
+                }
+            }
+        }
+        tree
+    }
+}
+
+fn relative(path: &Path, to: &Path) -> String {
+    path.strip_prefix(to).unwrap().to_str().unwrap().to_owned()
+}
+
+/// Bytes that look random and depend on a seed.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
+    bytes
+}
+
+async fn save(backup: &Backup) {
+    let state = backup.backup_now(SAVE_LIMIT, true).await;
+    assert_eq!(
+        (state.pending, state.unsaved_bytes, state.problem.as_str()),
+        (0, 0, ""),
+        "{state:?}"
+    );
+}
+
+async fn steps(backup: &Backup) -> Vec<u64> {
+    let list = backup.list().await.unwrap();
+    list.iter().filter_map(|one| one.step).collect()
+}
+
+async fn restore(backup: &Backup, id: Option<&str>) -> u64 {
+    let restored = backup.restore(id, &mut |_, _| {}).await.unwrap().unwrap();
+    assert_eq!(restored.skipped, Vec::<String>::new());
+    restored.checkpoint.step.unwrap()
+}
+
+pub(crate) async fn saved_thinned_out_and_restored(server: &Server) {
+    let (first, second) = (Box::new(), Box::new());
+    let bucket = Arc::new(server.client());
+    let backup = first.agent(bucket.clone());
+    for step in 1..=4_u64 {
+        first.train(step);
+        save(&backup).await;
+        let newest: Vec<u64> = (step.saturating_sub(1).max(1)..=step).rev().collect();
+        assert_eq!(steps(&backup).await, newest, "two are kept");
+    }
+    let left: Vec<String> = first.tree().into_keys().collect();
+    assert!(
+        left.iter()
+            .all(|path| path.starts_with("step_3/") || path.starts_with("step_4/")),
+        "and two on the box: {left:?}"
+    );
+
+    let elsewhere = second.agent(bucket.clone());
+    assert_eq!(restore(&elsewhere, None).await, 4);
+    let older = elsewhere.list().await.unwrap()[1].id.clone();
+    assert_eq!(restore(&elsewhere, Some(&older)).await, 3);
+    assert_eq!(second.tree(), first.tree(), "bit by bit");
+    assert_eq!(bucket.list_uploads("p/").await.unwrap(), [], "nothing half");
+    second.train(5);
+    save(&elsewhere).await;
+    assert_eq!(steps(&elsewhere).await, [5, 4], "the run goes on there");
+}
+
+pub(crate) async fn resumed_after_a_kill(server: &Server) {
+    let (first, second) = (Box::new(), Box::new());
+    first.train(7);
+    fs::write(first.dir().join("step_7/weights.dat"), noise(7, 60 * MIB)).unwrap();
+    let dying = Cut::new(server.client(), 6);
+    let agent = first.agent(dying.clone());
+    tokio::select! {
+        () = save(&agent) => panic!("it was to die"),
+        () = dying.died() => {}
+    }
+    drop(agent);
+    let living = Cut::new(server.client(), u64::MAX);
+    save(&first.agent(living.clone())).await;
+    // 8 parts of the weights and 2 of the frozen file; at most one wave of parts was on its way and not noted.
+    let (before, after) = (dying.parts(), living.parts());
+    assert!(
+        before + after >= 10 && before + after <= 10 + 8,
+        "{before} and {after} parts"
+    );
+    assert!(
+        after < 10,
+        "nothing was resumed: {before} and {after} parts"
+    );
+    assert_eq!(living.list_uploads("p/").await.unwrap(), []);
+    let elsewhere = second.agent(living);
+    assert_eq!(restore(&elsewhere, None).await, 7);
+    assert_eq!(second.tree(), first.tree());
+}
