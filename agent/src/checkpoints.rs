@@ -4,7 +4,7 @@
 //! [`writers`] (by [`lease`]) and [`structure`] ask the disk; [`source`] (by the threads of [`humble`]), [`upload`] (large files
 //! by [`parts`], as fast as [`tempo`] says) and [`commit`] carry one checkpoint over, noting each step in [`journal`];
 //! [`round`] does one round of it while [`watch`] keeps looking.
-//! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`retention`] and [`delete`] what may go, [`alarm`] whether we are
+//! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go, [`alarm`] says whether we are
 //! behind. [`restore`] (files by
 //! [`landing`]) and [`results`] are the two other things that move files.
 
@@ -28,7 +28,6 @@ pub mod places;
 pub mod pointer;
 pub mod restore;
 pub mod results;
-pub mod retention;
 pub mod round;
 pub mod rules;
 #[cfg(test)]
@@ -50,7 +49,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use spotter_bucket::layout::NameError;
-use spotter_bucket::{Bucket, BucketError, Manifest};
+use spotter_bucket::{Bucket, BucketError, Keep, Manifest};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -93,8 +92,10 @@ pub struct BackupOptions {
     pub prefix: String,
     /// How often at least a finished checkpoint must reach the bucket; zero: no alarm.
     pub every: Duration,
-    /// How many newest commits to keep in the bucket and on the box; 0: all, 1 counts as 2.
-    pub keep_last: u32,
+    /// What to keep in the bucket and on the box.
+    pub keep: Keep,
+    /// How long the data of a deleted checkpoint stays in the bucket.
+    pub keep_grace: Duration,
     /// Wait with no change before a file counts as finished; `None`: the rule's own.
     pub settle: Option<Duration>,
     /// The user's rule for when a checkpoint is complete; `None`: those of the frameworks.
@@ -199,6 +200,7 @@ pub struct Backup {
     /// When the next look at something unfinished is due; `None`: nothing is.
     next_look: Mutex<Option<Duration>>,
     work: tokio::sync::Mutex<Work>,
+    trouble: Mutex<delete::Trouble>,
     /// Two restores would write to the same files.
     restoring: tokio::sync::Mutex<()>,
 }
@@ -260,6 +262,7 @@ impl Backup {
             pace: Mutex::default(),
             next_look: Mutex::default(),
             work: tokio::sync::Mutex::new(Work::new(settle)),
+            trouble: Mutex::default(),
             restoring: tokio::sync::Mutex::new(()),
         }))
     }
@@ -480,7 +483,8 @@ mod tests {
             dir: dir.path().join("checkpoints"),
             prefix: String::new(),
             every: Duration::ZERO,
-            keep_last: 0,
+            keep: Keep::default(),
+            keep_grace: Duration::ZERO,
             settle: None,
             complete_when: None,
             tripwire: true,

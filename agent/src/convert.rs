@@ -199,6 +199,8 @@ pub fn wish(request: v1::ConfigureRequest) -> Wish {
         complete_when: backup.complete_when,
         no_tripwire: backup.no_tripwire,
         max_bytes_per_s: backup.max_bytes_per_s,
+        keep_every_steps: backup.keep_every_steps,
+        keep_grace_s: backup.keep_grace_s,
     });
     Wish {
         run: request.run,

@@ -40,6 +40,8 @@ pub const DEFAULT_BRING_UP: Duration = Duration::from_secs(45 * 60);
 pub const DEFAULT_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Newest commits to keep.
 pub const DEFAULT_KEEP_LAST: u32 = 3;
+/// How long the data of a deleted checkpoint stays: long enough for whoever reads it, and for an upload that builds on it.
+pub const DEFAULT_KEEP_GRACE: Duration = Duration::from_secs(3600);
 /// Attempts in all, the first included.
 pub const DEFAULT_ATTEMPTS: u32 = 5;
 /// Longest time of a smoke.
@@ -133,6 +135,12 @@ pub struct Checkpoints {
     pub every: Duration,
     /// Newest commits to keep; at least 2.
     pub keep_last: u32,
+    /// The first checkpoint of each so many steps is kept for good; 0: none.
+    #[serde(default)]
+    pub keep_every_steps: u32,
+    /// How long the data of a deleted checkpoint stays in the bucket.
+    #[serde(default = "keep_grace")]
+    pub keep_grace: Duration,
     /// Wait with no change before a file counts as finished; `None`: the rule's own.
     pub settle: Option<Duration>,
     /// The user's rule for when a checkpoint is complete, as the contract has it: `marker FILE`, `quiet 20000ms` or `command ...`;
@@ -145,6 +153,11 @@ pub struct Checkpoints {
     /// Most bytes per second to send; `None`: as many as go.
     #[serde(default)]
     pub max_bytes_per_s: Option<u64>,
+}
+
+/// For a run that was recorded before the key existed.
+fn keep_grace() -> Duration {
+    DEFAULT_KEEP_GRACE
 }
 
 /// What a run that was recorded before the key existed meant.

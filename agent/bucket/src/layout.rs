@@ -202,6 +202,63 @@ impl Layout {
             .ok()
     }
 
+    /// What the marks of checkpoints that people want to keep begin with.
+    pub fn pins_prefix(&self) -> String {
+        format!("{}/pins/", self.root)
+    }
+
+    /// Where the mark lies that keeps a checkpoint from retention.
+    pub fn pin_key(&self, id: &CommitId) -> String {
+        format!("{}/pins/{id}.json", self.root)
+    }
+
+    /// The checkpoint that a mark keeps.
+    pub fn pin_of_key(&self, key: &str) -> Option<CommitId> {
+        key.strip_prefix(&self.pins_prefix())?
+            .strip_suffix(".json")?
+            .parse()
+            .ok()
+    }
+
+    /// What the marks of restores under way begin with.
+    pub fn readers_prefix(&self) -> String {
+        format!("{}/readers/", self.root)
+    }
+
+    /// Where one restore says that it reads a checkpoint; the time is in the ULID.
+    pub fn reader_key(&self, id: &CommitId, reader: &Ulid) -> String {
+        format!("{}/readers/{id}.{reader}.json", self.root)
+    }
+
+    /// Checkpoint that is read, and since when, milliseconds since the epoch.
+    pub fn reader_of_key(&self, key: &str) -> Option<(CommitId, u64)> {
+        let name = key
+            .strip_prefix(&self.readers_prefix())?
+            .strip_suffix(".json")?;
+        let (id, reader) = name.split_once('.')?;
+        let reader = Ulid::from_string(reader).ok()?;
+        Some((id.parse().ok()?, reader.timestamp_ms()))
+    }
+
+    /// What the records of deleted checkpoints begin with.
+    pub fn tombstones_prefix(&self) -> String {
+        format!("{}/tombstones/", self.root)
+    }
+
+    /// Where the record of a checkpoint that was deleted at a time lies, until its data goes too.
+    pub fn tombstone_key(&self, id: &CommitId, deleted_ms: u64) -> String {
+        format!("{}/tombstones/{deleted_ms:013}-{id}.json", self.root)
+    }
+
+    /// Checkpoint that was deleted, and when, milliseconds since the epoch.
+    pub fn tombstone_of_key(&self, key: &str) -> Option<(CommitId, u64)> {
+        let name = key
+            .strip_prefix(&self.tombstones_prefix())?
+            .strip_suffix(".json")?;
+        let (deleted_ms, id) = name.split_once('-')?;
+        Some((id.parse().ok()?, deleted_ms.parse().ok()?))
+    }
+
     /// What all results begin with.
     pub fn results_prefix(&self) -> String {
         format!("{}/results/", self.root)
@@ -287,6 +344,16 @@ mod tests {
             format!("team/a/llama-7b/commits/000000001500-{ULID}.json")
         );
         assert_eq!(layout.commit_of_key(&commit), Some(id));
+        assert_eq!(layout.pin_of_key(&layout.pin_key(&id)), Some(id));
+        let reader = Ulid::from_parts(1_700_000_000_000, 7);
+        let key = layout.reader_key(&id, &reader);
+        assert_eq!(layout.reader_of_key(&key), Some((id, 1_700_000_000_000)));
+        let key = layout.tombstone_key(&id, 1_700_000_000_123);
+        assert_eq!(
+            key,
+            format!("team/a/llama-7b/tombstones/1700000000123-000000001500-{ULID}.json")
+        );
+        assert_eq!(layout.tombstone_of_key(&key), Some((id, 1_700_000_000_123)));
         assert_eq!(
             layout.results_key("logs/train.log").unwrap(),
             "team/a/llama-7b/results/logs/train.log"

@@ -2,24 +2,29 @@
 //!
 //! Reading order: [`bucket`] is the small interface to object storage and its errors, [`s3`] the real one,
 //! [`memory`] the one for tests, [`contract`] what both promise, [`mod@prove`] whether a given one keeps it; [`manifest`] says
-//! what a checkpoint is, [`layout`] where its objects lie, [`target`] parses `s3://bucket/prefix`, [`profile`] is what is known of
-//! servers by their host, [`verdict`] what follows from what one was seen to do, [`credentials`] holds keys that never reach a log,
-//! [`ending`] is what a box that stops itself leaves.
+//! what a checkpoint is, [`layout`] where its objects lie, [`names`] which step a name speaks of, [`retention`] which of them may go,
+//! [`vault`] lists, pins and deletes them, [`download`] brings their files down or proves them; [`target`] parses `s3://bucket/prefix`,
+//! [`profile`] is what is known of servers by their host, [`verdict`] what follows from what one was seen to do, [`credentials`] holds
+//! keys that never reach a log, [`ending`] is what a box that stops itself leaves.
 
 pub mod bucket;
 #[cfg(any(test, feature = "fakes"))]
 #[allow(clippy::unwrap_used, reason = "a suite of assertions panics by design")]
 pub mod contract;
 pub mod credentials;
+pub mod download;
 pub mod ending;
 pub mod layout;
 pub mod manifest;
 #[cfg(any(test, feature = "fakes"))]
 pub mod memory;
+pub mod names;
 pub mod profile;
 pub mod prove;
+pub mod retention;
 pub mod s3;
 pub mod target;
+pub mod vault;
 pub mod verdict;
 
 pub use bucket::{
@@ -32,6 +37,8 @@ pub use layout::{CommitId, Layout};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
 pub use profile::Style;
 pub use prove::{Proof, prove};
+pub use retention::{Commit, Keep};
 pub use s3::{CredentialSource, S3Bucket, S3Options};
 pub use target::{Target, TargetError};
+pub use vault::Vault;
 pub use verdict::{Findings, Payload, Verdict};

@@ -1,158 +1,148 @@
 //! Deletes what may go: old checkpoints on the box and in the bucket, and what dead attempts left behind.
 //!
-//! On the box first, while the commit still exists; in the bucket the commit before its data. What was decided is noted down before
-//! the first deletion, so that a crash in between leaves no orphan for ever.
+//! On the box first, while the commit still exists. In the bucket in two phases (see [`spotter_bucket::vault`]): the commit now, its data
+//! when the grace is over. What fails here is told and tried again; saving never waits for it, not even for keys that may not delete.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use spotter_bucket::{BucketError, Manifest};
+use spotter_bucket::{BucketError, CommitId, ErrorKind, retention};
 use tokio::task;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::commit::now_us;
 use super::index::Index;
 use super::ledger::{Ledger, Saved};
-use super::standing::{Unanswered, chain};
-use super::{Backup, retention, scan};
-use crate::files;
+use super::standing::chain;
+use super::{Backup, scan};
 
-/// Data that is to go after its commit.
-#[derive(Debug, Serialize, Deserialize)]
-struct Deletes {
-    data_keys: Vec<String>,
+/// Longest and shortest wait between two looks for data whose grace is over.
+const PURGE_EVERY: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(60));
+
+/// Wait after keys turned out not to be allowed to delete: what each try puts in the bucket stays there.
+const DENIED_WAIT: Duration = Duration::from_secs(3600);
+
+/// What keeps old checkpoints from being deleted.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    /// As it was told last; empty: nothing.
+    told: String,
+    /// No new try before.
+    until: Option<Instant>,
 }
-
-const FILE: &str = "deletes.json";
-/// Deletions in flight.
-const DELETES_IN_FLIGHT: usize = 8;
 
 impl Backup {
     /// Deletes what retention lets go. Only called after a newer commit was read back.
     pub(super) async fn delete_old(&self, index: &mut Index, stop: &CancellationToken) {
-        let doomed = retention::doomed(
-            index.commits(),
-            self.options.keep_last,
-            &self.places.data_prefix(),
-        );
-        if doomed.is_empty() {
-            return;
-        }
-        let ids: HashSet<String> = doomed.iter().map(|one| one.id.clone()).collect();
-        self.delete_on_the_box(ids).await;
-        let data_keys: Vec<String> = doomed
-            .iter()
-            .flat_map(|one| one.data_keys.clone())
-            .collect();
-        self.note_deletes(&data_keys).await;
-        for one in &doomed {
-            match self.delete_commit(&one.id, &one.data_keys, stop).await {
-                Ok(()) => {
-                    index.remove(&one.id);
-                    self.standing.event(
-                        "checkpoint.deleted",
-                        json!({ "id": one.id, "where": "bucket" }),
-                    );
-                }
-                Err(Unanswered::Stopped) => return,
-                Err(Unanswered::Bucket(err)) => {
-                    warn!(id = one.id, error = %chain(&err), "an old checkpoint could not be deleted; the next commit tries again");
-                    return;
-                }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            deleted = self.bury_old(index) => match deleted {
+                Ok(true) => *self.trouble() = Trouble::default(),
+                Ok(false) => {}
+                Err(err) => self.tell_trouble(&err),
             }
         }
-        self.forget_deletes().await;
     }
 
-    async fn delete_commit(
-        &self,
-        id: &str,
-        data_keys: &[String],
-        stop: &CancellationToken,
-    ) -> Result<(), Unanswered> {
-        let key = self.places.commit_key(id);
-        self.standing.ask(stop, || self.bucket.delete(&key)).await?;
-        self.delete_data(data_keys, stop).await
-    }
-
-    async fn delete_data(
-        &self,
-        keys: &[String],
-        stop: &CancellationToken,
-    ) -> Result<(), Unanswered> {
-        let delete =
-            |key: String| async move { self.standing.ask(stop, || self.bucket.delete(&key)).await };
-        let mut deletes = stream::iter(keys.to_vec())
-            .map(delete)
-            .buffer_unordered(DELETES_IN_FLIGHT);
-        while let Some(deleted) = deletes.next().await {
-            deleted?;
-        }
-        Ok(())
-    }
-
-    /// Finishes deletions that a crash interrupted, unless a commit refers to the data now.
-    pub(super) async fn finish_deletes(&self, index: &Index, stop: &CancellationToken) {
-        let path = self.state_dir.join(FILE);
-        let read = task::spawn_blocking(move || files::read_if_there(&path))
-            .await
-            .expect("reading a file does not panic");
-        let Ok(Some(bytes)) = read else { return };
-        let Ok(deletes) = serde_json::from_slice::<Deletes>(&bytes) else {
-            return;
-        };
-        let manifests: Vec<&Manifest> = index.manifests().collect();
-        let spoken_for = retention::keys(&manifests);
-        let prefix = self.places.data_prefix();
-        let orphans: Vec<String> = deletes
-            .data_keys
-            .iter()
-            .filter(|key| key.starts_with(&prefix) && !spoken_for.contains(key.as_str()))
-            .cloned()
-            .collect();
-        if let Err(err) = self.delete_data(&orphans, stop).await {
-            warn!(error = %chain(&err), "data of a deleted checkpoint could not be removed; the next start tries again");
-            return;
-        }
-        self.forget_deletes().await;
-    }
-
-    async fn note_deletes(&self, data_keys: &[String]) {
-        let path = self.state_dir.join(FILE);
-        let deletes = Deletes {
-            data_keys: data_keys.to_vec(),
-        };
-        let bytes = serde_json::to_vec(&deletes).expect("a list of strings is JSON");
-        let write = move || files::write_durably(&path, &bytes);
-        if let Err(err) = task::spawn_blocking(write)
-            .await
-            .expect("writing a file does not panic")
+    /// Whether anything was deleted.
+    async fn bury_old(&self, index: &mut Index) -> Result<bool, BucketError> {
+        let keep = &self.options.keep;
+        if retention::doomed(index.commits(), keep, &HashSet::new()).is_empty()
+            || self.must_not_delete()
         {
-            warn!(error = %err, "deletions could not be noted down; a crash during them would leave data in the bucket");
+            return Ok(false);
         }
+        let vault = self.places.vault(&*self.bucket);
+        let pinned = vault.holds(self.server_us() / 1_000).await?.pinned;
+        let doomed: Vec<CommitId> = retention::doomed(index.commits(), keep, &pinned)
+            .iter()
+            .filter_map(|manifest| manifest.id.parse().ok())
+            .collect();
+        let ids: HashSet<String> = doomed.iter().map(CommitId::to_string).collect();
+        self.delete_on_the_box(ids).await;
+        for id in doomed {
+            let name = id.to_string();
+            let buried = vault.bury(&id, "retention", self.server_us()).await?;
+            index.remove(&name);
+            if buried {
+                let detail = json!({ "id": name, "step": id.step, "where": "bucket" });
+                self.standing.event("checkpoint.deleted", detail);
+            }
+        }
+        Ok(true)
     }
 
-    async fn forget_deletes(&self) {
-        let path = self.state_dir.join(FILE);
-        let removed = task::spawn_blocking(move || fs::remove_file(path))
-            .await
-            .expect("removing a file does not panic");
-        if let Err(err) = removed.or_else(|err| {
-            if err.kind() == io::ErrorKind::NotFound {
-                Ok(())
-            } else {
-                Err(err)
+    /// Deletes data whose grace is over, now and then. Returns when to look again.
+    pub(super) async fn purge(&self, stop: &CancellationToken) -> Instant {
+        let now_ms = self.server_us() / 1_000;
+        let grace = self.options.keep_grace;
+        let purge = async {
+            let vault = self.places.vault(&*self.bucket);
+            let due = vault.next_purge_ms(grace).await?;
+            if due.is_none_or(|due| due > now_ms) {
+                return Ok(());
             }
-        }) {
-            warn!(error = %err, "the note of finished deletions could not be removed");
+            for purged in vault.purge(grace, now_ms, false).await? {
+                let detail = json!({ "id": purged.id, "objects": purged.objects, "size_bytes": purged.size_bytes });
+                self.standing.event("checkpoint.purged", detail);
+            }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            purged = purge => {
+                if let Err(err) = purged {
+                    self.tell_trouble(&err);
+                }
+            }
         }
+        Instant::now() + (grace / 4).min(PURGE_EVERY.0).max(PURGE_EVERY.1)
+    }
+
+    /// Old checkpoints that stay cost money: that is an event, once for each reason.
+    fn tell_trouble(&self, err: &BucketError) {
+        let mut trouble = self.trouble();
+        if err.kind == ErrorKind::Denied {
+            trouble.until = Some(Instant::now() + DENIED_WAIT);
+        }
+        // Without the key, which differs each time.
+        let told = format!("{} {:?} {}", err.operation, err.kind, err.message);
+        if trouble.told == told {
+            return;
+        }
+        trouble.told = told;
+        let problem = chain(err);
+        warn!(
+            problem,
+            "old checkpoints could not be deleted, will try again"
+        );
+        self.standing
+            .event("retention.failed", json!({ "problem": problem }));
+    }
+
+    fn must_not_delete(&self) -> bool {
+        let until = self.trouble().until;
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble
+            .lock()
+            .expect("nothing panics while it holds this")
+    }
+
+    /// Microseconds since the epoch, by the bucket's clock.
+    pub(super) fn server_us(&self) -> u64 {
+        now_us().saturating_add_signed((self.bucket.clock_offset_s() * 1e6) as i64)
     }
 
     async fn delete_on_the_box(&self, ids: HashSet<String>) {

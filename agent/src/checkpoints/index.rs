@@ -8,11 +8,10 @@ use std::collections::HashSet;
 use futures::StreamExt;
 use futures::stream;
 use spotter_bucket::manifest::MAX_MANIFEST_BYTES;
-use spotter_bucket::{Bucket, CommitId, ErrorKind, Manifest};
+use spotter_bucket::{Bucket, Commit, CommitId, ErrorKind, Manifest};
 use tokio_util::sync::CancellationToken;
 
 use super::places::Places;
-use super::retention::Commit;
 use super::standing::{Standing, Unanswered, chain};
 
 /// Commits read at once.

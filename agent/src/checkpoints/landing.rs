@@ -4,12 +4,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::statvfs::statvfs;
+use spotter_bucket::download::{self, DownloadError, Job};
 use spotter_bucket::layout::check_path;
 use spotter_bucket::{Manifest, ManifestFile};
 
@@ -34,22 +34,12 @@ pub enum Damage {
     },
 }
 
-/// Where one file is being written.
-#[derive(Debug, Clone)]
-pub struct Target {
-    path: PathBuf,
-    file: Arc<File>,
-}
-
-impl Target {
-    /// Writes bytes at their place.
-    pub fn write(&self, bytes: &[u8], offset: u64) -> Result<(), Damage> {
-        self.file
-            .write_all_at(bytes, offset)
-            .map_err(|source| Damage::Disk {
-                path: self.path.clone(),
-                source,
-            })
+impl From<DownloadError> for Damage {
+    fn from(err: DownloadError) -> Damage {
+        match err {
+            DownloadError::Disk { path, source } => Damage::Disk { path, source },
+            other => Damage::Content(other.to_string()),
+        }
     }
 }
 
@@ -137,45 +127,30 @@ impl Landing {
 
     /// Whether every file lies there already with the very content: after an interruption on the same box nothing is fetched.
     pub fn is_there(&self, manifest: &Manifest) -> bool {
-        manifest.files.iter().all(|file| {
-            let path = self.final_file(file);
-            let same_size = fs::symlink_metadata(&path)
-                .is_ok_and(|found| found.is_file() && found.len() == file.size_bytes);
-            same_size && files::hash_file(&path).is_ok_and(|(_, blake3)| blake3 == file.blake3)
-        })
-    }
-
-    /// Makes empty files of the right size; what an earlier restore left is removed.
-    pub fn prepare(&self, manifest: &Manifest) -> Result<Vec<Target>, Damage> {
-        let partial = self.partial();
-        remove(&partial).map_err(|source| Damage::Disk {
-            path: partial.clone(),
-            source,
-        })?;
-        let make = |file: &ManifestFile| {
-            let path = self.partial_file(file);
-            let made = || {
-                fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
-                // `create_new` follows no link and overwrites nothing.
-                let made = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(&path)?;
-                made.set_len(file.size_bytes)?;
-                Ok(Arc::new(made))
-            };
-            match made() {
-                Ok(file) => Ok(Target { path, file }),
-                Err(source) => Err(Damage::Disk { path, source }),
-            }
+        let there = |file: &ManifestFile| {
+            download::is_there(&Job {
+                file: file.clone(),
+                path: self.final_file(file),
+            })
         };
-        manifest.files.iter().map(make).collect()
+        manifest.files.iter().all(there)
     }
 
-    /// Hashes what came, judges it by its own format, gives it its mode and time, and puts it on the disk for good.
-    pub fn verify(&self, manifest: &Manifest) -> Result<(), Damage> {
+    /// Where each file comes down before it gets its name. What an interrupted restore left there is gone on with.
+    pub fn prepare(&self, manifest: &Manifest) -> Result<Vec<Job>, Damage> {
+        let partial = self.partial();
+        remove_other_partials(&self.dir, &partial);
+        let job = |file: &ManifestFile| Job {
+            file: file.clone(),
+            path: self.partial_file(file),
+        };
+        let jobs: Vec<Job> = manifest.files.iter().map(job).collect();
+        download::make_room(&partial, &jobs)?;
+        Ok(jobs)
+    }
+
+    /// Judges each file by its own format, gives it its mode and time, and puts it on the disk for good.
+    pub fn finish(&self, manifest: &Manifest) -> Result<(), Damage> {
         for file in &manifest.files {
             let path = self.partial_file(file);
             let disk = |source| Damage::Disk {
@@ -187,12 +162,6 @@ impl Landing {
             } else {
                 &file.path
             };
-            let (size, blake3) = files::hash_file(&path).map_err(disk)?;
-            if size != file.size_bytes || blake3 != file.blake3 {
-                return Err(Damage::Content(format!(
-                    "{shown:?} is not what was committed: its hash differs"
-                )));
-            }
             let handle = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -209,19 +178,31 @@ impl Landing {
             handle.sync_all().map_err(disk)?;
         }
         if self.directory {
-            sync_directories(&self.partial()).map_err(|source| Damage::Disk {
-                path: self.partial(),
-                source,
-            })?;
+            let dir = self.partial();
+            finish_directory(&dir, "", manifest)
+                .map_err(|source| Damage::Disk { path: dir, source })?;
         }
         Ok(())
     }
 
     /// Removes what came down so far. A remainder takes space and does no other harm; the next restore removes it too.
     pub fn abandon(&self) {
-        if let Err(err) = remove(&self.partial()) {
-            tracing::warn!(path = %self.partial().display(), error = %err, "the remainder of a failed restore could not be removed");
+        Landing::remove_remainder(&self.partial());
+    }
+
+    fn remove_remainder(path: &Path) {
+        if let Err(err) = remove(path) {
+            tracing::warn!(path = %path.display(), error = %err, "the remainder of a failed restore could not be removed");
         }
+    }
+
+    /// Bytes of the files that an interrupted restore brought to the disk already.
+    pub fn landed_bytes(&self, manifest: &Manifest) -> u64 {
+        let landed = |file: &ManifestFile| {
+            fs::symlink_metadata(self.partial_file(file))
+                .map_or(0, |found| (found.blocks() * 512).min(file.size_bytes))
+        };
+        manifest.files.iter().map(landed).sum()
     }
 
     /// Gives the files their names. What lies there under the same name is moved aside, never deleted: it may be newer and unsaved.
@@ -304,14 +285,39 @@ fn remove(path: &Path) -> io::Result<()> {
     })
 }
 
-fn sync_directories(dir: &Path) -> io::Result<()> {
+/// Puts a directory on the disk with the time of the newest file below it: trainers that keep the newest few go by that.
+fn finish_directory(dir: &Path, relative: &str, manifest: &Manifest) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            sync_directories(&entry.path())?;
+            let name = entry.file_name();
+            let below = format!("{relative}{}/", name.to_string_lossy());
+            finish_directory(&entry.path(), &below, manifest)?;
         }
     }
-    files::sync_dir(dir)
+    let below = manifest
+        .files
+        .iter()
+        .filter(|file| file.path.starts_with(relative));
+    let handle = File::open(dir)?;
+    if let Some(newest_ns) = below.map(|file| file.mtime_ns).max() {
+        handle.set_modified(time_of(newest_ns))?;
+    }
+    handle.sync_all()
+}
+
+/// What restores of other checkpoints left takes space that this one may need.
+fn remove_other_partials(dir: &Path, ours: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_partial = entry
+            .file_name()
+            .to_string_lossy()
+            .ends_with(PARTIAL_SUFFIX);
+        if is_partial && path != ours {
+            Landing::remove_remainder(&path);
+        }
+    }
 }
 
 fn time_of(mtime_ns: i64) -> SystemTime {
@@ -415,11 +421,10 @@ mod tests {
         let manifest = manifest("step_5.pt", "generic", false, &[""]);
         let landing = Landing::plan(dir.path(), &manifest).unwrap();
         assert!(!landing.is_there(&manifest));
-        let targets = landing.prepare(&manifest).unwrap();
-        targets[0].write(b"data", 0).unwrap();
-        landing
-            .verify(&manifest)
-            .unwrap_or_else(|damage| assert!(matches!(damage, Damage::Content(_)), "{damage:?}"));
+        for job in landing.prepare(&manifest).unwrap() {
+            fs::write(job.path, b"data").unwrap();
+        }
+        landing.finish(&manifest).unwrap();
         landing.install(&manifest).unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"mine");
         assert_eq!(fs::read(dir.path().join("step_5.pt")).unwrap(), b"data");
@@ -432,10 +437,12 @@ mod tests {
         fs::create_dir(dir.path().join("checkpoint-5")).unwrap();
         fs::write(dir.path().join("checkpoint-5/newer"), b"unsaved").unwrap();
         let landing = Landing::plan(dir.path(), &manifest).unwrap();
-        for target in landing.prepare(&manifest).unwrap() {
-            target.write(b"data", 0).unwrap();
+        fs::write(dir.path().join("checkpoint-4.spotter-partial"), b"old").unwrap();
+        for job in landing.prepare(&manifest).unwrap() {
+            fs::write(job.path, b"data").unwrap();
         }
-        landing.verify(&manifest).unwrap();
+        landing.finish(&manifest).unwrap();
+        assert!(!dir.path().join("checkpoint-4.spotter-partial").exists());
         landing.install(&manifest).unwrap();
         assert!(landing.is_there(&manifest));
         let stat = scan::stat_of(
@@ -446,6 +453,10 @@ mod tests {
             (stat.mode, stat.mtime_ns),
             (0o640, 1_700_000_000_123_456_789)
         );
+        for folder in ["checkpoint-5", "checkpoint-5/deep"] {
+            let metadata = fs::metadata(dir.path().join(folder)).unwrap();
+            assert_eq!(metadata.modified().unwrap(), time_of(stat.mtime_ns));
+        }
         assert_eq!(
             fs::read(dir.path().join("checkpoint-5.spotter-replaced/newer")).unwrap(),
             b"unsaved"
@@ -453,17 +464,5 @@ mod tests {
         let found = scan::scan(dir.path()).unwrap().remove(0);
         let ours = landing.candidate(&manifest).unwrap();
         assert_eq!((ours.key, ours.path), (found.key, found.path));
-    }
-
-    #[test]
-    fn other_bytes_are_found_before_anything_is_renamed() {
-        let dir = tempfile::tempdir().unwrap();
-        let manifest = manifest("step_5.dat", "generic", false, &[""]);
-        let landing = Landing::plan(dir.path(), &manifest).unwrap();
-        landing.prepare(&manifest).unwrap()[0]
-            .write(b"dato", 0)
-            .unwrap();
-        assert!(matches!(landing.verify(&manifest), Err(Damage::Content(_))));
-        assert!(!landing.path().exists());
     }
 }

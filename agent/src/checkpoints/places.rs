@@ -1,6 +1,7 @@
 //! Where the objects of one run lie: the bucket's layout, asked by the names that manifests and journals use.
 
 use spotter_bucket::layout::{self, CommitId, Layout, NameError};
+use spotter_bucket::{Bucket, Vault};
 use ulid::Ulid;
 
 /// Keys of one run.
@@ -18,6 +19,15 @@ impl Places {
             layout: Layout::new(prefix, run)?,
             run: run.to_owned(),
         })
+    }
+
+    /// What lists, pins and deletes the run's checkpoints.
+    pub fn vault<'a>(&'a self, bucket: &'a dyn Bucket) -> Vault<'a> {
+        Vault {
+            bucket,
+            layout: &self.layout,
+            run: &self.run,
+        }
     }
 
     /// Name of a commit that was written at a time, unique by the rest of the ULID.

@@ -7,24 +7,23 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream;
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use serde_json::json;
-use spotter_bucket::{BucketError, ErrorKind, Manifest, ManifestFile};
+use spotter_bucket::download::{self, DownloadError, Read};
+use spotter_bucket::{BucketError, Manifest};
 use tokio::task;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::index::{self, Index};
-use super::landing::{self, Damage, Landing, Target};
+use super::landing::{self, Damage, Landing};
 use super::standing::{Unanswered, chain};
 use super::{Backup, CheckpointInfo};
 
-/// Bytes of one request.
-const CHUNK_BYTES: u64 = 8 << 20;
-/// Requests in flight: 64 MiB in memory at most.
-const CHUNKS_IN_FLIGHT: usize = 8;
+/// Longest wait for the mark that a checkpoint is read.
+const MARK_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait for any byte before the restore is given up.
 const STALLED: Duration = Duration::from_secs(600);
 
@@ -96,6 +95,38 @@ enum Failed {
     Fatal(RestoreError),
 }
 
+impl Failed {
+    /// Whether another try of the same would fail the same way.
+    fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Failed::Damage(_) | Failed::Fatal(RestoreError::Disk { .. })
+        )
+    }
+}
+
+/// The bucket with the patience of a restore: what passes is outlasted.
+struct Patient<'a>(&'a Backup);
+
+impl Read for Patient<'_> {
+    fn read<'a>(
+        &'a self,
+        key: &'a str,
+        range: Range<u64>,
+    ) -> BoxFuture<'a, Result<Bytes, BucketError>> {
+        Box::pin(async move {
+            let (bucket, standing) = (&self.0.bucket, &self.0.standing);
+            let never = CancellationToken::new();
+            let get = || bucket.get(key, Some(range.clone()));
+            match standing.ask(&never, get).await {
+                Ok(bytes) => Ok(bytes),
+                Err(Unanswered::Bucket(err)) => Err(err),
+                Err(Unanswered::Stopped) => unreachable!("nobody cancels this token"),
+            }
+        })
+    }
+}
+
 impl From<Damage> for Failed {
     fn from(damage: Damage) -> Failed {
         match damage {
@@ -160,8 +191,19 @@ impl Backup {
         }
     }
 
-    /// `Ok(None)`: the commit was deleted since it was listed.
     async fn restore_commit(
+        &self,
+        id: &str,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<Option<(CheckpointInfo, PathBuf)>, Failed> {
+        let mark = self.begin_reading(id).await;
+        let restored = self.restore_marked(id, progress).await;
+        self.end_reading(mark).await;
+        restored
+    }
+
+    /// `Ok(None)`: the commit was deleted since it was listed.
+    async fn restore_marked(
         &self,
         id: &str,
         progress: &mut (dyn FnMut(u64, u64) + Send),
@@ -185,10 +227,12 @@ impl Backup {
             progress(total, total);
         } else {
             if let Err(failed) = self.fetch(&landing, &manifest, progress).await {
-                // The disk may be just large enough for one of them.
-                task::spawn_blocking(move || landing.abandon())
-                    .await
-                    .expect("removing files does not panic");
+                // What came whole is gone on with the next time, unless it is of no use: the disk may be just large enough for one.
+                if failed.is_final() {
+                    task::spawn_blocking(move || landing.abandon())
+                        .await
+                        .expect("removing files does not panic");
+                }
                 return Err(failed);
             }
         }
@@ -220,98 +264,60 @@ impl Backup {
         manifest: &Manifest,
         progress: &mut (dyn FnMut(u64, u64) + Send),
     ) -> Result<(), Failed> {
-        let total = manifest.total_bytes();
-        let (prepared, sizes) = (landing.clone(), manifest.clone());
-        let files = task::spawn_blocking(move || {
+        let (prepared, wanted) = (landing.clone(), manifest.clone());
+        let jobs = task::spawn_blocking(move || {
             let free_bytes = landing::free_bytes(&prepared)?;
-            if free_bytes < total {
-                return Ok(Err(free_bytes));
-            }
-            prepared.prepare(&sizes).map(Ok)
+            let jobs = prepared.prepare(&wanted)?;
+            let needed_bytes = wanted
+                .total_bytes()
+                .saturating_sub(prepared.landed_bytes(&wanted));
+            Ok::<_, Damage>((jobs, needed_bytes, free_bytes))
         });
-        let files = match files.await.expect("making files does not panic")? {
-            Ok(files) => files,
-            Err(free_bytes) => {
-                let dir = self.options.dir.clone();
-                return Err(Failed::Fatal(RestoreError::Space {
-                    dir,
-                    needed_bytes: total,
-                    free_bytes,
-                }));
-            }
-        };
-        let stop = CancellationToken::new();
-        // Owned, so that the whole future may move between threads.
-        let mut chunks = Vec::new();
-        for (index, to) in files.into_iter().enumerate() {
-            let size_bytes = manifest.files[index].size_bytes;
-            for start in (0..size_bytes).step_by(CHUNK_BYTES as usize) {
-                chunks.push((
-                    index,
-                    to.clone(),
-                    start..(start + CHUNK_BYTES).min(size_bytes),
-                ));
-            }
+        let (jobs, needed_bytes, free_bytes) =
+            jobs.await.expect("looking at files does not panic")?;
+        if free_bytes < needed_bytes {
+            return Err(Failed::Fatal(RestoreError::Space {
+                dir: self.options.dir.clone(),
+                needed_bytes,
+                free_bytes,
+            }));
         }
-        let stop = &stop;
-        let fetch = |(index, to, range): (usize, Target, Range<u64>)| async move {
-            self.fetch_chunk(&manifest.files[index], to, range, stop)
-                .await
-        };
-        let mut done = 0;
-        progress(done, total);
-        let mut fetches = stream::iter(chunks)
-            .map(fetch)
-            .buffer_unordered(CHUNKS_IN_FLIGHT);
-        loop {
-            match time::timeout(STALLED, fetches.next()).await {
-                Ok(Some(fetched)) => done += fetched?,
-                Ok(None) => break,
-                Err(_) => return Err(Failed::Fatal(self.no_answer())),
+        let patient = Patient(self);
+        match download::download(&patient, jobs, progress).await {
+            Ok(_) => {}
+            Err(DownloadError::Bucket(err)) => {
+                return Err(Failed::Fatal(RestoreError::Bucket(err)));
             }
-            progress(done, total);
+            Err(DownloadError::Stalled) => return Err(Failed::Fatal(self.no_answer())),
+            Err(err) => return Err(Damage::from(err).into()),
         }
-        drop(fetches);
         let (landing, manifest) = (landing.clone(), manifest.clone());
-        let verify = task::spawn_blocking(move || landing.verify(&manifest));
-        Ok(verify.await.expect("hashing files does not panic")?)
+        let finish = task::spawn_blocking(move || landing.finish(&manifest));
+        Ok(finish.await.expect("looking at files does not panic")?)
     }
 
-    async fn fetch_chunk(
-        &self,
-        file: &ManifestFile,
-        to: Target,
-        range: Range<u64>,
-        stop: &CancellationToken,
-    ) -> Result<u64, Failed> {
-        let name = &file.path;
-        let length = range.end - range.start;
-        let bytes = match self
-            .standing
-            .ask(stop, || self.bucket.get(&file.key, Some(range.clone())))
-            .await
-        {
-            Ok(bytes) => bytes,
-            Err(Unanswered::Bucket(err))
-                if err.kind == ErrorKind::NotFound || err.status == 416 =>
-            {
-                return Err(Failed::Damage(format!(
-                    "the data of {name:?} is gone: {}",
-                    chain(&err)
-                )));
+    /// Says in the bucket that the checkpoint is read, so that nobody deletes its data meanwhile. Where that fails, the grace of
+    /// deleted data must do.
+    async fn begin_reading(&self, id: &str) -> Option<String> {
+        let id = id.parse().ok()?;
+        let vault = self.places.vault(&*self.bucket);
+        let mark = vault.begin_reading(&id, "restore", self.server_us());
+        match time::timeout(MARK_LIMIT, mark).await {
+            Ok(Ok(key)) => Some(key),
+            Ok(Err(err)) => {
+                debug!(error = %chain(&err), "a restore could not be marked in the bucket");
+                None
             }
-            Err(Unanswered::Bucket(err)) => return Err(Failed::Fatal(RestoreError::Bucket(err))),
-            Err(Unanswered::Stopped) => return Err(Failed::Fatal(self.no_answer())),
-        };
-        if bytes.len() as u64 != length {
-            return Err(Failed::Damage(format!(
-                "{} of {length} bytes came of the data of {name:?}",
-                bytes.len()
-            )));
+            Err(_) => None,
         }
-        let written = task::spawn_blocking(move || to.write(&bytes, range.start)).await;
-        written.expect("writing a file does not panic")?;
-        Ok(length)
+    }
+
+    async fn end_reading(&self, mark: Option<String>) {
+        let Some(key) = mark else { return };
+        // One that stays is taken for over after a day.
+        if let Ok(Err(err)) = time::timeout(MARK_LIMIT, self.bucket.delete(&key)).await {
+            debug!(error = %chain(&err), "the mark of a restore could not be removed");
+        }
     }
 
     async fn patiently<T>(

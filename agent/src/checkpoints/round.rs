@@ -25,7 +25,7 @@ use super::source::{self, Source};
 use super::standing::{Unanswered, chain};
 use super::upload::{Area, UploadError, Uploader};
 use super::watch::Progress;
-use super::{Backup, BackupError, CheckpointInfo, retention};
+use super::{Backup, BackupError, CheckpointInfo};
 
 /// Uploads that may yield to a newer checkpoint, one after the other, before one is finished whatever comes.
 const YIELDS_IN_A_ROW: u32 = 2;
@@ -44,6 +44,8 @@ pub(super) struct Work {
     pub(super) attempts: Vec<AttemptLog>,
     journals_loaded: bool,
     yields: u32,
+    /// When data of deleted checkpoints is looked for again.
+    purge_at: Option<Instant>,
     /// Failures that were already told, by candidate: an outage is one event, not one per round.
     pub(super) told: HashMap<String, String>,
 }
@@ -56,6 +58,7 @@ impl Work {
             attempts: Vec::new(),
             journals_loaded: false,
             yields: 0,
+            purge_at: None,
             told: HashMap::new(),
         }
     }
@@ -74,6 +77,12 @@ impl Backup {
             return Ok(Vec::new());
         }
         let mut committed = self.publish_sealed(work, stop).await?;
+        if work.purge_at.is_none_or(|at| Instant::now() >= at) {
+            let stop = stop.child_token();
+            let purge = self.purge(&stop);
+            let next = self.attend(&mut work.tracker, |_| false, &stop, purge);
+            work.purge_at = Some(next.await);
+        }
         let mut passed_over = HashSet::new();
         let mut failure = None;
         while !stop.is_cancelled() {
@@ -166,7 +175,6 @@ impl Backup {
                 return Err(BackupError::List(err));
             }
         };
-        self.finish_deletes(&loaded, &stop).await;
         work.index = Some(loaded);
         self.standing.state().problem.clear();
         self.tell_index(work);
@@ -194,7 +202,9 @@ impl Backup {
             .index
             .as_ref()
             .map_or(0, |index| index.newer_than(self.written_ms(candidate)));
-        retention::kept(self.options.keep_last).is_none_or(|keep| newer < keep)
+        // One that every so many steps is kept for good is worth its upload however late.
+        self.options.keep.every_steps > 0
+            || self.options.keep.newest().is_none_or(|keep| newer < keep)
     }
 
     /// When a checkpoint was written, by the bucket's clock, so that boxes with different clocks agree about what is newer.

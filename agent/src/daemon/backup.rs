@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use spotter_bucket::{
-    Bucket, BucketError, Credentials,
+    Bucket, BucketError, Credentials, Keep,
     s3::{S3Bucket, S3Options},
 };
 use tokio::time;
@@ -95,7 +95,11 @@ impl RunningBackup {
             dir: plan.dir.clone(),
             prefix: plan.target.prefix.clone(),
             every: Duration::from_secs(plan.every_s.into()),
-            keep_last: plan.keep_last,
+            keep: Keep {
+                last: plan.keep_last,
+                every_steps: plan.keep_every_steps.into(),
+            },
+            keep_grace: Duration::from_secs(plan.keep_grace_s.into()),
             settle: (plan.settle_ms > 0).then(|| Duration::from_millis(plan.settle_ms.into())),
             complete_when: (!plan.complete_when.is_empty())
                 .then(|| plan.complete_when.parse())

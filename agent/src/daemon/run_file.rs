@@ -67,6 +67,12 @@ pub struct BackupPlan {
     /// Most bytes per second to send; 0: as many as go.
     #[serde(default)]
     pub max_bytes_per_s: u64,
+    /// The first checkpoint of each so many steps is kept for good; 0: none.
+    #[serde(default)]
+    pub keep_every_steps: u32,
+    /// How long the data of a deleted checkpoint stays in the bucket, seconds.
+    #[serde(default)]
+    pub keep_grace_s: u32,
 }
 
 /// What the controller asks for, before it is checked.
@@ -115,6 +121,10 @@ pub struct BackupWish {
     pub no_tripwire: bool,
     /// See [`BackupPlan::max_bytes_per_s`].
     pub max_bytes_per_s: u64,
+    /// See [`BackupPlan::keep_every_steps`].
+    pub keep_every_steps: u32,
+    /// See [`BackupPlan::keep_grace_s`].
+    pub keep_grace_s: u32,
 }
 
 /// Why a configuration is refused.
@@ -242,6 +252,8 @@ impl BackupPlan {
             complete_when: wish.complete_when,
             no_tripwire: wish.no_tripwire,
             max_bytes_per_s: wish.max_bytes_per_s,
+            keep_every_steps: wish.keep_every_steps,
+            keep_grace_s: wish.keep_grace_s,
         })
     }
 }

@@ -36,7 +36,7 @@ async fn a_crash_at_any_call_ends_in_one_commit_and_no_litter() {
         let bucket = CrashBucket::new(u64::MAX, false);
         let world = World::with(bucket.clone(), bucket.memory.clone(), |_| {});
         world.fill();
-        world.backup_all().await;
+        assert!(!world.backup_until_death(&bucket).await);
         bucket.calls()
     };
     assert!(calls > 12, "a round makes {calls} calls");

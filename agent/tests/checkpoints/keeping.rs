@@ -1,8 +1,11 @@
 //! Which checkpoints stay, in the bucket and on the box.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use spotter_bucket::memory::MemoryBucket;
+use spotter_bucket::{ErrorKind, Layout, Vault};
+use tokio::time;
 
 use crate::world::{World, npz};
 
@@ -10,7 +13,7 @@ use crate::world::{World, npz};
 async fn only_the_newest_stay_in_the_bucket_and_on_the_box() {
     let bucket = Arc::new(MemoryBucket::new());
     let world = World::with(bucket.clone(), bucket.clone(), |options| {
-        options.keep_last = 2
+        options.keep.last = 2
     });
     for step in 1..=5_u64 {
         // The second file never changes, so that every commit refers to the first one's copy.
@@ -51,12 +54,16 @@ async fn only_the_newest_stay_in_the_bucket_and_on_the_box() {
             "checkpoint-5/model.npz"
         ]
     );
+    assert_eq!(world.events("checkpoint.deleted").len(), 6);
+    // The data goes with the next look for what is due.
+    time::sleep(Duration::from_secs(61)).await;
+    world.backup.round().await.unwrap();
     assert_eq!(
         bucket.keys().len(),
         2 + 2 + 1,
         "two commits, two models, one base"
     );
-    assert_eq!(world.events("checkpoint.deleted").len(), 6);
+    assert_eq!(world.events("checkpoint.purged").len(), 3);
     let other = World::new(bucket);
     other
         .backup
@@ -65,4 +72,102 @@ async fn only_the_newest_stay_in_the_bucket_and_on_the_box() {
         .unwrap()
         .unwrap();
     assert_eq!(other.tree(), world.tree_of("checkpoint-5"));
+}
+
+/// Saves checkpoints of these steps, a file each.
+async fn save(world: &World, steps: impl IntoIterator<Item = u64>) {
+    for step in steps {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        assert_eq!(world.backup_all().await.len(), 1, "step {step}");
+    }
+}
+
+async fn steps(world: &World) -> Vec<u64> {
+    let listed = world.backup.list().await.unwrap();
+    listed.iter().map(|one| one.step.unwrap()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn data_of_a_deleted_checkpoint_stays_for_the_grace_and_as_long_as_it_is_read() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep.last = 2;
+        options.keep_grace = Duration::from_secs(3600);
+    });
+    let data = |step: u64| {
+        let keys = bucket.keys();
+        keys.iter().any(|key| {
+            key.starts_with("team/run/data/") && key.ends_with(&format!("step_{step}.npz"))
+        })
+    };
+    save(&world, 1..=2).await;
+    let second = world.manifests().await[0].id.parse().unwrap();
+    let layout = Layout::new("team", "run").unwrap();
+    let vault = Vault {
+        bucket: &*bucket,
+        layout: &layout,
+        run: "run",
+    };
+    save(&world, 3..=4).await;
+    assert_eq!(steps(&world).await, [4, 3]);
+    assert!(data(1) && data(2), "their data is still there");
+    // The server's clock decides. A restore began a moment ago, by that clock.
+    bucket.set_clock_offset_s(7200.0);
+    let now_us = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap()
+        .as_micros() as u64;
+    let mark = vault
+        .begin_reading(&second, "a test", now_us + 7_200_000_000)
+        .await
+        .unwrap();
+    time::sleep(Duration::from_secs(3600)).await;
+    world.backup.round().await.unwrap();
+    assert!(!data(1) && data(2), "{:?}", bucket.keys());
+    bucket.remove(&mark);
+    time::sleep(Duration::from_secs(3600)).await;
+    world.backup.round().await.unwrap();
+    assert!(!data(2) && data(3), "{:?}", bucket.keys());
+    assert_eq!(world.events("checkpoint.purged").len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_pinned_or_the_first_of_so_many_steps_stays() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep.last = 2;
+        options.keep.every_steps = 100;
+    });
+    save(&world, [10]).await;
+    let layout = Layout::new("team", "run").unwrap();
+    let vault = Vault {
+        bucket: &*bucket,
+        layout: &layout,
+        run: "run",
+    };
+    save(&world, [20]).await;
+    let twenty = world.manifests().await[0].id.parse().unwrap();
+    vault.pin(&twenty, "a test", 1).await.unwrap();
+    save(&world, [30, 100, 110, 200, 210, 220]).await;
+    assert_eq!(steps(&world).await, [220, 210, 200, 100, 20, 10]);
+    vault.unpin(&twenty).await.unwrap();
+    save(&world, [230]).await;
+    assert_eq!(steps(&world).await, [230, 220, 200, 100, 10]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_may_not_delete_stop_no_backup() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep.last = 2
+    });
+    bucket.fail_next("DeleteObject", 1_000, ErrorKind::Denied);
+    save(&world, 1..=4).await;
+    assert_eq!(steps(&world).await, [4, 3, 2, 1]);
+    assert_eq!(world.events("retention.failed").len(), 1);
+    bucket.heal();
+    // It is not asked again at every commit: what is put beside a commit that stays would pile up.
+    time::sleep(Duration::from_secs(3600)).await;
+    save(&world, [5]).await;
+    assert_eq!(steps(&world).await, [5, 4]);
 }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use spotter_agent::checkpoints::RestoreError;
 use spotter_bucket::memory::MemoryBucket;
-use spotter_bucket::{CommitId, Manifest};
+use spotter_bucket::{CommitId, ErrorKind, Manifest};
 
-use crate::world::{World, npz};
+use crate::world::{MIB, World, npz};
 
 #[tokio::test(start_paused = true)]
 async fn a_damaged_checkpoint_is_passed_over_and_named() {
     let bucket = Arc::new(MemoryBucket::new());
     let world = World::new(bucket.clone());
-    for step in 1..=4_u64 {
+    for step in 1..=7_u64 {
         world.write(&format!("step_{step}.npz"), &npz(step, 2000));
         world.backup_all().await;
     }
@@ -24,6 +24,18 @@ async fn a_damaged_checkpoint_is_passed_over_and_named() {
         bucket.corrupt(&format!("team/run/commits/{}.json", manifests[2].id)),
         "commit damaged"
     );
+    let data = |number: usize| manifests[number].files[0].key.clone();
+    let whole = bucket.object(&data(3)).unwrap();
+    bucket.insert(&data(3), whole.slice(..whole.len() - 1));
+    bucket.insert(&data(4), "");
+    let forged = Manifest {
+        run: "other".into(),
+        ..manifests[5].clone()
+    };
+    bucket.insert(
+        &format!("team/run/commits/{}.json", forged.id),
+        forged.clone().seal(),
+    );
 
     let other = World::new(bucket.clone());
     let restored = other
@@ -33,12 +45,15 @@ async fn a_damaged_checkpoint_is_passed_over_and_named() {
         .unwrap()
         .unwrap();
     assert_eq!(restored.checkpoint.step, Some(1));
-    assert_eq!(restored.skipped.len(), 3, "{:?}", restored.skipped);
-    for (skipped, reason) in restored
-        .skipped
-        .iter()
-        .zip(["hash differs", "is gone", "manifest"])
-    {
+    assert_eq!(restored.skipped.len(), 6, "{:?}", restored.skipped);
+    for (skipped, reason) in restored.skipped.iter().zip([
+        "hash differs",
+        "is gone",
+        "manifest",
+        "bytes instead of",
+        "has 0 bytes",
+        "is not the run's",
+    ]) {
         assert!(skipped.contains(reason), "{skipped}");
     }
     assert_eq!(
@@ -46,7 +61,7 @@ async fn a_damaged_checkpoint_is_passed_over_and_named() {
             .as_array()
             .unwrap()
             .len(),
-        3
+        6
     );
     assert_eq!(other.tree(), world.tree_of("step_1.npz"));
 
@@ -56,14 +71,14 @@ async fn a_damaged_checkpoint_is_passed_over_and_named() {
         .await
         .unwrap_err();
     assert!(matches!(err, RestoreError::Damaged { .. }), "{err}");
-    bucket.remove(&manifests[3].files[0].key);
+    bucket.remove(&manifests[6].files[0].key);
     let err = World::new(bucket)
         .backup
         .restore(None, &mut |_, _| {})
         .await
         .unwrap_err();
     assert!(
-        matches!(&err, RestoreError::AllDamaged { skipped } if skipped.len() == 4),
+        matches!(&err, RestoreError::AllDamaged { skipped } if skipped.len() == 7),
         "{err}"
     );
 }
@@ -159,5 +174,41 @@ async fn restoring_on_the_same_box_fetches_nothing_and_keeps_what_is_newer() {
     assert_eq!(
         fs::read(world.path("last.npz.spotter-replaced")).unwrap(),
         npz(2, 3000)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_restore_goes_on_where_it_was() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("state-7/model.npz", &npz(7, 40 * MIB));
+    world.write("state-7/rng_state.npz", &npz(8, 100));
+    assert_eq!(world.backup_all().await.len(), 1);
+    let other = World::new(bucket.clone());
+    // The commit, then three of eight ranges come; then the bucket says no in a way that is not the checkpoint's fault.
+    bucket.fail_after("GetObject", 4, 100, ErrorKind::Refused);
+    let err = other.backup.restore(None, &mut |_, _| {}).await;
+    assert!(matches!(err, Err(RestoreError::Bucket(_))), "{err:?}");
+    bucket.heal();
+    let partial = other.path("state-7.spotter-partial/model.npz");
+    let mut half = npz(7, 40 * MIB);
+    half[16 * MIB..].fill(0);
+    assert_eq!(fs::metadata(&partial).unwrap().len(), half.len() as u64);
+    // Not every byte of what came need have reached the file; so much has.
+    fs::write(&partial, half).unwrap();
+    let before = bucket.count("GetObject");
+    let restored = other
+        .backup
+        .restore(None, &mut |_, _| {})
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(restored.checkpoint.step, Some(7));
+    let asked = bucket.count("GetObject") - before;
+    assert!(asked <= 6, "{asked} requests");
+    assert_eq!(other.tree(), world.tree());
+    assert!(
+        bucket.keys().iter().all(|key| !key.contains("/readers/")),
+        "the mark is gone"
     );
 }

@@ -205,7 +205,7 @@ async fn a_newer_checkpoint_overtakes_but_never_for_ever() {
 async fn after_an_outage_only_what_would_be_kept_is_uploaded() {
     let bucket = Arc::new(MemoryBucket::new());
     let world = World::with(bucket.clone(), bucket.clone(), |options| {
-        options.keep_last = 2
+        options.keep.last = 2
     });
     for step in 1..=6 {
         world.write(&format!("step_{step}.npz"), &npz(step, 2000));

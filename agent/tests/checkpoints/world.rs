@@ -15,7 +15,7 @@ use spotter_agent::checkpoints::{Backup, BackupOptions, CheckpointInfo};
 use spotter_agent::events::RecordedEvents;
 use spotter_bucket::memory::MemoryBucket;
 use spotter_bucket::{
-    Bucket, BucketError, CompletedPart, ListedObject, ListedPart, ListedUpload, Manifest,
+    Bucket, BucketError, CompletedPart, Keep, ListedObject, ListedPart, ListedUpload, Manifest,
     ObjectInfo,
 };
 use tempfile::TempDir;
@@ -89,7 +89,8 @@ impl World {
             dir: home.path().join("checkpoints"),
             prefix: "team".into(),
             every: Duration::from_secs(600),
-            keep_last: 0,
+            keep: Keep::default(),
+            keep_grace: Duration::ZERO,
             settle: None,
             complete_when: None,
             tripwire: true,

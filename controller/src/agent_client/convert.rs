@@ -236,6 +236,8 @@ impl From<&BoxConfig> for v1::ConfigureRequest {
                 region: backup.region.clone().unwrap_or_default(),
                 every_s: seconds(backup.every),
                 keep_last: backup.keep_last,
+                keep_every_steps: backup.keep_every_steps,
+                keep_grace_s: seconds(backup.keep_grace),
                 settle_ms: backup.settle.map_or(0, |settle| {
                     u32::try_from(settle.as_millis()).unwrap_or(u32::MAX)
                 }),

@@ -341,6 +341,10 @@ pub struct BackupConfig {
     pub every: std::time::Duration,
     /// Newest commits to keep; 0: all.
     pub keep_last: u32,
+    /// The first checkpoint of each so many steps is kept for good; 0: none.
+    pub keep_every_steps: u32,
+    /// How long the data of a deleted checkpoint stays in the bucket.
+    pub keep_grace: std::time::Duration,
     /// Wait with no change before a file counts as finished; `None`: the rule's own.
     pub settle: Option<std::time::Duration>,
     /// The user's rule for when a checkpoint is complete, as the contract has it; `None`: the frameworks' own.

@@ -328,6 +328,8 @@ impl Lifecycle {
                 region: None,
                 every: checkpoints.every,
                 keep_last: checkpoints.keep_last,
+                keep_every_steps: checkpoints.keep_every_steps,
+                keep_grace: checkpoints.keep_grace,
                 settle: checkpoints.settle,
                 complete_when: checkpoints.complete_when.clone(),
                 tripwire: checkpoints.tripwire,

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
     Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
-    DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_LAST, Limits, OnDone, Recover,
-    RecoverPolicy, Resources, Results, RunSpec, SpecError, accelerators, check_rules, file, query,
-    values,
+    DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST, Limits,
+    OnDone, Recover, RecoverPolicy, Resources, Results, RunSpec, SpecError, accelerators,
+    check_rules, file, query, values,
 };
 use crate::provider::Rental;
 
@@ -160,6 +160,8 @@ fn checkpoints(bare: &BareRun) -> Result<Option<Checkpoints>, SpecError> {
         to: or("--bucket", bare.bucket.as_deref(), file::bucket)?,
         every: DEFAULT_EVERY,
         keep_last: DEFAULT_KEEP_LAST,
+        keep_every_steps: 0,
+        keep_grace: DEFAULT_KEEP_GRACE,
         settle: None,
         complete_when: None,
         tripwire: true,

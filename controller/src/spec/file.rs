@@ -18,9 +18,9 @@ use spotter_bucket::Target;
 pub(super) use self::model::ModelKeys;
 use super::{
     Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
-    DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_LAST, DEFAULT_SMOKE_TIMEOUT,
-    Limits, OnDone, Recover, RecoverPolicy, Resources, Results, RunSpec, Smoke, YamlError,
-    accelerators, check_rules, from_yaml, query, values,
+    DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST,
+    DEFAULT_SMOKE_TIMEOUT, Limits, OnDone, Recover, RecoverPolicy, Resources, Results, RunSpec,
+    Smoke, YamlError, accelerators, check_rules, from_yaml, query, values,
 };
 use crate::{error::CommandError, provider::Rental};
 
@@ -182,6 +182,8 @@ pub(super) struct UploadKeys {
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
 pub(super) struct KeepKeys {
     last: Option<Scalar>,
+    every_steps: Option<Scalar>,
+    grace: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -456,7 +458,7 @@ fn resources(keys: &ResourcesKeys) -> Result<Resources, YamlError> {
 }
 
 fn checkpoints(keys: &CheckpointsKeys) -> Result<Checkpoints, YamlError> {
-    let keep = keys.keep.as_ref().and_then(|keep| keep.last.as_ref());
+    let keep = keys.keep.as_ref();
     Ok(Checkpoints {
         dir: or(
             keys.dir.as_ref(),
@@ -465,7 +467,19 @@ fn checkpoints(keys: &CheckpointsKeys) -> Result<Checkpoints, YamlError> {
         )?,
         to: option(keys.to.as_ref(), bucket)?,
         every: or(keys.every.as_ref(), DEFAULT_EVERY, every)?,
-        keep_last: or(keep, DEFAULT_KEEP_LAST, keep_last)?,
+        keep_last: or(
+            keep.and_then(|keep| keep.last.as_ref()),
+            DEFAULT_KEEP_LAST,
+            keep_last,
+        )?,
+        keep_every_steps: or(keep.and_then(|keep| keep.every_steps.as_ref()), 0, |text| {
+            values::count(text, 1..=u32::MAX)
+        })?,
+        keep_grace: or(
+            keep.and_then(|keep| keep.grace.as_ref()),
+            DEFAULT_KEEP_GRACE,
+            values::duration,
+        )?,
         settle: option(keys.settle.as_ref(), values::duration)?,
         complete_when: option(keys.complete_when.as_ref(), values::complete_when)?,
         tripwire: or(keys.tripwire.as_ref(), true, |text| {

@@ -228,6 +228,8 @@ pub fn spec(name: &str) -> RunSpec {
             to: Some("s3://bucket/runs".to_owned()),
             every: Duration::from_secs(600),
             keep_last: 2,
+            keep_every_steps: 0,
+            keep_grace: Duration::from_secs(3600),
             settle: None,
             complete_when: None,
             tripwire: true,

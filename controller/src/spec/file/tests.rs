@@ -32,7 +32,7 @@ checkpoints:
   dir: ./out/checkpoints
   to: s3://bucket/runs
   every: 10m
-  keep: {last: 3}
+  keep: {last: 3, every_steps: 10000, grace: 24h}
   settle: 1500ms
   complete_when: quiet 20s
   tripwire: false
@@ -91,6 +91,8 @@ fn the_whole_file_is_read() {
             to: Some("s3://bucket/runs".into()),
             every: Duration::from_secs(600),
             keep_last: 3,
+            keep_every_steps: 10_000,
+            keep_grace: Duration::from_secs(86_400),
             settle: Some(Duration::from_millis(1500)),
             complete_when: Some("quiet 20000ms".into()),
             tripwire: false,

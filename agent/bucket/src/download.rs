@@ -1,0 +1,693 @@
+//! Brings the files of a manifest down, or proves them where they are: several requests at a time, every byte held against its hash.
+//!
+//! [`download`] goes on from what lies on the disk already and hashes right, however it came there; [`examine`] writes nothing. Names
+//! are the caller's business: each file comes with the path that it goes to.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    ops::Range,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, future::BoxFuture, stream};
+use serde::Serialize;
+use tokio::{sync::Semaphore, task, time};
+
+use crate::{
+    bucket::{Bucket, BucketError, ErrorKind},
+    manifest::ManifestFile,
+};
+
+/// Bytes of one request.
+const CHUNK_BYTES: u64 = 8 << 20;
+/// Requests in flight: 64 MiB in memory at most.
+const CHUNKS_IN_FLIGHT: usize = 8;
+/// Files looked after at once; small ones are a matter of round trips.
+const FILES_IN_FLIGHT: usize = 16;
+/// Files hashed at once.
+const HASHES_IN_FLIGHT: usize = 2;
+/// Times that bytes which hash wrong are asked for: they may have been changed on their way.
+const TRIES: u32 = 2;
+/// Longest wait for any answer.
+const STALLED: Duration = Duration::from_secs(600);
+/// How the data of a file is not what was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(tag = "damage", rename_all = "snake_case")]
+pub enum Damage {
+    /// There is no such object.
+    #[error("its data is gone")]
+    Missing,
+    /// The object is shorter or longer.
+    #[error("its data has {found_bytes} bytes instead of {expected_bytes}")]
+    Size {
+        /// Size that was committed.
+        expected_bytes: u64,
+        /// Size of the object.
+        found_bytes: u64,
+    },
+    /// Other bytes of the right number.
+    #[error("its hash differs in bytes {from_byte} to {to_byte}")]
+    Altered {
+        /// First byte of what was hashed together.
+        from_byte: u64,
+        /// Last byte of it.
+        to_byte: u64,
+    },
+}
+
+/// Why a download did not come to its end. What came down so far stays for the next try.
+#[derive(Debug, thiserror::Error)]
+pub enum DownloadError {
+    /// The bucket does not hold what was committed.
+    #[error("{path:?} is damaged: {damage}")]
+    Damaged {
+        /// The file, as the manifest has it.
+        path: String,
+        /// How.
+        damage: Damage,
+    },
+    /// The disk refused.
+    #[error("{} could not be written", path.display())]
+    Disk {
+        /// File in question.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The bucket refused.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// No answer at all.
+    #[error("the bucket gave nothing in {} s", STALLED.as_secs())]
+    Stalled,
+}
+
+/// Answers a range of an object's bytes: a bucket, with as much patience as the caller has.
+pub trait Read: Send + Sync {
+    /// Reads `range` (`start..end`, end exclusive) of the object at `key`.
+    fn read<'a>(
+        &'a self,
+        key: &'a str,
+        range: Range<u64>,
+    ) -> BoxFuture<'a, Result<Bytes, BucketError>>;
+}
+
+/// A bucket as it is: without patience beyond its own.
+impl<B: Bucket> Read for B {
+    fn read<'a>(
+        &'a self,
+        key: &'a str,
+        range: Range<u64>,
+    ) -> BoxFuture<'a, Result<Bytes, BucketError>> {
+        Box::pin(self.get(key, Some(range)))
+    }
+}
+
+/// A file and where it comes down.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What it is.
+    pub file: ManifestFile,
+    /// Where it goes; its directory exists.
+    pub path: PathBuf,
+}
+
+/// What a download found and did, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Brought {
+    /// Was there and hashed right.
+    pub reused_bytes: u64,
+    /// Came from the bucket.
+    pub fetched_bytes: u64,
+}
+
+/// Ranges of a file that are hashed together, each with its hash.
+fn pieces(file: &ManifestFile) -> Vec<(Range<u64>, &str)> {
+    if file.part_size_bytes == 0 {
+        return vec![(0..file.size_bytes, &file.blake3)];
+    }
+    let piece = |(number, hash)| {
+        let start = number as u64 * file.part_size_bytes;
+        let end = (start + file.part_size_bytes).min(file.size_bytes);
+        (start..end, hash)
+    };
+    file.parts
+        .iter()
+        .map(String::as_str)
+        .enumerate()
+        .map(piece)
+        .collect()
+}
+
+/// Removes below `root` all that none of the jobs will write, links above all: nothing may lead elsewhere. Makes directories.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn make_room(root: &Path, jobs: &[Job]) -> Result<(), DownloadError> {
+    let wanted: std::collections::HashSet<&Path> =
+        jobs.iter().map(|job| job.path.as_path()).collect();
+    let failed = |path: &Path, source| DownloadError::Disk {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::symlink_metadata(root) {
+        Ok(found) if found.is_dir() => sweep(root, &wanted).map_err(|err| failed(root, err))?,
+        Ok(found) if found.is_file() && wanted.contains(root) => {}
+        Ok(_) => fs::remove_file(root).map_err(|err| failed(root, err))?,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        Err(err) => return Err(failed(root, err)),
+    }
+    for dir in jobs.iter().filter_map(|job| job.path.parent()) {
+        fs::create_dir_all(dir).map_err(|err| failed(dir, err))?;
+    }
+    Ok(())
+}
+
+fn sweep(dir: &Path, wanted: &std::collections::HashSet<&Path>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if kind.is_dir() {
+            if wanted.contains(path.as_path()) {
+                fs::remove_dir_all(&path)?;
+            } else {
+                sweep(&path, wanted)?;
+            }
+        } else if !kind.is_file() || !wanted.contains(path.as_path()) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ranges of the file on the disk that do not hash right. With `make`, a file that is not there or has another size is made anew.
+fn survey(job: &Job, make: bool) -> io::Result<Vec<Range<u64>>> {
+    let all = || {
+        pieces(&job.file)
+            .into_iter()
+            .map(|(range, _)| range)
+            .filter(|range| !range.is_empty())
+            .collect()
+    };
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW);
+    if make {
+        options.create(true).mode(0o600);
+    }
+    let file = match options.open(&job.path) {
+        Ok(file) => file,
+        Err(err) if !make && err.kind() == io::ErrorKind::NotFound => return Ok(all()),
+        Err(err) => return Err(err),
+    };
+    if file.metadata()?.len() != job.file.size_bytes {
+        file.set_len(0)?;
+        file.set_len(job.file.size_bytes)?;
+        return Ok(all());
+    }
+    let mut wrong = Vec::new();
+    let mut buffer = vec![0; (1_u64 << 20).min(job.file.size_bytes) as usize];
+    for (range, hash) in pieces(&job.file) {
+        if range.is_empty() {
+            continue;
+        }
+        if hash_range(&file, range.clone(), &mut buffer)? != hash {
+            wrong.push(range);
+        }
+    }
+    Ok(wrong)
+}
+
+fn hash_range(file: &File, range: Range<u64>, buffer: &mut [u8]) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut at = range.start;
+    while at < range.end {
+        let wanted = ((range.end - at) as usize).min(buffer.len());
+        file.read_exact_at(&mut buffer[..wanted], at)?;
+        hasher.update(&buffer[..wanted]);
+        at += wanted as u64;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+struct Work<'a> {
+    read: &'a dyn Read,
+    chunks: Semaphore,
+    hashes: Semaphore,
+    done: AtomicU64,
+    fetched: AtomicU64,
+}
+
+impl<'a> Work<'a> {
+    fn new(read: &'a dyn Read) -> Work<'a> {
+        Work {
+            read,
+            chunks: Semaphore::new(CHUNKS_IN_FLIGHT),
+            hashes: Semaphore::new(HASHES_IN_FLIGHT),
+            done: AtomicU64::new(0),
+            fetched: AtomicU64::new(0),
+        }
+    }
+
+    /// Reads a range; `Err(Ok(..))` says how it is damaged.
+    async fn chunk(
+        &self,
+        file: &ManifestFile,
+        range: Range<u64>,
+    ) -> Result<Result<Bytes, Damage>, DownloadError> {
+        let length = range.end - range.start;
+        let asked = time::timeout(STALLED, self.read.read(&file.key, range.clone())).await;
+        match asked.map_err(|_| DownloadError::Stalled)? {
+            Ok(bytes) if bytes.len() as u64 == length => Ok(Ok(bytes)),
+            Ok(bytes) => Ok(Err(Damage::Size {
+                expected_bytes: file.size_bytes,
+                found_bytes: range.start + bytes.len() as u64,
+            })),
+            Err(err) if err.kind == ErrorKind::NotFound => Ok(Err(Damage::Missing)),
+            Err(err) if err.status == 416 => Ok(Err(Damage::Size {
+                expected_bytes: file.size_bytes,
+                found_bytes: self.size(file, range.start).await,
+            })),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// How long the object is, for people, when it ends before `below`.
+    async fn size(&self, file: &ManifestFile, below: u64) -> u64 {
+        let (mut low, mut high) = (0, below);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.read.read(&file.key, middle..middle + 1).await {
+                Ok(bytes) if bytes.len() == 1 => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        low
+    }
+
+    async fn fetch(&self, job: &Job, range: Range<u64>) -> Result<(), DownloadError> {
+        let _permit = self
+            .chunks
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let bytes = self
+            .chunk(&job.file, range.clone())
+            .await?
+            .map_err(|damage| damaged(&job.file, damage))?;
+        let length = bytes.len() as u64;
+        let path = job.path.clone();
+        let write = move || {
+            let file = OpenOptions::new()
+                .write(true)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(path)?;
+            file.write_all_at(&bytes, range.start)
+        };
+        blocking(write)
+            .await
+            .map_err(|source| DownloadError::Disk {
+                path: job.path.clone(),
+                source,
+            })?;
+        self.fetched.fetch_add(length, Ordering::Relaxed);
+        self.done.fetch_add(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn survey(&self, job: &Job) -> Result<Vec<Range<u64>>, DownloadError> {
+        let _permit = self
+            .hashes
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let looked_at = job.clone();
+        blocking(move || survey(&looked_at, true))
+            .await
+            .map_err(|source| DownloadError::Disk {
+                path: job.path.clone(),
+                source,
+            })
+    }
+
+    /// Until every piece hashes right. Returns the bytes that did so from the start.
+    async fn bring(&self, job: &Job) -> Result<u64, DownloadError> {
+        let mut reused = 0;
+        for try_number in 0..=TRIES {
+            let missing = self.survey(job).await?;
+            let bytes: u64 = missing.iter().map(|range| range.end - range.start).sum();
+            if try_number == 0 {
+                reused = job.file.size_bytes - bytes;
+                self.done.fetch_add(reused, Ordering::Relaxed);
+            } else {
+                self.done.fetch_sub(bytes, Ordering::Relaxed);
+            }
+            let Some(first) = missing.first() else {
+                break;
+            };
+            if try_number == TRIES {
+                let damage = Damage::Altered {
+                    from_byte: first.start,
+                    to_byte: first.end - 1,
+                };
+                return Err(damaged(&job.file, damage));
+            }
+            let chunks = missing.into_iter().flat_map(chunks_of);
+            let mut fetches = stream::iter(chunks)
+                .map(|range| self.fetch(job, range))
+                .buffer_unordered(CHUNKS_IN_FLIGHT);
+            while let Some(fetched) = fetches.next().await {
+                fetched?;
+            }
+        }
+        Ok(reused)
+    }
+
+    async fn examine(&self, file: &ManifestFile) -> Result<Option<Damage>, DownloadError> {
+        let pieces: Vec<(Range<u64>, String)> = pieces(file)
+            .into_iter()
+            .map(|(range, hash)| (range, hash.to_owned()))
+            .collect();
+        let look = |(range, hash): (Range<u64>, String)| async move {
+            let _permit = self
+                .chunks
+                .acquire()
+                .await
+                .expect("the semaphore is never closed");
+            let mut hasher = blake3::Hasher::new();
+            for chunk in chunks_of(range.clone()) {
+                let bytes = match self.chunk(file, chunk).await? {
+                    Ok(bytes) => bytes,
+                    Err(damage) => return Ok(Some(damage)),
+                };
+                self.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                hasher = blocking(move || {
+                    hasher.update(&bytes);
+                    Ok(hasher)
+                })
+                .await
+                .expect("hashing does not fail");
+            }
+            let same = range.is_empty() || hasher.finalize().to_hex().as_str() == hash;
+            Ok::<_, DownloadError>((!same).then(|| Damage::Altered {
+                from_byte: range.start,
+                to_byte: range.end - 1,
+            }))
+        };
+        let mut looks = stream::iter(pieces).map(look).buffered(CHUNKS_IN_FLIGHT);
+        while let Some(looked) = looks.next().await {
+            if let Some(damage) = looked? {
+                return Ok(Some(damage));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn chunks_of(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let end = range.end;
+    range
+        .step_by(CHUNK_BYTES as usize)
+        .map(move |start| start..(start + CHUNK_BYTES).min(end))
+}
+
+fn damaged(file: &ManifestFile, damage: Damage) -> DownloadError {
+    DownloadError::Damaged {
+        path: file.path.clone(),
+        damage,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    task::spawn_blocking(work)
+        .await
+        .expect("reading and writing files does not panic")
+}
+
+/// Brings every file to its path and proves it there. `progress` gets bytes done and in all.
+///
+/// # Errors
+/// See [`DownloadError`]. What came down stays, and the next call goes on from there.
+pub async fn download(
+    read: &dyn Read,
+    jobs: Vec<Job>,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Brought, DownloadError> {
+    let total: u64 = jobs.iter().map(|job| job.file.size_bytes).sum();
+    let work = Arc::new(Work::new(read));
+    progress(0, total);
+    let mut brought = Brought::default();
+    {
+        let bring = |job: Job| {
+            let work = Arc::clone(&work);
+            async move { work.bring(&job).await }
+        };
+        let mut brings = stream::iter(jobs)
+            .map(bring)
+            .buffer_unordered(FILES_IN_FLIGHT);
+        loop {
+            // A large file takes long, and people want to see it move.
+            match time::timeout(Duration::from_millis(250), brings.next()).await {
+                Ok(Some(reused)) => brought.reused_bytes += reused?,
+                Ok(None) => break,
+                Err(_) => {}
+            }
+            progress(work.done.load(Ordering::Relaxed), total);
+        }
+    }
+    brought.fetched_bytes = work.fetched.load(Ordering::Relaxed);
+    progress(total, total);
+    Ok(brought)
+}
+
+/// Whether all of a file's bytes are on the disk and hash right. Nothing is written.
+pub fn is_there(job: &Job) -> bool {
+    fs::symlink_metadata(&job.path)
+        .is_ok_and(|found| found.is_file() && found.len() == job.file.size_bytes)
+        && survey_only(job).unwrap_or(false)
+}
+
+fn survey_only(job: &Job) -> io::Result<bool> {
+    let file = File::open(&job.path)?;
+    let mut buffer = vec![0; (1_u64 << 20).min(job.file.size_bytes) as usize];
+    for (range, hash) in pieces(&job.file) {
+        if !range.is_empty() && hash_range(&file, range, &mut buffer)? != hash {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Reads all data of a file in the bucket and holds it against what was committed. `None`: it is whole.
+///
+/// # Errors
+/// When the bucket gives no answer that says either.
+pub async fn examine(
+    bucket: &dyn Bucket,
+    read: &dyn Read,
+    file: &ManifestFile,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<Option<Damage>, DownloadError> {
+    // A longer object would read right in all the ranges that we ask for.
+    match bucket.head(&file.key).await? {
+        None => return Ok(Some(Damage::Missing)),
+        Some(found) if found.size_bytes != file.size_bytes => {
+            return Ok(Some(Damage::Size {
+                expected_bytes: file.size_bytes,
+                found_bytes: found.size_bytes,
+            }));
+        }
+        Some(_) => {}
+    }
+    let work = Work::new(read);
+    let examine = work.examine(file);
+    tokio::pin!(examine);
+    loop {
+        match time::timeout(Duration::from_millis(250), &mut examine).await {
+            Ok(found) => {
+                progress(work.done.load(Ordering::Relaxed));
+                return found;
+            }
+            Err(_) => progress(work.done.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryBucket;
+
+    const PART: u64 = 5 << 20;
+
+    fn noise(length: u64) -> Vec<u8> {
+        let mut bytes = vec![0; length as usize];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    /// A file in the bucket, in parts when it is large.
+    fn stored(bucket: &MemoryBucket, name: &str, bytes: &[u8]) -> ManifestFile {
+        let key = format!("run/data/x/{name}");
+        bucket.insert(&key, bytes.to_vec());
+        let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+        let large = bytes.len() as u64 > PART;
+        ManifestFile {
+            path: name.into(),
+            mode: 0o644,
+            mtime_ns: 0,
+            size_bytes: bytes.len() as u64,
+            blake3: hash(bytes),
+            key,
+            part_size_bytes: if large { PART } else { 0 },
+            parts: if large {
+                bytes.chunks(PART as usize).map(hash).collect()
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    fn jobs(dir: &Path, files: &[ManifestFile]) -> Vec<Job> {
+        files
+            .iter()
+            .map(|file| Job {
+                file: file.clone(),
+                path: dir.join(&file.path),
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_there_and_hashes_right_is_not_read_again() {
+        let (bucket, dir) = (MemoryBucket::new(), tempfile::tempdir().unwrap());
+        let large = noise(3 * PART + 17);
+        let files = [
+            stored(&bucket, "large", &large),
+            stored(&bucket, "small", b"small"),
+            stored(&bucket, "empty", b""),
+        ];
+        let all = jobs(dir.path(), &files);
+        make_room(dir.path(), &all).unwrap();
+        let mut last = (0, 0);
+        let brought = download(&bucket, all.clone(), &mut |done, total| {
+            last = (done, total)
+        })
+        .await
+        .unwrap();
+        let total = large.len() as u64 + 5;
+        assert_eq!((brought.fetched_bytes, brought.reused_bytes), (total, 0));
+        assert_eq!(last, (total, total));
+        assert_eq!(fs::read(dir.path().join("large")).unwrap(), large);
+
+        // As a download that was killed leaves it: one part never came, another came half.
+        let mut half = large.clone();
+        half[PART as usize..2 * PART as usize].fill(0);
+        half[3 * PART as usize..].fill(0);
+        fs::write(dir.path().join("large"), &half).unwrap();
+        fs::write(dir.path().join("stranger"), b"x").unwrap();
+        make_room(dir.path(), &all).unwrap();
+        let brought = download(&bucket, all.clone(), &mut |_, _| {})
+            .await
+            .unwrap();
+        assert_eq!(brought.fetched_bytes, PART + 17);
+        assert_eq!(fs::read(dir.path().join("large")).unwrap(), large);
+        assert!(!dir.path().join("stranger").exists());
+        assert!(all.iter().all(is_there));
+    }
+
+    #[tokio::test]
+    async fn each_kind_of_damage_has_its_name() {
+        let (bucket, dir) = (MemoryBucket::new(), tempfile::tempdir().unwrap());
+        let large = noise(2 * PART + 9);
+        let check = async |spoil: &dyn Fn(&str), expected: Damage| {
+            let file = stored(&bucket, "file", &large);
+            assert_eq!(
+                examine(&bucket, &bucket, &file, &mut |_| {}).await.unwrap(),
+                None
+            );
+            spoil(&file.key);
+            let found = examine(&bucket, &bucket, &file, &mut |_| {}).await.unwrap();
+            assert_eq!(found, Some(expected.clone()));
+            let folder = tempfile::tempdir_in(dir.path()).unwrap();
+            let all = jobs(folder.path(), &[file]);
+            make_room(folder.path(), &all).unwrap();
+            let err = download(&bucket, all, &mut |_, _| {}).await.unwrap_err();
+            assert!(
+                matches!(&err, DownloadError::Damaged { damage, .. } if *damage == expected),
+                "{err}"
+            );
+        };
+        check(&|key| assert!(bucket.remove(key)), Damage::Missing).await;
+        let cut = |bytes: usize| {
+            let large = large.clone();
+            let bucket = &bucket;
+            move |key: &str| bucket.insert(key, large[..bytes].to_vec())
+        };
+        let size = |found_bytes: usize| Damage::Size {
+            expected_bytes: large.len() as u64,
+            found_bytes: found_bytes as u64,
+        };
+        check(&cut(large.len() - 1), size(large.len() - 1)).await;
+        check(&cut(77), size(77)).await;
+        check(&cut(0), size(0)).await;
+        check(
+            &|key| assert!(bucket.corrupt(key)),
+            Damage::Altered {
+                from_byte: PART,
+                to_byte: 2 * PART - 1,
+            },
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_longer_object_is_found_by_its_size() {
+        let bucket = MemoryBucket::new();
+        let file = stored(&bucket, "file", b"four");
+        bucket.insert(&file.key, "four and more");
+        let found = examine(&bucket, &bucket, &file, &mut |_| {}).await.unwrap();
+        assert_eq!(
+            found,
+            Some(Damage::Size {
+                expected_bytes: 4,
+                found_bytes: 13
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn links_are_never_written_through() {
+        let (bucket, dir) = (MemoryBucket::new(), tempfile::tempdir().unwrap());
+        let outside = tempfile::tempdir().unwrap();
+        let victim = outside.path().join("victim");
+        fs::write(&victim, b"mine").unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join("file")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("deep")).unwrap();
+        let mut files = vec![stored(&bucket, "file", b"data")];
+        files.push(ManifestFile {
+            path: "deep/victim".into(),
+            ..files[0].clone()
+        });
+        let all = jobs(dir.path(), &files);
+        // Even when nobody swept: the file itself is not followed.
+        let err = download(&bucket, all[..1].to_vec(), &mut |_, _| {}).await;
+        assert!(matches!(err, Err(DownloadError::Disk { .. })), "{err:?}");
+        make_room(dir.path(), &all).unwrap();
+        download(&bucket, all, &mut |_, _| {}).await.unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"mine");
+        assert_eq!(fs::read(dir.path().join("deep/victim")).unwrap(), b"data");
+    }
+}

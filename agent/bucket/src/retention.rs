@@ -1,0 +1,277 @@
+//! Which commits may go, and which data after them (pure).
+//!
+//! A commit goes first, and leaves a tombstone; its data goes after a grace, when no commit and no other tombstone refers to it. So
+//! whoever reads a checkpoint when it is deleted still finds its data, and no commit ever refers to what is gone.
+
+use std::collections::{BTreeSet, HashSet};
+
+use crate::{layout::CommitId, manifest::Manifest};
+
+/// Fewest commits that are ever kept: a restore of the newest must have one to fall back to.
+pub const MIN_KEEP: usize = 2;
+
+/// A commit in the bucket, as far as it could be read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit {
+    /// Its name.
+    pub id: String,
+    /// What it says; `None` when it is damaged.
+    pub manifest: Option<Manifest>,
+}
+
+/// What is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keep {
+    /// How many newest commits; 0: all, 1 counts as 2.
+    pub last: u32,
+    /// The first checkpoint of each so many steps is kept for good; 0: none.
+    pub every_steps: u64,
+}
+
+impl Keep {
+    /// How many newest commits are kept; `None`: all.
+    pub fn newest(&self) -> Option<usize> {
+        (self.last > 0).then(|| (self.last as usize).max(MIN_KEEP))
+    }
+}
+
+/// Commits that may go, oldest first, from all commits, newest first. Pinned ones stay.
+///
+/// Damaged commits neither count among those kept nor go: they restore nothing, and people may want to look at them.
+pub fn doomed<'a>(
+    newest_first: &'a [Commit],
+    keep: &Keep,
+    pinned: &HashSet<String>,
+) -> Vec<&'a Manifest> {
+    let Some(newest) = keep.newest() else {
+        return Vec::new();
+    };
+    let whole: Vec<&Manifest> = newest_first
+        .iter()
+        .filter_map(|commit| commit.manifest.as_ref())
+        .collect();
+    let milestones = milestones(&whole, keep.every_steps);
+    whole
+        .into_iter()
+        .skip(newest)
+        .rev()
+        .filter(|manifest| {
+            !pinned.contains(&manifest.id) && !milestones.contains(manifest.id.as_str())
+        })
+        .collect()
+}
+
+/// The first checkpoint of each so many steps. Once it is the first it stays so, since it is never deleted.
+fn milestones<'a>(whole: &[&'a Manifest], every_steps: u64) -> HashSet<&'a str> {
+    if every_steps == 0 {
+        return HashSet::new();
+    }
+    let mut by_step: Vec<(u64, &str)> = whole
+        .iter()
+        .filter_map(|manifest| Some((manifest.step?, manifest.id.as_str())))
+        .collect();
+    by_step.sort_unstable();
+    let mut window = None;
+    by_step
+        .into_iter()
+        .filter(|(step, _)| {
+            let of = Some(step / every_steps);
+            std::mem::replace(&mut window, of) != of
+        })
+        .map(|(_, id)| id)
+        .collect()
+}
+
+/// Keys of a deleted checkpoint that nothing refers to any more, sorted. Only data under `data_prefix` is ever named, and none that
+/// lies with a commit that exists: what a damaged one refers to cannot be read.
+pub fn purgeable<'a>(
+    deleted: &'a Manifest,
+    commits: &[Commit],
+    other_tombstones: &[&Manifest],
+    data_prefix: &str,
+) -> Vec<&'a str> {
+    let mut spoken_for = keys(other_tombstones.iter().copied());
+    spoken_for.extend(keys(
+        commits.iter().filter_map(|commit| commit.manifest.as_ref()),
+    ));
+    let alive: HashSet<&str> = commits.iter().map(|commit| commit.id.as_str()).collect();
+    let lies_with = |key: &str| {
+        let (id, _) = key.strip_prefix(data_prefix)?.split_once('/')?;
+        id.parse::<CommitId>().ok()?;
+        Some(alive.contains(id))
+    };
+    keys([deleted])
+        .into_iter()
+        .filter(|key| !spoken_for.contains(key) && lies_with(key) == Some(false))
+        .collect()
+}
+
+/// Every key that manifests refer to.
+pub fn keys<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> BTreeSet<&'a str> {
+    manifests
+        .into_iter()
+        .flat_map(|manifest| manifest.files.iter().map(|file| file.key.as_str()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ulid::Ulid;
+
+    use super::*;
+    use crate::manifest::{self, ManifestFile};
+
+    fn id(number: usize) -> String {
+        CommitId {
+            step: number as u64,
+            ulid: Ulid::from_parts(number as u64, 0),
+        }
+        .to_string()
+    }
+
+    /// Keys are the commit that made them.
+    fn commit(number: usize, keys: &[usize]) -> Commit {
+        let file = |key: &usize| ManifestFile {
+            path: format!("file{key}"),
+            mode: 0o644,
+            mtime_ns: 0,
+            size_bytes: 1,
+            blake3: String::new(),
+            key: format!("run/data/{}/x", id(*key)),
+            part_size_bytes: 0,
+            parts: Vec::new(),
+        };
+        let manifest = Manifest {
+            v: manifest::FORMAT,
+            id: id(number),
+            run: "run".into(),
+            attempt: 1,
+            step: Some(number as u64),
+            rule: "generic".into(),
+            path: "a".into(),
+            directory: true,
+            committed_us: 0,
+            server_us: 0,
+            prev: None,
+            files: keys.iter().map(file).collect(),
+            encoding: None,
+            self_blake3: String::new(),
+        };
+        Commit {
+            id: id(number),
+            manifest: Some(manifest),
+        }
+    }
+
+    fn check(commits: &[Commit], keep: Keep, pinned: &[usize], expected: &[u64]) {
+        let pinned = pinned.iter().map(|number| id(*number)).collect();
+        let found: Vec<u64> = doomed(commits, &keep, &pinned)
+            .iter()
+            .map(|manifest| manifest.step.unwrap())
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    fn last(last: u32) -> Keep {
+        Keep {
+            last,
+            every_steps: 0,
+        }
+    }
+
+    #[test]
+    fn the_newest_the_pinned_and_the_first_of_each_so_many_steps_stay() {
+        let commits: Vec<Commit> = (1..=9).rev().map(|number| commit(number, &[])).collect();
+        check(&commits, last(0), &[], &[]);
+        check(&commits, last(9), &[], &[]);
+        check(&commits, last(7), &[], &[1, 2]);
+        check(&commits, last(1), &[], &[1, 2, 3, 4, 5, 6, 7]);
+        check(&commits, last(7), &[1], &[2]);
+        let keep = Keep {
+            last: 2,
+            every_steps: 3,
+        };
+        // 1 is the first below 3; then come 3 and 6; 8 and 9 are the newest.
+        check(&commits, keep, &[5], &[2, 4, 7]);
+    }
+
+    #[test]
+    fn a_step_that_was_trained_twice_is_one_milestone() {
+        let mut commits: Vec<Commit> = (1..=6).rev().map(|number| commit(number, &[])).collect();
+        for commit in &mut commits {
+            commit.manifest.as_mut().unwrap().step = Some(10);
+        }
+        let keep = Keep {
+            last: 2,
+            every_steps: 10,
+        };
+        assert_eq!(doomed(&commits, &keep, &HashSet::new()).len(), 3);
+    }
+
+    #[test]
+    fn a_damaged_commit_is_neither_counted_nor_deleted_and_its_data_stays() {
+        let mut commits: Vec<Commit> = (1..=4).rev().map(|number| commit(number, &[])).collect();
+        commits[0].manifest = None;
+        check(&commits, last(2), &[], &[1]);
+        let deleted = commit(1, &[1, 4]).manifest.unwrap();
+        assert_eq!(
+            purgeable(&deleted, &commits[..3], &[], "run/data/"),
+            [format!("run/data/{}/x", id(1))]
+        );
+    }
+
+    #[test]
+    fn a_key_outside_the_runs_own_data_is_never_deleted() {
+        let mut deleted = commit(1, &[1]).manifest.unwrap();
+        for key in [
+            "other-run/data/000000000001-01ARZ3NDEKTSV4RRFFQ69G5FAV/x",
+            "run/data/x",
+            "run/commits/x.json",
+        ] {
+            deleted.files[0].key = key.into();
+            assert!(
+                purgeable(&deleted, &[], &[], "run/data/").is_empty(),
+                "{key}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_a_commit_or_a_younger_tombstone_refers_to_is_ever_deleted(
+            references in proptest::collection::vec(proptest::collection::vec(0..12_usize, 0..5), 0..9),
+            damaged in proptest::collection::vec(any::<bool>(), 9),
+            keep_last in 0..5_u32,
+        ) {
+            let mut commits: Vec<Commit> = references.iter().enumerate().map(|(number, keys)| commit(100 - number, keys)).collect();
+            for (commit, damaged) in commits.iter_mut().zip(&damaged) {
+                if *damaged {
+                    commit.manifest = None;
+                }
+            }
+            let whole = commits.iter().filter(|commit| commit.manifest.is_some()).count();
+            let plan: Vec<Manifest> = doomed(&commits, &last(keep_last), &HashSet::new()).into_iter().cloned().collect();
+            prop_assert_eq!(plan.len(), last(keep_last).newest().map_or(0, |keep| whole.saturating_sub(keep)));
+            let mut remaining = commits.clone();
+            remaining.retain(|commit| !plan.iter().any(|gone| gone.id == commit.id));
+            // One tombstone after the other, as a crash may leave it.
+            let mut tombstones = plan.clone();
+            let mut deleted = BTreeSet::new();
+            while !tombstones.is_empty() {
+                let due = tombstones.remove(0);
+                let others: Vec<&Manifest> = tombstones.iter().collect();
+                deleted.extend(purgeable(&due, &remaining, &others, "run/data/").into_iter().map(str::to_owned));
+                let spoken_for = keys(remaining.iter().filter_map(|commit| commit.manifest.as_ref()).chain(&tombstones));
+                prop_assert!(spoken_for.iter().all(|key| !deleted.contains(*key)));
+            }
+            // And nothing of theirs is left behind.
+            let stay = keys(remaining.iter().filter_map(|commit| commit.manifest.as_ref()));
+            for gone in &plan {
+                for key in keys([gone]) {
+                    prop_assert!(stay.contains(key) || deleted.contains(key));
+                }
+            }
+        }
+    }
+}
