@@ -3,10 +3,11 @@
 //! Reading order: [`cli`] is the tree of verbs, [`commands`] one file per verb, [`ui`] every line the user sees and
 //! [`error`] what a failure says. [`spec`] is the run file, [`estimate`] what it will take, [`run`] the states of a run, [`store`]
 //! what is remembered.
-//! [`provider`] rents, [`tunnel`] connects, [`bootstrap`] puts the agent on a box, [`agent_client`] talks to it.
+//! [`checkpoints`] works on a run's bucket, box or no box. [`provider`] rents, [`tunnel`] connects, [`bootstrap`] puts the agent on a box, [`agent_client`] talks to it.
 
 pub mod agent_client;
 pub mod bootstrap;
+pub mod checkpoints;
 pub mod cli;
 pub mod clock;
 pub mod commands;

@@ -78,19 +78,24 @@ pub fn bucket_of(spec: &RunSpec) -> Result<Option<(S3Bucket, Layout)>, SiteError
     else {
         return Ok(None);
     };
+    let bucket = client(to)?;
+    let layout = Layout::new(&bucket.target().prefix, &spec.name)
+        .map_err(|err| SiteError::Local(chain(&err)))?;
+    Ok(Some((bucket, layout)))
+}
+
+/// A client for a bucket with the keys of this laptop.
+fn client(to: &str) -> Result<S3Bucket, SiteError> {
     let access = access()?;
     let target = Target::parse(to, access.endpoint.as_deref(), access.region.as_deref())
         .map_err(|err| SiteError::Local(chain(&err)))?;
-    let layout =
-        Layout::new(&target.prefix, &spec.name).map_err(|err| SiteError::Local(chain(&err)))?;
     let keys = access.credentials;
-    let bucket = S3Bucket::new(
+    S3Bucket::new(
         target,
         Arc::new(move || Some(keys.clone())),
         S3Options::default(),
     )
-    .map_err(|err| SiteError::Local(chain(&err)))?;
-    Ok(Some((bucket, layout)))
+    .map_err(|err| SiteError::Local(chain(&err)))
 }
 
 fn access() -> Result<BucketAccess, SiteError> {
@@ -209,6 +214,12 @@ impl Sites for Machines {
             tunnel,
             client: ready.client,
         }))
+    }
+
+    fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
+        let bucket = client(to)?;
+        let target = bucket.target().clone();
+        Ok((Arc::new(bucket), target))
     }
 
     fn forget(&self, place: &Place) {

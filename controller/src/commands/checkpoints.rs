@@ -1,86 +1,188 @@
-//! `spotter checkpoints`: what is in the bucket.
+//! `spotter checkpoints`: what a run has in its bucket, and what can be done about it. A file for each thing to do.
 
-use spotter_bucket::{Bucket, Manifest};
+mod diff;
+mod ls;
+mod pins;
+mod prune;
+mod pull;
+mod push;
+mod show;
+mod verify;
+
+use clap::Subcommand;
+use spotter_bucket::{BucketError, CommitId, ErrorKind as BucketErrorKind, Manifest};
 
 use crate::{
-    agent_client::CheckpointInfo,
+    checkpoints::{Shelf, choose::choose},
     commands::Deps,
     error::CommandError,
-    machine,
-    ui::{Table, Ui, text},
+    store::RunRecord,
+    ui::Ui,
 };
 
-/// List a run's checkpoints in the bucket, newest first
+/// A run's checkpoints in the bucket: list, look at, prove, bring here, add, keep, delete, compare
 ///
-/// Read from the bucket itself, so it works after the box is gone.
+/// All of it works on the bucket itself with the keys of this machine, so it goes on working when the box is gone. Without a
+/// further word the checkpoints are listed. A CHECKPOINT is `newest`, a step, an id or the beginning of the letters in it.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct CheckpointsArgs {
-    /// Run; the only one that goes on, if there is one
-    run: Option<String>,
+    #[command(subcommand)]
+    verb: Option<CheckpointsVerb>,
+    #[command(flatten)]
+    ls: ls::LsArgs,
 }
 
-/// Reads every commit; a damaged one is told, not shown.
+#[derive(Debug, Subcommand)]
+enum CheckpointsVerb {
+    Ls(ls::LsArgs),
+    Show(show::ShowArgs),
+    Verify(verify::VerifyArgs),
+    Pull(pull::PullArgs),
+    Push(push::PushArgs),
+    Pin(pins::PinArgs),
+    Unpin(pins::UnpinArgs),
+    Prune(prune::PruneArgs),
+    Diff(diff::DiffArgs),
+}
+
+/// Where to look for the run.
+#[derive(Debug, clap::Args)]
+pub(super) struct Place {
+    /// Where its checkpoints are, for a run that this machine does not know; `checkpoints.to` of the run otherwise
+    #[arg(long, value_name = "s3://BUCKET/PREFIX")]
+    bucket: Option<String>,
+}
+
+/// Does what was asked.
 pub async fn checkpoints(
     ui: &mut Ui,
     deps: &Deps,
     args: &CheckpointsArgs,
 ) -> Result<(), CommandError> {
-    let run = deps.load_run(args.run.as_deref())?;
-    let failed = |why: &dyn std::error::Error| {
-        let mut err =
-            CommandError::new(format!("the checkpoints of `{}` were not listed", run.name));
-        err = err.because(crate::error::chain(why));
-        err
-    };
-    let Some((bucket, layout)) = machine::bucket_of(&run.spec).map_err(|err| failed(&err))? else {
-        return Err(CommandError::usage(format!(
-            "run `{}` has no bucket: `checkpoints.to` is not set",
-            run.name
-        )));
-    };
-    let listed = bucket
-        .list(&layout.commits_prefix())
-        .await
-        .map_err(|err| failed(&err))?;
-    let mut rows = Vec::new();
-    for id in layout.newest_first(&listed) {
-        let key = layout.commit_key(&id);
-        let bytes = bucket.get(&key, None).await.map_err(|err| failed(&err))?;
-        match Manifest::open(&bytes) {
-            Ok(manifest) => rows.push(CheckpointInfo {
-                id: manifest.id.clone(),
-                step: manifest.step,
-                attempt: manifest.attempt,
-                committed_us: manifest.committed_us,
-                size_bytes: manifest.files.iter().map(|file| file.size_bytes).sum(),
-                files: manifest.files.len() as u32,
-                path: manifest.path.clone(),
-            }),
-            Err(err) => ui.warning(format_args!("commit {key} is damaged: {err}")),
-        }
+    match &args.verb {
+        None => ls::ls(ui, deps, &args.ls).await,
+        Some(CheckpointsVerb::Ls(args)) => ls::ls(ui, deps, args).await,
+        Some(CheckpointsVerb::Show(args)) => show::show(ui, deps, args).await,
+        Some(CheckpointsVerb::Verify(args)) => verify::verify(ui, deps, args).await,
+        Some(CheckpointsVerb::Pull(args)) => pull::pull(ui, deps, args).await,
+        Some(CheckpointsVerb::Push(args)) => push::push(ui, deps, args).await,
+        Some(CheckpointsVerb::Pin(args)) => pins::pin(ui, deps, args).await,
+        Some(CheckpointsVerb::Unpin(args)) => pins::unpin(ui, deps, args).await,
+        Some(CheckpointsVerb::Prune(args)) => prune::prune(ui, deps, args).await,
+        Some(CheckpointsVerb::Diff(args)) => diff::diff(ui, deps, args).await,
     }
-    ui.show(&rows, |rows| {
-        let mut table = Table::new(&[
-            "STEP>",
-            "ATTEMPT>",
-            "COMMITTED",
-            "SIZE>",
-            "FILES>",
-            "PATH",
-            "ID",
-        ]);
-        for row in rows {
-            table.row([
-                text::or_dash(row.step),
-                row.attempt.to_string(),
-                text::time(row.committed_us as i64),
-                text::bytes(row.size_bytes),
-                row.files.to_string(),
-                row.path.clone(),
-                row.id.clone(),
-            ]);
-        }
-        table
-    });
-    Ok(())
 }
+
+/// The bucket of a run, and its record if this machine has one.
+pub(super) fn open(
+    deps: &Deps,
+    run: Option<&str>,
+    place: &Place,
+) -> Result<(Shelf, Option<RunRecord>), CommandError> {
+    let (name, to, record) = match (&place.bucket, run) {
+        (Some(to), Some(run)) => (run.to_owned(), to.clone(), None),
+        (Some(_), None) => {
+            return Err(CommandError::usage(
+                "name the run too: a bucket may hold many",
+            ));
+        }
+        (None, run) => {
+            let record = deps.load_run(run).map_err(|err| match run {
+                Some(run) => err.hint(format!(
+                    "or say where it is with `spotter checkpoints ls {run} --bucket s3://BUCKET/PREFIX`"
+                )),
+                None => err,
+            })?;
+            let checkpoints = record.spec.checkpoints.as_ref();
+            let to = checkpoints.and_then(|checkpoints| checkpoints.to.clone());
+            let to = to.ok_or_else(|| {
+                CommandError::usage(format!(
+                    "run `{}` has no bucket: `checkpoints.to` is not set",
+                    record.name
+                ))
+            })?;
+            (record.name.clone(), to, Some(record))
+        }
+    };
+    let failed = |why: &dyn std::error::Error| {
+        CommandError::new(format!("the bucket of `{name}` cannot be used"))
+            .because(crate::error::chain(why))
+    };
+    let (bucket, target) = deps.sites()?.bucket(&to).map_err(|err| failed(&err))?;
+    let shelf = Shelf::new(bucket, &target, &name).map_err(|err| failed(&err))?;
+    Ok((shelf, record))
+}
+
+/// Which checkpoint is meant.
+pub(super) async fn find(shelf: &Shelf, wanted: Option<&str>) -> Result<CommitId, CommandError> {
+    let ids = shelf.vault().ids().await.map_err(|err| {
+        failed(
+            shelf,
+            format!("the checkpoints of `{}` were not listed", shelf.run),
+            err,
+        )
+    })?;
+    choose(&ids, wanted).map_err(|why| {
+        let what = match wanted {
+            Some(wanted) => format!("run `{}` has no checkpoint `{wanted}`", shelf.run),
+            None => format!("run `{}` has no checkpoint", shelf.run),
+        };
+        CommandError::usage(what)
+            .because(why)
+            .hint(format!("see what there is with {}", ls_command(shelf)))
+    })
+}
+
+/// The manifest of one checkpoint, which must be whole.
+pub(super) async fn manifest(
+    shelf: &Shelf,
+    wanted: Option<&str>,
+) -> Result<Manifest, CommandError> {
+    let id = find(shelf, wanted).await?;
+    let unread = format!("checkpoint {id} of `{}` was not read", shelf.run);
+    match shelf.vault().read(&id).await {
+        Ok(Some(Ok(manifest))) => Ok(manifest),
+        Ok(Some(Err(why))) => Err(CommandError::new(format!(
+            "checkpoint {id} of `{}` is damaged",
+            shelf.run
+        ))
+        .because(why)),
+        Ok(None) => Err(CommandError::new(unread).because("it was deleted just now")),
+        Err(err) => Err(failed(shelf, unread, err)),
+    }
+}
+
+pub(super) fn ls_command(shelf: &Shelf) -> String {
+    format!("`spotter checkpoints ls {}`", shelf.run)
+}
+
+/// What the bucket refused, why, and what may help.
+pub(super) fn failed(shelf: &Shelf, what: impl Into<String>, err: BucketError) -> CommandError {
+    let hint = match (err.kind, err.code.as_deref(), err.status) {
+        (BucketErrorKind::Denied, ..) => Some(format!(
+            "the keys that were found here need that right under {}: choose others with AWS_PROFILE",
+            shelf.url
+        )),
+        (_, Some("NoSuchBucket"), _) => Some(format!(
+            "{} names a bucket that does not exist at this endpoint: check it, AWS_ENDPOINT_URL_S3 and AWS_REGION",
+            shelf.url
+        )),
+        (BucketErrorKind::Transient, _, 0) => Some(
+            "no server answers there: check the network and AWS_ENDPOINT_URL_S3, then try again"
+                .to_owned(),
+        ),
+        (BucketErrorKind::Transient, ..) => {
+            Some("the server is busy or ill: try again later".to_owned())
+        }
+        _ => None,
+    };
+    let made = CommandError::new(what).cause(err);
+    match hint {
+        Some(hint) => made.hint(hint),
+        None => made,
+    }
+}
+
+#[cfg(test)]
+mod tests;

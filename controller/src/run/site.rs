@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use spotter_bucket::Ending;
+use spotter_bucket::{Bucket, Ending, Target};
 
 use crate::{
     agent_client::{
@@ -121,6 +121,12 @@ pub trait Sites: Send + Sync {
         spec: &RunSpec,
         progress: Progress<'_>,
     ) -> Result<Arc<dyn Site>, SiteError>;
+    /// A client for a bucket with the keys of this laptop; `to` is `s3://bucket/prefix`.
+    fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
+        Err(SiteError::Local(format!(
+            "{to} cannot be reached from here"
+        )))
+    }
     /// Forgets pins and sockets of a box that is gone.
     fn forget(&self, place: &Place);
 }

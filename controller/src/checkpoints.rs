@@ -1,0 +1,58 @@
+//! The checkpoints of one run in its bucket, as seen from the laptop: whether a box lives makes no difference here.
+//!
+//! [`choose`] and [`diff`] decide (pure); [`pull`], [`push`], [`verify`] and [`prune`] move and judge bytes; [`steady`] is the patience with
+//! a server that is busy for a moment. Listing, pinning and deleting are the agent's own: [`spotter_bucket::vault`].
+
+pub mod choose;
+pub mod diff;
+pub mod prune;
+pub mod pull;
+pub mod push;
+pub mod steady;
+pub mod verify;
+
+use std::sync::Arc;
+
+use spotter_bucket::{Bucket, Layout, Target, Vault, layout::NameError};
+
+use crate::clock::Clock;
+use steady::Steady;
+
+/// The bucket of a run.
+pub struct Shelf {
+    /// What answers.
+    pub bucket: Steady,
+    /// Keys of the run.
+    pub layout: Layout,
+    /// The run.
+    pub run: String,
+    /// `s3://bucket/prefix/run`, for people.
+    pub url: String,
+}
+
+impl Shelf {
+    /// The run of that name below a target.
+    pub fn new(bucket: Arc<dyn Bucket>, target: &Target, run: &str) -> Result<Self, NameError> {
+        Ok(Self {
+            bucket: Steady::new(bucket),
+            layout: Layout::new(&target.prefix, run)?,
+            run: run.to_owned(),
+            url: format!("{}/{run}", target.url()),
+        })
+    }
+
+    /// Lists, reads, pins and deletes.
+    pub fn vault(&self) -> Vault<'_> {
+        Vault {
+            bucket: &self.bucket,
+            layout: &self.layout,
+            run: &self.run,
+        }
+    }
+
+    /// Microseconds since the epoch by the server's clock, as far as it has answered yet.
+    pub fn server_us(&self, clock: &Clock) -> u64 {
+        let offset_us = (self.bucket.clock_offset_s() * 1e6) as i64;
+        u64::try_from(clock.now_us().saturating_add(offset_us)).unwrap_or(0)
+    }
+}

@@ -1,0 +1,226 @@
+//! Deletes what a run need not keep, in the two phases of [`spotter_bucket::vault`], and what uploads that never ended left.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use serde::Serialize;
+use spotter_bucket::{
+    Bucket, BucketError, CommitId, Keep, Manifest,
+    retention::{self, Commit},
+    vault::Purged,
+};
+
+use super::Shelf;
+
+/// Age from which data without a commit is taken for left behind: no upload takes so long.
+const ORPHAN_MS: u64 = 24 * 3600 * 1000;
+
+/// What to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Order {
+    /// What stays.
+    pub keep: Keep,
+    /// How long the data of a deleted checkpoint stays.
+    pub grace: Duration,
+    /// Whether no box works for the run: only then is data without a commit left behind rather than under way.
+    pub at_rest: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Microseconds since the epoch by the server's clock.
+    pub now_us: u64,
+}
+
+/// A checkpoint that was deleted, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Deleted {
+    /// Its id.
+    pub id: String,
+    /// Its step.
+    pub step: u64,
+    /// Bytes of its files; those that it shares with others stay.
+    pub size_bytes: u64,
+}
+
+/// A deleted checkpoint whose data is still there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Waiting {
+    /// Its id.
+    pub id: String,
+    /// When its data may go, microseconds since the epoch by the server's clock.
+    pub due_us: u64,
+}
+
+/// What was done, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Pruned {
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// Checkpoints deleted now.
+    pub deleted: Vec<Deleted>,
+    /// Data deleted, of checkpoints that were deleted before.
+    pub purged: Vec<Purged>,
+    /// Checkpoints that are deleted and whose data waits for the grace.
+    pub waiting: Vec<Waiting>,
+    /// Objects that no checkpoint ever had.
+    pub orphans: usize,
+    /// Their bytes.
+    pub orphan_bytes: u64,
+    /// Uploads that were begun and never ended.
+    pub aborted_uploads: usize,
+}
+
+/// Why nothing was deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    /// What would stay cannot be trusted.
+    #[error("the newest checkpoint {id} is damaged: the data of {path:?} {found}")]
+    NewestDamaged {
+        /// Its id.
+        id: String,
+        /// The file.
+        path: String,
+        /// What is there of it.
+        found: String,
+    },
+    /// The bucket refused.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+}
+
+/// Deletes what `order` lets go.
+///
+/// # Errors
+/// See [`PruneError`]. What was deleted before stays so.
+pub async fn prune(shelf: &Shelf, order: &Order) -> Result<Pruned, PruneError> {
+    let vault = shelf.vault();
+    let commits = vault.commits().await?;
+    let now_ms = order.now_us / 1_000;
+    let holds = vault.holds(now_ms).await?;
+    let mut pruned = Pruned {
+        dry_run: order.dry_run,
+        ..Pruned::default()
+    };
+    let doomed = retention::doomed(&commits, &order.keep, &holds.pinned);
+    if !doomed.is_empty() {
+        newest_is_there(shelf, &commits).await?;
+    }
+    for manifest in doomed {
+        let Ok(id) = manifest.id.parse::<CommitId>() else {
+            continue;
+        };
+        if order.dry_run || vault.bury(&id, "prune", order.now_us).await? {
+            pruned.deleted.push(Deleted {
+                id: manifest.id.clone(),
+                step: id.step,
+                size_bytes: manifest.total_bytes(),
+            });
+        }
+    }
+    pruned.purged = vault.purge(order.grace, now_ms, order.dry_run).await?;
+    let gone: HashSet<&str> = pruned.purged.iter().map(|one| one.id.as_str()).collect();
+    let tombstones = vault.tombstones().await?;
+    pruned.waiting = tombstones
+        .iter()
+        .filter(|tombstone| !gone.contains(tombstone.id.to_string().as_str()))
+        .map(|tombstone| Waiting {
+            id: tombstone.id.to_string(),
+            due_us: (tombstone.deleted_ms + order.grace.as_millis() as u64) * 1_000,
+        })
+        .collect();
+    // A tombstone that cannot be read may speak of anything.
+    if order.at_rest
+        && tombstones
+            .iter()
+            .all(|tombstone| tombstone.manifest.is_some())
+    {
+        let dead = tombstones
+            .iter()
+            .filter_map(|tombstone| tombstone.manifest.as_ref());
+        sweep(shelf, order, &commits, dead, &mut pruned).await?;
+    }
+    Ok(pruned)
+}
+
+/// Nothing goes unless what would stay is there in its full size.
+async fn newest_is_there(shelf: &Shelf, commits: &[Commit]) -> Result<(), PruneError> {
+    let newest = commits.iter().find_map(|commit| commit.manifest.as_ref());
+    for file in newest.into_iter().flat_map(|manifest| &manifest.files) {
+        let found = match shelf.bucket.head(&file.key).await? {
+            Some(found) if found.size_bytes == file.size_bytes => continue,
+            Some(found) => format!(
+                "has {} bytes instead of {}",
+                found.size_bytes, file.size_bytes
+            ),
+            None => "is gone".to_owned(),
+        };
+        return Err(PruneError::NewestDamaged {
+            id: newest
+                .map(|manifest| manifest.id.clone())
+                .unwrap_or_default(),
+            path: file.path.clone(),
+            found,
+        });
+    }
+    Ok(())
+}
+
+/// Data and uploads that belong to no checkpoint, and are too old to become one.
+async fn sweep<'a>(
+    shelf: &Shelf,
+    order: &Order,
+    commits: &'a [Commit],
+    dead: impl Iterator<Item = &'a Manifest>,
+    pruned: &mut Pruned,
+) -> Result<(), BucketError> {
+    let now_ms = order.now_us / 1_000;
+    let is_old = |id: &CommitId| id.made_ms().saturating_add(ORPHAN_MS) <= now_ms;
+    let alive: HashSet<&str> = commits.iter().map(|commit| commit.id.as_str()).collect();
+    let whole = commits.iter().filter_map(|commit| commit.manifest.as_ref());
+    let spoken_for = retention::keys(whole.chain(dead));
+    let data = shelf.layout.data_prefix();
+    let orphans: BTreeMap<String, u64> = shelf
+        .bucket
+        .list(&data)
+        .await?
+        .into_iter()
+        .filter(|object| {
+            shelf
+                .layout
+                .data_of_key(&object.key)
+                .is_some_and(|(id, _)| {
+                    is_old(&id)
+                        && !alive.contains(id.to_string().as_str())
+                        && !spoken_for.contains(object.key.as_str())
+                })
+        })
+        .map(|object| (object.key, object.size_bytes))
+        .collect();
+    // Servers that cannot list uploads sweep them by themselves.
+    let uploads: Vec<_> = shelf
+        .bucket
+        .list_uploads(&data)
+        .await
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|upload| {
+            let begun_ms = u64::try_from(upload.initiated_s).unwrap_or(0) * 1_000;
+            begun_ms > 0 && begun_ms.saturating_add(ORPHAN_MS) <= now_ms
+        })
+        .collect();
+    (pruned.orphans, pruned.orphan_bytes) = (orphans.len(), orphans.values().sum());
+    pruned.aborted_uploads = uploads.len();
+    if order.dry_run {
+        return Ok(());
+    }
+    let keys: Vec<&str> = orphans.keys().map(String::as_str).collect();
+    shelf.vault().delete_all(&keys).await?;
+    for upload in uploads {
+        shelf
+            .bucket
+            .abort_upload(&upload.key, &upload.upload_id)
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! Reads whole checkpoints in the bucket and says what of them is damaged.
+
+use std::collections::{HashMap, HashSet};
+
+use futures::{StreamExt, stream};
+use serde::Serialize;
+use spotter_bucket::{
+    CommitId, Manifest, ManifestFile,
+    download::{self, Damage, DownloadError},
+};
+
+use super::Shelf;
+
+/// What is wrong with one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DamagedFile {
+    /// Relative to the checkpoint; the checkpoint's own name when it is a single file.
+    pub path: String,
+    /// Where its data is.
+    pub key: String,
+    /// How it is damaged.
+    #[serde(flatten)]
+    pub damage: Damage,
+}
+
+/// What was found of one checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// The checkpoint.
+    pub id: String,
+    /// Its step.
+    pub step: u64,
+    /// Bytes of its files; 0 when its commit cannot be read.
+    pub size_bytes: u64,
+    /// Why its commit cannot be believed; then no file was looked at.
+    pub commit: Option<String>,
+    /// Files that are not what was committed.
+    pub files: Vec<DamagedFile>,
+}
+
+impl Verdict {
+    /// Whether it would restore.
+    pub fn is_whole(&self) -> bool {
+        self.commit.is_none() && self.files.is_empty()
+    }
+}
+
+/// Up to this size files are read several at a time; a larger one is read in several places at once.
+const SMALL_BYTES: u64 = 8 << 20;
+/// Small files read at once.
+const SMALL_IN_FLIGHT: usize = 16;
+
+/// What was found of data that checkpoints may share, by its key and hash.
+type Known<'a> = HashMap<(&'a str, &'a str), Option<Damage>>;
+
+/// Reads every file of the checkpoints, data that they share only once. `progress` gets bytes done and in all.
+///
+/// # Errors
+/// When the bucket gives no answer that says whether something is damaged.
+pub async fn verify(
+    shelf: &Shelf,
+    commits: &[(CommitId, Result<Manifest, String>)],
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Vec<Verdict>, DownloadError> {
+    let known = examine_all(shelf, commits, progress).await?;
+    let verdict = |(id, commit): &(CommitId, Result<Manifest, String>)| {
+        let mut verdict = Verdict {
+            id: id.to_string(),
+            step: id.step,
+            size_bytes: 0,
+            commit: None,
+            files: Vec::new(),
+        };
+        match commit {
+            Err(reason) => verdict.commit = Some(reason.clone()),
+            Ok(manifest) => {
+                verdict.size_bytes = manifest.total_bytes();
+                verdict.files = damaged_files(manifest, &known);
+            }
+        }
+        verdict
+    };
+    Ok(commits.iter().map(verdict).collect())
+}
+
+async fn examine_all<'a>(
+    shelf: &Shelf,
+    commits: &'a [(CommitId, Result<Manifest, String>)],
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Known<'a>, DownloadError> {
+    let mut known = Known::new();
+    let mut seen = HashSet::new();
+    let (small, large): (Vec<&ManifestFile>, Vec<&ManifestFile>) = commits
+        .iter()
+        .filter_map(|(_, commit)| commit.as_ref().ok())
+        .flat_map(|manifest| &manifest.files)
+        .filter(|file| seen.insert((file.key.as_str(), file.blake3.as_str())))
+        .partition(|file| file.size_bytes <= SMALL_BYTES);
+    let total: u64 = small.iter().chain(&large).map(|file| file.size_bytes).sum();
+    let mut done = 0;
+    progress(done, total);
+    let look = |file: &'a ManifestFile| async move {
+        let found = download::examine(&shelf.bucket, &shelf.bucket, file, &mut |_| {}).await;
+        (file, found)
+    };
+    let mut looks = stream::iter(small)
+        .map(look)
+        .buffer_unordered(SMALL_IN_FLIGHT);
+    while let Some((file, found)) = looks.next().await {
+        done += file.size_bytes;
+        progress(done, total);
+        known.insert((&file.key, &file.blake3), found?);
+    }
+    drop(looks);
+    for file in large {
+        let mut tell = |bytes| progress(done + bytes, total);
+        let found = download::examine(&shelf.bucket, &shelf.bucket, file, &mut tell).await?;
+        done += file.size_bytes;
+        progress(done, total);
+        known.insert((&file.key, &file.blake3), found);
+    }
+    Ok(known)
+}
+
+fn damaged_files(manifest: &Manifest, known: &Known<'_>) -> Vec<DamagedFile> {
+    let damaged = |file: &ManifestFile| {
+        let damage = known.get(&(file.key.as_str(), file.blake3.as_str()))?;
+        Some(DamagedFile {
+            path: if file.path.is_empty() {
+                manifest.path.clone()
+            } else {
+                file.path.clone()
+            },
+            key: file.key.clone(),
+            damage: damage.clone()?,
+        })
+    };
+    manifest.files.iter().filter_map(damaged).collect()
+}

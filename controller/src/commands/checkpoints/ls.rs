@@ -1,0 +1,90 @@
+//! `spotter checkpoints ls`.
+
+use serde::Serialize;
+
+use super::{Place, failed, open};
+use crate::{
+    commands::Deps,
+    error::CommandError,
+    ui::{Table, Ui, text},
+};
+
+/// List them, newest first
+#[derive(Debug, clap::Args)]
+pub(super) struct LsArgs {
+    /// Run; the only one that goes on, if there is one
+    run: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// A row of the listing.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: String,
+    step: Option<u64>,
+    attempt: u32,
+    committed_us: u64,
+    size_bytes: u64,
+    files: usize,
+    path: String,
+    pinned: bool,
+}
+
+/// Reads every commit; a damaged one is told, not shown.
+pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), CommandError> {
+    let (shelf, _) = open(deps, args.run.as_deref(), &args.place)?;
+    let unlisted = |err| {
+        let what = format!("the checkpoints of `{}` were not listed", shelf.run);
+        failed(&shelf, what, err)
+    };
+    let vault = shelf.vault();
+    let commits = vault.read_all().await.map_err(unlisted)?;
+    let now_ms = shelf.server_us(&deps.clock) / 1_000;
+    let pinned = vault.holds(now_ms).await.map_err(unlisted)?.pinned;
+    let mut rows = Vec::new();
+    for (id, commit) in commits {
+        match commit {
+            Ok(manifest) => rows.push(Row {
+                pinned: pinned.contains(&manifest.id),
+                size_bytes: manifest.total_bytes(),
+                files: manifest.files.len(),
+                id: manifest.id,
+                step: manifest.step,
+                attempt: manifest.attempt,
+                committed_us: manifest.committed_us,
+                path: manifest.path,
+            }),
+            Err(why) => ui.warning(format_args!("checkpoint {id} is damaged: {why}")),
+        }
+    }
+    if rows.is_empty() {
+        ui.status(format_args!("No checkpoint in {}.", shelf.url));
+    }
+    ui.show(&rows, |rows| {
+        let mut table = Table::new(&[
+            "STEP>",
+            "ATTEMPT>",
+            "COMMITTED",
+            "SIZE>",
+            "FILES>",
+            "PIN",
+            "PATH",
+            "ID",
+        ]);
+        for row in rows {
+            table.row([
+                text::or_dash(row.step),
+                row.attempt.to_string(),
+                text::time(row.committed_us as i64),
+                text::bytes(row.size_bytes),
+                row.files.to_string(),
+                if row.pinned { "yes" } else { "" }.to_owned(),
+                row.path.clone(),
+                row.id.clone(),
+            ]);
+        }
+        table
+    });
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! `spotter checkpoints pull`.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use spotter_bucket::{CommitId, Manifest, download::DownloadError};
+
+use super::{Place, failed, find, open};
+use crate::{
+    checkpoints::{
+        Shelf,
+        pull::{self, PullError, Pulled},
+    },
+    commands::Deps,
+    error::CommandError,
+    ui::{Table, Ui, Unit, text},
+};
+
+/// Bring one here, proved byte by byte; when the newest is damaged, say so and take the one before
+///
+/// What lies there already and hashes right is not read again, so an interrupted one is simply repeated.
+#[derive(Debug, clap::Args)]
+pub(super) struct PullArgs {
+    /// Run
+    run: String,
+    /// Checkpoint; the newest whole one when none is named
+    checkpoint: Option<String>,
+    /// Directory to put it into
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    to: PathBuf,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    id: String,
+    step: Option<u64>,
+    path: PathBuf,
+    size_bytes: u64,
+    fetched_bytes: u64,
+    reused_bytes: u64,
+    /// Newer ones that are damaged, with the reason.
+    skipped: Vec<String>,
+}
+
+pub(super) async fn pull(ui: &mut Ui, deps: &Deps, args: &PullArgs) -> Result<(), CommandError> {
+    let (shelf, _) = open(deps, Some(&args.run), &args.place)?;
+    let first = find(&shelf, args.checkpoint.as_deref()).await?;
+    let mut ids = vec![first];
+    if args.checkpoint.is_none() {
+        let all = shelf.vault().ids().await.map_err(|err| {
+            let what = format!("the checkpoints of `{}` were not listed", shelf.run);
+            failed(&shelf, what, err)
+        })?;
+        ids.extend(all.into_iter().filter(|id| *id != first));
+    }
+    let mut skipped = Vec::new();
+    for id in ids {
+        match pull_marked(ui, deps, &shelf, &id, args).await? {
+            Ok((manifest, pulled)) => {
+                show(ui, &manifest, pulled, skipped);
+                return Ok(());
+            }
+            Err(why) if args.checkpoint.is_some() => {
+                return Err(CommandError::new(format!(
+                    "checkpoint {id} of `{}` did not come: it is damaged",
+                    shelf.run
+                ))
+                .because(why)
+                .hint(format!(
+                    "see which are whole with `spotter checkpoints verify {}`",
+                    shelf.run
+                )));
+            }
+            Err(why) => {
+                ui.warning(format_args!(
+                    "checkpoint {id} is damaged and passed over: {why}"
+                ));
+                skipped.push(format!("{id}: {why}"));
+            }
+        }
+    }
+    Err(
+        CommandError::new(format!("every checkpoint of `{}` is damaged", shelf.run))
+            .because(skipped.join("\n")),
+    )
+}
+
+/// One checkpoint, marked as being read so that nobody deletes its data; the inner error says how it is damaged.
+async fn pull_marked(
+    ui: &mut Ui,
+    deps: &Deps,
+    shelf: &Shelf,
+    id: &CommitId,
+    args: &PullArgs,
+) -> Result<Result<(Manifest, Pulled), String>, CommandError> {
+    let what = format!("checkpoint {id} of `{}` did not come", shelf.run);
+    let vault = shelf.vault();
+    // Keys that may only read will do: then the grace of deleted data must be long enough.
+    let mark = vault
+        .begin_reading(id, "pull", shelf.server_us(&deps.clock))
+        .await
+        .ok();
+    let manifest = match vault.read(id).await {
+        Ok(Some(Ok(manifest))) => manifest,
+        Ok(Some(Err(why))) => return Ok(Err(why)),
+        Ok(None) => return Ok(Err("it was deleted just now".to_owned())),
+        Err(err) => return Err(failed(shelf, what, err)),
+    };
+    let bar = ui.progress("pulling", Unit::Bytes, manifest.total_bytes());
+    let tell = &mut |done, total| bar.set(done, total);
+    let pulled = pull::pull(shelf, &manifest, &args.to, tell).await;
+    drop(bar);
+    if let Some(mark) = mark {
+        use spotter_bucket::Bucket;
+        // One that stays is taken for over after a day.
+        let _ = shelf.bucket.delete(&mark).await;
+    }
+    match pulled {
+        Ok(pulled) => Ok(Ok((manifest, pulled))),
+        Err(PullError::Damaged(why)) => Ok(Err(why)),
+        Err(PullError::Download(DownloadError::Bucket(err))) => {
+            Err(failed(shelf, what, err)
+                .hint("what came stays: the same command goes on from there"))
+        }
+        Err(err @ PullError::InTheWay(_)) => Err(CommandError::new(what)
+            .cause(err)
+            .hint("nothing was touched: name another directory with `--to DIR`")),
+        Err(err) => Err(CommandError::new(what).cause(err)),
+    }
+}
+
+fn show(ui: &mut Ui, manifest: &Manifest, pulled: Pulled, skipped: Vec<String>) {
+    let shown = Shown {
+        id: manifest.id.clone(),
+        step: manifest.step,
+        size_bytes: manifest.total_bytes(),
+        path: pulled.path,
+        fetched_bytes: pulled.brought.fetched_bytes,
+        reused_bytes: pulled.brought.reused_bytes,
+        skipped,
+    };
+    ui.show(&shown, |shown| {
+        let mut table = Table::new(&["STEP>", "SIZE>", "FETCHED>", "PATH", "ID"]);
+        table.row([
+            text::or_dash(shown.step),
+            text::bytes(shown.size_bytes),
+            text::bytes(shown.fetched_bytes),
+            shown.path.display().to_string(),
+            shown.id.clone(),
+        ]);
+        table
+    });
+}

@@ -1,0 +1,442 @@
+//! The verbs over a bucket in memory: a laptop without a box.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde_json::Value;
+use spotter_bucket::{Bucket, ErrorKind, Manifest, Target, memory::MemoryBucket};
+
+use crate::{
+    agent_client::LogPiece,
+    cli::{Cli, GlobalFlags},
+    clock::Clock,
+    commands::{Deps, execute},
+    config::{Config, Environment},
+    error::CommandError,
+    run::site::{Place, Progress, Site, SiteError, Sites},
+    spec::RunSpec,
+    ui::{Ui, UiOptions},
+};
+
+const NOW_US: i64 = 1_900_000_000_000_000;
+const TO: &str = "s3://bucket/team";
+
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A laptop whose only way anywhere is one bucket.
+struct Only(Arc<MemoryBucket>);
+
+#[async_trait]
+impl Sites for Only {
+    async fn public_key(&self) -> Result<String, SiteError> {
+        Err(SiteError::Local("no box here".into()))
+    }
+
+    fn onstart(&self, _: &RunSpec, _: &str) -> Result<String, SiteError> {
+        Err(SiteError::Local("no box here".into()))
+    }
+
+    async fn prove_bucket(&self, _: &RunSpec) -> Result<usize, SiteError> {
+        Ok(0)
+    }
+
+    async fn left_log(&self, _: &RunSpec, _: u32, _: &str) -> Result<Vec<LogPiece>, SiteError> {
+        Ok(Vec::new())
+    }
+
+    async fn open(
+        &self,
+        _: &Place,
+        _: &RunSpec,
+        _: Progress<'_>,
+    ) -> Result<Arc<dyn Site>, SiteError> {
+        Err(SiteError::Local("no box here".into()))
+    }
+
+    fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
+        let target = Target::parse(to, None, None).unwrap();
+        Ok((self.0.clone(), target))
+    }
+
+    fn forget(&self, _: &Place) {}
+}
+
+struct Desk {
+    dir: tempfile::TempDir,
+    bucket: Arc<MemoryBucket>,
+    now_us: i64,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            bucket: Arc::new(MemoryBucket::new()),
+            now_us: NOW_US,
+        }
+    }
+
+    /// `spotter checkpoints ... --bucket`; answers exit code, stdout, stderr.
+    fn say(&self, words: &[&str]) -> (u8, String, String) {
+        let mut line = vec!["spotter", "checkpoints"];
+        line.extend(words);
+        line.extend(["--bucket", TO]);
+        let cli = <Cli as clap::Parser>::try_parse_from(line).unwrap();
+        let (out, err) = (Paper::default(), Paper::default());
+        let options = UiOptions {
+            json: cli.global.json,
+            ..UiOptions::default()
+        };
+        let mut ui = Ui::to(Box::new(out.clone()), Box::new(err.clone()), options);
+        let home = self.dir.path().to_str().unwrap();
+        let config = Config::new(
+            GlobalFlags::default(),
+            Environment::of(&[("SPOTTER_HOME", home)]),
+        );
+        let (bucket, now_us) = (self.bucket.clone(), self.now_us);
+        let deps = Deps::new(
+            config.unwrap(),
+            Clock::new(move || now_us),
+            Box::new(|_| Err(CommandError::bug("no market is asked here"))),
+            Box::new(move |_| Ok(Arc::new(Only(bucket.clone())))),
+        );
+        let code = execute(&cli.verb, &mut ui, &deps);
+        let text = |paper: &Paper| String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+        (code, text(&out), text(&err))
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let (code, out, err) = self.say(&[words, &["--json"]].concat());
+        assert_eq!(code, 0, "{words:?}: {err}");
+        serde_json::from_str(&out).unwrap()
+    }
+
+    /// A directory of one small file, one of 9 MiB and one that is the same in all.
+    fn checkpoint(&mut self, step: u64) -> PathBuf {
+        let dir = self.dir.path().join(format!("checkpoint-{step}"));
+        fs::create_dir_all(dir.join("deep")).unwrap();
+        fs::write(dir.join("deep/state.json"), format!("{{\"step\": {step}}}")).unwrap();
+        fs::write(dir.join("model.dat"), noise(step, 9 << 20)).unwrap();
+        fs::write(dir.join("tokenizer.dat"), noise(0, 1000)).unwrap();
+        dir
+    }
+
+    /// Pushes that checkpoint, a minute later than the one before; its id.
+    fn push(&mut self, step: u64) -> String {
+        self.now_us += 60_000_000;
+        let dir = self.checkpoint(step);
+        let pushed = self.json(&["push", "run", dir.to_str().unwrap()]);
+        fs::remove_dir_all(dir).unwrap();
+        pushed["id"].as_str().unwrap().to_owned()
+    }
+
+    fn manifest(&self, id: &str) -> Manifest {
+        let key = format!("team/run/commits/{id}.json");
+        Manifest::open(&self.bucket.object(&key).unwrap()).unwrap()
+    }
+
+    fn key(&self, id: &str, path: &str) -> String {
+        let manifest = self.manifest(id);
+        let file = manifest.files.iter().find(|file| file.path == path);
+        file.unwrap().key.clone()
+    }
+
+    fn to(&self) -> String {
+        self.dir.path().join("out").display().to_string()
+    }
+}
+
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn what_is_pushed_is_listed_shown_compared_and_pulled_bit_by_bit() {
+    let mut desk = Desk::new();
+    let first = desk.push(100);
+    let second = desk.push(200);
+    assert!(second.starts_with("000000000200-"));
+
+    for words in [&["run"][..], &["ls", "run"]] {
+        let rows = desk.json(words);
+        assert_eq!(rows[0]["id"], second.as_str());
+        assert_eq!(rows[1]["step"], 100);
+        assert_eq!(rows[1]["pinned"], false);
+        assert_eq!(rows[1]["files"], 3);
+    }
+    let shown = desk.json(&["show", "run"]);
+    assert_eq!(shown["id"], second.as_str());
+    let files = shown["files"].as_array().unwrap();
+    let shared: Vec<bool> = files
+        .iter()
+        .map(|file| file["shared"].as_bool().unwrap())
+        .collect();
+    assert_eq!(
+        shared,
+        [false, false, true],
+        "the tokenizer was not sent again"
+    );
+
+    let compared = desk.json(&["diff", "run", "100"]);
+    assert_eq!(compared["before"], first.as_str());
+    let changes: Vec<&str> = compared["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| file["change"].as_str().unwrap())
+        .collect();
+    assert_eq!(changes, ["changed", "changed", "same"]);
+
+    let pulled = desk.json(&["pull", "run", "100", "--to", &desk.to()]);
+    let there = PathBuf::from(pulled["path"].as_str().unwrap());
+    assert_eq!(there, PathBuf::from(desk.to()).join("checkpoint-100"));
+    assert_eq!(
+        fs::read(there.join("model.dat")).unwrap(),
+        noise(100, 9 << 20)
+    );
+    assert_eq!(
+        fs::read(there.join("deep/state.json")).unwrap(),
+        b"{\"step\": 100}"
+    );
+    assert!(
+        desk.bucket
+            .keys()
+            .iter()
+            .all(|key| !key.contains("/readers/"))
+    );
+    let mtime = fs::metadata(there.join("model.dat"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    let since = mtime.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let committed = desk.manifest(&first).files[1].mtime_ns;
+    assert_eq!(since, Duration::from_nanos(committed as u64));
+
+    // Again: it is there. Something else in its place is never touched.
+    let again = desk.json(&["pull", "run", "100", "--to", &desk.to()]);
+    assert_eq!(again["fetched_bytes"], 0);
+    fs::write(there.join("model.dat"), "mine").unwrap();
+    let (code, _, err) = desk.say(&["pull", "run", "100", "--to", &desk.to()]);
+    assert_eq!(code, 1);
+    assert!(
+        err.contains("is there already, and is not this checkpoint"),
+        "{err}"
+    );
+    assert_eq!(fs::read(there.join("model.dat")).unwrap(), b"mine");
+}
+
+#[test]
+fn verify_names_each_damaged_file_and_how_and_pull_passes_it_over_aloud() {
+    let mut desk = Desk::new();
+    let ids: Vec<String> = (1..=5).map(|step| desk.push(step * 10)).collect();
+    let (code, out, _) = desk.say(&["verify", "run"]);
+    assert_eq!((code, out.matches("whole").count()), (0, 5), "{out}");
+
+    let model = |at: usize| desk.key(&ids[at], "model.dat");
+    let state = |at: usize| desk.key(&ids[at], "deep/state.json");
+    assert!(desk.bucket.corrupt(&model(4)));
+    assert!(desk.bucket.remove(&model(3)));
+    let whole = desk.bucket.object(&model(2)).unwrap();
+    desk.bucket.insert(&model(2), whole.slice(..77));
+    desk.bucket
+        .insert(&state(1), "{\"step\": 20, \"and\": \"more\"}");
+    let (code, out, err) = desk.say(&["verify", "run", "--json"]);
+    assert_eq!(code, 1);
+    assert!(
+        err.contains("error: 4 of 5 checkpoints of `run` are damaged"),
+        "{err}"
+    );
+    let verified: Value = serde_json::from_str(&out).unwrap();
+    let damage = |at: usize| {
+        let files = verified["checkpoints"][at]["files"]
+            .as_array()
+            .unwrap()
+            .clone();
+        assert_eq!(files.len(), 1, "{verified}");
+        files[0].clone()
+    };
+    // Newest first.
+    assert_eq!(damage(0)["damage"], "altered");
+    assert_eq!(damage(0)["path"], "model.dat");
+    assert_eq!(damage(0)["key"], model(4));
+    assert_eq!(damage(1)["damage"], "missing");
+    assert_eq!(
+        (&damage(2)["damage"], &damage(2)["found_bytes"]),
+        (&"size".into(), &77.into())
+    );
+    assert_eq!(damage(3)["path"], "deep/state.json");
+    assert_eq!(damage(3)["damage"], "size");
+    assert_eq!(verified["checkpoints"][4]["files"], serde_json::json!([]));
+
+    let pulled = desk.json(&["pull", "run", "--to", &desk.to()]);
+    // A longer object still holds what was committed; a pull proves what it takes.
+    assert_eq!(pulled["step"], 20);
+    assert_eq!(pulled["skipped"].as_array().unwrap().len(), 3);
+    let (_, _, err) = desk.say(&["pull", "run", "--to", &desk.to()]);
+    assert_eq!(
+        err.matches("is damaged and passed over").count(),
+        3,
+        "{err}"
+    );
+    let (code, _, err) = desk.say(&["pull", "run", "50", "--to", &desk.to()]);
+    assert_eq!(code, 1);
+    assert!(err.contains("its hash differs in bytes"), "{err}");
+    assert!(!PathBuf::from(desk.to()).join("checkpoint-50").exists());
+}
+
+#[test]
+fn a_commit_that_was_altered_is_told_and_never_believed() {
+    let mut desk = Desk::new();
+    desk.push(10);
+    let forged = desk.push(20);
+    assert!(
+        desk.bucket
+            .corrupt(&format!("team/run/commits/{forged}.json"))
+    );
+    let (code, out, err) = desk.say(&["ls", "run", "--json"]);
+    assert_eq!(code, 0);
+    assert!(
+        err.contains(&format!("checkpoint {forged} is damaged")),
+        "{err}"
+    );
+    assert_eq!(
+        serde_json::from_str::<Value>(&out)
+            .unwrap()
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(desk.say(&["verify", "run"]).0, 1);
+    assert_eq!(desk.json(&["pull", "run", "--to", &desk.to()])["step"], 10);
+    assert_eq!(desk.say(&["show", "run", "20"]).0, 1);
+}
+
+#[test]
+fn prune_keeps_the_newest_and_the_pinned_and_frees_data_after_the_grace() {
+    let mut desk = Desk::new();
+    for step in 1..=5 {
+        desk.push(step);
+    }
+    assert_eq!(desk.json(&["pin", "run", "1"])["pinned"], true);
+    let prune = ["prune", "run", "--keep-last", "2", "--grace", "1h"];
+    let before = desk.bucket.keys();
+    let dry = desk.json(&[&prune[..], &["--dry-run"]].concat());
+    assert_eq!(desk.bucket.keys(), before);
+    let deleted = |pruned: &Value| -> Vec<u64> {
+        let rows = pruned["deleted"].as_array().unwrap();
+        rows.iter()
+            .map(|row| row["step"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(deleted(&dry), [2, 3]);
+    let pruned = desk.json(&prune);
+    assert_eq!(deleted(&pruned), [2, 3]);
+    assert_eq!(pruned["waiting"].as_array().unwrap().len(), 2);
+    let steps = |desk: &Desk| -> Vec<u64> {
+        let rows = desk.json(&["run"]);
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["step"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(steps(&desk), [5, 4, 1]);
+    assert_eq!(desk.json(&["run"])[2]["pinned"], true);
+    let objects = desk.bucket.keys().len();
+
+    desk.now_us += 3_600_000_000;
+    let purged = desk.json(&prune);
+    assert_eq!(purged["purged"].as_array().unwrap().len(), 2);
+    assert_eq!(purged["purged"][0]["objects"], 2, "the tokenizer stays");
+    assert_eq!(desk.bucket.keys().len(), objects - 2 * 3);
+    assert_eq!(desk.say(&["verify", "run"]).0, 0);
+
+    desk.json(&["unpin", "run", "1"]);
+    desk.bucket.remove(&desk.key(
+        &desk.json(&["run"])[0]["id"].as_str().unwrap().to_owned(),
+        "model.dat",
+    ));
+    let (code, _, err) = desk.say(&prune);
+    assert_eq!(code, 1, "what would stay is damaged: nothing goes");
+    assert!(err.contains("the data of \"model.dat\" is gone"), "{err}");
+    assert_eq!(steps(&desk), [5, 4, 1]);
+}
+
+#[test]
+fn a_bucket_that_says_no_is_told_with_the_reason_and_what_may_help() {
+    let mut desk = Desk::new();
+    desk.push(1);
+    let check = |words: &[&str], expected: &[&str]| {
+        let (code, _, err) = desk.say(words);
+        assert_eq!(code, 1, "{err}");
+        for text in expected {
+            assert!(err.contains(text), "{text} in {err}");
+        }
+    };
+    desk.bucket.fail_next("*", 100, ErrorKind::Denied);
+    let keys = "hint: the keys that were found here need that right under s3://bucket/team/run";
+    check(
+        &["ls", "run"],
+        &["error: the checkpoints of `run` were not listed", keys],
+    );
+    check(&["verify", "run"], &["were not verified", keys]);
+    check(&["prune", "run"], &["were not pruned", keys]);
+    desk.bucket.heal();
+    desk.bucket.set_read_only(true);
+    check(&["pin", "run", "1"], &["was not pinned", keys]);
+    // Keys that may only read are enough to bring one here.
+    assert_eq!(desk.say(&["pull", "run", "--to", &desk.to()]).0, 0);
+}
+
+#[test]
+fn a_checkpoint_that_is_not_there_is_a_mistake_of_the_command_line() {
+    let mut desk = Desk::new();
+    let (code, _, err) = desk.say(&["show", "run"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("run `run` has no checkpoint"), "{err}");
+    desk.push(7);
+    let (code, _, err) = desk.say(&["pull", "run", "8"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("there is none of step 8, only of 7"), "{err}");
+    let (code, _, err) = desk.say(&["push", "run", "/nowhere/checkpoint-9"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("No such file"), "{err}");
+}
+
+#[test]
+fn links_and_hidden_names_are_no_checkpoint() {
+    let mut desk = Desk::new();
+    let dir = desk.checkpoint(5);
+    std::os::unix::fs::symlink("/etc/passwd", dir.join("link")).unwrap();
+    let (code, _, err) = desk.say(&["push", "run", dir.to_str().unwrap()]);
+    assert_eq!(code, 1);
+    assert!(err.contains("it is a link or no regular file"), "{err}");
+    let hidden = desk.dir.path().join(".hidden");
+    fs::write(&hidden, "x").unwrap();
+    assert_eq!(desk.say(&["push", "run", hidden.to_str().unwrap()]).0, 1);
+    assert_eq!(desk.bucket.keys(), Vec::<String>::new());
+}
