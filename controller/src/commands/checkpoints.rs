@@ -20,7 +20,7 @@ use crate::{
     ui::Ui,
 };
 
-/// A run's checkpoints in the bucket: list, look at, prove, bring here, add, keep, delete, compare
+/// List, prove, pull, push, pin and prune a run's checkpoints in the bucket
 ///
 /// All of it works on the bucket itself with the keys of this machine, so it goes on working when the box is gone. Without a
 /// further word the checkpoints are listed. A CHECKPOINT is `newest`, a step, an id or the beginning of the letters in it.
