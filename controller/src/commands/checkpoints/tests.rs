@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde_json::Value;
-use spotter_bucket::{Bucket, ErrorKind, Manifest, Target, memory::MemoryBucket};
+use spotter_bucket::{Bucket, Ending, ErrorKind, Manifest, Target, memory::MemoryBucket};
 
 use crate::{
     agent_client::LogPiece,
@@ -60,6 +60,10 @@ impl Sites for Only {
 
     async fn left_log(&self, _: &RunSpec, _: u32, _: &str) -> Result<Vec<LogPiece>, SiteError> {
         Ok(Vec::new())
+    }
+
+    async fn left_ending(&self, _: &RunSpec, _: u32) -> Result<Option<Ending>, SiteError> {
+        Ok(None)
     }
 
     async fn open(
