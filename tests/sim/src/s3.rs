@@ -1,7 +1,7 @@
 //! The bucket: an S3 server on this machine that checks what real ones check and fails as they fail, on request.
 //!
 //! The `s3s` library parses and authenticates; the store keeps objects as files; `service` is what each operation does, `receive`
-//! takes bodies in, `listing` and `pages` make pages; `keys` says who may do what; [`faults`] holds the switches, and `wire` obeys them.
+//! takes bodies in, `listing` and `pages` make pages; `keys` says who may do what, `token` gives keys that end; [`faults`] holds the switches, and `wire` obeys them.
 
 use std::{net::SocketAddr, os::fd::AsFd as _, path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,6 +24,7 @@ mod pages;
 mod receive;
 mod service;
 mod store;
+mod token;
 mod wire;
 
 pub use faults::{Fault, Order, Switchboard};
@@ -31,6 +32,7 @@ use keys::Gate;
 pub use keys::{AccessKey, Rights};
 use service::Operations;
 use store::Store;
+use token::TokenService;
 use wire::Connection;
 
 /// A client that says nothing for this long is cut off.
@@ -77,6 +79,7 @@ pub fn serve(dir: PathBuf, listener: TcpListener, config: S3Config) -> anyhow::R
     let mut builder = S3ServiceBuilder::new(Operations { store });
     builder.set_auth(Gate(board.clone()));
     builder.set_access(Gate(board.clone()));
+    builder.set_route(TokenService(board.clone()));
     // The library compares with the machine's clock; `wire` does it with the server's, which can be moved.
     let mut library = LibraryConfig::default();
     library.presigned_url_max_skew_time_secs = u32::MAX;

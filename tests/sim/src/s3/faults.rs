@@ -110,6 +110,8 @@ struct Changes {
     clock_offset_s: Option<i64>,
     /// Adds an access key, or replaces the one of the same id.
     key: Option<AccessKey>,
+    /// Keys that the token service gives last at most so many seconds; 0: as long as they are asked for.
+    session_s: Option<u64>,
     /// Removes an access key.
     drop_key: Option<String>,
     /// Flips a bit of an object.
@@ -135,6 +137,7 @@ struct State {
     keys: BTreeMap<String, AccessKey>,
     date_offset_s: i64,
     clock_offset_s: i64,
+    session_s: u64,
     counts: BTreeMap<String, u64>,
     bytes_in: u64,
     bytes_out: u64,
@@ -156,7 +159,7 @@ impl Switchboard {
     }
 
     /// Changes switches and answers all of them. An object with any of: `inject` (an order), `heal`, `date_offset_s`,
-    /// `clock_offset_s`, `key`, `drop_key`, `corrupt` (`{bucket, key}`), `reset_counts`.
+    /// `clock_offset_s`, `key`, `drop_key`, `session_s`, `corrupt` (`{bucket, key}`), `reset_counts`.
     ///
     /// # Errors
     /// When the JSON is not of that shape, or names what is not there; then nothing was changed.
@@ -189,6 +192,7 @@ impl Switchboard {
         state.orders.extend(changes.inject);
         state.date_offset_s = changes.date_offset_s.unwrap_or(state.date_offset_s);
         state.clock_offset_s = changes.clock_offset_s.unwrap_or(state.clock_offset_s);
+        state.session_s = changes.session_s.unwrap_or(state.session_s);
         if let Some(key) = changes.key {
             state.keys.insert(key.access_key.clone(), key);
         }
@@ -196,6 +200,7 @@ impl Switchboard {
             "orders": state.orders,
             "date_offset_s": state.date_offset_s,
             "clock_offset_s": state.clock_offset_s,
+            "session_s": state.session_s,
             "keys": state.keys.keys().collect::<Vec<_>>(),
             "counts": state.counts,
             "bytes_in": state.bytes_in,
@@ -226,6 +231,12 @@ impl Switchboard {
     /// The key of an id.
     pub(super) fn key(&self, access_key: &str) -> Option<AccessKey> {
         self.state().keys.get(access_key).cloned()
+    }
+
+    /// Longest life of keys that the token service gives, where it is bounded.
+    pub(super) fn longest_session(&self) -> Option<Duration> {
+        let seconds = self.state().session_s;
+        (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
     /// Counts a request and says what is to go wrong with it.

@@ -174,6 +174,7 @@ fn operation<B>(request: &Request<B>) -> &'static str {
     let object = path.next().is_some_and(|key| !key.is_empty());
     match (request.method(), bucket, object) {
         (&Method::GET, false, _) => "ListBuckets",
+        (&Method::POST, false, _) => "Token",
         (&Method::PUT, true, true) if has("partNumber") => {
             if copies {
                 "UploadPartCopy"
