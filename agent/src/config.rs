@@ -195,6 +195,11 @@ impl Home {
         self.0.join("run.json")
     }
 
+    /// Bucket keys, where the user chose that the box keeps them.
+    pub fn keys(&self) -> PathBuf {
+        self.0.join("keys.json")
+    }
+
     /// Segments of the journal.
     pub fn journal(&self) -> PathBuf {
         self.0.join("journal")

@@ -109,7 +109,7 @@ pub fn training(record: Latest) -> v1::TrainingRecord {
 }
 
 /// How the backup is doing.
-pub fn backup(state: BackupState) -> v1::BackupStatus {
+pub fn backup(state: BackupState, keys_expire_us: Option<u64>) -> v1::BackupStatus {
     v1::BackupStatus {
         committed: state.committed,
         pending: state.pending,
@@ -122,6 +122,7 @@ pub fn backup(state: BackupState) -> v1::BackupStatus {
         alarm: state.alarm,
         unsaved_bytes: state.unsaved_bytes,
         unsaved: state.unsaved,
+        keys_expire_us: keys_expire_us.unwrap_or(0),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Starts every task, waits for the stop signal, waits for every task. One daemon per home directory, by a lock.
 //!
-//! [`core`] is what the handlers ask; [`run_file`] what the controller configured; [`backup`] the running backup;
+//! [`core`] is what the handlers ask; [`run_file`] what the controller configured; [`backup`] the running backup, [`keys`] its bucket keys;
 //! [`dead_man`] the switch that ends a forgotten box, [`presence`] whether anybody is there.
 
 pub mod backup;
@@ -8,6 +8,7 @@ pub mod core;
 pub mod dead_man;
 pub mod diagnosis;
 pub mod goodbye;
+pub mod keys;
 pub mod log_file;
 pub mod presence;
 pub mod run_file;

@@ -111,9 +111,9 @@ impl Agent for Handlers {
             sessions: self.sessions().await?,
             sample: core.telemetry.latest().map(convert::sample),
             training: core.training().map(convert::training),
-            backup: core
-                .backup()
-                .map(|running| convert::backup(running.backup.state())),
+            backup: core.backup().map(|running| {
+                convert::backup(running.backup.state(), core.credentials.expires_us())
+            }),
             gpu_problem: core.telemetry.gpu_problem(),
         }))
     }
@@ -266,7 +266,13 @@ impl Agent for Handlers {
                 "half of a key pair is empty".to_owned(),
             )));
         }
-        self.core.set_credentials(credentials);
+        let persist = request.persist;
+        self.blocking(move |core| {
+            core.set_credentials(&credentials, persist).map_err(|err| {
+                Refusal::Broken(format!("the keys were not kept on the disk: {err}"))
+            })
+        })
+        .await?;
         Ok(Response::new(v1::SetCredentialsResponse {}))
     }
 
@@ -296,7 +302,7 @@ impl Agent for Handlers {
             .backup_now(seconds(request.deadline_s), request.r#final)
             .await;
         Ok(Response::new(v1::BackupNowResponse {
-            backup: Some(convert::backup(state)),
+            backup: Some(convert::backup(state, self.core.credentials.expires_us())),
         }))
     }
 

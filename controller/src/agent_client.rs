@@ -244,17 +244,22 @@ impl AgentClient {
         }
     }
 
-    /// Gives the agent bucket keys, which it holds in memory only.
+    /// Gives the agent bucket keys, which it holds in memory, and with `persist` on its disk.
     ///
     /// # Errors
     /// See [`AgentError`].
-    pub async fn set_credentials(&self, keys: &Credentials) -> Result<(), AgentError> {
+    pub async fn set_credentials(
+        &self,
+        keys: &Credentials,
+        persist: bool,
+    ) -> Result<(), AgentError> {
         let answer = self.call("set_credentials", CALL_LIMIT, |mut to| {
             let request = v1::SetCredentialsRequest {
                 access_key_id: keys.access_key_id.clone(),
                 secret_access_key: keys.secret_access_key.clone(),
                 session_token: keys.session_token.clone().unwrap_or_default(),
                 expires_us: keys.expires_us.unwrap_or(0),
+                persist,
             };
             async move { to.set_credentials(request).await }
         });

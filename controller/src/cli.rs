@@ -80,6 +80,7 @@ pub enum Verb {
     Stop(commands::stop::StopArgs),
     Destroy(commands::destroy::DestroyArgs),
     Gc(commands::gc::GcArgs),
+    Doctor(commands::doctor::DoctorArgs),
 }
 
 #[cfg(test)]

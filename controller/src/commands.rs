@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod checkpoints;
 pub mod destroy;
+pub mod doctor;
 pub mod events;
 pub mod fetch;
 pub mod gc;
@@ -248,6 +249,7 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::Stop(args) => block_on_with_stop(&ui.console().clone(), |leave| {
             stop::stop(ui, deps, args, leave)
         }),
+        Verb::Doctor(args) => block_on(doctor::doctor(ui, deps, args)),
         Verb::Destroy(args) => block_on(destroy::destroy(ui, deps, args)),
         Verb::Gc(args) => block_on(gc::gc(ui, deps, args)),
     }

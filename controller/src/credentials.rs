@@ -1,15 +1,26 @@
-//! Keys for the bucket, found on this machine the way AWS's own tools find them: environment, then a profile.
+//! Keys for the bucket, found on this machine where the users of AWS's own tools keep them: the environment, then a profile with
+//! keys, a role, a single sign-on or a program that gives keys.
 //!
 //! The only file besides `config` that reads the environment, because secrets stop here: they go into
-//! [`spotter_bucket::Credentials`], which wipes itself and never prints.
+//! [`spotter_bucket::Credentials`], which wipes itself and never prints. [`profile`] reads AWS's two files, [`process`] runs the
+//! program, [`sso`] uses a login that `aws sso login` left, [`sts`] asks for keys that end,
+//! [`key_ring`] gives them to boxes.
 
+pub mod key_ring;
+mod process;
 mod profile;
+mod sso;
+pub mod sts;
+mod web;
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
 
 use spotter_bucket::Credentials;
 
-use profile::Profiles;
+use self::{profile::Profiles, sts::StsError};
 
 /// Keys and where they work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +33,15 @@ pub struct BucketAccess {
     pub region: Option<String>,
     /// Where the keys came from, for people.
     pub source: String,
+}
+
+/// Which server buckets are on, whoever has keys for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Endpoint of an S3-compatible server; `None`: AWS.
+    pub endpoint: Option<String>,
+    /// Region for signing; `None`: nothing says which.
+    pub region: Option<String>,
 }
 
 /// No keys were found.
@@ -51,7 +71,46 @@ pub enum CredentialsError {
         /// The profile.
         profile: String,
         /// Its setting.
-        setting: &'static str,
+        setting: String,
+    },
+    /// A setting that is lacking beside another.
+    #[error("profile `{profile}` has `{found}` and lacks `{lacking}`")]
+    Incomplete {
+        /// The profile.
+        profile: String,
+        /// What is there.
+        found: &'static str,
+        /// What is not.
+        lacking: &'static str,
+    },
+    /// Roles that lead back to where they began.
+    #[error("profile `{0}` gets its keys from itself, by way of `source_profile`")]
+    Circle(String),
+    /// The program of `credential_process` gave no keys.
+    #[error("profile `{profile}`: its `credential_process` gave no keys")]
+    Process {
+        /// The profile.
+        profile: String,
+        /// Why.
+        source: process::ProcessError,
+    },
+    /// The single sign-on gave no keys.
+    #[error("profile `{profile}`: its single sign-on gave no keys")]
+    Sso {
+        /// The profile.
+        profile: String,
+        /// Why.
+        source: sso::SsoError,
+    },
+    /// The role was not given.
+    #[error("profile `{profile}`: role {role} was not given")]
+    Role {
+        /// The profile.
+        profile: String,
+        /// The role.
+        role: String,
+        /// Why.
+        source: StsError,
     },
     /// A file cannot be read.
     #[error("{} cannot be read", path.display())]
@@ -59,202 +118,307 @@ pub enum CredentialsError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
-/// Finds the keys in the environment and in `~/.aws`.
+/// What the search depends on, so that a test can make it up.
+struct Surroundings<'a> {
+    variable: &'a (dyn Fn(&str) -> Option<String> + Sync),
+    profiles: Profiles,
+    /// The two files, for people.
+    looked: String,
+    /// `~/.aws`.
+    aws_home: PathBuf,
+}
+
+/// Finds the keys: environment first, then the profile of `AWS_PROFILE`. Programs and servers are asked only where the profile
+/// says so.
 ///
 /// # Errors
-/// When there are none, or a file that exists cannot be read.
-pub fn find() -> Result<BucketAccess, CredentialsError> {
-    let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let file = |variable: &str, default: &str| {
-        env::var_os(variable).map_or_else(|| home.join(".aws").join(default), PathBuf::from)
-    };
-    let read = |path: &PathBuf| match fs::read_to_string(path) {
-        Ok(text) => Ok(text),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(source) => Err(CredentialsError::Read {
-            path: path.clone(),
-            source,
-        }),
+/// When there are none; says which source was tried and why it gave none.
+pub async fn find() -> Result<BucketAccess, CredentialsError> {
+    surroundings(&process_variable)?.find().await
+}
+
+/// Finds out which server buckets are on, without looking for keys.
+///
+/// # Errors
+/// When a file that exists cannot be read.
+pub fn place() -> Result<Place, CredentialsError> {
+    Ok(surroundings(&process_variable)?.place())
+}
+
+/// Endpoint of AWS's Security Token Service, where the user names another than the usual one.
+pub fn sts_endpoint() -> Option<String> {
+    process_variable("AWS_ENDPOINT_URL_STS")
+}
+
+fn process_variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Reads AWS's two files.
+fn surroundings(
+    variable: &(dyn Fn(&str) -> Option<String> + Sync),
+) -> Result<Surroundings<'_>, CredentialsError> {
+    let aws_home = variable("HOME")
+        .map(PathBuf::from)
+        .unwrap_or_default()
+        .join(".aws");
+    let file = |name: &str, default: &str| {
+        variable(name).map_or_else(|| aws_home.join(default), PathBuf::from)
     };
     let keys = file("AWS_SHARED_CREDENTIALS_FILE", "credentials");
     let config = file("AWS_CONFIG_FILE", "config");
-    let profiles = Profiles::parse(&read(&keys)?, &read(&config)?);
-    let looked = format!("{} or {}", keys.display(), config.display());
-    choose(
-        &|name| env::var(name).ok().filter(|value| !value.is_empty()),
-        &profiles,
-        &looked,
-    )
+    Ok(Surroundings {
+        variable,
+        profiles: Profiles::parse(&read(&keys)?, &read(&config)?),
+        looked: format!("{} or {}", keys.display(), config.display()),
+        aws_home,
+    })
 }
 
-/// The decision, with the environment as an argument.
-fn choose(
-    environment: &dyn Fn(&str) -> Option<String>,
-    profiles: &Profiles,
-    looked: &str,
-) -> Result<BucketAccess, CredentialsError> {
-    let name = environment("AWS_PROFILE").or_else(|| environment("AWS_DEFAULT_PROFILE"));
-    let name = name.unwrap_or_else(|| "default".to_owned());
-    let profile = |key: &str| profiles.get(&name, key);
-    let endpoint = environment("AWS_ENDPOINT_URL_S3")
-        .or_else(|| environment("AWS_ENDPOINT_URL"))
-        .or_else(|| profiles.service_endpoint(&name))
-        .or_else(|| profile("endpoint_url"));
-    let region = environment("AWS_REGION")
-        .or_else(|| environment("AWS_DEFAULT_REGION"))
-        .or_else(|| profile("region"));
-    let found = |credentials, source: &str| BucketAccess {
-        credentials,
-        endpoint: endpoint.clone(),
-        region: region.clone(),
-        source: source.to_owned(),
-    };
-    let keys = |id: String, secret: String, token: Option<String>| Credentials {
+fn read(path: &Path) -> Result<String, CredentialsError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(CredentialsError::Read {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// A pair of keys that never end by themselves, as far as anybody says.
+fn pair(id: String, secret: String, token: Option<String>) -> Credentials {
+    Credentials {
         access_key_id: id,
         secret_access_key: secret,
         session_token: token,
         expires_us: None,
-    };
-    match (
-        environment("AWS_ACCESS_KEY_ID"),
-        environment("AWS_SECRET_ACCESS_KEY"),
-    ) {
-        (Some(id), Some(secret)) => {
-            return Ok(found(
-                keys(id, secret, environment("AWS_SESSION_TOKEN")),
-                "environment",
-            ));
+    }
+}
+
+impl Surroundings<'_> {
+    fn variable(&self, name: &str) -> Option<String> {
+        (self.variable)(name)
+    }
+
+    fn profile_name(&self) -> String {
+        self.variable("AWS_PROFILE")
+            .or_else(|| self.variable("AWS_DEFAULT_PROFILE"))
+            .unwrap_or_else(|| "default".to_owned())
+    }
+
+    fn place(&self) -> Place {
+        let name = self.profile_name();
+        Place {
+            endpoint: self
+                .variable("AWS_ENDPOINT_URL_S3")
+                .or_else(|| self.variable("AWS_ENDPOINT_URL"))
+                .or_else(|| self.profiles.service_endpoint(&name, "s3"))
+                .or_else(|| self.profiles.get(&name, "endpoint_url")),
+            region: self.region(&name),
         }
-        (Some(_), None) => {
-            return Err(CredentialsError::Half {
-                found: "AWS_ACCESS_KEY_ID",
-                lacking: "AWS_SECRET_ACCESS_KEY",
+    }
+
+    fn region(&self, profile: &str) -> Option<String> {
+        self.variable("AWS_REGION")
+            .or_else(|| self.variable("AWS_DEFAULT_REGION"))
+            .or_else(|| self.profiles.get(profile, "region"))
+    }
+
+    async fn find(&self) -> Result<BucketAccess, CredentialsError> {
+        let (credentials, source) = match self.of_environment()? {
+            Some(keys) => (keys, "the environment".to_owned()),
+            None => {
+                let name = self.profile_name();
+                self.of_profile(&name, &mut Vec::new()).await?
+            }
+        };
+        let Place { endpoint, region } = self.place();
+        Ok(BucketAccess {
+            credentials,
+            endpoint,
+            region,
+            source,
+        })
+    }
+
+    fn of_environment(&self) -> Result<Option<Credentials>, CredentialsError> {
+        const ID: &str = "AWS_ACCESS_KEY_ID";
+        const SECRET: &str = "AWS_SECRET_ACCESS_KEY";
+        let half = |found, lacking| Err(CredentialsError::Half { found, lacking });
+        match (self.variable(ID), self.variable(SECRET)) {
+            (Some(id), Some(secret)) => {
+                Ok(Some(pair(id, secret, self.variable("AWS_SESSION_TOKEN"))))
+            }
+            (Some(_), None) => half(ID, SECRET),
+            (None, Some(_)) => half(SECRET, ID),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Keys of a profile, and where they came from. `above`: profiles that get theirs from this one.
+    async fn of_profile(
+        &self,
+        name: &str,
+        above: &mut Vec<String>,
+    ) -> Result<(Credentials, String), CredentialsError> {
+        let setting = |key: &str| self.profiles.get(name, key);
+        if let Some(role) = setting("role_arn") {
+            let keys = Box::pin(self.of_role(name, &role, above)).await?;
+            return Ok((keys, format!("profile `{name}`, role {role}")));
+        }
+        if setting("sso_session").is_some() || setting("sso_start_url").is_some() {
+            let keys = self.of_sso(name).await?;
+            return Ok((keys, format!("profile `{name}`, single sign-on")));
+        }
+        if let Some(keys) = self.static_keys(name) {
+            return Ok((keys, format!("profile `{name}`")));
+        }
+        if let Some(command) = setting("credential_process") {
+            let keys =
+                process::keys(&command)
+                    .await
+                    .map_err(|source| CredentialsError::Process {
+                        profile: name.to_owned(),
+                        source,
+                    })?;
+            return Ok((keys, format!("profile `{name}`, its credential_process")));
+        }
+        if setting("web_identity_token_file").is_some() {
+            return Err(CredentialsError::Incomplete {
+                profile: name.to_owned(),
+                found: "web_identity_token_file",
+                lacking: "role_arn",
             });
         }
-        (None, Some(_)) => {
-            return Err(CredentialsError::Half {
-                found: "AWS_SECRET_ACCESS_KEY",
-                lacking: "AWS_ACCESS_KEY_ID",
-            });
-        }
-        (None, None) => {}
+        Err(CredentialsError::None {
+            looked: self.looked.clone(),
+            profile: name.to_owned(),
+        })
     }
-    if let (Some(id), Some(secret)) = (
-        profile("aws_access_key_id"),
-        profile("aws_secret_access_key"),
-    ) {
-        return Ok(found(
-            keys(id, secret, profile("aws_session_token")),
-            &format!("profile `{name}`"),
-        ));
+
+    fn static_keys(&self, profile: &str) -> Option<Credentials> {
+        let setting = |key: &str| self.profiles.get(profile, key);
+        let (id, secret) = (
+            setting("aws_access_key_id")?,
+            setting("aws_secret_access_key")?,
+        );
+        Some(pair(id, secret, setting("aws_session_token")))
     }
-    for setting in [
-        "credential_process",
-        "sso_session",
-        "sso_start_url",
-        "role_arn",
-        "web_identity_token_file",
-    ] {
-        if profile(setting).is_some() {
+
+    async fn of_role(
+        &self,
+        name: &str,
+        role: &str,
+        above: &mut Vec<String>,
+    ) -> Result<Credentials, CredentialsError> {
+        let setting = |key: &str| self.profiles.get(name, key);
+        let incomplete = |found, lacking| CredentialsError::Incomplete {
+            profile: name.to_owned(),
+            found,
+            lacking,
+        };
+        if setting("mfa_serial").is_some() {
             return Err(CredentialsError::Elsewhere {
-                profile: name,
-                setting,
+                profile: name.to_owned(),
+                setting: "mfa_serial".to_owned(),
             });
         }
+        let region = self.region(name);
+        let endpoint = self
+            .variable("AWS_ENDPOINT_URL_STS")
+            .or_else(|| self.variable("AWS_ENDPOINT_URL"))
+            .or_else(|| self.profiles.service_endpoint(name, "sts"));
+        let service = sts::Service::new(endpoint.as_deref(), region.as_deref());
+        let mut wish = sts::RoleWish {
+            role: role.to_owned(),
+            session: setting("role_session_name").unwrap_or_else(|| "spotter".to_owned()),
+            external_id: setting("external_id"),
+            duration_s: setting("duration_seconds").and_then(|text| text.parse().ok()),
+            policy: None,
+        };
+        let given = if let Some(file) = setting("web_identity_token_file") {
+            let path = PathBuf::from(file);
+            let token = zeroize::Zeroizing::new(read(&path)?);
+            wish.policy = None;
+            service
+                .assume_role_with_web_identity(&wish, token.trim())
+                .await
+        } else {
+            let base = match (setting("source_profile"), setting("credential_source")) {
+                (Some(source), _) if source == name => self
+                    .static_keys(name)
+                    .ok_or_else(|| incomplete("source_profile", "aws_access_key_id"))?,
+                (Some(source), _) => {
+                    above.push(name.to_owned());
+                    if above.contains(&source) {
+                        return Err(CredentialsError::Circle(source));
+                    }
+                    self.of_profile(&source, above).await?.0
+                }
+                (None, Some(source)) if source == "Environment" => self
+                    .of_environment()?
+                    .ok_or_else(|| incomplete("credential_source", "AWS_ACCESS_KEY_ID"))?,
+                (None, Some(source)) => {
+                    return Err(CredentialsError::Elsewhere {
+                        profile: name.to_owned(),
+                        setting: format!("credential_source = {source}"),
+                    });
+                }
+                (None, None) => return Err(incomplete("role_arn", "source_profile")),
+            };
+            service.assume_role(&wish, &base).await
+        };
+        given.map_err(|source| CredentialsError::Role {
+            profile: name.to_owned(),
+            role: role.to_owned(),
+            source,
+        })
     }
-    Err(CredentialsError::None {
-        looked: looked.to_owned(),
-        profile: name,
-    })
+
+    async fn of_sso(&self, name: &str) -> Result<Credentials, CredentialsError> {
+        let session = self.profiles.get(name, "sso_session");
+        // A profile names a session, or says itself what a session would.
+        let of_session = |key: &str| match &session {
+            Some(session) => self.profiles.sso_session(session, key),
+            None => self.profiles.get(name, key),
+        };
+        let needed = |found: Option<String>, lacking| {
+            found.ok_or_else(|| CredentialsError::Incomplete {
+                profile: name.to_owned(),
+                found: if session.is_some() {
+                    "sso_session"
+                } else {
+                    "sso_start_url"
+                },
+                lacking,
+            })
+        };
+        let start_url = needed(of_session("sso_start_url"), "sso_start_url")?;
+        let region = needed(of_session("sso_region"), "sso_region")?;
+        let account = needed(self.profiles.get(name, "sso_account_id"), "sso_account_id")?;
+        let role = needed(self.profiles.get(name, "sso_role_name"), "sso_role_name")?;
+        let login = sso::Login {
+            cache: self.aws_home.join("sso/cache"),
+            name: session.clone().unwrap_or(start_url),
+            endpoint: self
+                .variable("AWS_ENDPOINT_URL_SSO")
+                .or_else(|| self.profiles.service_endpoint(name, "sso")),
+            profile: name.to_owned(),
+            region,
+            account,
+            role,
+        };
+        login.keys().await.map_err(|source| CredentialsError::Sso {
+            profile: name.to_owned(),
+            source,
+        })
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KEYS: &str = "[default]\naws_access_key_id = DEFAULT\naws_secret_access_key = s0\n\n\
-                        [lab]\naws_access_key_id=LAB\naws_secret_access_key=s1\naws_session_token=t1\n";
-    const CONFIG: &str = "[default]\nregion = eu-west-1\n[profile lab]\nregion=us-west-2\nservices = local\n\
-                          [services local]\ns3 =\n  endpoint_url = http://127.0.0.1:9000\n\
-                          [profile sso]\nsso_session = corp\n[profile plain]\nendpoint_url = https://s3.example\n";
-
-    fn choice(environment: &[(&str, &str)]) -> Result<BucketAccess, String> {
-        let lookup = |name: &str| {
-            environment
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
-        };
-        choose(
-            &lookup,
-            &Profiles::parse(KEYS, CONFIG),
-            "~/.aws/credentials",
-        )
-        .map_err(|err| err.to_string())
-    }
-
-    #[test]
-    fn the_environment_wins_over_profiles() {
-        let check = |environment: &[(&str, &str)],
-                     key: &str,
-                     endpoint: Option<&str>,
-                     region: Option<&str>| {
-            let access = choice(environment).unwrap();
-            assert_eq!(access.credentials.access_key_id, key);
-            assert_eq!(
-                (access.endpoint.as_deref(), access.region.as_deref()),
-                (endpoint, region)
-            );
-        };
-        check(&[], "DEFAULT", None, Some("eu-west-1"));
-        check(
-            &[("AWS_PROFILE", "lab")],
-            "LAB",
-            Some("http://127.0.0.1:9000"),
-            Some("us-west-2"),
-        );
-        check(
-            &[
-                ("AWS_ACCESS_KEY_ID", "ENV"),
-                ("AWS_SECRET_ACCESS_KEY", "x"),
-                ("AWS_PROFILE", "lab"),
-                ("AWS_REGION", "r"),
-            ],
-            "ENV",
-            Some("http://127.0.0.1:9000"),
-            Some("r"),
-        );
-        check(
-            &[
-                ("AWS_ENDPOINT_URL", "http://a"),
-                ("AWS_ENDPOINT_URL_S3", "http://b"),
-            ],
-            "DEFAULT",
-            Some("http://b"),
-            Some("eu-west-1"),
-        );
-    }
-
-    #[test]
-    fn what_is_lacking_is_named() {
-        let check = |environment: &[(&str, &str)], expected: &str| {
-            assert_eq!(choice(environment).unwrap_err(), expected)
-        };
-        check(
-            &[("AWS_ACCESS_KEY_ID", "x")],
-            "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not",
-        );
-        check(
-            &[("AWS_PROFILE", "sso")],
-            "profile `sso` gets its keys by `sso_session`, which spotter does not do",
-        );
-        check(
-            &[("AWS_PROFILE", "nobody")],
-            "no bucket keys: AWS_ACCESS_KEY_ID is not set and ~/.aws/credentials has no profile `nobody` with keys",
-        );
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod credentials;
+pub mod doctor;
 pub mod error;
 pub mod estimate;
 pub mod fault;

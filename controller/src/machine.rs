@@ -19,10 +19,10 @@ use crate::{
         SessionRequest, Verdict,
     },
     bootstrap::{self, AgentBinary, BootstrapError},
-    credentials::{self, BucketAccess},
+    credentials::{self, key_ring::KeyRing},
     error::chain,
-    run::site::{Place, Progress, Site, SiteError, Sites},
-    spec::RunSpec,
+    run::site::{KeysGiven, Place, Progress, Site, SiteError, Sites},
+    spec::{Checkpoints, RunSpec},
     sync::{self, SyncError},
     tunnel::{FailureKind, Patience, SshHome, Tunnel, TunnelError},
 };
@@ -50,12 +50,17 @@ pub struct Machines {
     pub executable: PathBuf,
     /// Read once, when the first box needs it.
     pub agent: OnceLock<Arc<AgentBinary>>,
+    /// Bucket keys, found once and renewed in time.
+    pub keys: Arc<KeyRing>,
 }
 
 /// A box that answers.
 struct Machine {
     tunnel: Tunnel,
     client: AgentClient,
+    keys: Arc<KeyRing>,
+    run: String,
+    checkpoints: Option<Checkpoints>,
 }
 
 impl Machines {
@@ -70,7 +75,7 @@ impl Machines {
 }
 
 /// A client for a run's bucket with the keys of this laptop, and the layout of its objects; `None` without a bucket.
-pub fn bucket_of(spec: &RunSpec) -> Result<Option<(S3Bucket, Layout)>, SiteError> {
+pub async fn bucket_of(spec: &RunSpec) -> Result<Option<(S3Bucket, Layout)>, SiteError> {
     let Some(to) = spec
         .checkpoints
         .as_ref()
@@ -78,15 +83,17 @@ pub fn bucket_of(spec: &RunSpec) -> Result<Option<(S3Bucket, Layout)>, SiteError
     else {
         return Ok(None);
     };
-    let bucket = client(to)?;
+    let bucket = client(to).await?;
     let layout = Layout::new(&bucket.target().prefix, &spec.name)
         .map_err(|err| SiteError::Local(chain(&err)))?;
     Ok(Some((bucket, layout)))
 }
 
 /// A client for a bucket with the keys of this laptop.
-fn client(to: &str) -> Result<S3Bucket, SiteError> {
-    let access = access()?;
+async fn client(to: &str) -> Result<S3Bucket, SiteError> {
+    let access = credentials::find()
+        .await
+        .map_err(|err| SiteError::Local(chain(&err)))?;
     let target = Target::parse(to, access.endpoint.as_deref(), access.region.as_deref())
         .map_err(|err| SiteError::Local(chain(&err)))?;
     let keys = access.credentials;
@@ -96,10 +103,6 @@ fn client(to: &str) -> Result<S3Bucket, SiteError> {
         S3Options::default(),
     )
     .map_err(|err| SiteError::Local(chain(&err)))
-}
-
-fn access() -> Result<BucketAccess, SiteError> {
-    credentials::find().map_err(|err| SiteError::Local(chain(&err)))
 }
 
 #[async_trait]
@@ -116,7 +119,7 @@ impl Sites for Machines {
     async fn prove_bucket(&self, spec: &RunSpec) -> Result<usize, SiteError> {
         // Before money is spent: the agent must be there as well.
         self.agent()?;
-        let Some((bucket, layout)) = bucket_of(spec)? else {
+        let Some((bucket, layout)) = bucket_of(spec).await? else {
             return Ok(0);
         };
         prove(&bucket, &layout.data_prefix())
@@ -135,7 +138,7 @@ impl Sites for Machines {
         attempt: u32,
         session: &str,
     ) -> Result<Vec<LogPiece>, SiteError> {
-        let Some((bucket, layout)) = bucket_of(spec)? else {
+        let Some((bucket, layout)) = bucket_of(spec).await? else {
             return Ok(Vec::new());
         };
         let failed = |err: spotter_bucket::BucketError| SiteError::Unreachable(chain(&err));
@@ -188,7 +191,7 @@ impl Sites for Machines {
     async fn open(
         &self,
         place: &Place,
-        _spec: &RunSpec,
+        spec: &RunSpec,
         _progress: Progress<'_>,
     ) -> Result<Arc<dyn Site>, SiteError> {
         let agent = self.agent()?;
@@ -213,11 +216,14 @@ impl Sites for Machines {
         Ok(Arc::new(Machine {
             tunnel,
             client: ready.client,
+            keys: Arc::clone(&self.keys),
+            run: spec.name.clone(),
+            checkpoints: spec.checkpoints.clone(),
         }))
     }
 
-    fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
-        let bucket = client(to)?;
+    async fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
+        let bucket = client(to).await?;
         let target = bucket.target().clone();
         Ok((Arc::new(bucket), target))
     }
@@ -246,7 +252,8 @@ impl Site for Machine {
     async fn configure(&self, config: &BoxConfig) -> Result<String, SiteError> {
         let mut config = config.clone();
         if let Some(backup) = &mut config.backup {
-            let access = access()?;
+            let access = self.keys.access().await;
+            let access = access.map_err(|err| SiteError::Local(chain(&err)))?;
             backup.endpoint = access.endpoint;
             backup.region = access.region;
         }
@@ -262,11 +269,25 @@ impl Site for Machine {
         self.client.configure(&config).await.map_err(agent_failed)
     }
 
-    async fn give_credentials(&self) -> Result<(), SiteError> {
-        self.client
-            .set_credentials(&access()?.credentials)
+    async fn give_credentials(&self) -> Result<KeysGiven, SiteError> {
+        let bucket = self.checkpoints.as_ref();
+        let Some((kept, to)) = bucket.and_then(|kept| Some((kept, kept.to.as_deref()?))) else {
+            return Ok(KeysGiven::default());
+        };
+        let keys = self
+            .keys
+            .for_box(&kept.keys, to, &self.run)
             .await
-            .map_err(agent_failed)
+            .map_err(|err| SiteError::Local(chain(&err)))?;
+        self.client
+            .set_credentials(&keys.credentials, kept.keys.persist)
+            .await
+            .map_err(agent_failed)?;
+        Ok(KeysGiven {
+            run_only: keys.run_only,
+            expires_us: keys.credentials.expires_us,
+            why_own: keys.why_own,
+        })
     }
 
     async fn prove_bucket(&self) -> Result<(), SiteError> {

@@ -58,5 +58,6 @@ fn machines(config: &Config) -> Result<Arc<dyn Sites>, CommandError> {
         agent_path,
         executable,
         agent: OnceLock::new(),
+        keys: Arc::default(),
     }))
 }

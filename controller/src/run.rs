@@ -6,6 +6,7 @@ mod attempts;
 mod boxes;
 pub mod bringing_up;
 pub mod budget;
+pub mod cadence;
 pub mod claims;
 pub mod diagnosis;
 mod endings;

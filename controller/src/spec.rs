@@ -153,6 +153,47 @@ pub struct Checkpoints {
     /// Most bytes per second to send; `None`: as many as go.
     #[serde(default)]
     pub max_bytes_per_s: Option<u64>,
+    /// Which bucket keys the box gets.
+    #[serde(default)]
+    pub keys: KeyRules,
+    /// What happens when the backup falls behind.
+    #[serde(default)]
+    pub on_stale: OnStale,
+}
+
+/// Which bucket keys a box gets, and what it may do with them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRules {
+    /// Whose they are.
+    pub mode: KeyMode,
+    /// Role whose keys are asked for, narrowed to the run; `None`: the user's own, narrowed.
+    pub role: Option<String>,
+    /// The box keeps them on its disk, so that it goes on by itself after a restart.
+    pub persist: bool,
+}
+
+/// Whose keys a box gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyMode {
+    /// Those of the run's prefix alone, with an end, where the provider is known to give such; else the user's own.
+    #[default]
+    Auto,
+    /// Those of the run's prefix alone, or none.
+    Session,
+    /// The user's own.
+    Keys,
+}
+
+/// What happens when the backup falls behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStale {
+    /// It is told.
+    #[default]
+    Alert,
+    /// The training is ended in order: what cannot be saved is not paid for.
+    Stop,
 }
 
 /// For a run that was recorded before the key existed.

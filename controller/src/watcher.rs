@@ -17,11 +17,13 @@ use crate::{
         State, alarms, believable_step,
         bringing_up::{TRAIN, ended_text},
         budget::{self, Standing},
+        cadence::Cadence,
         halt::Halt,
         lifecycle::{Lifecycle, TEND},
         site::{Site, SiteError},
         status::Seen,
     },
+    spec::OnStale,
     store::{AttemptRecord, RunRecord},
     ui::text,
 };
@@ -35,6 +37,9 @@ const MONEY: Duration = Duration::from_secs(10);
 /// Bucket keys are handed over again this often: temporary ones expire, and a restarted agent has none.
 const CREDENTIALS: Duration = Duration::from_secs(10 * 60);
 
+/// How the agent begins to say that it is a matter of rights.
+const REFUSED: &str = "the bucket refuses our keys";
+
 /// What the watcher knows between two looks.
 struct View {
     status: Option<AgentStatus>,
@@ -43,7 +48,7 @@ struct View {
     instance_since: Instant,
     asked: Option<Instant>,
     link_lost: bool,
-    credentials_given: Instant,
+    keys_due: Instant,
     boot: Option<String>,
     restarted: bool,
     ended: Option<Instant>,
@@ -51,6 +56,7 @@ struct View {
     counted: Option<Instant>,
     told_step: Option<u64>,
     alarm: bool,
+    cadence: Cadence,
 }
 
 impl Lifecycle {
@@ -73,7 +79,7 @@ impl Lifecycle {
             asked: None,
             link_lost: false,
             // A fresh start has just given them; an older run gets them at once.
-            credentials_given: now.checked_sub(CREDENTIALS).unwrap_or(now),
+            keys_due: now,
             boot: None,
             restarted: false,
             ended: None,
@@ -81,6 +87,7 @@ impl Lifecycle {
             counted: None,
             told_step: None,
             alarm: false,
+            cadence: Cadence::default(),
         };
         loop {
             self.still_ours(run, attempt)?;
@@ -318,11 +325,12 @@ impl Lifecycle {
             .backup
             .as_ref()
             .is_some_and(|backup| backup.problem.is_some());
-        if status.backup.is_some()
-            && (wants_keys || view.credentials_given.elapsed() >= CREDENTIALS)
-        {
+        if status.backup.is_some() && (wants_keys || view.keys_due <= Instant::now()) {
             match site.give_credentials().await {
-                Ok(()) => view.credentials_given = Instant::now(),
+                Ok(given) => {
+                    let renew_in = given.renew_in(self.clock.now_us(), CREDENTIALS);
+                    view.keys_due = Instant::now() + renew_in;
+                }
                 Err(err) => tracing::warn!(%err, "bucket keys were not handed over"),
             }
         }
@@ -344,9 +352,43 @@ impl Lifecycle {
             let why = alarms::backup(&self.store, &run.name, attempt.number)?
                 .or_else(|| status.backup.as_ref()?.problem.clone())
                 .unwrap_or_else(|| "no commit in time".to_owned());
-            self.say(run, &format!("The backup is behind: {why}."));
+            let more = if why.contains(REFUSED) {
+                format!(
+                    " See what is refused and what to grant: `spotter doctor bucket {}`.",
+                    run.name
+                )
+            } else {
+                String::new()
+            };
+            self.say(run, &format!("The backup is behind: {why}.{more}"));
+            let kept = run.spec.checkpoints.as_ref();
+            if let Some(kept) = kept.filter(|kept| kept.on_stale == OnStale::Stop) {
+                // One more interval for what waits; then the disk is all that is paid for.
+                return Err(Halt::Limit {
+                    why: format!(
+                        "its backup is behind, and `checkpoints.on_stale` is `stop`: {why}"
+                    ),
+                    left: kept.every,
+                });
+            }
         }
         view.alarm = alarm;
+        if let Some(session) = status.session(TRAIN).filter(|session| session.is_running())
+            && run.spec.checkpoints.is_some()
+        {
+            let began = (session.started_us, attempt.resumed_step.unwrap_or(0));
+            let told = view.cadence.look(
+                &self.store,
+                &run.name,
+                attempt.number,
+                began,
+                (status.now_us, believable_step(step)),
+                self.clock.now_us(),
+            )?;
+            if let Some(text) = told {
+                self.say(run, &format!("Careful: {text}."));
+            }
+        }
         view.status = Some(status);
         Ok(())
     }

@@ -1,14 +1,10 @@
-//! The backup that runs on this box: its keys in memory, its bucket, its loop.
+//! The backup that runs on this box: its bucket, its loop, and the proof that the bucket can be used from here.
 
-use std::{
-    fmt,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use spotter_bucket::{
-    Bucket, BucketError, Credentials, Keep,
+    Bucket, BucketError, Keep, Layout,
     s3::{S3Bucket, S3Options},
 };
 use tokio::time;
@@ -22,47 +18,12 @@ use super::{
 use crate::{
     chain,
     checkpoints::{Backup, BackupOptions, backup_loop, humble},
-    now_us,
 };
 
 /// Between two looks for finished checkpoints: one is taken within a second after its settle time.
 const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait for the proof of a target; a person waits for it.
 const PROOF_LIMIT: Duration = Duration::from_secs(60);
-
-/// Bucket keys, in memory only; each set wipes the one before.
-#[derive(Default)]
-pub struct CredentialSlot(RwLock<Option<Credentials>>);
-
-impl CredentialSlot {
-    /// Replaces the keys.
-    pub fn set(&self, credentials: Credentials) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(credentials);
-    }
-
-    /// The keys, unless there are none or they have expired.
-    pub fn get(&self) -> Option<Credentials> {
-        let credentials = self
-            .0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()?;
-        credentials
-            .expires_us
-            .is_none_or(|expires| now_us() < expires)
-            .then_some(credentials)
-    }
-}
-
-impl fmt::Debug for CredentialSlot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.get().is_some() {
-            "CredentialSlot(set)"
-        } else {
-            "CredentialSlot(empty)"
-        })
-    }
-}
 
 /// A backup with its loop, which ends when the last clone is dropped.
 #[derive(Clone)]
@@ -73,6 +34,8 @@ pub struct RunningBackup {
     pub backup: Arc<Backup>,
     /// Where it goes.
     pub bucket: Arc<dyn Bucket>,
+    /// What keys of the run alone reach begins with.
+    data_prefix: String,
     _loop: Arc<DropGuard>,
 }
 
@@ -120,10 +83,12 @@ impl RunningBackup {
                 () = daemon_stops.cancelled() => {}
             }
         });
+        let layout = Layout::new(&plan.target.prefix, &run.run)?;
         Ok(Self {
             plan: plan.clone(),
             backup,
             bucket,
+            data_prefix: layout.data_prefix(),
             _loop: Arc::new(stop.drop_guard()),
         })
     }
@@ -143,13 +108,8 @@ impl RunningBackup {
     }
 
     async fn write_read_delete(&self) -> Result<(), String> {
-        let name = format!("proof/{}", Ulid::generate());
-        let prefix = &self.plan.target.prefix;
-        let key = if prefix.is_empty() {
-            name
-        } else {
-            format!("{prefix}/{name}")
-        };
+        // Below the run's own prefix: keys that are narrowed to it reach no other place.
+        let key = format!("{}.spotter-proof-{}", self.data_prefix, Ulid::generate());
         let body = Bytes::from(format!("spotter was here, and may delete this: {key}\n"));
         let said = |err: BucketError| chain(&err);
         self.bucket.put(&key, body.clone()).await.map_err(said)?;
@@ -162,27 +122,5 @@ impl RunningBackup {
             ));
         }
         deleted.map_err(said)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn expired_keys_are_as_good_as_none() {
-        let slot = CredentialSlot::default();
-        assert!(slot.get().is_none());
-        let keys = |expires_us| Credentials {
-            access_key_id: "id".into(),
-            secret_access_key: "secret".into(),
-            session_token: None,
-            expires_us,
-        };
-        slot.set(keys(None));
-        assert!(slot.get().is_some());
-        slot.set(keys(Some(1)));
-        assert!(slot.get().is_none());
-        assert_eq!(format!("{slot:?}"), "CredentialSlot(empty)");
     }
 }

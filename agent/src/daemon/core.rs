@@ -20,8 +20,9 @@ use tracing::{info, warn};
 
 use super::{
     FLUSH_INTERVAL,
-    backup::{CredentialSlot, RunningBackup},
+    backup::RunningBackup,
     dead_man, diagnosis,
+    keys::{self, CredentialSlot},
     presence::Presence,
     run_file::{ConfigureError, RunFile, Wish},
     training::{self, TRAINING_SESSION},
@@ -103,7 +104,7 @@ impl Core {
             sessions,
             logs: Logs::default(),
             telemetry,
-            credentials: Arc::default(),
+            credentials: Arc::new(CredentialSlot::open(home.keys())),
             presence: Presence::new(started_us),
             stop,
             tasks: TaskTracker::new(),
@@ -126,6 +127,7 @@ impl Core {
         self.tasks.spawn(training::follow(self.clone()));
         self.tasks.spawn(dead_man::watch(self.clone()));
         self.tasks.spawn(flush_journal(self.clone()));
+        self.tasks.spawn(keys::watch(self.clone()));
     }
 
     /// Waits for every task, at most for `limit`.
@@ -205,11 +207,13 @@ impl Core {
     }
 
     /// New bucket keys: what waits for them goes on at once.
-    pub fn set_credentials(&self, credentials: Credentials) {
-        self.credentials.set(credentials);
+    /// `persist`: they are kept on the disk, too; an error says only that they are not, they are held all the same.
+    pub fn set_credentials(&self, credentials: &Credentials, persist: bool) -> std::io::Result<()> {
+        let kept = self.credentials.set(credentials, persist);
         if let Some(running) = self.backup() {
             running.backup.credentials_changed();
         }
+        kept
     }
 
     /// Newest values that the trainer printed.
@@ -243,6 +247,10 @@ impl Core {
     pub async fn wipe_if_asked(&self) -> anyhow::Result<()> {
         let asked = *lock(&self.wipe);
         if asked {
+            // What follows removes the file in any case.
+            if let Err(err) = self.credentials.wipe() {
+                warn!(error = %err, "the bucket keys were not overwritten");
+            }
             self.sessions.close_windows().await;
             std::fs::remove_dir_all(self.home.path())
                 .with_context(|| format!("{} cannot be removed", self.home.path().display()))?;

@@ -155,6 +155,7 @@ impl From<v1::BackupStatus> for BackupInfo {
             alarm: m.alarm,
             unsaved_bytes: m.unsaved_bytes,
             unsaved: m.unsaved,
+            keys_expire_us: nonzero(m.keys_expire_us),
         }
     }
 }

@@ -211,6 +211,8 @@ pub struct BackupInfo {
     pub unsaved_bytes: u64,
     /// Checkpoints that cannot be saved as they are, each with the reason.
     pub unsaved: Vec<String>,
+    /// When the bucket keys of the box end, or have ended, microseconds since the epoch; `None`: nothing says so.
+    pub keys_expire_us: Option<u64>,
 }
 
 /// A committed checkpoint.

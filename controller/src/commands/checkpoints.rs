@@ -75,7 +75,7 @@ pub async fn checkpoints(
 }
 
 /// The bucket of a run, and its record if this machine has one.
-pub(super) fn open(
+pub(super) async fn open(
     deps: &Deps,
     run: Option<&str>,
     place: &Place,
@@ -109,7 +109,7 @@ pub(super) fn open(
         CommandError::new(format!("the bucket of `{name}` cannot be used"))
             .because(crate::error::chain(why))
     };
-    let (bucket, target) = deps.sites()?.bucket(&to).map_err(|err| failed(&err))?;
+    let (bucket, target) = deps.sites()?.bucket(&to).await.map_err(|err| failed(&err))?;
     let shelf = Shelf::new(bucket, &target, &name).map_err(|err| failed(&err))?;
     Ok((shelf, record))
 }

@@ -46,6 +46,11 @@ struct Row {
     usd_per_hour: f64,
     cost_usd: f64,
     created_us: i64,
+    /// Step of the newest checkpoint in the bucket, and when it got there.
+    saved_step: Option<u64>,
+    saved_us: Option<i64>,
+    /// Checkpoints on the box that are in no bucket, each with the reason.
+    unsaved: Vec<String>,
     /// What is wrong with the backup of a running training; null: nothing.
     backup_alarm: Option<String>,
     /// Class of what ended the newest training; null: nothing did, or nobody knows.
@@ -101,6 +106,9 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
     }
     ui.show(&rows, |rows| table(&rows.runs));
     for row in &rows.runs {
+        for unsaved in &row.unsaved {
+            ui.warning(format_args!("`{}` is not saved: {unsaved}", row.run));
+        }
         if let Some(alarm) = &row.backup_alarm {
             ui.warning(format_args!(
                 "the backup of `{}` is behind: {alarm}",
@@ -146,6 +154,12 @@ fn row(
     let latest = attempts.last();
     let intervals = store.intervals(&run.name)?;
     let charges = store.final_charges(&run.name)?;
+    let newest_first = attempts.iter().rev().map(|attempt| attempt.number);
+    let saved = alarms::newest_saved(store, &run.name, newest_first)?;
+    let unsaved = match latest.filter(|attempt| attempt.may_cost()) {
+        Some(attempt) => alarms::unsaved(store, &run.name, attempt.number)?,
+        None => Vec::new(),
+    };
     let gpu = latest
         .map(|attempt| attempt.gpu.clone())
         .filter(|gpu| !gpu.is_empty());
@@ -170,6 +184,9 @@ fn row(
         usd_per_hour: ledger::rate_usd_per_hour(&intervals, None),
         cost_usd: ledger::run_cost(&intervals, &charges, now_us).total_usd(),
         created_us: run.created_us,
+        saved_step: saved.and_then(|(step, _)| step),
+        saved_us: saved.map(|(_, time_us)| time_us),
+        unsaved,
         backup_alarm: match latest.filter(|attempt| attempt.state == State::Running) {
             Some(attempt) => alarms::backup(store, &run.name, attempt.number)?,
             None => None,
@@ -190,6 +207,7 @@ fn table(rows: &[Row]) -> Table {
         "TRY>",
         "GPU",
         "STEP>",
+        "SAVED>",
         "NOW>",
         "COST>",
         "WATCHED BY",
@@ -224,6 +242,12 @@ fn table(rows: &[Row]) -> Table {
             row.attempt.to_string(),
             gpu,
             text::or_dash(row.step),
+            match (row.saved_step, row.saved_us) {
+                (Some(step), _) => step.to_string(),
+                // In the bucket, and its name has no number.
+                (None, Some(_)) => "yes".to_owned(),
+                (None, None) => "-".to_owned(),
+            },
             text::usd_per_hour(row.usd_per_hour),
             text::usd(row.cost_usd),
             watched,

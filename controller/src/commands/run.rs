@@ -179,6 +179,9 @@ pub async fn run(
             .cause(err)
             .hint(format!(
                 "the keys need to list, read, write and delete under {to}, which has to exist"
+            ))
+            .hint(format!(
+                "see what is refused and what to grant: `spotter doctor bucket {to}`"
             )),
         }
     })?;

@@ -33,6 +33,10 @@ struct Status {
     summary: RunSummary,
     /// What is wrong with the backup of a running training, as it was last told; `null`: nothing.
     backup_alarm: Option<String>,
+    /// Checkpoints on the box that are in no bucket, each with the reason, as it was last told.
+    unsaved: Vec<String>,
+    /// What is told of a training that saves too rarely; `null`: it does not.
+    rare_checkpoints: Option<String>,
     /// What the agent says; `null` when it was not asked or did not answer.
     agent: Option<AgentStatus>,
 }
@@ -55,6 +59,16 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         }
         _ => None,
     };
+    let costs = store
+        .latest_attempt(&run.name)?
+        .filter(|attempt| attempt.may_cost());
+    let (unsaved, rare) = match costs {
+        Some(attempt) => (
+            alarms::unsaved(&store, &run.name, attempt.number)?,
+            alarms::rare(&store, &run.name, attempt.number)?,
+        ),
+        None => (Vec::new(), None),
+    };
     if ui.is_json() {
         let agent = if asks {
             live(ui, deps, &run.name).await?
@@ -64,12 +78,20 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         ui.json(&Status {
             summary,
             backup_alarm,
+            unsaved,
+            rare_checkpoints: rare,
             agent,
         });
         return Ok(());
     }
     // The record is there at once; a box behind a silent link takes its time.
-    record(ui, &summary, backup_alarm.as_deref());
+    record(
+        ui,
+        &summary,
+        backup_alarm.as_deref(),
+        &unsaved,
+        rare.as_deref(),
+    );
     let agent = if asks {
         live(ui, deps, &run.name).await?
     } else {
@@ -95,7 +117,13 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
 }
 
 /// What is known without asking anybody.
-fn record(ui: &mut Ui, summary: &RunSummary, backup_alarm: Option<&str>) {
+fn record(
+    ui: &mut Ui,
+    summary: &RunSummary,
+    backup_alarm: Option<&str>,
+    unsaved: &[String],
+    rare: Option<&str>,
+) {
     let state = match summary.outcome {
         Some(outcome) => outcome.name(),
         None => summary.state.map_or("planned", State::name),
@@ -136,6 +164,12 @@ fn record(ui: &mut Ui, summary: &RunSummary, backup_alarm: Option<&str>) {
     }
     if let Some(alarm) = backup_alarm {
         ui.line(format_args!("  backup       BEHIND: {alarm}"));
+    }
+    for checkpoint in unsaved {
+        ui.line(format_args!("  not saved    {checkpoint}"));
+    }
+    if let Some(rare) = rare {
+        ui.line(format_args!("  at risk      {rare}"));
     }
     ui.table(&ui::attempts_table(summary));
 }
@@ -241,6 +275,14 @@ fn show_agent(ui: &mut Ui, agent: &AgentStatus) {
             backup.pending,
             text::bytes(backup.unsaved_bytes)
         ));
+        if let Some(expires_us) = backup.keys_expire_us {
+            let left_us = expires_us.saturating_sub(agent.now_us);
+            let when = match left_us {
+                0 => "have ended: hand over others with `spotter up`".to_owned(),
+                left_us => format!("end in {}", text::duration(Duration::from_micros(left_us))),
+            };
+            ui.line(format_args!("  bucket keys  {when}"));
+        }
         if let Some(problem) = &backup.problem {
             ui.line(format_args!("  problem      {problem}"));
         }

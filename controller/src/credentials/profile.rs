@@ -7,7 +7,7 @@ use std::collections::HashMap;
 /// Values may be secrets, so there is no `Debug`.
 #[derive(Default)]
 pub(super) struct Profiles {
-    /// By `profile x` or `services x`, then by key; keys of indented lines are `outer.inner`.
+    /// By `profile x`, `services x` or `sso-session x`, then by key; keys of indented lines are `outer.inner`.
     sections: HashMap<String, HashMap<String, String>>,
 }
 
@@ -74,10 +74,18 @@ impl Profiles {
         self.value(&format!("profile {profile}"), key)
     }
 
-    /// The S3 endpoint of the services section that a profile names.
-    pub(super) fn service_endpoint(&self, profile: &str) -> Option<String> {
+    /// Endpoint of a service, such as `s3`, in the services section that a profile names.
+    pub(super) fn service_endpoint(&self, profile: &str, service: &str) -> Option<String> {
         let services = self.get(profile, "services")?;
-        self.value(&format!("services {services}"), "s3.endpoint_url")
+        self.value(
+            &format!("services {services}"),
+            &format!("{service}.endpoint_url"),
+        )
+    }
+
+    /// A setting of a single sign-on that several profiles share.
+    pub(super) fn sso_session(&self, session: &str, key: &str) -> Option<String> {
+        self.value(&format!("sso-session {session}"), key)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::cadence;
 use crate::store::{EventRecord, Store, StoreError};
 
 /// What is wrong with the backup now, for people; `None` when nothing is.
@@ -18,12 +19,64 @@ pub fn backup(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, 
     Ok(Some(text(&alarm, failed.as_ref())))
 }
 
+/// Checkpoints on the box that are in no bucket, each with the reason, as far as the agent told: those that cannot be saved as they
+/// are, and one whose upload failed.
+pub fn unsaved(store: &Store, run: &str, attempt: u32) -> Result<Vec<String>, StoreError> {
+    let mut told = store.events_of(run, attempt, "checkpoint.unsaved")?;
+    told.extend(store.events_of(run, attempt, "checkpoint.failed")?);
+    let mut settled = store.events_of(run, attempt, "checkpoint.committed")?;
+    settled.extend(store.events_of(run, attempt, "checkpoint.deleted")?);
+    told.sort_by_key(|event| event.id);
+    let mut left: Vec<(String, String)> = Vec::new();
+    for event in told {
+        let Some(path) = word(&event.detail, "path") else {
+            continue;
+        };
+        left.retain(|(known, _)| *known != path);
+        let after = |other: &&EventRecord| {
+            other.id > event.id && word(&other.detail, "path").as_ref() == Some(&path)
+        };
+        if settled.iter().find(after).is_none() {
+            let why = word(&event.detail, "reason").or_else(|| word(&event.detail, "problem"));
+            left.push((
+                path,
+                why.unwrap_or_else(|| "no reason was given".to_owned()),
+            ));
+        }
+    }
+    Ok(left
+        .into_iter()
+        .map(|(path, why)| format!("{path}: {why}"))
+        .collect())
+}
+
+/// The newest checkpoint that reached the bucket: its step, if its name has one, and when.
+pub fn newest_saved(
+    store: &Store,
+    run: &str,
+    attempts: impl Iterator<Item = u32>,
+) -> Result<Option<(Option<u64>, i64)>, StoreError> {
+    for attempt in attempts {
+        if let Some(event) = store.newest_event(run, attempt, "checkpoint.committed")? {
+            return Ok(Some((event.detail["step"].as_u64(), event.time_us)));
+        }
+    }
+    Ok(None)
+}
+
+/// What is told of a training that saves too rarely, and what to set.
+pub fn rare(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, StoreError> {
+    let event = store.newest_event(run, attempt, cadence::EVENT)?;
+    Ok(event.and_then(|event| word(&event.detail, "text")))
+}
+
+fn word(detail: &Value, key: &str) -> Option<String> {
+    let word = detail[key].as_str().filter(|word| !word.is_empty());
+    word.map(str::to_owned)
+}
+
 /// The alarm's reason, and the file that is in its way where one is.
 fn text(alarm: &EventRecord, failed: Option<&EventRecord>) -> String {
-    let word = |detail: &Value, key: &str| {
-        let word = detail[key].as_str().filter(|word| !word.is_empty());
-        word.map(str::to_owned)
-    };
     let reason = word(&alarm.detail, "reason").unwrap_or_else(|| "no commit in time".to_owned());
     let file = failed.and_then(|failed| {
         let path = word(&failed.detail, "path")?;
@@ -70,5 +123,47 @@ mod tests {
         check("checkpoint.committed", json!({"step": 20}), None);
         let plain = "a finished checkpoint has waited 601 s";
         check("backup.alarm", late, Some(plain));
+    }
+
+    #[test]
+    fn what_is_in_no_bucket_is_named_until_it_is_or_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.db"), Clock::new(|| 0)).unwrap();
+        let mut seq = 0;
+        let mut check = |kind: &str, path: &str, reason: &str, expected: &[&str]| {
+            seq += 1;
+            let event = StoredEvent {
+                seq,
+                time_us: i64::try_from(seq).unwrap(),
+                kind: kind.to_owned(),
+                detail: json!({"path": path, "reason": reason, "step": seq}),
+            };
+            store.append_events("r", 1, &[event]).unwrap();
+            assert_eq!(unsaved(&store, "r", 1).unwrap(), expected);
+        };
+        check(
+            "checkpoint.unsaved",
+            "a.pt",
+            "cut short",
+            &["a.pt: cut short"],
+        );
+        check("checkpoint.committed", "b.pt", "", &["a.pt: cut short"]);
+        check(
+            "checkpoint.failed",
+            "c.pt",
+            "denied",
+            &["a.pt: cut short", "c.pt: denied"],
+        );
+        check(
+            "checkpoint.unsaved",
+            "a.pt",
+            "still open",
+            &["c.pt: denied", "a.pt: still open"],
+        );
+        check("checkpoint.committed", "c.pt", "", &["a.pt: still open"]);
+        check("checkpoint.deleted", "a.pt", "", &[]);
+        let saved = newest_saved(&store, "r", [2, 1].into_iter()).unwrap();
+        assert_eq!(saved, Some((Some(5), 5)));
+        assert_eq!(newest_saved(&store, "r", std::iter::empty()).unwrap(), None);
     }
 }

@@ -349,15 +349,20 @@ impl Lifecycle {
         }
     }
 
-    /// Hands bucket keys to the agent, which keeps them in memory only.
+    /// Hands bucket keys to the agent, and says which where that is not plain.
     pub(crate) async fn give_credentials(
         &self,
         run: &RunRecord,
         site: &dyn Site,
     ) -> Result<(), Halt> {
-        site.give_credentials()
+        let given = site
+            .give_credentials()
             .await
-            .map_err(|err| self.bucket_refused(run, err))
+            .map_err(|err| self.bucket_refused(run, err))?;
+        if let Some(text) = given.text() {
+            self.say(run, &text);
+        }
+        Ok(())
     }
 
     fn bucket_refused(&self, run: &RunRecord, err: SiteError) -> Halt {
@@ -380,7 +385,9 @@ impl Lifecycle {
                         run.name
                     ))
                     .cause(err)
-                    .hint("the keys need to list, read, write and delete under that prefix"),
+                    .hint(format!(
+                        "see what is refused and what to grant: `spotter doctor bucket {to}`"
+                    )),
                 )
             }
         }

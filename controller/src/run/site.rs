@@ -42,6 +42,55 @@ pub enum SiteError {
     Local(String),
 }
 
+/// What a box was given to reach the bucket.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeysGiven {
+    /// They reach the run's own prefix only.
+    pub run_only: bool,
+    /// When they end, microseconds since the epoch; `None`: nothing says so.
+    pub expires_us: Option<u64>,
+    /// Why they are the user's own where narrower ones were wished for.
+    pub why_own: Option<String>,
+}
+
+impl KeysGiven {
+    /// Which keys these are, for people; nothing of the user's own that do not end, which is what he would think.
+    pub fn text(&self) -> Option<String> {
+        let whose = match (self.run_only, &self.why_own, self.expires_us) {
+            (true, _, _) => "keys for this run's part of the bucket alone".to_owned(),
+            (false, Some(why), _) => {
+                format!("your own bucket keys: no narrower ones were given ({why})")
+            }
+            (false, None, Some(_)) => "your own bucket keys".to_owned(),
+            (false, None, None) => return None,
+        };
+        let end = self.expires_us.map_or_else(String::new, |expires_us| {
+            let ends = i64::try_from(expires_us)
+                .ok()
+                .and_then(|us| jiff::Timestamp::from_microsecond(us).ok())
+                .unwrap_or_default();
+            format!(
+                "; they end {}, and are renewed while somebody watches",
+                ends.strftime("%Y-%m-%d %H:%M UTC")
+            )
+        });
+        Some(format!("The box gets {whose}{end}."))
+    }
+
+    /// After how long they are better handed over anew: at half of what is left of them, at most `most`.
+    pub fn renew_in(&self, now_us: i64, most: Duration) -> Duration {
+        let Some(expires_us) = self.expires_us else {
+            return most;
+        };
+        let now_us = u64::try_from(now_us).unwrap_or_default();
+        let left = Duration::from_micros(expires_us.saturating_sub(now_us));
+        (left / 2).clamp(RENEW_AT_LEAST, most)
+    }
+}
+
+/// Keys are not handed over more often than this while nothing is wrong with them.
+const RENEW_AT_LEAST: Duration = Duration::from_secs(5);
+
 /// Called with bytes done and bytes in all.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
@@ -56,7 +105,7 @@ pub trait Site: Send + Sync {
     /// filled in here: they belong to the keys.
     async fn configure(&self, config: &BoxConfig) -> Result<String, SiteError>;
     /// Hands over fresh bucket keys.
-    async fn give_credentials(&self) -> Result<(), SiteError>;
+    async fn give_credentials(&self) -> Result<KeysGiven, SiteError>;
     /// Proves from the box that the bucket can be written, read and deleted from.
     async fn prove_bucket(&self) -> Result<(), SiteError>;
     /// Copies code to the working directory.
@@ -122,7 +171,7 @@ pub trait Sites: Send + Sync {
         progress: Progress<'_>,
     ) -> Result<Arc<dyn Site>, SiteError>;
     /// A client for a bucket with the keys of this laptop; `to` is `s3://bucket/prefix`.
-    fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
+    async fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
         Err(SiteError::Local(format!(
             "{to} cannot be reached from here"
         )))

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
     Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
-    DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST, Limits,
-    OnDone, Recover, RecoverPolicy, Resources, Results, RunSpec, SpecError, accelerators,
+    DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST,
+    KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy, Resources, Results, RunSpec,
+    SpecError, accelerators,
     check_rules, file, query, values,
 };
 use crate::provider::Rental;
@@ -166,6 +167,8 @@ fn checkpoints(bare: &BareRun) -> Result<Option<Checkpoints>, SpecError> {
         complete_when: None,
         tripwire: true,
         max_bytes_per_s: None,
+        keys: KeyRules::default(),
+        on_stale: OnStale::Alert,
     }))
 }
 

@@ -19,8 +19,9 @@ pub(super) use self::model::ModelKeys;
 use super::{
     Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
     DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST,
-    DEFAULT_SMOKE_TIMEOUT, Limits, OnDone, Recover, RecoverPolicy, Resources, Results, RunSpec,
-    Smoke, YamlError, accelerators, check_rules, from_yaml, query, values,
+    DEFAULT_SMOKE_TIMEOUT, KeyMode, KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy,
+    Resources, Results, RunSpec, Smoke, YamlError, accelerators, check_rules, from_yaml, query,
+    values,
 };
 use crate::{error::CommandError, provider::Rental};
 
@@ -170,6 +171,10 @@ pub(super) struct CheckpointsKeys {
     complete_when: Option<Scalar>,
     tripwire: Option<Scalar>,
     upload: Option<UploadKeys>,
+    credentials: Option<Scalar>,
+    role: Option<Scalar>,
+    persist: Option<Scalar>,
+    on_stale: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -489,7 +494,36 @@ fn checkpoints(keys: &CheckpointsKeys) -> Result<Checkpoints, YamlError> {
             keys.upload.as_ref().and_then(|upload| upload.max.as_ref()),
             values::bytes_per_s,
         )?,
+        keys: KeyRules {
+            mode: or(keys.credentials.as_ref(), KeyMode::Auto, |text| {
+                let words = [
+                    ("auto", KeyMode::Auto),
+                    ("session", KeyMode::Session),
+                    ("keys", KeyMode::Keys),
+                ];
+                choice(text, &words)
+            })?,
+            role: option(keys.role.as_ref(), role)?,
+            persist: or(keys.persist.as_ref(), false, |text| {
+                choice(text, &[("true", true), ("false", false)])
+            })?,
+        },
+        on_stale: or(keys.on_stale.as_ref(), OnStale::Alert, |text| {
+            choice(text, &[("alert", OnStale::Alert), ("stop", OnStale::Stop)])
+        })?,
     })
+}
+
+/// A role, as its provider writes it.
+fn role(text: &str) -> Result<String, String> {
+    let valid = text.starts_with("arn:")
+        && text.len() <= 2048
+        && text.chars().all(|c| c.is_ascii_graphic());
+    if valid {
+        Ok(text.to_owned())
+    } else {
+        Err("a role looks like arn:aws:iam::123456789012:role/train".to_owned())
+    }
 }
 
 fn envs(envs: &Envs) -> Result<BTreeMap<String, Option<String>>, YamlError> {

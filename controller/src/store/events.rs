@@ -143,6 +143,23 @@ impl Store {
             .transpose()
     }
 
+    /// Events of an attempt of one kind, in the order in which they were stored.
+    pub fn events_of(
+        &self,
+        run: &str,
+        attempt: u32,
+        kind: &str,
+    ) -> Result<Vec<EventRecord>, StoreError> {
+        collect(
+            &self.lock(),
+            "SELECT id, attempt, origin, seq, time_us, kind, detail_json FROM events
+             WHERE run = ?1 AND attempt = ?2 AND kind = ?3 ORDER BY id",
+            params![run, attempt, kind],
+            read,
+            "list the events",
+        )
+    }
+
     /// Events of a run whose position is after `after_id` (0: all), in the order in which they were stored.
     pub fn events(&self, run: &str, after_id: i64) -> Result<Vec<EventRecord>, StoreError> {
         collect(

@@ -9,9 +9,11 @@
 mod world;
 
 mod crash_points;
+mod doctor;
 mod endings;
 mod happy;
 mod interruption;
+mod keys;
 mod links;
 mod money;
 mod other_tools;

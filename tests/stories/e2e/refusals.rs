@@ -158,7 +158,7 @@ fn refused(world: &World, name: &str, command: &mut Command) {
 }
 
 /// What differs from one telling to the next is replaced by its name.
-fn plain(world: &World, text: &str) -> String {
+pub fn plain(world: &World, text: &str) -> String {
     let mut text = text.replace(&world.dir().display().to_string(), "[home]");
     let one = |text: &str, pattern: &str, by: &str| {
         Regex::new(pattern)

@@ -19,7 +19,10 @@ use spotter::{
         lease::Lease,
         lifecycle::{Goal, Lifecycle, Report},
     },
-    spec::{Checkpoints, Limits, OnDone, Recover, RecoverPolicy, Resources, Results, RunSpec},
+    spec::{
+        Checkpoints, KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy, Resources, Results,
+        RunSpec,
+    },
     store::{AttemptRecord, RunRecord, Store},
 };
 use tokio::time::Instant;
@@ -234,6 +237,8 @@ pub fn spec(name: &str) -> RunSpec {
             complete_when: None,
             tripwire: true,
             max_bytes_per_s: None,
+            keys: KeyRules::default(),
+            on_stale: OnStale::Alert,
         }),
         recover: Recover {
             policy: RecoverPolicy::Elsewhere,

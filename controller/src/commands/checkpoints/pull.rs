@@ -45,7 +45,7 @@ struct Shown {
 }
 
 pub(super) async fn pull(ui: &mut Ui, deps: &Deps, args: &PullArgs) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(&args.run), &args.place)?;
+    let (shelf, _) = open(deps, Some(&args.run), &args.place).await?;
     let first = find(&shelf, args.checkpoint.as_deref()).await?;
     let mut ids = vec![first];
     if args.checkpoint.is_none() {

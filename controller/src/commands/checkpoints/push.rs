@@ -38,7 +38,7 @@ struct Shown {
 }
 
 pub(super) async fn push(ui: &mut Ui, deps: &Deps, args: &PushArgs) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(&args.run), &args.place)?;
+    let (shelf, _) = open(deps, Some(&args.run), &args.place).await?;
     let from = args.path.canonicalize().map_err(|err| {
         CommandError::new(format!("{} was not pushed", args.path.display())).cause(err)
     })?;

@@ -75,7 +75,7 @@ impl Sites for Only {
         Err(SiteError::Local("no box here".into()))
     }
 
-    fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
+    async fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
         let target = Target::parse(to, None, None).unwrap();
         Ok((self.0.clone(), target))
     }

@@ -33,7 +33,7 @@ pub(super) async fn verify(
     deps: &Deps,
     args: &VerifyArgs,
 ) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(&args.run), &args.place)?;
+    let (shelf, _) = open(deps, Some(&args.run), &args.place).await?;
     let what = format!("the checkpoints of `{}` were not verified", shelf.run);
     let mut commits = shelf
         .vault()

@@ -37,6 +37,10 @@ checkpoints:
   complete_when: quiet 20s
   tripwire: false
   upload: {max: 50MB/s}
+  credentials: session
+  role: arn:aws:iam::123456789012:role/train
+  persist: true
+  on_stale: stop
 recover: {policy: elsewhere, attempts: 4}
 limits: {bring_up: 30m, budget: 600}
 results: {fetch: [checkpoints/final.pt, logs], to: ./brought}
@@ -97,6 +101,12 @@ fn the_whole_file_is_read() {
             complete_when: Some("quiet 20000ms".into()),
             tripwire: false,
             max_bytes_per_s: Some(50_000_000),
+            keys: KeyRules {
+                mode: KeyMode::Session,
+                role: Some("arn:aws:iam::123456789012:role/train".into()),
+                persist: true,
+            },
+            on_stale: OnStale::Stop,
         })
     );
     assert_eq!(

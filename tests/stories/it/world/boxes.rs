@@ -16,7 +16,7 @@ use spotter::{
         SessionState, TrainingInfo,
     },
     provider::{Provider, memory::MemoryMarket},
-    run::site::{Place, Progress, Site, SiteError, Sites},
+    run::site::{KeysGiven, Place, Progress, Site, SiteError, Sites},
     spec::RunSpec,
 };
 use spotter_bucket::Ending;
@@ -548,8 +548,9 @@ impl Site for ScriptedBox {
         Ok(format!("/root/{}", config.workdir))
     }
 
-    async fn give_credentials(&self) -> Result<(), SiteError> {
-        self.reach("give_credentials").await.map(drop)
+    async fn give_credentials(&self) -> Result<KeysGiven, SiteError> {
+        drop(self.reach("give_credentials").await?);
+        Ok(KeysGiven::default())
     }
 
     async fn prove_bucket(&self) -> Result<(), SiteError> {

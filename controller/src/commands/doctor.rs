@@ -1,0 +1,373 @@
+//! `spotter doctor`: checks what a run depends on, and prints what would mend it.
+
+use std::path::Path;
+
+use serde::Serialize;
+use spotter_bucket::{BucketError, Layout, S3Bucket, S3Options, Target};
+
+use crate::{
+    commands::Deps,
+    credentials::{self, BucketAccess},
+    doctor::{
+        diagnosis::{self, CLOCK_LIMIT_S, Trouble},
+        policy::{self, Grantor, Need},
+        probe::{self, Findings, Outcome},
+    },
+    error::{CommandError, chain},
+    spec::RunSpec,
+    ui::{Table, Ui},
+};
+
+/// Run file that is looked for when nothing is named.
+const RUN_FILE: &str = "run.yaml";
+
+/// Check what a run depends on, and print what would mend it
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {
+    /// What to check.
+    #[command(subcommand)]
+    what: What,
+}
+
+/// What to check.
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    Bucket(BucketArgs),
+}
+
+/// Try a bucket call by call, and print the least that its keys need
+///
+/// Lists, writes, reads back, uploads in parts and deletes one small object below the prefix. Says what is refused, with which
+/// code, and prints what has to be granted: an AWS IAM or MinIO policy, the capabilities of a B2 key, the permission of an R2
+/// token. Exit code 1: something is refused.
+#[derive(Debug, clap::Args)]
+pub struct BucketArgs {
+    /// A run, a run file, or a bucket as in s3://bucket/prefix; without it run.yaml, or the only run that goes on
+    #[arg(value_name = "RUN|FILE|URL")]
+    subject: Option<String>,
+    /// Only print what has to be granted, asking nobody; by whose rules, if not by those of the server that your keys are for
+    #[arg(long, value_name = "PROVIDER", num_args = 0..=1, require_equals = true)]
+    policy: Option<Option<Grantor>>,
+}
+
+/// What was checked, for programs.
+#[derive(Debug, Serialize)]
+struct Report {
+    target: String,
+    endpoint: Option<String>,
+    region: String,
+    /// Whose rules the policy follows.
+    provider: &'static str,
+    keys_from: String,
+    access_key_id: String,
+    ok: bool,
+    checks: Vec<Row>,
+    /// Seconds that the server's clock is ahead.
+    clock_offset_s: Option<f64>,
+    /// Rights that are missing.
+    missing: Vec<Need>,
+    /// What grants them.
+    missing_policy: Option<String>,
+    /// The least that the keys need.
+    policy: String,
+    /// An object that was written and may not be deleted.
+    left_behind: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    name: &'static str,
+    /// `null`: it could not be told.
+    ok: Option<bool>,
+    /// Whether spotter cannot do without.
+    required: bool,
+    /// HTTP status of the refusal; 0 when no answer came.
+    status: Option<u16>,
+    code: Option<String>,
+    detail: Option<String>,
+}
+
+/// Runs the verb.
+pub async fn doctor(ui: &mut Ui, deps: &Deps, args: &DoctorArgs) -> Result<(), CommandError> {
+    match &args.what {
+        What::Bucket(args) => bucket(ui, deps, args).await,
+    }
+}
+
+/// A bucket, and where in it something may be tried.
+struct Subject {
+    /// `s3://bucket/prefix`, as the run file has it.
+    url: String,
+    /// Run whose name is appended to the prefix.
+    run: Option<String>,
+}
+
+async fn bucket(ui: &mut Ui, deps: &Deps, args: &BucketArgs) -> Result<(), CommandError> {
+    let subject = subject(deps, args.subject.as_deref())?;
+    if let Some(grantor) = args.policy {
+        let place = credentials::place().map_err(|err| CommandError::from_error(&err))?;
+        let grantor = grantor.unwrap_or_else(|| Grantor::of(place.endpoint.as_deref()));
+        let target = target(&subject, place.endpoint.as_deref(), place.region.as_deref())?;
+        let policy = policy::policy(grantor, &target);
+        ui.bytes(format!("{}\n", policy.text).as_bytes());
+        ui.hint(format_args!("{}: {}", grantor.name(), policy.how));
+        return Ok(());
+    }
+    let access = credentials::find().await.map_err(|err| {
+        CommandError::new(format!(
+            "{} was not tried: there are no keys for it",
+            subject.url
+        ))
+        .cause(err)
+    })?;
+    let target = target(
+        &subject,
+        access.endpoint.as_deref(),
+        access.region.as_deref(),
+    )?;
+    let root = match &subject.run {
+        Some(run) => Layout::new(&target.prefix, run)
+            .map_err(|err| CommandError::from_error(&err))?
+            .data_prefix(),
+        None => target.prefix.clone(),
+    };
+    ui.status(format_args!(
+        "Trying {} at {} with keys from {}.",
+        target.url(),
+        server(&target),
+        access.source
+    ));
+    let keys = access.credentials.clone();
+    let options = S3Options {
+        // A person waits: two tries tell as much as four.
+        tries: 2,
+        ..S3Options::default()
+    };
+    let client = S3Bucket::new(
+        target.clone(),
+        std::sync::Arc::new(move || Some(keys.clone())),
+        options,
+    )
+    .map_err(|err| CommandError::from_error(&err))?;
+    let findings = probe::probe(&client, &root).await;
+
+    let diagnosis = diagnosis::diagnose(&findings);
+    let grantor = Grantor::of(target.endpoint.as_deref());
+    let report = report(&target, &access, grantor, &findings, diagnosis.as_ref());
+    show(ui, &report, grantor, &target);
+    if let Some(key) = &findings.left_behind {
+        ui.warning(format_args!(
+            "{key} was written and cannot be deleted with these keys"
+        ));
+    }
+    match diagnosis {
+        None => Ok(()),
+        Some((trouble, err)) => Err(sick(&trouble, err, &target, &access)),
+    }
+}
+
+fn subject(deps: &Deps, named: Option<&str>) -> Result<Subject, CommandError> {
+    let of = |spec: &RunSpec| {
+        let to = spec.checkpoints.as_ref().and_then(|kept| kept.to.clone());
+        let url = to.ok_or_else(|| {
+            CommandError::usage(format!(
+                "run `{}` has no bucket: `checkpoints.to` is not set",
+                spec.name
+            ))
+        })?;
+        Ok(Subject {
+            url,
+            run: Some(spec.name.clone()),
+        })
+    };
+    match named {
+        Some(url) if url.contains("://") => Ok(Subject {
+            url: url.to_owned(),
+            run: None,
+        }),
+        Some(file) if is_file_name(file) => of(&RunSpec::load(Path::new(file))?),
+        None if Path::new(RUN_FILE).is_file() => of(&RunSpec::load(Path::new(RUN_FILE))?),
+        run => of(&deps.load_run(run)?.spec),
+    }
+}
+
+/// What no run can be called, or what lies here.
+fn is_file_name(text: &str) -> bool {
+    let path = Path::new(text);
+    let yaml = path
+        .extension()
+        .is_some_and(|ending| ending == "yaml" || ending == "yml");
+    yaml || text.contains('/') || path.is_file()
+}
+
+fn target(
+    subject: &Subject,
+    endpoint: Option<&str>,
+    region: Option<&str>,
+) -> Result<Target, CommandError> {
+    Target::parse(&subject.url, endpoint, region).map_err(|err| CommandError::usage(chain(&err)))
+}
+
+/// Who is asked, for people.
+fn server(target: &Target) -> String {
+    match &target.endpoint {
+        Some(endpoint) => endpoint.clone(),
+        None => format!("AWS, region {}", target.region),
+    }
+}
+
+fn report(
+    target: &Target,
+    access: &BucketAccess,
+    grantor: Grantor,
+    findings: &Findings,
+    diagnosis: Option<&(Trouble, &BucketError)>,
+) -> Report {
+    let missing = match diagnosis {
+        Some((Trouble::Missing(needs), _)) => needs.clone(),
+        _ => Vec::new(),
+    };
+    let row = |check: &probe::Check| {
+        let (ok, err, detail) = match &check.result {
+            Outcome::Works => (Some(true), None, None),
+            Outcome::Fails(err) => (Some(false), Some(err), Some(err.message.clone())),
+            Outcome::Untried(why) => (None, None, Some((*why).to_owned())),
+        };
+        Row {
+            name: check.need.name(),
+            ok,
+            required: !check.need.is_optional(),
+            status: err.map(|err| err.status),
+            code: err.and_then(|err| err.code.clone()),
+            detail,
+        }
+    };
+    Report {
+        target: target.url(),
+        endpoint: target.endpoint.clone(),
+        region: target.region.clone(),
+        provider: grantor.name(),
+        keys_from: access.source.clone(),
+        access_key_id: access.credentials.access_key_id.clone(),
+        ok: diagnosis.is_none(),
+        checks: findings.checks.iter().map(row).collect(),
+        clock_offset_s: findings.clock_offset_s,
+        missing_policy: (!missing.is_empty())
+            .then(|| policy::granting(grantor, target, &missing).text),
+        missing,
+        policy: policy::policy(grantor, target).text,
+        left_behind: findings.left_behind.clone(),
+    }
+}
+
+fn show(ui: &mut Ui, report: &Report, grantor: Grantor, target: &Target) {
+    if ui.is_json() {
+        ui.json(report);
+        return;
+    }
+    let mut table = Table::new(&["CHECK", "RESULT", "DETAIL"]);
+    for row in &report.checks {
+        let result = match (row.ok, row.required) {
+            (Some(true), _) => "ok".to_owned(),
+            (Some(false), true) => refusal(row, "refused"),
+            (Some(false), false) => refusal(row, "not needed"),
+            (None, _) => "not tried".to_owned(),
+        };
+        table.row([
+            row.name.to_owned(),
+            result,
+            row.detail.clone().unwrap_or_default(),
+        ]);
+    }
+    if let Some(offset_s) = report.clock_offset_s {
+        let good = offset_s.abs() < CLOCK_LIMIT_S;
+        table.row([
+            "clock".to_owned(),
+            if good { "ok" } else { "off" }.to_owned(),
+            format!("the server is {offset_s:+.1} s from this machine"),
+        ]);
+    }
+    ui.table(&table);
+    let (title, granted) = if report.ok {
+        (
+            format!(
+                "The least that keys for {} need, {}:",
+                report.target,
+                grantor.name()
+            ),
+            policy::policy(grantor, target),
+        )
+    } else if report.missing.is_empty() {
+        return;
+    } else {
+        (
+            format!("What is missing, {}:", grantor.name()),
+            policy::granting(grantor, target, &report.missing),
+        )
+    };
+    ui.line(format_args!("\n{title}"));
+    ui.bytes(format!("{}\n", granted.text).as_bytes());
+    ui.hint(format_args!("{}", granted.how));
+}
+
+fn refusal(row: &Row, word: &str) -> String {
+    match (&row.code, row.status) {
+        (Some(code), _) => format!("{word}: {code}"),
+        (None, Some(0)) | (None, None) => word.to_owned(),
+        (None, Some(status)) => format!("{word}: HTTP {status}"),
+    }
+}
+
+/// What is wrong, why, and what to do.
+fn sick(
+    trouble: &Trouble,
+    err: &BucketError,
+    target: &Target,
+    access: &BucketAccess,
+) -> CommandError {
+    let (url, server, source) = (target.url(), server(target), &access.source);
+    let said = |text: String| CommandError::new(text).cause(err);
+    match trouble {
+        Trouble::Silent => said(format!("{url} was not tried: {server} does not answer"))
+            .hint("another server is named by AWS_ENDPOINT_URL_S3, or by `endpoint_url` in ~/.aws/config"),
+        Trouble::NoBucket => said(format!("there is no bucket `{}` at {server}", target.bucket))
+            .hint("make it there, or correct `checkpoints.to` in the run file; the server is named by AWS_ENDPOINT_URL_S3"),
+        Trouble::WrongKeys => said(format!("{server} does not accept the keys from {source}"))
+            .hint("they belong to another server, were deleted, or the secret is not that of the id"),
+        Trouble::Expired => said(format!("the keys from {source} have expired"))
+            .hint("get new ones (`aws sso login`, or wherever they came from); a session token belongs to its own key alone"),
+        Trouble::Clock => said("the clock of this machine is too far off".to_owned())
+            .hint("set it: `timedatectl set-ntp true`"),
+        Trouble::Region => said(format!("`{}` is not in region {}", target.bucket, target.region))
+            .hint("set AWS_REGION to the region of the bucket"),
+        Trouble::Missing(needs) => {
+            let names: Vec<&str> = needs.iter().map(|need| need.name()).collect();
+            said(format!(
+                "the keys from {source} may not {} under {url}",
+                names.join(", ")
+            ))
+            .hint(format!(
+                "grant what is missing; all that is needed prints `spotter doctor bucket {url} --policy`"
+            ))
+        }
+        Trouble::Other => said(format!("{url} cannot be used as it is")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_told_from_a_run_by_its_name() {
+        for (text, expected) in [
+            ("run.yaml", true),
+            ("a.yml", true),
+            ("./a", true),
+            ("llama-7b", false),
+            ("v1.2", false),
+        ] {
+            assert_eq!(is_file_name(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! What the answers of a bucket mean: what is wrong, and what would mend it (pure).
+
+use spotter_bucket::{BucketError, ErrorKind};
+
+use super::{
+    policy::Need,
+    probe::{Check, Findings, Outcome},
+};
+
+/// Beyond this many seconds most servers refuse a signature.
+pub const CLOCK_LIMIT_S: f64 = 900.0;
+
+/// What is wrong with a bucket, the first thing to mend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// No answer came.
+    Silent,
+    /// There is no such bucket on that server.
+    NoBucket,
+    /// The server does not know the keys, or the secret is not that of the id.
+    WrongKeys,
+    /// The keys were temporary, and their time is over.
+    Expired,
+    /// This machine's clock is too far off.
+    Clock,
+    /// The bucket is in another region than the one that requests are signed for.
+    Region,
+    /// The keys are good, and lack these rights.
+    Missing(Vec<Need>),
+    /// Anything else the server said.
+    Other,
+}
+
+/// What is wrong; `None` when nothing is that spotter could not do without.
+pub fn diagnose(findings: &Findings) -> Option<(Trouble, &BucketError)> {
+    let failed: Vec<(Need, &BucketError)> = findings
+        .checks
+        .iter()
+        .filter(|check| !check.need.is_optional())
+        .filter_map(failure)
+        .collect();
+    let first = failed.first()?.1;
+    // One cause that is behind all of it is told before rights, which nobody can judge until it is mended.
+    if let Some((trouble, err)) = failed
+        .iter()
+        .find_map(|(_, err)| Some((behind_all(err)?, *err)))
+    {
+        return Some((trouble, err));
+    }
+    let missing: Vec<Need> = failed
+        .iter()
+        .filter(|(_, err)| err.kind == ErrorKind::Denied)
+        .map(|(need, _)| *need)
+        .collect();
+    if missing.is_empty() {
+        return Some((Trouble::Other, first));
+    }
+    let first_denied = failed
+        .iter()
+        .find(|(_, err)| err.kind == ErrorKind::Denied)
+        .map_or(first, |(_, err)| *err);
+    Some((Trouble::Missing(missing), first_denied))
+}
+
+fn failure(check: &Check) -> Option<(Need, &BucketError)> {
+    match &check.result {
+        Outcome::Fails(err) => Some((check.need, err)),
+        Outcome::Works | Outcome::Untried(_) => None,
+    }
+}
+
+/// What an error says of the keys, the bucket or the server as a whole.
+pub fn behind_all(err: &BucketError) -> Option<Trouble> {
+    match err.code.as_deref() {
+        Some("NoSuchBucket") => return Some(Trouble::NoBucket),
+        Some(
+            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSecurity" | "NotSignedUp",
+        ) => return Some(Trouble::WrongKeys),
+        Some("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "RequestExpired") => {
+            return Some(Trouble::Expired);
+        }
+        Some(
+            "PermanentRedirect"
+            | "TemporaryRedirect"
+            | "AuthorizationHeaderMalformed"
+            | "IllegalLocationConstraintException",
+        ) => return Some(Trouble::Region),
+        _ => {}
+    }
+    match err.kind {
+        ErrorKind::Skewed => Some(Trouble::Clock),
+        ErrorKind::Transient if err.status == 0 => Some(Trouble::Silent),
+        ErrorKind::Refused if matches!(err.status, 301 | 307) => Some(Trouble::Region),
+        // A server that says no more than 404 of a listing, or of a bucket that should take an object.
+        ErrorKind::NotFound
+            if matches!(
+                err.operation,
+                "ListObjectsV2" | "PutObject" | "CreateMultipartUpload"
+            ) =>
+        {
+            Some(Trouble::NoBucket)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(operation: &'static str, kind: ErrorKind, status: u16, code: &str) -> BucketError {
+        BucketError {
+            operation,
+            key: "k".into(),
+            kind,
+            status,
+            code: Some(code.to_owned()).filter(|code| !code.is_empty()),
+            message: "no".into(),
+        }
+    }
+
+    fn findings(failed: Vec<(Need, BucketError)>) -> Findings {
+        let checks = failed.into_iter().map(|(need, err)| Check {
+            need,
+            result: Outcome::Fails(err),
+        });
+        Findings {
+            checks: checks.collect(),
+            clock_offset_s: None,
+            left_behind: None,
+        }
+    }
+
+    #[test]
+    fn one_cause_behind_all_of_it_is_told_before_rights() {
+        let check = |kind: ErrorKind, status: u16, code: &str, expected: Trouble| {
+            let denied = error("GetObject", ErrorKind::Denied, 403, "AccessDenied");
+            let found = findings(vec![
+                (Need::Read, denied),
+                (Need::Write, error("PutObject", kind, status, code)),
+            ]);
+            assert_eq!(diagnose(&found).unwrap().0, expected, "{status} {code}");
+        };
+        check(ErrorKind::NotFound, 404, "NoSuchBucket", Trouble::NoBucket);
+        check(ErrorKind::NotFound, 404, "", Trouble::NoBucket);
+        check(
+            ErrorKind::Denied,
+            403,
+            "InvalidAccessKeyId",
+            Trouble::WrongKeys,
+        );
+        check(
+            ErrorKind::Denied,
+            403,
+            "SignatureDoesNotMatch",
+            Trouble::WrongKeys,
+        );
+        check(ErrorKind::Denied, 400, "ExpiredToken", Trouble::Expired);
+        check(
+            ErrorKind::Skewed,
+            403,
+            "RequestTimeTooSkewed",
+            Trouble::Clock,
+        );
+        check(ErrorKind::Transient, 0, "", Trouble::Silent);
+        check(ErrorKind::Refused, 301, "", Trouble::Region);
+        check(
+            ErrorKind::Refused,
+            400,
+            "AuthorizationHeaderMalformed",
+            Trouble::Region,
+        );
+    }
+
+    #[test]
+    fn rights_that_are_missing_are_all_named_but_for_those_that_nothing_depends_on() {
+        let denied = |operation| error(operation, ErrorKind::Denied, 403, "AccessDenied");
+        let check = |failed: Vec<(Need, BucketError)>, expected: Option<Trouble>| {
+            let found = findings(failed);
+            assert_eq!(diagnose(&found).map(|(trouble, _)| trouble), expected);
+        };
+        check(Vec::new(), None);
+        check(
+            vec![(Need::ListUploads, denied("ListMultipartUploads"))],
+            None,
+        );
+        check(
+            vec![
+                (Need::List, denied("ListObjectsV2")),
+                (Need::Delete, denied("DeleteObject")),
+            ],
+            Some(Trouble::Missing(vec![Need::List, Need::Delete])),
+        );
+        check(
+            vec![(Need::Read, error("GetObject", ErrorKind::Refused, 0, ""))],
+            Some(Trouble::Other),
+        );
+    }
+}

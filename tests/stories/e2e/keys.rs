@@ -1,0 +1,149 @@
+//! (n) Which bucket keys a box gets: of its run alone and with an end, renewed while somebody watches; on its disk only by choice;
+//! and what is said when they are taken away in mid-run.
+
+use std::{os::unix::fs::PermissionsExt, path::Path};
+
+use regex::Regex;
+
+use crate::{
+    refusals::plain,
+    world::{Said, Tier, Training, World, on},
+};
+
+/// The box's kernel is no matter here.
+#[test]
+fn a_box_works_with_keys_of_its_run_alone_that_are_renewed() {
+    on(Tier::One, session);
+}
+
+#[test]
+fn a_right_that_is_taken_away_in_mid_run_is_told_and_by_policy_ends_the_run() {
+    on(Tier::One, revoked);
+}
+
+#[test]
+fn keys_that_have_expired_are_told_before_anything_is_rented() {
+    on(Tier::One, expired);
+}
+
+/// A run file with more keys under `checkpoints`.
+fn file(world: &World, training: &Training, more: &str) -> String {
+    world.training(training);
+    let name = format!("{}.yaml", training.name);
+    let yaml = std::fs::read_to_string(world.work().join(&name)).unwrap();
+    let changed = yaml.replace("  every: 1m\n", &format!("  every: 10s\n{more}"));
+    assert_ne!(changed, yaml);
+    world.write(&name, &changed);
+    name
+}
+
+fn session(world: &World) {
+    // Short-lived, so that they have to be renewed: the training takes longer than half of their life.
+    world.ctl(&["s3", r#"{"session_s": 14}"#]);
+    let training = Training::interruptible("scoped", 250);
+    let file = file(
+        world,
+        &training,
+        "  credentials: session\n  persist: true\n",
+    );
+    let mut run = world.background(&["run", &file]);
+    let instance = world.until_step("scoped", 1, 20);
+    let kept = world.home(instance).join(".spotter/keys.json");
+    let text = world.until("keys on the box", || std::fs::read_to_string(&kept).ok());
+    let mode = std::fs::metadata(&kept).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(text.contains("\"ASIA"), "keys of a session: {text}");
+    let known = world.ctl(&["s3", "{}"])["keys"].clone();
+    let own = known.as_array().unwrap().iter().find_map(|key| {
+        let id = key.as_str()?;
+        (!id.starts_with("ASIA")).then_some(id)
+    });
+    assert!(!text.contains(own.unwrap()), "not the laptop's own");
+
+    assert_eq!(run.wait(), 0, "{}", run.text());
+    let said = run.text();
+    assert!(
+        said.contains("The box gets keys for this run's part of the bucket alone; they end "),
+        "{said}"
+    );
+    let tokens = world.ctl(&["s3", "{}"])["counts"]["Token"]
+        .as_u64()
+        .unwrap();
+    assert!(tokens >= 3, "asked for {tokens} times");
+    assert!(!kept.exists(), "wiped before the box was destroyed");
+    let listed = world.ok(&["checkpoints", "scoped"]);
+    assert!(listed.stdout.contains("step-250.txt"), "{}", listed.out);
+    world.assert_nothing_rented();
+}
+
+fn revoked(world: &World) {
+    let training = Training::interruptible("revoked", 3000);
+    let file = file(world, &training, "  on_stale: stop\n");
+    let mut run = world.background(&["run", &file]);
+    world.until("a checkpoint in the bucket", || {
+        let status = world.status("revoked");
+        (status["checkpoints_committed"].as_u64()? > 0).then_some(())
+    });
+    world.ctl(&[
+        "s3",
+        r#"{"inject": {"operation": "PutObject", "fault": "denied"}}"#,
+    ]);
+    world.ctl(&[
+        "s3",
+        r#"{"inject": {"operation": "CreateMultipartUpload", "fault": "denied"}}"#,
+    ]);
+    let status = world.until("the alarm", || {
+        let status = world.say(&["status", "--recorded", "revoked"]);
+        status.stdout.contains("BEHIND").then_some(status)
+    });
+    let backup: Vec<&str> = status
+        .stdout
+        .lines()
+        .filter(|line| line.contains("backup") || line.contains("not saved"))
+        .collect();
+    check(world, "revoked_status", &backup.join("\n"));
+    // By policy nothing more is paid for what cannot be saved; what is on the disk stays there.
+    assert_eq!(run.wait(), 15, "{}", run.text());
+    let said = run.text();
+    let told: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("backup") || line.contains("Finishing"))
+        .collect();
+    check(world, "revoked_said", &told.join("\n"));
+    world.ctl(&["s3", r#"{"heal": true}"#]);
+    world.ok(&["destroy", "--lose-data", "revoked"]);
+    world.assert_nothing_rented();
+}
+
+fn expired(world: &World) {
+    world.training(&Training::interruptible("late", 20));
+    world.ctl(&[
+        "s3",
+        r#"{"key": {"access_key": "OLD", "secret_key": "secret", "expires_in_s": -60}}"#,
+    ]);
+    let mut command = world.spotter(&["run", "late.yaml"]);
+    command.envs([
+        ("AWS_ACCESS_KEY_ID", "OLD"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ]);
+    let said = Said::of(command.output().unwrap());
+    assert_eq!(said.code, 1, "{}", said.out);
+    check(world, "expired", &said.stderr);
+    world.assert_nothing_rented();
+}
+
+#[track_caller]
+fn check(world: &World, name: &str, text: &str) {
+    let text = plain(world, text);
+    // Which object it was, and how often it was tried, is a matter of the moment.
+    let text = Regex::new(r"runs/(\w+)/\S+: ")
+        .unwrap()
+        .replace_all(&text, "runs/$1/[key]: ");
+    insta::with_settings!({
+        snapshot_path => Path::new("keys"),
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, {
+        insta::assert_snapshot!(name, text.trim_end());
+    });
+}
