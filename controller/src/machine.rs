@@ -172,7 +172,7 @@ impl Sites for Machines {
     }
 
     async fn left_ending(&self, spec: &RunSpec, attempt: u32) -> Result<Option<Ending>, SiteError> {
-        let Some((bucket, layout)) = bucket_of(spec)? else {
+        let Some((bucket, layout)) = bucket_of(spec).await? else {
             return Ok(None);
         };
         let failed = |err: spotter_bucket::BucketError| SiteError::Unreachable(chain(&err));

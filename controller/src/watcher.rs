@@ -37,6 +37,8 @@ const MONEY: Duration = Duration::from_secs(10);
 /// Bucket keys are handed over again this often: temporary ones expire, and a restarted agent has none.
 const CREDENTIALS: Duration = Duration::from_secs(10 * 60);
 
+/// Between two tries to get keys where something on this laptop is in the way.
+const KEYS_AGAIN: Duration = Duration::from_secs(60);
 /// How the agent begins to say that it is a matter of rights.
 const REFUSED: &str = "the bucket refuses our keys";
 
@@ -49,6 +51,9 @@ struct View {
     asked: Option<Instant>,
     link_lost: bool,
     keys_due: Instant,
+    /// Not before this, since they were refused a moment ago; and what was told of it.
+    keys_wait: Instant,
+    keys_problem: Option<String>,
     boot: Option<String>,
     restarted: bool,
     ended: Option<Instant>,
@@ -80,6 +85,8 @@ impl Lifecycle {
             link_lost: false,
             // A fresh start has just given them; an older run gets them at once.
             keys_due: now,
+            keys_wait: now,
+            keys_problem: None,
             boot: None,
             restarted: false,
             ended: None,
@@ -325,13 +332,28 @@ impl Lifecycle {
             .backup
             .as_ref()
             .is_some_and(|backup| backup.problem.is_some());
-        if status.backup.is_some() && (wants_keys || view.keys_due <= Instant::now()) {
+        let due = wants_keys || view.keys_due <= Instant::now();
+        if status.backup.is_some() && due && view.keys_wait <= Instant::now() {
             match site.give_credentials().await {
                 Ok(given) => {
                     let renew_in = given.renew_in(self.clock.now_us(), CREDENTIALS);
                     view.keys_due = Instant::now() + renew_in;
+                    view.keys_problem = None;
                 }
-                Err(err) => tracing::warn!(%err, "bucket keys were not handed over"),
+                Err(err @ SiteError::Unreachable(_)) => {
+                    tracing::debug!(%err, "bucket keys wait for the next look");
+                }
+                Err(err) => {
+                    view.keys_wait = Instant::now() + KEYS_AGAIN;
+                    let problem = err.to_string();
+                    if view.keys_problem.as_ref() != Some(&problem) {
+                        let text = format!(
+                            "Fresh bucket keys were not handed over: {problem}. Trying again every minute."
+                        );
+                        self.say(run, &text);
+                        view.keys_problem = Some(problem);
+                    }
+                }
             }
         }
         let step = status.training.as_ref().and_then(|training| training.step);

@@ -265,32 +265,32 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "policy: elsewhere",
             "policy: here",
-            "31:19: expected elsewhere or never",
+            "35:19: expected elsewhere or never",
         ),
         (
             "bring_up: 30m",
             "bring_up: 5s",
-            "32:20: the limit is at least 10s",
+            "36:20: the limit is at least 10s",
         ),
         (
             "fetch: [checkpoints/final.pt, logs]",
             "fetch: [/etc]",
-            "33:19: the path is relative to the working directory on the box",
+            "37:19: the path is relative to the working directory on the box",
         ),
         (
             "fetch: [checkpoints/final.pt, logs]",
             "fetch: []",
-            "33:18: the list is empty: name what to fetch, or leave `results` out",
+            "37:18: the list is empty: name what to fetch, or leave `results` out",
         ),
         (
             "fetch: [checkpoints/final.pt, logs]",
             "fetch: out",
-            "33:11: expected a list of paths, as in [out/final.pt, logs]",
+            "37:11: expected a list of paths, as in [out/final.pt, logs]",
         ),
         (
             "to: ./brought",
             "to: /",
-            "33:52: files are not fetched to the root of this machine",
+            "37:52: files are not fetched to the root of this machine",
         ),
         (
             "timeout: 5m",
@@ -298,9 +298,24 @@ fn a_bad_value_is_named_with_its_place() {
             "18:68: a time span looks like 90s, 10m, 72h or 2d",
         ),
         (
+            "credentials: session",
+            "credentials: mine",
+            "31:16: expected auto or session or keys",
+        ),
+        (
+            "role: arn:aws:iam::123456789012:role/train",
+            "role: train",
+            "32:9: a role looks like arn:aws:iam::123456789012:role/train",
+        ),
+        (
+            "on_stale: stop",
+            "on_stale: panic",
+            "34:13: expected alert or stop",
+        ),
+        (
             "on_done: stop",
             "on_done: nothing",
-            "34:10: expected destroy or stop or keep",
+            "38:10: expected destroy or stop or keep",
         ),
         (
             "workdir: .",
