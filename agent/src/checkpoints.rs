@@ -44,7 +44,6 @@ pub mod writers;
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -194,9 +193,9 @@ pub struct Backup {
     /// Commits that the bucket has, once known.
     ids: Arc<Mutex<Option<HashSet<String>>>>,
     started: Instant,
-    /// What the bucket's clock is taken to be ahead, microseconds.
-    clock_offset_us: AtomicI64,
     pace: Mutex<Pace>,
+    /// Milliseconds that the bucket's clock is taken to be ahead.
+    clock_offset_ms: Mutex<i64>,
     /// When the next look at something unfinished is due; `None`: nothing is.
     next_look: Mutex<Option<Duration>>,
     work: tokio::sync::Mutex<Work>,
@@ -243,6 +242,7 @@ impl Backup {
             warn!(dir = %state_dir.display(), error = %err, "the backup cannot keep its notes; a restart will begin uploads anew");
         }
         let ledger = Ledger::open(&state_dir);
+        let clock_offset_ms = offset_of_notes_ms(&ledger);
         let settle = match (&options.complete_when, options.settle) {
             (Some(CompleteWhen::Quiet(wait)), _) => Settle::all(*wait),
             (_, Some(wait)) => Settle::all(wait),
@@ -255,11 +255,11 @@ impl Backup {
             bucket,
             places,
             state_dir,
-            ledger: Arc::new(Mutex::new(ledger)),
             ids: Arc::default(),
+            ledger: Arc::new(Mutex::new(ledger)),
             started: Instant::now(),
-            clock_offset_us: AtomicI64::new(0),
             pace: Mutex::default(),
+            clock_offset_ms: Mutex::new(clock_offset_ms),
             next_look: Mutex::default(),
             work: tokio::sync::Mutex::new(Work::new(settle)),
             trouble: Mutex::default(),
@@ -400,6 +400,17 @@ impl Backup {
             .lock()
             .expect("nothing panics while it holds the pace")
     }
+}
+
+/// How far ahead the bucket's clock was taken to be when this box last saved something: its names go on from there.
+fn offset_of_notes_ms(ledger: &Ledger) -> i64 {
+    let offset_ms = |saved: &ledger::Saved| {
+        let named_ms = i64::try_from(index::written_ms(&saved.id)?).ok()?;
+        let written_ms = saved.candidate().written_ns() / 1_000_000;
+        (written_ms > 0).then(|| (named_ms, named_ms.saturating_sub(written_ms)))
+    };
+    let newest = ledger.saved().filter_map(offset_ms).max();
+    newest.map_or(0, |(_, offset_ms)| offset_ms)
 }
 
 /// While it lives, quiet files count as finished.

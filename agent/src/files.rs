@@ -7,6 +7,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use crate::fault;
+
 /// Most files that one listing may hold: an answer of that many rows stays under the 4 MiB of a message.
 pub const HASHED_FILES_LIMIT: usize = 20_000;
 
@@ -27,7 +29,9 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .open(&aside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    fault::point("file", "aside");
     fs::rename(&aside, path)?;
+    fault::point("file", "renamed");
     sync_dir(dir)
 }
 

@@ -11,6 +11,7 @@ pub mod config;
 pub mod convert;
 pub mod daemon;
 pub mod events;
+pub mod fault;
 pub mod files;
 pub mod handlers;
 pub mod journal;

@@ -15,6 +15,7 @@ use super::journal::{AttemptLog, Entry};
 use super::source::{self, Source};
 use super::standing::Unanswered;
 use super::upload::{UploadError, Uploader};
+use crate::fault;
 
 /// Times that a commit is put when what is read back differs.
 const COMMIT_TRIES: u32 = 3;
@@ -114,7 +115,7 @@ impl Uploader<'_> {
                 Err(err) => return Err(err.into()),
             }
             if try_number < COMMIT_TRIES {
-                time::sleep(COMMIT_WAIT).await;
+                time::sleep(fault::wait(COMMIT_WAIT)).await;
             }
         }
         Err(UploadError::Review {

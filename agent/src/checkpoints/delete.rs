@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::json;
 use spotter_bucket::{BucketError, CommitId, ErrorKind, retention};
 use tokio::task;
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -22,12 +22,17 @@ use super::index::Index;
 use super::ledger::{Ledger, Saved};
 use super::standing::chain;
 use super::{Backup, scan};
+use crate::fault;
 
 /// Longest and shortest wait between two looks for data whose grace is over.
 const PURGE_EVERY: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(60));
 
 /// Wait after keys turned out not to be allowed to delete: what each try puts in the bucket stays there.
 const DENIED_WAIT: Duration = Duration::from_secs(3600);
+
+/// Times that an upload nobody wants is asked for, and the wait after the first.
+const SWEEP_TRIES: u32 = 5;
+const SWEEP_WAIT: Duration = Duration::from_secs(1);
 
 /// What keeps old checkpoints from being deleted.
 #[derive(Debug, Default)]
@@ -196,21 +201,31 @@ impl Backup {
 
     /// Aborts every upload of an attempt that the server still knows. Servers that cannot list uploads keep them until their own sweep.
     pub(super) async fn abort_uploads(&self, id: &str) {
-        let uploads = self
-            .bucket
-            .list_uploads(&self.places.data_prefix_of(id))
-            .await
-            .unwrap_or_default();
-        for upload in uploads {
-            if let Err(err) = self
-                .bucket
-                .abort_upload(&upload.key, &upload.upload_id)
-                .await
-            {
+        let prefix = self.places.data_prefix_of(id);
+        let uploads = patiently(|| self.bucket.list_uploads(&prefix)).await;
+        for upload in uploads.unwrap_or_default() {
+            let abort = || self.bucket.abort_upload(&upload.key, &upload.upload_id);
+            if let Err(err) = patiently(abort).await {
                 warn!(key = upload.key, error = %chain(&err), "an abandoned upload could not be aborted");
             }
         }
     }
+}
+
+/// Asks a few times where the answer may be another one. Not for ever: a key may lack the right, and nothing waits for the answer.
+async fn patiently<T, F>(mut call: impl FnMut() -> F) -> Result<T, BucketError>
+where
+    F: Future<Output = Result<T, BucketError>>,
+{
+    for number in 1..SWEEP_TRIES {
+        match call().await {
+            Err(err) if err.kind == ErrorKind::Transient => {
+                time::sleep(fault::wait(SWEEP_WAIT * number)).await;
+            }
+            answer => return answer,
+        }
+    }
+    call().await
 }
 
 /// Deletes what lies on the box of the named commits, where it is still exactly what was committed.
@@ -232,11 +247,14 @@ fn delete_saved(dir: &Path, ledger: &mut Ledger, ids: &HashSet<String>) -> io::R
         };
         if let Some(found) = found.filter(is_saved) {
             for file in &found.files {
+                fault::point("box.remove", "before");
                 remove_if_there(&scan::file_path(dir, &found.path, &file.path))?;
             }
             if found.directory && found.path != "." {
+                fault::point("box.remove_dir", "before");
                 fs::remove_dir_all(dir.join(&found.path))?;
             }
+            fault::point("box.removed", "after");
             deleted.push(saved.clone());
         }
         ledger.forget(&saved.key)?;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use spotter_bucket::ManifestFile;
 
 use super::candidate::{Candidate, FileStat};
+use crate::fault;
 
 /// Version of the journal's format.
 const FORMAT: u32 = 1;
@@ -84,6 +85,20 @@ pub enum Entry {
         /// The manifest's bytes.
         manifest: String,
     },
+}
+
+impl Entry {
+    /// What crash points call it.
+    fn point(&self) -> &'static str {
+        match self {
+            Entry::Began { .. } => "journal.began",
+            Entry::Upload { .. } => "journal.upload",
+            Entry::Part { .. } => "journal.part",
+            Entry::Dropped { .. } => "journal.dropped",
+            Entry::Stored { .. } => "journal.stored",
+            Entry::Sealed { .. } => "journal.sealed",
+        }
+    }
 }
 
 /// A part that the server confirmed.
@@ -261,6 +276,7 @@ impl AttemptLog {
                 Ok(file) => (Some(Arc::new(file)), None),
                 Err(err) => (None, Some(err)),
             };
+        fault::point("journal", "made");
         let mut log = AttemptLog {
             attempt,
             path,
@@ -301,7 +317,9 @@ impl AttemptLog {
         };
         let mut line = serde_json::to_vec(entry).map_err(io::Error::other)?;
         line.push(b'\n');
+        fault::point(entry.point(), "before");
         let written = file.as_ref().write_all(&line);
+        fault::point(entry.point(), "written");
         if written.is_err() {
             // Half a line would hide every later one; the attempt can still end well from memory.
             self.file = None;
@@ -315,6 +333,7 @@ impl AttemptLog {
 
     /// The attempt is over, well or not: nothing of it is needed any more.
     pub fn remove(self) -> io::Result<()> {
+        fault::point("journal.remove", "before");
         match fs::remove_file(&self.path) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
             _ => Ok(()),

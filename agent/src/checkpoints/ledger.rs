@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::candidate::{Candidate, FileStat};
 use super::names;
+use crate::fault;
 
 /// Lines in the file after which it is written anew.
 const COMPACT_LINES: usize = 1_000;
@@ -101,7 +102,9 @@ impl Ledger {
             .append(true)
             .mode(0o600)
             .open(&self.path)?;
+        fault::point("ledger.record", "before");
         file.write_all(&line)?;
+        fault::point("ledger.record", "written");
         file.sync_data()
     }
 
@@ -126,7 +129,9 @@ impl Ledger {
             .open(&aside)?;
         file.write_all(&text)?;
         file.sync_all()?;
+        fault::point("ledger.compact", "aside");
         fs::rename(&aside, &self.path)?;
+        fault::point("ledger.compact", "renamed");
         self.lines = self.saved.len();
         if let Some(dir) = self.path.parent() {
             File::open(dir)?.sync_all()?;

@@ -4,7 +4,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +32,7 @@ const YIELDS_IN_A_ROW: u32 = 2;
 const REUSE_FROM: usize = 16;
 
 /// What two readings of the bucket's clock may differ by: a second of its own, and slow answers.
-const CLOCK_NOISE_US: u64 = 5_000_000;
+const CLOCK_NOISE_MS: u64 = 5_000;
 
 /// What rounds hand on to the next one.
 pub(super) struct Work {
@@ -211,20 +210,23 @@ impl Backup {
     fn written_ms(&self, candidate: &Candidate) -> u64 {
         let written_us =
             (candidate.written_ns() / 1_000).clamp(0, i64::try_from(now_us()).unwrap_or(i64::MAX));
-        let offset_us = self.settled_offset_us();
+        let offset_us = self.clock_offset_ms().saturating_mul(1_000);
         u64::try_from(written_us.saturating_add(offset_us)).unwrap_or(0) / 1_000
     }
 
-    /// How far ahead the bucket's clock is. It speaks in whole seconds, so a new value counts only when it is clearly another one:
-    /// two checkpoints of the same second must not change places.
-    fn settled_offset_us(&self) -> i64 {
-        let now_us = (self.bucket.clock_offset_s() * 1e6) as i64;
-        let settled_us = self.clock_offset_us.load(Ordering::Relaxed);
-        if now_us.abs_diff(settled_us) < CLOCK_NOISE_US {
-            return settled_us;
+    /// Milliseconds that the bucket's clock is ahead. What was taken for it once is kept while it is about right: answers tell
+    /// whole seconds and take their time, which must not put two checkpoints of one box into the wrong order.
+    pub(super) fn clock_offset_ms(&self) -> i64 {
+        let measured_ms = (self.bucket.clock_offset_s() * 1e3) as i64;
+        let mut held_ms = self
+            .clock_offset_ms
+            .lock()
+            .expect("nothing panics while it holds this number");
+        // Exactly zero: nothing was heard of the bucket yet.
+        if measured_ms != 0 && measured_ms.abs_diff(*held_ms) >= CLOCK_NOISE_MS {
+            *held_ms = measured_ms;
         }
-        self.clock_offset_us.store(now_us, Ordering::Relaxed);
-        now_us
+        *held_ms
     }
 
     /// Carries one checkpoint over. `Ok(None)`: the bucket had it already.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::complete::Refused;
 use crate::events::EventSink;
+use crate::fault;
 
 /// Shortest ceiling of a random wait between two tries.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -189,7 +190,7 @@ impl Standing {
             tracing::debug!(failures, error = %chain(&err), "bucket call failed, will retry");
             tokio::select! {
                 () = stop.cancelled() => return Err(Unanswered::Stopped),
-                () = time::sleep(wait) => {}
+                () = time::sleep(fault::wait(wait)) => {}
                 () = new_keys => {}
             }
         }

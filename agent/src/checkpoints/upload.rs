@@ -20,6 +20,7 @@ use super::places::Places;
 use super::source::{Source, SourceError};
 use super::standing::{Standing, Unanswered};
 use super::tempo::Tempo;
+use crate::fault;
 
 /// Smallest part, and the largest file that goes in one request.
 pub const MIN_PART_BYTES: u64 = 8 << 20;
@@ -295,6 +296,7 @@ impl Uploader<'_> {
             Ok(None) => Ok(()),
             Err(err) => Err(err),
         };
+        fault::point("journal", "noted");
         if let Err(err) = written {
             tracing::warn!(error = %err, "the upload journal cannot be written; the upload goes on without it");
         }

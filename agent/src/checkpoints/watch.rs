@@ -124,7 +124,7 @@ impl Backup {
                 .ids
                 .lock()
                 .expect("nothing panics while it holds the names");
-            let offset_ms = (self.bucket.clock_offset_s() * 1e3) as i64;
+            let offset_ms = self.clock_offset_ms();
             let newest = ids
                 .iter()
                 .flatten()

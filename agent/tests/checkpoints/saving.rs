@@ -257,6 +257,35 @@ async fn the_clock_of_the_bucket_decides_what_is_newer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn checkpoints_a_moment_apart_keep_their_order_though_every_answer_tells_another_time() {
+    for clock_s in [0.0, 3600.0, -7200.0] {
+        let bucket = Arc::new(MemoryBucket::new());
+        let mut world = World::with(bucket.clone(), bucket.clone(), |options| {
+            options.keep_last = 2
+        });
+        for (step, late_s) in [(1, 0.9), (2, 0.4), (3, -0.9), (4, -1.5)] {
+            bucket.set_clock_offset_s(clock_s + late_s);
+            world.write(&format!("step_{step}.npz"), &npz(step, 500));
+            assert_eq!(
+                world.backup_all().await.len(),
+                1,
+                "step {step}, {clock_s} s"
+            );
+            world = world.restarted(bucket.clone());
+        }
+        let steps: Vec<_> = world
+            .backup
+            .list()
+            .await
+            .unwrap()
+            .iter()
+            .map(|one| one.step.unwrap())
+            .collect();
+        assert_eq!(steps, [4, 3], "{clock_s} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upload_is_no_faster_than_the_user_allows_until_the_box_goes_away() {
     let world = World::with_memory(|options| options.max_bytes_per_s = Some(MIB as u64));
     world.write("step_1.npz", &npz(1, 40 * MIB));

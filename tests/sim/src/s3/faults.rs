@@ -52,6 +52,34 @@ pub enum Fault {
     NoSpace,
 }
 
+impl Fault {
+    /// One of each kind. Delays are a little over a second, for clients that wait for one.
+    pub fn each() -> Vec<Self> {
+        // A match without a wildcard: a new kind does not compile until it has its place here.
+        let next = |fault: &Self| {
+            Some(match fault {
+                Self::SlowDown => Self::InternalError,
+                Self::InternalError => Self::Status {
+                    status: 400,
+                    code: "InvalidRequest".to_owned(),
+                },
+                Self::Status { .. } => Self::Denied,
+                Self::Denied => Self::ExpiredToken,
+                Self::ExpiredToken => Self::StallMs(1_300),
+                Self::StallMs(_) => Self::ResetBeforeBody,
+                Self::ResetBeforeBody => Self::ResetAfterBody,
+                Self::ResetAfterBody => Self::LoseAnswer,
+                Self::LoseAnswer => Self::CutAnswer,
+                Self::CutAnswer => Self::BytesPerS(16 << 20),
+                Self::BytesPerS(_) => Self::Torn,
+                Self::Torn => Self::NoSpace,
+                Self::NoSpace => return None,
+            })
+        };
+        std::iter::successors(Some(Self::SlowDown), next).collect()
+    }
+}
+
 /// What a fault makes the store do; travels with the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Injected {

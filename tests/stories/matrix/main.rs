@@ -1,0 +1,192 @@
+//! The crash matrix: the agent, or its box, is lost at every point at which a saved checkpoint changes the disk or the bucket, while
+//! every switch of the S3 server is on. Afterwards nothing that was committed is lost and nothing half is believed.
+//!
+//! Nothing is picked by hand: the agent names its points (feature `faults`), the server its faults. `SPOTTER_MATRIX=whole` runs every
+//! cell, which takes two cores a quarter of an hour; otherwise one of 30 is drawn by a seed that is printed (`SPOTTER_MATRIX_SEED`
+//! repeats it). `SPOTTER_MATRIX_ONLY=END/SWITCH/POINT` runs one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may hope, and tell"
+)]
+
+mod cell;
+mod sidecar;
+mod switch;
+mod trainer;
+
+use std::{
+    collections::BTreeMap,
+    sync::Mutex,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use cell::{Cell, End, Ended};
+use switch::Switch;
+
+/// Cells at once: most of their time they wait for the disk, or for an answer that does not come.
+const AT_ONCE: usize = 6;
+/// Of so many cells one is run, unless the whole matrix is asked for.
+const ONE_OF: usize = 30;
+
+#[test]
+fn no_end_of_the_agent_or_its_box_loses_a_checkpoint_or_makes_half_of_one() {
+    let began = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let seed = std::env::var("SPOTTER_MATRIX_SEED").map_or_else(
+        |_| {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap()
+                .subsec_micros() as usize
+        },
+        |text| text.parse().unwrap(),
+    );
+    let whole = std::env::var("SPOTTER_MATRIX").is_ok_and(|text| text == "whole");
+    let only = std::env::var("SPOTTER_MATRIX_ONLY").ok();
+    spotter_agent::fault::divide_waits_by(sidecar::WAITS_DIVIDED_BY);
+
+    let operations = operations(&runtime);
+    let switches = Switch::each(&operations);
+    let traces = each(&runtime, switches, |switch| {
+        let points = cell::trace(&switch).map_err(|err| format!("{}: {err}", switch.name))?;
+        Ok((switch, points))
+    });
+    let (traces, failures) = split(traces);
+    assert_eq!(failures, Vec::<String>::new());
+
+    let all: Vec<Cell> = traces
+        .iter()
+        .flat_map(|(switch, points)| {
+            points.iter().flat_map(move |point| {
+                End::EACH.map(|end| Cell {
+                    end,
+                    point: point.clone(),
+                    switch: switch.clone(),
+                })
+            })
+        })
+        .collect();
+    let count = all.len();
+    let chosen: Vec<Cell> = all
+        .into_iter()
+        .enumerate()
+        .filter(|(number, cell)| match &only {
+            Some(only) => cell.to_string() == *only,
+            // One of each run of neighbours, at a place that moves on: every switch, end and kind of point has its turn.
+            None => whole || (number + seed) % ONE_OF == (number / ONE_OF) % ONE_OF,
+        })
+        .map(|(_, cell)| cell)
+        .collect();
+    println!(
+        "{} switches, {count} cells, {} of them now (seed {seed})",
+        traces.len(),
+        chosen.len()
+    );
+    assert!(!chosen.is_empty());
+
+    let ended = each(&runtime, chosen, |cell| {
+        let ended = cell.run().map_err(|err| format!("{cell}: {err}"))?;
+        Ok((cell, ended))
+    });
+    let (ended, failures) = split(ended);
+    table(&traces, &ended);
+    println!("in {} s", began.elapsed().as_secs());
+    for failure in &failures {
+        println!("{failure}");
+    }
+    assert_eq!(
+        failures.len(),
+        0,
+        "of {} cells",
+        ended.len() + failures.len()
+    );
+    // A point under a fault may come a little earlier or later than in its trace; that it does not come at all is rare.
+    let missed = ended.iter().filter(|(_, ended)| !ended.reached).count();
+    assert!(
+        missed * 10 <= ended.len(),
+        "{missed} of {} points were not passed again",
+        ended.len()
+    );
+}
+
+/// What the agent asks the bucket for, in its own words.
+fn operations(runtime: &tokio::runtime::Runtime) -> Vec<String> {
+    let healthy = each(runtime, vec![Switch::none()], |switch| cell::trace(&switch));
+    let mut operations: Vec<String> = healthy
+        .into_iter()
+        .flat_map(Result::unwrap)
+        .filter_map(|point| {
+            let name = point.strip_prefix("bucket.")?;
+            Some(name.split('.').next()?.to_owned())
+        })
+        .collect();
+    operations.sort();
+    operations.dedup();
+    assert!(operations.len() >= 8, "{operations:?}");
+    operations
+}
+
+/// Does this for each, some at once, on threads of their own: processes that a thread started are to end with it.
+fn each<T: Send, R: Send>(
+    runtime: &tokio::runtime::Runtime,
+    items: Vec<T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let queue = Mutex::new(items.into_iter());
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                let _inside = runtime.enter();
+                loop {
+                    let Some(item) = queue.lock().unwrap().next() else {
+                        return;
+                    };
+                    let result = work(item);
+                    results.lock().unwrap().push(result);
+                }
+            });
+        }
+    });
+    results.into_inner().unwrap()
+}
+
+fn split<T>(results: Vec<Result<T, String>>) -> (Vec<T>, Vec<String>) {
+    let mut good = Vec::new();
+    let mut bad = Vec::new();
+    for result in results {
+        match result {
+            Ok(value) => good.push(value),
+            Err(text) => bad.push(text),
+        }
+    }
+    (good, bad)
+}
+
+fn table(traces: &[(Switch, Vec<String>)], ended: &[(Cell, Ended)]) {
+    let mut rows: BTreeMap<&str, [usize; 6]> = BTreeMap::new();
+    for (switch, points) in traces {
+        rows.entry(&switch.name).or_default()[0] = points.len();
+    }
+    for (cell, ended) in ended {
+        let row = rows.entry(&cell.switch.name).or_default();
+        row[1 + cell.end as usize] += 1;
+        row[4] += usize::from(!ended.reached);
+        row[5] += usize::from(ended.was_committed);
+    }
+    println!(
+        "{:<24}{:>8}{:>8}{:>8}{:>8}{:>8}{:>12}",
+        "switch", "points", "agent", "box", "back", "missed", "committed"
+    );
+    for (name, row) in rows {
+        println!(
+            "{name:<24}{:>8}{:>8}{:>8}{:>8}{:>8}{:>12}",
+            row[0], row[1], row[2], row[3], row[4], row[5]
+        );
+    }
+}

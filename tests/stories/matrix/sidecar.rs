@@ -1,0 +1,228 @@
+//! The agent's backup as the daemon runs it, in this process or in one that can be killed.
+
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use spotter_agent::{
+    checkpoints::{Backup, BackupOptions, CompleteWhen, backup_loop, humble},
+    events::RecordedEvents,
+    fault,
+};
+use spotter_bucket::{
+    Bucket, BucketError, CompletedPart, Credentials, ListedObject, ListedPart, ListedUpload,
+    ObjectInfo, Target,
+    s3::{S3Bucket, S3Options},
+};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use crate::trainer::{CRITICAL, MARKER};
+
+/// Waits between two tries are so much shorter than on a box.
+pub const WAITS_DIVIDED_BY: u32 = 500;
+/// How long anything may take before we say that it will never end.
+pub const PATIENCE: Duration = Duration::from_secs(100);
+/// Where a process finds what it is to do.
+const JOB: &str = "SPOTTER_MATRIX_SIDECAR";
+
+/// Keys of the server.
+pub const KEYS: (&str, &str) = ("MATRIXKEY", "matrix-secret");
+
+/// A box's disk and the server that it can reach.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub url: String,
+    pub home: PathBuf,
+    pub attempt: u32,
+}
+
+impl Place {
+    pub fn checkpoints(&self) -> PathBuf {
+        self.home.join("checkpoints")
+    }
+
+    pub fn notes(&self) -> PathBuf {
+        self.home.join("notes")
+    }
+
+    /// An agent that just started here and knows nothing of the server yet.
+    pub fn start(&self) -> Arc<Backup> {
+        self.start_with(Arc::new(Passing(client(&self.url))))
+    }
+
+    /// The same with a client that is in use already: making one takes as long as sending a checkpoint.
+    pub fn start_with(&self, bucket: Arc<dyn Bucket>) -> Arc<Backup> {
+        let options = BackupOptions {
+            run: "run".to_owned(),
+            attempt: self.attempt,
+            dir: self.checkpoints(),
+            prefix: "team".to_owned(),
+            every: Duration::from_secs(600),
+            keep_last: 2,
+            settle: Some(Duration::from_millis(30)),
+            complete_when: Some(CompleteWhen::Marker(MARKER.to_owned())),
+            tripwire: true,
+            max_bytes_per_s: None,
+            state_dir: self.notes(),
+        };
+        Backup::new(options, bucket, Arc::new(RecordedEvents::default())).unwrap()
+    }
+
+    /// What a process of its own is told.
+    pub fn job(&self) -> (&'static str, String) {
+        let job = json!({ "url": self.url, "home": self.home, "attempt": self.attempt });
+        (JOB, job.to_string())
+    }
+}
+
+/// The client of the agent, a little less patient.
+pub fn client(url: &str) -> S3Bucket {
+    let target = Target::parse("s3://runs/team", Some(url), None).unwrap();
+    let keys = Credentials {
+        access_key_id: KEYS.0.to_owned(),
+        secret_access_key: KEYS.1.to_owned(),
+        session_token: None,
+        expires_us: None,
+    };
+    let options = S3Options {
+        base_timeout: Duration::from_secs(1),
+        floor_bytes_per_s: 8 << 20,
+        hash_by: Arc::new(humble::run),
+        ..S3Options::default()
+    };
+    S3Bucket::new(target, Arc::new(move || Some(keys.clone())), options).unwrap()
+}
+
+/// Lets the agent do its rounds until the checkpoint of a step is the newest commit and nothing is left to do.
+pub async fn save(backup: &Arc<Backup>, step: u64) -> Result<(), String> {
+    let stop = CancellationToken::new();
+    let rounds = backup_loop(backup.clone(), Duration::from_millis(20), stop.clone());
+    let saved = async {
+        loop {
+            let state = backup.state();
+            // Another box may have saved something newer meanwhile.
+            if state.last_step >= Some(step) && state.pending == 0 && state.unsaved_bytes == 0 {
+                stop.cancel();
+                return std::future::pending::<()>().await;
+            }
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Both in one task: a round that is under way when all is saved comes to its end.
+    let both = async {
+        tokio::select! {
+            () = rounds => {}
+            () = saved => {}
+        }
+    };
+    let ended = time::timeout(PATIENCE, both).await;
+    ended.map_err(|_| {
+        format!(
+            "step {step} is not saved after {PATIENCE:?}: {:?}",
+            backup.state()
+        )
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "no test by itself: an agent's process that the matrix starts and kills with SIGKILL"]
+async fn saves_until_it_is_killed() {
+    let Ok(job) = std::env::var(JOB) else { return };
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+    fault::divide_waits_by(WAITS_DIVIDED_BY);
+    let job: Value = serde_json::from_str(&job).unwrap();
+    let place = Place {
+        url: job["url"].as_str().unwrap().to_owned(),
+        home: Path::new(job["home"].as_str().unwrap()).to_owned(),
+        attempt: u32::try_from(job["attempt"].as_u64().unwrap()).unwrap(),
+    };
+    save(&place.start(), CRITICAL).await.unwrap();
+}
+
+/// A bucket before and after whose every call is a point at which the agent may die.
+struct Passing(S3Bucket);
+
+/// One call between its two points.
+macro_rules! passing {
+    ($operation:literal, $call:expr) => {{
+        fault::point(concat!("bucket.", $operation), "before");
+        let answer = $call.await;
+        fault::point(concat!("bucket.", $operation), "after");
+        answer
+    }};
+}
+
+#[async_trait]
+impl Bucket for Passing {
+    async fn put(&self, key: &str, body: Bytes) -> Result<String, BucketError> {
+        passing!("PutObject", self.0.put(key, body))
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, BucketError> {
+        passing!("GetObject", self.0.get(key, range))
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, BucketError> {
+        passing!("HeadObject", self.0.head(key))
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), BucketError> {
+        passing!("DeleteObject", self.0.delete(key))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, BucketError> {
+        passing!("ListObjectsV2", self.0.list(prefix))
+    }
+
+    async fn create_upload(&self, key: &str) -> Result<String, BucketError> {
+        passing!("CreateMultipartUpload", self.0.create_upload(key))
+    }
+
+    async fn upload_part(
+        &self,
+        key: &str,
+        upload_id: &str,
+        number: u32,
+        body: Bytes,
+    ) -> Result<String, BucketError> {
+        passing!(
+            "UploadPart",
+            self.0.upload_part(key, upload_id, number, body)
+        )
+    }
+
+    async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<ListedPart>, BucketError> {
+        passing!("ListParts", self.0.list_parts(key, upload_id))
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload_id: &str,
+        parts: &[CompletedPart],
+    ) -> Result<String, BucketError> {
+        passing!(
+            "CompleteMultipartUpload",
+            self.0.complete_upload(key, upload_id, parts)
+        )
+    }
+
+    async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), BucketError> {
+        passing!("AbortMultipartUpload", self.0.abort_upload(key, upload_id))
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, BucketError> {
+        passing!("ListMultipartUploads", self.0.list_uploads(prefix))
+    }
+
+    fn clock_offset_s(&self) -> f64 {
+        self.0.clock_offset_s()
+    }
+}
