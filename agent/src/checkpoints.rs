@@ -9,6 +9,7 @@
 //! [`landing`]) and [`results`] are the two other things that move files.
 
 pub mod alarm;
+mod buffers;
 pub mod candidate;
 pub mod command;
 pub mod commit;

@@ -2,9 +2,12 @@
 //!
 //! Priorities belong to threads and an ordinary user cannot raise one again, so these threads do nothing else.
 
+use std::cell::Cell;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
+
+use tokio::runtime::{self, Handle, Runtime};
 
 /// One reads and hashes, the others sign what is sent meanwhile.
 const THREADS: usize = 4;
@@ -15,10 +18,41 @@ const IO_WHO_THREAD: libc::c_int = 1;
 /// `IOPRIO_CLASS_IDLE`, in its place of a priority.
 const IO_IDLE: libc::c_int = 3 << 13;
 
+/// Threads that send and receive: one writes to a socket while the other answers a timer or a look at the directory.
+const IO_THREADS: usize = 2;
+/// Threads of theirs that may block.
+const BLOCKING_THREADS: usize = 4;
+
 type Work = Box<dyn FnOnce() + Send>;
+
+thread_local! {
+    static IS_HUMBLE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Where the backup's tasks run, with the same priority: what is sent is copied and, perhaps, encrypted. `None` when there can be no
+/// such threads.
+pub fn runtime() -> Option<&'static Handle> {
+    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
+    RUNTIME
+        .get_or_init(|| {
+            runtime::Builder::new_multi_thread()
+                .worker_threads(IO_THREADS)
+                .max_blocking_threads(BLOCKING_THREADS)
+                .thread_name("humble-io")
+                .on_thread_start(step_back)
+                .enable_all()
+                .build()
+                .ok()
+        })
+        .as_ref()
+        .map(Runtime::handle)
+}
 
 /// Does a piece of work on one of the threads and waits for it; blocks.
 pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    if IS_HUMBLE.get() {
+        return work();
+    }
     let Some(queue) = queue() else {
         return work();
     };
@@ -66,6 +100,7 @@ fn serve(take: &Mutex<Receiver<Work>>) {
 
 /// Lowers the priorities of the calling thread. What the system refuses is done without.
 fn step_back() {
+    IS_HUMBLE.set(true);
     // SAFETY: takes numbers and touches no memory of ours; with id 0 it is about the calling thread.
     let _refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICEST) };
     // SAFETY: as above.
@@ -87,6 +122,15 @@ mod tests {
         let (own, name) = run(|| (nice(), thread::current().name().map(str::to_owned)));
         assert_eq!((own, name.as_deref()), (19, Some("humble")));
         assert_eq!(nice(), before);
+    }
+
+    #[tokio::test]
+    async fn tasks_and_what_they_block_on_have_it_too() {
+        let task = runtime().unwrap().spawn(async {
+            let blocking = tokio::task::spawn_blocking(|| run(|| (nice(), IS_HUMBLE.get())));
+            (nice(), blocking.await.unwrap())
+        });
+        assert_eq!(task.await.unwrap(), (19, (19, true)));
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! list is compared with what was sent; afterwards the object itself is looked at, whatever the answer to Complete was.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use spotter_bucket::{BucketError, CompletedPart, ErrorKind, ManifestFile};
 
+use super::buffers;
 use super::journal::{AttemptLog, Entry, PartRecord, UploadRecord};
 use super::source::Source;
 use super::standing::Unanswered;
@@ -18,8 +20,8 @@ use super::upload::{MIN_PART_BYTES, Stored, UploadError, Uploader, manifest_file
 
 /// S3 takes 10,000 parts; 9,000 leaves room for servers that count differently.
 const MAX_PARTS: u64 = 9_000;
-/// Bytes of one upload that are in memory at once, the part being read included.
-const MEMORY_BYTES: u64 = 64 << 20;
+/// Bytes of one upload that are in memory at once, the part being read included: with the rest of the agent, 64 MiB.
+const MEMORY_BYTES: u64 = 48 << 20;
 /// Times that one file's multipart upload may be begun anew, because the server lost it, before we give up for now.
 const UPLOAD_TRIES: usize = 3;
 
@@ -54,6 +56,7 @@ impl Uploader<'_> {
             return Ok(());
         }
         let done_before = self.standing.state().uploading_done_bytes;
+        let _kept_until_its_end = buffers::keep();
         let mut tries = 0;
         loop {
             tries += 1;
@@ -126,7 +129,15 @@ impl Uploader<'_> {
             }
             let offset = u64::from(number - 1) * part_size_bytes;
             let length = part_size_bytes.min(size_bytes - offset);
-            let read = source.read(offset, length, whole).await?;
+            let mut reading = pin!(source.read(offset, length, whole));
+            // What is in flight goes on meanwhile.
+            let read = loop {
+                tokio::select! {
+                    biased;
+                    Some(sent) = in_flight.next() => self.note_part(log, file, &mut parts, sent).await?,
+                    read = &mut reading => break read?,
+                }
+            };
             whole = read.whole;
             // A part that the server has is good when its bytes are still those that were sent.
             let record = at_server
@@ -458,9 +469,9 @@ mod tests {
                 assert!((in_flight as u64 + 1) * part <= MEMORY_BYTES);
             }
         };
-        check(9 << 20, 8, 7);
-        check(70 << 30, 8, 7);
-        check(72 << 30, 9, 6);
+        check(9 << 20, 8, 5);
+        check(70 << 30, 8, 5);
+        check(72 << 30, 9, 4);
         check(200 << 30, 23, 1);
         check(1 << 40, 117, 1);
         check(5 << 40, 583, 1);

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use tokio::task;
 
 use super::candidate::{Candidate, FileStat};
-use super::humble;
 use super::lease::{self, Lease, NoLease};
 use super::scan;
+use super::{buffers, humble};
 
 /// Files held open at once; those beyond are opened when they are read. Half of what an ordinary limit of 1,024 allows.
 const HELD_OPEN: usize = 512;
@@ -160,8 +160,9 @@ impl Source {
         let source = Arc::clone(self);
         let read = move || {
             let held = source.held()?;
-            let mut buffer = vec![0; usize::try_from(length).expect("a part fits into memory")];
-            match held.file.read_exact_at(&mut buffer, offset) {
+            let mut buffer =
+                buffers::take(usize::try_from(length).expect("a part fits into memory"));
+            match held.file.read_exact_at(buffer.as_mut(), offset) {
                 Ok(()) => {}
                 Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => {
                     return Err(SourceError::Changed);
@@ -169,10 +170,10 @@ impl Source {
                 Err(err) => return Err(source.refused(err)),
             }
             source.compare(&held)?;
-            whole.update(&buffer);
-            let part_blake3 = blake3::hash(&buffer).to_hex().to_string();
+            whole.update(buffer.as_ref());
+            let part_blake3 = blake3::hash(buffer.as_ref()).to_hex().to_string();
             Ok(Read {
-                bytes: buffer.into(),
+                bytes: Bytes::from_owner(buffer),
                 part_blake3,
                 whole,
             })

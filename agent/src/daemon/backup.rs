@@ -75,14 +75,19 @@ impl RunningBackup {
         let stop = CancellationToken::new();
         let looping = backup_loop(backup.clone(), LOOK, stop.clone());
         let (replaced, daemon_stops) = (stop.clone(), core.stop.clone());
-        core.tasks.spawn(async move {
+        let looping = async move {
             // A round is dropped in mid-air too: what it did is in its journal, and whoever comes next goes on there.
             tokio::select! {
                 () = looping => {}
                 () = replaced.cancelled() => {}
                 () = daemon_stops.cancelled() => {}
             }
-        });
+        };
+        // Beside a training, and never in its way.
+        match humble::runtime() {
+            Some(runtime) => core.tasks.spawn_on(looping, runtime),
+            None => core.tasks.spawn(looping),
+        };
         let layout = Layout::new(&plan.target.prefix, &run.run)?;
         Ok(Self {
             plan: plan.clone(),
