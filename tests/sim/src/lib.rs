@@ -14,6 +14,7 @@ pub mod listen;
 pub mod market;
 pub mod s3;
 pub mod sim;
+pub mod sink;
 pub mod vast;
 pub mod world;
 

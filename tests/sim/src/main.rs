@@ -20,6 +20,8 @@ struct Flags {
 enum Command {
     /// Run the simulator; one line of JSON says where it is
     Serve(Serve),
+    /// Be a bucket that drops what it gets, for benchmarks; one line of JSON says where
+    Sink,
     /// Do something to a running simulator
     Ctl {
         /// The `url` of the ready line
@@ -120,12 +122,26 @@ async fn main() -> ExitCode {
             Ok(config) => spotter_sim::run(config, |ready: Ready| print(&ready)).await,
             Err(text) => return complain(&text, 2),
         },
+        Command::Sink => sink().await,
         Command::Ctl { url, verb } => verb.run(&url).await.map(|answer| print(&answer)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => complain(&format!("{err:#}"), 1),
     }
+}
+
+/// Answers until standard input closes.
+async fn sink() -> anyhow::Result<()> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    print(&serde_json::json!({ "url": format!("http://{}", listener.local_addr()?) }));
+    let (mut stdin, mut rest) = (tokio::io::stdin(), Vec::new());
+    let parent_left = tokio::io::AsyncReadExt::read_to_end(&mut stdin, &mut rest);
+    tokio::select! {
+        () = spotter_sim::sink::serve(listener) => {}
+        _ = parent_left => {}
+    }
+    Ok(())
 }
 
 /// Data goes to standard output, one line of JSON; a reader that left is nobody's problem.
