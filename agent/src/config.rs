@@ -200,6 +200,11 @@ impl Home {
         self.0.join("keys.json")
     }
 
+    /// Why the training is to end, once that is decided.
+    pub fn ending_file(&self) -> PathBuf {
+        self.0.join("ending.json")
+    }
+
     /// Segments of the journal.
     pub fn journal(&self) -> PathBuf {
         self.0.join("journal")

@@ -5,13 +5,14 @@ use spotter_trainlog::live::Latest;
 
 use crate::{
     checkpoints::{BackupState, CheckpointInfo},
-    daemon::run_file::{BackupWish, Wish},
+    daemon::run_file::{BackupWish, Validation, Wish},
     files::HashedFile,
     journal::Entry,
     logs::{Chunk, Position},
     preflight::{Check, Report},
     sessions::{Session, SessionState},
     telemetry::{GpuSample, HostSample, Sample},
+    windows::{Expected, OnContradiction, Policy},
 };
 
 /// A journal entry as an event.
@@ -213,5 +214,32 @@ pub fn wish(request: v1::ConfigureRequest) -> Wish {
         provider_url: request.provider_url,
         progress: request.progress,
         micro_batch: request.micro_batch,
+        validation: request.validation.map(validation),
+        max_runtime_s: request.max_runtime_s,
+        no_progress_s: request.no_progress_s,
+    }
+}
+
+fn validation(config: v1::ValidationConfig) -> Validation {
+    let known = |value: f64| Some(value).filter(|value| value.is_finite() && *value > 0.0);
+    let on_contradiction = match config.on_contradiction.split_once(' ') {
+        Some(("command", command)) => OnContradiction::Command(command.to_owned()),
+        _ if config.on_contradiction == "stop" => OnContradiction::Stop,
+        // What a newer controller may ask for beside: telling never harms.
+        _ => OnContradiction::Alert,
+    };
+    Validation {
+        window_s: config.window_s,
+        policy: Policy {
+            on_contradiction,
+            go_on_unanswered: config.go_on_unanswered,
+            accepted: config.accepted,
+        },
+        expected: Expected {
+            tokens_per_s: known(config.predicted_tokens_per_s),
+            tokens_per_step: known(config.tokens_per_step),
+            gpus: config.gpus,
+            early_checkpoint_s: config.early_checkpoint_s.into(),
+        },
     }
 }

@@ -1,5 +1,6 @@
 //! Starts every task, waits for the stop signal, waits for every task. One daemon per home directory, by a lock.
 //!
+//! [`validation`] holds the training against its estimate and its limits, [`ending`] ends it by them, [`diagnosis`] says what ended it;
 //! [`core`] is what the handlers ask; [`run_file`] what the controller configured; [`backup`] the running backup, [`keys`] its bucket keys;
 //! [`dead_man`] the switch that ends a forgotten box, [`presence`] whether anybody is there.
 
@@ -7,12 +8,14 @@ pub mod backup;
 pub mod core;
 pub mod dead_man;
 pub mod diagnosis;
+pub mod ending;
 pub mod goodbye;
 pub mod keys;
 pub mod log_file;
 pub mod presence;
 pub mod run_file;
 pub mod training;
+pub mod validation;
 
 use std::{
     fs::{self, File, OpenOptions},

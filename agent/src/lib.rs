@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`config`] what was typed becomes what was decided; [`daemon`] starts every task and waits for every
 //! task; [`handlers`] one short function per call of the contract. [`sessions`] owns training processes, [`logs`] follows what
-//! they print, [`telemetry`] reads GPUs and the host, [`checkpoints`] brings finished checkpoints to the bucket, [`journal`]
+//! they print, [`telemetry`] reads GPUs and the host, [`windows`] holds the training against its estimate, [`checkpoints`] brings finished checkpoints to the bucket, [`journal`]
 //! remembers what happened.
 
 pub mod bridge;
@@ -20,6 +20,7 @@ pub mod preflight;
 pub mod self_stop;
 pub mod sessions;
 pub mod telemetry;
+pub mod windows;
 
 /// The box's clock: microseconds since the Unix epoch.
 pub fn now_us() -> u64 {

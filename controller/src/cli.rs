@@ -67,6 +67,7 @@ pub enum Verb {
     Run(Box<commands::run::RunArgs>),
     Up(commands::up::UpArgs),
     Resume(commands::resume::ResumeArgs),
+    Accept(commands::accept::AcceptArgs),
     Ps(commands::ps::PsArgs),
     Status(commands::status::StatusArgs),
     Logs(commands::logs::LogsArgs),

@@ -1,5 +1,6 @@
 //! Sends each verb to its file. [`Deps`] holds the parts that a verb may use; each is made when it is first asked for.
 
+pub mod accept;
 pub mod attach;
 pub mod checkpoints;
 pub mod destroy;
@@ -234,6 +235,7 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::Resume(args) => block_on_with_stop(&ui.console().clone(), |stop| {
             resume::resume(ui, deps, args, stop)
         }),
+        Verb::Accept(args) => block_on(accept::accept(ui, deps, args)),
         Verb::Ps(args) => ps::ps(ui, deps, args),
         Verb::Status(args) => block_on(status::status(ui, deps, args)),
         Verb::Logs(args) => block_on(logs::logs(ui, deps, args)),

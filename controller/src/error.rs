@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Interrupted,
     /// `wait`: the box is no more and nothing could be recovered: 13.
     Lost,
+    /// `wait`: ended because what it did contradicted its estimate: 14.
+    Contradicted,
     /// `wait`: ended because a limit of the run file was reached: 15.
     Limit,
     /// `plan`: this run cannot be rented as it is written: 20.
@@ -40,6 +42,7 @@ impl ErrorKind {
             Self::TimedOut => 11,
             Self::Interrupted => 12,
             Self::Lost => 13,
+            Self::Contradicted => 14,
             Self::Limit => 15,
             Self::NoGo => 20,
             Self::Bug => 101,
@@ -262,6 +265,7 @@ mod tests {
             (ErrorKind::TimedOut, 11),
             (ErrorKind::Interrupted, 12),
             (ErrorKind::Lost, 13),
+            (ErrorKind::Contradicted, 14),
             (ErrorKind::Limit, 15),
             (ErrorKind::NoGo, 20),
             (ErrorKind::Bug, 101),

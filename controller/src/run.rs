@@ -17,15 +17,18 @@ pub mod label;
 pub mod lease;
 pub mod lifecycle;
 mod market_eye;
+pub mod prediction;
 mod preparing;
 pub mod pricing;
 pub mod recovery;
 pub mod renting;
+pub mod runtime;
 pub mod site;
 pub mod status;
 pub mod summary;
 pub mod vigil;
 mod waking;
+pub mod windows;
 
 use std::fmt;
 

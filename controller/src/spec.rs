@@ -46,6 +46,10 @@ pub const DEFAULT_KEEP_GRACE: Duration = Duration::from_secs(3600);
 pub const DEFAULT_ATTEMPTS: u32 = 5;
 /// Longest time of a smoke.
 pub const DEFAULT_SMOKE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// Length of a window.
+pub const DEFAULT_WINDOW: Duration = Duration::from_secs(10 * 60);
+/// Windows after which the loss must have moved.
+pub const EARLY_WINDOWS: u32 = 3;
 /// Directory of checkpoints on the box.
 pub const DEFAULT_CHECKPOINT_DIR: &str = "checkpoints";
 
@@ -82,6 +86,9 @@ pub struct RunSpec {
     pub progress: Option<String>,
     /// Where checkpoints are and go.
     pub checkpoints: Option<Checkpoints>,
+    /// How it is held against its estimate.
+    #[serde(default)]
+    pub validate: Validate,
     /// What to do after an interruption.
     pub recover: Recover,
     /// Bounds on time and money.
@@ -232,6 +239,36 @@ pub struct Limits {
     pub bring_up: Duration,
     /// Dollars for all attempts; a new attempt is not begun past it.
     pub budget_usd: Option<f64>,
+    /// Longest time of training, all attempts together.
+    #[serde(default)]
+    pub max_runtime: Option<Duration>,
+    /// Longest time without a new step.
+    #[serde(default)]
+    pub no_progress: Option<Duration>,
+}
+
+/// How a training is held against its estimate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validate {
+    /// Length of a window.
+    pub window: Duration,
+    /// What to do when a window contradicts the estimate, as the contract has it: `alert`, `stop` or `command ...`.
+    pub on_contradiction: String,
+    /// Go on though nobody answers; otherwise the training is ended then.
+    pub go_on_unanswered: bool,
+    /// After so much training the loss must have moved.
+    pub early_checkpoint: Duration,
+}
+
+impl Default for Validate {
+    fn default() -> Self {
+        Self {
+            window: DEFAULT_WINDOW,
+            on_contradiction: "alert".to_owned(),
+            go_on_unanswered: false,
+            early_checkpoint: DEFAULT_WINDOW * EARLY_WINDOWS,
+        }
+    }
 }
 
 /// What to bring home.

@@ -70,6 +70,8 @@ pub enum Outcome {
     Failed,
     /// Ended because a limit of the run file was reached.
     Limit,
+    /// Ended because what it did contradicted its estimate.
+    Contradicted,
 }
 
 impl Outcome {
@@ -83,6 +85,7 @@ impl Outcome {
             Self::Stopped => "stopped",
             Self::Failed => "failed",
             Self::Limit => "limit",
+            Self::Contradicted => "contradicted",
         }
     }
 
@@ -96,6 +99,7 @@ impl Outcome {
             Self::Stopped,
             Self::Failed,
             Self::Limit,
+            Self::Contradicted,
         ]
         .into_iter()
         .find(|outcome| outcome.name() == name)

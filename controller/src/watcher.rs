@@ -22,6 +22,7 @@ use crate::{
         lifecycle::{Lifecycle, TEND},
         site::{Site, SiteError},
         status::Seen,
+        windows,
     },
     spec::OnStale,
     store::{AttemptRecord, RunRecord},
@@ -62,6 +63,7 @@ struct View {
     told_step: Option<u64>,
     alarm: bool,
     cadence: Cadence,
+    contradicted: bool,
 }
 
 impl Lifecycle {
@@ -95,6 +97,7 @@ impl Lifecycle {
             told_step: None,
             alarm: false,
             cadence: Cadence::default(),
+            contradicted: false,
         };
         loop {
             self.still_ours(run, attempt)?;
@@ -160,8 +163,17 @@ impl Lifecycle {
                 self.say(run, "The training ended well.");
                 Ok(self.move_to(attempt, State::Finishing)?)
             }
-            // Somebody ended the session on the box itself: that is a person's decision, too.
             Verdict::Ended(session) if session.state == SessionState::Stopped => {
+                // The box says why it did, where it was the box.
+                if let Some(open) = site.clone() {
+                    self.copy_events(run, attempt, open.as_ref())
+                        .await
+                        .map_err(|err| Halt::Again(err.to_string()))?;
+                }
+                if let Some(ending) = windows::ending(&self.store, attempt)? {
+                    return Err(Halt::EndedByBox(ending.into()));
+                }
+                // Somebody ended the session on the box itself: that is a person's decision, too.
                 self.store.request_stop(&run.name)?;
                 Err(Halt::StopRequested)
             }
@@ -411,6 +423,18 @@ impl Lifecycle {
                 self.say(run, &format!("Careful: {text}."));
             }
         }
+        let contradiction = windows::contradiction(&self.store, attempt)?;
+        if let Some(why) = contradiction.as_ref().filter(|_| !view.contradicted) {
+            self.say(
+                run,
+                &format!(
+                    "Careful: the training contradicts its estimate: {why}. It is ended when nobody watches for a whole window; \
+                     `spotter accept {}` lets it go on, `spotter stop {}` ends it.",
+                    run.name, run.name
+                ),
+            );
+        }
+        view.contradicted = contradiction.is_some();
         view.status = Some(status);
         Ok(())
     }

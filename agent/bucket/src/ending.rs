@@ -40,6 +40,18 @@ pub struct Ending {
     pub signal: Option<i32>,
     /// Bytes of checkpoints that are on the box's disk and in no commit.
     pub unsaved_bytes: u64,
+    /// Why the box ended it itself; absent when it did not.
+    #[serde(default)]
+    pub cause: Option<Cause>,
+}
+
+/// Why a box ended a training before its own end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// `max_runtime`, `no_progress` or `contradiction`.
+    pub by: String,
+    /// For people.
+    pub reason: String,
 }
 
 /// A record that cannot be used.
@@ -64,6 +76,7 @@ impl Ending {
             exit_code: None,
             signal: None,
             unsaved_bytes: 0,
+            cause: None,
         }
     }
 
@@ -91,6 +104,10 @@ mod tests {
         let mut ending = Ending::new(5, 9, EndedBy::Exit);
         ending.exit_code = Some(3);
         ending.unsaved_bytes = 77;
+        ending.cause = Some(Cause {
+            by: "no_progress".to_owned(),
+            reason: "no step in 600 s".to_owned(),
+        });
         assert_eq!(Ending::parse(&ending.to_bytes()).unwrap(), ending);
         let newer = String::from_utf8(ending.to_bytes())
             .unwrap()

@@ -32,7 +32,7 @@ pub use bucket::{
     ObjectInfo,
 };
 pub use credentials::Credentials;
-pub use ending::{EndedBy, Ending};
+pub use ending::{Cause, EndedBy, Ending};
 pub use layout::{CommitId, Layout};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
 pub use profile::Style;

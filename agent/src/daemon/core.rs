@@ -26,6 +26,7 @@ use super::{
     presence::Presence,
     run_file::{ConfigureError, RunFile, Wish},
     training::{self, TRAINING_SESSION},
+    validation,
 };
 use crate::{
     config::Home,
@@ -126,6 +127,7 @@ impl Core {
         self.tasks.spawn(watch_sessions(self.clone()));
         self.tasks.spawn(training::follow(self.clone()));
         self.tasks.spawn(dead_man::watch(self.clone()));
+        self.tasks.spawn(validation::watch(self.clone()));
         self.tasks.spawn(flush_journal(self.clone()));
         self.tasks.spawn(keys::watch(self.clone()));
     }

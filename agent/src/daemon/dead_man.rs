@@ -10,12 +10,14 @@ use serde_json::json;
 use tokio::time;
 use tracing::warn;
 
-use super::{core::Core, goodbye, presence, training::TRAINING_SESSION};
+use super::{core::Core, ending, goodbye, presence, training::TRAINING_SESSION};
 use crate::{
     chain, config::Home, events::EventSink, now_us, self_stop::OwnInstance, sessions::SessionState,
 };
 
 const POLL: Duration = Duration::from_secs(1);
+/// How long what a limit ended may be saved once more; most of it is in the bucket by then.
+const ENDED_LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until the switch is due, then ends the box.
 pub async fn watch(core: Arc<Core>) {
@@ -36,6 +38,11 @@ pub async fn watch(core: Arc<Core>) {
             );
             let still = || !core.home.started().exists();
             end_box(&core, &run.provider_url, &reason, still).await
+        } else if let Some(over) = ending::is_over(&core) {
+            let still = || ending::is_over(&core).is_some();
+            save(&core, ENDED_LIMIT).await;
+            let reason = format!("the training was ended: {}", over.reason);
+            still() && end_box(&core, &run.provider_url, &reason, still).await
         } else {
             let still = || idle_is_due(&core, run.idle_stop_s);
             if !still() {

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use spotter_bucket::{EndedBy, Ending, Layout};
+use spotter_bucket::{Cause, EndedBy, Ending, Layout};
 use tokio::time::{self, Instant};
 use tracing::{info, warn};
 
@@ -104,6 +104,12 @@ async fn try_leave_ending(
     ending.exit_code = training.end.as_ref().and_then(|end| end.exit_code);
     ending.signal = training.end.as_ref().and_then(|end| end.signal);
     ending.unsaved_bytes = unsaved_bytes;
+    ending.cause = super::ending::of(core)
+        .filter(|cause| cause.started_us == training.start.started_us)
+        .map(|cause| Cause {
+            by: cause.by.as_str().to_owned(),
+            reason: cause.reason,
+        });
     let key = Layout::new(&running.plan.target.prefix, &run.run)
         .map_err(|err| chain(&err))?
         .ending_key(run.attempt);

@@ -13,12 +13,13 @@ use crate::{
     checkpoints::{CompleteWhen, NoRule},
     config::{self, Home},
     files,
+    windows::{Expected, Policy},
 };
 
 const NAME_LIMIT: usize = 63;
 
 /// The run that this box works for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunFile {
     /// Format version.
     pub v: u32,
@@ -43,6 +44,26 @@ pub struct RunFile {
     /// Sequences per GPU in one forward pass, as far as is known.
     #[serde(default)]
     pub micro_batch: Option<u32>,
+    /// How the training is held against its estimate; absent: it is not.
+    #[serde(default)]
+    pub validation: Option<Validation>,
+    /// Longest time that this training may run, seconds; 0: no limit.
+    #[serde(default)]
+    pub max_runtime_s: u32,
+    /// Longest time without a new step, seconds; 0: no limit.
+    #[serde(default)]
+    pub no_progress_s: u32,
+}
+
+/// How the training is held against its estimate.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Validation {
+    /// Length of a window, seconds.
+    pub window_s: u32,
+    /// What is done about a contradiction.
+    pub policy: Policy,
+    /// What was predicted.
+    pub expected: Expected,
 }
 
 /// How checkpoints are backed up.
@@ -96,6 +117,12 @@ pub struct Wish {
     pub progress: String,
     /// See [`RunFile::micro_batch`]; 0: unknown.
     pub micro_batch: u32,
+    /// See [`RunFile::validation`].
+    pub validation: Option<Validation>,
+    /// See [`RunFile::max_runtime_s`].
+    pub max_runtime_s: u32,
+    /// See [`RunFile::no_progress_s`].
+    pub no_progress_s: u32,
 }
 
 /// What the controller asks of the backup.
@@ -148,6 +175,9 @@ pub enum ConfigureError {
     /// The user's rule for when a checkpoint is complete.
     #[error("the rule for complete checkpoints is refused")]
     CompleteWhen(#[from] NoRule),
+    /// A window of no time shows nothing.
+    #[error("window_s is 0: say how long a window is, or leave windows out")]
+    Window,
     /// The user's expression for progress.
     #[error("the expression for the lines that show progress is refused")]
     Progress(#[from] ProgressError),
@@ -177,6 +207,13 @@ impl RunFile {
         }
         let workdir = resolve(&wish.workdir, config::user_home().as_deref())
             .ok_or(ConfigureError::Workdir)?;
+        if wish
+            .validation
+            .as_ref()
+            .is_some_and(|validation| validation.window_s == 0)
+        {
+            return Err(ConfigureError::Window);
+        }
         if !wish.progress.is_empty() {
             Progress::new(&wish.progress)?;
         }
@@ -199,7 +236,30 @@ impl RunFile {
             provider_url: wish.provider_url,
             progress: wish.progress,
             micro_batch: Some(wish.micro_batch).filter(|count| *count > 0),
+            validation: wish.validation,
+            max_runtime_s: wish.max_runtime_s,
+            no_progress_s: wish.no_progress_s,
         })
+    }
+
+    /// One that asks for nothing.
+    #[cfg(test)]
+    pub fn for_tests() -> Self {
+        Self {
+            v: 1,
+            run: "r".to_owned(),
+            attempt: 1,
+            workdir: "/".into(),
+            backup: None,
+            bring_up_s: 0,
+            idle_stop_s: 0,
+            provider_url: String::new(),
+            progress: String::new(),
+            micro_batch: None,
+            validation: None,
+            max_runtime_s: 0,
+            no_progress_s: 0,
+        }
     }
 
     /// The user's expression, ready for use.

@@ -15,3 +15,4 @@ mod diagnosis;
 mod following;
 mod sessions;
 mod shim;
+mod windows;

@@ -251,6 +251,24 @@ impl From<&BoxConfig> for v1::ConfigureRequest {
             provider_url: config.provider_url.clone(),
             progress: config.progress.clone().unwrap_or_default(),
             micro_batch: config.micro_batch.unwrap_or(0),
+            validation: Some((&config.validation).into()),
+            max_runtime_s: config.max_runtime.map_or(0, |left| seconds(left).max(1)),
+            no_progress_s: config.no_progress.map_or(0, seconds),
+        }
+    }
+}
+
+impl From<&ValidationConfig> for v1::ValidationConfig {
+    fn from(config: &ValidationConfig) -> Self {
+        v1::ValidationConfig {
+            window_s: seconds(config.window),
+            on_contradiction: config.on_contradiction.clone(),
+            go_on_unanswered: config.go_on_unanswered,
+            accepted: config.accepted,
+            early_checkpoint_s: seconds(config.early_checkpoint),
+            predicted_tokens_per_s: config.predicted_tokens_per_s.unwrap_or(0.0),
+            tokens_per_step: config.tokens_per_step.unwrap_or(0.0),
+            gpus: config.gpus,
         }
     }
 }

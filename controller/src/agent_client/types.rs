@@ -326,6 +326,33 @@ pub struct BoxConfig {
     pub progress: Option<String>,
     /// Sequences per GPU in one forward pass, for advice.
     pub micro_batch: Option<u32>,
+    /// How the training is held against its estimate.
+    pub validation: ValidationConfig,
+    /// What is left of the time for training; `None`: no limit.
+    pub max_runtime: Option<std::time::Duration>,
+    /// Longest time without a new step; `None`: no limit.
+    pub no_progress: Option<std::time::Duration>,
+}
+
+/// How a training is held against its estimate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValidationConfig {
+    /// Length of a window.
+    pub window: std::time::Duration,
+    /// `alert`, `stop` or `command ...`.
+    pub on_contradiction: String,
+    /// Go on though nobody answers.
+    pub go_on_unanswered: bool,
+    /// A person has seen it and wants the training to go on.
+    pub accepted: bool,
+    /// After so much training the loss must have moved.
+    pub early_checkpoint: std::time::Duration,
+    /// Predicted speed of all GPUs, tokens per second.
+    pub predicted_tokens_per_s: Option<f64>,
+    /// Tokens of all GPUs between two steps.
+    pub tokens_per_step: Option<f64>,
+    /// GPUs of the box.
+    pub gpus: u32,
 }
 
 /// How to back checkpoints up.

@@ -124,7 +124,7 @@ async fn refuse_loss(
     }
     if matches!(
         run.outcome,
-        Some(Outcome::Done | Outcome::Stopped | Outcome::Limit)
+        Some(Outcome::Done | Outcome::Stopped | Outcome::Limit | Outcome::Contradicted)
     ) && attempt.state != State::Running
         && !attempt.is_kept_for_a_look()
     {

@@ -9,7 +9,7 @@ use crate::{
     },
     error::CommandError,
     ledger,
-    run::{State, alarms, diagnosis},
+    run::{State, alarms, diagnosis, windows},
     store::{AttemptRecord, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -53,6 +53,8 @@ struct Row {
     unsaved: Vec<String>,
     /// What is wrong with the backup of a running training; null: nothing.
     backup_alarm: Option<String>,
+    /// What contradicts the estimate of a running training; null: nothing.
+    contradiction: Option<String>,
     /// Class of what ended the newest training; null: nothing did, or nobody knows.
     ended_by: Option<String>,
     /// What the market says of the box of a run that nobody watches; null: it was not asked, or did not answer.
@@ -125,6 +127,14 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
             ));
         }
     }
+    for row in &rows.runs {
+        if let Some(why) = &row.contradiction {
+            ui.warning(format_args!(
+                "`{}` contradicts its estimate: {why}",
+                row.run
+            ));
+        }
+    }
     let alone: Vec<&str> = rows
         .runs
         .iter()
@@ -191,6 +201,10 @@ fn row(
             Some(attempt) => alarms::backup(store, &run.name, attempt.number)?,
             None => None,
         },
+        contradiction: match latest.filter(|attempt| attempt.state == State::Running) {
+            Some(attempt) => windows::contradiction(store, attempt)?,
+            None => None,
+        },
         ended_by: match latest {
             Some(attempt) => diagnosis::of(store, attempt)?.map(|found| found.class),
             None => None,
@@ -225,6 +239,7 @@ fn table(rows: &[Row]) -> Table {
             Some(outcome) if outcome != row.state => format!("{outcome}, {}", row.state),
             Some(outcome) => outcome.to_owned(),
             None if row.stop_requested => format!("{}, stopping", row.state),
+            None if row.contradiction.is_some() => format!("{}, contradicted", row.state),
             None if row.backup_alarm.is_some() => format!("{}, backup behind", row.state),
             None => row.state.clone(),
         };

@@ -47,9 +47,13 @@ pub async fn resume(
         }
         // The market has that box, or nobody has.
         Some(Outcome::Interrupted | Outcome::Lost) => false,
-        Some(Outcome::Crashed | Outcome::Stopped | Outcome::Failed | Outcome::Limit) => {
-            !args.elsewhere
-        }
+        Some(
+            Outcome::Crashed
+            | Outcome::Stopped
+            | Outcome::Failed
+            | Outcome::Limit
+            | Outcome::Contradicted,
+        ) => !args.elsewhere,
     };
     let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
     {

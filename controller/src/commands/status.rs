@@ -8,8 +8,8 @@ use crate::{
     agent_client::{AgentStatus, SessionState},
     commands::{Deps, market_word::word, watching},
     error::CommandError,
-    run::{State, alarms, bringing_up::TRAIN, diagnosis::Diagnosis, summary::RunSummary},
-    store::{AttemptRecord, RunRecord},
+    run::{State, alarms, bringing_up::TRAIN, diagnosis::Diagnosis, summary::RunSummary, windows},
+    store::{AttemptRecord, RunRecord, Store},
     ui::{self, Ui, text},
 };
 
@@ -37,6 +37,10 @@ struct Status {
     unsaved: Vec<String>,
     /// What is told of a training that saves too rarely; `null`: it does not.
     rare_checkpoints: Option<String>,
+    /// The newest window of the newest attempt's training, as its event has it; `null`: none was closed so far.
+    window: Option<serde_json::Value>,
+    /// What contradicts the estimate now; `null`: nothing.
+    contradiction: Option<String>,
     /// What the agent says; `null` when it was not asked or did not answer.
     agent: Option<AgentStatus>,
 }
@@ -75,11 +79,14 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         } else {
             None
         };
+        let (window, contradiction) = windows_of(&store, &run.name)?;
         ui.json(&Status {
             summary,
             backup_alarm,
             unsaved,
             rare_checkpoints: rare,
+            window,
+            contradiction,
             agent,
         });
         return Ok(());
@@ -113,7 +120,37 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     if agent.is_none() && !args.recorded && !summary.watched {
         market(ui, deps, &run).await?;
     }
+    let (window, contradiction) = windows_of(&store, &run.name)?;
+    if let Some(window) = window {
+        ui.line(format_args!("  window       {}", windows::line(&window)));
+        if let Some(evidence) = window["bottleneck"]["evidence"].as_str() {
+            ui.line(format_args!("  bottleneck   {evidence}"));
+        }
+    }
+    if let Some(why) = contradiction {
+        ui.line(format_args!("  CONTRADICTED {why}"));
+        ui.hint(format_args!(
+            "it is ended when nobody watches for a whole window; let it go on with `spotter accept {name}`, or end it with \
+             `spotter stop {name}`",
+            name = run.name
+        ));
+    }
     Ok(())
+}
+
+/// The newest window, and what contradicts the estimate while it runs.
+fn windows_of(
+    store: &Store,
+    run: &str,
+) -> Result<(Option<serde_json::Value>, Option<String>), CommandError> {
+    let Some(attempt) = store.latest_attempt(run)? else {
+        return Ok((None, None));
+    };
+    let contradiction = match attempt.state {
+        State::Running => windows::contradiction(store, &attempt)?,
+        _ => None,
+    };
+    Ok((windows::newest(store, &attempt)?, contradiction))
 }
 
 /// What is known without asking anybody.
@@ -221,9 +258,22 @@ async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Option<AgentStatus>
     ui.status(format_args!("Asking the box."));
     let opened = tokio::time::timeout(LIVE_LIMIT, async {
         let site = deps.open_site(run).await?;
-        site.status()
+        let status = site
+            .status()
             .await
-            .map_err(|err| CommandError::from_error(&err))
+            .map_err(|err| CommandError::from_error(&err))?;
+        // What happened while nobody watched comes home with whoever looks first.
+        let store = deps.store()?;
+        if let (Some(record), Some(attempt)) = (store.find_run(run)?, store.latest_attempt(run)?)
+            && status.last_event > attempt.last_event
+            && status.attempt == attempt.number
+        {
+            deps.lifecycle(watching::ConsoleReport::new(ui))?
+                .bring_events(&record, attempt, site.as_ref())
+                .await
+                .map_err(|err| CommandError::from_error(&err))?;
+        }
+        Ok::<_, CommandError>(status)
     });
     match opened.await {
         Ok(Ok(status)) => Ok(Some(status)),

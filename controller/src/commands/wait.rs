@@ -19,8 +19,8 @@ use crate::{
 
 /// Wait until runs have ended; exits with what became of the worst
 ///
-/// 0 done or stopped, 10 crashed, 11 the time for waiting is over, 12 interrupted and not recovered, 13 lost, 15
-/// ended by a limit. While it waits it
+/// 0 done or stopped, 10 crashed, 11 the time for waiting is over, 12 interrupted and not recovered, 13 lost, 14
+/// ended by a contradiction, 15 ended by a limit. While it waits it
 /// recovers the runs from interruptions, unless another spotter does already.
 #[derive(Debug, clap::Args)]
 pub struct WaitArgs {

@@ -198,6 +198,10 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
                     "start it again on its box with `spotter resume {name}`, or end the box with `spotter destroy {name}`"
                 ))
         }),
+        Some(Outcome::Contradicted) => failed("was ended because it contradicted its estimate", ErrorKind::Contradicted)
+            .map_err(|err: CommandError| {
+                err.hint(format!("see its windows with `spotter events {name}`, and go on with `spotter resume {name}`"))
+            }),
         Some(Outcome::Limit) => failed("was ended by a limit", ErrorKind::Limit),
         Some(Outcome::Interrupted) => failed("was interrupted and not carried on", ErrorKind::Interrupted),
         Some(Outcome::Lost) => failed("was lost with its box", ErrorKind::Lost),

@@ -44,6 +44,11 @@ impl Lifecycle {
             crate::fault::point("provider.stop.after");
         }
         self.collect_left_log(run, attempt.number).await;
+        if self.runtime_left(run, attempt.number + 1) == Some(std::time::Duration::ZERO) {
+            let why = "`limits.max_runtime` is over";
+            self.say(run, &format!("`{}` is not carried on: {why}.", run.name));
+            return Ok(self.end(run, Outcome::Limit, Some(why))?);
+        }
         let attempts = self.store.attempts(&run.name)?;
         let spent_usd = self.spent_usd(&run.name)?;
         let taken = self.taken_back(&run.name)?;

@@ -385,19 +385,21 @@ fn disposal(run: &RunRecord, attempt: &AttemptRecord, newer: &[AttemptRecord]) -
         // Nothing was trained: there is nothing to look at and nothing to lose.
         _ if attempt.started_us == 0 => OnDone::Destroy,
         // Something was not as ordered: the disk is kept for a look.
-        Outcome::Done | Outcome::Stopped | Outcome::Limit
+        Outcome::Done | Outcome::Stopped | Outcome::Limit | Outcome::Contradicted
             if kept && run.spec.on_done == OnDone::Destroy =>
         {
             OnDone::Stop
         }
         // It was taken back before anything could be saved from it, and its successor never trained.
-        Outcome::Stopped | Outcome::Limit
+        Outcome::Stopped | Outcome::Limit | Outcome::Contradicted
             if matches!(attempt.state, State::Interrupted | State::Lost)
                 && run.spec.on_done == OnDone::Destroy =>
         {
             OnDone::Stop
         }
-        Outcome::Done | Outcome::Stopped | Outcome::Limit => run.spec.on_done,
+        Outcome::Done | Outcome::Stopped | Outcome::Limit | Outcome::Contradicted => {
+            run.spec.on_done
+        }
         Outcome::Crashed | Outcome::Interrupted | Outcome::Lost | Outcome::Failed => OnDone::Stop,
     }
 }

@@ -346,6 +346,9 @@ impl Lifecycle {
             provider_url: self.provider.base_url(),
             progress: run.spec.progress.clone(),
             micro_batch: run.spec.model.as_ref().and_then(|model| model.micro_batch),
+            validation: self.validation(run, attempt),
+            max_runtime: self.runtime_left(run, attempt.number),
+            no_progress: run.spec.limits.no_progress,
         }
     }
 

@@ -20,6 +20,7 @@ use crate::{
         halt::Halt,
         lifecycle::Lifecycle,
         site::SiteError,
+        windows,
     },
     store::{AttemptRecord, Outcome, RunRecord},
     watcher::ended_by_signal,
@@ -55,6 +56,12 @@ impl Lifecycle {
         attempt.exit_code = ending.exit_code;
         if training.ended_well() {
             self.collect_later(run, attempt, &ending).await?;
+        } else if let Some(cause) = ending.cause.clone() {
+            let ended = windows::BoxEnding {
+                by_contradiction: cause.by == "contradiction",
+                reason: cause.reason,
+            };
+            self.ended_by_box(run, attempt, ended)?;
         } else if ending.by == EndedBy::Request {
             self.keep_stopped(run, attempt, "its training was stopped on the box")?;
         } else {

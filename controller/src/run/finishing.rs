@@ -19,6 +19,7 @@ use crate::{
         halt::{Halt, refused},
         lifecycle::{LOOK_AGAIN, Lifecycle},
         site::{Site, SiteError},
+        windows::BoxEnding,
     },
     store::{AttemptRecord, Outcome, RunRecord},
 };
@@ -35,11 +36,41 @@ const DIAGNOSIS_LIMIT: Duration = Duration::from_secs(10);
 const DIAGNOSIS_LOOK: Duration = Duration::from_millis(500);
 
 /// Why a training is ended before its own end.
+#[derive(Debug)]
 pub(crate) enum Ending {
     /// Somebody asked for it.
     Asked,
     /// A limit of the run file is reached; which one.
     Limit(String),
+    /// It contradicts its estimate; by what.
+    Contradiction(String),
+}
+
+impl Ending {
+    /// Why, for people.
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::Asked => "stopped on request",
+            Self::Limit(why) | Self::Contradiction(why) => why,
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Asked => Outcome::Stopped,
+            Self::Limit(_) => Outcome::Limit,
+            Self::Contradiction(_) => Outcome::Contradicted,
+        }
+    }
+}
+
+impl From<BoxEnding> for Ending {
+    fn from(ending: BoxEnding) -> Self {
+        match ending.by_contradiction {
+            true => Self::Contradiction(ending.reason),
+            false => Self::Limit(ending.reason),
+        }
+    }
 }
 
 /// Why files were not fetched.
@@ -351,9 +382,22 @@ impl Lifecycle {
                 );
                 self.gpu_charge_ends(attempt)?;
             }
-            Err(Halt::Superseded | Halt::StopRequested | Halt::Limit { .. }) => return Ok(()),
+            Err(
+                Halt::Superseded | Halt::StopRequested | Halt::Limit { .. } | Halt::EndedByBox(_),
+            ) => return Ok(()),
         }
         self.stopped(run, attempt, ending)
+    }
+
+    /// Records that a box ended its training itself and then stopped: what was not saved is on its disk.
+    pub(crate) fn ended_by_box(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        ended: BoxEnding,
+    ) -> Result<(), CommandError> {
+        self.keep_for_a_look(run, attempt, &ended.reason);
+        self.stopped(run, attempt, &ended.into())
     }
 
     /// Records the end of a training that did not end by itself.
@@ -363,12 +407,9 @@ impl Lifecycle {
         attempt: &mut AttemptRecord,
         ending: &Ending,
     ) -> Result<(), CommandError> {
-        let (outcome, why) = match ending {
-            Ending::Asked => (Outcome::Stopped, "stopped on request"),
-            Ending::Limit(why) => (Outcome::Limit, why.as_str()),
-        };
+        let outcome = ending.outcome();
         if !is_kept(attempt) {
-            attempt.reason = Some(why.to_owned());
+            attempt.reason = Some(ending.reason().to_owned());
         }
         match self.move_to(attempt, State::Stopped) {
             // Somebody else has moved it on.
@@ -377,7 +418,7 @@ impl Lifecycle {
         }
         let reason = match ending {
             Ending::Asked => attempt.reason.clone().filter(|_| is_kept(attempt)),
-            Ending::Limit(why) => Some(why.clone()),
+            other => Some(other.reason().to_owned()),
         };
         self.end(run, outcome, reason.as_deref())
     }

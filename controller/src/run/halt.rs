@@ -33,6 +33,8 @@ pub(crate) enum Halt {
         /// Until the money is over.
         left: Duration,
     },
+    /// The box has ended the training itself: by a limit, or because it contradicted its estimate.
+    EndedByBox(Ending),
     /// Another box would not help.
     Fatal(CommandError),
     /// The user asked for the end of the run.
@@ -95,6 +97,10 @@ impl Halt {
             | Self::Limit { why, .. } => CommandError::new(format!("the box of `{run}` went"))
                 .because(why)
                 .about(run),
+            Self::EndedByBox(_) => {
+                CommandError::new(format!("the training of `{run}` was ended by its box"))
+                    .about(run)
+            }
             Self::StopRequested => {
                 CommandError::new(format!("the end of `{run}` was asked for")).about(run)
             }
@@ -166,6 +172,13 @@ impl Lifecycle {
             Halt::Limit { why, left } => {
                 self.stop_for_limit(run, &mut attempt, site, &why, left)
                     .await
+            }
+            Halt::EndedByBox(ending) => {
+                self.say(
+                    run,
+                    &format!("The box ended the training: {}.", ending.reason()),
+                );
+                self.stop_training(run, &mut attempt, site, &ending).await
             }
             // What it trained in an earlier life stays on its disk; it is not started again by itself.
             Halt::BadBox(why) if attempt.reopened_us > 0 && attempt.awaits_training() => {

@@ -99,7 +99,7 @@ impl Lifecycle {
             // A tunnel belongs to one box and one link; whatever follows opens its own.
             if !matches!(
                 halt,
-                Halt::StopRequested | Halt::Superseded | Halt::Limit { .. }
+                Halt::StopRequested | Halt::Superseded | Halt::Limit { .. } | Halt::EndedByBox(_)
             ) {
                 site = None;
             }

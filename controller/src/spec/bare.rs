@@ -106,6 +106,7 @@ impl RunSpec {
             resume: None,
             progress: None,
             checkpoints: checkpoints(bare)?,
+            validate: super::Validate::default(),
             recover: Recover {
                 policy: RecoverPolicy::Elsewhere,
                 attempts: DEFAULT_ATTEMPTS,
@@ -113,6 +114,8 @@ impl RunSpec {
             limits: Limits {
                 bring_up: DEFAULT_BRING_UP,
                 budget_usd: or("--budget", bare.budget.as_deref(), values::usd)?,
+                max_runtime: None,
+                no_progress: None,
             },
             results: results(bare, &name)?,
             name,

@@ -19,9 +19,9 @@ pub(super) use self::model::ModelKeys;
 use super::{
     Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
     DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST,
-    DEFAULT_SMOKE_TIMEOUT, KeyMode, KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy,
-    Resources, Results, RunSpec, Smoke, YamlError, accelerators, check_rules, from_yaml, query,
-    values,
+    DEFAULT_SMOKE_TIMEOUT, DEFAULT_WINDOW, EARLY_WINDOWS, KeyMode, KeyRules, Limits, OnDone,
+    OnStale, Recover, RecoverPolicy, Resources, Results, RunSpec, Smoke, Validate, YamlError,
+    accelerators, check_rules, from_yaml, query, values,
 };
 use crate::{error::CommandError, provider::Rental};
 
@@ -122,6 +122,7 @@ pub(super) struct FileKeys {
     resume: Option<String>,
     progress: Option<ProgressKeys>,
     checkpoints: Option<CheckpointsKeys>,
+    validate: Option<ValidateKeys>,
     recover: Option<RecoverKeys>,
     limits: Option<LimitsKeys>,
     results: Option<ResultsKeys>,
@@ -203,6 +204,17 @@ pub(super) struct RecoverKeys {
 pub(super) struct LimitsKeys {
     bring_up: Option<Scalar>,
     budget: Option<Scalar>,
+    max_runtime: Option<Scalar>,
+    no_progress: Option<Scalar>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
+pub(super) struct ValidateKeys {
+    window: Option<Scalar>,
+    on_contradiction: Option<Scalar>,
+    unanswered: Option<Scalar>,
+    early_checkpoint: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -371,6 +383,12 @@ impl FileKeys {
                 values::progress,
             )?,
             checkpoints,
+            validate: self
+                .validate
+                .as_ref()
+                .map(validate)
+                .transpose()?
+                .unwrap_or_default(),
             recover: Recover {
                 policy: or(
                     recover.and_then(|keys| keys.policy.as_ref()),
@@ -396,6 +414,8 @@ impl FileKeys {
                     bring_up,
                 )?,
                 budget_usd: option(limits.and_then(|keys| keys.budget.as_ref()), values::usd)?,
+                max_runtime: option(limits.and_then(|keys| keys.max_runtime.as_ref()), bring_up)?,
+                no_progress: option(limits.and_then(|keys| keys.no_progress.as_ref()), bring_up)?,
             },
             results: self
                 .results
@@ -547,6 +567,26 @@ fn smoke(keys: &SmokeKeys) -> Result<Smoke, YamlError> {
             values::count(text, 1..=1_000_000_000).map(u64::from)
         })?,
         timeout: or(keys.timeout.as_ref(), DEFAULT_SMOKE_TIMEOUT, bring_up)?,
+    })
+}
+
+fn validate(keys: &ValidateKeys) -> Result<Validate, YamlError> {
+    let window = or(keys.window.as_ref(), DEFAULT_WINDOW, every)?;
+    Ok(Validate {
+        window,
+        on_contradiction: or(
+            keys.on_contradiction.as_ref(),
+            Validate::default().on_contradiction,
+            values::on_contradiction,
+        )?,
+        go_on_unanswered: or(keys.unanswered.as_ref(), false, |text| {
+            choice(text, &[("stop", false), ("continue", true)])
+        })?,
+        early_checkpoint: or(
+            keys.early_checkpoint.as_ref(),
+            window * EARLY_WINDOWS,
+            values::duration,
+        )?,
     })
 }
 

@@ -63,6 +63,16 @@ pub fn complete_when(text: &str) -> Result<String, String> {
     }
 }
 
+/// What to do about a contradiction: `alert`, `stop` or `command ...`, as the contract has it.
+pub fn on_contradiction(text: &str) -> Result<String, String> {
+    let words = text.trim();
+    match words.split_once(char::is_whitespace) {
+        Some(("command", command)) => Ok(format!("command {}", command.trim())),
+        None if matches!(words, "alert" | "stop") => Ok(words.to_owned()),
+        _ => Err("expected `alert`, `stop` or `command ...`".to_owned()),
+    }
+}
+
 /// An expression for the lines of a log that show progress.
 pub fn progress(text: &str) -> Result<String, String> {
     match Progress::new(text) {

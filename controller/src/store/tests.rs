@@ -41,6 +41,7 @@ fn run(name: &str) -> RunRecord {
         resume: None,
         progress: None,
         checkpoints: None,
+        validate: crate::spec::Validate::default(),
         recover: Recover {
             policy: RecoverPolicy::Elsewhere,
             attempts: 5,
@@ -48,6 +49,8 @@ fn run(name: &str) -> RunRecord {
         limits: Limits {
             bring_up: Duration::from_secs(2700),
             budget_usd: None,
+            max_runtime: None,
+            no_progress: None,
         },
         results: None,
         on_done: OnDone::Destroy,

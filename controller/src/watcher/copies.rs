@@ -65,6 +65,16 @@ impl Lifecycle {
         }
     }
 
+    /// The same for whoever only looks: the attempt as it is on record is not changed but for the events.
+    pub async fn bring_events(
+        &self,
+        run: &RunRecord,
+        mut attempt: AttemptRecord,
+        site: &dyn Site,
+    ) -> Result<(), SiteError> {
+        self.copy_events(run, &mut attempt, site).await
+    }
+
     /// Copies all new events of the agent into the store and lets the agent drop them.
     pub(crate) async fn copy_events(
         &self,

@@ -14,4 +14,5 @@ mod market;
 mod money;
 mod recovery;
 mod tidy;
+mod windows;
 mod world;

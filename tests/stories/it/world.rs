@@ -240,6 +240,7 @@ pub fn spec(name: &str) -> RunSpec {
             keys: KeyRules::default(),
             on_stale: OnStale::Alert,
         }),
+        validate: spotter::spec::Validate::default(),
         recover: Recover {
             policy: RecoverPolicy::Elsewhere,
             attempts: 5,
@@ -247,6 +248,8 @@ pub fn spec(name: &str) -> RunSpec {
         limits: Limits {
             bring_up: Duration::from_secs(45 * 60),
             budget_usd: None,
+            max_runtime: None,
+            no_progress: None,
         },
         results: None::<Results>,
         on_done: OnDone::Destroy,

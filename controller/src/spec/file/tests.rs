@@ -120,7 +120,9 @@ fn the_whole_file_is_read() {
         spec.limits,
         Limits {
             bring_up: Duration::from_secs(1800),
-            budget_usd: Some(600.0)
+            budget_usd: Some(600.0),
+            max_runtime: None,
+            no_progress: None,
         }
     );
     assert_eq!(
@@ -150,7 +152,9 @@ fn the_smallest_file_gets_every_default() {
         spec.limits,
         Limits {
             bring_up: DEFAULT_BRING_UP,
-            budget_usd: None
+            budget_usd: None,
+            max_runtime: None,
+            no_progress: None,
         }
     );
     assert_eq!(spec.recover.attempts, DEFAULT_ATTEMPTS);
@@ -194,7 +198,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
     check_error(
         &format!("{SMALL}notify: {{}}\n"),
         "run.yaml:4:1: unknown key `notify`; the keys here are name, workdir, resources, model, image, onstart, envs, setup, \
-         smoke, run, resume, progress, checkpoints, recover, limits, results, on_done",
+         smoke, run, resume, progress, checkpoints, validate, recover, limits, results, on_done",
     );
 }
 
@@ -395,6 +399,47 @@ fn an_expression_for_progress_is_checked_where_it_stands() {
 }
 
 #[test]
+fn windows_and_limits_are_read_with_their_defaults_and_checked_where_they_stand() {
+    let file = |more: &str| format!("{SMALL}{more}\n");
+    let read = |more: &str| parse(&file(more), "run.yaml", dir().path()).unwrap();
+    assert_eq!(read("").validate, super::super::Validate::default());
+    let spec =
+        read("validate: {window: 5m, on_contradiction: command ./tell.sh, unanswered: continue}");
+    let validate = &spec.validate;
+    assert_eq!(validate.on_contradiction, "command ./tell.sh");
+    assert_eq!(
+        (
+            validate.window.as_secs(),
+            validate.early_checkpoint.as_secs()
+        ),
+        (300, 900)
+    );
+    assert!(validate.go_on_unanswered);
+    let limits = read("limits: {max_runtime: 72h, no_progress: 30m}").limits;
+    assert_eq!(limits.max_runtime.unwrap().as_secs(), 72 * 3600);
+    assert_eq!(limits.no_progress.unwrap().as_secs(), 1800);
+    for (more, expected) in [
+        (
+            "validate: {on_contradiction: shout}",
+            "4:30: expected `alert`, `stop` or `command ...`",
+        ),
+        (
+            "validate: {window: 5s}",
+            "4:20: the interval is at least 10s",
+        ),
+        (
+            "limits: {no_progress: 1s}",
+            "4:23: the limit is at least 10s",
+        ),
+    ] {
+        let err = parse(&file(more), "run.yaml", dir().path())
+            .unwrap_err()
+            .to_string();
+        assert_eq!(err, format!("run.yaml:{expected}"));
+    }
+}
+
+#[test]
 fn a_bucket_must_be_one() {
     let text = FULL.replace("s3://bucket/runs", "gs://bucket/runs");
     let err = parse(&text, "run.yaml", dir().path())
@@ -465,6 +510,8 @@ fn the_schema_for_editors_knows_the_same_keys() {
     check("/properties/model", keys_of::<ModelKeys>());
     check("/properties/limits", keys_of::<LimitsKeys>());
     check("/properties/smoke", keys_of::<SmokeKeys>());
+    check("/properties/progress", keys_of::<ProgressKeys>());
+    check("/properties/validate", keys_of::<ValidateKeys>());
     check("/properties/results", keys_of::<ResultsKeys>());
     assert_eq!(schema["required"], json!(["name", "resources", "run"]));
 }
@@ -483,6 +530,8 @@ fn the_documentation_names_every_key() {
         keys_of::<LimitsKeys>(),
         keys_of::<ModelKeys>(),
         keys_of::<SmokeKeys>(),
+        keys_of::<ProgressKeys>(),
+        keys_of::<ValidateKeys>(),
         keys_of::<ResultsKeys>(),
     ] {
         for key in keys {

@@ -70,6 +70,8 @@ pub struct Script {
     pub started: Vec<(u64, u64)>,
     /// Every call, and which box it was for.
     pub calls: Vec<(&'static str, u64)>,
+    /// Assignments as they came.
+    pub configs: Vec<BoxConfig>,
     /// Requests of sessions as they came.
     pub requests: Vec<SessionRequest>,
     begin: Instant,
@@ -117,6 +119,7 @@ impl ScriptedBoxes {
             bucket_away: 0,
             started: Vec::new(),
             calls: Vec::new(),
+            configs: Vec::new(),
             requests: Vec::new(),
             begin: Instant::now(),
             switch: None,
@@ -150,6 +153,17 @@ impl ScriptedBoxes {
             }
             session.taken_back.get_or_insert_with(Instant::now);
         }
+    }
+
+    /// The box ends its training itself.
+    pub fn end_session(&self, instance: u64) {
+        let mut script = self.script();
+        for session in script.sessions.iter_mut() {
+            if session.instance == instance && session.name == "train" {
+                session.ended_by_us.get_or_insert_with(Instant::now);
+            }
+        }
+        script.catch_up();
     }
 
     /// What the agent of a box has told so far.
@@ -318,7 +332,8 @@ impl Script {
             .find(|session| session.instance == instance && session.name == name)
     }
 
-    fn tell(&mut self, instance: u64, kind: &str, detail: serde_json::Value) {
+    /// An event of a box's agent.
+    pub fn tell(&mut self, instance: u64, kind: &str, detail: serde_json::Value) {
         let journal = self.journal.entry(instance).or_default();
         journal.push(AgentEvent {
             seq: journal.len() as u64 + 1,
@@ -544,7 +559,7 @@ impl Site for ScriptedBox {
     }
 
     async fn configure(&self, config: &BoxConfig) -> Result<String, SiteError> {
-        drop(self.reach("configure").await?);
+        self.reach("configure").await?.configs.push(config.clone());
         Ok(format!("/root/{}", config.workdir))
     }
 

@@ -1,0 +1,165 @@
+//! Ends the training before its own end, because a limit is reached or nobody answered a contradiction: what is whole goes to the
+//! bucket first, then the session is told to end, then what it wrote last is saved. The box stops itself when nobody is there.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tracing::{error, warn};
+
+use super::{core::Core, presence, training::TRAINING_SESSION};
+use crate::{chain, events::EventSink, files, now_us, sessions::SessionState};
+
+/// How long finished checkpoints may take to reach the bucket before the training is told to end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(10 * 60);
+/// Between SIGTERM and SIGKILL: enough to write a checkpoint.
+const GRACE: Duration = Duration::from_secs(120);
+/// How long the last checkpoints may take.
+const LAST_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// A watcher whose link broke comes back within this; then nobody is there.
+const ALONE_US: u64 = 30_000_000;
+
+/// Why a training is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// `limits.max_runtime`.
+    MaxRuntime,
+    /// `limits.no_progress`.
+    NoProgress,
+    /// A window contradicts the estimate.
+    Contradiction,
+}
+
+impl By {
+    /// Its name in events and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxRuntime => "max_runtime",
+            Self::NoProgress => "no_progress",
+            Self::Contradiction => "contradiction",
+        }
+    }
+}
+
+/// A training that is to end; kept in a file, so that a daemon that is killed on the way goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    v: u32,
+    /// Why.
+    pub by: By,
+    /// The same for people.
+    pub reason: String,
+    /// When the training started, microseconds since the epoch: tells it from later ones.
+    pub started_us: u64,
+    /// Everything that could be saved is.
+    #[serde(default)]
+    saved: bool,
+}
+
+impl Ending {
+    /// An ending of the present format.
+    pub fn new(by: By, reason: String, started_us: u64) -> Self {
+        Self {
+            v: 1,
+            by,
+            reason,
+            started_us,
+            saved: false,
+        }
+    }
+}
+
+/// Notes the ending, tells it, and carries it out beside everything else.
+pub fn begin(core: &Arc<Core>, ending: Ending) {
+    warn!(
+        by = ending.by.as_str(),
+        reason = ending.reason,
+        "the training is ended"
+    );
+    note(core, &ending);
+    core.journal.event(
+        "training.ending",
+        json!({
+            "session": TRAINING_SESSION,
+            "started_us": ending.started_us,
+            "by": ending.by.as_str(),
+            "reason": ending.reason,
+        }),
+    );
+    go_on(core.clone(), ending);
+}
+
+/// Keeps an ending for later daemons.
+fn note(core: &Core, ending: &Ending) {
+    let bytes = serde_json::to_vec(ending).expect("words and numbers are always JSON");
+    if let Err(err) = files::write_durably(&core.home.ending_file(), &bytes) {
+        // It is ended all the same; only a daemon after this one would not know why.
+        error!(error = %err, "the reason for the training's end cannot be kept");
+    }
+}
+
+/// Carries an ending out that is on record.
+pub fn go_on(core: Arc<Core>, ending: Ending) {
+    let tasks = core.tasks.clone();
+    tasks.spawn(async move {
+        let stop = core.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = carry_out(&core, &ending) => {}
+        }
+    });
+}
+
+async fn carry_out(core: &Arc<Core>, ending: &Ending) {
+    save(core, FLUSH_LIMIT, false).await;
+    // Another one may have been started while this one was saved.
+    let is_it = core
+        .sessions
+        .get(TRAINING_SESSION)
+        .is_ok_and(|session| session.start.started_us == ending.started_us);
+    if !is_it {
+        return;
+    }
+    if let Err(err) = core.sessions.end(TRAINING_SESSION, GRACE).await {
+        error!(error = %chain(&err), "the training did not end");
+        return;
+    }
+    save(core, LAST_LIMIT, true).await;
+    let saved = Ending {
+        saved: true,
+        ..ending.clone()
+    };
+    note(core, &saved);
+}
+
+async fn save(core: &Core, limit: Duration, last: bool) {
+    let Some(running) = core.backup() else { return };
+    let state = running.backup.backup_now(limit, last).await;
+    if state.pending > 0 {
+        warn!(
+            pending = state.pending,
+            last, "checkpoints did not reach the bucket in time"
+        );
+    }
+}
+
+/// The ending on record, whichever training it is about.
+pub fn of(core: &Core) -> Option<Ending> {
+    let bytes = files::read_if_there(&core.home.ending_file()).ok()??;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// The ending that the box may stop itself by now: carried out, and nobody is there.
+pub fn is_over(core: &Core) -> Option<Ending> {
+    let ending = of(core)?;
+    let training = core.sessions.get(TRAINING_SESSION).ok()?;
+    let alone_us = core.presence.alone_since_us()?;
+    let over = training.start.started_us == ending.started_us
+        && training.state != SessionState::Running
+        && ending.saved
+        && !core.is_busy().unwrap_or(true)
+        && now_us().saturating_sub(alone_us.max(training.ended_us)) >= ALONE_US
+        && !presence::is_logged_in();
+    over.then_some(ending)
+}

@@ -1,0 +1,376 @@
+//! Holds the training against its estimate while it runs: looks once a second, closes a window every ten minutes, tells what
+//! contradicts the estimate and acts by the run's policy; and holds the limits on time and on standing still. Works alone.
+
+use std::{path::PathBuf, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::{
+    sync::broadcast::error::RecvError,
+    time::{Duration, Instant},
+};
+use tracing::warn;
+
+use super::{
+    core::Core,
+    ending::{self, By, Ending},
+    presence,
+    run_file::{RunFile, Validation},
+    training::TRAINING_SESSION,
+};
+use crate::{
+    chain,
+    events::EventSink,
+    now_us,
+    sessions::{NewSession, SessionState, record},
+    telemetry::Sample,
+    windows::{
+        Act, Figures, Judge, Reading, Standing, Tally, bottleneck,
+        figures::GpuReading,
+        triggers::{Contradiction, MEMORY_SHARE, actual_tokens_per_s},
+    },
+};
+
+/// Beside the session: what windows remember.
+const MEMORY: &str = "windows.json";
+/// The session of the user's command.
+const COMMAND_SESSION: &str = "on-contradiction";
+/// Longest time that the command may take, seconds.
+const COMMAND_LIMIT_S: u32 = 3600;
+
+/// What windows remember of the ones before, kept through a restart of the daemon.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Memory {
+    v: u32,
+    judge: Judge,
+    standing: Standing,
+}
+
+/// The training that is watched.
+struct Watched {
+    started_us: u64,
+    dir: PathBuf,
+    memory: Memory,
+    tally: Tally,
+    /// When the open window began; absent until the job is active.
+    began_us: Option<u64>,
+    /// Newest step, and when it was first seen.
+    step: Option<u64>,
+    moved: Instant,
+    ending: bool,
+}
+
+/// Watches one training after the other until the daemon stops.
+pub async fn watch(core: Arc<Core>) {
+    let mut samples = core.telemetry.subscribe();
+    let mut watched: Option<Watched> = None;
+    loop {
+        let sample = tokio::select! {
+            () = core.stop.cancelled() => return,
+            sample = samples.recv() => match sample {
+                Ok(sample) => sample,
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return,
+            },
+        };
+        let Some(run) = core.run() else { continue };
+        let Some((started_us, log_bytes)) = training(&core).await else {
+            watched = None;
+            continue;
+        };
+        if watched
+            .as_ref()
+            .is_none_or(|known| known.started_us != started_us)
+        {
+            watched = begin(&core, started_us);
+        }
+        let Some(watched) = &mut watched else {
+            continue;
+        };
+        let reading = reading(&core, &sample, started_us, log_bytes);
+        if let Some(ending) = limits(&run, watched, &reading) {
+            watched.ending = true;
+            ending::begin(&core, ending);
+        }
+        if let Some(validation) = &run.validation {
+            look(&core, &run, validation, watched, &reading).await;
+        }
+    }
+}
+
+/// When the training started, and how much it has printed; `None` while none runs.
+async fn training(core: &Arc<Core>) -> Option<(u64, u64)> {
+    let found = core
+        .blocking(|core| core.sessions.get(TRAINING_SESSION))
+        .await;
+    let session = found.ok()?.ok()?;
+    (session.state == SessionState::Running)
+        .then_some((session.start.started_us, session.log_bytes))
+}
+
+fn begin(core: &Arc<Core>, started_us: u64) -> Option<Watched> {
+    let dir = core.sessions.dir(TRAINING_SESSION).ok()?;
+    let memory = record::read::<Memory>(&dir, MEMORY).unwrap_or_else(|err| {
+        warn!(error = %err, "what the windows before showed cannot be read, beginning anew");
+        None
+    });
+    let ending = ending::of(core).filter(|ending| ending.started_us == started_us);
+    if let Some(ending) = &ending {
+        // An earlier daemon began to end it.
+        ending::go_on(core.clone(), ending.clone());
+    }
+    Some(Watched {
+        started_us,
+        dir,
+        memory: memory.unwrap_or_default(),
+        tally: Tally::default(),
+        began_us: None,
+        step: None,
+        moved: Instant::now(),
+        ending: ending.is_some(),
+    })
+}
+
+fn reading(core: &Core, sample: &Sample, started_us: u64, log_bytes: u64) -> Reading {
+    let host = sample.host.as_ref();
+    let cores = host.and_then(|host| Some(f64::from(host.cpu_percent?) / 100.0));
+    let limit = host.and_then(|host| host.cpu_limit_cores).map(f64::from);
+    Reading {
+        time_us: sample.time_us,
+        gpus: sample
+            .gpus
+            .iter()
+            .filter(|gpu| gpu.error == 0)
+            .map(|gpu| GpuReading {
+                utilisation_percent: gpu.utilisation_percent.map(f64::from),
+                memory_used_bytes: gpu.memory_used_bytes,
+                memory_total_bytes: gpu.memory_total_bytes,
+                throttle_reasons: gpu.throttle_reasons.unwrap_or(0),
+                ..GpuReading::default()
+            })
+            .collect(),
+        cpu_share: cores
+            .zip(limit)
+            .map(|(cores, limit)| cores / limit.max(0.01)),
+        cpu_cores: cores,
+        disk_free_bytes: host.and_then(|host| host.disk_free_bytes),
+        network_rx_bytes: host.and_then(|host| host.network_rx_bytes),
+        log_bytes,
+        // What an earlier training printed says nothing of this one.
+        training: core
+            .training()
+            .filter(|latest| latest.time_us >= started_us),
+    }
+}
+
+/// Whether a limit is reached; notes steps on the way.
+fn limits(run: &RunFile, watched: &mut Watched, reading: &Reading) -> Option<Ending> {
+    let step = reading.training.and_then(|training| training.step);
+    if step != watched.step {
+        watched.step = step;
+        watched.moved = Instant::now();
+    }
+    if watched.ending {
+        return None;
+    }
+    let (by, reason) = reached(
+        run,
+        now_us().saturating_sub(watched.started_us) / 1_000_000,
+        watched.moved.elapsed(),
+        step,
+    )?;
+    Some(Ending::new(by, reason, watched.started_us))
+}
+
+/// Which limit is reached, and in words (pure).
+fn reached(
+    run: &RunFile,
+    trained_s: u64,
+    still: Duration,
+    step: Option<u64>,
+) -> Option<(By, String)> {
+    if run.max_runtime_s > 0 && trained_s >= u64::from(run.max_runtime_s) {
+        let reason = format!("`limits.max_runtime` is over: this training ran for {trained_s} s");
+        return Some((By::MaxRuntime, reason));
+    }
+    if run.no_progress_s > 0 && still.as_secs() >= u64::from(run.no_progress_s) {
+        let at = match step {
+            Some(step) => format!("it stands at step {step}"),
+            None => "no step was seen at all; if its log prints some, say how with `progress`"
+                .to_owned(),
+        };
+        let reason = format!(
+            "no step in {} s of `limits.no_progress`: {at}",
+            run.no_progress_s
+        );
+        return Some((By::NoProgress, reason));
+    }
+    None
+}
+
+/// One look: the window grows, and is closed when its time has come.
+async fn look(
+    core: &Arc<Core>,
+    run: &RunFile,
+    validation: &Validation,
+    watched: &mut Watched,
+    reading: &Reading,
+) {
+    let window_us = u64::from(validation.window_s) * 1_000_000;
+    let Some(began_us) = watched.began_us else {
+        // Loading and compiling are no training: the first step begins it, or a whole window without any.
+        let waited_us = reading.time_us.saturating_sub(watched.started_us);
+        if reading
+            .training
+            .is_some_and(|training| training.step.is_some())
+            || waited_us >= window_us
+        {
+            watched.began_us = Some(reading.time_us);
+        }
+        return;
+    };
+    watched.tally.add(reading, MEMORY_SHARE);
+    if reading.time_us.saturating_sub(began_us) < window_us {
+        return;
+    }
+    watched.began_us = Some(reading.time_us);
+    let tally = std::mem::take(&mut watched.tally);
+    tally_closed(core, run, validation, watched, &tally, began_us).await;
+}
+
+async fn tally_closed(
+    core: &Arc<Core>,
+    run: &RunFile,
+    validation: &Validation,
+    watched: &mut Watched,
+    tally: &Tally,
+    began_us: u64,
+) {
+    let figures = tally.figures(watched.memory.judge.promised);
+    let found = watched.memory.judge.close(&figures, &validation.expected);
+    let there = core
+        .presence
+        .alone_since_us()
+        .is_none_or(|left_us| left_us >= began_us)
+        || presence::is_logged_in();
+    let act = watched
+        .memory
+        .standing
+        .window(!found.is_empty(), there, &validation.policy);
+    watched.memory.v = 1;
+    if let Err(err) = record::write(&watched.dir, MEMORY, &watched.memory) {
+        warn!(error = %err, "what the windows showed cannot be kept: a restart would begin them anew");
+    }
+    let detail = detail(&figures, watched, validation, &found);
+    core.journal.event("window", detail.clone());
+    let told = |kind: &str| core.journal.event(kind, detail.clone());
+    match act {
+        Act::Nothing => {}
+        Act::Clear => told("window.cleared"),
+        Act::Tell => told("window.contradicted"),
+        Act::Run(command) => {
+            told("window.contradicted");
+            if let Err(problem) = run_command(core, run, command, &found).await {
+                warn!(problem, "the command for contradictions did not start");
+            }
+        }
+        Act::Stop { unanswered } if !watched.ending => {
+            told("window.contradicted");
+            watched.ending = true;
+            let why = in_words(&found);
+            let reason = if unanswered {
+                format!("{why}; nobody answered for a whole window")
+            } else {
+                why
+            };
+            ending::begin(
+                core,
+                Ending::new(By::Contradiction, reason, watched.started_us),
+            );
+        }
+        Act::Stop { .. } => {}
+    }
+}
+
+/// The figures, what was predicted, and what contradicts it.
+fn detail(
+    figures: &Figures,
+    watched: &Watched,
+    validation: &Validation,
+    found: &[Contradiction],
+) -> Value {
+    let mut detail = serde_json::to_value(figures).unwrap_or_default();
+    let expected = &validation.expected;
+    let actual = actual_tokens_per_s(figures, expected);
+    detail["window"] = json!(watched.memory.judge.windows);
+    detail["session"] = json!(TRAINING_SESSION);
+    detail["started_us"] = json!(watched.started_us);
+    detail["actual_tokens_per_s"] = json!(actual);
+    detail["predicted_tokens_per_s"] = json!(expected.tokens_per_s);
+    detail["of_predicted"] = json!(actual.zip(expected.tokens_per_s).map(|(is, was)| is / was));
+    detail["bottleneck"] = json!(bottleneck(figures));
+    detail["contradictions"] = json!(found);
+    detail
+}
+
+fn in_words(found: &[Contradiction]) -> String {
+    let words: Vec<&str> = found.iter().map(|one| one.evidence.as_str()).collect();
+    words.join("; ")
+}
+
+/// Runs the user's command in a session of its own, with what was found in its environment.
+async fn run_command(
+    core: &Arc<Core>,
+    run: &RunFile,
+    command: String,
+    found: &[Contradiction],
+) -> Result<(), String> {
+    let triggers: Vec<&str> = found.iter().map(|one| one.trigger.as_str()).collect();
+    let new = NewSession {
+        name: COMMAND_SESSION.to_owned(),
+        command,
+        env: [
+            ("SPOTTER_RUN", run.run.clone()),
+            ("SPOTTER_CONTRADICTIONS", triggers.join(",")),
+            ("SPOTTER_EVIDENCE", in_words(found)),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect(),
+        dir: run.workdir.clone(),
+        timeout_s: COMMAND_LIMIT_S,
+    };
+    core.sessions
+        .start(new)
+        .await
+        .map(drop)
+        .map_err(|err| chain(&err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_held_on_time_and_on_steps_and_only_where_they_are_set() {
+        let run = |max_runtime_s, no_progress_s| RunFile {
+            max_runtime_s,
+            no_progress_s,
+            ..RunFile::for_tests()
+        };
+        let second = Duration::from_secs(1);
+        for (run, trained_s, still_s, step, expected) in [
+            (run(0, 0), u64::MAX, 1_000_000, None, None),
+            (run(100, 0), 99, 99, None, None),
+            (run(100, 0), 100, 0, Some(5), Some(By::MaxRuntime)),
+            (run(0, 60), 1_000, 59, Some(5), None),
+            (run(0, 60), 1_000, 60, Some(5), Some(By::NoProgress)),
+            (run(0, 60), 60, 60, None, Some(By::NoProgress)),
+        ] {
+            let got = reached(&run, trained_s, second * still_s, step);
+            assert_eq!(got.as_ref().map(|(by, _)| *by), expected, "{got:?}");
+        }
+        let (_, words) = reached(&run(0, 60), 60, second * 60, None).unwrap();
+        assert!(words.contains("say how with `progress`"), "{words}");
+    }
+}

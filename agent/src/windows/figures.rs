@@ -1,0 +1,433 @@
+//! The figures of one window (pure): the five that are always recorded, and the patterns that tell what holds a training up.
+
+use serde::Serialize;
+use spotter_trainlog::live::Latest;
+
+use super::median;
+
+/// Observations of a kind that are kept for a median: at one a second, ten minutes have 600.
+const KEPT: usize = 4096;
+/// A GPU below this share of time is waiting, percent.
+const WAITING_PERCENT: f64 = 20.0;
+const GIB: f64 = (1_u64 << 30) as f64;
+/// Clocks-event reasons that slow a GPU down against its will: hardware slowdown, software and hardware thermal, power brake.
+const HELD_BACK: u64 = 0x8 | 0x20 | 0x40 | 0x80;
+
+/// One look at a box, about once a second. Absent: not known.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Reading {
+    /// When, microseconds since the epoch.
+    pub time_us: u64,
+    /// Every GPU that could be read.
+    pub gpus: Vec<GpuReading>,
+    /// CPU in use, of what the box may use, 0 to 1 and a little more.
+    pub cpu_share: Option<f64>,
+    /// CPU in use, cores.
+    pub cpu_cores: Option<f64>,
+    /// Free bytes of the working directory's disk.
+    pub disk_free_bytes: Option<u64>,
+    /// Bytes received by the box since its boot.
+    pub network_rx_bytes: Option<u64>,
+    /// Bytes of the training's log so far.
+    pub log_bytes: u64,
+    /// What the trainer printed last.
+    pub training: Option<Latest>,
+}
+
+/// One GPU at one look.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct GpuReading {
+    /// Share of time in which a kernel ran, percent.
+    pub utilisation_percent: Option<f64>,
+    /// Share of time in which its memory was read or written, percent.
+    pub memory_busy_percent: Option<f64>,
+    /// Memory in use, bytes.
+    pub memory_used_bytes: Option<u64>,
+    /// Memory in all, bytes.
+    pub memory_total_bytes: Option<u64>,
+    /// Power, of the limit, 0 to 1.
+    pub power_share: Option<f64>,
+    /// PCIe traffic both ways, bytes per second.
+    pub pcie_bytes_per_s: Option<f64>,
+    /// Clocks-event reasons.
+    pub throttle_reasons: u64,
+}
+
+/// What a window shows. Absent: it could not be seen.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Figures {
+    /// When it began, microseconds since the epoch.
+    pub from_us: u64,
+    /// When it ended.
+    pub to_us: u64,
+    /// Looks at GPUs in it.
+    pub samples: u64,
+    /// Mean utilisation of all GPUs, percent.
+    pub gpu_utilisation_percent: Option<f64>,
+    /// Mean share of the GPUs' memory in use, percent.
+    pub memory_percent: Option<f64>,
+    /// Highest use of a GPU's memory, GiB.
+    pub memory_peak_gib: Option<f64>,
+    /// Memory of that GPU, GiB.
+    pub memory_total_gib: Option<f64>,
+    /// Median speed by the log, tokens per second of all GPUs as far as it prints that.
+    pub tokens_per_s: Option<f64>,
+    /// Median seconds per step: as printed, else by the steps' own times.
+    pub step_time_s: Option<f64>,
+    /// Time to the last step at this pace, seconds.
+    pub eta_s: Option<f64>,
+    /// How much later (or, negative, sooner) the end is than the window before promised, seconds.
+    pub eta_shift_s: Option<f64>,
+    /// Newest step.
+    pub step: Option<u64>,
+    /// Steps that were made.
+    pub steps: Option<u64>,
+    /// Median of the training loss.
+    pub loss: Option<f64>,
+    /// Every loss that was printed is not a number.
+    pub loss_broken: bool,
+    /// Share of looks with the fullest GPU's memory above the limit of safety.
+    pub memory_high_share: Option<f64>,
+    /// Mean share of time in which GPU memory was read or written, percent.
+    pub memory_busy_percent: Option<f64>,
+    /// Share of looks at which a GPU waited.
+    pub waiting_share: Option<f64>,
+    /// Difference between the busiest and the idlest GPU, percentage points.
+    pub gpu_spread_percent: Option<f64>,
+    /// Mean power, of the limit.
+    pub power_share: Option<f64>,
+    /// Share of looks at which a GPU was held back by heat or by its supply.
+    pub held_back_share: Option<f64>,
+    /// Mean PCIe traffic of a GPU, MB/s.
+    pub pcie_mb_per_s: Option<f64>,
+    /// Mean CPU, of what the box may use.
+    pub cpu_share: Option<f64>,
+    /// Mean CPU, cores.
+    pub cpu_cores: Option<f64>,
+    /// What was written to the disk and stayed, MB/s.
+    pub disk_growth_mb_per_s: Option<f64>,
+    /// Received from the network, MB/s.
+    pub network_mb_per_s: Option<f64>,
+    /// Printed to the log, KB/s.
+    pub log_kb_per_s: Option<f64>,
+    /// GPUs.
+    pub gpus: usize,
+}
+
+/// A mean that grows.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mean {
+    sum: f64,
+    count: u64,
+}
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        self.sum += value;
+        self.count += 1;
+    }
+
+    fn get(self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / self.count as f64)
+    }
+}
+
+/// Gathers the looks of one window.
+#[derive(Debug, Default)]
+pub struct Tally {
+    first: Option<Reading>,
+    last: Option<Reading>,
+    samples: u64,
+    utilisation: Mean,
+    of_each: Vec<Mean>,
+    waiting: u64,
+    memory: Mean,
+    memory_busy: Mean,
+    memory_high: u64,
+    memory_peak: Option<(u64, u64)>,
+    power: Mean,
+    held_back: u64,
+    pcie: Mean,
+    cpu_share: Mean,
+    cpu_cores: Mean,
+    tokens_per_s: Vec<f64>,
+    printed_step_time_s: Vec<f64>,
+    step_times_s: Vec<f64>,
+    losses: Vec<f64>,
+    broken_losses: usize,
+    /// The newest step with the time of the look that first showed it.
+    at_step: Option<(u64, u64)>,
+    first_step: Option<u64>,
+}
+
+impl Tally {
+    /// Adds a look.
+    pub fn add(&mut self, reading: &Reading, memory_limit_share: f64) {
+        self.gpus(&reading.gpus, memory_limit_share);
+        if let Some(share) = reading.cpu_share {
+            self.cpu_share.add(share);
+        }
+        if let Some(cores) = reading.cpu_cores {
+            self.cpu_cores.add(cores);
+        }
+        let seen = self.last.as_ref().and_then(|last| last.training);
+        if let Some(training) = reading.training
+            && seen.is_none_or(|seen| seen.time_us != training.time_us)
+        {
+            self.training(&training, reading.time_us, seen.is_some());
+        }
+        if self.first.is_none() {
+            self.first = Some(reading.clone());
+        }
+        self.last = Some(reading.clone());
+    }
+
+    fn gpus(&mut self, gpus: &[GpuReading], memory_limit_share: f64) {
+        let used: Vec<f64> = gpus
+            .iter()
+            .filter_map(|gpu| gpu.utilisation_percent)
+            .collect();
+        if used.is_empty() {
+            return;
+        }
+        self.samples += 1;
+        let mean = used.iter().sum::<f64>() / used.len() as f64;
+        self.utilisation.add(mean);
+        self.waiting += u64::from(mean < WAITING_PERCENT);
+        self.of_each
+            .resize(used.len().max(self.of_each.len()), Mean::default());
+        for (mean, used) in self.of_each.iter_mut().zip(&used) {
+            mean.add(*used);
+        }
+        let mut fullest = 0.0_f64;
+        for gpu in gpus {
+            if let (Some(used), Some(total)) = (gpu.memory_used_bytes, gpu.memory_total_bytes) {
+                let share = used as f64 / total.max(1) as f64;
+                self.memory.add(share * 100.0);
+                fullest = fullest.max(share);
+                let peak = self.memory_peak.get_or_insert((used, total));
+                // By share: of GPUs of several sizes the one that is nearest to its end counts.
+                if u128::from(used) * u128::from(peak.1) > u128::from(peak.0) * u128::from(total) {
+                    *peak = (used, total);
+                }
+            }
+            for (mean, value) in [
+                (&mut self.memory_busy, gpu.memory_busy_percent),
+                (&mut self.power, gpu.power_share),
+                (&mut self.pcie, gpu.pcie_bytes_per_s),
+            ] {
+                value.iter().for_each(|value| mean.add(*value));
+            }
+        }
+        self.memory_high += u64::from(fullest > memory_limit_share);
+        let held_back = gpus.iter().any(|gpu| gpu.throttle_reasons & HELD_BACK != 0);
+        self.held_back += u64::from(held_back);
+    }
+
+    fn training(&mut self, training: &Latest, time_us: u64, follows: bool) {
+        fn keep(kept: &mut Vec<f64>, value: Option<f64>) {
+            if let Some(value) = value.filter(|_| kept.len() < KEPT) {
+                kept.push(value);
+            }
+        }
+        keep(&mut self.tokens_per_s, training.tokens_per_s);
+        keep(&mut self.printed_step_time_s, training.step_time_s);
+        if let Some(loss) = training.loss {
+            keep(&mut self.losses, Some(loss));
+            self.broken_losses += usize::from(!loss.is_finite());
+        }
+        let Some(step) = training.step else { return };
+        self.first_step.get_or_insert(step);
+        match self.at_step {
+            Some((before, at_us)) if step > before => {
+                let seconds = time_us.saturating_sub(at_us) as f64 / 1e6;
+                // The first change has begun before it was looked for.
+                if follows {
+                    let each = seconds / (step - before) as f64;
+                    keep(
+                        &mut self.step_times_s,
+                        Some(each).filter(|each| *each > 0.0),
+                    );
+                }
+                self.at_step = Some((step, time_us));
+            }
+            // A counter that went back: another epoch, or a restart inside the session.
+            Some((before, _)) if step < before => {
+                self.at_step = Some((step, time_us));
+                self.first_step = Some(step);
+            }
+            Some(_) => {}
+            None => self.at_step = Some((step, time_us)),
+        }
+    }
+
+    /// Closes the window. `promised`: when the window before ended, and the time to the last step that it promised.
+    pub fn figures(&self, promised: Option<(u64, f64)>) -> Figures {
+        let (Some(first), Some(last)) = (&self.first, &self.last) else {
+            return Figures::default();
+        };
+        let seconds = last.time_us.saturating_sub(first.time_us) as f64 / 1e6;
+        let share = |count: u64| (self.samples > 0).then(|| count as f64 / self.samples as f64);
+        let rate = |from: Option<u64>, to: Option<u64>| {
+            let bytes = to?.checked_sub(from?)?;
+            (seconds > 0.0).then(|| bytes as f64 / seconds)
+        };
+        let each: Vec<f64> = self.of_each.iter().filter_map(|mean| mean.get()).collect();
+        let spread = each
+            .iter()
+            .copied()
+            .reduce(f64::max)
+            .zip(each.iter().copied().reduce(f64::min));
+        let step_time_s = median(&self.printed_step_time_s).or_else(|| median(&self.step_times_s));
+        let training = last.training;
+        let left = training
+            .and_then(|training| Some((training.total_steps?, training.step?)))
+            .map(|(total, step)| total.saturating_sub(step));
+        let eta_s = left.zip(step_time_s).map(|(left, each)| left as f64 * each);
+        let eta_shift_s = eta_s.zip(promised).map(|(now, (then_us, promised))| {
+            now - (promised - last.time_us.saturating_sub(then_us) as f64 / 1e6)
+        });
+        let step = self.at_step.map(|(step, _)| step);
+        Figures {
+            from_us: first.time_us,
+            to_us: last.time_us,
+            samples: self.samples,
+            gpu_utilisation_percent: self.utilisation.get(),
+            memory_percent: self.memory.get(),
+            memory_peak_gib: self.memory_peak.map(|(used, _)| used as f64 / GIB),
+            memory_total_gib: self.memory_peak.map(|(_, total)| total as f64 / GIB),
+            tokens_per_s: median(&self.tokens_per_s),
+            step_time_s,
+            eta_s,
+            eta_shift_s,
+            step,
+            steps: step
+                .zip(self.first_step)
+                .map(|(last, first)| last.saturating_sub(first)),
+            loss: median(&self.losses),
+            loss_broken: self.losses.len() >= 3 && self.broken_losses == self.losses.len(),
+            memory_high_share: share(self.memory_high).filter(|_| self.memory.count > 0),
+            memory_busy_percent: self.memory_busy.get(),
+            waiting_share: share(self.waiting),
+            gpu_spread_percent: spread
+                .filter(|_| each.len() > 1)
+                .map(|(most, least)| most - least),
+            power_share: self.power.get(),
+            held_back_share: share(self.held_back),
+            pcie_mb_per_s: self.pcie.get().map(|bytes| bytes / 1e6),
+            cpu_share: self.cpu_share.get(),
+            cpu_cores: self.cpu_cores.get(),
+            disk_growth_mb_per_s: rate(last.disk_free_bytes, first.disk_free_bytes)
+                .map(|bytes| bytes / 1e6),
+            network_mb_per_s: rate(first.network_rx_bytes, last.network_rx_bytes)
+                .map(|bytes| bytes / 1e6),
+            log_kb_per_s: rate(Some(first.log_bytes), Some(last.log_bytes))
+                .map(|bytes| bytes / 1e3),
+            gpus: self.of_each.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB_BYTES: u64 = 1 << 30;
+
+    fn gpu(utilisation: f64, used_gib: u64) -> GpuReading {
+        GpuReading {
+            utilisation_percent: Some(utilisation),
+            memory_used_bytes: Some(used_gib * GIB_BYTES),
+            memory_total_bytes: Some(24 * GIB_BYTES),
+            ..GpuReading::default()
+        }
+    }
+
+    fn reading(second: u64, gpus: Vec<GpuReading>, training: Option<Latest>) -> Reading {
+        Reading {
+            time_us: second * 1_000_000,
+            gpus,
+            log_bytes: second * 2_000,
+            network_rx_bytes: Some(second * 5_000_000),
+            disk_free_bytes: Some(1_000_000_000 - second * 1_000_000),
+            training,
+            ..Reading::default()
+        }
+    }
+
+    fn line(second: u64, step: u64, loss: f64) -> Latest {
+        Latest {
+            time_us: second * 1_000_000,
+            step: Some(step),
+            total_steps: Some(1_000),
+            loss: Some(loss),
+            ..Latest::default()
+        }
+    }
+
+    #[test]
+    fn a_window_records_the_five_figures_and_the_patterns() {
+        let mut tally = Tally::default();
+        for second in 0..=600_u64 {
+            // A step every 3 s, and the second GPU does half of what the first does.
+            let printed = line(second / 3 * 3, second / 3, 2.0);
+            let gpus = vec![
+                gpu(90.0, 20),
+                gpu(45.0, if second == 300 { 23 } else { 10 }),
+            ];
+            tally.add(&reading(second, gpus, Some(printed)), 0.92);
+        }
+        let got = tally.figures(Some((0, 3_000.0)));
+        assert_eq!(got.gpu_utilisation_percent, Some(67.5));
+        assert_eq!(got.memory_peak_gib, Some(23.0));
+        assert!((got.memory_percent.unwrap() - 62.55).abs() < 0.1, "{got:?}");
+        assert!((got.step_time_s.unwrap() - 3.0).abs() < 1e-9, "{got:?}");
+        assert_eq!((got.step, got.steps), (Some(200), Some(200)));
+        // 800 steps of 3 s are left; 2400 s were promised to be left by now.
+        assert_eq!((got.eta_s, got.eta_shift_s), (Some(2_400.0), Some(0.0)));
+        assert_eq!(got.gpu_spread_percent, Some(45.0));
+        assert!((got.memory_high_share.unwrap() - 1.0 / 601.0).abs() < 1e-9);
+        let rates = [
+            got.log_kb_per_s,
+            got.network_mb_per_s,
+            got.disk_growth_mb_per_s,
+        ];
+        assert_eq!(rates, [Some(2.0), Some(5.0), Some(1.0)]);
+        assert!(!got.loss_broken);
+    }
+
+    #[test]
+    fn what_was_not_seen_is_absent_and_a_log_in_blocks_has_its_true_pace() {
+        let mut tally = Tally::default();
+        for second in 0..=120_u64 {
+            // Thirty steps at once every minute: a buffer that is written when it is full.
+            let printed = line(second / 60 * 60, second / 60 * 30, f64::NAN);
+            tally.add(&reading(second, Vec::new(), Some(printed)), 0.92);
+        }
+        let got = tally.figures(None);
+        assert_eq!((got.gpu_utilisation_percent, got.samples), (None, 0));
+        assert_eq!(
+            (got.memory_high_share, got.gpu_spread_percent),
+            (None, None)
+        );
+        assert_eq!(got.step_time_s, Some(2.0));
+        assert!(got.loss_broken, "{got:?}");
+        assert_eq!(Tally::default().figures(None), Figures::default());
+    }
+
+    #[test]
+    fn a_counter_that_goes_back_has_not_made_negative_steps() {
+        let mut tally = Tally::default();
+        for (second, step) in [(0, 90), (10, 95), (20, 5), (30, 10)] {
+            tally.add(
+                &reading(second, Vec::new(), Some(line(second, step, 2.0))),
+                0.92,
+            );
+        }
+        let got = tally.figures(None);
+        assert_eq!(
+            (got.step, got.steps, got.step_time_s),
+            (Some(10), Some(5), Some(2.0))
+        );
+    }
+}

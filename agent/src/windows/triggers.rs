@@ -1,0 +1,323 @@
+//! What contradicts the estimate (pure): the thresholds of the playbook, each with its own debounce and its evidence in words.
+
+use serde::{Deserialize, Serialize};
+
+use super::Figures;
+
+/// Below this share of the predicted speed it is contradicted...
+const SLOW_SHARE: f64 = 0.7;
+/// ...when it was so in this many windows in a row.
+const SLOW_WINDOWS: u32 = 2;
+/// GPUs below this are not worth their price while a job is active, percent.
+const IDLE_PERCENT: f64 = 60.0;
+/// Memory above this is a risk, as a share.
+pub const MEMORY_SHARE: f64 = 0.92;
+/// Sustained: so in this share of the looks. One allocation that is given back is none.
+const SUSTAINED_SHARE: f64 = 0.95;
+/// A loss that moved by less than this has not moved, as a share of it.
+const MOVED_SHARE: f64 = 0.005;
+
+/// What was predicted, and by when a metric must have moved. Absent: nothing was predicted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Expected {
+    /// Tokens per second of all GPUs.
+    pub tokens_per_s: Option<f64>,
+    /// Tokens of all GPUs between two steps.
+    pub tokens_per_step: Option<f64>,
+    /// GPUs of the box.
+    pub gpus: u32,
+    /// Seconds of training after which the loss must have moved.
+    pub early_checkpoint_s: u64,
+}
+
+/// One thing that contradicts the estimate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contradiction {
+    /// `throughput`, `gpu_idle`, `memory` or `metric`.
+    pub trigger: String,
+    /// What was seen and what was expected.
+    pub evidence: String,
+}
+
+/// What is remembered from window to window. Kept in a file: a restart of the daemon forgets no debounce.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Judge {
+    /// Windows so far.
+    pub windows: u64,
+    /// Slow windows in a row.
+    slow: u32,
+    /// When the first window began, microseconds since the epoch.
+    began_us: Option<u64>,
+    /// The loss of the first window that had one.
+    first_loss: Option<f64>,
+    /// The end of the last window, and what it promised.
+    pub promised: Option<(u64, f64)>,
+}
+
+impl Judge {
+    /// Judges a window of an active job, and remembers it.
+    pub fn close(&mut self, figures: &Figures, expected: &Expected) -> Vec<Contradiction> {
+        self.windows += 1;
+        let began_us = *self.began_us.get_or_insert(figures.from_us);
+        self.promised = figures.eta_s.map(|eta_s| (figures.to_us, eta_s));
+        let trained_s = figures.to_us.saturating_sub(began_us) / 1_000_000;
+        let found = [
+            self.throughput(figures, expected),
+            gpu_idle(figures),
+            memory(figures),
+            self.metric(figures, trained_s, expected.early_checkpoint_s),
+        ];
+        self.first_loss = self
+            .first_loss
+            .or(figures.loss.filter(|loss| loss.is_finite()));
+        found.into_iter().flatten().collect()
+    }
+
+    fn throughput(&mut self, figures: &Figures, expected: &Expected) -> Option<Contradiction> {
+        let predicted = expected.tokens_per_s?;
+        let Some(actual) = actual_tokens_per_s(figures, expected) else {
+            // Nothing was printed: that is neither slow nor quick.
+            return None;
+        };
+        if actual >= SLOW_SHARE * predicted {
+            self.slow = 0;
+            return None;
+        }
+        self.slow += 1;
+        (self.slow >= SLOW_WINDOWS).then(|| {
+            contradiction(
+                "throughput",
+                format!(
+                    "{actual:.0} tokens/s are {:.0} % of the predicted {predicted:.0}, for {} windows in a row",
+                    actual / predicted * 100.0,
+                    self.slow
+                ),
+            )
+        })
+    }
+
+    fn metric(
+        &self,
+        figures: &Figures,
+        trained_s: u64,
+        early_checkpoint_s: u64,
+    ) -> Option<Contradiction> {
+        if figures.loss_broken {
+            let evidence = "every loss of this window is not a number".to_owned();
+            return Some(contradiction("metric", evidence));
+        }
+        let (first, now) = (self.first_loss?, figures.loss?);
+        let moved = (now - first).abs() > MOVED_SHARE * first.abs();
+        (!moved && early_checkpoint_s > 0 && trained_s >= early_checkpoint_s).then(|| {
+            let minutes = trained_s / 60;
+            contradiction(
+                "metric",
+                format!("the loss was {first:.4} at first and is {now:.4} after {minutes} min"),
+            )
+        })
+    }
+}
+
+/// The speed that is held against the prediction: of several readings of a log the one that speaks for the training.
+pub fn actual_tokens_per_s(figures: &Figures, expected: &Expected) -> Option<f64> {
+    let by_steps = expected
+        .tokens_per_step
+        .zip(figures.step_time_s)
+        .map(|(tokens, seconds)| tokens / seconds);
+    // Some trainers print the tokens of one GPU, some of all, and none says which.
+    let printed = figures.tokens_per_s.map(|printed| {
+        let of_all = printed * f64::from(expected.gpus.max(1));
+        let predicted = expected.tokens_per_s.unwrap_or(printed);
+        if (of_all / predicted).ln().abs() < (printed / predicted).ln().abs() {
+            of_all
+        } else {
+            printed
+        }
+    });
+    match (by_steps, printed) {
+        (Some(one), Some(other)) => Some(one.max(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+fn gpu_idle(figures: &Figures) -> Option<Contradiction> {
+    let used = figures.gpu_utilisation_percent?;
+    (used < IDLE_PERCENT).then(|| {
+        contradiction(
+            "gpu_idle",
+            format!("the GPUs were busy {used:.0} % of the time, below {IDLE_PERCENT:.0} %, while the training was active"),
+        )
+    })
+}
+
+fn memory(figures: &Figures) -> Option<Contradiction> {
+    let share = figures.memory_high_share?;
+    let (peak, total) = (figures.memory_peak_gib?, figures.memory_total_gib?);
+    (share >= SUSTAINED_SHARE).then(|| {
+        contradiction(
+            "memory",
+            format!(
+                "a GPU's memory was above {:.0} % all the time (peak {peak:.1} of {total:.1} GiB): it may run out",
+                MEMORY_SHARE * 100.0
+            ),
+        )
+    })
+}
+
+fn contradiction(trigger: &str, evidence: String) -> Contradiction {
+    Contradiction {
+        trigger: trigger.to_owned(),
+        evidence,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW_US: u64 = 600_000_000;
+
+    fn well() -> Figures {
+        Figures {
+            samples: 600,
+            gpu_utilisation_percent: Some(95.0),
+            memory_high_share: Some(0.0),
+            memory_peak_gib: Some(20.0),
+            memory_total_gib: Some(24.0),
+            tokens_per_s: Some(1_000.0),
+            ..Figures::default()
+        }
+    }
+
+    fn expected() -> Expected {
+        Expected {
+            tokens_per_s: Some(1_000.0),
+            tokens_per_step: None,
+            gpus: 1,
+            early_checkpoint_s: 1_800,
+        }
+    }
+
+    /// The triggers of each of some windows in a row.
+    fn check(windows: &[Figures], expected: &Expected, wanted: &[&[&str]]) {
+        let mut judge = Judge::default();
+        for (number, (figures, wanted)) in windows.iter().zip(wanted).enumerate() {
+            let figures = Figures {
+                from_us: number as u64 * WINDOW_US,
+                to_us: (number as u64 + 1) * WINDOW_US,
+                ..figures.clone()
+            };
+            let found = judge.close(&figures, expected);
+            let triggers: Vec<&str> = found.iter().map(|one| one.trigger.as_str()).collect();
+            assert_eq!(triggers, *wanted, "window {number}: {found:?}");
+        }
+        assert_eq!(windows.len(), wanted.len());
+    }
+
+    #[test]
+    fn a_speed_below_seventy_percent_counts_in_the_second_window_in_a_row() {
+        let speed = |tokens_per_s| Figures {
+            tokens_per_s,
+            ..well()
+        };
+        let (slow, just) = (speed(Some(699.0)), speed(Some(700.0)));
+        check(
+            &[slow.clone(), slow.clone()],
+            &expected(),
+            &[&[], &["throughput"]],
+        );
+        check(
+            &[slow.clone(), just, slow.clone(), slow.clone(), slow.clone()],
+            &expected(),
+            &[&[], &[], &[], &["throughput"], &["throughput"]],
+        );
+        // A window without a word is no evidence, neither way.
+        check(
+            &[slow.clone(), speed(None), slow.clone()],
+            &expected(),
+            &[&[], &[], &["throughput"]],
+        );
+        let nothing_predicted = Expected {
+            tokens_per_s: None,
+            ..expected()
+        };
+        check(&[slow.clone(), slow], &nothing_predicted, &[&[], &[]]);
+    }
+
+    #[test]
+    fn the_speed_is_that_of_all_gpus_however_the_log_counts() {
+        let four = Expected {
+            gpus: 4,
+            ..expected()
+        };
+        let by_steps = Expected {
+            tokens_per_step: Some(5_000.0),
+            ..expected()
+        };
+        for (printed, step_time_s, expected, wanted) in [
+            (Some(240.0), None, four, Some(960.0)),
+            (Some(900.0), None, four, Some(900.0)),
+            (None, Some(10.0), by_steps, Some(500.0)),
+            (Some(900.0), Some(10.0), by_steps, Some(900.0)),
+            (None, Some(10.0), expected(), None),
+        ] {
+            let figures = Figures {
+                tokens_per_s: printed,
+                step_time_s,
+                ..well()
+            };
+            assert_eq!(actual_tokens_per_s(&figures, &expected), wanted);
+        }
+    }
+
+    #[test]
+    fn idle_gpus_count_at_once_and_full_memory_when_it_stays_so() {
+        let idle = |percent| Figures {
+            gpu_utilisation_percent: percent,
+            ..well()
+        };
+        check(
+            &[idle(Some(59.9)), idle(Some(60.0)), idle(None)],
+            &expected(),
+            &[&["gpu_idle"], &[], &[]],
+        );
+        let full = |share| Figures {
+            memory_high_share: share,
+            ..well()
+        };
+        check(
+            &[full(Some(1.0)), full(Some(0.5)), full(None)],
+            &expected(),
+            &[&["memory"], &[], &[]],
+        );
+    }
+
+    #[test]
+    fn a_loss_that_has_not_moved_by_the_early_checkpoint_counts_from_then_on() {
+        let loss = |loss| Figures {
+            loss: Some(loss),
+            ..well()
+        };
+        check(
+            &[
+                loss(10.82),
+                loss(10.82),
+                loss(10.83),
+                loss(10.81),
+                loss(10.0),
+            ],
+            &expected(),
+            &[&[], &[], &["metric"], &["metric"], &[]],
+        );
+        check(
+            &[loss(10.8), loss(9.0), loss(8.0)],
+            &expected(),
+            &[&[], &[], &[]],
+        );
+        let broken = Figures {
+            loss_broken: true,
+            ..well()
+        };
+        check(&[broken], &expected(), &[&["metric"]]);
+    }
+}

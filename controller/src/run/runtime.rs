@@ -1,0 +1,129 @@
+//! How the training of an attempt is bounded and judged: what is left of its time, and what it is held against.
+
+use std::time::Duration;
+
+use crate::{
+    agent_client::ValidationConfig,
+    run::{
+        lifecycle::Lifecycle,
+        prediction::prediction,
+        site::{Site, SiteError},
+        windows,
+    },
+    store::{AttemptRecord, EventRecord, RunRecord},
+};
+
+/// Events with which the training of an attempt was over, whoever tells them.
+const ENDS: [&str; 7] = [
+    "interrupted",
+    "lost",
+    "crashed",
+    "stopped_by_hand",
+    "self_stopped",
+    "limit_reached",
+    "training.ending",
+];
+
+impl Lifecycle {
+    /// What the agent holds the training against.
+    pub(crate) fn validation(&self, run: &RunRecord, attempt: &AttemptRecord) -> ValidationConfig {
+        let validate = &run.spec.validate;
+        let predicted = prediction(&run.spec, &attempt.gpu);
+        ValidationConfig {
+            window: validate.window,
+            on_contradiction: validate.on_contradiction.clone(),
+            go_on_unanswered: validate.go_on_unanswered,
+            // A record that cannot be read is no permission.
+            accepted: windows::is_accepted(&self.store, attempt).unwrap_or(false),
+            early_checkpoint: validate.early_checkpoint,
+            predicted_tokens_per_s: predicted.tokens_per_s,
+            tokens_per_step: predicted.tokens_per_step,
+            gpus: run.spec.resources.num_gpus,
+        }
+    }
+
+    /// Tells the agent its assignment again, with what has changed since.
+    pub async fn reassign(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        site: &dyn Site,
+    ) -> Result<(), SiteError> {
+        site.configure(&self.assignment(run, attempt))
+            .await
+            .map(drop)
+    }
+
+    /// What is left of `limits.max_runtime` for the attempt of this number; `None` without the limit.
+    pub(crate) fn runtime_left(&self, run: &RunRecord, number: u32) -> Option<Duration> {
+        let limit = run.spec.limits.max_runtime?;
+        let records = self
+            .store
+            .attempts(&run.name)
+            .and_then(|attempts| Ok((attempts, self.store.events(&run.name, 0)?)));
+        // Where the record cannot be read now, the whole limit is nearer to the truth than none.
+        let before = records.map_or(Duration::ZERO, |(attempts, events)| {
+            trained_before(&attempts, &events, number)
+        });
+        Some(limit.saturating_sub(before))
+    }
+}
+
+/// How long the attempts before one have trained (pure).
+pub fn trained_before(attempts: &[AttemptRecord], events: &[EventRecord], number: u32) -> Duration {
+    let trained = attempts
+        .iter()
+        .filter(|attempt| attempt.number < number && attempt.started_us > 0)
+        .map(|attempt| {
+            let ended_us = events
+                .iter()
+                .filter(|event| {
+                    event.attempt == attempt.number && event.time_us >= attempt.started_us
+                })
+                .find(|event| ENDS.contains(&event.kind.as_str()))
+                .map_or(attempt.state_us, |event| event.time_us);
+            u64::try_from(ended_us - attempt.started_us).unwrap_or(0)
+        });
+    Duration::from_micros(trained.sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{run::summary::attempt_for_tests, store::Origin};
+
+    #[test]
+    fn the_time_of_earlier_attempts_counts_up_to_their_end_and_waiting_does_not() {
+        let attempt = |number, started_us, state_us| AttemptRecord {
+            started_us,
+            state_us,
+            ..attempt_for_tests(number)
+        };
+        let event = |attempt, kind: &str, time_us| EventRecord {
+            id: 1,
+            attempt,
+            origin: Origin::Spotter,
+            seq: 1,
+            time_us,
+            kind: kind.to_owned(),
+            detail: Value::Null,
+        };
+        let attempts = [
+            attempt(1, 1_000_000, 900_000_000),
+            attempt(2, 0, 950_000_000),
+            attempt(3, 1_000_000_000, 1_007_000_000),
+            attempt(4, 2_000_000_000, 2_000_000_000),
+        ];
+        let events = [
+            event(1, "running", 2_000_000),
+            event(1, "interrupted", 31_000_000),
+        ];
+        assert_eq!(trained_before(&attempts, &events, 1), Duration::ZERO);
+        assert_eq!(
+            trained_before(&attempts, &events, 4),
+            Duration::from_secs(37)
+        );
+    }
+}

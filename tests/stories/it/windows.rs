@@ -1,0 +1,152 @@
+//! A box that ends its training itself: the run ends with what the box says, and nothing is lost or started again.
+
+use std::time::Duration;
+
+use serde_json::json;
+use spotter::{
+    provider::Provider,
+    run::{State, windows},
+    store::Outcome,
+};
+use spotter_bucket::{Cause, EndedBy, Ending};
+
+use crate::world::{World, spec};
+
+const RUN: &str = "story";
+
+/// The agent tells of something about the training of a box.
+fn tell(world: &World, instance: u64, kind: &str, mut detail: serde_json::Value) {
+    let attempt = world.attempts(RUN).pop().unwrap();
+    detail["started_us"] = json!(attempt.started_us);
+    world.boxes.script().tell(instance, kind, detail);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_training_that_its_box_ended_ends_the_run_with_the_reason() {
+    for (by, outcome) in [
+        ("contradiction", Outcome::Contradicted),
+        ("max_runtime", Outcome::Limit),
+        ("no_progress", Outcome::Limit),
+    ] {
+        let world = World::new(3, 100_000);
+        world.plan(&spec(RUN));
+        let (run, ()) = tokio::join!(world.drive(RUN), async {
+            let attempt = world.until(RUN, 1, State::Running).await;
+            let instance = attempt.instance.unwrap();
+            tokio::time::sleep(Duration::from_secs(95)).await;
+            tell(
+                &world,
+                instance,
+                "training.ending",
+                json!({"by": by, "reason": "the GPUs were busy 12 %"}),
+            );
+            world.boxes.end_session(instance);
+        });
+        assert_eq!(run.outcome, Some(outcome), "{by}");
+        assert_eq!(run.reason.as_deref(), Some("the GPUs were busy 12 %"));
+        assert!(world.was_told("The box ended the training: the GPUs were busy 12 %"));
+        assert_eq!(world.attempts(RUN).len(), 1, "nothing is started again");
+        assert!(
+            world
+                .boxes
+                .script()
+                .calls
+                .iter()
+                .any(|(call, _)| *call == "backup_now")
+        );
+        assert!(world.market.alive().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contradiction_is_told_once_while_it_stands_and_a_person_may_accept_it() {
+    let world = World::new(3, 400);
+    world.plan(&spec(RUN));
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        let attempt = world.until(RUN, 1, State::Running).await;
+        let instance = attempt.instance.unwrap();
+        let slow = json!({"contradictions": [{"trigger": "throughput", "evidence": "half of the predicted speed"}]});
+        for kind in ["window", "window.contradicted", "window"] {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            tell(&world, instance, kind, slow.clone());
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let attempt = &world.attempts(RUN)[0];
+        let found = windows::contradiction(&world.store, attempt).unwrap();
+        assert_eq!(found.as_deref(), Some("half of the predicted speed"));
+        assert!(!windows::is_accepted(&world.store, attempt).unwrap());
+        let now_us = world.clock().now_us();
+        world
+            .store
+            .note(RUN, 1, now_us, windows::ACCEPTED, &json!({}))
+            .unwrap();
+        assert!(windows::is_accepted(&world.store, attempt).unwrap());
+    });
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    let told = world.told.0.lock().unwrap();
+    let careful = told
+        .iter()
+        .filter(|line| line.contains("contradicts its estimate"))
+        .count();
+    assert_eq!(careful, 1, "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_that_earlier_attempts_trained_is_gone_and_when_all_is_none_is_rented() {
+    let world = World::new(3, 100_000);
+    let mut story = spec(RUN);
+    story.limits.max_runtime = Some(Duration::from_secs(600));
+    world.plan(&story);
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        let first = world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        world.outbid(first.instance);
+        let second = world.until(RUN, 2, State::Running).await;
+        let left = world
+            .boxes
+            .script()
+            .configs
+            .last()
+            .unwrap()
+            .max_runtime
+            .unwrap();
+        assert!((380..=405).contains(&left.as_secs()), "{left:?}");
+        tokio::time::sleep(Duration::from_secs(450)).await;
+        world.outbid(second.instance);
+    });
+    assert_eq!(run.outcome, Some(Outcome::Limit));
+    assert_eq!(run.reason.as_deref(), Some("`limits.max_runtime` is over"));
+    assert_eq!(world.attempts(RUN).len(), 2);
+    assert_eq!(world.market.gpu_charged(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_box_that_ended_its_training_and_stopped_itself_is_believed_when_the_laptop_is_back() {
+    for (by, outcome) in [
+        ("contradiction", Outcome::Contradicted),
+        ("no_progress", Outcome::Limit),
+    ] {
+        let world = World::new(3, 100_000);
+        world.plan(&spec(RUN));
+        world.drive_for(RUN, Duration::from_secs(60)).await;
+        let attempt = world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let mut ending = Ending::new(attempt.started_us as u64, 2, EndedBy::Request);
+        ending.cause = Some(Cause {
+            by: by.to_owned(),
+            reason: "it stands at step 7".to_owned(),
+        });
+        world.boxes.script().endings.insert(1, ending);
+        let instance = attempt.instance.unwrap();
+        world.market.stop(instance).await.unwrap();
+        world.boxes.end_container(instance);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+
+        let run = world.drive(RUN).await;
+        assert_eq!(run.outcome, Some(outcome), "{by}");
+        assert_eq!(run.reason.as_deref(), Some("it stands at step 7"));
+        assert_eq!(world.attempts(RUN).len(), 1, "nothing was rented for it");
+        assert_eq!(world.market.gpu_charged(), 0);
+        assert_eq!(world.market.alive().len(), 1, "its disk is kept for a look");
+    }
+}
