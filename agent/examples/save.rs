@@ -11,7 +11,7 @@ use spotter_agent::{
     events::RecordedEvents,
 };
 use spotter_bucket::{
-    Credentials, Payload, Target,
+    Credentials, Keep, Payload, Target,
     s3::{S3Bucket, S3Options},
 };
 
@@ -36,7 +36,8 @@ fn main() -> anyhow::Result<()> {
         dir: PathBuf::from(dir),
         prefix: String::new(),
         every: Duration::ZERO,
-        keep_last: 0,
+        keep: Keep::default(),
+        keep_grace: Duration::ZERO,
         settle: Some(Duration::ZERO),
         complete_when: None,
         tripwire: true,

@@ -109,7 +109,11 @@ pub(super) async fn open(
         CommandError::new(format!("the bucket of `{name}` cannot be used"))
             .because(crate::error::chain(why))
     };
-    let (bucket, target) = deps.sites()?.bucket(&to).await.map_err(|err| failed(&err))?;
+    let (bucket, target) = deps
+        .sites()?
+        .bucket(&to)
+        .await
+        .map_err(|err| failed(&err))?;
     let shelf = Shelf::new(bucket, &target, &name).map_err(|err| failed(&err))?;
     Ok((shelf, record))
 }

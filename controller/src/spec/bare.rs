@@ -6,8 +6,7 @@ use super::{
     Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
     DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST,
     KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy, Resources, Results, RunSpec,
-    SpecError, accelerators,
-    check_rules, file, query, values,
+    SpecError, accelerators, check_rules, file, query, values,
 };
 use crate::provider::Rental;
 

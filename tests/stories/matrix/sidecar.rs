@@ -16,7 +16,7 @@ use spotter_agent::{
     fault,
 };
 use spotter_bucket::{
-    Bucket, BucketError, CompletedPart, Credentials, ListedObject, ListedPart, ListedUpload,
+    Bucket, BucketError, CompletedPart, Credentials, Keep, ListedObject, ListedPart, ListedUpload,
     ObjectInfo, Target,
     s3::{S3Bucket, S3Options},
 };
@@ -65,7 +65,11 @@ impl Place {
             dir: self.checkpoints(),
             prefix: "team".to_owned(),
             every: Duration::from_secs(600),
-            keep_last: 2,
+            keep: Keep {
+                last: 2,
+                ..Keep::default()
+            },
+            keep_grace: Duration::ZERO,
             settle: Some(Duration::from_millis(30)),
             complete_when: Some(CompleteWhen::Marker(MARKER.to_owned())),
             tripwire: true,

@@ -47,7 +47,11 @@ impl Box {
             dir: self.dir(),
             prefix: "p".into(),
             every: Duration::from_secs(600),
-            keep_last: 2,
+            keep: Keep {
+                last: 2,
+                ..Keep::default()
+            },
+            keep_grace: Duration::ZERO,
             settle: None,
             complete_when: None,
             tripwire: true,
