@@ -68,6 +68,8 @@ pub enum Verb {
     Up(commands::up::UpArgs),
     Resume(commands::resume::ResumeArgs),
     Accept(commands::accept::AcceptArgs),
+    Cost(commands::cost::CostArgs),
+    Bid(commands::bid::BidArgs),
     Ps(commands::ps::PsArgs),
     Status(commands::status::StatusArgs),
     Logs(commands::logs::LogsArgs),

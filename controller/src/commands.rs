@@ -2,7 +2,9 @@
 
 pub mod accept;
 pub mod attach;
+pub mod bid;
 pub mod checkpoints;
+pub mod cost;
 pub mod destroy;
 pub mod doctor;
 pub mod events;
@@ -236,6 +238,8 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
             resume::resume(ui, deps, args, stop)
         }),
         Verb::Accept(args) => block_on(accept::accept(ui, deps, args)),
+        Verb::Cost(args) => block_on(cost::cost(ui, deps, args)),
+        Verb::Bid(args) => block_on(bid::bid(ui, deps, args)),
         Verb::Ps(args) => ps::ps(ui, deps, args),
         Verb::Status(args) => block_on(status::status(ui, deps, args)),
         Verb::Logs(args) => block_on(logs::logs(ui, deps, args)),

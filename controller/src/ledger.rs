@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::provider::Charge;
+use crate::provider::{Actual, Charge, Instance};
 
 /// What is paid for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -140,6 +140,92 @@ pub fn rate_usd_per_hour(intervals: &[Interval], attempt: Option<u32>) -> f64 {
         .map(|interval| interval.usd_per_hour)
         // An empty sum of floats is -0.
         .fold(0.0, |sum, price| sum + price)
+}
+
+/// What a box costs by the hour.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Rates {
+    /// GPU, $/h.
+    pub gpu_usd_per_hour: f64,
+    /// Disk, $/h.
+    pub disk_usd_per_hour: f64,
+}
+
+impl Rates {
+    /// Both, $/h.
+    pub fn total(&self) -> f64 {
+        self.gpu_usd_per_hour + self.disk_usd_per_hour
+    }
+}
+
+/// What a box costs now: as the provider says, else as its status implies. A host that is offline charges nothing.
+pub fn rates(seen: &Instance) -> Rates {
+    if seen.actual == Actual::Offline {
+        return Rates::default();
+    }
+    let past_loading = !matches!(
+        seen.actual,
+        Actual::Provisioning | Actual::Created | Actual::Loading | Actual::Stopped
+    );
+    let implied = match seen.contract_running && past_loading {
+        true => seen.gpu_usd_per_hour,
+        false => 0.0,
+    };
+    Rates {
+        gpu_usd_per_hour: seen.charged_gpu_usd_per_hour.unwrap_or(implied),
+        disk_usd_per_hour: seen.storage_usd_per_hour,
+    }
+}
+
+/// From a moment on, one thing costs another price; 0: nothing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Change {
+    /// What is paid for.
+    pub kind: CostKind,
+    /// From when, microseconds since the epoch.
+    pub from_us: i64,
+    /// Price, $/h.
+    pub usd_per_hour: f64,
+}
+
+/// What a look at the box of an attempt changes about its intervals.
+///
+/// A change happened between the last look and this one. When the container came up the provider says; everything else counts from
+/// the look. Prices that differ by less than a millionth are the same one, rounded elsewhere.
+pub fn changes(intervals: &[Interval], attempt: u32, seen: &Instance, now_us: i64) -> Vec<Change> {
+    let rates = rates(seen);
+    let up_since_us = seen.up_since_s.map(|since| (since * 1e6) as i64);
+    let both = [
+        (CostKind::Gpu, rates.gpu_usd_per_hour, up_since_us),
+        (CostKind::Disk, rates.disk_usd_per_hour, None),
+    ];
+    both.into_iter()
+        .filter_map(|(kind, usd_per_hour, since_us)| {
+            let mut own = intervals
+                .iter()
+                .filter(|interval| interval.attempt == attempt);
+            let born_us = own.clone().map(|interval| interval.from_us).min();
+            let last = own.rfind(|interval| interval.kind == kind);
+            let open = last.filter(|interval| interval.to_us.is_none());
+            let before = open.map_or(0.0, |interval| interval.usd_per_hour);
+            if (usd_per_hour - before).abs() <= before.abs().max(usd_per_hour) * 1e-6 {
+                return None;
+            }
+            let from_us = match (open, since_us) {
+                (None, Some(since_us)) => {
+                    // Not before it was paid for last, nor before the box was ours.
+                    let earliest = last.and_then(|interval| interval.to_us).or(born_us);
+                    since_us.max(earliest.unwrap_or(now_us)).min(now_us)
+                }
+                _ => now_us,
+            };
+            Some(Change {
+                kind,
+                from_us,
+                usd_per_hour,
+            })
+        })
+        .collect()
 }
 
 /// How our figure and the provider's differ for one attempt.

@@ -221,6 +221,14 @@ pub struct Instance {
     pub ssh: Vec<SshAddress>,
     /// When the contract began, seconds since the epoch.
     pub start_s: f64,
+    /// When the contract ends at the latest, seconds since the epoch; `None`: not known.
+    pub end_s: Option<f64>,
+    /// Since when the container runs, seconds since the epoch; `None`: not known, or it does not.
+    pub up_since_s: Option<f64>,
+    /// What its GPU is charged now, $/h; `None`: the provider does not say.
+    pub charged_gpu_usd_per_hour: Option<f64>,
+    /// Download bandwidth of its host, Mb/s; 0: not known.
+    pub inet_down_mbps: f64,
 }
 
 impl Instance {
@@ -381,6 +389,8 @@ pub trait Provider: Send + Sync {
     async fn attach_key(&self, id: InstanceId, public_key: &str) -> Result<(), ProviderError>;
     /// Makes the account know a public key, so that new instances let it in. Success when it is already there.
     async fn register_key(&self, public_key: &str) -> Result<(), ProviderError>;
+    /// Last lines that the container of an instance, or its host while it makes one, has printed.
+    async fn container_log(&self, id: InstanceId, tail: u32) -> Result<String, ProviderError>;
     /// Charges of the given instances since a time (seconds since the epoch).
     async fn charges(
         &self,

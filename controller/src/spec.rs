@@ -67,6 +67,9 @@ pub struct RunSpec {
     pub model: Option<Model>,
     /// Container image.
     pub image: String,
+    /// Its size as it travels, GB; `None`: not told. Bounds how long a host may take to fetch it.
+    #[serde(default)]
+    pub image_gb: Option<f64>,
     /// Shell text that the box runs at every start, after spotter's own.
     #[serde(default)]
     pub onstart: Option<String>,

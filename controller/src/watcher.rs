@@ -35,6 +35,8 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const MARKET: Duration = Duration::from_secs(10);
 /// Between two looks at the money.
 const MONEY: Duration = Duration::from_secs(10);
+/// Between two looks at what is ahead: credit, and the end of the contract.
+const AHEAD: Duration = Duration::from_secs(10 * 60);
 /// Bucket keys are handed over again this often: temporary ones expire, and a restarted agent has none.
 const CREDENTIALS: Duration = Duration::from_secs(10 * 60);
 
@@ -60,6 +62,7 @@ struct View {
     ended: Option<Instant>,
     tended: Instant,
     counted: Option<Instant>,
+    ahead: Option<Instant>,
     told_step: Option<u64>,
     alarm: bool,
     cadence: Cadence,
@@ -94,6 +97,7 @@ impl Lifecycle {
             ended: None,
             tended: now,
             counted: None,
+            ahead: None,
             told_step: None,
             alarm: false,
             cadence: Cadence::default(),
@@ -113,7 +117,11 @@ impl Lifecycle {
                 view.counted = Some(Instant::now());
                 self.count_money(run, attempt)?;
             }
-            self.look_at_market(&mut view, id).await?;
+            if view.ahead.is_none_or(|at| at.elapsed() >= AHEAD) {
+                view.ahead = Some(Instant::now());
+                self.look_ahead(run, attempt).await?;
+            }
+            self.look_at_market(&mut view, attempt, id).await?;
             // Opening a tunnel to a box that was taken back takes long and leads nowhere.
             if view.status.is_none()
                 && matches!(
@@ -136,7 +144,7 @@ impl Lifecycle {
                 .and_then(|status| status.session(TRAIN));
             if session.is_some_and(|session| !session.is_running()) {
                 view.asked = None;
-                self.look_at_market(&mut view, id).await?;
+                self.look_at_market(&mut view, attempt, id).await?;
             }
             match decide(&sight(&view)) {
                 Verdict::GoOn => {}
@@ -230,7 +238,12 @@ impl Lifecycle {
         }
     }
 
-    async fn look_at_market(&self, view: &mut View, id: u64) -> Result<(), Halt> {
+    async fn look_at_market(
+        &self,
+        view: &mut View,
+        attempt: &AttemptRecord,
+        id: u64,
+    ) -> Result<(), Halt> {
         let late = view.heard.elapsed() >= HEARTBEAT_LATE || view.link_lost;
         // With the heartbeat missing the provider is the only source: it is asked as often as its rate allows.
         let pause = if late { HEARTBEAT } else { MARKET };
@@ -241,6 +254,11 @@ impl Lifecycle {
         let answer: Result<Option<Instance>, ProviderError> = self.provider.instance(id).await;
         match answer {
             Ok(instance) => {
+                if let Some(instance) = &instance {
+                    let now_us = self.clock.now_us();
+                    self.store
+                        .meter(&attempt.run, attempt.number, instance, now_us)?;
+                }
                 let seen = Some(instance.as_ref().map(Seen::from));
                 if seen != view.instance {
                     view.instance = seen;

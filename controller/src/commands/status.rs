@@ -8,7 +8,10 @@ use crate::{
     agent_client::{AgentStatus, SessionState},
     commands::{Deps, market_word::word, watching},
     error::CommandError,
-    run::{State, alarms, bringing_up::TRAIN, diagnosis::Diagnosis, summary::RunSummary, windows},
+    run::{
+        State, alarms, bringing_up::TRAIN, diagnosis::Diagnosis, foresight, summary::RunSummary,
+        windows,
+    },
     store::{AttemptRecord, RunRecord, Store},
     ui::{self, Ui, text},
 };
@@ -41,6 +44,8 @@ struct Status {
     window: Option<serde_json::Value>,
     /// What contradicts the estimate now; `null`: nothing.
     contradiction: Option<String>,
+    /// What ends the run from outside and is near: the account's credit, the contract.
+    warnings: Vec<String>,
     /// What the agent says; `null` when it was not asked or did not answer.
     agent: Option<AgentStatus>,
 }
@@ -73,6 +78,12 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         ),
         None => (Vec::new(), None),
     };
+    let warnings = match summary.attempts.last() {
+        Some(attempt) if summary.outcome.is_none() => {
+            foresight::warnings(&store, &run.name, attempt.number)?
+        }
+        _ => Vec::new(),
+    };
     if ui.is_json() {
         let agent = if asks {
             live(ui, deps, &run.name).await?
@@ -87,6 +98,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
             rare_checkpoints: rare,
             window,
             contradiction,
+            warnings,
             agent,
         });
         return Ok(());
@@ -99,6 +111,9 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         &unsaved,
         rare.as_deref(),
     );
+    for warning in &warnings {
+        ui.warning(format_args!("{warning}"));
+    }
     let agent = if asks {
         live(ui, deps, &run.name).await?
     } else {

@@ -1,7 +1,7 @@
 //! A market in memory, on the runtime's clock: prices, interruptions and lost answers on request. For tests.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -23,6 +23,7 @@ pub struct MemoryMarket(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
+    machines: u64,
     offers: Vec<Offer>,
     rented: BTreeMap<InstanceId, Rented>,
     next_id: InstanceId,
@@ -34,6 +35,9 @@ struct State {
     gone: Vec<OfferId>,
     unreachable: bool,
     failing: BTreeMap<&'static str, u32>,
+    spoils: VecDeque<fn(&mut Instance)>,
+    container_log: String,
+    credit_usd: f64,
 }
 
 #[derive(Debug)]
@@ -44,6 +48,8 @@ struct Rented {
     gpu: Duration,
     gpu_since: Option<Instant>,
     destroyed: Option<Instant>,
+    /// What is wrong with it, whenever somebody looks.
+    spoil: Option<fn(&mut Instance)>,
 }
 
 impl MemoryMarket {
@@ -51,6 +57,7 @@ impl MemoryMarket {
     pub fn new(machines: u64) -> Self {
         let offers = (1..=machines).map(offer).collect();
         Self(Arc::new(Mutex::new(State {
+            machines,
             offers,
             rented: BTreeMap::new(),
             next_id: 1000,
@@ -62,6 +69,9 @@ impl MemoryMarket {
             gone: Vec::new(),
             unreachable: false,
             failing: BTreeMap::new(),
+            spoils: VecDeque::new(),
+            container_log: String::new(),
+            credit_usd: 100.0,
         })))
     }
 
@@ -111,6 +121,39 @@ impl MemoryMarket {
             rented.instance.contract_running = false;
             rented.destroyed.get_or_insert_with(Instant::now);
         }
+    }
+
+    /// The next box that is rented is like this whenever somebody looks at it; the one after it like the next of these.
+    pub fn spoil_next(&self, spoil: fn(&mut Instance)) {
+        self.state().spoils.push_back(spoil);
+    }
+
+    /// What containers have printed.
+    pub fn set_container_log(&self, text: &str) {
+        self.state().container_log = text.to_owned();
+    }
+
+    /// What the account has left, dollars.
+    pub fn set_credit(&self, usd: f64) {
+        self.state().credit_usd = usd;
+    }
+
+    /// Lists every machine again that nobody rents.
+    pub fn relist(&self) {
+        let mut state = self.state();
+        let taken: Vec<u64> = state
+            .rented
+            .values()
+            .filter(|rented| rented.destroyed.is_none())
+            .map(|rented| rented.instance.machine_id)
+            .chain(state.offers.iter().map(|offer| offer.machine_id))
+            .collect();
+        let free = state.machines;
+        let again = (1..=free)
+            .filter(|machine| !taken.contains(machine))
+            .map(offer);
+        let again: Vec<Offer> = again.collect();
+        state.offers.extend(again);
     }
 
     /// Somebody else rents this offer between search and create.
@@ -217,6 +260,10 @@ impl MemoryMarket {
             num_gpus: offer.num_gpus,
             ssh: Vec::new(),
             start_s: 0.0,
+            end_s: None,
+            up_since_s: None,
+            charged_gpu_usd_per_hour: None,
+            inet_down_mbps: 0.0,
         };
         let now = Instant::now();
         let rented = Rented {
@@ -225,6 +272,7 @@ impl MemoryMarket {
             gpu: Duration::ZERO,
             gpu_since: Some(now + LOADING),
             destroyed: None,
+            spoil: state.spoils.pop_front(),
         };
         state.rented.insert(id, rented);
         if state.lose_answers > 0 {
@@ -316,6 +364,9 @@ impl Rented {
                 proxy: false,
             }];
         }
+        if let Some(spoil) = self.spoil {
+            spoil(&mut view);
+        }
         view
     }
 }
@@ -334,7 +385,7 @@ impl Provider for MemoryMarket {
         drop(self.reach("show user")?);
         Ok(Account {
             id: 1,
-            credit_usd: 100.0,
+            credit_usd: self.state().credit_usd,
         })
     }
 
@@ -438,6 +489,11 @@ impl Provider for MemoryMarket {
 
     async fn register_key(&self, _public_key: &str) -> Result<(), ProviderError> {
         self.reach("create ssh key").map(drop)
+    }
+
+    async fn container_log(&self, _id: InstanceId, _tail: u32) -> Result<String, ProviderError> {
+        drop(self.reach("request logs")?);
+        Ok(self.state().container_log.clone())
     }
 
     async fn charges(

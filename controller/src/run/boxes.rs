@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     error::CommandError,
     ledger::CostKind,
-    provider::{Intended, ProviderError},
+    provider::{Instance, Intended, ProviderError},
     run::{
         State,
         claims::{self, Fate},
@@ -41,6 +41,17 @@ impl Lifecycle {
         // The account first: what is rented in between is in the record, and not yet in the list.
         let instances = self.provider.instances().await?;
         let attempts = self.store.all_attempts()?;
+        for instance in &instances {
+            // One that is being rented, or whose price nobody follows any more, is not metered.
+            if let Some(attempt) = claims::owner(&attempts, instance)
+                && attempt.instance.is_some()
+                && attempt.state != State::Loading
+            {
+                let now_us = self.clock.now_us();
+                self.store
+                    .meter(&attempt.run, attempt.number, instance, now_us)?;
+            }
+        }
         for (id, fate) in claims::fates(&instances, &attempts) {
             match fate {
                 Fate::Stop { run, attempt } => {
@@ -240,16 +251,24 @@ impl Lifecycle {
         }
     }
 
-    /// The GPU is charged from now on; known to be so already is fine.
-    pub(crate) fn gpu_charge_starts(&self, attempt: &AttemptRecord) -> Result<(), CommandError> {
-        let price = attempt.gpu_usd_per_hour;
-        self.store.open_interval(
-            &attempt.run,
-            attempt.number,
-            CostKind::Gpu,
-            self.clock.now_us(),
-            price,
-        )?;
+    /// The GPU is charged: since when and how much the provider says, else from now on what was ordered.
+    pub(crate) fn gpu_charge_starts(
+        &self,
+        attempt: &AttemptRecord,
+        seen: &Instance,
+    ) -> Result<(), CommandError> {
+        let now_us = self.clock.now_us();
+        let (run, number) = (&attempt.run, attempt.number);
+        self.store.meter(run, number, seen, now_us)?;
+        let intervals = self.store.intervals(run)?;
+        let metered = intervals.iter().any(|interval| {
+            interval.attempt == number && interval.kind == CostKind::Gpu && interval.to_us.is_none()
+        });
+        if !metered {
+            let price = attempt.gpu_usd_per_hour;
+            self.store
+                .open_interval(run, number, CostKind::Gpu, now_us, price)?;
+        }
         Ok(())
     }
 

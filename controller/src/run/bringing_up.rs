@@ -10,6 +10,7 @@ use crate::{
     run::{
         State, believable_step,
         boxes::has_bucket,
+        deadline,
         environment::{self, Job},
         halt::{Halt, refused},
         lifecycle::{LOOK_AGAIN, Lifecycle},
@@ -181,6 +182,7 @@ impl Lifecycle {
         let progress = |done, total| self.report.transfer("agent", done, total);
         let mut told = String::new();
         let mut eye = Eye::default();
+        let mut silent: Option<tokio::time::Instant> = None;
         loop {
             self.still_ours(run, attempt)?;
             match self.sites.open(&place, &run.spec, &progress).await {
@@ -194,11 +196,19 @@ impl Lifecycle {
                     }
                     if why != told {
                         self.say(run, &format!("Not connected yet: {why}."));
-                        told = why;
+                        told = why.clone();
                     }
                     // Ports may change when a container restarts; and it may have been taken back.
                     match self.provider.instance(id).await {
                         Ok(Some(instance)) => {
+                            // The provider answers, so it is not this laptop's network.
+                            let since = *silent.get_or_insert_with(tokio::time::Instant::now);
+                            if before_training && since.elapsed() >= deadline::SSH {
+                                let seconds = deadline::SSH.as_secs();
+                                return Err(Halt::BadBox(format!(
+                                    "ssh did not let us in within {seconds} s: {why}"
+                                )));
+                            }
                             let (row, overdue) = eye.look(attempt.state, &instance);
                             match row.action {
                                 Action::Recover => {
@@ -222,7 +232,8 @@ impl Lifecycle {
                         }
                         Ok(None) => return Err(Halt::Lost(UNKNOWN.to_owned())),
                         Err(err) => {
-                            tracing::debug!(%err, "the provider does not answer, asking again")
+                            silent = None;
+                            tracing::debug!(%err, "the provider does not answer, asking again");
                         }
                     }
                 }

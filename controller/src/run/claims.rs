@@ -133,6 +133,10 @@ mod tests {
             num_gpus: 1,
             ssh: Vec::new(),
             start_s: 0.0,
+            end_s: None,
+            up_since_s: None,
+            charged_gpu_usd_per_hour: None,
+            inet_down_mbps: 0.0,
         }
     }
 

@@ -15,6 +15,12 @@ use crate::{
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
 };
 
+/// Lines of a container's log that are kept of a box that is given up, and characters of them.
+const LAST_LINES: u32 = 30;
+const LAST_CHARS: usize = 4000;
+/// Longest time for them: the box is paid for meanwhile.
+const LAST_WORDS: Duration = Duration::from_secs(20);
+
 /// Why a step stopped short.
 #[derive(Debug)]
 pub(crate) enum Halt {
@@ -216,11 +222,13 @@ impl Lifecycle {
                         attempt.number
                     ),
                 );
+                self.remember_machine(&attempt, &why)?;
+                let printed = self.container_words(&attempt).await;
                 self.note(
                     run,
                     attempt.number,
                     "bring_up_failed",
-                    serde_json::json!({"reason": why}),
+                    serde_json::json!({"reason": why, "container_log": printed}),
                 )?;
                 attempt.reason = Some(why);
                 self.end_box_patiently(run, &mut attempt).await
@@ -228,6 +236,17 @@ impl Lifecycle {
             Halt::StopRequested => self.stop_on_request(run, attempt, site).await,
             Halt::Fatal(err) => self.failed(run, attempt, err).await,
         }
+    }
+
+    /// What a container that nobody could reach has printed, by the provider; nothing when that takes long.
+    async fn container_words(&self, attempt: &AttemptRecord) -> Option<String> {
+        let id = attempt
+            .instance
+            .filter(|_| attempt.state == State::Preparing)?;
+        let asked = self.provider.container_log(id, LAST_LINES);
+        let printed = tokio::time::timeout(LAST_WORDS, asked).await.ok()?.ok()?;
+        let kept = printed.char_indices().rev().nth(LAST_CHARS);
+        Some(printed[kept.map_or(0, |(at, _)| at)..].to_owned())
     }
 
     async fn stop_on_request(

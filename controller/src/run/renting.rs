@@ -8,12 +8,12 @@ use crate::{
     ledger::CostKind,
     provider::{Instance, InstanceId, Offer, ProviderError, RentRequest, Rental},
     run::{
-        State,
+        State, deadline,
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         market_eye::{Eye, UNKNOWN},
         pricing::{self, Order},
-        status::Action,
+        status::{Action, Meaning},
     },
     store::{AttemptRecord, RunRecord},
 };
@@ -184,16 +184,34 @@ impl Lifecycle {
             .map_err(|err| self.not_rented(run, err))?;
         let bad_machines = self.machines_that_failed(run, attempt)?;
         let mut too_dear = None;
+        let mut avoided = None;
         for offer in &found {
             if refused.contains(&offer.id) || bad_machines.contains(&offer.machine_id) {
                 continue;
             }
-            match pricing::order(offer, resources) {
-                Ok(order) => return Ok(Some((offer.clone(), order))),
-                Err(reason) => {
+            match (
+                pricing::order(offer, resources),
+                self.bad_machine(offer.machine_id)?,
+            ) {
+                (Ok(order), None) => return Ok(Some((offer.clone(), order))),
+                (Ok(order), Some(why)) => {
+                    avoided.get_or_insert((offer.clone(), order, why));
+                }
+                (Err(reason), _) => {
                     too_dear.get_or_insert((offer.id, reason));
                 }
             }
+        }
+        // A machine with a past is better than none.
+        if let Some((offer, order, why)) = avoided {
+            let machine = offer.machine_id;
+            self.say(
+                run,
+                &format!(
+                    "Only machine {machine} is left, where a box did not come up lately: {why}."
+                ),
+            );
+            return Ok(Some((offer, order)));
         }
         let gpus = format!(
             "{}:{}",
@@ -226,6 +244,32 @@ impl Lifecycle {
             "see the market with `spotter offers --gpus \"{gpus}\" --disk {disk_gb}GB`"
         ));
         Err(Halt::Fatal(err))
+    }
+
+    /// Why a machine is avoided: a box of any run did not come up there lately.
+    fn bad_machine(&self, machine: u64) -> Result<Option<String>, Halt> {
+        let Some(noted) = self.store.meta(&bad_machine_key(machine))? else {
+            return Ok(None);
+        };
+        let (at_us, why) = noted.split_once(' ').unwrap_or(("0", &noted));
+        let age_us = self.clock.now_us() - at_us.parse::<i64>().unwrap_or(0);
+        let lately = age_us < deadline::AVOIDED.as_micros() as i64;
+        Ok(lately.then(|| why.to_owned()))
+    }
+
+    /// Remembers a machine whose box did not come up. What its training or set-up did is not the machine's fault.
+    pub(crate) fn remember_machine(
+        &self,
+        attempt: &AttemptRecord,
+        why: &str,
+    ) -> Result<(), CommandError> {
+        if let Some(machine) = attempt.machine_id
+            && matches!(attempt.state, State::Loading | State::Preparing)
+        {
+            let noted = format!("{} {why}", self.clock.now_us());
+            self.store.set_meta(&bad_machine_key(machine), &noted)?;
+        }
+        Ok(())
     }
 
     /// Machines on which this run already failed to come up. One that somebody outbid us for did nothing wrong.
@@ -333,6 +377,8 @@ impl Lifecycle {
         let mut eye = Eye::default();
         let mut started: Option<tokio::time::Instant> = None;
         let mut checked = attempt.reopened_us > 0;
+        let began = tokio::time::Instant::now();
+        let mut up: Option<tokio::time::Instant> = None;
         loop {
             self.still_ours(run, attempt)?;
             if self.bring_up_left(run, attempt).is_zero() {
@@ -354,7 +400,7 @@ impl Lifecycle {
                         Action::GoOn if !instance.ssh.is_empty() => {
                             attempt.ssh = instance.ssh.clone();
                             attempt.machine_id = Some(instance.machine_id);
-                            self.gpu_charge_starts(attempt)?;
+                            self.gpu_charge_starts(attempt, &instance)?;
                             self.move_to(attempt, State::Preparing)?;
                             return Ok(());
                         }
@@ -370,8 +416,29 @@ impl Lifecycle {
                             if started.is_some_and(|at| at.elapsed() < START_SHOWS) => {}
                         Action::Recover => return Err(outbid(row.text)),
                         Action::Respect => return Err(Halt::StoppedByHand(row.text.to_owned())),
+                        // A container that runs and cannot be reached by anybody.
+                        Action::GoOn => {
+                            let up = *up.get_or_insert_with(tokio::time::Instant::now);
+                            if up.elapsed() >= deadline::PORTS {
+                                let seconds = deadline::PORTS.as_secs();
+                                return Err(Halt::BadBox(format!(
+                                    "it runs, but its ports were not published within {seconds} s"
+                                )));
+                            }
+                        }
                         _ if HOPELESS.iter().any(|word| said.contains(word)) => {
                             return Err(Halt::BadBox(instance.status_msg));
+                        }
+                        Action::WaitThenGiveUp
+                            if row.meaning == Meaning::Starting
+                                && attempt.reopened_us == 0
+                                && began.elapsed() >= image_limit(run, &instance) =>
+                        {
+                            let minutes = image_limit(run, &instance).as_secs() / 60;
+                            let mbps = instance.inet_down_mbps;
+                            return Err(Halt::BadBox(format!(
+                                "its image had not arrived within {minutes} min, though its host promises {mbps:.0} Mb/s"
+                            )));
                         }
                         // Its GPU went to somebody who pays more.
                         Action::WaitThenGiveUp
@@ -427,7 +494,14 @@ impl Lifecycle {
                 "it was rented {got}, which is not what was ordered"
             )));
         }
-        let disk_gb = run.spec.resources.disk_gb;
+        let resources = &run.spec.resources;
+        if instance.num_gpus > 0 && instance.num_gpus != resources.num_gpus {
+            return Err(Halt::BadBox(format!(
+                "it has {} GPUs instead of {}",
+                instance.num_gpus, resources.num_gpus
+            )));
+        }
+        let disk_gb = resources.disk_gb;
         if instance.disk_gb > 0.0 && instance.disk_gb + 0.5 < disk_gb {
             return Err(Halt::BadBox(format!(
                 "its disk has {:.0} GB instead of {disk_gb:.0} GB",
@@ -483,6 +557,19 @@ impl Lifecycle {
         };
         format!("within {limits} of {} s", run.spec.bring_up().as_secs())
     }
+}
+
+fn image_limit(run: &RunRecord, instance: &Instance) -> Duration {
+    deadline::image(
+        run.spec.image_gb,
+        instance.inet_down_mbps,
+        run.spec.bring_up(),
+    )
+}
+
+/// Under which name the store remembers a machine.
+fn bad_machine_key(machine: u64) -> String {
+    format!("bad_machine/{machine}")
 }
 
 fn outbid(why: &str) -> Halt {

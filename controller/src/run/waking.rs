@@ -68,7 +68,7 @@ impl Lifecycle {
         let mut attempt = attempt.clone();
         attempt.ssh = found.ssh.clone();
         self.store.update_attempt(&attempt)?;
-        self.gpu_charge_starts(&attempt)
+        self.gpu_charge_starts(&attempt, found)
     }
 }
 

@@ -97,6 +97,7 @@ impl RunSpec {
             model: None,
             image: or("--image", bare.image.as_deref(), file::image)?
                 .unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
+            image_gb: None,
             onstart: None,
             envs,
             setup: bare.setup.clone(),

@@ -113,6 +113,7 @@ pub(super) struct FileKeys {
     resources: Spanned<ResourcesKeys>,
     model: Option<ModelKeys>,
     image: Option<Scalar>,
+    image_size: Option<Scalar>,
     onstart: Option<String>,
     #[serde(default)]
     envs: Envs,
@@ -372,6 +373,7 @@ impl FileKeys {
             resources,
             model: self.model.as_ref().map(model::model).transpose()?,
             image: or(self.image.as_ref(), DEFAULT_IMAGE.to_owned(), image)?,
+            image_gb: option(self.image_size.as_ref(), values::size_gb)?,
             onstart: self.onstart.clone(),
             envs: envs(&self.envs)?,
             setup: self.setup.clone(),

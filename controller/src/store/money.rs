@@ -4,8 +4,8 @@ use rusqlite::{OptionalExtension, params};
 
 use super::{Store, StoreError, collect, doing, rows::unreadable, write};
 use crate::{
-    ledger::{Cost, CostKind, Interval},
-    provider::Charge,
+    ledger::{self, Cost, CostKind, Interval},
+    provider::{Charge, Instance},
 };
 
 /// What the provider charged for an attempt.
@@ -83,6 +83,26 @@ impl Store {
                 params![run, attempt, kind.name(), to_us],
             )
             .map_err(doing("write the ledger"))?;
+        Ok(())
+    }
+
+    /// Brings the intervals of an attempt in line with what its box costs, as it is seen now.
+    pub fn meter(
+        &self,
+        run: &str,
+        attempt: u32,
+        seen: &Instance,
+        now_us: i64,
+    ) -> Result<(), StoreError> {
+        for change in ledger::changes(&self.intervals(run)?, attempt, seen, now_us) {
+            match change.usd_per_hour > 0.0 {
+                true => {
+                    let (kind, from_us) = (change.kind, change.from_us);
+                    self.open_interval(run, attempt, kind, from_us, change.usd_per_hour)?;
+                }
+                false => self.close_interval(run, attempt, change.kind, change.from_us)?,
+            }
+        }
         Ok(())
     }
 

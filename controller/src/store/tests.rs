@@ -33,6 +33,7 @@ fn run(name: &str) -> RunRecord {
         },
         model: None,
         image: "vastai/pytorch".into(),
+        image_gb: None,
         onstart: None,
         envs: BTreeMap::new(),
         setup: None,

@@ -7,6 +7,7 @@
 )]
 
 mod again;
+mod bring_up;
 mod diagnosis;
 mod endings;
 mod links;

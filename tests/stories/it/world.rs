@@ -219,6 +219,7 @@ pub fn spec(name: &str) -> RunSpec {
         },
         model: None,
         image: "image".to_owned(),
+        image_gb: None,
         onstart: None,
         envs: std::collections::BTreeMap::new(),
         setup: None,

@@ -233,8 +233,8 @@ pub(super) fn create(request: &RentRequest) -> Value {
     })
 }
 
-/// One instance; `None` when it has no number.
-pub(super) fn instance(row: &Value) -> Option<Instance> {
+/// One instance, as it is at `now_s`, seconds since the epoch; `None` when it has no number.
+pub(super) fn instance(row: &Value, now_s: f64) -> Option<Instance> {
     let id = row.get("id").and_then(Value::as_u64)?;
     let actual = match row.get("actual_status").and_then(Value::as_str) {
         None => Actual::Provisioning,
@@ -275,6 +275,14 @@ pub(super) fn instance(row: &Value) -> Option<Instance> {
         num_gpus: uint(row, "num_gpus") as u32,
         ssh: ssh_addresses(row),
         start_s: float(row, "start_date"),
+        end_s: optional_float(row, "end_date").filter(|end| *end > 0.0),
+        up_since_s: optional_float(row, "uptime_mins")
+            .filter(|minutes| *minutes >= 0.0)
+            .map(|minutes| now_s - minutes * 60.0),
+        charged_gpu_usd_per_hour: row
+            .get("instance")
+            .and_then(|charged| optional_float(charged, "gpuCostPerHour")),
+        inet_down_mbps: float(row, "inet_down"),
     })
 }
 
@@ -487,7 +495,7 @@ mod tests {
             "cur_state": "stopped", "public_ipaddr": " 203.0.113.4\n", "ssh_host": "ssh6.vast.ai",
             "ssh_port": 15610, "image_runtype": "jupyter_direc ssh_direc ssh_proxy",
             "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": "40123"}]}});
-        let parsed = instance(&row).unwrap();
+        let parsed = instance(&row, 0.0).unwrap();
         assert_eq!(parsed.actual, Actual::Provisioning);
         assert!(parsed.scheduling);
         assert_eq!(
@@ -509,7 +517,7 @@ mod tests {
 
         let hostile = json!({"id": 5, "public_ipaddr": "-oProxyCommand=x", "ssh_host": "a b", "ssh_port": 70000,
             "ports": {"22/tcp": null}});
-        assert!(instance(&hostile).unwrap().ssh.is_empty());
+        assert!(instance(&hostile, 0.0).unwrap().ssh.is_empty());
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub async fn charges(State(world): State<Arc<World>>, call: Call) -> Answer {
 }
 
 /// What an instance cost between two moments; `None` when it did not exist then.
-fn charge(instance: &Instance, from: Millis, to: Millis, tree: bool) -> Option<Value> {
+pub fn charge(instance: &Instance, from: Millis, to: Millis, tree: bool) -> Option<Value> {
     let bill = &instance.bill;
     let mut items = Vec::new();
     let (mut amount, mut start, mut end) = (0.0, None, from);

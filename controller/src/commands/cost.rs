@@ -1,0 +1,331 @@
+//! `cost`: what runs cost now, so far and to come, by our own ledger and by the provider's charges.
+
+use serde::Serialize;
+
+use crate::{
+    commands::Deps,
+    error::CommandError,
+    ledger::{self, Cost, CostKind, Reconciliation},
+    provider::Charge,
+    run::State,
+    store::{AttemptRecord, RunRecord, Store},
+    ui::{Table, Ui, text},
+};
+
+/// Show what runs cost: now, so far, and how long budget and credit last
+///
+/// Asks the provider what it charged and holds that against our own ledger. GPU and storage are counted by the second; traffic is
+/// only known from the provider. Boxes that are stopped and still paid for are named.
+#[derive(Debug, clap::Args)]
+pub struct CostArgs {
+    /// Run; all, if none is named
+    run: Option<String>,
+    /// Only what is on record; the provider is not asked
+    #[arg(long)]
+    recorded: bool,
+}
+
+/// Everything, as JSON.
+#[derive(Serialize)]
+struct Costs {
+    /// Spendable dollars of the account; null when the provider was not asked.
+    credit_usd: Option<f64>,
+    /// Hours that the credit lasts at the price of these runs; null when nothing is paid for.
+    credit_hours: Option<f64>,
+    /// What all of them cost now, $/h.
+    usd_per_hour: f64,
+    /// What all of them cost so far.
+    total_usd: f64,
+    runs: Vec<RunCost>,
+}
+
+/// One run.
+#[derive(Serialize)]
+struct RunCost {
+    run: String,
+    outcome: Option<&'static str>,
+    usd_per_hour: f64,
+    /// So far: what the provider charged where its bill is closed, else our own figure with its traffic.
+    cost: Cost,
+    total_usd: f64,
+    budget_usd: Option<f64>,
+    /// Hours that the budget lasts at the present price; null without a budget, or when nothing is paid for.
+    budget_hours: Option<f64>,
+    attempts: Vec<AttemptCost>,
+}
+
+/// One attempt.
+#[derive(Serialize)]
+struct AttemptCost {
+    attempt: u32,
+    state: State,
+    instance: Option<u64>,
+    gpu: String,
+    usd_per_hour: f64,
+    /// The box does not run, and its disk is paid for until it is destroyed.
+    stopped_but_paid: bool,
+    ledger: Cost,
+    /// What the provider charged; null when it was never asked.
+    charged: Option<Cost>,
+    /// The bill is closed.
+    charged_is_final: bool,
+    /// Charged minus ours, without traffic; null without a charge.
+    difference_usd: Option<f64>,
+}
+
+/// Runs the verb.
+pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), CommandError> {
+    let Some(store) = deps.existing_store()? else {
+        if let Some(name) = &args.run {
+            return Err(CommandError::usage(format!("there is no run `{name}`")));
+        }
+        ui.status(format_args!("No runs."));
+        return Ok(());
+    };
+    let runs = match &args.run {
+        Some(name) => vec![store.run(name)?],
+        None => store.runs()?,
+    };
+    let mut credit_usd = None;
+    if !args.recorded {
+        let provider = deps.provider()?;
+        credit_usd = Some(provider.account().await?.credit_usd);
+        for run in &runs {
+            read_charges(deps, &store, run).await?;
+        }
+    }
+    let now_us = deps.clock.now_us();
+    let runs: Vec<RunCost> = runs
+        .iter()
+        .map(|run| run_cost(&store, run, now_us))
+        .collect::<Result<_, _>>()?;
+    let usd_per_hour: f64 = runs.iter().map(|run| run.usd_per_hour).sum();
+    let costs = Costs {
+        credit_usd,
+        credit_hours: credit_usd.and_then(|usd| lasts(usd, usd_per_hour)),
+        usd_per_hour,
+        total_usd: runs.iter().map(|run| run.total_usd).sum(),
+        runs,
+    };
+    let one = args.run.is_some();
+    ui.show(&costs, |costs| match one {
+        true => attempts_table(&costs.runs[0]),
+        false => runs_table(&costs.runs),
+    });
+    notes(ui, &costs);
+    Ok(())
+}
+
+/// Reads what the provider charged for attempts whose bill is still open on record.
+async fn read_charges(deps: &Deps, store: &Store, run: &RunRecord) -> Result<(), CommandError> {
+    let closed = store.final_charges(&run.name)?;
+    let attempts = store.attempts(&run.name)?;
+    let open: Vec<&AttemptRecord> = attempts
+        .iter()
+        .filter(|attempt| attempt.instance.is_some())
+        .filter(|attempt| !closed.iter().any(|(number, _)| *number == attempt.number))
+        .collect();
+    let ids: Vec<u64> = open.iter().filter_map(|attempt| attempt.instance).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let since_s = run.created_us as f64 / 1e6;
+    let charges = deps.provider()?.charges(since_s, &ids).await?;
+    for attempt in open {
+        let of = |charge: &&Charge| Some(charge.instance) == attempt.instance;
+        if let Some(charge) = charges.iter().find(of) {
+            let is_final = attempt.state == State::Gone;
+            let now_us = deps.clock.now_us();
+            store.record_charge(&run.name, attempt.number, charge, now_us, is_final)?;
+        }
+    }
+    Ok(())
+}
+
+fn run_cost(store: &Store, run: &RunRecord, now_us: i64) -> Result<RunCost, CommandError> {
+    let intervals = store.intervals(&run.name)?;
+    let charges = store.charges(&run.name)?;
+    let mut cost = Cost::default();
+    let mut attempts = Vec::new();
+    for attempt in store.attempts(&run.name)? {
+        let number = attempt.number;
+        let ledger = ledger::attempt_cost(&intervals, number, now_us);
+        let charge = charges.iter().find(|charge| charge.attempt == number);
+        let charged = charge.map(|charge| charge.cost);
+        let charged_is_final = charge.is_some_and(|charge| charge.is_final);
+        cost += match charged {
+            Some(charged) if charged_is_final => charged,
+            // An open bill lags behind; only its traffic is news.
+            Some(charged) => Cost {
+                bandwidth_usd: charged.bandwidth_usd,
+                ..ledger
+            },
+            None => ledger,
+        };
+        let is_open = |kind: CostKind| {
+            intervals.iter().any(|interval| {
+                interval.attempt == number && interval.kind == kind && interval.to_us.is_none()
+            })
+        };
+        let up = matches!(attempt.state, State::Renting | State::Loading);
+        let difference = charged.map(|charged| Reconciliation { ledger, charged }.difference_usd());
+        attempts.push(AttemptCost {
+            attempt: number,
+            state: attempt.state,
+            instance: attempt.instance,
+            gpu: attempt.gpu.clone(),
+            usd_per_hour: ledger::rate_usd_per_hour(&intervals, Some(number)),
+            stopped_but_paid: is_open(CostKind::Disk) && !is_open(CostKind::Gpu) && !up,
+            ledger,
+            charged,
+            charged_is_final,
+            difference_usd: difference,
+        });
+    }
+    let usd_per_hour = ledger::rate_usd_per_hour(&intervals, None);
+    let total_usd = cost.total_usd();
+    let budget_usd = run.spec.limits.budget_usd;
+    Ok(RunCost {
+        run: run.name.clone(),
+        outcome: run.outcome.map(|outcome| outcome.name()),
+        usd_per_hour,
+        cost,
+        total_usd,
+        budget_usd,
+        budget_hours: budget_usd.and_then(|budget| lasts(budget - total_usd, usd_per_hour)),
+        attempts,
+    })
+}
+
+/// Hours that some money lasts.
+fn lasts(usd: f64, usd_per_hour: f64) -> Option<f64> {
+    (usd_per_hour > 0.0).then(|| (usd / usd_per_hour).max(0.0))
+}
+
+fn hours(hours: Option<f64>) -> String {
+    text::or_dash(hours.map(|hours| match hours >= 48.0 {
+        true => format!("{:.0} d", hours / 24.0),
+        false => format!("{hours:.1} h"),
+    }))
+}
+
+fn runs_table(runs: &[RunCost]) -> Table {
+    let mut table = Table::new(&[
+        "RUN", "STATE", "NOW>", "GPU>", "STORAGE>", "TRAFFIC>", "TOTAL>", "BUDGET>", "LASTS>",
+    ]);
+    for run in runs {
+        let state = run
+            .attempts
+            .last()
+            .map_or("planned", |last| last.state.name());
+        table.row([
+            run.run.clone(),
+            run.outcome.unwrap_or(state).to_owned(),
+            text::usd_per_hour(run.usd_per_hour),
+            text::usd(run.cost.gpu_usd),
+            text::usd(run.cost.disk_usd),
+            text::usd(run.cost.bandwidth_usd),
+            text::usd(run.total_usd),
+            text::or_dash(run.budget_usd.map(text::usd)),
+            hours(run.budget_hours),
+        ]);
+    }
+    table
+}
+
+fn attempts_table(run: &RunCost) -> Table {
+    let mut table = Table::new(&[
+        "TRY>",
+        "STATE",
+        "INSTANCE>",
+        "GPU",
+        "NOW>",
+        "GPU COST>",
+        "STORAGE>",
+        "TRAFFIC>",
+        "CHARGED>",
+    ]);
+    for attempt in &run.attempts {
+        let shown = match (attempt.charged_is_final, attempt.charged) {
+            (true, Some(charged)) => charged,
+            (_, charged) => Cost {
+                bandwidth_usd: charged.map_or(0.0, |charged| charged.bandwidth_usd),
+                ..attempt.ledger
+            },
+        };
+        let charged = attempt.charged.map(|charged| {
+            let so_far = if attempt.charged_is_final {
+                ""
+            } else {
+                " so far"
+            };
+            format!("{}{so_far}", text::usd(charged.total_usd()))
+        });
+        table.row([
+            attempt.attempt.to_string(),
+            attempt.state.name().to_owned(),
+            text::or_dash(attempt.instance),
+            attempt.gpu.clone(),
+            text::usd_per_hour(attempt.usd_per_hour),
+            text::usd(shown.gpu_usd),
+            text::usd(shown.disk_usd),
+            text::usd(shown.bandwidth_usd),
+            text::or_dash(charged),
+        ]);
+    }
+    table
+}
+
+fn notes(ui: &mut Ui, costs: &Costs) {
+    for run in &costs.runs {
+        for attempt in run
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.stopped_but_paid)
+        {
+            ui.warning(format_args!(
+                "instance {} of `{}` is STOPPED AND STILL PAID FOR: {} for its disk, {} a day; end it with `spotter destroy {}`",
+                text::or_dash(attempt.instance),
+                run.run,
+                text::usd_per_hour(attempt.usd_per_hour),
+                text::usd(attempt.usd_per_hour * 24.0),
+                run.run
+            ));
+        }
+        for attempt in &run.attempts {
+            let apart = attempt.difference_usd.filter(|usd| usd.abs() >= 0.005);
+            if let Some(usd) = apart.filter(|_| attempt.charged_is_final) {
+                ui.status(format_args!(
+                    "The bill of attempt {} of `{}` differs from our ledger by {usd:+.4} dollars; the bill counts.",
+                    attempt.attempt, run.run
+                ));
+            }
+        }
+        if let (Some(budget), Some(left)) = (run.budget_usd, run.budget_hours) {
+            ui.status(format_args!(
+                "`{}`: {} of {} are spent; the rest lasts {} at {}.",
+                run.run,
+                text::usd(run.total_usd),
+                text::usd(budget),
+                hours(Some(left)),
+                text::usd_per_hour(run.usd_per_hour)
+            ));
+        }
+    }
+    if costs.usd_per_hour > 0.0 {
+        ui.status(format_args!(
+            "To come: {} for every day that this goes on.",
+            text::usd(costs.usd_per_hour * 24.0)
+        ));
+    }
+    if let Some(credit) = costs.credit_usd {
+        let lasting = match costs.credit_hours {
+            Some(_) => format!(", which lasts {} at this price", hours(costs.credit_hours)),
+            None => String::new(),
+        };
+        ui.status(format_args!(
+            "The account has {}{lasting}.",
+            text::usd(credit)
+        ));
+    }
+}

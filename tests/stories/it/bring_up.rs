@@ -1,0 +1,237 @@
+//! Boxes that do not come up: each is destroyed in time, its machine remembered, and the next offer taken, within the budget.
+
+use std::time::Duration;
+
+use spotter::{
+    provider::{Actual, Instance, Intended},
+    run::State,
+    store::Outcome,
+};
+
+use crate::world::{World, spec};
+
+const RUN: &str = "story";
+
+/// What is wrong with a box whenever somebody looks, what the run says of it, and after how many minutes at most it is destroyed.
+struct Case {
+    spoil: fn(&mut Instance),
+    says: &'static str,
+    minutes: u64,
+}
+
+fn loading(instance: &mut Instance, says: &str) {
+    instance.actual = Actual::Loading;
+    instance.status_msg = says.to_owned();
+    instance.ssh.clear();
+}
+
+fn case(spoil: fn(&mut Instance), says: &'static str, minutes: u64) -> Case {
+    Case {
+        spoil,
+        says,
+        minutes,
+    }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        // The texts after which an image never arrives, in any letters.
+        case(
+            |i| loading(i, "Error response from daemon: no such thing"),
+            "Error response from daemon",
+            1,
+        ),
+        case(
+            |i| loading(i, "failed to pull image a:b"),
+            "failed to pull image",
+            1,
+        ),
+        case(
+            |i| loading(i, "write: No space left on device"),
+            "No space left on device",
+            1,
+        ),
+        case(
+            |i| loading(i, "manifest unknown: a:b"),
+            "manifest unknown",
+            1,
+        ),
+        case(
+            |i| loading(i, "UNAUTHORIZED: access denied"),
+            "UNAUTHORIZED",
+            1,
+        ),
+        case(
+            |i| loading(i, "layer 3: unexpected EOF"),
+            "unexpected EOF",
+            1,
+        ),
+        // A layer that never ends looks like one that takes long: only the clock tells.
+        case(
+            |i| {
+                loading(i, "0a9fb61ac2dd: Downloading");
+                i.inet_down_mbps = 800.0;
+            },
+            "had not arrived within 13 min",
+            14,
+        ),
+        case(
+            |i| {
+                loading(i, "0a9fb61ac2dd: Downloading");
+                i.inet_down_mbps = 200.0;
+            },
+            "had not arrived within 37 min",
+            38,
+        ),
+        // It runs, and nobody learns where.
+        case(
+            |i| i.ssh.clear(),
+            "its ports were not published within 300 s",
+            7,
+        ),
+        // It is not what was ordered.
+        case(
+            |i| i.disk_gb /= 2.0,
+            "its disk has 20 GB instead of 40 GB",
+            1,
+        ),
+        case(|i| i.is_bid = false, "it was rented on-demand", 1),
+        case(|i| i.gpu_usd_per_hour *= 2.0, "it costs $", 1),
+        case(|i| i.num_gpus = 2, "it has 2 GPUs instead of 1", 1),
+        // What ends while it is waited for.
+        case(
+            |i| {
+                i.actual = Actual::Exited;
+                i.ssh.clear();
+            },
+            "its container ended",
+            2,
+        ),
+        case(
+            |i| {
+                i.actual = Actual::Offline;
+                i.ssh.clear();
+            },
+            "its host is offline",
+            6,
+        ),
+        case(
+            |i| {
+                i.actual = Actual::Unknown;
+                i.ssh.clear();
+            },
+            "its host has not been heard of lately",
+            11,
+        ),
+        case(
+            |i| {
+                i.actual = Actual::Frozen;
+                i.ssh.clear();
+                i.intended = Intended::Frozen;
+            },
+            "",
+            45,
+        ),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_way_not_to_come_up_ends_in_time_and_another_machine_is_taken() {
+    for case in cases() {
+        let world = World::new(4, 60);
+        world.market.spoil_next(case.spoil);
+        world.plan(&spec(RUN));
+        let run = world.drive(RUN).await;
+        let says = case.says;
+        assert_eq!(run.outcome, Some(Outcome::Done), "{says}");
+        let attempts = world.attempts(RUN);
+        assert_eq!(attempts.len(), 2, "{says}");
+        let reason = attempts[0].reason.clone().unwrap_or_default();
+        assert!(reason.contains(says), "{says:?} is not in {reason:?}");
+        let lived = Duration::from_micros((attempts[0].gone_us - attempts[0].created_us) as u64);
+        assert!(
+            lived <= Duration::from_secs(case.minutes * 60),
+            "{says}: {lived:?}"
+        );
+        assert_eq!(attempts[0].state, State::Gone, "{says}");
+        assert_ne!(attempts[0].machine_id, attempts[1].machine_id, "{says}");
+        assert!(world.market.alive().is_empty(), "{says}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_box_whose_ssh_is_silent_is_given_up_with_what_its_container_printed() {
+    let world = World::new(4, 60);
+    world.boxes.script().dead_boxes = 1;
+    world
+        .market
+        .set_container_log("sshd: no hostkeys available -- exiting.\n");
+    world.plan(&spec(RUN));
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        world.until(RUN, 2, State::Loading).await;
+        world.boxes.script().dead_boxes = 0;
+    });
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    let first = &world.attempts(RUN)[0];
+    assert!(
+        first
+            .reason
+            .as_ref()
+            .unwrap()
+            .contains("ssh did not let us in within 600 s")
+    );
+    let failed = world
+        .store
+        .newest_event(RUN, 1, "bring_up_failed")
+        .unwrap()
+        .unwrap();
+    assert!(
+        failed.detail["container_log"]
+            .as_str()
+            .unwrap()
+            .contains("no hostkeys")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_failed_is_avoided_by_later_runs_until_nothing_else_is_left() {
+    let world = World::new(2, 60);
+    world.market.spoil_next(|i| loading(i, "manifest unknown"));
+    world.plan(&spec(RUN));
+    world.drive(RUN).await;
+    let bad = world.attempts(RUN)[0].machine_id;
+    // Its offer is listed again, and so is that of the machine that did well.
+    world.market.relist();
+    world.plan(&spec("second"));
+    world.drive("second").await;
+    assert_ne!(world.attempts("second")[0].machine_id, bad);
+    assert_eq!(world.attempts("second").len(), 1);
+    // Now it is the only one.
+    world.plan(&spec("third"));
+    assert_eq!(world.drive("third").await.outcome, Some(Outcome::Done));
+    assert_eq!(world.attempts("third")[0].machine_id, bad);
+    assert!(world.was_told("where a box did not come up lately: manifest unknown"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn low_credit_and_the_end_of_a_contract_are_told_before_they_bite() {
+    let world = World::new(2, 4_000);
+    world.market.set_credit(1.0);
+    world
+        .market
+        .spoil_next(|i| i.end_s = Some(1_767_225_600.0 + 20_000.0));
+    world.plan(&spec(RUN));
+    assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Done));
+    assert!(world.was_told("the account has $1.00 left, which lasts"));
+    assert!(world.was_told("ends in"));
+    let kinds = world.kinds(RUN);
+    for kind in ["credit_low", "contract_ends"] {
+        assert_eq!(
+            kinds.iter().filter(|known| *known == kind).count(),
+            1,
+            "{kinds:?}"
+        );
+    }
+    let warnings = spotter::run::foresight::warnings(&world.store, RUN, 1).unwrap();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+}
