@@ -1,5 +1,6 @@
 //! Our types to contract types and back: the only file besides `handlers` that names the contract's messages.
 
+use nvml_probe::{GpuInfo, GpuProcess, Hello, MigDevice};
 use spotter_proto::v1;
 use spotter_trainlog::live::Latest;
 
@@ -61,20 +62,91 @@ pub fn sample(sample: Sample) -> v1::Sample {
 }
 
 fn gpu(gpu: GpuSample) -> v1::GpuSample {
+    let of = gpu.reading;
     v1::GpuSample {
-        index: gpu.index,
         name: gpu.name.to_string(),
         uuid: gpu.uuid.to_string(),
-        error: gpu.error,
-        utilisation_percent: gpu.utilisation_percent,
-        memory_used_bytes: gpu.memory_used_bytes,
-        memory_total_bytes: gpu.memory_total_bytes,
-        power_mw: gpu.power_mw,
-        temperature_c: gpu.temperature_c,
-        sm_clock_mhz: gpu.sm_clock_mhz,
-        memory_clock_mhz: gpu.memory_clock_mhz,
-        throttle_reasons: gpu.throttle_reasons,
-        energy_mj: gpu.energy_mj,
+        index: of.index,
+        error: of.error,
+        utilisation_percent: of.utilisation_percent,
+        memory_used_bytes: of.memory_used_bytes,
+        memory_total_bytes: of.memory_total_bytes,
+        power_mw: of.power_mw,
+        temperature_c: of.temperature_c,
+        sm_clock_mhz: of.sm_clock_mhz,
+        memory_clock_mhz: of.memory_clock_mhz,
+        throttle_reasons: of.throttle_reasons,
+        energy_mj: of.energy_mj,
+        memory_busy_percent: of.memory_busy_percent,
+        memory_temperature_c: of.memory_temperature_c,
+        performance_state: of.performance_state,
+        sm_active_percent: of.sm_active_percent,
+        sm_occupancy_percent: of.sm_occupancy_percent,
+        tensor_active_percent: of.tensor_active_percent,
+        dram_active_percent: of.dram_active_percent,
+        mig: of.mig.into_iter().map(mig).collect(),
+        power_limit_mw: of.power_limit_mw,
+        fan_percent: of.fan_percent,
+        pcie_tx_bytes_per_s: of.pcie_tx_bytes_per_s,
+        pcie_rx_bytes_per_s: of.pcie_rx_bytes_per_s,
+        pcie_replays: of.pcie_replays,
+        pcie_generation: of.pcie_generation,
+        pcie_width: of.pcie_width,
+        nvlink_tx_bytes_per_s: of.nvlink_tx_bytes_per_s,
+        nvlink_rx_bytes_per_s: of.nvlink_rx_bytes_per_s,
+        nvlinks_up: of.nvlinks_up,
+        nvlink_errors: of.nvlink_errors,
+        ecc_corrected: of.ecc_corrected,
+        ecc_uncorrected: of.ecc_uncorrected,
+        ecc_corrected_lifetime: of.ecc_corrected_lifetime,
+        ecc_uncorrected_lifetime: of.ecc_uncorrected_lifetime,
+        remapped_rows_corrected: of.remapped_rows_corrected,
+        remapped_rows_uncorrected: of.remapped_rows_uncorrected,
+        remap_pending: of.remap_pending,
+        remap_failed: of.remap_failed,
+        recovery_action: of.recovery_action,
+        processes: of.processes.into_iter().map(gpu_process).collect(),
+        xid_count: of.xid_count,
+        last_xid: of.last_xid,
+        last_xid_us: of.last_xid_us,
+    }
+}
+
+fn mig(part: MigDevice) -> v1::MigSample {
+    v1::MigSample {
+        index: part.index,
+        name: part.name,
+        uuid: part.uuid,
+        memory_used_bytes: part.memory_used_bytes,
+        memory_total_bytes: part.memory_total_bytes,
+    }
+}
+
+fn gpu_process(process: GpuProcess) -> v1::GpuProcess {
+    v1::GpuProcess {
+        pid: process.pid,
+        memory_bytes: process.memory_bytes,
+    }
+}
+
+/// What NVML says of driver and GPUs.
+pub fn gpu_driver(hello: &Hello) -> v1::GpuDriver {
+    let card = |gpu: &GpuInfo| v1::GpuCard {
+        index: gpu.index,
+        name: gpu.name.clone(),
+        uuid: gpu.uuid.clone(),
+        pci_bus_id: gpu.pci_bus_id.clone(),
+        compute_capability: gpu.compute_capability,
+        vbios: gpu.vbios.clone(),
+        max_sm_clock_mhz: gpu.max_sm_clock_mhz,
+        max_memory_clock_mhz: gpu.max_memory_clock_mhz,
+        mig: gpu.mig,
+    };
+    v1::GpuDriver {
+        version: hello.driver.clone(),
+        cuda: hello.cuda,
+        library: hello.library.clone(),
+        gpus: hello.gpus.iter().map(card).collect(),
     }
 }
 

@@ -115,6 +115,7 @@ impl Agent for Handlers {
                 convert::backup(running.backup.state(), core.credentials.expires_us())
             }),
             gpu_problem: core.telemetry.gpu_problem(),
+            gpu_driver: core.telemetry.driver().as_deref().map(convert::gpu_driver),
         }))
     }
 

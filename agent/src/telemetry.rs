@@ -8,11 +8,13 @@ pub mod gpu;
 pub mod history;
 pub mod host;
 pub mod probe;
+mod sample;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nvml_probe::Hello;
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio::time::{self, MissedTickBehavior};
@@ -25,73 +27,10 @@ use history::{History, Since};
 use host::{Disk, HostReader};
 use probe::{ProbeConfig, ProbeSupervisor};
 
+pub use sample::{GpuSample, HostSample, Sample};
+
 /// Samples a slow subscriber may fall behind before it loses the oldest: four minutes at 1 Hz.
 const SUBSCRIBER_LAG: usize = 256;
-
-/// One reading of the box.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sample {
-    /// When, microseconds since the epoch by the box's clock.
-    pub time_us: u64,
-    /// Every GPU by index; empty while there is no telemetry (then [`Telemetry::gpu_problem`] says why).
-    pub gpus: Vec<GpuSample>,
-    /// The container, or the host where there is no container limit.
-    pub host: Option<HostSample>,
-}
-
-/// One reading of one GPU. Absent values could not be read.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct GpuSample {
-    /// NVML index.
-    pub index: u32,
-    /// Product name; shared, because it is the same in every sample.
-    pub name: Arc<str>,
-    /// NVML UUID; shared likewise.
-    pub uuid: Arc<str>,
-    /// NVML error code when the GPU could not be read; 0 otherwise.
-    pub error: u32,
-    /// Share of time in which a kernel ran, percent 0-100.
-    pub utilisation_percent: Option<u32>,
-    /// Memory in use, bytes.
-    pub memory_used_bytes: Option<u64>,
-    /// Memory in all, bytes.
-    pub memory_total_bytes: Option<u64>,
-    /// Power draw, milliwatts.
-    pub power_mw: Option<u32>,
-    /// Core temperature, degrees Celsius.
-    pub temperature_c: Option<u32>,
-    /// SM clock, MHz.
-    pub sm_clock_mhz: Option<u32>,
-    /// Memory clock, MHz.
-    pub memory_clock_mhz: Option<u32>,
-    /// NVML clocks-event-reasons bit mask.
-    pub throttle_reasons: Option<u64>,
-    /// Energy since the driver was loaded, millijoules.
-    pub energy_mj: Option<u64>,
-}
-
-/// One reading of the container's limits and use. Absent values could not be read.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct HostSample {
-    /// CPU use, percent of one core.
-    pub cpu_percent: Option<f32>,
-    /// Cores this box may use; fractional under a quota.
-    pub cpu_limit_cores: Option<f32>,
-    /// Memory in use without reclaimable page cache, bytes.
-    pub memory_used_bytes: Option<u64>,
-    /// Memory limit: the container's, else the host's total, bytes.
-    pub memory_limit_bytes: Option<u64>,
-    /// Free bytes on the file system of the working directory.
-    pub disk_free_bytes: Option<u64>,
-    /// Size of that file system, bytes.
-    pub disk_total_bytes: Option<u64>,
-    /// Bytes received since boot on all interfaces but loopback.
-    pub network_rx_bytes: Option<u64>,
-    /// Bytes sent since boot, likewise.
-    pub network_tx_bytes: Option<u64>,
-    /// OOM kills counted by the box's memory cgroup since it was made.
-    pub oom_kills: Option<u64>,
-}
 
 /// How often to sample and how the probe is run; the default is what a box needs.
 #[derive(Debug, Clone)]
@@ -194,6 +133,11 @@ impl Telemetry {
     /// Why there is no GPU telemetry, or no complete one; empty when every GPU is read, and until the probe had its chance.
     pub fn gpu_problem(&self) -> String {
         self.gpus.problem()
+    }
+
+    /// What NVML said of driver and GPUs; `None` before it said anything.
+    pub fn driver(&self) -> Option<Arc<Hello>> {
+        self.gpus.driver()
     }
 
     /// Watches the file system of another directory from the next sample on.

@@ -4,11 +4,15 @@
 //! Both ends are always built together (the probe is embedded in the agent), so nothing here has to stay compatible. The
 //! structs are written by hand because the agent's contract compiler would be a build dependency larger than the probe.
 
+mod reading;
+
 use std::error::Error;
 use std::fmt;
 
 use prost::bytes::{Buf, BytesMut};
 use prost::{DecodeError, Message};
+
+pub use reading::{Folding, Gpu, GpuProcess, MigDevice};
 
 /// Largest frame that either side accepts, bytes. 128 GPUs need 8 KB; the rest is head-room against a garbled length.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
@@ -17,7 +21,7 @@ pub const MAX_FRAME_BYTES: usize = 1 << 20;
 #[derive(Clone, PartialEq, Message)]
 pub struct Frame {
     /// What it says.
-    #[prost(oneof = "Body", tags = "1, 2, 3")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4")]
     pub body: Option<Body>,
 }
 
@@ -33,6 +37,9 @@ pub enum Body {
     /// Last frame of a probe that cannot work.
     #[prost(message, tag = "3")]
     State(State),
+    /// A critical error, as it happens.
+    #[prost(message, tag = "4")]
+    Xid(Xid),
 }
 
 /// What does not change while the probe runs.
@@ -47,9 +54,12 @@ pub struct Hello {
     /// Every GPU, by index.
     #[prost(message, repeated, tag = "3")]
     pub gpus: Vec<GpuInfo>,
+    /// CUDA version of the driver, 1000 x major + 10 x minor; 0 when it cannot be read.
+    #[prost(uint32, tag = "4")]
+    pub cuda: u32,
 }
 
-/// The name of one GPU.
+/// What is fixed about one GPU. What cannot be read is empty or 0.
 #[derive(Clone, PartialEq, Message)]
 pub struct GpuInfo {
     /// NVML index.
@@ -61,6 +71,24 @@ pub struct GpuInfo {
     /// NVML UUID; empty when it cannot be read.
     #[prost(string, tag = "3")]
     pub uuid: String,
+    /// PCI address, such as `00000000:1B:00.0`.
+    #[prost(string, tag = "4")]
+    pub pci_bus_id: String,
+    /// CUDA compute capability, 10 x major + minor: 90 on Hopper.
+    #[prost(uint32, tag = "5")]
+    pub compute_capability: u32,
+    /// Version of its firmware.
+    #[prost(string, tag = "6")]
+    pub vbios: String,
+    /// Highest SM clock, MHz.
+    #[prost(uint32, tag = "7")]
+    pub max_sm_clock_mhz: u32,
+    /// Highest memory clock, MHz.
+    #[prost(uint32, tag = "8")]
+    pub max_memory_clock_mhz: u32,
+    /// Split by MIG.
+    #[prost(bool, tag = "9")]
+    pub mig: bool,
 }
 
 /// One reading of every GPU.
@@ -74,43 +102,15 @@ pub struct Sample {
     pub took_us: u32,
 }
 
-/// One reading of one GPU. Absent values are not supported, or failed this time.
+/// A critical error that the driver reported for one GPU.
 #[derive(Clone, PartialEq, Message)]
-pub struct Gpu {
-    /// NVML index.
-    #[prost(uint32, tag = "1")]
-    pub index: u32,
-    /// NVML error code when the GPU as a whole cannot be read (15: fell off the bus); 0 otherwise.
+pub struct Xid {
+    /// NVML index of the GPU; absent when the driver named one that was not greeted.
+    #[prost(uint32, optional, tag = "1")]
+    pub index: Option<u32>,
+    /// Xid code, such as 79: fell off the bus.
     #[prost(uint32, tag = "2")]
-    pub error: u32,
-    /// Share of time in which a kernel ran, percent 0-100.
-    #[prost(uint32, optional, tag = "3")]
-    pub utilisation_percent: Option<u32>,
-    /// Memory in use, bytes; without what the driver reserves where the driver tells them apart (R510 and later).
-    #[prost(uint64, optional, tag = "4")]
-    pub memory_used_bytes: Option<u64>,
-    /// Memory in all, bytes.
-    #[prost(uint64, optional, tag = "5")]
-    pub memory_total_bytes: Option<u64>,
-    /// Power draw at this instant, milliwatts; the mean of a second where the driver has only that.
-    #[prost(uint32, optional, tag = "6")]
-    pub power_mw: Option<u32>,
-    /// Energy since the driver was loaded, millijoules. Volta and later.
-    #[prost(uint64, optional, tag = "7")]
-    pub energy_mj: Option<u64>,
-    /// Core temperature, degrees Celsius.
-    #[prost(uint32, optional, tag = "8")]
-    pub temperature_c: Option<u32>,
-    /// SM clock, MHz.
-    #[prost(uint32, optional, tag = "9")]
-    pub sm_clock_mhz: Option<u32>,
-    /// Memory clock, MHz.
-    #[prost(uint32, optional, tag = "10")]
-    pub memory_clock_mhz: Option<u32>,
-    /// Clocks-event-reasons bit mask: 0x1 idle, 0x4 software power cap, 0x8 hardware slowdown, 0x20 software thermal,
-    /// 0x40 hardware thermal, 0x80 power brake.
-    #[prost(uint64, optional, tag = "11")]
-    pub throttle_reasons: Option<u64>,
+    pub code: u32,
 }
 
 /// Why the probe ends.

@@ -2,18 +2,26 @@
 //!
 //! Reading never waits for a GPU. What is too old is not shown as if it were fresh: it becomes a problem with a reason.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use nvml_probe::{Failure, Gpu, Hello};
+use nvml_probe::{Failure, Gpu, Hello, Xid};
 use serde_json::json;
 
 use super::GpuSample;
-use super::history::unpack_gpu;
 use crate::events::EventSink;
 
 /// Intervals after which a reading is no longer the present: two late ones are forgiven.
 const FRESH_INTERVALS: u32 = 4;
+
+/// The critical errors of one GPU.
+#[derive(Debug, Clone, Copy, Default)]
+struct Xids {
+    count: u32,
+    last: u32,
+    last_us: u64,
+}
 
 /// What is known about the GPUs at this moment.
 pub struct GpuBoard {
@@ -25,6 +33,9 @@ pub struct GpuBoard {
 #[derive(Default)]
 struct State {
     names: Vec<(Arc<str>, Arc<str>)>,
+    driver: Option<Arc<Hello>>,
+    /// Critical errors so far, by the GPU's index. They outlive the probe that told of them.
+    xids: BTreeMap<u32, Xids>,
     reading: Option<(Instant, Vec<Gpu>)>,
     /// Why there is no reading, or not of every GPU; empty when all is well.
     problem: String,
@@ -52,7 +63,29 @@ impl GpuBoard {
             .collect();
         let mut state = self.lock();
         state.names = names;
+        state.driver = Some(Arc::new(hello.clone()));
         state.reading = None;
+    }
+
+    /// What the newest probe said of driver and GPUs; `None` before there was one that works.
+    pub fn driver(&self) -> Option<Arc<Hello>> {
+        self.lock().driver.clone()
+    }
+
+    /// The driver reported a critical error.
+    pub fn note_xid(&self, xid: &Xid, time_us: u64) {
+        let uuid = {
+            let mut state = self.lock();
+            if let Some(index) = xid.index {
+                let of = state.xids.entry(index).or_default();
+                of.count = of.count.saturating_add(1);
+                (of.last, of.last_us) = (xid.code, time_us);
+            }
+            let place = xid.index.map(|index| index as usize);
+            place.and_then(|place| Some(state.names.get(place)?.1.to_string()))
+        };
+        let detail = json!({ "xid": xid.code, "gpu": xid.index, "uuid": uuid });
+        self.events.event("gpu.xid", detail);
     }
 
     /// The probe has read its GPUs.
@@ -106,14 +139,20 @@ impl GpuBoard {
         else {
             return Vec::new();
         };
-        let name = |place: usize| state.names.get(place).cloned().unwrap_or_default();
-        let named = gpus
-            .iter()
-            .enumerate()
-            .map(|(place, gpu)| (gpu, name(place)));
-        named
-            .map(|(gpu, (name, uuid))| unpack_gpu(gpu, name, uuid))
-            .collect()
+        let with_names = |(place, gpu): (usize, &Gpu)| {
+            let (name, uuid) = state.names.get(place).cloned().unwrap_or_default();
+            let mut reading = gpu.clone();
+            if let Some(xids) = state.xids.get(&gpu.index) {
+                reading.xid_count = xids.count;
+                (reading.last_xid, reading.last_xid_us) = (xids.last, xids.last_us);
+            }
+            GpuSample {
+                name,
+                uuid,
+                reading,
+            }
+        };
+        gpus.iter().enumerate().map(with_names).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -195,6 +234,7 @@ mod tests {
             index,
             name: "NVIDIA L4".into(),
             uuid: format!("GPU-{index}"),
+            ..GpuInfo::default()
         };
         Hello {
             gpus: (0..2).map(info).collect(),
@@ -262,6 +302,36 @@ mod tests {
                 ""
             ]
         );
+    }
+
+    #[test]
+    fn an_xid_is_an_event_and_stays_with_its_gpu_when_the_probe_is_gone() {
+        let (events, board) = board();
+        board.greet(&hello());
+        let xid = |index, code| Xid { index, code };
+        board.note_xid(&xid(Some(1), 31), 5);
+        board.note_xid(&xid(Some(1), 79), 7);
+        board.note_xid(&xid(None, 13), 8);
+        let told: Vec<_> = events.0.lock().unwrap().clone();
+        assert_eq!(told[1].0, "gpu.xid");
+        assert_eq!(told[1].1, json!({"xid": 79, "gpu": 1, "uuid": "GPU-1"}));
+        assert_eq!(told[2].1, json!({"xid": 13, "gpu": null, "uuid": null}));
+
+        board.fail("the NVML probe died");
+        board.greet(&hello());
+        board.update(
+            (0..2)
+                .map(|index| Gpu {
+                    index,
+                    ..Gpu::default()
+                })
+                .collect(),
+        );
+        let of = |place: usize| {
+            let sample = &board.samples()[place];
+            (sample.xid_count, sample.last_xid, sample.last_xid_us)
+        };
+        assert_eq!((of(0), of(1)), ((0, 0, 0), (2, 79, 7)));
     }
 
     #[test]

@@ -112,35 +112,12 @@ struct Packed {
     #[prost(message, repeated, tag = "1")]
     gpus: Vec<Gpu>,
     #[prost(message, optional, tag = "2")]
-    host: Option<PackedHost>,
-}
-
-/// [`HostSample`], field by field.
-#[derive(Clone, PartialEq, Message)]
-struct PackedHost {
-    #[prost(float, optional, tag = "1")]
-    cpu_percent: Option<f32>,
-    #[prost(float, optional, tag = "2")]
-    cpu_limit_cores: Option<f32>,
-    #[prost(uint64, optional, tag = "3")]
-    memory_used_bytes: Option<u64>,
-    #[prost(uint64, optional, tag = "4")]
-    memory_limit_bytes: Option<u64>,
-    #[prost(uint64, optional, tag = "5")]
-    disk_free_bytes: Option<u64>,
-    #[prost(uint64, optional, tag = "6")]
-    disk_total_bytes: Option<u64>,
-    #[prost(uint64, optional, tag = "7")]
-    network_rx_bytes: Option<u64>,
-    #[prost(uint64, optional, tag = "8")]
-    network_tx_bytes: Option<u64>,
-    #[prost(uint64, optional, tag = "9")]
-    oom_kills: Option<u64>,
+    host: Option<HostSample>,
 }
 
 fn pack(sample: &Sample) -> Arc<[u8]> {
-    let gpus = sample.gpus.iter().map(pack_gpu).collect();
-    let host = sample.host.as_ref().map(pack_host);
+    let gpus = sample.gpus.iter().map(|gpu| gpu.reading.clone()).collect();
+    let host = sample.host.clone();
     Packed { gpus, host }.encode_to_vec().into()
 }
 
@@ -150,72 +127,13 @@ fn unpack(entry: &Entry) -> Sample {
     Sample {
         time_us: entry.time_us,
         gpus: gpus
-            .map(|(gpu, (name, uuid))| unpack_gpu(&gpu, name.clone(), uuid.clone()))
+            .map(|(reading, (name, uuid))| GpuSample {
+                name: name.clone(),
+                uuid: uuid.clone(),
+                reading,
+            })
             .collect(),
-        host: packed.host.map(unpack_host),
-    }
-}
-
-fn pack_gpu(gpu: &GpuSample) -> Gpu {
-    Gpu {
-        index: gpu.index,
-        error: gpu.error,
-        utilisation_percent: gpu.utilisation_percent,
-        memory_used_bytes: gpu.memory_used_bytes,
-        memory_total_bytes: gpu.memory_total_bytes,
-        power_mw: gpu.power_mw,
-        energy_mj: gpu.energy_mj,
-        temperature_c: gpu.temperature_c,
-        sm_clock_mhz: gpu.sm_clock_mhz,
-        memory_clock_mhz: gpu.memory_clock_mhz,
-        throttle_reasons: gpu.throttle_reasons,
-    }
-}
-
-/// A GPU as the probe sent it, with the names that its greeting gave.
-pub(super) fn unpack_gpu(gpu: &Gpu, name: Arc<str>, uuid: Arc<str>) -> GpuSample {
-    GpuSample {
-        index: gpu.index,
-        name,
-        uuid,
-        error: gpu.error,
-        utilisation_percent: gpu.utilisation_percent,
-        memory_used_bytes: gpu.memory_used_bytes,
-        memory_total_bytes: gpu.memory_total_bytes,
-        power_mw: gpu.power_mw,
-        temperature_c: gpu.temperature_c,
-        sm_clock_mhz: gpu.sm_clock_mhz,
-        memory_clock_mhz: gpu.memory_clock_mhz,
-        throttle_reasons: gpu.throttle_reasons,
-        energy_mj: gpu.energy_mj,
-    }
-}
-
-fn pack_host(host: &HostSample) -> PackedHost {
-    PackedHost {
-        cpu_percent: host.cpu_percent,
-        cpu_limit_cores: host.cpu_limit_cores,
-        memory_used_bytes: host.memory_used_bytes,
-        memory_limit_bytes: host.memory_limit_bytes,
-        disk_free_bytes: host.disk_free_bytes,
-        disk_total_bytes: host.disk_total_bytes,
-        network_rx_bytes: host.network_rx_bytes,
-        network_tx_bytes: host.network_tx_bytes,
-        oom_kills: host.oom_kills,
-    }
-}
-
-fn unpack_host(host: PackedHost) -> HostSample {
-    HostSample {
-        cpu_percent: host.cpu_percent,
-        cpu_limit_cores: host.cpu_limit_cores,
-        memory_used_bytes: host.memory_used_bytes,
-        memory_limit_bytes: host.memory_limit_bytes,
-        disk_free_bytes: host.disk_free_bytes,
-        disk_total_bytes: host.disk_total_bytes,
-        network_rx_bytes: host.network_rx_bytes,
-        network_tx_bytes: host.network_tx_bytes,
-        oom_kills: host.oom_kills,
+        host: packed.host,
     }
 }
 
@@ -225,9 +143,10 @@ mod tests {
 
     fn full(time_us: u64, gpus: u32) -> Sample {
         let gpu = |index| GpuSample {
-            index,
             name: "NVIDIA H100 80GB HBM3".into(),
             uuid: format!("GPU-{index}").into(),
+            reading: Gpu {
+                index,
             error: 0,
             utilisation_percent: Some(97),
             memory_used_bytes: Some(64_000_000_000),
@@ -238,6 +157,8 @@ mod tests {
             memory_clock_mhz: Some(2619),
             throttle_reasons: Some(0x24),
             energy_mj: Some(123_456_789_012),
+                ..Gpu::default()
+            },
         };
         let host = HostSample {
             cpu_percent: Some(1234.5),
@@ -261,9 +182,12 @@ mod tests {
     fn a_sample_comes_back_as_it_went_in() {
         let mut history = History::default();
         let lost = GpuSample {
-            index: 1,
             name: "x".into(),
-            error: 15,
+            reading: Gpu {
+                index: 1,
+                error: 15,
+                ..Gpu::default()
+            },
             ..GpuSample::default()
         };
         let odd = Sample {

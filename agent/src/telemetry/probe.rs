@@ -40,6 +40,8 @@ pub struct ProbeConfig {
     /// The container's environment, NUL-separated; /proc/1/environ where the file is missing. ssh shells lack it, and with
     /// it the library path that container toolkits set.
     pub environment_file: PathBuf,
+    /// Time between two readings of what is slow to read.
+    pub slow: Duration,
     /// Longest wait for the first sample: nvmlInit takes seconds without persistence mode, more with many GPUs.
     pub first_frame: Duration,
     /// Longest wait for any other frame.
@@ -57,6 +59,7 @@ impl ProbeConfig {
             program: None,
             environment_file: dir.join("container.env"),
             dir: dir.to_owned(),
+            slow: Duration::from_secs(10),
             first_frame: Duration::from_secs(60),
             next_frame: Duration::from_secs(15),
             shortest_backoff: Duration::from_millis(500),
@@ -239,6 +242,16 @@ impl Supervision {
                         self.board.update(sample.gpus);
                         patience = self.config.next_frame;
                     }
+                    Some(Body::Xid(xid)) => {
+                        warn!(
+                            gpu = xid.index,
+                            xid = xid.code,
+                            "the driver reported an Xid error"
+                        );
+                        self.board.note_xid(&xid, crate::now_us());
+                        // Not a sign of life of the thread that reads.
+                        continue;
+                    }
                     Some(Body::State(state)) => return refusal(state),
                     None => {}
                 }
@@ -335,6 +348,7 @@ impl Supervision {
         command
             .arg0("nvml-probe")
             .args(["--interval-ms", &self.interval.as_millis().to_string()])
+            .args(["--slow-ms", &self.config.slow.as_millis().to_string()])
             .args(["--parent", &process::id().to_string()])
             .env_clear()
             .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -442,7 +456,8 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 /// The variables that are passed on, of NUL-separated `NAME=value` pairs.
 fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {
     let wanted = |name: &[u8]| {
-        matches!(name, b"NVML_LIB" | b"LD_LIBRARY_PATH") || name.starts_with(b"FAKE_NVML_")
+        matches!(name, b"NVML_LIB" | b"LD_LIBRARY_PATH" | b"SPOTTER_NO_GPM")
+            || name.starts_with(b"FAKE_NVML_")
     };
     bytes
         .split(|byte| *byte == 0)

@@ -29,6 +29,7 @@ impl From<v1::StatusResponse> for AgentStatus {
             training: m.training.map(TrainingInfo::from),
             backup: m.backup.map(BackupInfo::from),
             gpu_problem: some(m.gpu_problem),
+            gpu_driver: m.gpu_driver.map(DriverInfo::from),
         }
     }
 }
@@ -103,6 +104,86 @@ impl From<v1::GpuSample> for GpuInfo {
             memory_clock_mhz: m.memory_clock_mhz,
             throttle_reasons: m.throttle_reasons,
             energy_mj: m.energy_mj,
+            memory_busy_percent: m.memory_busy_percent,
+            memory_temperature_c: m.memory_temperature_c,
+            performance_state: m.performance_state,
+            sm_active_percent: m.sm_active_percent,
+            sm_occupancy_percent: m.sm_occupancy_percent,
+            tensor_active_percent: m.tensor_active_percent,
+            dram_active_percent: m.dram_active_percent,
+            mig: m.mig.into_iter().map(MigInfo::from).collect(),
+            power_limit_mw: m.power_limit_mw,
+            fan_percent: m.fan_percent,
+            pcie_tx_bytes_per_s: m.pcie_tx_bytes_per_s,
+            pcie_rx_bytes_per_s: m.pcie_rx_bytes_per_s,
+            pcie_replays: m.pcie_replays,
+            pcie_generation: m.pcie_generation,
+            pcie_width: m.pcie_width,
+            nvlink_tx_bytes_per_s: m.nvlink_tx_bytes_per_s,
+            nvlink_rx_bytes_per_s: m.nvlink_rx_bytes_per_s,
+            nvlinks_up: m.nvlinks_up,
+            nvlink_errors: m.nvlink_errors,
+            ecc_corrected: m.ecc_corrected,
+            ecc_uncorrected: m.ecc_uncorrected,
+            ecc_corrected_lifetime: m.ecc_corrected_lifetime,
+            ecc_uncorrected_lifetime: m.ecc_uncorrected_lifetime,
+            remapped_rows_corrected: m.remapped_rows_corrected,
+            remapped_rows_uncorrected: m.remapped_rows_uncorrected,
+            remap_pending: m.remap_pending,
+            remap_failed: m.remap_failed,
+            recovery_action: m.recovery_action,
+            processes: m.processes.into_iter().map(GpuProcessInfo::from).collect(),
+            xid_count: m.xid_count,
+            last_xid: m.last_xid,
+            last_xid_us: m.last_xid_us,
+        }
+    }
+}
+
+impl From<v1::GpuProcess> for GpuProcessInfo {
+    fn from(m: v1::GpuProcess) -> Self {
+        GpuProcessInfo {
+            pid: m.pid,
+            memory_bytes: m.memory_bytes,
+        }
+    }
+}
+
+impl From<v1::MigSample> for MigInfo {
+    fn from(m: v1::MigSample) -> Self {
+        MigInfo {
+            index: m.index,
+            name: m.name,
+            uuid: m.uuid,
+            memory_used_bytes: m.memory_used_bytes,
+            memory_total_bytes: m.memory_total_bytes,
+        }
+    }
+}
+
+impl From<v1::GpuDriver> for DriverInfo {
+    fn from(m: v1::GpuDriver) -> Self {
+        DriverInfo {
+            version: m.version,
+            cuda: m.cuda,
+            library: m.library,
+            gpus: m.gpus.into_iter().map(CardInfo::from).collect(),
+        }
+    }
+}
+
+impl From<v1::GpuCard> for CardInfo {
+    fn from(m: v1::GpuCard) -> Self {
+        CardInfo {
+            index: m.index,
+            name: m.name,
+            uuid: m.uuid,
+            pci_bus_id: m.pci_bus_id,
+            compute_capability: m.compute_capability,
+            vbios: m.vbios,
+            max_sm_clock_mhz: m.max_sm_clock_mhz,
+            max_memory_clock_mhz: m.max_memory_clock_mhz,
+            mig: m.mig,
         }
     }
 }

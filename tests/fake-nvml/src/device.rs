@@ -294,7 +294,7 @@ pub unsafe extern "C" fn nvmlDeviceGetFieldValues(
         };
         // SAFETY: not null, and the caller passes `count` initialised elements.
         for field in unsafe { std::slice::from_raw_parts_mut(values, count) } {
-            match field_of(scenario, gpu, field.fieldId) {
+            match field_of(scenario, gpu, field.fieldId, field.scopeId) {
                 Some(value) => {
                     field.nvmlReturn = OK;
                     field.valueType = UNSIGNED_LONG_LONG;
@@ -332,8 +332,15 @@ fn throttle_of(scenario: &Scenario, gpu: u32) -> c_ulonglong {
     scenario.number(Who::Gpu(gpu), "throttle").unwrap_or(0.0) as c_ulonglong
 }
 
-fn field_of(scenario: &Scenario, gpu: u32, field: u32) -> Option<f64> {
-    let listed = scenario.number(Who::Gpu(gpu), &format!("field.{field}"));
+fn field_of(scenario: &Scenario, gpu: u32, field: u32, scope: u32) -> Option<f64> {
+    // NVLink throughput: all links together, or one.
+    let one_link = (138..=141).contains(&field) && scope != u32::MAX;
+    let key = if one_link {
+        format!("field.{field}.{scope}")
+    } else {
+        format!("field.{field}")
+    };
+    let listed = scenario.number(Who::Gpu(gpu), &key);
     let from_power = || {
         scenario
             .number(Who::Gpu(gpu), "power_w")

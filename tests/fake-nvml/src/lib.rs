@@ -22,6 +22,17 @@
 //! * clock.sm 1755                       # MHz; likewise clock.mem, clock.graphics, clock.video
 //! * throttle 4                          # clocks-event-reasons bit mask, default 0
 //! * field.186 612000                    # nvmlDeviceGetFieldValues by field id
+//! * field.138 4096                      # likewise; fields 138 to 141 of all links, of one link as field.138.LINK
+//! * pstate 0                            # likewise power_limit_w, fan (percent), vbios, capability (default 90)
+//! * max_clock.sm 1980                   # MHz; likewise max_clock.mem
+//! * pcie.generation 5                   # likewise pcie.width, pcie.replays; pcie.tx_kbps and pcie.rx_kbps
+//! * nvlinks 18                          # number of links; `nvlink.3 0` takes one down
+//! * ecc.corrected 3                     # likewise ecc.uncorrected; with .lifetime those of the card's life
+//! * remap 1 0 1 0                       # rows replaced after corrected and uncorrected errors, pending, failed
+//! 0 proc 4242:1073741824 4300:-         # processes with their memory in bytes; `-`: the driver does not tell
+//! * gpm 1                               # it has a monitor; `gpm.2 87.5` is a metric by its id
+//! 0 mig 0 2                             # it is split: MIG devices 0 and 2; `0.2 mem.used_mib 512` is a line about one
+//! 1 xid 79 first                        # an Xid event; each new text is another event
 //! 0 util.gpu ramp 100 0 30              # any number: from 100 to 0 over 30 s since the library was loaded
 //! 3 err GPU_IS_LOST                     # every call on GPU 3 fails
 //! * err.nvmlDeviceGetMemoryInfo_v2 FUNCTION_NOT_FOUND     # one call fails, by its C name; `sys` for calls without a GPU
@@ -36,7 +47,9 @@
 )]
 
 mod device;
+mod parts;
 mod scenario;
+mod slow;
 
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -199,7 +212,7 @@ fn on_gpu(
     answer: impl FnOnce(&Scenario, u32) -> nvmlReturn_t,
 ) -> nvmlReturn_t {
     let scenario = Scenario::current();
-    let Some(gpu) = index(device).filter(|gpu| *gpu < scenario.gpus()) else {
+    let Some(gpu) = index(device).filter(|gpu| scenario::whole(*gpu) < scenario.gpus()) else {
         return INVALID_ARGUMENT;
     };
     wait(&scenario, Who::Gpu(gpu), name);
@@ -232,6 +245,11 @@ fn refusal(scenario: &Scenario, who: Who, name: &str) -> Option<nvmlReturn_t> {
 /// Handles are small numbers, so that a caller who follows one crashes at once. Never null.
 fn handle(index: u32) -> nvmlDevice_t {
     std::ptr::without_provenance_mut(0x1000 + index as usize)
+}
+
+/// Handle of a MIG device: it answers what the scenario says of it, as if it were a GPU.
+fn part_handle(gpu: u32, part: u32) -> nvmlDevice_t {
+    handle(scenario::part(gpu, part))
 }
 
 fn index(device: nvmlDevice_t) -> Option<u32> {
@@ -279,8 +297,13 @@ unsafe fn put_text(place: *mut c_char, length: c_uint, text: &str) -> nvmlReturn
 /// Only a line of the GPU's own counts: one for `*` would make all GPUs the same.
 fn uuid_of(scenario: &Scenario, gpu: u32) -> String {
     let own = scenario.own_text(Who::Gpu(gpu), "uuid");
+    let kind = if scenario::whole(gpu) == gpu {
+        "GPU"
+    } else {
+        "MIG"
+    };
     own.map_or_else(
-        || format!("GPU-00000000-fa4e-0000-0000-{gpu:012}"),
+        || format!("{kind}-00000000-fa4e-0000-0000-{gpu:012}"),
         str::to_owned,
     )
 }

@@ -18,6 +18,19 @@ pub enum Who {
     Gpu(u32),
 }
 
+/// The number under which a MIG device is known: beyond all GPUs.
+pub fn part(gpu: u32, part: u32) -> u32 {
+    (part + 1) * PART + gpu
+}
+
+/// The GPU that a number belongs to: its own, or that of a MIG device.
+pub fn whole(number: u32) -> u32 {
+    number % PART
+}
+
+/// More GPUs than there are in any machine.
+const PART: u32 = 1000;
+
 /// One reading of the file.
 #[derive(Debug, Clone, Default)]
 pub struct Scenario {
@@ -60,9 +73,9 @@ impl Scenario {
             let who = match who {
                 "sys" => Who::System,
                 "*" => Who::AllGpus,
-                index => match index.parse() {
-                    Ok(index) => Who::Gpu(index),
-                    Err(_) => continue,
+                index => match number_of(index) {
+                    Some(number) => Who::Gpu(number),
+                    None => continue,
                 },
             };
             let rest = rest.trim_start();
@@ -108,6 +121,14 @@ impl Scenario {
             .number(who, &format!("delay.{call}"))
             .or_else(|| self.number(who, "delay"))?;
         Duration::try_from_secs_f64(milliseconds / 1000.0).ok()
+    }
+}
+
+/// `3` is a GPU, `3.0` its first MIG device.
+fn number_of(word: &str) -> Option<u32> {
+    match word.split_once('.') {
+        Some((gpu, index)) => Some(part(gpu.parse().ok()?, index.parse().ok()?)),
+        None => word.parse().ok(),
     }
 }
 
@@ -180,6 +201,9 @@ mod tests {
             "sys count 8 # comment\n* name NVIDIA  H100 80GB\n0 temp 50\n* temp 63\n* temp 64\nnonsense\nx y z\n  3   err   GPU_IS_LOST\n",
         );
         assert_eq!(scenario.gpus(), 8);
+        let split = Scenario::parse("0.2 temp 30\n");
+        assert_eq!(split.number(Who::Gpu(part(0, 2)), "temp"), Some(30.0));
+        assert_eq!((whole(part(7, 6)), whole(7)), (7, 7));
         assert_eq!(
             scenario.text(Who::Gpu(7), "name"),
             Some("NVIDIA  H100 80GB")

@@ -547,6 +547,7 @@ impl Site for ScriptedBox {
             training,
             backup: Some(script.backup.clone()),
             gpu_problem: None,
+            gpu_driver: None,
         })
     }
 
