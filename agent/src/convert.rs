@@ -12,7 +12,7 @@ use crate::{
     logs::{Chunk, Position},
     preflight::{Check, Report},
     sessions::{Session, SessionState},
-    telemetry::{GpuSample, HostSample, Sample},
+    telemetry::{GpuSample, HostSample, ProcessSample, Sample},
     windows::{Expected, OnContradiction, Policy},
 };
 
@@ -56,6 +56,8 @@ pub fn session(session: Session, windows: &[String]) -> v1::Session {
 pub fn sample(sample: Sample) -> v1::Sample {
     v1::Sample {
         time_us: sample.time_us,
+        span_s: sample.span_s,
+        processes: sample.processes.into_iter().map(process).collect(),
         gpus: sample.gpus.into_iter().map(gpu).collect(),
         host: sample.host.map(host),
     }
@@ -161,6 +163,26 @@ fn host(host: HostSample) -> v1::HostSample {
         network_rx_bytes: host.network_rx_bytes,
         network_tx_bytes: host.network_tx_bytes,
         oom_kills: host.oom_kills,
+        cpu_throttled_us: host.cpu_throttled_us,
+        cpu_pressure_percent: host.cpu_pressure_percent,
+        memory_pressure_percent: host.memory_pressure_percent,
+        io_pressure_percent: host.io_pressure_percent,
+        memory_limit_hits: host.memory_limit_hits,
+        disk_read_bytes_per_s: host.disk_read_bytes_per_s,
+        disk_write_bytes_per_s: host.disk_write_bytes_per_s,
+        network_rx_bytes_per_s: host.network_rx_bytes_per_s,
+        network_tx_bytes_per_s: host.network_tx_bytes_per_s,
+        shm_free_bytes: host.shm_free_bytes,
+        shm_total_bytes: host.shm_total_bytes,
+    }
+}
+
+fn process(process: ProcessSample) -> v1::ProcessSample {
+    v1::ProcessSample {
+        pid: process.pid,
+        name: process.name,
+        cpu_percent: process.cpu_percent,
+        memory_bytes: process.memory_bytes,
     }
 }
 

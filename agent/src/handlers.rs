@@ -152,9 +152,15 @@ impl Agent for Handlers {
 
     async fn samples(&self, request: Request<v1::SamplesRequest>) -> Answer<Self::SamplesStream> {
         let request = request.into_inner();
+        let until_us = match request.until_us {
+            0 => u64::MAX,
+            _ if request.follow => u64::MAX,
+            until_us => until_us,
+        };
         Ok(Response::new(streams::samples(
             &self.core,
             request.after_us,
+            until_us,
             request.follow,
         )))
     }

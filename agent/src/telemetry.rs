@@ -1,7 +1,7 @@
 //! What the box is doing, once a second: one [`Sample`] of every GPU and of the container.
 //!
 //! GPUs are read by a child process (see [`probe`]) and the sampling loop never waits for it: it takes the newest frame
-//! that arrived ([`gpu`]), reads the host ([`host`]) and puts both into an hour of memory ([`history`]). Start at
+//! that arrived ([`gpu`]), reads the host ([`host`]) and puts both into a week of files ([`history`]). Start at
 //! [`Telemetry::start`].
 
 pub mod gpu;
@@ -10,9 +10,10 @@ pub mod host;
 pub mod probe;
 mod sample;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nvml_probe::Hello;
 use tokio::sync::broadcast;
@@ -23,11 +24,11 @@ use tracing::warn;
 
 use crate::events::EventSink;
 use gpu::GpuBoard;
-use history::{History, Since};
-use host::{Disk, HostReader};
+use history::{History, Samples};
+use host::{Disk, HostReader, ProcessReader};
 use probe::{ProbeConfig, ProbeSupervisor};
 
-pub use sample::{GpuSample, HostSample, Sample};
+pub use sample::{GpuSample, HostSample, ProcessSample, Sample};
 
 /// Samples a slow subscriber may fall behind before it loses the oldest: four minutes at 1 Hz.
 const SUBSCRIBER_LAG: usize = 256;
@@ -37,6 +38,8 @@ const SUBSCRIBER_LAG: usize = 256;
 pub struct TelemetryConfig {
     /// Time between two samples.
     pub interval: Duration,
+    /// Where samples are kept.
+    pub history: PathBuf,
     /// How to find, start and judge the probe.
     pub probe: ProbeConfig,
 }
@@ -46,6 +49,7 @@ impl TelemetryConfig {
     pub fn new(dir: &Path) -> Self {
         Self {
             interval: Duration::from_secs(1),
+            history: dir.join("history"),
             probe: ProbeConfig::new(dir),
         }
     }
@@ -55,7 +59,8 @@ impl TelemetryConfig {
 pub struct Telemetry {
     gpus: Arc<GpuBoard>,
     workdir: Mutex<PathBuf>,
-    history: Mutex<History>,
+    latest: Mutex<Option<Sample>>,
+    history: PathBuf,
     subscribers: broadcast::Sender<Sample>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -86,7 +91,8 @@ impl Telemetry {
         let telemetry = Arc::new(Self {
             gpus: gpus.clone(),
             workdir: Mutex::new(workdir),
-            history: Mutex::new(History::default()),
+            latest: Mutex::new(None),
+            history: config.history,
             subscribers,
             tasks: Mutex::new(Vec::new()),
         });
@@ -115,14 +121,20 @@ impl Telemetry {
 
     /// The newest sample, if one was taken.
     pub fn latest(&self) -> Option<Sample> {
-        lock(&self.history).latest()
+        lock(&self.latest).clone()
     }
 
-    /// Samples of the last hour taken after a time (microseconds since the epoch; 0: all), oldest first.
+    /// Samples taken after a time (microseconds since the epoch; 0: all) and not after another, oldest first; coarser where
+    /// they are old.
     ///
-    /// They are decoded as the iterator is driven, so that a reader of the whole hour does not double the agent's memory.
-    pub fn since(&self, after_us: u64) -> Since {
-        lock(&self.history).since(after_us)
+    /// They are read from files as the iterator is driven, so that a week does not cost memory: it blocks on the disk.
+    pub fn between(&self, after_us: u64, until_us: u64) -> Samples {
+        history::read(&self.history, after_us, until_us)
+    }
+
+    /// Like [`Telemetry::between`], up to now.
+    pub fn since(&self, after_us: u64) -> Samples {
+        self.between(after_us, u64::MAX)
     }
 
     /// New samples as they are taken. A receiver that lags more than 256 samples loses the oldest and is told how many.
@@ -155,8 +167,8 @@ impl Telemetry {
         }
     }
 
-    fn record(&self, sample: Sample) {
-        lock(&self.history).push(&sample);
+    fn publish(&self, sample: Sample) {
+        *lock(&self.latest) = Some(sample.clone());
         // An error only means that nobody listens.
         let _ = self.subscribers.send(sample);
     }
@@ -164,13 +176,18 @@ impl Telemetry {
 
 /// Takes one sample per tick until `stop`. A tick that comes late is skipped, never made up for.
 async fn sample_loop(telemetry: Arc<Telemetry>, interval: Duration, stop: CancellationToken) {
+    /// Between two looks at all processes: there may be hundreds.
+    const PROCESSES: Duration = Duration::from_secs(10);
     let mut ticks = time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut host = HostReader::default();
     let mut disk = DiskWatch::default();
+    let mut keeper = Keeper::new(telemetry.history.clone());
+    let (mut reader, mut processes) = (ProcessReader::default(), Vec::new());
+    let mut looked: Option<Instant> = None;
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             _ = ticks.tick() => {}
         }
         let mut figures = host.read();
@@ -178,11 +195,72 @@ async fn sample_loop(telemetry: Arc<Telemetry>, interval: Duration, stop: Cancel
             figures.disk_free_bytes = Some(found.free_bytes);
             figures.disk_total_bytes = Some(found.total_bytes);
         }
-        telemetry.record(Sample {
+        if looked.is_none_or(|then| then.elapsed() >= PROCESSES) {
+            let now = Instant::now();
+            processes = reader.read(now);
+            looked = Some(now);
+        }
+        let sample = Sample {
             time_us: now_us(),
+            span_s: 0,
             gpus: telemetry.gpus.samples(),
             host: Some(figures),
+            processes: processes.clone(),
+        };
+        // Kept before it is told of: who listens and then reads the history misses nothing.
+        keeper.keep(&sample).await;
+        telemetry.publish(sample);
+    }
+    keeper.close().await;
+}
+
+/// Puts samples into the history without ever waiting long for a disk that hangs: at most one is on its way, and what comes
+/// meanwhile is not kept.
+struct Keeper {
+    history: Arc<Mutex<History>>,
+    open: Option<JoinHandle<io::Result<()>>>,
+    failing: bool,
+}
+
+impl Keeper {
+    /// Longest wait in one tick.
+    const PATIENCE: Duration = Duration::from_millis(100);
+
+    fn new(dir: PathBuf) -> Self {
+        Self {
+            history: Arc::new(Mutex::new(History::new(dir))),
+            open: None,
+            failing: false,
+        }
+    }
+
+    async fn keep(&mut self, sample: &Sample) {
+        let open = self.open.get_or_insert_with(|| {
+            let (history, sample) = (self.history.clone(), sample.clone());
+            tokio::task::spawn_blocking(move || lock(&history).push(&sample))
         });
+        let Ok(joined) = time::timeout(Self::PATIENCE, open).await else {
+            return;
+        };
+        self.open = None;
+        let outcome = joined.unwrap_or_else(|err| Err(io::Error::other(err)));
+        match outcome {
+            Ok(()) => self.failing = false,
+            Err(err) if !self.failing => {
+                self.failing = true;
+                warn!(error = %err, "samples cannot be kept; they are still told to who follows");
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn close(self) {
+        let history = self.history.clone();
+        let closing = tokio::task::spawn_blocking(move || lock(&history).close());
+        // What is lost then is a part of a mean.
+        if let Ok(Ok(Err(err))) = time::timeout(Duration::from_secs(1), closing).await {
+            warn!(error = %err, "the history was not closed");
+        }
     }
 }
 

@@ -96,13 +96,19 @@ impl World {
     }
 
     fn at(home: TempDir, patience: Duration) -> Self {
+        Self::with(home, patience, |_| {})
+    }
+
+    fn with(home: TempDir, patience: Duration, change: impl FnOnce(&mut TelemetryConfig)) -> Self {
         let mut config = TelemetryConfig::new(&home.path().join(".spotter"));
         config.interval = Duration::from_millis(100);
         config.probe.program = Some(parts().0);
         config.probe.slow = Duration::from_millis(200);
+        config.probe.smi = Some(home.path().join("nvidia-smi"));
         config.probe.first_frame = patience;
         config.probe.next_frame = patience;
         config.probe.shortest_backoff = Duration::from_millis(50);
+        change(&mut config);
         let (events, stop) = (
             Arc::new(RecordedEvents::default()),
             CancellationToken::new(),
@@ -735,6 +741,128 @@ async fn a_program_that_is_no_probe_is_a_problem_not_a_crash() {
         stop.cancel();
         telemetry.stopped().await;
     }
+}
+
+/// Stands in for `nvidia-smi`: checks how it is asked, then prints these lines at every tick.
+fn script_smi(home: &Path, lines: &str) {
+    let path = home.join("nvidia-smi");
+    let script = format!(
+        "#!/bin/sh\ncase \"$1$2$3\" in --query-gpu=index,uuid,name,*--format=csv,noheader,nounits-lms) ;; *) exit 9;; esac\n\
+         while :; do\ncat <<'END'\n{lines}END\nsleep 0.1\ndone\n"
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+const SMI_LINES: &str = "\
+0, GPU-a, NVIDIA A10, 00000000:1B:00.0, 535.161.08, 97, 41, 23028, 20000, 148.21, 150.00, 63, 1695, 6251, P0, [N/A]
+1, GPU-b, NVIDIA A10, 00000000:1C:00.0, 535.161.08, [GPU is lost], [N/A], 23028, 20000, [N/A], 150.00, 63, 1695, 6251, P0, 30
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_library_is_found_nvidia_smi_is_read_instead() {
+    let home = home("", Path::new("/nonexistent/libnvidia-ml.so.1"));
+    if Path::new("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1").exists() {
+        return println!("skipped: this machine has a real NVML");
+    }
+    script_smi(home.path(), SMI_LINES);
+    let world = World::at(home, PATIENCE);
+    let sample = world.sample(|sample| sample.gpus.len() == 2).await;
+    let gpu = &sample.gpus[0];
+    assert_eq!((&*gpu.name, &*gpu.uuid), ("NVIDIA A10", "GPU-a"));
+    assert_eq!(
+        (gpu.utilisation_percent, gpu.power_mw, gpu.memory_used_bytes),
+        (Some(97), Some(148_210), Some(20_000 << 20))
+    );
+    assert_eq!(sample.gpus[1].error, 15);
+    world
+        .problem(|problem| problem.starts_with("GPU 1 cannot be read"))
+        .await;
+    let told = {
+        let events = world.events.0.lock().unwrap();
+        let fallback = events.iter().find(|(kind, _)| kind == "gpu.fallback");
+        fallback.unwrap().1.clone()
+    };
+    let reason = told["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("no libnvidia-ml.so.1 can be loaded"),
+        "{reason}"
+    );
+    assert_eq!(world.telemetry.driver().unwrap().driver, "535.161.08");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_dies_again_and_again_is_replaced_by_nvidia_smi() {
+    let home = home(EIGHT_GPUS, &parts().1);
+    script_smi(
+        home.path(),
+        SMI_LINES
+            .lines()
+            .next()
+            .map(|line| line.to_owned() + "\n")
+            .unwrap()
+            .as_str(),
+    );
+    let world = World::with(home, PATIENCE, |config| {
+        config.probe.program = Some("/bin/false".into())
+    });
+    let sample = world.sample(|sample| sample.gpus.len() == 1).await;
+    assert_eq!(&*sample.gpus[0].uuid, "GPU-a");
+    world.problem(str::is_empty).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nvidia_smi_gives_nothing_the_problem_has_both_reasons() {
+    for (script, words) in [
+        (
+            "#!/bin/sh\necho NVIDIA-SMI has failed: no driver\nexit 9\n",
+            "; nvidia-smi: it says: NVIDIA-SMI has failed: no driver",
+        ),
+        ("#!/bin/sh\nexit 1\n", "; nvidia-smi: it ended"),
+    ] {
+        let home = home("sys init UNKNOWN\n", &parts().1);
+        let path = home.path().join("nvidia-smi");
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        let world = World::at(home, PATIENCE);
+        let problem = world.problem(|problem| !problem.is_empty()).await;
+        assert!(
+            problem.starts_with("NVML cannot be initialised") && problem.ends_with(words),
+            "{problem}"
+        );
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_box_without_gpus_the_history_goes_on_and_outlives_the_agent() {
+    let world = World::start("sys count 0\n", &parts().1, PATIENCE);
+    world.problem(|problem| !problem.is_empty()).await;
+    let mut samples = world.telemetry.subscribe();
+    let first = samples.recv().await.unwrap().time_us;
+    while samples.recv().await.unwrap().time_us < first + 1_000_000 {}
+    let last = world.telemetry.latest().unwrap().time_us;
+    let held = world.telemetry.between(first - 1, last).count();
+    assert!(held >= 3, "{held} samples of a second");
+    let World {
+        home,
+        stop,
+        telemetry,
+        ..
+    } = world;
+    stop.cancel();
+    telemetry.stopped().await;
+    let before: Vec<Sample> = telemetry.since(0).collect();
+    drop(telemetry);
+
+    let again = World::at(home, PATIENCE);
+    again.sample(|sample| sample.time_us > last).await;
+    let after: Vec<Sample> = again.telemetry.since(0).collect();
+    assert_eq!(after[..before.len()], before[..]);
+    assert!(after.len() > before.len());
+    again.end().await;
 }
 
 /// Not a test by itself: the process that the next test kills. It samples until then.

@@ -73,6 +73,7 @@ pub enum Verb {
     Ps(commands::ps::PsArgs),
     Status(commands::status::StatusArgs),
     Logs(commands::logs::LogsArgs),
+    Metrics(commands::metrics::MetricsArgs),
     Attach(commands::attach::AttachArgs),
     Ssh(commands::ssh::SshArgs),
     Wait(commands::wait::WaitArgs),

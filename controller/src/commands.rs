@@ -13,6 +13,7 @@ pub mod gc;
 pub mod init;
 pub mod logs;
 mod market_word;
+pub mod metrics;
 pub mod offers;
 pub mod parse;
 mod parts;
@@ -243,6 +244,7 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::Ps(args) => ps::ps(ui, deps, args),
         Verb::Status(args) => block_on(status::status(ui, deps, args)),
         Verb::Logs(args) => block_on(logs::logs(ui, deps, args)),
+        Verb::Metrics(args) => block_on(metrics::metrics(ui, deps, args)),
         Verb::Attach(args) => block_on(attach::attach(ui, deps, args)),
         Verb::Ssh(args) => block_on(ssh::ssh(ui, deps, args)),
         Verb::Wait(args) => block_on_with_stop(&ui.console().clone(), |stop| {

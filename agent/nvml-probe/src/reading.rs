@@ -189,7 +189,8 @@ impl Gpu {
     /// How the number with this tag is folded.
     pub fn folding(tag: u32) -> Folding {
         match tag {
-            2 => Folding::Largest,
+            // Of memory the peak counts: it is what runs out.
+            2 | 4 => Folding::Largest,
             11 => Folding::Union,
             1 | 5 | 7 | 24..=26 | 29..=39 | 41..=43 => Folding::Last,
             _ => Folding::Mean,

@@ -352,6 +352,7 @@ fn start_telemetry(
 ) -> Arc<Telemetry> {
     let mut config = TelemetryConfig::new(home.path());
     // Everything of ours lies in one directory, whatever its name.
+    config.history = home.path().join("history");
     config.probe.dir = home.path().to_owned();
     config.probe.environment_file = home.container_env();
     Telemetry::start_with(config, workdir, journal, stop)

@@ -209,11 +209,14 @@ mod tests {
     #[test]
     fn the_peak_is_that_of_the_fullest_gpu_and_not_of_the_largest() {
         let gib = 1_u64 << 30;
-        let gpu = |used: u64, total: u64| GpuSample {
-            memory_used_bytes: Some(used * gib),
-            memory_total_bytes: Some(total * gib),
-            name: "L4".into(),
-            ..GpuSample::default()
+        let gpu = |used: u64, total: u64| {
+            let mut gpu = GpuSample {
+                name: "L4".into(),
+                ..GpuSample::default()
+            };
+            gpu.memory_used_bytes = Some(used * gib);
+            gpu.memory_total_bytes = Some(total * gib);
+            gpu
         };
         let sample = |gpus, host_gib: u64| Sample {
             time_us: 1,
@@ -223,6 +226,7 @@ mod tests {
                 memory_limit_bytes: Some(64 * gib),
                 ..HostSample::default()
             }),
+            ..Sample::default()
         };
         let facts = peaks(
             [

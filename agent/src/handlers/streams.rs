@@ -20,6 +20,8 @@ use crate::{
 const QUEUE: usize = 16;
 /// Journal entries that are read at once.
 const EVENT_BATCH: usize = 256;
+/// Samples that are read at once: 100 KB with 8 GPUs.
+const SAMPLE_BATCH: usize = 64;
 
 /// Why a stream's task ends early.
 enum Over {
@@ -66,17 +68,35 @@ pub fn events(core: &Arc<Core>, from: u64, follow: bool) -> Answers<v1::Event> {
     })
 }
 
-/// Samples taken after `after_us`.
-pub fn samples(core: &Arc<Core>, after_us: u64, follow: bool) -> Answers<v1::Sample> {
+/// Samples taken after `after_us`, and not after `until_us` unless they are followed.
+pub fn samples(
+    core: &Arc<Core>,
+    after_us: u64,
+    until_us: u64,
+    follow: bool,
+) -> Answers<v1::Sample> {
     let of = core.clone();
     spawn(core, move |queue| async move {
         // Subscribed before the history is read: what comes meanwhile is in both, and told apart by its time.
         let mut new = of.telemetry.subscribe();
         let mut after_us = after_us;
         loop {
-            for sample in of.telemetry.since(after_us) {
-                after_us = sample.time_us;
-                send(&queue, convert::sample(sample)).await?;
+            let mut held = of.telemetry.between(after_us, until_us);
+            loop {
+                // A week is read in pieces: the disk blocks, and the caller may be slow.
+                let piece = of.blocking(move |_| {
+                    let samples: Vec<_> = held.by_ref().take(SAMPLE_BATCH).collect();
+                    (samples, held)
+                });
+                let (samples, rest) = piece.await.map_err(broken)?;
+                held = rest;
+                if samples.is_empty() {
+                    break;
+                }
+                for sample in samples {
+                    after_us = sample.time_us;
+                    send(&queue, convert::sample(sample)).await?;
+                }
             }
             if !follow {
                 return Ok(());

@@ -95,6 +95,11 @@ impl GpuBoard {
         self.set_problem(&problem);
     }
 
+    /// Records an event about the GPUs.
+    pub fn tell(&self, kind: &str, detail: serde_json::Value) {
+        self.events.event(kind, detail);
+    }
+
     /// There will be no reading for now.
     pub fn fail(&self, problem: &str) {
         self.lock().reading = None;

@@ -1,249 +1,238 @@
-//! An hour of samples in memory, packed: varints instead of structs, names kept once.
+//! Seven days of samples in bounded files: every one of the last two hours, means of ten seconds for a day, of a minute
+//! after that.
 //!
-//! 8 GPUs cost about 430 bytes a sample, 1.5 MB an hour; as plain structs it would be 5 MB, half of the agent's budget.
+//! Each tier is a row of files that are only appended to; the oldest goes when there are too many. Bounds are counts and
+//! bytes, not dates, so that a clock that jumps costs nothing. A kill loses at most the coarse means that were being
+//! gathered. Nothing is held in memory: [`read`] goes from file to file.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+mod fold;
+mod segment;
 
-use nvml_probe::Gpu;
-use prost::Message;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use super::{GpuSample, HostSample, Sample};
+use fold::Folder;
+use segment::{Reader, Writer};
 
-/// One hour at 1 Hz.
-const CAPACITY: usize = 3600;
+use super::Sample;
 
-/// What does not change from sample to sample; shared by all samples between two changes.
-type Names = Arc<[(Arc<str>, Arc<str>)]>;
+/// A file is closed when it is larger than this, whatever it holds: 8 GPUs need less than 2 MiB.
+const MOST_FILE_BYTES: u64 = 4 << 20;
 
-#[derive(Debug, Clone)]
-struct Entry {
-    time_us: u64,
-    names: Names,
-    packed: Arc<[u8]>,
+/// One resolution.
+struct Tier {
+    /// Seconds that a sample stands for; 0: it is one reading.
+    span_s: u32,
+    /// Samples in one file.
+    frames: u32,
+    /// Files that are kept, the open one included.
+    files: usize,
 }
 
-/// A ring of packed samples.
-#[derive(Debug, Default)]
+/// Finest first. The open file is nearly empty at times, so each tier has one more than its time needs.
+static TIERS: [Tier; 3] = [
+    // Two hours by quarters.
+    Tier {
+        span_s: 0,
+        frames: 900,
+        files: 9,
+    },
+    // A day by three hours.
+    Tier {
+        span_s: 10,
+        frames: 1080,
+        files: 9,
+    },
+    // A week by days.
+    Tier {
+        span_s: 60,
+        frames: 1440,
+        files: 8,
+    },
+];
+
+/// Where samples go.
+#[derive(Debug)]
 pub struct History {
-    entries: VecDeque<Entry>,
+    dir: PathBuf,
+    rows: [Row; 3],
+    folders: [Folder; 2],
+}
+
+/// The files of one tier.
+#[derive(Debug, Default)]
+struct Row {
+    open: Option<Writer>,
 }
 
 impl History {
-    /// Adds a sample and drops the oldest one beyond an hour.
-    pub fn push(&mut self, sample: &Sample) {
-        if self.entries.len() == CAPACITY {
-            self.entries.pop_front();
+    /// A history in this directory, which is made when there is something to keep.
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            rows: Default::default(),
+            folders: [Folder::new(TIERS[1].span_s), Folder::new(TIERS[2].span_s)],
         }
-        let entry = Entry {
-            time_us: sample.time_us,
-            names: self.names_of(sample),
-            packed: pack(sample),
-        };
-        self.entries.push_back(entry);
     }
 
-    /// The newest sample.
-    pub fn latest(&self) -> Option<Sample> {
-        self.entries.back().map(unpack)
-    }
-
-    /// Samples later than a time, oldest first. Holds packed bytes only, until it is driven.
-    pub fn since(&self, after_us: u64) -> Since {
-        let start = self.start_after(after_us);
-        Since(
-            self.entries
-                .range(start..)
-                .cloned()
-                .collect::<Vec<_>>()
-                .into_iter(),
-        )
-    }
-
-    /// Index of the first entry later than `after_us`. The box's clock may have been set back, so the search goes from the
-    /// newest entry backwards instead of relying on order.
-    fn start_after(&self, after_us: u64) -> usize {
-        self.entries
-            .iter()
-            .rposition(|entry| entry.time_us <= after_us)
-            .map_or(0, |last_seen| last_seen + 1)
-    }
-
-    fn names_of(&self, sample: &Sample) -> Names {
-        let wanted = || sample.gpus.iter().map(|gpu| (&gpu.name, &gpu.uuid));
-        match self.entries.back() {
-            Some(last)
-                if last
-                    .names
-                    .iter()
-                    .map(|(name, uuid)| (name, uuid))
-                    .eq(wanted()) =>
-            {
-                last.names.clone()
+    /// Adds a sample, and whatever span it completes. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be written. The next one may be.
+    pub fn push(&mut self, sample: &Sample) -> io::Result<()> {
+        let [seconds, minutes] = &mut self.folders;
+        let folded = [None, seconds.add(sample), minutes.add(sample)];
+        self.write(0, sample)?;
+        for (tier, sample) in folded.iter().enumerate() {
+            if let Some(sample) = sample {
+                self.write(tier, sample)?;
             }
-            _ => wanted()
-                .map(|(name, uuid)| (name.clone(), uuid.clone()))
-                .collect(),
+        }
+        Ok(())
+    }
+
+    /// Writes what is being gathered, before the end.
+    ///
+    /// # Errors
+    /// As [`History::push`].
+    pub fn close(&mut self) -> io::Result<()> {
+        for tier in [1, 2] {
+            if let Some(sample) = self.folders[tier - 1].take() {
+                self.write(tier, &sample)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, tier: usize, sample: &Sample) -> io::Result<()> {
+        let (row, bounds) = (&mut self.rows[tier], &TIERS[tier]);
+        let full = |open: &Writer| open.frames >= bounds.frames || open.bytes >= MOST_FILE_BYTES;
+        if row.open.is_none() {
+            fs::create_dir_all(&self.dir)?;
+            // Goes on where the last daemon ended.
+            if let Some(last) = files(&self.dir, tier).pop() {
+                row.open = Some(Writer::open(&last.path)?);
+            }
+        }
+        if row.open.as_ref().is_none_or(full) {
+            let mut found = files(&self.dir, tier);
+            let number = found.last().map_or(0, |last| last.number) + 1;
+            let path = self.dir.join(File::name(tier, number, sample.time_us));
+            row.open = Some(Writer::open(&path)?);
+            found.push(File {
+                number,
+                from_us: sample.time_us,
+                path,
+            });
+            for old in &found[..found.len().saturating_sub(bounds.files)] {
+                fs::remove_file(&old.path)?;
+            }
+        }
+        match &mut row.open {
+            Some(open) => open.push(sample),
+            None => Ok(()),
         }
     }
 }
 
-/// Samples of [`History::since`].
+/// One file of a tier.
 #[derive(Debug)]
-pub struct Since(std::vec::IntoIter<Entry>);
+struct File {
+    /// Rises by one from file to file.
+    number: u64,
+    /// Time of its first sample.
+    from_us: u64,
+    path: PathBuf,
+}
 
-impl Iterator for Since {
+impl File {
+    fn name(tier: usize, number: u64, from_us: u64) -> String {
+        format!("{tier}-{number:08}-{from_us}.samples")
+    }
+}
+
+/// The files of a tier, oldest first.
+fn files(dir: &Path, tier: usize) -> Vec<File> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<File> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let mut parts = name.to_str()?.strip_suffix(".samples")?.split('-');
+            let (of, number, from_us) = (parts.next()?, parts.next()?, parts.next()?);
+            (of.parse() == Ok(tier)).then_some(File {
+                number: number.parse().ok()?,
+                from_us: from_us.parse().ok()?,
+                path: entry.path(),
+            })
+        })
+        .collect();
+    found.sort_by_key(|file| file.number);
+    found
+}
+
+/// Samples later than `after_us` and not later than `until_us`, oldest first; each time in the finest tier that has it.
+/// Opens the files of `dir` one after the other as it is driven, and blocks on the disk.
+pub fn read(dir: &Path, after_us: u64, until_us: u64) -> Samples {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut end_us = until_us.saturating_add(1);
+    for tier in 0..TIERS.len() {
+        let found = files(dir, tier);
+        let Some(first) = found.first().map(|file| file.from_us) else {
+            continue;
+        };
+        // A file ends where the next one begins; what was passed over by then is not opened.
+        let ends = found.iter().skip(1).map(|next| next.from_us);
+        let ends: Vec<u64> = ends.chain([u64::MAX]).collect();
+        let wanted = found.into_iter().zip(ends);
+        let wanted = wanted.filter(|(file, end)| *end > after_us && file.from_us < end_us);
+        // Gathered from the newest to the oldest, and driven the other way.
+        parts.extend(wanted.rev().map(|(file, _)| Part {
+            path: file.path,
+            end_us,
+        }));
+        end_us = end_us.min(first);
+    }
+    Samples {
+        parts,
+        open: None,
+        after_us,
+    }
+}
+
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
+    /// From here on a finer tier has the samples.
+    end_us: u64,
+}
+
+/// Samples of [`read`].
+#[derive(Debug)]
+pub struct Samples {
+    /// Newest first.
+    parts: Vec<Part>,
+    open: Option<(Reader, u64)>,
+    after_us: u64,
+}
+
+impl Iterator for Samples {
     type Item = Sample;
 
     fn next(&mut self) -> Option<Sample> {
-        self.0.next().as_ref().map(unpack)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.0.size_hint()
-    }
-}
-
-impl ExactSizeIterator for Since {}
-
-/// A sample without time and names.
-#[derive(Clone, PartialEq, Message)]
-struct Packed {
-    #[prost(message, repeated, tag = "1")]
-    gpus: Vec<Gpu>,
-    #[prost(message, optional, tag = "2")]
-    host: Option<HostSample>,
-}
-
-fn pack(sample: &Sample) -> Arc<[u8]> {
-    let gpus = sample.gpus.iter().map(|gpu| gpu.reading.clone()).collect();
-    let host = sample.host.clone();
-    Packed { gpus, host }.encode_to_vec().into()
-}
-
-fn unpack(entry: &Entry) -> Sample {
-    let packed = Packed::decode(&entry.packed[..]).expect("only `pack` made these bytes");
-    let gpus = packed.gpus.into_iter().zip(entry.names.iter());
-    Sample {
-        time_us: entry.time_us,
-        gpus: gpus
-            .map(|(reading, (name, uuid))| GpuSample {
-                name: name.clone(),
-                uuid: uuid.clone(),
-                reading,
-            })
-            .collect(),
-        host: packed.host,
+        loop {
+            if let Some((reader, end_us)) = &mut self.open {
+                let wanted = self.after_us.saturating_add(1)..*end_us;
+                if let Some(sample) = reader.find(|sample| wanted.contains(&sample.time_us)) {
+                    return Some(sample);
+                }
+            }
+            let part = self.parts.pop()?;
+            // One that was removed meanwhile is too old.
+            self.open = Reader::open(&part.path).map(|reader| (reader, part.end_us));
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn full(time_us: u64, gpus: u32) -> Sample {
-        let gpu = |index| GpuSample {
-            name: "NVIDIA H100 80GB HBM3".into(),
-            uuid: format!("GPU-{index}").into(),
-            reading: Gpu {
-                index,
-            error: 0,
-            utilisation_percent: Some(97),
-            memory_used_bytes: Some(64_000_000_000),
-            memory_total_bytes: Some(85_520_809_984),
-            power_mw: Some(612_345),
-            temperature_c: Some(63),
-            sm_clock_mhz: Some(1755),
-            memory_clock_mhz: Some(2619),
-            throttle_reasons: Some(0x24),
-            energy_mj: Some(123_456_789_012),
-                ..Gpu::default()
-            },
-        };
-        let host = HostSample {
-            cpu_percent: Some(1234.5),
-            cpu_limit_cores: Some(27.2),
-            memory_used_bytes: Some(123_456_789_012),
-            memory_limit_bytes: Some(500_000_000_000),
-            disk_free_bytes: Some(400_000_000_000),
-            disk_total_bytes: Some(500_000_000_000),
-            network_rx_bytes: Some(9_876_543_210),
-            network_tx_bytes: Some(9_876_543_210),
-            oom_kills: Some(1),
-        };
-        Sample {
-            time_us,
-            gpus: (0..gpus).map(gpu).collect(),
-            host: Some(host),
-        }
-    }
-
-    #[test]
-    fn a_sample_comes_back_as_it_went_in() {
-        let mut history = History::default();
-        let lost = GpuSample {
-            name: "x".into(),
-            reading: Gpu {
-                index: 1,
-                error: 15,
-                ..Gpu::default()
-            },
-            ..GpuSample::default()
-        };
-        let odd = Sample {
-            time_us: 2,
-            gpus: vec![full(0, 1).gpus[0].clone(), lost],
-            host: None,
-        };
-        for sample in [full(1, 8), odd.clone()] {
-            history.push(&sample);
-            assert_eq!(history.latest(), Some(sample));
-        }
-        assert_eq!(history.since(0).collect::<Vec<_>>(), [full(1, 8), odd]);
-    }
-
-    #[test]
-    fn since_gives_what_is_later_even_after_the_clock_was_set_back() {
-        let mut history = History::default();
-        for time_us in [10, 20, 30, 5, 6] {
-            history.push(&full(time_us, 1));
-        }
-        let times = |after| {
-            history
-                .since(after)
-                .map(|sample| sample.time_us)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(times(0), [10, 20, 30, 5, 6]);
-        assert_eq!(times(5), [6]);
-        assert_eq!(times(6), [] as [u64; 0]);
-        assert_eq!(History::default().since(0).len(), 0);
-    }
-
-    #[test]
-    fn an_hour_of_eight_gpus_stays_within_two_megabytes_and_is_the_newest_hour() {
-        let mut history = History::default();
-        for second in 0..CAPACITY as u64 + 100 {
-            history.push(&full(second * 1_000_000, 8));
-        }
-        assert_eq!(history.since(0).len(), CAPACITY);
-        assert_eq!(
-            history.since(0).next().map(|sample| sample.time_us),
-            Some(100_000_000)
-        );
-        let heap: usize = history
-            .entries
-            .iter()
-            .map(|entry| entry.packed.len() + 32 + size_of::<Entry>())
-            .sum();
-        assert!(heap < 2 << 20, "{heap} bytes");
-        let names = &history.entries[0].names;
-        assert!(
-            history
-                .entries
-                .iter()
-                .all(|entry| Arc::ptr_eq(names, &entry.names)),
-            "names are kept once"
-        );
-    }
-}
+mod tests;

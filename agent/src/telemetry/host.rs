@@ -3,6 +3,9 @@
 //! A rented box is a container on someone's larger machine: `free` and `nproc` there tell about the machine. cgroup v2 is
 //! asked first, then v1. Everything is read from kernel files that answer at once, except the disk, see [`disk`].
 
+mod flow;
+mod processes;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,6 +15,8 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::Pid;
 
 use super::HostSample;
+use flow::Flow;
+pub use processes::ProcessReader;
 
 /// Limits at or above this are cgroup v1's way of saying `none` (2^63 rounded down to a page).
 const NO_LIMIT: u64 = 1 << 60;
@@ -23,6 +28,7 @@ pub struct HostReader {
     cgroup: PathBuf,
     levels: Option<Levels>,
     last_cpu: Option<(Instant, f64)>,
+    flow: Flow,
 }
 
 impl Default for HostReader {
@@ -41,6 +47,7 @@ enum Levels {
         memory: Vec<PathBuf>,
         cpu: Vec<PathBuf>,
         cpuacct: Vec<PathBuf>,
+        blkio: Vec<PathBuf>,
     },
 }
 
@@ -59,6 +66,7 @@ impl HostReader {
             cgroup: cgroup.into(),
             levels: None,
             last_cpu: None,
+            flow: Flow::default(),
         }
     }
 
@@ -70,8 +78,13 @@ impl HostReader {
             .clone();
         let memory = levels.memory().or_else(|| host_memory(&self.proc));
         let network = network(&self.proc);
+        let disk = levels.disk_bytes().or_else(|| flow::disk_bytes(&self.proc));
+        let [read, written, received, sent] = self.flow.rates(Instant::now(), disk, network);
+        let shm = disk_of_shm();
+        let cpu_percent = self.cpu_percent(&levels);
+        let pressure = |what| flow::pressure(levels.outermost(), &self.proc, what);
         HostSample {
-            cpu_percent: self.cpu_percent(&levels),
+            cpu_percent,
             cpu_limit_cores: levels.cpu_quota_cores().or_else(affinity_cores),
             memory_used_bytes: memory.map(|memory| memory.used_bytes),
             memory_limit_bytes: memory.map(|memory| memory.limit_bytes),
@@ -80,6 +93,17 @@ impl HostReader {
             network_rx_bytes: network.map(|(received, _)| received),
             network_tx_bytes: network.map(|(_, sent)| sent),
             oom_kills: levels.oom_kills(),
+            cpu_throttled_us: levels.throttled_us(),
+            cpu_pressure_percent: pressure("cpu"),
+            memory_pressure_percent: pressure("memory"),
+            io_pressure_percent: pressure("io"),
+            memory_limit_hits: levels.limit_hits(),
+            disk_read_bytes_per_s: read,
+            disk_write_bytes_per_s: written,
+            network_rx_bytes_per_s: received,
+            network_tx_bytes_per_s: sent,
+            shm_free_bytes: shm.map(|shm| shm.free_bytes),
+            shm_total_bytes: shm.map(|shm| shm.total_bytes),
         }
     }
 
@@ -172,6 +196,50 @@ impl Levels {
     }
 }
 
+impl Levels {
+    /// Microseconds in which the quota held the box back.
+    fn throttled_us(&self) -> Option<u64> {
+        match self {
+            Self::V2(dirs) => outermost(dirs, |dir| value(&dir.join("cpu.stat"), "throttled_usec")),
+            Self::V1 { cpu, .. } => {
+                outermost(cpu, |dir| value(&dir.join("cpu.stat"), "throttled_time"))
+                    .map(|nanoseconds| nanoseconds / 1000)
+            }
+        }
+    }
+
+    /// Times that memory in use ran into the limit.
+    fn limit_hits(&self) -> Option<u64> {
+        match self {
+            Self::V2(dirs) => outermost(dirs, |dir| value(&dir.join("memory.events"), "max")),
+            Self::V1 { memory, .. } => outermost(memory, |dir| number(&dir.join("memory.failcnt"))),
+        }
+    }
+
+    /// Bytes read from and written to disks.
+    fn disk_bytes(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::V2(dirs) => outermost(dirs, |dir| flow::io_stat(&dir.join("io.stat"))),
+            Self::V1 { blkio, .. } => outermost(blkio, |dir| {
+                flow::service_bytes(&dir.join("blkio.throttle.io_service_bytes"))
+            }),
+        }
+    }
+
+    /// The directory of the box as a whole, where pressure is told.
+    fn outermost(&self) -> Option<&Path> {
+        match self {
+            Self::V2(dirs) => dirs.last().map(PathBuf::as_path),
+            Self::V1 { .. } => None,
+        }
+    }
+}
+
+/// The first answer from the outside in: in a container, the container's.
+fn outermost<T>(dirs: &[PathBuf], answer: impl Fn(&Path) -> Option<T>) -> Option<T> {
+    dirs.iter().rev().find_map(|dir| answer(dir))
+}
+
 /// Size and free space of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disk {
@@ -189,6 +257,12 @@ pub fn disk(dir: &Path) -> Option<Disk> {
         free_bytes: found.blocks_available() * unit,
         total_bytes: found.blocks() * unit,
     })
+}
+
+/// Space in /dev/shm, which is memory and never hangs.
+fn disk_of_shm() -> Option<Disk> {
+    let dir = Path::new("/dev/shm");
+    dir.is_dir().then(|| disk(dir)).flatten()
 }
 
 /// Finds the levels that count. Inside a container the mount usually shows the container's own cgroup as its root, and
@@ -213,6 +287,7 @@ fn find_levels(proc: &Path, cgroup: &Path) -> Levels {
         memory: tree("memory"),
         cpu: tree("cpu"),
         cpuacct: tree("cpuacct"),
+        blkio: tree("blkio"),
     }
 }
 
@@ -322,177 +397,4 @@ fn value(file: &Path, key: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GIB: u64 = 1 << 30;
-
-    /// A directory tree in the place of /proc and /sys/fs/cgroup.
-    fn read(files: &[(&str, &str)]) -> HostSample {
-        let root = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        HostReader::of(root.path().join("proc"), root.path().join("cgroup")).read()
-    }
-
-    const MACHINE: [(&str, &str); 3] = [
-        (
-            "proc/meminfo",
-            "MemTotal:       1073741824 kB\nMemFree: 5 kB\nMemAvailable:   536870912 kB\n",
-        ),
-        (
-            "proc/stat",
-            "cpu  100 20 30 4000 50 6 7 8 9 10\ncpu0 1 2 3 4\n",
-        ),
-        (
-            "proc/net/dev",
-            "Inter-|   Receive\n face |bytes\n    lo: 9 1 0 0 0 0 0 0 9 1 0 0 0 0 0 0\n  eth0:100 1 0 0 0 0 0 0 40 1 0 0 0 0 0 0\n  eth1: 11 1 0 0 0 0 0 0 2 1 0 0 0 0 0 0\n",
-        ),
-    ];
-
-    #[test]
-    fn a_container_under_cgroup_v2_has_its_own_limits() {
-        let mut files = MACHINE.to_vec();
-        files.extend([
-            ("proc/self/cgroup", "0::/\n"),
-            ("cgroup/cgroup.controllers", "cpu memory\n"),
-            ("cgroup/memory.max", "68719476736\n"),
-            ("cgroup/memory.current", "10737418240\n"),
-            (
-                "cgroup/memory.stat",
-                "anon 1\ninactive_file 2147483648\nactive_file 5\n",
-            ),
-            (
-                "cgroup/memory.events",
-                "low 0\noom 3\noom_kill 2\noom_group_kill 9\n",
-            ),
-            ("cgroup/cpu.max", "2720000 100000\n"),
-            ("cgroup/cpu.stat", "usage_usec 1000000\n"),
-        ]);
-        let sample = read(&files);
-        assert_eq!(sample.memory_limit_bytes, Some(64 * GIB));
-        assert_eq!(sample.memory_used_bytes, Some(8 * GIB));
-        assert_eq!(sample.oom_kills, Some(2));
-        assert_eq!(sample.cpu_limit_cores, Some(27.2));
-        assert_eq!(
-            (sample.network_rx_bytes, sample.network_tx_bytes),
-            (Some(111), Some(42))
-        );
-        assert_eq!(sample.cpu_percent, None, "a rate needs two readings");
-    }
-
-    #[test]
-    fn the_tightest_of_nested_limits_counts() {
-        let mut files = MACHINE.to_vec();
-        files.extend([
-            ("proc/self/cgroup", "0::/user/session\n"),
-            ("cgroup/cgroup.controllers", ""),
-            ("cgroup/user/session/memory.max", "max\n"),
-            ("cgroup/user/session/memory.current", "1\n"),
-            ("cgroup/user/memory.max", "4294967296\n"),
-            ("cgroup/user/memory.current", "1073741824\n"),
-            ("cgroup/user/cpu.max", "150000 100000\n"),
-            ("cgroup/cpu.max", "max 100000\n"),
-        ]);
-        let sample = read(&files);
-        assert_eq!(
-            (sample.memory_used_bytes, sample.memory_limit_bytes),
-            (Some(GIB), Some(4 * GIB))
-        );
-        assert_eq!(sample.cpu_limit_cores, Some(1.5));
-    }
-
-    #[test]
-    fn cgroup_v1_is_read_where_there_is_no_v2_even_if_its_path_is_only_valid_outside() {
-        let mut files = MACHINE.to_vec();
-        files.extend([
-            (
-                "proc/self/cgroup",
-                "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n",
-            ),
-            ("cgroup/memory/memory.limit_in_bytes", "2147483648\n"),
-            ("cgroup/memory/memory.usage_in_bytes", "1610612736\n"),
-            (
-                "cgroup/memory/memory.stat",
-                "inactive_file 1\ntotal_inactive_file 536870912\n",
-            ),
-            (
-                "cgroup/memory/memory.oom_control",
-                "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
-            ),
-            ("cgroup/cpu/cpu.cfs_quota_us", "400000\n"),
-            ("cgroup/cpu/cpu.cfs_period_us", "100000\n"),
-        ]);
-        let sample = read(&files);
-        assert_eq!(
-            (sample.memory_used_bytes, sample.memory_limit_bytes),
-            (Some(GIB), Some(2 * GIB))
-        );
-        assert_eq!(
-            (sample.cpu_limit_cores, sample.oom_kills),
-            (Some(4.0), Some(1))
-        );
-    }
-
-    #[test]
-    fn without_a_limit_the_machine_counts() {
-        for cgroup in [
-            &[][..],
-            &[
-                (
-                    "cgroup/memory/memory.limit_in_bytes",
-                    "9223372036854771712\n",
-                ),
-                ("cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
-            ],
-            &[
-                ("cgroup/cgroup.controllers", ""),
-                ("cgroup/memory.max", "max\n"),
-            ],
-        ] {
-            let sample = read(&[&MACHINE[..], cgroup].concat());
-            assert_eq!(sample.memory_limit_bytes, Some(1024 * GIB), "{cgroup:?}");
-            assert_eq!(sample.memory_used_bytes, Some(512 * GIB), "{cgroup:?}");
-            assert!(sample.cpu_limit_cores.unwrap() >= 1.0);
-            assert_eq!(sample.oom_kills, None);
-        }
-    }
-
-    #[test]
-    fn an_empty_proc_gives_an_empty_sample() {
-        let sample = read(&[]);
-        assert_eq!(
-            HostSample {
-                cpu_limit_cores: sample.cpu_limit_cores,
-                ..HostSample::default()
-            },
-            sample
-        );
-    }
-
-    #[test]
-    fn cpu_use_is_the_difference_between_two_readings() {
-        let root = tempfile::tempdir().unwrap();
-        let stat = root.path().join("stat");
-        let mut reader = HostReader::of(root.path(), root.path().join("none"));
-        fs::write(&stat, "cpu  100 0 0 4000\n").unwrap();
-        assert_eq!(reader.read().cpu_percent, None);
-        // 200 busy ticks are two CPU seconds; the time between the readings is at most this test's.
-        fs::write(&stat, "cpu  300 0 0 9000\n").unwrap();
-        assert!(reader.read().cpu_percent.unwrap() > 0.0);
-        // Counters that went backwards (a migrated container) give no rate.
-        fs::write(&stat, "cpu  10 0 0 9000\n").unwrap();
-        assert_eq!(reader.read().cpu_percent, None);
-    }
-
-    #[test]
-    fn the_disk_of_a_directory_that_does_not_exist_yet_is_its_parents() {
-        let root = tempfile::tempdir().unwrap();
-        let found = disk(&root.path().join("not/yet")).unwrap();
-        assert_eq!(found.total_bytes, disk(root.path()).unwrap().total_bytes);
-        assert!(found.free_bytes <= found.total_bytes && found.total_bytes > 0);
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@
 //! frame means is [`super::gpu`]'s.
 
 mod image;
+mod smi;
 
 use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter, Read};
@@ -26,6 +27,7 @@ use tracing::{info, warn};
 
 use super::gpu::{GpuBoard, failure_text};
 use image::Image;
+use smi::Second;
 
 /// Most that is read of the container's environment; it is bounded by the kernel to 6 MB of arguments and environment.
 const MAX_ENVIRONMENT_BYTES: u64 = 8 << 20;
@@ -35,6 +37,8 @@ const MAX_ENVIRONMENT_BYTES: u64 = 8 << 20;
 pub struct ProbeConfig {
     /// Program to run; `None`: the embedded one, or one named `nvml-probe` beside the agent.
     pub program: Option<PathBuf>,
+    /// `nvidia-smi`, the second best; `None`: where drivers put it.
+    pub smi: Option<PathBuf>,
     /// Where the image is kept.
     pub dir: PathBuf,
     /// The container's environment, NUL-separated; /proc/1/environ where the file is missing. ssh shells lack it, and with
@@ -57,6 +61,7 @@ impl ProbeConfig {
     pub fn new(dir: &Path) -> Self {
         Self {
             program: None,
+            smi: None,
             environment_file: dir.join("container.env"),
             dir: dir.to_owned(),
             slow: Duration::from_secs(10),
@@ -134,44 +139,63 @@ struct Supervision {
 
 impl Supervision {
     fn run(self) {
+        /// A probe that ended by itself this often in a row will not do.
+        const MOST_FAILURES: u32 = 3;
         let mut backoff = self.config.shortest_backoff;
+        let mut failures = 0;
         loop {
             let started = Instant::now();
             let (end, left) = self.one_life();
             // A probe that worked for a while earns a quick restart.
             if started.elapsed() > self.config.longest_backoff {
                 backoff = self.config.shortest_backoff;
+                failures = 0;
             }
-            let wait = match end {
+            failures += 1;
+            let (mut problem, mut wait, hopeless) = match end {
                 End::Stopped => return,
-                End::Refused(failure, said) => {
-                    self.board.fail(&failure_text(failure, &said));
-                    self.config.longest_backoff
-                }
-                End::NotStarted(why) => {
-                    self.board.fail(&why);
-                    self.config.longest_backoff
-                }
-                End::Died(how) => {
-                    self.board
-                        .fail(&format!("the NVML probe {how}; it is started again"));
-                    backoff
-                }
+                End::Refused(failure, said) => (
+                    failure_text(failure, &said),
+                    self.config.longest_backoff,
+                    // The others are the driver's own word, and `nvidia-smi` asks the same driver.
+                    matches!(failure, Failure::NoLibrary | Failure::Init),
+                ),
+                End::NotStarted(why) => (why, self.config.longest_backoff, true),
+                End::Died(how) => (
+                    format!("the NVML probe {how}; it is started again"),
+                    backoff,
+                    failures >= MOST_FAILURES,
+                ),
                 End::Hung(silence) => {
                     let limit_s = silence.as_secs_f64();
-                    self.board.fail(&format!(
+                    let how = format!(
                         "the NVML probe was silent for {limit_s} s and was killed: the driver hangs"
-                    ));
-                    backoff
+                    );
+                    (how, backoff, failures >= MOST_FAILURES)
                 }
             };
+            if let Some(child) = left
+                && self.outwait(child)
+            {
+                return;
+            }
+            if hopeless {
+                match self.second_best(&problem, &self.environment()) {
+                    Second::Stopped => return,
+                    // The probe may do by now, and tells more.
+                    Second::Worked => wait = self.config.shortest_backoff,
+                    Second::Missing => {}
+                    Second::Failed(how) => problem = format!("{problem}; nvidia-smi: {how}"),
+                }
+            }
+            self.board.fail(&problem);
             warn!(
                 problem = self.board.problem(),
                 retry_in_s = wait.as_secs_f64(),
                 "no GPU telemetry"
             );
             backoff = (backoff * 2).min(self.config.longest_backoff);
-            if self.stopped_within(wait) || left.is_some_and(|child| self.outwait(child)) {
+            if self.stopped_within(wait) {
                 return;
             }
         }

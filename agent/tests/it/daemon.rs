@@ -303,6 +303,7 @@ async fn samples_follow_and_continue_at_their_time() {
     let request = |after_us| v1::SamplesRequest {
         after_us,
         follow: true,
+        until_us: 0,
     };
     let mut client = bed.client().await;
     let mut times = Vec::new();

@@ -82,8 +82,10 @@ impl From<v1::Sample> for SampleInfo {
     fn from(m: v1::Sample) -> Self {
         SampleInfo {
             time_us: m.time_us,
+            span_s: m.span_s,
             gpus: m.gpus.into_iter().map(GpuInfo::from).collect(),
             host: m.host.map(HostInfo::from),
+            processes: m.processes.into_iter().map(ProcessInfo::from).collect(),
         }
     }
 }
@@ -136,6 +138,17 @@ impl From<v1::GpuSample> for GpuInfo {
             xid_count: m.xid_count,
             last_xid: m.last_xid,
             last_xid_us: m.last_xid_us,
+        }
+    }
+}
+
+impl From<v1::ProcessSample> for ProcessInfo {
+    fn from(m: v1::ProcessSample) -> Self {
+        ProcessInfo {
+            pid: m.pid,
+            name: m.name,
+            cpu_percent: m.cpu_percent,
+            memory_bytes: m.memory_bytes,
         }
     }
 }
@@ -200,6 +213,17 @@ impl From<v1::HostSample> for HostInfo {
             network_rx_bytes: m.network_rx_bytes,
             network_tx_bytes: m.network_tx_bytes,
             oom_kills: m.oom_kills,
+            cpu_throttled_us: m.cpu_throttled_us,
+            cpu_pressure_percent: m.cpu_pressure_percent,
+            memory_pressure_percent: m.memory_pressure_percent,
+            io_pressure_percent: m.io_pressure_percent,
+            memory_limit_hits: m.memory_limit_hits,
+            disk_read_bytes_per_s: m.disk_read_bytes_per_s,
+            disk_write_bytes_per_s: m.disk_write_bytes_per_s,
+            network_rx_bytes_per_s: m.network_rx_bytes_per_s,
+            network_tx_bytes_per_s: m.network_tx_bytes_per_s,
+            shm_free_bytes: m.shm_free_bytes,
+            shm_total_bytes: m.shm_total_bytes,
         }
     }
 }

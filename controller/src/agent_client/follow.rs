@@ -128,6 +128,7 @@ impl Position for Logs {
 
 struct Samples {
     after_us: u64,
+    until_us: u64,
     follow: bool,
 }
 
@@ -144,6 +145,7 @@ impl Position for Samples {
         let request = v1::SamplesRequest {
             after_us: self.after_us,
             follow: self.follow,
+            until_us: self.until_us,
         };
         async move { to.samples(request).await }
     }
@@ -260,7 +262,20 @@ impl AgentClient {
             self,
             Samples {
                 after_us,
+                until_us: 0,
                 follow: follow_on,
+            },
+        )
+    }
+
+    /// Samples taken after `after_us` and not after `until_us` (0: up to now).
+    pub fn samples_between(&self, after_us: u64, until_us: u64) -> Followed<SampleInfo> {
+        follow(
+            self,
+            Samples {
+                after_us,
+                until_us,
+                follow: false,
             },
         )
     }

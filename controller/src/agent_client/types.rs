@@ -125,10 +125,27 @@ pub struct SampleInfo {
     pub gpus: Vec<GpuInfo>,
     /// The container.
     pub host: Option<HostInfo>,
+    /// Seconds that it stands for, with means of what varies; 0: it is one reading.
+    pub span_s: u32,
+    /// The busiest processes, by CPU; none in a span.
+    pub processes: Vec<ProcessInfo>,
+}
+
+/// A process of the box.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ProcessInfo {
+    /// Process id on the box.
+    pub pid: i32,
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// CPU use, percent of one core.
+    pub cpu_percent: f32,
+    /// Memory of its own in use, bytes.
+    pub memory_bytes: u64,
 }
 
 /// One GPU; what could not be read is `None`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[allow(
     missing_docs,
     reason = "names carry the unit; the contract documents each"
@@ -237,7 +254,7 @@ pub struct CardInfo {
 }
 
 /// The container; what could not be read is `None`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[allow(
     missing_docs,
     reason = "names carry the unit; the contract documents each"
@@ -252,6 +269,17 @@ pub struct HostInfo {
     pub network_rx_bytes: Option<u64>,
     pub network_tx_bytes: Option<u64>,
     pub oom_kills: Option<u64>,
+    pub cpu_throttled_us: Option<u64>,
+    pub cpu_pressure_percent: Option<f32>,
+    pub memory_pressure_percent: Option<f32>,
+    pub io_pressure_percent: Option<f32>,
+    pub memory_limit_hits: Option<u64>,
+    pub disk_read_bytes_per_s: Option<u64>,
+    pub disk_write_bytes_per_s: Option<u64>,
+    pub network_rx_bytes_per_s: Option<u64>,
+    pub network_tx_bytes_per_s: Option<u64>,
+    pub shm_free_bytes: Option<u64>,
+    pub shm_total_bytes: Option<u64>,
 }
 
 /// Newest values that were read from the training log.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::{
-    agent_client::{AgentStatus, SessionState},
+    agent_client::{AgentStatus, GpuInfo, SessionState},
     commands::{Deps, market_word::word, watching},
     error::CommandError,
     run::{
@@ -359,16 +359,76 @@ fn show_agent(ui: &mut Ui, agent: &AgentStatus) {
             _ => "-".to_owned(),
         };
         ui.line(format_args!(
-            "  gpu {}        {} %, {memory}, {} W, {} C  {}",
+            "  gpu {}        {} %, {memory}, {} W, {} C{}  {}",
             gpu.index,
             text::or_dash(gpu.utilisation_percent),
             gpu.power_mw
                 .map_or_else(|| "-".to_owned(), |power| (power / 1000).to_string()),
             text::or_dash(gpu.temperature_c),
+            troubles(gpu),
             gpu.name
         ));
     }
     if let Some(problem) = &agent.gpu_problem {
-        ui.line(format_args!("  gpu          no readings: {problem}"));
+        let what = if sample.gpus.is_empty() {
+            "no readings: "
+        } else {
+            ""
+        };
+        ui.line(format_args!("  gpu          {what}{problem}"));
+    }
+}
+
+/// What holds a GPU back or is wrong with it, as the end of its line; nothing when all is well.
+fn troubles(gpu: &GpuInfo) -> String {
+    /// Clocks-event reasons that cost speed, in NVML's bits.
+    const REASONS: [(u64, &str); 5] = [
+        (0x4, "power cap"),
+        (0x8, "hardware slowdown"),
+        (0x20, "heat"),
+        (0x40, "heat (hardware)"),
+        (0x80, "power brake"),
+    ];
+    let mask = gpu.throttle_reasons.unwrap_or(0);
+    let reasons = REASONS.iter().filter(|(bit, _)| mask & bit != 0);
+    let reasons: Vec<_> = reasons.map(|(_, words)| *words).collect();
+    let mut words = String::new();
+    if !reasons.is_empty() {
+        words += &format!(", held back by {}", reasons.join(" and "));
+    }
+    if gpu.xid_count > 0 {
+        words += &format!(", {} Xid errors, last {}", gpu.xid_count, gpu.last_xid);
+    }
+    if gpu.ecc_uncorrected.unwrap_or(0) > 0 || gpu.remap_failed == Some(1) {
+        words += ", memory is failing";
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpus_line_ends_with_what_holds_it_back() {
+        let check = |throttle, xids, ecc, expected: &str| {
+            let gpu = GpuInfo {
+                throttle_reasons: throttle,
+                xid_count: xids,
+                last_xid: if xids > 0 { 79 } else { 0 },
+                ecc_uncorrected: ecc,
+                ..GpuInfo::default()
+            };
+            assert_eq!(troubles(&gpu), expected);
+        };
+        check(None, 0, None, "");
+        check(Some(0x1), 0, Some(0), "");
+        check(Some(0x4), 0, None, ", held back by power cap");
+        check(
+            Some(0x24),
+            2,
+            Some(1),
+            ", held back by power cap and heat, 2 Xid errors, last 79, memory is failing",
+        );
     }
 }
