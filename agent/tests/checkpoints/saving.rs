@@ -261,7 +261,7 @@ async fn checkpoints_a_moment_apart_keep_their_order_though_every_answer_tells_a
     for clock_s in [0.0, 3600.0, -7200.0] {
         let bucket = Arc::new(MemoryBucket::new());
         let mut world = World::with(bucket.clone(), bucket.clone(), |options| {
-            options.keep_last = 2
+            options.keep.last = 2
         });
         for (step, late_s) in [(1, 0.9), (2, 0.4), (3, -0.9), (4, -1.5)] {
             bucket.set_clock_offset_s(clock_s + late_s);

@@ -12,7 +12,7 @@ use spotter_agent::{
     checkpoints::{Backup, BackupOptions},
     events::RecordedEvents,
 };
-use spotter_bucket::Bucket;
+use spotter_bucket::{Bucket, Keep};
 use tempfile::TempDir;
 
 use crate::{cut::Cut, fleet::Server};
