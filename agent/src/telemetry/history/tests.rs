@@ -1,3 +1,5 @@
+//! The history on real files: what comes back, after crashes too, and how much is kept.
+
 use std::fs;
 
 use nvml_probe::Gpu;

@@ -1,3 +1,5 @@
+//! The host's figures over made-up trees of /proc and /sys/fs/cgroup.
+
 use super::*;
 
 const GIB: u64 = 1 << 30;
