@@ -52,7 +52,7 @@ mod tests {
             .unwrap()
         };
         let model = spec(
-            "model: {params: 956M, tokens: 49.8B, seq_len: 2048, micro_batch: 8, batch: 524288}\n",
+            "model: {params: 956M, tokens: 49.8B, seq_len: 2048, micro_batch: 8, batch_tokens: 524288}\n",
         );
         let got = prediction(&model, "H100 SXM:4");
         let one = prediction(&model, "H100 SXM:1").tokens_per_s.unwrap();

@@ -1,6 +1,6 @@
 //! Boxes that stop themselves after their training has ended, with nobody there to see it.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use spotter::{
     provider::Provider,
@@ -47,7 +47,7 @@ async fn an_interruptible_box_that_stopped_itself_is_not_taken_for_one_that_was_
         let mut story = spec(RUN);
         story.results = Some(Results {
             fetch: vec!["out".to_owned()],
-            to: PathBuf::from("results"),
+            to: world.folder().join("results"),
         });
         world.plan(&story);
         ended_alone(&world, ending(0, 0)).await;
