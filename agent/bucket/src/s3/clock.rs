@@ -5,6 +5,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use aws_smithy_types::date_time::{DateTime, Format};
+
 /// Below this many seconds the local clock is used as it is: `Date` has a resolution of one second, and answers travel.
 const IGNORED_S: f64 = 60.0;
 
@@ -84,13 +86,16 @@ fn seconds_between(from: SystemTime, to: SystemTime) -> f64 {
 
 /// Reads an HTTP date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn parse_http_date(text: &str) -> Option<SystemTime> {
-    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp().into())
+    read_time(text, Format::HttpDate)
 }
 
 /// Reads a time such as `2026-01-02T03:04:05Z`, as S3 writes it in bodies.
 pub fn parse_iso_time(text: &str) -> Option<SystemTime> {
-    let timestamp: jiff::Timestamp = text.trim().parse().ok()?;
-    Some(timestamp.into())
+    read_time(text.trim(), Format::DateTimeWithOffset)
+}
+
+fn read_time(text: &str, format: Format) -> Option<SystemTime> {
+    DateTime::from_str(text, format).ok()?.try_into().ok()
 }
 
 #[cfg(test)]
