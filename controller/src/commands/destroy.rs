@@ -139,10 +139,14 @@ async fn refuse_loss(
             "the box of `{}` was not destroyed: something on it may not be saved",
             run.name
         );
-        let mut err = CommandError::new(text).because(why).about(&run.name);
-        if run.outcome.is_none() {
-            err = err.hint(format!("save it with `spotter stop {}`", run.name));
-        }
+        let err = CommandError::new(text).because(why).about(&run.name);
+        let err = match run.outcome {
+            None => err.hint(format!("save it with `spotter stop {}`", run.name)),
+            Some(_) => err.hint(format!(
+                "look into it with `spotter ssh --start {}`",
+                run.name
+            )),
+        };
         err.hint(format!(
             "or give it up with `spotter destroy --lose-data {}`",
             run.name

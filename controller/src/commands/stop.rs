@@ -5,7 +5,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     commands::{Deps, watching},
     error::CommandError,
-    run::lifecycle::Goal,
+    run::{lease::Lease, lifecycle::Goal},
+    store::{AttemptRecord, RunRecord},
     ui::{self, Ui},
 };
 
@@ -33,7 +34,29 @@ pub async fn stop(
     let Some(ended) = watching::watch(ui, deps, &run.name, Goal::End, leave).await? else {
         return Ok(());
     };
+    if run.outcome.is_some() {
+        stop_kept(ui, deps, &ended).await?;
+    }
     let summary = watching::summary(&store, &ended)?;
     ui.show(&summary, ui::attempts_table);
     Ok(())
+}
+
+/// The box of an ended run may have been kept running, by policy or for a look: whoever types `stop` does not want to pay for it.
+async fn stop_kept(ui: &mut Ui, deps: &Deps, run: &RunRecord) -> Result<(), CommandError> {
+    let store = deps.store()?;
+    let latest = store.latest_attempt(&run.name)?;
+    let Some(latest) = latest.filter(AttemptRecord::may_cost) else {
+        return Ok(());
+    };
+    let Some(_lease) = Lease::take(&store, &run.name)? else {
+        let text = format!(
+            "the box of `{}` was not stopped: another spotter acts for the run",
+            run.name
+        );
+        return Err(CommandError::new(text).about(&run.name));
+    };
+    deps.lifecycle(watching::ConsoleReport::new(ui))?
+        .put_to_sleep(run, &latest)
+        .await
 }

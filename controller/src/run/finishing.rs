@@ -21,6 +21,7 @@ use crate::{
         site::{Site, SiteError},
         windows::BoxEnding,
     },
+    spec::OnDone,
     store::{AttemptRecord, Outcome, RunRecord},
 };
 
@@ -205,10 +206,11 @@ impl Lifecycle {
 
     /// Something is not as ordered: the box is stopped rather than destroyed at the end.
     fn keep_for_a_look(&self, run: &RunRecord, attempt: &mut AttemptRecord, why: &str) {
-        self.say(
-            run,
-            &format!("Careful: {why}. The box will be stopped and its disk kept."),
-        );
+        let what = match run.spec.on_done {
+            OnDone::Keep => "The box is kept as it is, and costs what it costs now",
+            _ => "The box will be stopped and its disk kept",
+        };
+        self.say(run, &format!("Careful: {why}. {what}."));
         let before = attempt
             .reason
             .take()

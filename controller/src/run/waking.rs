@@ -64,6 +64,16 @@ impl Lifecycle {
         }
     }
 
+    /// Stops the box of an ended run where it still runs. The caller holds the lease.
+    pub async fn put_to_sleep(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+    ) -> Result<(), CommandError> {
+        let stopped = self.stop_box(run, attempt).await;
+        stopped.map_err(|halt| halt.into_error(&run.name))
+    }
+
     fn is_awake(&self, attempt: &AttemptRecord, found: &Instance) -> Result<(), CommandError> {
         let mut attempt = attempt.clone();
         attempt.ssh = found.ssh.clone();

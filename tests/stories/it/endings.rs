@@ -5,7 +5,7 @@ use std::time::Duration;
 use spotter::{
     provider::Provider,
     run::{State, lease::Lease},
-    spec::Results,
+    spec::{OnDone, Results},
     store::{Outcome, RunRecord},
 };
 use spotter_bucket::{EndedBy, Ending};
@@ -107,4 +107,24 @@ async fn a_box_that_does_not_come_back_to_be_collected_keeps_its_disk() {
     assert_trained_once(&run, &world, Outcome::Failed);
     assert_eq!(world.market.alive().len(), 1, "its disk is kept");
     assert_eq!(world.market.gpu_charged(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_box_that_was_kept_running_is_stopped_by_whoever_asks() {
+    let world = World::new(3, 100);
+    let mut story = spec(RUN);
+    story.on_done = OnDone::Keep;
+    world.plan(&story);
+    let run = world.drive(RUN).await;
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(world.market.gpu_charged(), 1, "it is kept as it is");
+    let _lease = Lease::take(&world.store, RUN).unwrap().unwrap();
+    let attempt = &world.attempts(RUN)[0];
+    let lifecycle = world.lifecycle();
+    lifecycle.put_to_sleep(&run, attempt).await.unwrap();
+    assert_eq!(world.market.gpu_charged(), 0);
+    assert_eq!(world.market.alive().len(), 1, "its disk stays");
+    // And it can be looked into again.
+    lifecycle.wake(&run, attempt).await.unwrap();
+    assert_eq!(world.market.gpu_charged(), 1);
 }
