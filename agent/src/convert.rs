@@ -218,6 +218,11 @@ pub fn backup(state: BackupState, keys_expire_us: Option<u64>) -> v1::BackupStat
         unsaved_bytes: state.unsaved_bytes,
         unsaved: state.unsaved,
         keys_expire_us: keys_expire_us.unwrap_or(0),
+        at_stake: state
+            .at_stake
+            .into_iter()
+            .map(|(path, size_bytes)| v1::AtStake { path, size_bytes })
+            .collect(),
     }
 }
 

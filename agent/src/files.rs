@@ -1,6 +1,7 @@
 //! Files that are complete or absent: written aside, synced, then renamed; and hashes of what lies under a directory.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
@@ -66,6 +67,14 @@ pub enum HashError {
     /// The path leaves the working directory.
     #[error("path `{0}` is refused: it must be relative and stay in the working directory")]
     Escapes(String),
+    /// No pattern.
+    #[error("`{pattern}` is no pattern: {reason}")]
+    Pattern {
+        /// The part of it.
+        pattern: String,
+        /// Why.
+        reason: &'static str,
+    },
     /// More files than an answer can hold.
     #[error("more than {HASHED_FILES_LIMIT} files: name fewer directories")]
     TooMany,
@@ -84,31 +93,159 @@ pub enum HashError {
 pub struct Hashed {
     /// Every regular file, sorted by path.
     pub files: Vec<HashedFile>,
-    /// Paths that do not exist.
+    /// Paths and patterns of which there is nothing.
     pub missing: Vec<String>,
+    /// Files and directories that the paths and patterns mean, sorted.
+    pub meant: Vec<PathBuf>,
 }
 
-/// Hashes the named files and everything under the named directories. Symbolic links inside directories are not followed.
+/// Hashes the named files and everything under the named directories; see [`expand`] for what a name may be. Symbolic links inside
+/// directories are not followed.
 pub fn hash_files(workdir: &Path, paths: &[String]) -> Result<Hashed, HashError> {
-    let mut hashed = Hashed::default();
+    let (meant, missing) = expand(workdir, paths)?;
+    let mut hashed = Hashed {
+        missing,
+        ..Hashed::default()
+    };
+    for relative in &meant {
+        let read = |source| HashError::Read {
+            path: relative.display().to_string(),
+            source,
+        };
+        if fs::metadata(workdir.join(relative)).map_err(read)?.is_dir() {
+            hash_dir(workdir, relative, &mut hashed.files)?;
+        } else {
+            push_hash(workdir, relative, &mut hashed.files)?;
+        }
+    }
+    hashed.meant = meant;
+    hashed.files.sort_by(|a, b| a.path.cmp(&b.path));
+    hashed.files.dedup_by(|a, b| a.path == b.path);
+    Ok(hashed)
+}
+
+/// Files and directories that paths and patterns mean, sorted, and those of which there is nothing. In a pattern `*` and `?` stand for
+/// characters of one name, `[ab]` for one of several, `**` for any number of directories; a path that exists is no pattern.
+pub fn expand(workdir: &Path, paths: &[String]) -> Result<(Vec<PathBuf>, Vec<String>), HashError> {
+    let mut meant = BTreeSet::new();
+    let mut missing = Vec::new();
     for path in paths {
         let relative = inside(path).ok_or_else(|| HashError::Escapes(path.clone()))?;
-        let start = workdir.join(&relative);
-        match fs::metadata(&start) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => hashed.missing.push(path.clone()),
+        match fs::metadata(workdir.join(&relative)) {
+            Ok(_) => {
+                meant.insert(relative);
+                continue;
+            }
+            Err(err) if is_absent(&err) => {}
             Err(source) => {
                 return Err(HashError::Read {
                     path: path.clone(),
                     source,
                 });
             }
-            Ok(meta) if meta.is_dir() => hash_dir(workdir, &relative, &mut hashed.files)?,
-            Ok(_) => push_hash(workdir, &relative, &mut hashed.files)?,
+        }
+        let before = meant.len();
+        if path.contains(['*', '?', '[']) {
+            let names: Vec<String> = relative
+                .iter()
+                .map(|name| name.to_string_lossy().into_owned())
+                .collect();
+            descend(workdir, Path::new(""), &names, &mut meant)?;
+        }
+        // What another pattern has found already is found all the same.
+        if meant.len() == before && !meant.iter().any(|one| matches(path, one)) {
+            missing.push(path.clone());
         }
     }
-    hashed.files.sort_by(|a, b| a.path.cmp(&b.path));
-    hashed.files.dedup_by(|a, b| a.path == b.path);
-    Ok(hashed)
+    Ok((meant.into_iter().collect(), missing))
+}
+
+/// Nothing is there: no such name, or a file where a directory would have to be.
+fn is_absent(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+fn matches(pattern: &str, path: &Path) -> bool {
+    let options = glob::MatchOptions {
+        require_literal_separator: true,
+        ..glob::MatchOptions::default()
+    };
+    let pattern = pattern.trim_start_matches("./").trim_end_matches('/');
+    glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_path_with(path, options))
+}
+
+/// Adds what lies below `at` under these names. Links that nobody named are neither taken nor followed.
+fn descend(
+    workdir: &Path,
+    at: &Path,
+    names: &[String],
+    meant: &mut BTreeSet<PathBuf>,
+) -> Result<(), HashError> {
+    let Some((name, rest)) = names.split_first() else {
+        return Ok(());
+    };
+    if meant.len() > HASHED_FILES_LIMIT {
+        return Err(HashError::TooMany);
+    }
+    if !name.contains(['*', '?', '[']) {
+        // A link that was named is followed, as it is outside of patterns.
+        let child = at.join(name);
+        if !rest.is_empty() {
+            return descend(workdir, &child, rest, meant);
+        }
+        if fs::metadata(workdir.join(&child)).is_ok() {
+            meant.insert(child);
+        }
+        return Ok(());
+    }
+    if name == "**" {
+        // No directory at all, too.
+        descend(workdir, at, rest, meant)?;
+    }
+    let bad = |err: glob::PatternError| HashError::Pattern {
+        pattern: name.clone(),
+        reason: err.msg,
+    };
+    let pattern = match name.as_str() {
+        "**" => None,
+        name => Some(glob::Pattern::new(name).map_err(bad)?),
+    };
+    let entries = match fs::read_dir(workdir.join(at)) {
+        Ok(entries) => entries,
+        // Gone since it was listed, or no directory: nothing lies below it.
+        Err(err) if is_absent(&err) => return Ok(()),
+        Err(source) => {
+            return Err(HashError::Read {
+                path: at.display().to_string(),
+                source,
+            });
+        }
+    };
+    for entry in entries.flatten() {
+        let child = at.join(entry.file_name());
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        let fits = match &pattern {
+            Some(pattern) => pattern.matches(&entry.file_name().to_string_lossy()),
+            // At its end it means everything below.
+            None => rest.is_empty() || kind.is_dir(),
+        };
+        if !fits || !(kind.is_dir() || kind.is_file()) {
+            continue;
+        }
+        match &pattern {
+            None if kind.is_dir() => descend(workdir, &child, names, meant)?,
+            Some(_) if !rest.is_empty() => descend(workdir, &child, rest, meant)?,
+            _ => {
+                meant.insert(child);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The path with `.` removed, or `None` when it is absolute or climbs out by `..`.
@@ -206,6 +343,73 @@ mod tests {
             blake3::hash(b"bb").to_hex().to_string()
         );
         assert_eq!(hashed.missing, ["none"]);
+    }
+
+    #[test]
+    fn patterns_mean_what_a_shell_would_make_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [
+            "a.pt",
+            "b.pt",
+            "c.txt",
+            "[x].log",
+            "out/final.pt",
+            "out/deep/best.pt",
+            "out/deep/.metadata",
+            "ckpt-1/model",
+            "ckpt-2/model",
+        ] {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, path.to_str().unwrap()).unwrap();
+        }
+        std::os::unix::fs::symlink("/etc", dir.path().join("out/etc")).unwrap();
+        let check = |patterns: &[&str], meant: &[&str], missing: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(|one| (*one).to_owned()).collect();
+            let (found, none) = expand(dir.path(), &patterns).unwrap();
+            let found: Vec<&str> = found.iter().map(|path| path.to_str().unwrap()).collect();
+            assert_eq!((&found[..], &none[..]), (meant, missing), "{patterns:?}");
+        };
+        check(&["*.pt"], &["a.pt", "b.pt"], &[]);
+        check(&["./?.pt", "a.pt"], &["a.pt", "b.pt"], &[]);
+        check(&["a.pt", "*.pt", "[ab].pt"], &["a.pt", "b.pt"], &[]);
+        check(&["[x].log"], &["[x].log"], &[]);
+        check(
+            &["**/*.pt"],
+            &["a.pt", "b.pt", "out/deep/best.pt", "out/final.pt"],
+            &[],
+        );
+        check(
+            &["out/**"],
+            &["out/deep/.metadata", "out/deep/best.pt", "out/final.pt"],
+            &[],
+        );
+        check(&["ckpt-*"], &["ckpt-1", "ckpt-2"], &[]);
+        check(
+            &["ckpt-*/model", "none"],
+            &["ckpt-1/model", "ckpt-2/model"],
+            &["none"],
+        );
+        check(
+            &["*.bin", "out/*/x", "a.pt/*"],
+            &[],
+            &["*.bin", "out/*/x", "a.pt/*"],
+        );
+        check(
+            &["out/*/passwd", "out/e*"],
+            &[],
+            &["out/*/passwd", "out/e*"],
+        );
+        for pattern in ["/etc/*", "../*", "a/../../*"] {
+            assert!(
+                expand(dir.path(), &[pattern.to_owned()]).is_err(),
+                "{pattern}"
+            );
+        }
+        let bad = expand(dir.path(), &["[".to_owned()]);
+        assert!(matches!(bad, Err(HashError::Pattern { .. })), "{bad:?}");
+        let hashed = hash_files(dir.path(), &["ckpt-*".to_owned()]).unwrap();
+        assert_eq!(hashed.files.len(), 2);
     }
 
     #[test]

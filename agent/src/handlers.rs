@@ -370,6 +370,14 @@ impl Agent for Handlers {
         Ok(Response::new(v1::HashFilesResponse {
             files,
             missing: hashed.missing,
+            meant: hashed
+                .meant
+                .iter()
+                .map(|path| match path.as_os_str().is_empty() {
+                    true => ".".to_owned(),
+                    false => path.to_string_lossy().into_owned(),
+                })
+                .collect(),
         }))
     }
 

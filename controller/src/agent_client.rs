@@ -429,6 +429,7 @@ impl AgentClient {
             list: FileList {
                 files: answer.files.into_iter().map(FileHash::from).collect(),
                 missing: answer.missing,
+                meant: Vec::new(),
             },
             manifest_key: (!answer.manifest_key.is_empty()).then_some(answer.manifest_key),
         })
@@ -453,6 +454,7 @@ impl AgentClient {
         Ok(FileList {
             files: answer.files.into_iter().map(FileHash::from).collect(),
             missing: answer.missing,
+            meant: answer.meant,
         })
     }
 

@@ -1,6 +1,6 @@
 //! The checkpoints of one run in its bucket, as seen from the laptop: whether a box lives makes no difference here.
 //!
-//! [`choose`] and [`diff`] decide (pure); [`pull`], [`push`], [`verify`] and [`prune`] move and judge bytes; [`steady`] is the patience with
+//! [`choose`] and [`diff`] decide (pure); [`pull`] (also of [`results`]), [`push`], [`verify`] and [`prune`] move and judge bytes; [`steady`] is the patience with
 //! a server that is busy for a moment. Listing, pinning and deleting are the agent's own: [`spotter_bucket::vault`].
 
 pub mod choose;
@@ -8,6 +8,7 @@ pub mod diff;
 pub mod prune;
 pub mod pull;
 pub mod push;
+pub mod results;
 pub mod steady;
 pub mod verify;
 

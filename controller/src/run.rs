@@ -34,6 +34,8 @@ pub mod windows;
 
 use std::fmt;
 
+pub(crate) use boxes::has_bucket;
+
 use serde::{Deserialize, Serialize};
 
 /// Highest step that is believed: names of commits have twelve digits. What prints more is not counting steps.

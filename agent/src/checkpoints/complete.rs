@@ -398,6 +398,14 @@ impl Tracker {
     /// Bytes that are in no commit yet and still worth one: neither those that newer commits made worthless, nor torn ones that
     /// are older than the newest commit (`last_saved_ms`, by the same clock as the files).
     pub fn unsaved_bytes(&self, last_saved_ms: Option<u64>) -> u64 {
+        self.at_stake(last_saved_ms)
+            .iter()
+            .map(|(_, bytes)| bytes)
+            .sum()
+    }
+
+    /// The same by name, largest first.
+    pub fn at_stake(&self, last_saved_ms: Option<u64>) -> Vec<(String, u64)> {
         let is_worth_it = |entry: &&Tracked| match entry.verdict {
             Verdict::Unwanted => false,
             Verdict::Waiting(_) | Verdict::Ready { .. } => true,
@@ -407,11 +415,17 @@ impl Tracker {
                 last_saved_ms.is_none_or(|saved| written_ms > saved)
             }
         };
-        self.entries
+        let mut at_stake: Vec<(String, u64)> = self
+            .entries
             .values()
             .filter(is_worth_it)
-            .map(|entry| entry.candidate.size_bytes())
-            .sum()
+            .map(|entry| {
+                let candidate = &entry.candidate;
+                (candidate.path_in_manifest(), candidate.size_bytes())
+            })
+            .collect();
+        at_stake.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+        at_stake
     }
 
     /// The files changed while they were read, or somebody opened them: whatever they are now starts over.

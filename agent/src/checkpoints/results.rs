@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use spotter_bucket::{Manifest, manifest};
@@ -145,22 +144,20 @@ impl Backup {
     }
 }
 
-/// Regular files under the named paths, sorted; and the paths that do not exist. Links inside directories are not followed.
+/// Regular files under the named paths and patterns, sorted; and those of which there is nothing. Links inside directories are not followed.
 fn list(workdir: &Path, paths: &[String]) -> Result<(Vec<FileStat>, Vec<String>), HashError> {
     let mut found = BTreeMap::new();
-    let mut missing = Vec::new();
-    for path in paths {
-        let relative = files::inside(path).ok_or_else(|| HashError::Escapes(path.clone()))?;
-        match fs::metadata(workdir.join(&relative)) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => missing.push(path.clone()),
-            Err(source) => {
-                return Err(HashError::Read {
-                    path: path.clone(),
-                    source,
-                });
-            }
-            Ok(metadata) if metadata.is_dir() => walk(workdir, &relative, &mut found)?,
-            Ok(metadata) => add(&relative, &metadata, &mut found)?,
+    let (meant, missing) = files::expand(workdir, paths)?;
+    for relative in &meant {
+        let failed = |source| HashError::Read {
+            path: relative.display().to_string(),
+            source,
+        };
+        let metadata = fs::metadata(workdir.join(relative)).map_err(failed)?;
+        if metadata.is_dir() {
+            walk(workdir, relative, &mut found)?;
+        } else {
+            add(relative, &metadata, &mut found)?;
         }
     }
     Ok((found.into_values().collect(), missing))

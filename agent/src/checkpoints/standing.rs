@@ -51,6 +51,8 @@ pub struct BackupState {
     pub unsaved_bytes: u64,
     /// Checkpoints that cannot be saved as they are, each with the reason.
     pub unsaved: Vec<String>,
+    /// The largest of those that are in no commit yet, each with its bytes.
+    pub at_stake: Vec<(String, u64)>,
 }
 
 /// A call that brought no answer we can use.

@@ -29,6 +29,8 @@ const WATCH: Duration = Duration::from_secs(1);
 const UNSAVED_AFTER: Duration = Duration::from_secs(60);
 /// Share of the grace that an upload may be expected to take: the commit and its read-back come after it.
 const GRACE_SHARE: f64 = 0.8;
+/// Most checkpoints that the status names one by one.
+const NAMED: usize = 20;
 /// Shortest upload whose rate means anything.
 const RATE_AFTER: Duration = Duration::from_secs(1);
 
@@ -140,7 +142,10 @@ impl Backup {
         {
             let mut state = self.standing.state();
             state.pending = ready.len() as u64;
-            state.unsaved_bytes = tracker.unsaved_bytes(last_saved_ms);
+            let mut at_stake = tracker.at_stake(last_saved_ms);
+            state.unsaved_bytes = at_stake.iter().map(|(_, bytes)| bytes).sum();
+            at_stake.truncate(NAMED);
+            state.at_stake = at_stake;
         }
         let facts = {
             let pace = self.pace();

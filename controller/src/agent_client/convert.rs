@@ -261,6 +261,11 @@ impl From<v1::BackupStatus> for BackupInfo {
             unsaved_bytes: m.unsaved_bytes,
             unsaved: m.unsaved,
             keys_expire_us: nonzero(m.keys_expire_us),
+            at_stake: m
+                .at_stake
+                .into_iter()
+                .map(|one| (one.path, one.size_bytes))
+                .collect(),
         }
     }
 }

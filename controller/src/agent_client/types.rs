@@ -329,6 +329,8 @@ pub struct BackupInfo {
     pub unsaved: Vec<String>,
     /// When the bucket keys of the box end, or have ended, microseconds since the epoch; `None`: nothing says so.
     pub keys_expire_us: Option<u64>,
+    /// The largest of those that are in no commit yet, each with its bytes.
+    pub at_stake: Vec<(String, u64)>,
 }
 
 /// A committed checkpoint.
@@ -377,8 +379,10 @@ pub struct FileHash {
 pub struct FileList {
     /// Sorted by path.
     pub files: Vec<FileHash>,
-    /// Paths that do not exist.
+    /// Paths and patterns of which there is nothing.
     pub missing: Vec<String>,
+    /// Files and directories that the paths and patterns mean; empty with an agent that knows no patterns.
+    pub meant: Vec<String>,
 }
 
 /// What was brought to the bucket as results.

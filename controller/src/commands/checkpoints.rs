@@ -54,6 +54,13 @@ pub(super) struct Place {
     bucket: Option<String>,
 }
 
+impl Place {
+    /// Where the run's own file says.
+    pub(super) fn of_the_run() -> Self {
+        Self { bucket: None }
+    }
+}
+
 /// Does what was asked.
 pub async fn checkpoints(
     ui: &mut Ui,

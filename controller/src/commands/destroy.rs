@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde::Serialize;
 
 use crate::{
+    agent_client::BackupInfo,
     commands::{Deps, watching::ConsoleReport},
     error::CommandError,
     run::{State, lease::Lease},
@@ -185,17 +186,38 @@ async fn refuse_loss(
         return Err(refuse("the training runs".to_owned()));
     }
     match &status.backup {
-        Some(backup) if backup.unsaved_bytes > 0 || backup.pending > 0 => Err(refuse(format!(
-            "{} of checkpoints are in no bucket ({} waiting)",
-            text::bytes(backup.unsaved_bytes),
-            backup.pending
-        ))),
+        Some(backup) if backup.unsaved_bytes > 0 || backup.pending > 0 => {
+            Err(refuse(at_stake(backup)))
+        }
         None if run.spec.checkpoints.is_some() => {
             Err(refuse("its checkpoints have no backup".to_owned()))
         }
-        _ if run.spec.results.is_some() => Err(refuse("its results were not fetched".to_owned())),
-        _ => Ok(()),
+        _ => match &run.spec.results {
+            Some(results) => Err(refuse(format!(
+                "its results were not fetched: {}",
+                results.fetch.join(", ")
+            ))),
+            None => Ok(()),
+        },
     }
+}
+
+/// What would be lost, by name and size.
+fn at_stake(backup: &BackupInfo) -> String {
+    let mut lines = vec![format!(
+        "{} of checkpoints are in no bucket ({} waiting)",
+        text::bytes(backup.unsaved_bytes),
+        backup.pending
+    )];
+    let named: u64 = backup.at_stake.iter().map(|(_, bytes)| bytes).sum();
+    for (path, bytes) in &backup.at_stake {
+        lines.push(format!("{path}: {}", text::bytes(*bytes)));
+    }
+    if !backup.at_stake.is_empty() && named < backup.unsaved_bytes {
+        let rest = text::bytes(backup.unsaved_bytes - named);
+        lines.push(format!("others: {rest}"));
+    }
+    lines.join("\n")
 }
 
 /// The crash was recorded together with an empty list of what was not saved.
@@ -210,4 +232,26 @@ fn crash_left_nothing(
         .rev()
         .find(|event| event.kind == "crashed" && event.attempt == attempt.number);
     Ok(crash.is_some_and(|crash| crash.detail["unsaved_bytes"] == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_be_lost_is_listed_by_name_and_size() {
+        let mut backup = BackupInfo {
+            unsaved_bytes: 3 << 30,
+            pending: 1,
+            at_stake: vec![
+                ("step_20.pt".into(), 2 << 30),
+                ("step_10.pt".into(), 1 << 30),
+            ],
+            ..BackupInfo::default()
+        };
+        let listed = "3.0 GiB of checkpoints are in no bucket (1 waiting)\nstep_20.pt: 2.0 GiB\nstep_10.pt: 1.0 GiB";
+        assert_eq!(at_stake(&backup), listed);
+        backup.at_stake.pop();
+        assert!(at_stake(&backup).ends_with("step_20.pt: 2.0 GiB\nothers: 1.0 GiB"));
+    }
 }

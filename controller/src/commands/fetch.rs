@@ -1,23 +1,44 @@
-//! `spotter fetch`: files from the box to the laptop, verified.
+//! `spotter fetch`: files from the box to the laptop, verified; from the bucket when the box is gone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use spotter_bucket::{ManifestFile, download::DownloadError};
+
+use super::checkpoints::{Place, failed, open};
 use crate::{
+    agent_client::FileHash,
+    checkpoints::{
+        pull::{self, PullError},
+        results,
+    },
     commands::{Deps, parts::no_box, watching::ConsoleReport},
     error::CommandError,
-    ui::{Table, Ui, text},
+    run::has_bucket,
+    store::RunRecord,
+    ui::{Table, Ui, Unit, text},
 };
 
 /// Fetch files from a run's box and verify each by its hash
+///
+/// When the box is gone, from what it brought to the bucket at its end.
 #[derive(Debug, clap::Args)]
 pub struct FetchArgs {
     /// Run
     run: String,
-    /// Files and directories on the box, relative to its working directory; those of `results.fetch` when none is named
+    /// Files, directories and patterns such as 'out/*.pt', relative to the box's working directory; `results.fetch` when none is named
     paths: Vec<String>,
     /// Directory to put them into; `results.to` when not given
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
+}
+
+/// What came, and what did not.
+struct Fetched {
+    files: Vec<FileHash>,
+    /// Paths and patterns of which there is nothing.
+    missing: Vec<String>,
+    /// What to type to see what there is.
+    look: String,
 }
 
 /// Copies and verifies.
@@ -43,16 +64,38 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
             ));
         }
     };
-    let attempt = deps
-        .store()?
-        .latest_attempt(&run.name)?
-        .ok_or_else(|| no_box(&run))?;
-    let site = deps.open_site(&run.name).await?;
-    let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
-    let files = lifecycle
-        .fetch_from(&run, &attempt, site.as_ref(), &paths, &to)
-        .await?;
-    ui.show(&files, |files| {
+    let attempt = deps.store()?.latest_attempt(&run.name)?;
+    let attempt = attempt.filter(|attempt| attempt.may_cost() && attempt.instance.is_some());
+    let site = match &attempt {
+        None => None,
+        Some(_) => match deps.open_site(&run.name).await {
+            Ok(site) => Some(site),
+            // Of an ended run the bucket may hold what its stopped box does not tell.
+            Err(err) if run.outcome.is_some() && has_bucket(&run) => {
+                ui.warning(format_args!("{err}: looking into the bucket instead"));
+                None
+            }
+            Err(err) => return Err(err),
+        },
+    };
+    let fetched = match (&attempt, site) {
+        (Some(attempt), Some(site)) => {
+            let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
+            let (workdir, list) = lifecycle
+                .fetch_from(&run, attempt, site.as_ref(), &paths, &to)
+                .await?;
+            Fetched {
+                files: list.files,
+                missing: list.missing,
+                look: format!(
+                    "names are relative to {workdir} on the box: see what is there with `spotter ssh {} -- ls -R {workdir}`",
+                    run.name
+                ),
+            }
+        }
+        _ => from_bucket(ui, deps, &run, &paths, &to).await?,
+    };
+    ui.show(&fetched.files, |files| {
         let mut table = Table::new(&["SIZE>", "BLAKE3", "PATH"]);
         for file in files {
             table.row([
@@ -63,14 +106,108 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
         }
         table
     });
-    if files.is_empty() {
-        let text = format!(
-            "nothing was fetched from `{}`: none of these exist on its box",
-            run.name
-        );
-        return Err(CommandError::new(text)
-            .because(paths.join(", "))
-            .about(&run.name));
+    let absent = match (fetched.missing.is_empty(), fetched.files.is_empty()) {
+        (true, false) => return Ok(()),
+        // Directories without a file in them.
+        (true, true) => &paths,
+        (false, _) => &fetched.missing,
+    };
+    let much = match fetched.files.is_empty() {
+        true => "nothing",
+        false => "not everything",
+    };
+    let what = format!(
+        "{much} was fetched from `{}`: there is none of these",
+        run.name
+    );
+    Err(CommandError::new(what)
+        .because(absent.join(", "))
+        .about(&run.name)
+        .hint(fetched.look))
+}
+
+/// The box is gone: what it brought to the bucket at its end is still there.
+async fn from_bucket(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &RunRecord,
+    paths: &[String],
+    to: &Path,
+) -> Result<Fetched, CommandError> {
+    if !has_bucket(run) {
+        return Err(no_box(run));
     }
-    Ok(())
+    let (shelf, _) = open(deps, Some(&run.name), &Place::of_the_run()).await?;
+    let what = format!("nothing was fetched of `{}`", run.name);
+    let manifest = match results::newest(&shelf).await {
+        Ok(Some(Ok(manifest))) => manifest,
+        Ok(Some(Err(why))) => {
+            return Err(CommandError::new(what)
+                .because(format!("what its box left in the bucket is damaged: {why}")));
+        }
+        Ok(None) => {
+            return Err(no_box(run).because(format!("nor has it left results in {}", shelf.url)));
+        }
+        Err(err) => return Err(failed(&shelf, what, err)),
+    };
+    ui.status(format_args!("Fetching from {}.", shelf.url));
+    let there: Vec<&str> = manifest
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .collect();
+    let look = look_at(&run.name, &there);
+    let (files, missing) = results::choose(&manifest.files, paths);
+    if !files.is_empty() {
+        let bar = ui.progress("results", Unit::Bytes, 0);
+        let tell = &mut |done, total| bar.set(done, total);
+        let pulled = pull::pull_files(&shelf, &files, to, tell).await;
+        drop(bar);
+        pulled.map_err(|err| match err {
+            PullError::Download(DownloadError::Bucket(err)) => failed(&shelf, what, err),
+            err => CommandError::new(what).cause(err),
+        })?;
+    }
+    let hash = |file: ManifestFile| FileHash {
+        path: file.path,
+        size_bytes: file.size_bytes,
+        blake3: file.blake3,
+    };
+    Ok(Fetched {
+        files: files.into_iter().map(hash).collect(),
+        missing,
+        look,
+    })
+}
+
+/// What there is to fetch instead.
+fn look_at(run: &str, names: &[&str]) -> String {
+    const NAMED: usize = 5;
+    let more = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let named = names[..names.len().min(NAMED)].join(", ");
+    format!(
+        "its box left {named}{more} in the bucket: fetch all of it with `spotter fetch {run} .`"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_names_a_few_of_the_files_that_are_there() {
+        let check = |names: &[&str], expected: &str| {
+            let hint = look_at("r", names);
+            assert!(hint.starts_with(expected), "{hint}");
+            assert!(hint.ends_with("`spotter fetch r .`"), "{hint}");
+        };
+        check(&["a"], "its box left a in the bucket");
+        check(
+            &["a", "b", "c", "d", "e", "f", "g"],
+            "its box left a, b, c, d, e and 2 more in the bucket",
+        );
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    agent_client::{FileHash, SessionInfo},
+    agent_client::{FileHash, FileList, SessionInfo},
     error::CommandError,
     run::{
         State, believable_step,
@@ -174,10 +174,12 @@ impl Lifecycle {
             let absent = self
                 .fetch(run, site, &workdir, &results.fetch, &results.to)
                 .await?;
-            // A training that was stopped half-way has no results yet.
-            if let Some(absent) = absent.filter(|_| !run.stop_requested) {
+            match absent {
+                // A training that was stopped half-way has no results yet.
+                Some(absent) if run.stop_requested => self.say(run, &format!("Careful: {absent}.")),
                 // A mistyped path must not cost the model that lies beside it.
-                self.keep_for_a_look(run, attempt, &absent);
+                Some(absent) => self.keep_for_a_look(run, attempt, &absent),
+                None => {}
             }
         }
         self.take_record(run, attempt, site).await
@@ -221,7 +223,7 @@ impl Lifecycle {
         });
     }
 
-    /// Copies files of an attempt's box to a directory here, each verified by its hash.
+    /// Copies files of an attempt's box to a directory here, each verified by its hash. Answers the box's working directory, too.
     pub async fn fetch_from(
         &self,
         run: &RunRecord,
@@ -229,14 +231,15 @@ impl Lifecycle {
         site: &dyn Site,
         paths: &[String],
         to: &Path,
-    ) -> Result<Vec<FileHash>, CommandError> {
+    ) -> Result<(String, FileList), CommandError> {
         let workdir = site
             .configure(&self.assignment(run, attempt))
             .await
             .map_err(|err| {
                 CommandError::new(format!("nothing was fetched from `{}`", run.name)).cause(err)
             })?;
-        Ok(self.fetch_verified(site, &workdir, paths, to).await?)
+        let list = self.fetch_verified(site, &workdir, paths, to).await?;
+        Ok((workdir, list))
     }
 
     /// Copies files from the box and verifies each by its hash.
@@ -246,15 +249,19 @@ impl Lifecycle {
         workdir: &str,
         paths: &[String],
         to: &Path,
-    ) -> Result<Vec<FileHash>, NotFetched> {
+    ) -> Result<FileList, NotFetched> {
         let list = site.hash_files(paths).await?;
-        let found: Vec<String> = paths
-            .iter()
-            .filter(|path| !list.missing.contains(path))
-            .cloned()
-            .collect();
+        // The box says what patterns mean.
+        let found = match list.meant.is_empty() {
+            false => list.meant.clone(),
+            true => paths
+                .iter()
+                .filter(|path| !list.missing.contains(path))
+                .cloned()
+                .collect(),
+        };
         if found.is_empty() {
-            return Ok(Vec::new());
+            return Ok(list);
         }
         make_folder(to).map_err(|err| {
             NotFetched::Here(CommandError::new(format!("{} was not made", to.display())).cause(err))
@@ -264,7 +271,7 @@ impl Lifecycle {
         for file in &list.files {
             verify(file, to).map_err(NotFetched::Here)?;
         }
-        Ok(list.files)
+        Ok(list)
     }
 
     async fn fetch(
@@ -275,7 +282,7 @@ impl Lifecycle {
         paths: &[String],
         to: &Path,
     ) -> Result<Option<String>, Halt> {
-        let files = self
+        let list = self
             .fetch_verified(site, workdir, paths, to)
             .await
             .map_err(|err| match err {
@@ -294,14 +301,21 @@ impl Lifecycle {
                     Halt::Fatal(made.hint(format!("try again with `spotter up {}`", run.name)))
                 }
             })?;
-        let bytes: u64 = files.iter().map(|file| file.size_bytes).sum();
+        let bytes: u64 = list.files.iter().map(|file| file.size_bytes).sum();
         self.say(
             run,
-            &format!("Fetched and verified {} files, {bytes} bytes.", files.len()),
+            &format!(
+                "Fetched and verified {} files, {bytes} bytes.",
+                list.files.len()
+            ),
         );
+        let is_pattern = |path: &str| path.contains(['*', '?', '[']);
         let absent: Vec<&str> = paths
             .iter()
-            .filter(|path| !files.iter().any(|file| is_of(&file.path, path)))
+            .filter(|path| {
+                list.missing.contains(path)
+                    || !is_pattern(path) && !list.files.iter().any(|file| is_of(&file.path, path))
+            })
             .map(String::as_str)
             .collect();
         Ok((!absent.is_empty()).then(|| {

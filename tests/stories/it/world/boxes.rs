@@ -726,6 +726,7 @@ impl Site for ScriptedBox {
         Ok(FileList {
             files: files.collect(),
             missing: Vec::new(),
+            meant: paths.to_vec(),
         })
     }
 
