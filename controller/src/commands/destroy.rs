@@ -1,14 +1,17 @@
 //! `spotter destroy`: ends a run's box, unless something on it is not saved.
 
+mod losses;
+
 use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
+use self::losses::{Loss, What, in_words, on_box, on_record, table};
 use crate::{
-    agent_client::BackupInfo,
-    commands::{Deps, watching::ConsoleReport},
+    agent_client::SessionInfo,
+    commands::{Deps, watching, watching::ConsoleReport},
     error::CommandError,
-    run::{State, lease::Lease},
+    run::{State, bringing_up::TRAIN, lease::Lease, summary::RunSummary},
     store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -34,6 +37,16 @@ struct Destroyed {
     run: String,
     attempt: u32,
     instance: Option<u64>,
+}
+
+/// What was not ended and why, for `--json`.
+#[derive(Debug, Serialize)]
+struct Refused {
+    run: String,
+    attempt: u32,
+    instance: Option<u64>,
+    reason: String,
+    would_lose: Vec<Loss>,
 }
 
 /// Asks the box what would be lost, then ends it.
@@ -69,8 +82,10 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
             instance: attempt.instance,
         });
     }
-    if ended.is_empty() {
-        ui.status(format_args!("`{}` has no box any more.", run.name));
+    if ended.is_empty() && !ui.is_json() {
+        let summary = watching::summary(&store, &store.run(&run.name)?)?;
+        ui.line(format_args!("{}", no_box_left(&summary)));
+        return Ok(());
     }
     ui.show(&ended, |ended| {
         let mut table = Table::new(&["RUN", "ATTEMPT>", "INSTANCE>"]);
@@ -111,7 +126,7 @@ async fn take_lease(ui: &mut Ui, store: &Arc<Store>, run: &str) -> Result<Lease,
     }
 }
 
-/// Refuses when something would be lost, or when nobody can say whether it would.
+/// Refuses when something would be lost, or when nobody can say whether it would; what, is shown by name and size.
 async fn refuse_loss(
     ui: &mut Ui,
     deps: &Deps,
@@ -135,29 +150,53 @@ async fn refuse_loss(
     if attempt.state == State::Failed && crash_left_nothing(deps, run, attempt)? {
         return Ok(());
     }
-    let refuse = |why: String| {
-        let text = format!(
-            "the box of `{}` was not destroyed: something on it may not be saved",
-            run.name
-        );
-        let err = CommandError::new(text).because(why).about(&run.name);
-        let err = match run.outcome {
-            None => err.hint(format!("save it with `spotter stop {}`", run.name)),
-            Some(_) => err.hint(format!(
-                "look into it with `spotter ssh --start {}`",
-                run.name
-            )),
-        };
-        err.hint(format!(
-            "or give it up with `spotter destroy --lose-data {}`",
-            run.name
-        ))
+    let Some((reason, would_lose)) = at_stake(ui, deps, run, attempt, newest).await? else {
+        return Ok(());
+    };
+    let refused = Refused {
+        run: run.name.clone(),
+        attempt: attempt.number,
+        instance: attempt.instance,
+        reason,
+        would_lose,
+    };
+    if ui.is_json() || !refused.would_lose.is_empty() {
+        ui.show(&refused, |refused| table(&refused.would_lose));
+    }
+    let name = &run.name;
+    let text = format!("the box of `{name}` was not destroyed: something on it may not be saved");
+    let err = CommandError::new(text).because(refused.reason).about(name);
+    let err = match run.outcome {
+        None => err.hint(format!("save it with `spotter stop {name}`")),
+        Some(_) => err.hint(format!("look into it with `spotter ssh --start {name}`")),
+    };
+    let results = |loss: &Loss| loss.what == What::Result;
+    let err = match refused.would_lose.iter().any(results) {
+        true => err.hint(format!("bring results home with `spotter fetch {name}`")),
+        false => err,
+    };
+    Err(err.hint(format!(
+        "or give it up with `spotter destroy --lose-data {name}`"
+    )))
+}
+
+/// Why a box is not ended just so, and what would be lost with it; `None`: nothing would.
+async fn at_stake(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &RunRecord,
+    attempt: &AttemptRecord,
+    newest: bool,
+) -> Result<Option<(String, Vec<Loss>)>, CommandError> {
+    let store = deps.store()?;
+    let silent = |why: String| -> Result<Option<(String, Vec<Loss>)>, CommandError> {
+        Ok(Some((why, on_record(&store, run, attempt)?)))
     };
     if !newest {
         let number = attempt.number;
-        return Err(refuse(format!(
+        return silent(format!(
             "attempt {number} trained on a box that is stopped and cannot be asked"
-        )));
+        ));
     }
     ui.status(format_args!("Asking the box what is saved."));
     let asked = tokio::time::timeout(ASK, async {
@@ -166,58 +205,34 @@ async fn refuse_loss(
             .status()
             .await
             .map_err(|err| CommandError::from_error(&err))?;
-        Ok::<_, CommandError>(status)
+        Ok::<_, CommandError>((site, status))
     });
-    let status = match asked.await {
-        Ok(Ok(status)) => status,
-        Ok(Err(err)) => return Err(refuse(format!("its box cannot be asked: {err}"))),
-        Err(_) => {
-            return Err(refuse(format!(
-                "its box did not answer in {} s",
-                ASK.as_secs()
-            )));
-        }
+    let (site, status) = match asked.await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(err)) => return silent(format!("its box cannot be asked: {err}")),
+        Err(_) => return silent(format!("its box did not answer in {} s", ASK.as_secs())),
     };
-    if status
-        .sessions
-        .iter()
-        .any(|session| session.name == "train" && session.is_running())
-    {
-        return Err(refuse("the training runs".to_owned()));
-    }
-    match &status.backup {
-        Some(backup) if backup.unsaved_bytes > 0 || backup.pending > 0 => {
-            Err(refuse(at_stake(backup)))
-        }
-        None if run.spec.checkpoints.is_some() => {
-            Err(refuse("its checkpoints have no backup".to_owned()))
-        }
-        _ => match &run.spec.results {
-            Some(results) => Err(refuse(format!(
-                "its results were not fetched: {}",
-                results.fetch.join(", ")
-            ))),
-            None => Ok(()),
-        },
-    }
+    let losses = on_box(ui, deps, run, attempt, site.as_ref(), &status).await?;
+    let trains = status.session(TRAIN).is_some_and(SessionInfo::is_running);
+    Ok(match (trains, losses.is_empty()) {
+        (true, _) => Some(("the training runs".to_owned(), losses)),
+        (false, false) => Some((in_words(&losses), losses)),
+        (false, true) => None,
+    })
 }
 
-/// What would be lost, by name and size.
-fn at_stake(backup: &BackupInfo) -> String {
-    let mut lines = vec![format!(
-        "{} of checkpoints are in no bucket ({} waiting)",
-        text::bytes(backup.unsaved_bytes),
-        backup.pending
-    )];
-    let named: u64 = backup.at_stake.iter().map(|(_, bytes)| bytes).sum();
-    for (path, bytes) in &backup.at_stake {
-        lines.push(format!("{path}: {}", text::bytes(*bytes)));
-    }
-    if !backup.at_stake.is_empty() && named < backup.unsaved_bytes {
-        let rest = text::bytes(backup.unsaved_bytes - named);
-        lines.push(format!("others: {rest}"));
-    }
-    lines.join("\n")
+/// What is told about a run whose boxes are all gone.
+fn no_box_left(summary: &RunSummary) -> String {
+    let name = &summary.name;
+    let Some(last) = summary.attempts.last() else {
+        return format!("`{name}` never had a box: there is nothing to destroy.");
+    };
+    let which = last.instance.map_or_else(
+        || format!("attempt {} never got one", last.number),
+        |id| format!("instance {id} of attempt {} is gone", last.number),
+    );
+    let cost = text::usd(summary.cost_usd);
+    format!("`{name}` has no box any more: {which}. It cost {cost} in all, and costs nothing now.")
 }
 
 /// The crash was recorded together with an empty list of what was not saved.
@@ -232,26 +247,4 @@ fn crash_left_nothing(
         .rev()
         .find(|event| event.kind == "crashed" && event.attempt == attempt.number);
     Ok(crash.is_some_and(|crash| crash.detail["unsaved_bytes"] == 0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_would_be_lost_is_listed_by_name_and_size() {
-        let mut backup = BackupInfo {
-            unsaved_bytes: 3 << 30,
-            pending: 1,
-            at_stake: vec![
-                ("step_20.pt".into(), 2 << 30),
-                ("step_10.pt".into(), 1 << 30),
-            ],
-            ..BackupInfo::default()
-        };
-        let listed = "3.0 GiB of checkpoints are in no bucket (1 waiting)\nstep_20.pt: 2.0 GiB\nstep_10.pt: 1.0 GiB";
-        assert_eq!(at_stake(&backup), listed);
-        backup.at_stake.pop();
-        assert!(at_stake(&backup).ends_with("step_20.pt: 2.0 GiB\nothers: 1.0 GiB"));
-    }
 }

@@ -1,0 +1,415 @@
+//! What would be lost with a box, by name and size: checkpoints that are in no bucket, results that are not here, log that was not
+//! copied. The box is asked; of one that cannot be, the record says what it knows.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    time::Duration,
+};
+
+use serde::Serialize;
+use spotter_bucket::layout::check_path;
+
+use crate::{
+    agent_client::{AgentStatus, BackupInfo, FileHash},
+    checkpoints::results,
+    commands::{
+        Deps,
+        checkpoints::{Place, open},
+        watching::ConsoleReport,
+    },
+    error::CommandError,
+    run::{
+        alarms,
+        bringing_up::{SETUP, SMOKE, TRAIN},
+        has_bucket,
+        lease::Lease,
+        site::Site,
+    },
+    store::{AttemptRecord, RunRecord, Store},
+    ui::{Table, Ui, text},
+};
+
+/// Longest time for sizes of files on the box: they are read whole for their hashes.
+const LIST_LIMIT: Duration = Duration::from_secs(120);
+
+/// One thing that would be lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Loss {
+    /// What it is.
+    pub what: What,
+    /// Its name.
+    pub name: String,
+    /// Bytes; `null` where nobody can say.
+    pub size_bytes: Option<u64>,
+}
+
+/// What kinds of things a box holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum What {
+    /// A checkpoint that is in no bucket.
+    Checkpoint,
+    /// A result that is not here.
+    Result,
+    /// The end of a log.
+    Log,
+    /// Training that no checkpoint holds.
+    Steps,
+}
+
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Checkpoint => "checkpoint",
+            Self::Result => "result",
+            Self::Log => "log",
+            Self::Steps => "steps",
+        }
+    }
+}
+
+impl Loss {
+    pub(super) fn new(what: What, name: impl Into<String>, size_bytes: Option<u64>) -> Self {
+        Self {
+            what,
+            name: name.into(),
+            size_bytes,
+        }
+    }
+}
+
+/// Losses as people read them.
+pub(super) fn table(losses: &[Loss]) -> Table {
+    let mut table = Table::new(&["WOULD BE LOST", "SIZE>", "NAME"]);
+    for loss in losses {
+        table.row([
+            loss.what.name().to_owned(),
+            text::or_dash(loss.size_bytes.map(text::bytes)),
+            loss.name.clone(),
+        ]);
+    }
+    table
+}
+
+/// All of them in one clause.
+pub(super) fn in_words(losses: &[Loss]) -> String {
+    let of = |what: What, one: &str, many: &str| {
+        let of: Vec<&Loss> = losses.iter().filter(|loss| loss.what == what).collect();
+        let bytes: u64 = of.iter().filter_map(|loss| loss.size_bytes).sum();
+        let size = match bytes {
+            0 => String::new(),
+            bytes => format!(" ({})", text::bytes(bytes)),
+        };
+        match of.len() {
+            0 => None,
+            1 => Some(format!("1 {one}{size}")),
+            count => Some(format!("{count} {many}{size}")),
+        }
+    };
+    let steps = losses.iter().find(|loss| loss.what == What::Steps);
+    let parts = [
+        of(
+            What::Checkpoint,
+            "checkpoint that is in no bucket",
+            "checkpoints that are in no bucket",
+        ),
+        of(
+            What::Result,
+            "result that was not fetched",
+            "results that were not fetched",
+        ),
+        of(
+            What::Log,
+            "end of a log that was not copied",
+            "ends of logs that were not copied",
+        ),
+        steps.map(|steps| steps.name.clone()),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Asks the box, after what it printed was brought home.
+pub(super) async fn on_box(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &RunRecord,
+    attempt: &AttemptRecord,
+    site: &dyn Site,
+    status: &AgentStatus,
+) -> Result<Vec<Loss>, CommandError> {
+    let mut losses = Vec::new();
+    match &status.backup {
+        Some(backup) => losses.extend(of_backup(backup)),
+        // With no bucket, whatever lies in the directory is lost with it.
+        None => {
+            if let Some(checkpoints) = &run.spec.checkpoints {
+                let dir = [checkpoints.dir.clone()];
+                let files = listed(site, &dir).await;
+                losses.extend(named(What::Checkpoint, files, &dir));
+            }
+        }
+    }
+    losses.extend(of_results(deps, run, site).await?);
+    losses.extend(of_logs(ui, deps, run, attempt, site, status).await?);
+    Ok(losses)
+}
+
+/// Of a box that cannot be asked: what the record knows.
+pub(super) fn on_record(
+    store: &Store,
+    run: &RunRecord,
+    attempt: &AttemptRecord,
+) -> Result<Vec<Loss>, CommandError> {
+    let unsaved = alarms::unsaved(store, &run.name, attempt.number)?;
+    let mut losses: Vec<Loss> = unsaved
+        .into_iter()
+        .map(|name| Loss::new(What::Checkpoint, name, None))
+        .collect();
+    let saved = alarms::newest_saved(store, &run.name, (1..=attempt.number).rev())?;
+    let saved = saved.and_then(|(step, _)| step);
+    losses.extend(of_steps(attempt, saved));
+    if let Some(results) = &run.spec.results {
+        let names = results.fetch.iter();
+        losses.extend(names.map(|name| Loss::new(What::Result, name.as_str(), None)));
+    }
+    Ok(losses)
+}
+
+/// Steps of an attempt after the newest checkpoint (pure).
+fn of_steps(attempt: &AttemptRecord, saved: Option<u64>) -> Option<Loss> {
+    let reached = attempt.last_step?;
+    let from = saved.unwrap_or(0);
+    (reached > from).then(|| {
+        let name = format!("steps {} to {reached} of attempt {}", from + 1, attempt.number);
+        Loss::new(What::Steps, name, None)
+    })
+}
+
+/// By the agent's word (pure).
+fn of_backup(backup: &BackupInfo) -> Vec<Loss> {
+    let named: u64 = backup.at_stake.iter().map(|(_, bytes)| bytes).sum();
+    let mut losses: Vec<Loss> = backup
+        .at_stake
+        .iter()
+        .map(|(path, bytes)| Loss::new(What::Checkpoint, path.as_str(), Some(*bytes)))
+        .collect();
+    let rest = backup.unsaved_bytes.saturating_sub(named);
+    if rest > 0 {
+        let name = match losses.is_empty() {
+            true => "all of them together",
+            false => "others",
+        };
+        losses.push(Loss::new(What::Checkpoint, name, Some(rest)));
+    } else if losses.is_empty() && backup.pending > 0 {
+        let name = format!("{} that wait for their upload", backup.pending);
+        losses.push(Loss::new(What::Checkpoint, name, None));
+    }
+    losses
+}
+
+/// Results on the box that are neither here nor in the bucket, byte for byte.
+async fn of_results(
+    deps: &Deps,
+    run: &RunRecord,
+    site: &dyn Site,
+) -> Result<Vec<Loss>, CommandError> {
+    let Some(wanted) = &run.spec.results else {
+        return Ok(Vec::new());
+    };
+    let files = match listed(site, &wanted.fetch).await {
+        Some(files) => files,
+        None => return Ok(named(What::Result, None, &wanted.fetch)),
+    };
+    let to = wanted.to.clone();
+    let look = move || -> Vec<FileHash> {
+        files
+            .into_iter()
+            .filter(|file| !is_here(file, &to).unwrap_or(false))
+            .collect()
+    };
+    let mut files = tokio::task::spawn_blocking(look)
+        .await
+        .expect("reading files does not panic");
+    if !files.is_empty() && has_bucket(run) {
+        let kept = in_bucket(deps, run).await.unwrap_or_default();
+        files.retain(|file| !kept.contains(file));
+    }
+    Ok(named(What::Result, Some(files), &wanted.fetch))
+}
+
+/// What the bucket holds of the run's results; nothing where it does not tell.
+async fn in_bucket(deps: &Deps, run: &RunRecord) -> Option<Vec<FileHash>> {
+    let opened = open(deps, Some(&run.name), &Place::of_the_run()).await;
+    let (shelf, _) = opened.ok()?;
+    let manifest = results::newest(&shelf).await.ok()??.ok()?;
+    let files = manifest.files.into_iter().map(|file| FileHash {
+        path: file.path,
+        size_bytes: file.size_bytes,
+        blake3: file.blake3,
+    });
+    Some(files.collect())
+}
+
+/// Files under paths on the box with their hashes; `None`: it did not say in time.
+async fn listed(site: &dyn Site, paths: &[String]) -> Option<Vec<FileHash>> {
+    let listed = tokio::time::timeout(LIST_LIMIT, site.hash_files(paths)).await;
+    Some(listed.ok()?.ok()?.files)
+}
+
+/// Files, or the names that stand for them where nobody knows the files.
+fn named(what: What, files: Option<Vec<FileHash>>, names: &[String]) -> Vec<Loss> {
+    match files {
+        Some(files) => files
+            .into_iter()
+            .map(|file| Loss::new(what, file.path, Some(file.size_bytes)))
+            .collect(),
+        None => names
+            .iter()
+            .map(|name| Loss::new(what, name.as_str(), None))
+            .collect(),
+    }
+}
+
+/// Whether the very same bytes lie here.
+fn is_here(file: &FileHash, dir: &Path) -> io::Result<bool> {
+    // The box says the name, and is not to choose which of our files are read.
+    if check_path(&file.path).is_err() {
+        return Ok(false);
+    }
+    let mut here = File::open(dir.join(&file.path))?;
+    if here.metadata()?.len() != file.size_bytes {
+        return Ok(false);
+    }
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match here.read(&mut buffer)? {
+            0 => break,
+            read => {
+                hasher.update(&buffer[..read]);
+            }
+        }
+    }
+    Ok(hasher.finalize().to_hex().as_str() == file.blake3)
+}
+
+/// What sessions printed is brought home; what could not be is a loss.
+async fn of_logs(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &RunRecord,
+    attempt: &AttemptRecord,
+    site: &dyn Site,
+    status: &AgentStatus,
+) -> Result<Vec<Loss>, CommandError> {
+    let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
+    // Whoever holds the lease copies by itself, and two must not write one copy.
+    let lease = Lease::take(&lifecycle.store, &run.name)?;
+    let mut losses = Vec::new();
+    for name in [SETUP, SMOKE, TRAIN] {
+        let Some(session) = status.session(name) else {
+            continue;
+        };
+        if lease.is_some()
+            && let Err(err) = lifecycle
+                .copy_log(run, attempt.number, site, name)
+                .await
+        {
+            tracing::debug!(%err, session = name, "its log was not copied");
+        }
+        let copied = lifecycle
+            .logbook
+            .open(&run.name, attempt.number, name)
+            .map_or(0, |copy| copy.position().offset);
+        let left = session.log_bytes.saturating_sub(copied);
+        if left > 0 {
+            losses.push(Loss::new(What::Log, name, Some(left)));
+        }
+    }
+    Ok(losses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::summary::attempt_for_tests;
+
+    #[test]
+    fn checkpoints_are_listed_by_name_and_size_and_what_is_not_named_is_told() {
+        let check = |at_stake: &[(&str, u64)], unsaved_bytes, pending, expected: &[(&str, Option<u64>)]| {
+            let backup = BackupInfo {
+                unsaved_bytes,
+                pending,
+                at_stake: at_stake
+                    .iter()
+                    .map(|(path, bytes)| ((*path).to_owned(), *bytes))
+                    .collect(),
+                ..BackupInfo::default()
+            };
+            let found = of_backup(&backup);
+            let found: Vec<(&str, Option<u64>)> = found
+                .iter()
+                .map(|loss| (loss.name.as_str(), loss.size_bytes))
+                .collect();
+            assert_eq!(found, expected);
+        };
+        check(&[], 0, 0, &[]);
+        check(&[("a.pt", 7), ("b.pt", 5)], 12, 1, &[("a.pt", Some(7)), ("b.pt", Some(5))]);
+        check(&[("a.pt", 7)], 12, 1, &[("a.pt", Some(7)), ("others", Some(5))]);
+        // Agents that know no names.
+        check(&[], 12, 1, &[("all of them together", Some(12))]);
+        check(&[], 0, 2, &[("2 that wait for their upload", None)]);
+    }
+
+    #[test]
+    fn steps_after_the_newest_checkpoint_are_lost_with_a_box_that_nobody_can_ask() {
+        let check = |reached, saved, expected: Option<&str>| {
+            let attempt = AttemptRecord {
+                last_step: reached,
+                ..attempt_for_tests(2)
+            };
+            let found = of_steps(&attempt, saved).map(|loss| loss.name);
+            assert_eq!(found.as_deref(), expected);
+        };
+        check(None, None, None);
+        check(Some(20), Some(20), None);
+        check(Some(137), Some(120), Some("steps 121 to 137 of attempt 2"));
+        check(Some(9), None, Some("steps 1 to 9 of attempt 2"));
+    }
+
+    #[test]
+    fn losses_are_summed_up_in_one_clause() {
+        let losses = [
+            Loss::new(What::Checkpoint, "a.pt", Some(1 << 30)),
+            Loss::new(What::Checkpoint, "b.pt", Some(1 << 30)),
+            Loss::new(What::Result, "out/final.pt", Some(1536)),
+            Loss::new(What::Log, "train", None),
+        ];
+        assert_eq!(
+            in_words(&losses),
+            "2 checkpoints that are in no bucket (2.0 GiB), 1 result that was not fetched (1.5 KiB), \
+             1 end of a log that was not copied"
+        );
+        assert_eq!(in_words(&[]), "");
+    }
+
+    #[test]
+    fn a_result_is_here_when_the_very_same_bytes_are() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "weights").unwrap();
+        let check = |path: &str, content: &str, expected| {
+            let file = FileHash {
+                path: path.to_owned(),
+                size_bytes: content.len() as u64,
+                blake3: blake3::hash(content.as_bytes()).to_hex().to_string(),
+            };
+            assert_eq!(is_here(&file, dir.path()).unwrap_or(false), expected);
+        };
+        check("a", "weights", true);
+        check("a", "weighty", false);
+        check("a", "weight", false);
+        check("b", "weights", false);
+    }
+}
