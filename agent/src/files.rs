@@ -368,6 +368,7 @@ mod tests {
             let patterns: Vec<String> = patterns.iter().map(|one| (*one).to_owned()).collect();
             let (found, none) = expand(dir.path(), &patterns).unwrap();
             let found: Vec<&str> = found.iter().map(|path| path.to_str().unwrap()).collect();
+            let none: Vec<&str> = none.iter().map(String::as_str).collect();
             assert_eq!((&found[..], &none[..]), (meant, missing), "{patterns:?}");
         };
         check(&["*.pt"], &["a.pt", "b.pt"], &[]);

@@ -81,7 +81,7 @@ fn code(refusal: &Refusal) -> Code {
         Refusal::Configure(ConfigureError::Io { .. }) => Code::FailedPrecondition,
         Refusal::Configure(_) => Code::InvalidArgument,
         Refusal::Hash(err) | Refusal::Results(ResultsError::Files(err)) => match err {
-            HashError::Escapes(_) => Code::InvalidArgument,
+            HashError::Escapes(_) | HashError::Pattern { .. } => Code::InvalidArgument,
             HashError::TooMany => Code::ResourceExhausted,
             HashError::Read { .. } => Code::Internal,
         },

@@ -182,7 +182,11 @@ fn of_steps(attempt: &AttemptRecord, saved: Option<u64>) -> Option<Loss> {
     let reached = attempt.last_step?;
     let from = saved.unwrap_or(0);
     (reached > from).then(|| {
-        let name = format!("steps {} to {reached} of attempt {}", from + 1, attempt.number);
+        let name = format!(
+            "steps {} to {reached} of attempt {}",
+            from + 1,
+            attempt.number
+        );
         Loss::new(What::Steps, name, None)
     })
 }
@@ -313,9 +317,7 @@ async fn of_logs(
             continue;
         };
         if lease.is_some()
-            && let Err(err) = lifecycle
-                .copy_log(run, attempt.number, site, name)
-                .await
+            && let Err(err) = lifecycle.copy_log(run, attempt.number, site, name).await
         {
             tracing::debug!(%err, session = name, "its log was not copied");
         }
@@ -338,26 +340,37 @@ mod tests {
 
     #[test]
     fn checkpoints_are_listed_by_name_and_size_and_what_is_not_named_is_told() {
-        let check = |at_stake: &[(&str, u64)], unsaved_bytes, pending, expected: &[(&str, Option<u64>)]| {
-            let backup = BackupInfo {
-                unsaved_bytes,
-                pending,
-                at_stake: at_stake
+        let check =
+            |at_stake: &[(&str, u64)], unsaved_bytes, pending, expected: &[(&str, Option<u64>)]| {
+                let backup = BackupInfo {
+                    unsaved_bytes,
+                    pending,
+                    at_stake: at_stake
+                        .iter()
+                        .map(|(path, bytes)| ((*path).to_owned(), *bytes))
+                        .collect(),
+                    ..BackupInfo::default()
+                };
+                let found = of_backup(&backup);
+                let found: Vec<(&str, Option<u64>)> = found
                     .iter()
-                    .map(|(path, bytes)| ((*path).to_owned(), *bytes))
-                    .collect(),
-                ..BackupInfo::default()
+                    .map(|loss| (loss.name.as_str(), loss.size_bytes))
+                    .collect();
+                assert_eq!(found, expected);
             };
-            let found = of_backup(&backup);
-            let found: Vec<(&str, Option<u64>)> = found
-                .iter()
-                .map(|loss| (loss.name.as_str(), loss.size_bytes))
-                .collect();
-            assert_eq!(found, expected);
-        };
         check(&[], 0, 0, &[]);
-        check(&[("a.pt", 7), ("b.pt", 5)], 12, 1, &[("a.pt", Some(7)), ("b.pt", Some(5))]);
-        check(&[("a.pt", 7)], 12, 1, &[("a.pt", Some(7)), ("others", Some(5))]);
+        check(
+            &[("a.pt", 7), ("b.pt", 5)],
+            12,
+            1,
+            &[("a.pt", Some(7)), ("b.pt", Some(5))],
+        );
+        check(
+            &[("a.pt", 7)],
+            12,
+            1,
+            &[("a.pt", Some(7)), ("others", Some(5))],
+        );
         // Agents that know no names.
         check(&[], 12, 1, &[("all of them together", Some(12))]);
         check(&[], 0, 2, &[("2 that wait for their upload", None)]);
