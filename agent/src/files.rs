@@ -361,7 +361,7 @@ mod tests {
         ] {
             let path = dir.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, path.to_str().unwrap()).unwrap();
+            fs::write(&path, "content").unwrap();
         }
         std::os::unix::fs::symlink("/etc", dir.path().join("out/etc")).unwrap();
         let check = |patterns: &[&str], meant: &[&str], missing: &[&str]| {
