@@ -51,7 +51,7 @@ PYTHON
 
 # From an sshd that answers to a running training, on loopback: a new box, and one that has this agent already.
 box() {
-  need openssh-server:sshd openssh-client:ssh rsync:rsync tmux:tmux libnss-wrapper:'/usr/lib/*/libnss_wrapper.so'
+  need openssh-server:sshd openssh-client:ssh rsync:rsync tmux:tmux libnss-wrapper:'/usr/lib*/libnss_wrapper.so|/usr/lib/*/libnss_wrapper.so'
   local agent
   agent=$(realpath "$(scripts/build-agent.sh)")
   # The points of the fault feature are the stopwatch.

@@ -3,14 +3,19 @@
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
-# need PACKAGE:PROGRAM ... — Debian packages whose program (a name on PATH, or a file) is missing are installed when this is
-# root on a system with apt; otherwise one line to paste is printed and the script ends with 2.
+# need PACKAGE:PROGRAM ... — Debian packages whose program (a name on PATH, a file, or a module of Python) is missing are
+# installed when this is root on a system with apt; otherwise one line to paste is printed and the script ends with 2.
 need() {
-  local missing=() package program
+  local missing=() package program patterns pattern
   for pair in "$@"; do
     package=${pair%%:*} program=${pair#*:}
     case $program in
-      /*) compgen -G "$program" >/dev/null || missing+=("$package") ;;
+      /*)
+        # Distributions differ in where they keep a library: any of these.
+        IFS='|' read -ra patterns <<<"$program"
+        for pattern in "${patterns[@]}"; do compgen -G "$pattern" && break; done >/dev/null || missing+=("$package")
+        ;;
+      import\ *) python3 -c "$program" 2>/dev/null || missing+=("$package") ;;
       *) PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || missing+=("$package") ;;
     esac
   done
@@ -48,6 +53,7 @@ venv() {
     mkdir -p target
     # By its real path: its programs name it, and `target` may be a link that leads there from several checkouts.
     python3 -m venv "$(realpath target)/venv" || {
+      rm -rf "$(realpath target)/venv"
       say "python3 cannot make an environment; on Debian or Ubuntu: sudo apt-get install -y python3-venv"
       exit 2
     }

@@ -190,8 +190,8 @@ pub struct Change {
 
 /// What a look at the box of an attempt changes about its intervals.
 ///
-/// A change happened between the last look and this one. When the container came up the provider says; everything else counts from
-/// the look. Prices that differ by less than a millionth are the same one, rounded elsewhere.
+/// A change happened between the last look and this one. When the container came up the provider says; everything else counts
+/// from the look. Prices that differ by less than a millionth are the same one, rounded elsewhere.
 pub fn changes(intervals: &[Interval], attempt: u32, seen: &Instance, now_us: i64) -> Vec<Change> {
     let rates = rates(seen);
     let up_since_us = seen.up_since_s.map(|since| (since * 1e6) as i64);
@@ -211,14 +211,12 @@ pub fn changes(intervals: &[Interval], attempt: u32, seen: &Instance, now_us: i6
             if (usd_per_hour - before).abs() <= before.abs().max(usd_per_hour) * 1e-6 {
                 return None;
             }
-            let from_us = match (open, since_us) {
-                (None, Some(since_us)) => {
-                    // Not before it was paid for last, nor before the box was ours.
-                    let earliest = last.and_then(|interval| interval.to_us).or(born_us);
-                    since_us.max(earliest.unwrap_or(now_us)).min(now_us)
-                }
-                _ => now_us,
-            };
+            // A container that came up after we last saw it charged is charged from its start, though not from before the box was
+            // ours. An older one was not charged in between, as behind a host that was offline.
+            let closed_us = last.and_then(|interval| interval.to_us);
+            let from_us = since_us
+                .filter(|since| open.is_none() && closed_us.is_none_or(|closed| *since > closed))
+                .map_or(now_us, |since| since.max(born_us.unwrap_or(now_us)).min(now_us));
             Some(Change {
                 kind,
                 from_us,
