@@ -110,21 +110,36 @@ pub fn attempt_cost(intervals: &[Interval], attempt: u32, now_us: i64) -> Cost {
     cost
 }
 
-/// What a run cost up to `now_us`: for each attempt what the provider charged where that is final, else the intervals.
-///
-/// `final_charges` holds the attempts whose bill is closed; traffic is only known from there.
-pub fn run_cost(intervals: &[Interval], final_charges: &[(u32, Cost)], now_us: i64) -> Cost {
+/// What the provider charged for an attempt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Charged {
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// The money.
+    pub cost: Cost,
+    /// The bill is closed. An open one lags behind.
+    pub is_final: bool,
+}
+
+/// What a run cost up to `now_us`: for each attempt what the provider charged where that is final, else the intervals and the
+/// traffic that was charged so far, which only the provider meters.
+pub fn run_cost(intervals: &[Interval], charges: &[Charged], now_us: i64) -> Cost {
     let mut attempts: Vec<u32> = intervals.iter().map(|interval| interval.attempt).collect();
-    attempts.extend(final_charges.iter().map(|(attempt, _)| *attempt));
+    attempts.extend(charges.iter().map(|charged| charged.attempt));
     attempts.sort_unstable();
     attempts.dedup();
 
     let mut total = Cost::default();
     for attempt in attempts {
-        let charged = final_charges.iter().find(|(number, _)| *number == attempt);
+        let ours = attempt_cost(intervals, attempt, now_us);
+        let charged = charges.iter().find(|charged| charged.attempt == attempt);
         total += match charged {
-            Some((_, cost)) => *cost,
-            None => attempt_cost(intervals, attempt, now_us),
+            Some(charged) if charged.is_final => charged.cost,
+            Some(charged) => Cost {
+                bandwidth_usd: charged.cost.bandwidth_usd,
+                ..ours
+            },
+            None => ours,
         };
     }
     total
@@ -216,7 +231,9 @@ pub fn changes(intervals: &[Interval], attempt: u32, seen: &Instance, now_us: i6
             let closed_us = last.and_then(|interval| interval.to_us);
             let from_us = since_us
                 .filter(|since| open.is_none() && closed_us.is_none_or(|closed| *since > closed))
-                .map_or(now_us, |since| since.max(born_us.unwrap_or(now_us)).min(now_us));
+                .map_or(now_us, |since| {
+                    since.max(born_us.unwrap_or(now_us)).min(now_us)
+                });
             Some(Change {
                 kind,
                 from_us,
@@ -310,12 +327,26 @@ mod tests {
             disk_usd: 0.05,
             bandwidth_usd: 0.10,
         };
+        let closed = Charged {
+            attempt: 1,
+            cost: bill,
+            is_final: true,
+        };
         check(
-            run_cost(&intervals, &[(1, bill)], 5 * HOUR_US).total_usd(),
+            run_cost(&intervals, &[closed], 5 * HOUR_US).total_usd(),
             0.76 + 0.42,
         );
+        // Of an open one only the traffic is news.
+        let open = Charged {
+            is_final: false,
+            ..closed
+        };
+        check(
+            run_cost(&intervals, &[open], 5 * HOUR_US).total_usd(),
+            0.65 + 0.10 + 0.42,
+        );
         // A bill without intervals, as after a lost answer, counts too.
-        check(run_cost(&[], &[(1, bill)], 0).total_usd(), 0.76);
+        check(run_cost(&[], &[closed], 0).total_usd(), 0.76);
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub async fn bid(ui: &mut Ui, deps: &Deps, args: &BidArgs) -> Result<(), Command
         .ok_or_else(|| refused(&run).because(format!("instance {id} does not exist any more")))?;
     let spent_usd = {
         let intervals = store.intervals(&run.name)?;
-        let charges = store.final_charges(&run.name)?;
+        let charges = store.charged(&run.name)?;
         ledger::run_cost(&intervals, &charges, deps.clock.now_us()).total_usd()
     };
     if !args.over_limits
@@ -84,6 +84,8 @@ pub async fn bid(ui: &mut Ui, deps: &Deps, args: &BidArgs) -> Result<(), Command
             "a bid is at least ${LEAST_USD}"
         )));
     }
+    // What it cost until now is not lost with its price.
+    store.meter(&run.name, attempt.number, &seen, deps.clock.now_us())?;
     provider.change_bid(id, args.price).await?;
     let after = provider.instance(id).await?;
     let new_usd_per_hour = after

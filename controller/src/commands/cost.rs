@@ -118,12 +118,17 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
 
 /// Reads what the provider charged for attempts whose bill is still open on record.
 async fn read_charges(deps: &Deps, store: &Store, run: &RunRecord) -> Result<(), CommandError> {
-    let closed = store.final_charges(&run.name)?;
+    let charges = store.charged(&run.name)?;
+    let is_closed = |number: u32| {
+        charges
+            .iter()
+            .any(|charged| charged.attempt == number && charged.is_final)
+    };
     let attempts = store.attempts(&run.name)?;
     let open: Vec<&AttemptRecord> = attempts
         .iter()
         .filter(|attempt| attempt.instance.is_some())
-        .filter(|attempt| !closed.iter().any(|(number, _)| *number == attempt.number))
+        .filter(|attempt| !is_closed(attempt.number))
         .collect();
     let ids: Vec<u64> = open.iter().filter_map(|attempt| attempt.instance).collect();
     if ids.is_empty() {

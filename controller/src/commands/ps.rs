@@ -163,7 +163,7 @@ fn row(
 ) -> Result<Row, CommandError> {
     let latest = attempts.last();
     let intervals = store.intervals(&run.name)?;
-    let charges = store.final_charges(&run.name)?;
+    let charges = store.charged(&run.name)?;
     let newest_first = attempts.iter().rev().map(|attempt| attempt.number);
     let saved = alarms::newest_saved(store, &run.name, newest_first)?;
     let unsaved = match latest.filter(|attempt| attempt.may_cost()) {

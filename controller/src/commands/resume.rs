@@ -1,11 +1,14 @@
 //! `spotter resume`: starts a run that has ended again.
 
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     commands::{Deps, watching},
     error::CommandError,
     run::{lease::Lease, lifecycle::Goal},
+    spec::values,
     store::Outcome,
     ui::{self, Ui},
 };
@@ -21,6 +24,12 @@ pub struct ResumeArgs {
     /// Rent another box, even if its own is kept
     #[arg(long)]
     elsewhere: bool,
+    /// From now on, at most so many dollars for the whole run, with what it has spent
+    #[arg(long, value_name = "USD", value_parser = values::usd)]
+    budget: Option<f64>,
+    /// From now on, at most so much time for training, with what it has trained
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    max_runtime: Option<Duration>,
     /// Leave as soon as the training runs
     #[arg(long)]
     detach: bool,
@@ -33,7 +42,10 @@ pub async fn resume(
     args: &ResumeArgs,
     stop: CancellationToken,
 ) -> Result<(), CommandError> {
-    let run = deps.load_run(Some(&args.run))?;
+    let mut run = deps.load_run(Some(&args.run))?;
+    let limits = &mut run.spec.limits;
+    limits.budget_usd = args.budget.or(limits.budget_usd);
+    limits.max_runtime = args.max_runtime.or(limits.max_runtime);
     let store = deps.store()?;
     let refused = |text: String| CommandError::usage(text).about(&run.name);
     let here = match run.outcome {

@@ -6,12 +6,14 @@ use crate::{
     error::CommandError,
     run::{
         State,
+        budget::{self, Standing},
         halt::Halt,
         label,
         lifecycle::Lifecycle,
         recovery::{self, Move},
     },
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
+    ui::text,
 };
 
 impl Lifecycle {
@@ -116,10 +118,14 @@ impl Lifecycle {
     }
 
     /// Opens a run that has ended again: on its own box where that still exists and `here` says so, else on a new one. The caller
-    /// holds its lease.
+    /// holds its lease. The record's limits hold from now on.
+    ///
+    /// # Errors
+    /// When its limits leave no time or no money to train; then nothing was changed.
     pub async fn reopen(&self, run: &RunRecord, here: bool) -> Result<(), CommandError> {
         let attempts = self.store.attempts(&run.name)?;
         let number = attempts.last().map_or(0, |last| last.number);
+        self.has_room(run, number)?;
         let mut old = attempts
             .into_iter()
             .next_back()
@@ -143,6 +149,7 @@ impl Lifecycle {
             },
             None => self.draft(run, number + 1),
         };
+        self.store.update_run(run)?;
         self.store.reopen_run(&run.name, &next)?;
         let place = next.instance.map_or_else(
             || "on another box".to_owned(),
@@ -155,6 +162,43 @@ impl Lifecycle {
             "reopened",
             serde_json::json!({"instance": next.instance}),
         )
+    }
+
+    /// Whether the limits of a run leave something to train with after the attempts up to `number`.
+    fn has_room(&self, run: &RunRecord, number: u32) -> Result<(), CommandError> {
+        let refused = |text: String, flag: &str| {
+            CommandError::usage(format!("run `{}` was not started again: {text}", run.name))
+                .about(&run.name)
+                .hint(format!(
+                    "give it more: `spotter resume {} {flag}`",
+                    run.name
+                ))
+        };
+        let spent_usd = self.spent_usd(&run.name)?;
+        // At the price it had: what would be finished at once is not begun.
+        let latest = self.store.latest_attempt(&run.name)?;
+        let rate = latest.map_or(0.0, |attempt| attempt.gpu_usd_per_hour);
+        if let Some(budget_usd) = run.spec.limits.budget_usd
+            && let Standing::Finish { .. } = budget::standing(Some(budget_usd), spent_usd, rate)
+        {
+            let (spent, budget) = (text::usd(spent_usd), text::usd(budget_usd));
+            let text = format!("{spent} are spent of `limits.budget` of {budget}");
+            return Err(refused(
+                text,
+                &format!("--budget {:.2}", (2.0 * budget_usd).max(spent_usd + 1.0)),
+            ));
+        }
+        if let Some(limit) = run.spec.limits.max_runtime
+            && self.runtime_left(run, number + 1) == Some(std::time::Duration::ZERO)
+        {
+            let limit_h = limit.as_secs_f64() / 3600.0;
+            let text = format!("it has trained for all of `limits.max_runtime`, {limit_h:.1} h");
+            return Err(refused(
+                text,
+                &format!("--max-runtime {:.0}h", (2.0 * limit_h).ceil()),
+            ));
+        }
+        Ok(())
     }
 
     /// Writes down a new attempt. That another process wrote it first is no error: the loop reads it.

@@ -303,12 +303,7 @@ impl Lifecycle {
         let attempts = self.store.attempts(&run.name)?;
         for (index, attempt) in attempts.iter().enumerate() {
             if attempt.state == State::Gone {
-                if !self
-                    .store
-                    .final_charges(&run.name)?
-                    .iter()
-                    .any(|(number, _)| *number == attempt.number)
-                {
+                if !self.store.is_billed(&run.name, attempt.number)? {
                     self.reconcile(attempt).await;
                 }
                 continue;

@@ -15,6 +15,7 @@ use crate::{
         halt::{Halt, refused},
         lifecycle::{LOOK_AGAIN, Lifecycle},
         market_eye::{Eye, UNKNOWN},
+        runtime::RUNNING,
         site::{Site, SiteError},
         status::Action,
     },
@@ -148,7 +149,7 @@ impl Lifecycle {
         self.note(
             run,
             attempt.number,
-            "running",
+            RUNNING,
             serde_json::json!({"instance": attempt.instance, "resumed_step": attempt.resumed_step}),
         )?;
         Ok(())

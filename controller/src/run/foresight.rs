@@ -77,6 +77,10 @@ impl Lifecycle {
         let Some(id) = attempt.instance else {
             return Ok(());
         };
+        if run.spec.limits.budget_usd.is_some() {
+            // Traffic counts too, and only the provider meters it.
+            self.reconcile(attempt).await;
+        }
         let (Ok(account), Ok(fleet)) = (
             self.provider.account().await,
             self.provider.instances().await,

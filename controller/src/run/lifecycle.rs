@@ -233,7 +233,7 @@ impl Lifecycle {
     /// What a run cost up to now, dollars.
     pub fn spent_usd(&self, run: &str) -> Result<f64, CommandError> {
         let intervals = self.store.intervals(run)?;
-        let charges = self.store.final_charges(run)?;
+        let charges = self.store.charged(run)?;
         Ok(ledger::run_cost(&intervals, &charges, self.clock.now_us()).total_usd())
     }
 

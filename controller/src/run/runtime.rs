@@ -13,6 +13,9 @@ use crate::{
     store::{AttemptRecord, EventRecord, RunRecord},
 };
 
+/// Event with which the training of an attempt begins.
+pub(crate) const RUNNING: &str = "running";
+
 /// Events with which the training of an attempt was over, whoever tells them.
 const ENDS: [&str; 7] = [
     "interrupted",
@@ -69,20 +72,30 @@ impl Lifecycle {
     }
 }
 
-/// How long the attempts before one have trained (pure).
+/// How long a run has trained before the present life of the attempt of this number (pure): the attempts before it, and what it
+/// trained itself before it was started again on its own box.
 pub fn trained_before(attempts: &[AttemptRecord], events: &[EventRecord], number: u32) -> Duration {
     let trained = attempts
         .iter()
-        .filter(|attempt| attempt.number < number && attempt.started_us > 0)
+        .filter(|attempt| attempt.number <= number && attempt.started_us > 0)
         .map(|attempt| {
-            let ended_us = events
+            let mut trained_us = 0;
+            let mut since_us = None;
+            for event in events
                 .iter()
-                .filter(|event| {
-                    event.attempt == attempt.number && event.time_us >= attempt.started_us
-                })
-                .find(|event| ENDS.contains(&event.kind.as_str()))
-                .map_or(attempt.state_us, |event| event.time_us);
-            u64::try_from(ended_us - attempt.started_us).unwrap_or(0)
+                .filter(|event| event.attempt == attempt.number)
+            {
+                if event.kind == RUNNING {
+                    since_us = Some(event.time_us);
+                } else if ENDS.contains(&event.kind.as_str()) {
+                    trained_us += since_us.take().map_or(0, |since| event.time_us - since);
+                }
+            }
+            // No end was told of the last life of an attempt that is over.
+            if let Some(since_us) = since_us.filter(|_| attempt.number < number) {
+                trained_us += attempt.state_us - since_us;
+            }
+            u64::try_from(trained_us).unwrap_or(0)
         });
     Duration::from_micros(trained.sum())
 }
@@ -114,16 +127,24 @@ mod tests {
             attempt(1, 1_000_000, 900_000_000),
             attempt(2, 0, 950_000_000),
             attempt(3, 1_000_000_000, 1_007_000_000),
-            attempt(4, 2_000_000_000, 2_000_000_000),
+            attempt(4, 2_500_000_000, 2_500_000_000),
         ];
         let events = [
-            event(1, "running", 2_000_000),
+            event(1, RUNNING, 1_000_000),
             event(1, "interrupted", 31_000_000),
+            event(3, RUNNING, 1_000_000_000),
+            event(4, RUNNING, 2_000_000_000),
+            event(4, "training.ending", 2_002_000_000),
+            event(4, "limit_reached", 2_003_000_000),
+            event(4, RUNNING, 2_500_000_000),
         ];
-        assert_eq!(trained_before(&attempts, &events, 1), Duration::ZERO);
-        assert_eq!(
-            trained_before(&attempts, &events, 4),
-            Duration::from_secs(37)
-        );
+        let table = [(1, 30), (2, 30), (3, 30), (4, 39), (5, 39)];
+        for (number, expected_s) in table {
+            assert_eq!(
+                trained_before(&attempts, &events, number),
+                Duration::from_secs(expected_s),
+                "before attempt {number}"
+            );
+        }
     }
 }

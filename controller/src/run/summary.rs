@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::{
-    ledger::{self, Cost, Interval, Reconciliation},
+    ledger::{self, Charged, Cost, Interval, Reconciliation},
     provider::InstanceId,
     run::{
         State,
@@ -136,11 +136,7 @@ pub fn summarise(
             diagnosis: diagnosis::among(events, attempt),
         });
     }
-    let finals: Vec<(u32, Cost)> = charges
-        .iter()
-        .filter(|charge| charge.is_final)
-        .map(|charge| (charge.attempt, charge.cost))
-        .collect();
+    let charged: Vec<Charged> = charges.iter().map(Charged::from).collect();
     let all_charged = rows
         .iter()
         .all(|row| row.charged.is_some() || row.instance.is_none());
@@ -153,9 +149,12 @@ pub fn summarise(
         steps_redone: rows.iter().map(|row| row.steps_redone).sum(),
         checkpoints_committed: commits.len() as u64,
         last_checkpoint_step: commits.iter().filter_map(|(_, step)| *step).max(),
-        cost_usd: ledger::run_cost(intervals, &finals, now_us).total_usd(),
+        cost_usd: ledger::run_cost(intervals, &charged, now_us).total_usd(),
         ledger_usd: ledger::run_cost(intervals, &[], now_us).total_usd(),
-        charged_usd: all_charged.then(|| finals.iter().map(|(_, cost)| cost.total_usd()).sum()),
+        charged_usd: all_charged.then(|| {
+            let closed = charged.iter().filter(|charged| charged.is_final);
+            closed.map(|charged| charged.cost.total_usd()).sum()
+        }),
         usd_per_hour: ledger::rate_usd_per_hour(intervals, None),
         watched,
         attempts: rows,

@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, params};
 
 use super::{Store, StoreError, collect, doing, rows::unreadable, write};
 use crate::{
-    ledger::{self, Cost, CostKind, Interval},
+    ledger::{self, Charged, Cost, CostKind, Interval},
     provider::{Charge, Instance},
 };
 
@@ -21,6 +21,16 @@ pub struct ChargeRecord {
     pub read_us: i64,
     /// The instance is gone and the bill is closed.
     pub is_final: bool,
+}
+
+impl From<&ChargeRecord> for Charged {
+    fn from(record: &ChargeRecord) -> Self {
+        Self {
+            attempt: record.attempt,
+            cost: record.cost,
+            is_final: record.is_final,
+        }
+    }
 }
 
 impl Store {
@@ -187,13 +197,16 @@ impl Store {
         )
     }
 
-    /// The closed bills of the run, by attempt, as [`crate::ledger::run_cost`] takes them.
-    pub fn final_charges(&self, run: &str) -> Result<Vec<(u32, Cost)>, StoreError> {
+    /// What the provider charged for the run so far, by attempt, as [`crate::ledger::run_cost`] takes it.
+    pub fn charged(&self, run: &str) -> Result<Vec<Charged>, StoreError> {
+        Ok(self.charges(run)?.iter().map(Charged::from).collect())
+    }
+
+    /// Whether the bill of an attempt is closed.
+    pub fn is_billed(&self, run: &str, attempt: u32) -> Result<bool, StoreError> {
         let charges = self.charges(run)?;
         Ok(charges
             .iter()
-            .filter(|c| c.is_final)
-            .map(|c| (c.attempt, c.cost))
-            .collect())
+            .any(|charge| charge.attempt == attempt && charge.is_final))
     }
 }

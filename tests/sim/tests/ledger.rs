@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 use spotter::{
-    ledger::{self, Cost, CostKind, Interval},
+    ledger::{self, Charged, Cost, CostKind, Interval},
     provider::{Instance, vast},
 };
 use spotter_sim::{
@@ -147,6 +147,8 @@ impl Life {
                 self.look();
             }
             if self.now >= until {
+                // Whatever is done next to the box, it is looked at first.
+                self.look();
                 return;
             }
         }
@@ -295,8 +297,12 @@ fn the_ledger_equals_the_bill_over_a_thousand_random_lives() {
         // With the charges of the ended box: to the cent, whatever we saw.
         let row = account::charge(instance, 0, life.now, true).unwrap();
         let charges = vast::read_charges(&[row], &[life.id]);
-        let charged = Cost::from(&charges[0]);
-        let total = ledger::run_cost(&life.intervals, &[(1, charged)], life.now * 1000);
+        let charged = Charged {
+            attempt: 1,
+            cost: Cost::from(&charges[0]),
+            is_final: true,
+        };
+        let total = ledger::run_cost(&life.intervals, &[charged], life.now * 1000);
         assert!(
             (total.total_usd() - bill.total_usd(life.now)).abs() < 0.005,
             "seed {seed}"

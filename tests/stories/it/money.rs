@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use spotter::{run::State, store::Outcome};
+use spotter::{
+    run::{State, lease::Lease},
+    store::Outcome,
+};
 
 use crate::world::{World, spec};
 
@@ -36,6 +39,36 @@ async fn a_run_is_warned_and_finished_in_order_before_its_budget_is_over() {
         .map(|(call, _)| *call)
         .collect();
     assert!(calls.contains(&"end_session") && calls.contains(&"backup_now"));
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_limits_are_used_up_is_started_again_only_with_more() {
+    let world = World::new(3, 1000);
+    let mut story = spec(RUN);
+    story.limits.budget_usd = Some(0.05);
+    world.plan(&story);
+    assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Limit));
+
+    let mut run = world.store.run(RUN).unwrap();
+    let before = world.attempts(RUN);
+    let lease = Lease::take(&world.store, RUN).unwrap().unwrap();
+    let refused = world.lifecycle().reopen(&run, true).await.unwrap_err();
+    assert!(refused.to_string().contains("`limits.budget` of $0.05"));
+    assert_eq!(world.attempts(RUN), before, "nothing was changed");
+    assert_eq!(world.store.run(RUN).unwrap().outcome, Some(Outcome::Limit));
+
+    run.spec.limits.budget_usd = Some(5.0);
+    run.spec.limits.max_runtime = Some(Duration::from_secs(1));
+    let refused = world.lifecycle().reopen(&run, true).await.unwrap_err();
+    assert!(refused.to_string().contains("`limits.max_runtime`"));
+
+    run.spec.limits.max_runtime = None;
+    world.lifecycle().reopen(&run, true).await.unwrap();
+    drop(lease);
+    let run = world.drive(RUN).await;
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(run.spec.limits.budget_usd, Some(5.0));
     assert!(world.market.alive().is_empty());
 }
 
