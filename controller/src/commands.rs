@@ -192,7 +192,7 @@ fn money_line(store: &Store, attempt: &AttemptRecord, name_run: bool) -> String 
     // Nothing is on record as open: tell what it costs at most.
     let stopped = matches!(
         attempt.state,
-        State::Interrupted | State::Stopped | State::Lost
+        State::Interrupted | State::Waiting | State::Stopped | State::Lost
     );
     let gpu = if stopped {
         0.0

@@ -15,6 +15,7 @@ pub mod environment;
 pub mod finishing;
 pub mod foresight;
 pub(crate) mod halt;
+pub mod interruptions;
 pub mod label;
 pub mod lease;
 pub mod lifecycle;
@@ -29,6 +30,7 @@ pub mod site;
 pub mod status;
 pub mod summary;
 pub mod vigil;
+pub mod waiting;
 mod waking;
 pub mod windows;
 
@@ -74,6 +76,8 @@ pub enum State {
     Interrupted,
     /// The session or a step failed; the box is kept, stopped or gone by policy.
     Failed,
+    /// The market took the box back, and it is waited for: its disk holds the training.
+    Waiting,
     /// Ended on request; the box is kept, stopped or gone by policy.
     Stopped,
     /// Provider and heartbeat agree that the box is no more.
@@ -82,7 +86,7 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of a good run, then the ways in which it ends otherwise.
-    pub const ALL: [State; 14] = [
+    pub const ALL: [State; 15] = [
         Self::Planned,
         Self::Renting,
         Self::Loading,
@@ -94,6 +98,7 @@ impl State {
         Self::Collected,
         Self::Gone,
         Self::Interrupted,
+        Self::Waiting,
         Self::Failed,
         Self::Stopped,
         Self::Lost,
@@ -113,6 +118,7 @@ impl State {
             Self::Collected => "collected",
             Self::Gone => "gone",
             Self::Interrupted => "interrupted",
+            Self::Waiting => "waiting",
             Self::Failed => "failed",
             Self::Stopped => "stopped",
             Self::Lost => "lost",
@@ -169,8 +175,12 @@ impl State {
             | (Running, Finishing)
             | (Finishing, Collected) => true,
             // Anything that is under way can be ended by the market, by a failure, by a person or by the host.
-            (from, Interrupted) => from.is_active() && from != Planned,
-            (from, Failed | Stopped | Lost) => from.is_active() || from == Interrupted,
+            (from, Interrupted) => (from.is_active() && from != Planned) || from == Waiting,
+            (from, Failed | Stopped | Lost) => {
+                from.is_active() || matches!(from, Interrupted | Waiting)
+            }
+            // The same box is waited for, and comes up again when the market gives it back.
+            (Interrupted, Waiting) | (Waiting, Loading) => true,
             // The box may be found gone, or be ended, from anywhere.
             (_, Gone) => true,
             _ => false,
@@ -219,13 +229,11 @@ mod tests {
     fn what_is_under_way_can_be_interrupted_failed_stopped_or_lost() {
         for from in State::ALL {
             let rented = from.is_active() && from != Planned;
-            check(from, Interrupted, rented || from == Interrupted);
+            let went = matches!(from, Interrupted | Waiting);
+            check(from, Interrupted, rented || went);
+            check(from, Waiting, went);
             for next in [Failed, Stopped, Lost] {
-                check(
-                    from,
-                    next,
-                    from.is_active() || from == Interrupted || from == next,
-                );
+                check(from, next, from.is_active() || went || from == next);
             }
         }
     }

@@ -44,6 +44,8 @@ pub const DEFAULT_KEEP_LAST: u32 = 3;
 pub const DEFAULT_KEEP_GRACE: Duration = Duration::from_secs(3600);
 /// Attempts in all, the first included.
 pub const DEFAULT_ATTEMPTS: u32 = 5;
+/// Longest wait for a box that the market took back: by then others have taken it for good, or the market has changed.
+pub const DEFAULT_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// Longest time of a smoke.
 pub const DEFAULT_SMOKE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// Length of a window.
@@ -211,6 +213,11 @@ fn keep_grace() -> Duration {
     DEFAULT_KEEP_GRACE
 }
 
+/// For a run that was recorded before the key existed.
+fn wait_here() -> Duration {
+    DEFAULT_WAIT
+}
+
 /// What a run that was recorded before the key existed meant.
 fn yes() -> bool {
     true
@@ -221,8 +228,11 @@ fn yes() -> bool {
 pub struct Recover {
     /// What to do.
     pub policy: RecoverPolicy,
-    /// Attempts in all, the first included.
+    /// Attempts in all, the first included; a return to the same box is one.
     pub attempts: u32,
+    /// Longest time to wait for the same box.
+    #[serde(default = "wait_here")]
+    pub wait: Duration,
 }
 
 /// What to do after an interruption.
@@ -231,6 +241,10 @@ pub struct Recover {
 pub enum RecoverPolicy {
     /// Rent another box and resume there.
     Elsewhere,
+    /// Wait for the same box, bidding more where that is allowed.
+    Here,
+    /// Stop, and let a person choose.
+    Ask,
     /// Stop and tell.
     Never,
 }

@@ -135,14 +135,15 @@ async fn refuse_loss(
     newest: bool,
 ) -> Result<(), CommandError> {
     // Nothing was ever trained on it, or everything was fetched and verified.
-    if attempt.started_us == 0 || attempt.state == State::Collected {
+    let kept = attempt.is_kept_for_a_look();
+    if attempt.started_us == 0 || (attempt.state == State::Collected && !kept) {
         return Ok(());
     }
     if matches!(
         run.outcome,
         Some(Outcome::Done | Outcome::Stopped | Outcome::Limit | Outcome::Contradicted)
     ) && attempt.state != State::Running
-        && !attempt.is_kept_for_a_look()
+        && !kept
     {
         return Ok(());
     }
@@ -190,6 +191,14 @@ async fn at_stake(
 ) -> Result<Option<(String, Vec<Loss>)>, CommandError> {
     let store = deps.store()?;
     let silent = |why: String| -> Result<Option<(String, Vec<Loss>)>, CommandError> {
+        let why = match attempt
+            .reason
+            .as_ref()
+            .filter(|_| attempt.is_kept_for_a_look())
+        {
+            Some(kept) => format!("{why}; it was {kept}"),
+            None => why,
+        };
         Ok(Some((why, on_record(&store, run, attempt)?)))
     };
     if !newest {

@@ -7,23 +7,27 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     commands::{Deps, watching},
     error::CommandError,
-    run::{lease::Lease, lifecycle::Goal},
+    run::{State, lease::Lease, lifecycle::Goal},
     spec::values,
-    store::Outcome,
+    store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{self, Ui},
 };
 
 /// Start a run that crashed, was stopped or was given up again
 ///
 /// On its own box where that is kept, with your code as it is now; else on a new one. With a bucket the training goes on from the
-/// newest checkpoint. A run that still goes on is left to `spotter up`.
+/// newest checkpoint. Where the market took the box back, say whether it is waited for (`--here`) or another one is taken
+/// (`--elsewhere`, without a word, too). A run that still goes on is left to `spotter up`.
 #[derive(Debug, clap::Args)]
 pub struct ResumeArgs {
     /// Run
     run: String,
-    /// Rent another box, even if its own is kept
+    /// Rent another box, even if its own is kept, or waited for
     #[arg(long)]
     elsewhere: bool,
+    /// Its own box or none: one that the market took back is waited for, see `recover`
+    #[arg(long, conflicts_with = "elsewhere")]
+    here: bool,
     /// From now on, at most so many dollars for the whole run, with what it has spent
     #[arg(long, value_name = "USD", value_parser = values::usd)]
     budget: Option<f64>,
@@ -33,6 +37,34 @@ pub struct ResumeArgs {
     /// Leave as soon as the training runs
     #[arg(long)]
     detach: bool,
+}
+
+/// Whether a run waits for its box.
+fn waits(store: &Store, run: &RunRecord) -> Result<bool, CommandError> {
+    let latest = store.latest_attempt(&run.name)?;
+    Ok(latest.is_some_and(|latest| latest.state == State::Waiting))
+}
+
+/// Refuses when the run's own box is gone: whoever says `--here` does not want to pay for another one.
+async fn has_box(deps: &Deps, run: &RunRecord) -> Result<(), CommandError> {
+    let name = &run.name;
+    let latest = deps.store()?.latest_attempt(name)?;
+    let there = match latest.filter(AttemptRecord::may_cost) {
+        Some(AttemptRecord {
+            instance: Some(id), ..
+        }) => deps.provider()?.instance(id).await?.is_some(),
+        _ => false,
+    };
+    if there {
+        return Ok(());
+    }
+    Err(CommandError::new(format!(
+        "run `{name}` was not started again: its own box does not exist any more"
+    ))
+    .about(name)
+    .hint(format!(
+        "go on with another box: `spotter resume --elsewhere {name}`"
+    )))
 }
 
 /// Opens the run again, then carries it on.
@@ -49,6 +81,7 @@ pub async fn resume(
     let store = deps.store()?;
     let refused = |text: String| CommandError::usage(text).about(&run.name);
     let here = match run.outcome {
+        None if args.elsewhere && waits(&store, &run)? => false,
         None => {
             return Err(refused(format!("run `{}` has not ended", run.name))
                 .hint(format!("go on with it: `spotter up {}`", run.name)));
@@ -58,7 +91,7 @@ pub async fn resume(
                 .hint("train on under another name with `spotter run --name`"));
         }
         // The market has that box, or nobody has.
-        Some(Outcome::Interrupted | Outcome::Lost) => false,
+        Some(Outcome::Interrupted | Outcome::Lost) => args.here,
         Some(
             Outcome::Crashed
             | Outcome::Stopped
@@ -76,7 +109,18 @@ pub async fn resume(
             ))
             .about(&run.name));
         };
-        lifecycle.reopen(&run, here).await?;
+        match run.outcome {
+            None => {
+                store.update_run(&run)?;
+                lifecycle.go_elsewhere(&run).await?;
+            }
+            Some(_) => {
+                if args.here {
+                    has_box(deps, &run).await?;
+                }
+                lifecycle.reopen(&run, here).await?;
+            }
+        }
     }
     let goal = if args.detach {
         Goal::Running

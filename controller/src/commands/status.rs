@@ -9,7 +9,12 @@ use crate::{
     commands::{Deps, market_word::word, watching},
     error::CommandError,
     run::{
-        State, alarms, bringing_up::TRAIN, diagnosis::Diagnosis, foresight, summary::RunSummary,
+        State, alarms,
+        bringing_up::TRAIN,
+        diagnosis::Diagnosis,
+        foresight,
+        summary::RunSummary,
+        waiting::{self, Waiting},
         windows,
     },
     store::{AttemptRecord, RunRecord, Store},
@@ -46,6 +51,8 @@ struct Status {
     contradiction: Option<String>,
     /// What ends the run from outside and is near: the account's credit, the contract.
     warnings: Vec<String>,
+    /// How it waits for its box; `null`: it does not.
+    waiting: Option<Waiting>,
     /// What the agent says; `null` when it was not asked or did not answer.
     agent: Option<AgentStatus>,
 }
@@ -84,6 +91,10 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         }
         _ => Vec::new(),
     };
+    let waiting = match store.latest_attempt(&run.name)? {
+        Some(attempt) => waiting::of(&store, &run, &attempt)?,
+        None => None,
+    };
     if ui.is_json() {
         let agent = if asks {
             live(ui, deps, &run.name).await?
@@ -99,6 +110,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
             window,
             contradiction,
             warnings,
+            waiting,
             agent,
         });
         return Ok(());
@@ -111,6 +123,16 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         &unsaved,
         rare.as_deref(),
     );
+    if let Some(waiting) = &waiting {
+        ui.line(format_args!("  waits        {}", waiting.text()));
+        ui.hint(format_args!(
+            "go on with another box instead: `spotter resume --elsewhere {}`",
+            run.name
+        ));
+    }
+    for hint in watching::ways_on(&store, &run)? {
+        ui.hint(format_args!("{hint}"));
+    }
     for warning in &warnings {
         ui.warning(format_args!("{warning}"));
     }
@@ -222,6 +244,9 @@ fn record(
     }
     if let Some(rare) = rare {
         ui.line(format_args!("  at risk      {rare}"));
+    }
+    for interruption in &summary.interruptions {
+        ui.line(format_args!("  interrupted  {}", interruption.text()));
     }
     ui.table(&ui::attempts_table(summary));
 }

@@ -10,6 +10,7 @@ use crate::{
     error::{CommandError, ErrorKind},
     run::{
         diagnosis::{self, Diagnosis},
+        interruptions::Interruption,
         lifecycle::Goal,
     },
     spec::duration,
@@ -38,6 +39,8 @@ struct Waited {
     outcome: Option<Outcome>,
     reason: Option<String>,
     diagnosis: Option<Diagnosis>,
+    interruptions: Vec<Interruption>,
+    steps_lost: u64,
 }
 
 /// Waits for every run at once.
@@ -75,18 +78,27 @@ pub async fn wait(
             let mut rows = Vec::new();
             for run in &records {
                 let attempt = store.latest_attempt(&run.name)?;
+                let summary = watching::summary(&store, run)?;
                 rows.push(Waited {
                     run: run.name.clone(),
                     outcome: run.outcome,
                     reason: run.reason.clone(),
                     diagnosis: attempt.map(|attempt| diagnosis::of(&store, &attempt)).transpose()?.flatten(),
+                    interruptions: summary.interruptions,
+                    steps_lost: summary.steps_lost,
                 });
             }
             ui.show(&rows, |rows| {
-                let mut table = Table::new(&["RUN", "OUTCOME", "REASON"]);
+                let mut table = Table::new(&["RUN", "OUTCOME", "INTERRUPTED>", "STEPS LOST>", "REASON"]);
                 for row in rows {
                     let outcome = row.outcome.map_or("-", Outcome::name);
-                    table.row([row.run.as_str(), outcome, row.reason.as_deref().unwrap_or("")]);
+                    table.row([
+                        row.run.clone(),
+                        outcome.to_owned(),
+                        row.interruptions.len().to_string(),
+                        row.steps_lost.to_string(),
+                        row.reason.clone().unwrap_or_default(),
+                    ]);
                 }
                 table
             });

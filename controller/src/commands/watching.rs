@@ -165,6 +165,26 @@ pub fn summary(store: &Store, run: &RunRecord) -> Result<RunSummary, CommandErro
     ))
 }
 
+/// How a run that was interrupted and not carried on can go on; nothing for others.
+pub fn ways_on(store: &Store, run: &RunRecord) -> Result<Vec<String>, CommandError> {
+    let name = &run.name;
+    if run.outcome != Some(Outcome::Interrupted) {
+        return Ok(Vec::new());
+    }
+    let latest = store.latest_attempt(name)?;
+    let mut ways = Vec::new();
+    if let Some(kept) = latest.filter(|latest| latest.may_cost() && latest.started_us > 0) {
+        ways.push(format!(
+            "wait for its own box with `spotter resume --here {name}`; its disk costs ${:.4}/h until `spotter destroy {name}`",
+            kept.storage_usd_per_hour
+        ));
+    }
+    ways.push(format!(
+        "go on with another box: `spotter resume --elsewhere {name}`"
+    ));
+    Ok(ways)
+}
+
 /// What an ended run makes of the exit code.
 pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
     let reason = run.reason.clone();
@@ -172,6 +192,7 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
         Some(attempt) => diagnosis::of(store, &attempt)?,
         None => None,
     };
+    let ways = ways_on(store, run)?;
     let failed = |text: &str, kind: ErrorKind| {
         let mut err = CommandError::new(format!("run `{}` {text}", run.name))
             .kind(kind)
@@ -203,7 +224,8 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
                 err.hint(format!("see its windows with `spotter events {name}`, and go on with `spotter resume {name}`"))
             }),
         Some(Outcome::Limit) => failed("was ended by a limit", ErrorKind::Limit),
-        Some(Outcome::Interrupted) => failed("was interrupted and not carried on", ErrorKind::Interrupted),
+        Some(Outcome::Interrupted) => failed("was interrupted and not carried on", ErrorKind::Interrupted)
+            .map_err(|err: CommandError| ways.into_iter().fold(err, CommandError::hint)),
         Some(Outcome::Lost) => failed("was lost with its box", ErrorKind::Lost),
         Some(Outcome::Failed) => failed("did not start", ErrorKind::Failed)
             .map_err(|err: CommandError| err.hint(format!("see what happened with `spotter events {name}`"))),

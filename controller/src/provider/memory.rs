@@ -48,6 +48,8 @@ struct Rented {
     gpu: Duration,
     gpu_since: Option<Instant>,
     destroyed: Option<Instant>,
+    /// What somebody else pays for its GPU.
+    rival_usd_per_hour: Option<f64>,
     /// What is wrong with it, whenever somebody looks.
     spoil: Option<fn(&mut Instance)>,
 }
@@ -177,6 +179,14 @@ impl MemoryMarket {
         }
     }
 
+    /// Somebody holds the GPU of a box that was taken back for this much, $/h: a start below it waits in the queue.
+    pub fn set_rival(&self, id: InstanceId, usd_per_hour: f64) {
+        let mut state = self.state();
+        if let Some(rented) = state.rented.get_mut(&id) {
+            rented.rival_usd_per_hour = Some(usd_per_hour);
+        }
+    }
+
     /// The host is gone: `offline`, while the contract says running.
     pub fn lose_host(&self, id: InstanceId) {
         let mut state = self.state();
@@ -272,6 +282,7 @@ impl MemoryMarket {
             gpu: Duration::ZERO,
             gpu_since: Some(now + LOADING),
             destroyed: None,
+            rival_usd_per_hour: None,
             spoil: state.spoils.pop_front(),
         };
         state.rented.insert(id, rented);
@@ -340,6 +351,8 @@ fn offer(machine: u64) -> Offer {
 
 impl Rented {
     fn run(&mut self) {
+        self.rival_usd_per_hour = None;
+        self.instance.scheduling = false;
         self.instance.intended = Intended::Running;
         self.instance.contract_running = true;
         self.instance.actual = Actual::Running;
@@ -448,9 +461,16 @@ impl Provider for MemoryMarket {
         if state.queue_starts {
             return Ok(false);
         }
-        if let Some(rented) = state.rented.get_mut(&id) {
-            rented.run();
+        let Some(rented) = state.rented.get_mut(&id) else {
+            return Ok(true);
+        };
+        let bid = rented.instance.gpu_usd_per_hour;
+        if rented.rival_usd_per_hour.is_some_and(|rival| bid <= rival) {
+            rented.instance.intended = Intended::Running;
+            rented.instance.scheduling = true;
+            return Ok(false);
         }
+        rented.run();
         Ok(true)
     }
 
@@ -459,6 +479,7 @@ impl Provider for MemoryMarket {
         if let Some(rented) = state.rented.get_mut(&id) {
             rented.close();
             rented.instance.intended = Intended::Stopped;
+            rented.instance.scheduling = false;
             rented.instance.contract_running = false;
             rented.instance.actual = Actual::Exited;
         }

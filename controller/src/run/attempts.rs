@@ -10,7 +10,8 @@ use crate::{
         halt::Halt,
         label,
         lifecycle::Lifecycle,
-        recovery::{self, Move},
+        recovery::{self, Move, Past},
+        waiting,
     },
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
     ui::text,
@@ -26,8 +27,19 @@ impl Lifecycle {
         if run.stop_requested {
             return Ok(self.end(run, Outcome::Stopped, None)?);
         }
+        let next = recovery::decide(
+            &run.spec,
+            &Past {
+                attempts: &self.store.attempts(&run.name)?,
+                taken: &self.taken_back(&run.name)?,
+                returns: self.returns(&run.name)?,
+                failed_here: self.failed_here(attempt)?,
+                spent_usd: self.spent_usd(&run.name)?,
+            },
+        );
         // Stopped by us, it cannot be given back by the market while its successor runs: never two GPU charges.
-        if matches!(attempt.state, State::Interrupted | State::Lost)
+        if next != Move::Here
+            && matches!(attempt.state, State::Interrupted | State::Lost)
             && let Some(id) = attempt.instance
         {
             self.store.fence(&run.name)?;
@@ -51,10 +63,8 @@ impl Lifecycle {
             self.say(run, &format!("`{}` is not carried on: {why}.", run.name));
             return Ok(self.end(run, Outcome::Limit, Some(why))?);
         }
-        let attempts = self.store.attempts(&run.name)?;
-        let spent_usd = self.spent_usd(&run.name)?;
-        let taken = self.taken_back(&run.name)?;
-        match recovery::decide(&run.spec, &attempts, &taken, spent_usd) {
+        match next {
+            Move::Here => self.begin_waiting(run, attempt),
             Move::Elsewhere => {
                 self.new_attempt(run, attempt.number + 1)?;
                 Ok(())
@@ -62,9 +72,7 @@ impl Lifecycle {
             Move::GiveUp(why) => {
                 let outcome = match attempt.state {
                     State::Lost => Outcome::Lost,
-                    State::Gone if attempts.iter().all(|attempt| attempt.started_us == 0) => {
-                        Outcome::Failed
-                    }
+                    State::Gone if !self.has_trained(run)? => Outcome::Failed,
                     _ => Outcome::Interrupted,
                 };
                 let reason = match &attempt.reason {
@@ -75,6 +83,12 @@ impl Lifecycle {
                 Ok(self.end(run, outcome, Some(&reason))?)
             }
         }
+    }
+
+    /// Whether any attempt of a run has trained.
+    fn has_trained(&self, run: &RunRecord) -> Result<bool, StoreError> {
+        let attempts = self.store.attempts(&run.name)?;
+        Ok(attempts.iter().any(|attempt| attempt.started_us > 0))
     }
 
     /// An attempt that nothing was asked for yet.
@@ -117,8 +131,8 @@ impl Lifecycle {
             .collect())
     }
 
-    /// Opens a run that has ended again: on its own box where that still exists and `here` says so, else on a new one. The caller
-    /// holds its lease. The record's limits hold from now on.
+    /// Opens a run that has ended again: on its own box where that still exists and `here` says so, else on a new one. A box that the
+    /// market took back is waited for. The caller holds the run's lease. The record's limits hold from now on.
     ///
     /// # Errors
     /// When its limits leave no time or no money to train; then nothing was changed.
@@ -138,6 +152,21 @@ impl Lifecycle {
         }
         let now_us = self.clock.now_us();
         let next = match old.filter(|old| old.instance.is_some()) {
+            Some(old) if matches!(old.state, State::Interrupted | State::Waiting) => {
+                let next = AttemptRecord {
+                    state: State::Waiting,
+                    state_us: now_us,
+                    ..old
+                };
+                self.note_waiting(run, &next)?;
+                self.store.update_run(run)?;
+                self.store.reopen_run(&run.name, &next)?;
+                let run = self.store.run(&run.name)?;
+                if let Some(waiting) = waiting::of(&self.store, &run, &next)? {
+                    self.say(&run, &format!("Waiting {}.", waiting.text()));
+                }
+                return Ok(());
+            }
             Some(old) => AttemptRecord {
                 state: State::Loading,
                 state_us: now_us,
@@ -199,6 +228,18 @@ impl Lifecycle {
             ));
         }
         Ok(())
+    }
+
+    /// Somebody does not want to wait for a box any more: it is given up, and another one is taken. The caller holds the run's lease.
+    pub async fn go_elsewhere(&self, run: &RunRecord) -> Result<(), CommandError> {
+        let Some(mut attempt) = self.store.latest_attempt(&run.name)? else {
+            return Ok(());
+        };
+        if let Some(id) = attempt.instance {
+            self.provider.stop(id).await?;
+        }
+        self.move_to(&mut attempt, State::Interrupted)?;
+        self.new_attempt(run, attempt.number + 1)
     }
 
     /// Writes down a new attempt. That another process wrote it first is no error: the loop reads it.

@@ -99,7 +99,7 @@ impl Lifecycle {
             let since_us = old.state_us.max(newer[0].created_us);
             let age_us = self.clock.now_us().saturating_sub(since_us);
             let waited = age_us >= OLD_BOX_KEPT.as_micros() as i64
-                && matches!(old.state, State::Interrupted | State::Lost)
+                && matches!(old.state, State::Interrupted | State::Waiting | State::Lost)
                 && !old.is_kept_for_a_look();
             let superseded = claims::is_superseded(has_bucket(run), old, newer);
             let may_go = superseded || (waited && self.is_in_bucket(run)?);
@@ -406,8 +406,10 @@ fn disposal(run: &RunRecord, attempt: &AttemptRecord, newer: &[AttemptRecord]) -
         }
         // It was taken back before anything could be saved from it, and its successor never trained.
         Outcome::Stopped | Outcome::Limit | Outcome::Contradicted
-            if matches!(attempt.state, State::Interrupted | State::Lost)
-                && run.spec.on_done == OnDone::Destroy =>
+            if matches!(
+                attempt.state,
+                State::Interrupted | State::Waiting | State::Lost
+            ) && run.spec.on_done == OnDone::Destroy =>
         {
             OnDone::Stop
         }

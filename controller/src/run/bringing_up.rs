@@ -13,6 +13,7 @@ use crate::{
         deadline,
         environment::{self, Job},
         halt::{Halt, refused},
+        interruptions::interruptions,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         market_eye::{Eye, UNKNOWN},
         runtime::RUNNING,
@@ -145,14 +146,37 @@ impl Lifecycle {
         let place = attempt
             .instance
             .map_or_else(String::new, |id| format!(" on instance {id}"));
-        self.say(run, &format!("Attempt {} trains{place}.", attempt.number));
+        let lost = self.steps_lost(run, attempt)?;
+        let again = match lost {
+            Some(lost @ 1..) => format!(" {lost} steps were lost by the interruption."),
+            _ => String::new(),
+        };
+        self.say(
+            run,
+            &format!("Attempt {} trains{place}.{again}", attempt.number),
+        );
         self.note(
             run,
             attempt.number,
             RUNNING,
-            serde_json::json!({"instance": attempt.instance, "resumed_step": attempt.resumed_step}),
+            serde_json::json!({
+                "instance": attempt.instance, "resumed_step": attempt.resumed_step, "steps_lost": lost,
+            }),
         )?;
         Ok(())
+    }
+
+    /// Steps that the interruptions since the last training cost, now that it is known where this one goes on; `None`: there was no
+    /// interruption, or no step was seen before it.
+    fn steps_lost(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<Option<u64>, Halt> {
+        let events = self.store.events(&run.name, 0)?;
+        let from = attempt.resumed_step.unwrap_or(0);
+        Ok(interruptions(&events)
+            .iter()
+            .filter(|found| found.resumed_by.is_none())
+            .filter_map(|found| found.step)
+            .max()
+            .map(|step| step.saturating_sub(from)))
     }
 
     /// The open way to the box, opened where it is not.

@@ -186,6 +186,23 @@ impl Lifecycle {
                 );
                 self.stop_training(run, &mut attempt, site, &ending).await
             }
+            // The market gave it back and it does not come up: another one may.
+            Halt::BadBox(why)
+                if attempt.reopened_us > 0
+                    && attempt.awaits_training()
+                    && self.came_back(&attempt)? =>
+            {
+                self.say(
+                    run,
+                    &format!(
+                        "The box of attempt {} did not come up again: {why}.",
+                        attempt.number
+                    ),
+                );
+                let detail = serde_json::json!({"reason": why});
+                self.note(run, attempt.number, "bring_up_failed", detail)?;
+                self.box_went(attempt, State::Interrupted, why)
+            }
             // What it trained in an earlier life stays on its disk; it is not started again by itself.
             Halt::BadBox(why) if attempt.reopened_us > 0 && attempt.awaits_training() => {
                 let reason = format!("{KEPT}it did not come up again: {why}");

@@ -174,6 +174,7 @@ impl Lifecycle {
             State::Finishing => self.finish(run, attempt, site).await,
             State::Collected => Ok(self.end(run, Outcome::Done, None)?),
             State::Interrupted | State::Lost | State::Gone => self.recover(run, attempt).await,
+            State::Waiting => self.wait_here(run, attempt).await,
             // These two are recorded together with their outcome; a crash in between left only the state.
             State::Failed => {
                 let crashed = self

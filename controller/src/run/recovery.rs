@@ -1,21 +1,31 @@
-//! What follows an interruption or a failed bring-up (pure): another box, or the end, with the reason in numbers.
+//! What follows an interruption or a failed bring-up (pure): another box, the same one when it is back, or the end, with the reason
+//! in numbers.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use crate::{
-    spec::{RecoverPolicy, RunSpec},
+    run::State,
+    spec::{RecoverPolicy, Resources, RunSpec},
     store::AttemptRecord,
     ui::text,
 };
 
 /// Boxes in a row that never came up before a run gives up: after three, the reason is rarely the host.
 pub const BRING_UPS: u32 = 3;
+/// How much more is bid each time for a box that others have: what the market itself shows as the price to beat on one's own box.
+const RAISE: f64 = 1.2;
+/// Between two bids: a box that a bid won is seen to come back within a minute, and a bid is paid as it is.
+const BID_PAUSE: Duration = Duration::from_secs(30);
+/// The market counts in thousandths of a dollar.
+const LEAST_USD: f64 = 0.001;
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Move {
     /// Rent another box and resume there.
     Elsewhere,
+    /// Wait for the same box.
+    Here,
     /// End the run.
     GiveUp(GiveUp),
 }
@@ -25,6 +35,8 @@ pub enum Move {
 pub enum GiveUp {
     /// `recover.policy` is `never`.
     Policy,
+    /// `recover.policy` is `ask`.
+    Ask,
     /// `recover.attempts` is used up.
     Attempts {
         /// Attempts whose training started, or whose box the market took back.
@@ -39,12 +51,18 @@ pub enum GiveUp {
     },
     /// [`BRING_UPS`] boxes in a row did not come up.
     BringUps,
+    /// The box was not back within `recover.wait`.
+    Waited {
+        /// That limit.
+        limit: Duration,
+    },
 }
 
 impl fmt::Display for GiveUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Policy => f.write_str("`recover.policy` is `never`"),
+            Self::Ask => f.write_str("`recover.policy` is `ask`, so where it goes on is your word"),
             Self::Attempts { used } => {
                 write!(f, "all {used} attempts of `recover.attempts` are used")
             }
@@ -60,24 +78,37 @@ impl fmt::Display for GiveUp {
                 )
             }
             Self::BringUps => write!(f, "{BRING_UPS} boxes in a row did not come up"),
+            Self::Waited { limit } => write!(
+                f,
+                "its box was not back within `recover.wait` of {}",
+                text::duration(*limit)
+            ),
         }
     }
 }
 
-/// Decides whether a run whose newest attempt ended without its doing gets another one.
-///
-/// `attempts` are all of the run, oldest first; `taken` are the numbers of those that the market took back, trained or not;
-/// `spent_usd` is what they cost so far.
-pub fn decide(
-    spec: &RunSpec,
-    attempts: &[AttemptRecord],
-    taken: &BTreeSet<u32>,
-    spent_usd: f64,
-) -> Move {
+/// What the record tells of a run whose newest attempt ended without its doing.
+#[derive(Debug, Clone, Copy)]
+pub struct Past<'a> {
+    /// All attempts, oldest first.
+    pub attempts: &'a [AttemptRecord],
+    /// Numbers of those that the market took back, trained or not.
+    pub taken: &'a BTreeSet<u32>,
+    /// How often a box that was taken back came back and was gone on with.
+    pub returns: u32,
+    /// The newest box was back, and did not come up.
+    pub failed_here: bool,
+    /// What all of it cost so far, dollars.
+    pub spent_usd: f64,
+}
+
+/// Decides whether a run whose newest attempt ended without its doing goes on, and where.
+pub fn decide(spec: &RunSpec, past: &Past<'_>) -> Move {
     // A box that never trained was not a life of the run, unless somebody outbid us for it: the policy is about interruptions.
     let was_a_life =
-        |attempt: &&AttemptRecord| attempt.started_us > 0 || taken.contains(&attempt.number);
-    let lives = attempts.iter().filter(was_a_life).count() as u32;
+        |attempt: &&AttemptRecord| attempt.started_us > 0 || past.taken.contains(&attempt.number);
+    let attempts = past.attempts;
+    let lives = attempts.iter().filter(was_a_life).count() as u32 + past.returns;
     let failed_in_a_row = attempts
         .iter()
         .rev()
@@ -86,29 +117,133 @@ pub fn decide(
     if failed_in_a_row >= BRING_UPS {
         return Move::GiveUp(GiveUp::BringUps);
     }
-    if let Some(budget_usd) = spec.limits.budget_usd
-        && spent_usd >= budget_usd
-    {
-        return Move::GiveUp(GiveUp::Budget {
-            spent_usd,
-            budget_usd,
-        });
+    if let Some(spent) = over_budget(spec.limits.budget_usd, past.spent_usd) {
+        return Move::GiveUp(spent);
     }
     if failed_in_a_row == 0 {
-        if spec.recover.policy == RecoverPolicy::Never {
-            return Move::GiveUp(GiveUp::Policy);
+        match spec.recover.policy {
+            RecoverPolicy::Never => return Move::GiveUp(GiveUp::Policy),
+            RecoverPolicy::Ask => return Move::GiveUp(GiveUp::Ask),
+            RecoverPolicy::Here | RecoverPolicy::Elsewhere => {}
         }
         if lives >= spec.recover.attempts {
             return Move::GiveUp(GiveUp::Attempts { used: lives });
         }
     }
-    Move::Elsewhere
+    // Only a box that is there and has trained holds anything to wait for.
+    let worth_waiting = attempts.last().is_some_and(|last| {
+        last.state == State::Interrupted && last.instance.is_some() && last.started_us > 0
+    });
+    match spec.recover.policy {
+        RecoverPolicy::Here if worth_waiting && !past.failed_here => Move::Here,
+        _ => Move::Elsewhere,
+    }
+}
+
+fn over_budget(budget_usd: Option<f64>, spent_usd: f64) -> Option<GiveUp> {
+    let budget_usd = budget_usd.filter(|budget_usd| spent_usd >= *budget_usd)?;
+    Some(GiveUp::Budget {
+        spent_usd,
+        budget_usd,
+    })
+}
+
+/// How a box that is waited for stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// The market does not know it any more.
+    Gone,
+    /// Somebody else has its GPU.
+    Away,
+    /// It was given back, and its container comes up.
+    Coming,
+    /// It can be reached.
+    Back,
+}
+
+/// A run that waits for its box.
+#[derive(Debug, Clone, Copy)]
+pub struct Wait {
+    /// How the box stands.
+    pub presence: Presence,
+    /// Since the wait began.
+    pub waited: Duration,
+    /// `recover.wait`.
+    pub limit: Duration,
+    /// What the run cost so far, dollars.
+    pub spent_usd: f64,
+    /// `limits.budget`.
+    pub budget_usd: Option<f64>,
+    /// What is bid, $/h.
+    pub bid_usd_per_hour: f64,
+    /// What may be bid at most, $/h; `None`: it stays as it is.
+    pub ceiling_usd_per_hour: Option<f64>,
+    /// Since the bid was raised last; `None`: not yet in this wait.
+    pub since_bid: Option<Duration>,
+}
+
+/// What to do about a box that is waited for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Patience {
+    /// Look again.
+    Wait,
+    /// Bid this much, $/h.
+    Bid(f64),
+    /// Go on there.
+    GoOn,
+    /// It will not come back.
+    Gone,
+    /// End the run.
+    GiveUp(GiveUp),
+}
+
+/// Decides whether to wait on for a box.
+pub fn here(wait: &Wait) -> Patience {
+    if wait.presence == Presence::Gone {
+        return Patience::Gone;
+    }
+    if let Some(spent) = over_budget(wait.budget_usd, wait.spent_usd) {
+        return Patience::GiveUp(spent);
+    }
+    match wait.presence {
+        Presence::Back => return Patience::GoOn,
+        Presence::Coming => return Patience::Wait,
+        Presence::Gone | Presence::Away => {}
+    }
+    if wait.waited >= wait.limit {
+        return Patience::GiveUp(GiveUp::Waited { limit: wait.limit });
+    }
+    let due = wait.since_bid.is_none_or(|since| since >= BID_PAUSE);
+    match next_bid(wait.bid_usd_per_hour, wait.ceiling_usd_per_hour) {
+        Some(bid) if due => Patience::Bid(bid),
+        _ => Patience::Wait,
+    }
+}
+
+/// The next higher bid below the ceiling; `None`: there is none.
+fn next_bid(bid_usd_per_hour: f64, ceiling_usd_per_hour: Option<f64>) -> Option<f64> {
+    let ceiling = ceiling_usd_per_hour?;
+    // Rounding up must not make a thousandth of what is no more than a product's last binary digit.
+    let raised = (bid_usd_per_hour * RAISE * 1000.0 - 1e-6).ceil() / 1000.0;
+    let bid = raised.min(ceiling);
+    (bid >= bid_usd_per_hour + LEAST_USD / 2.0).then_some(bid)
+}
+
+/// What may be bid for a box at most, $/h, by what the run file says; `None`: it says nothing.
+pub fn ceiling(resources: &Resources, storage_usd_per_hour: f64) -> Option<f64> {
+    let by_price = resources
+        .max_price_usd_per_hour
+        .map(|max| max - storage_usd_per_hour);
+    match (resources.bid_max_usd_per_hour, by_price) {
+        (Some(bid), Some(price)) => Some(bid.min(price)),
+        (bid, price) => bid.or(price),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{provider::Rental, run::State};
+    use crate::provider::Rental;
 
     fn attempts(trained: &[bool]) -> Vec<AttemptRecord> {
         let attempt = |(index, trained): (usize, &bool)| AttemptRecord {
@@ -138,27 +273,150 @@ mod tests {
         trained.iter().enumerate().map(attempt).collect()
     }
 
+    fn taken_of(taken: &[u32]) -> BTreeSet<u32> {
+        taken.iter().copied().collect()
+    }
+
     #[test]
     fn an_outbid_before_the_training_is_an_interruption_and_a_box_that_does_not_come_up_is_not() {
         let mut spec = RunSpec::from_flags_for_tests();
         spec.recover.attempts = 3;
-        let check = |trained: &[bool], taken: &[u32], expected: Move| {
-            let taken = taken.iter().copied().collect();
-            assert_eq!(decide(&spec, &attempts(trained), &taken, 0.0), expected);
+        let decided = |spec: &RunSpec, trained: &[bool], taken: &[u32], returns: u32| {
+            let past = Past {
+                attempts: &attempts(trained),
+                taken: &taken_of(taken),
+                returns,
+                failed_here: false,
+                spent_usd: 0.0,
+            };
+            decide(spec, &past)
+        };
+        let check = |trained: &[bool], taken: &[u32], returns: u32, expected: Move| {
+            assert_eq!(decided(&spec, trained, taken, returns), expected);
         };
         let no = false;
-        check(&[no, no], &[], Move::Elsewhere);
-        check(&[no, no, no], &[], Move::GiveUp(GiveUp::BringUps));
-        check(&[no, no, no, no], &[4], Move::Elsewhere);
-        check(&[no, no], &[1, 2], Move::Elsewhere);
+        check(&[no, no], &[], 0, Move::Elsewhere);
+        check(&[no, no, no], &[], 0, Move::GiveUp(GiveUp::BringUps));
+        check(&[no, no, no, no], &[4], 0, Move::Elsewhere);
+        check(&[no, no], &[1, 2], 0, Move::Elsewhere);
         let used = Move::GiveUp(GiveUp::Attempts { used: 3 });
-        check(&[no, no, no], &[1, 2, 3], used.clone());
-        check(&[true, no, true], &[1, 2, 3], used);
-        spec.recover.policy = RecoverPolicy::Never;
-        let taken = [1].into_iter().collect();
-        assert_eq!(
-            decide(&spec, &attempts(&[no]), &taken, 0.0),
-            Move::GiveUp(GiveUp::Policy)
+        check(&[no, no, no], &[1, 2, 3], 0, used.clone());
+        check(&[true, no, true], &[1, 2, 3], 0, used.clone());
+        // A return to the same box is a life, too.
+        check(&[true], &[1], 1, Move::Elsewhere);
+        check(&[true], &[1], 2, used);
+        for (policy, why) in [
+            (RecoverPolicy::Never, GiveUp::Policy),
+            (RecoverPolicy::Ask, GiveUp::Ask),
+        ] {
+            spec.recover.policy = policy;
+            assert_eq!(decided(&spec, &[no], &[1], 0), Move::GiveUp(why));
+            assert_eq!(decided(&spec, &[no], &[], 0), Move::Elsewhere);
+        }
+    }
+
+    #[test]
+    fn only_a_box_that_was_taken_back_and_has_trained_is_waited_for() {
+        let mut spec = RunSpec::from_flags_for_tests();
+        spec.recover.policy = RecoverPolicy::Here;
+        spec.limits.budget_usd = Some(2.0);
+        let check = |state, trained, instance, failed_here, spent_usd, expected: Move| {
+            let mut attempts = attempts(&[trained]);
+            attempts[0].state = state;
+            attempts[0].instance = instance;
+            let past = Past {
+                attempts: &attempts,
+                taken: &taken_of(&[1]),
+                returns: 0,
+                failed_here,
+                spent_usd,
+            };
+            assert_eq!(decide(&spec, &past), expected, "{state} {trained}");
+        };
+        let box_ = Some(7);
+        check(State::Interrupted, true, box_, false, 0.0, Move::Here);
+        check(State::Interrupted, true, box_, true, 0.0, Move::Elsewhere);
+        check(State::Interrupted, false, box_, false, 0.0, Move::Elsewhere);
+        check(State::Interrupted, true, None, false, 0.0, Move::Elsewhere);
+        check(State::Lost, true, box_, false, 0.0, Move::Elsewhere);
+        let spent = GiveUp::Budget {
+            spent_usd: 2.5,
+            budget_usd: 2.0,
+        };
+        check(
+            State::Interrupted,
+            true,
+            box_,
+            false,
+            2.5,
+            Move::GiveUp(spent),
         );
+    }
+
+    #[test]
+    fn a_box_is_waited_for_with_rising_bids_until_time_or_money_is_over() {
+        use Presence::{Away, Back, Coming, Gone};
+        let limit = Duration::from_secs(3600);
+        let check = |presence,
+                     waited_s,
+                     spent_usd,
+                     bid,
+                     ceiling,
+                     since_bid_s: Option<u64>,
+                     expected: Patience| {
+            let wait = Wait {
+                presence,
+                waited: Duration::from_secs(waited_s),
+                limit,
+                spent_usd,
+                budget_usd: Some(10.0),
+                bid_usd_per_hour: bid,
+                ceiling_usd_per_hour: ceiling,
+                since_bid: since_bid_s.map(Duration::from_secs),
+            };
+            assert_eq!(here(&wait), expected, "{wait:?}");
+        };
+        let max = Some(0.30);
+        let over = Patience::GiveUp(GiveUp::Budget {
+            spent_usd: 10.0,
+            budget_usd: 10.0,
+        });
+        check(Away, 0, 1.0, 0.2, max, None, Patience::Bid(0.24));
+        check(Away, 10, 1.0, 0.24, max, Some(10), Patience::Wait);
+        check(Away, 30, 1.0, 0.24, max, Some(30), Patience::Bid(0.288));
+        // The ceiling is bid to the thousandth and never passed.
+        check(Away, 60, 1.0, 0.288, max, Some(30), Patience::Bid(0.30));
+        check(Away, 90, 1.0, 0.30, max, Some(30), Patience::Wait);
+        check(Away, 90, 1.0, 0.40, max, None, Patience::Wait);
+        check(Away, 90, 1.0, 0.2, None, None, Patience::Wait);
+        check(
+            Away,
+            3600,
+            1.0,
+            0.2,
+            max,
+            None,
+            Patience::GiveUp(GiveUp::Waited { limit }),
+        );
+        check(Coming, 7200, 1.0, 0.2, max, None, Patience::Wait);
+        check(Back, 7200, 1.0, 0.2, max, None, Patience::GoOn);
+        check(Back, 0, 10.0, 0.2, max, None, over.clone());
+        check(Away, 0, 10.0, 0.2, max, None, over);
+        check(Gone, 0, 10.0, 0.2, max, None, Patience::Gone);
+    }
+
+    #[test]
+    fn the_highest_bid_is_what_both_limits_of_the_run_file_allow() {
+        let mut resources = RunSpec::from_flags_for_tests().resources;
+        let mut check = |bid, price, expected| {
+            resources.bid_max_usd_per_hour = bid;
+            resources.max_price_usd_per_hour = price;
+            assert_eq!(ceiling(&resources, 0.25), expected);
+        };
+        check(None, None, None);
+        check(Some(0.5), None, Some(0.5));
+        check(None, Some(0.5), Some(0.25));
+        check(Some(0.5), Some(0.5), Some(0.25));
+        check(Some(0.125), Some(0.5), Some(0.125));
     }
 }

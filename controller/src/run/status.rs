@@ -129,6 +129,7 @@ pub fn row(state: State, seen: Seen) -> Row {
             text: "it exists though its end was confirmed",
         },
         State::Interrupted | State::Lost => given_up(seen),
+        State::Waiting => waited_for(seen),
         State::Collected | State::Failed | State::Stopped => ended(seen),
         State::Loading
         | State::Preparing
@@ -212,6 +213,30 @@ fn given_up(seen: Seen) -> Row {
             deadline: None,
             action: Action::Stop,
             text: "it was given back by the market and costs GPU time for nothing",
+        },
+    }
+}
+
+/// The market took it back, and the run waits for this very box.
+fn waited_for(seen: Seen) -> Row {
+    match (seen.intended, seen.actual) {
+        (Intended::Running, Actual::Running) => Row {
+            meaning: Meaning::Revived,
+            deadline: None,
+            action: Action::GoOn,
+            text: "it was given back by the market",
+        },
+        (Intended::Running, Actual::Loading | Actual::Rebooting | Actual::Recycling) => Row {
+            meaning: Meaning::Restarting,
+            deadline: None,
+            action: Action::Nothing,
+            text: "it was given back by the market and comes up",
+        },
+        _ => Row {
+            meaning: Meaning::Queued,
+            deadline: None,
+            action: Action::Nothing,
+            text: "it waits for its GPU, which somebody else has",
         },
     }
 }
@@ -413,6 +438,14 @@ mod tests {
             Recover,
         );
         check(State::Interrupted, running, Actual::Exited, Revived, Stop);
+        check(State::Waiting, running, Actual::Running, Revived, GoOn);
+        check(
+            State::Waiting,
+            Intended::Stopped,
+            Actual::Running,
+            Queued,
+            Nothing,
+        );
         check(State::Failed, running, Actual::Running, Kept, Nothing);
         check(
             State::Stopped,

@@ -9,6 +9,7 @@ use crate::{
     run::{
         State,
         diagnosis::{self, Diagnosis},
+        interruptions::{Interruption, interruptions},
     },
     store::{AttemptRecord, ChargeRecord, EventRecord, Outcome, RunRecord},
 };
@@ -30,6 +31,10 @@ pub struct RunSummary {
     pub attempts: Vec<AttemptSummary>,
     /// Steps trained more than once, over all attempts.
     pub steps_redone: u64,
+    /// Every interruption, oldest first, and what it cost in steps.
+    pub interruptions: Vec<Interruption>,
+    /// Steps that they cost, all together.
+    pub steps_lost: u64,
     /// Checkpoints that were committed, over all attempts.
     pub checkpoints_committed: u64,
     /// Step of the newest commit.
@@ -63,8 +68,10 @@ pub struct AttemptSummary {
     pub from_step: Option<u64>,
     /// Newest step that was seen.
     pub to_step: Option<u64>,
-    /// Of these, steps that an earlier attempt had trained already.
+    /// Of these, steps that were trained before: by an earlier attempt, or by an earlier life on this box.
     pub steps_redone: u64,
+    /// Steps that its interruptions cost; `None`: it had none, or no step was seen.
+    pub steps_lost: Option<u64>,
     /// Checkpoints it committed.
     pub checkpoints_committed: u64,
     /// Money by our own figure.
@@ -97,6 +104,7 @@ pub fn summarise(
             )
         })
         .collect();
+    let interruptions = interruptions(events);
     let mut reached: Option<u64> = None;
     let mut rows = Vec::new();
     for attempt in attempts {
@@ -113,6 +121,16 @@ pub fn summarise(
                 .min(attempt.last_step.unwrap_or(from).saturating_sub(from)),
             _ => 0,
         };
+        let redone_here: u64 = interruptions
+            .iter()
+            .filter(|found| {
+                found.attempt == attempt.number && found.resumed_by == Some(found.attempt)
+            })
+            .filter_map(|found| {
+                let since = attempt.last_step?.saturating_sub(found.resumed_step?);
+                Some(found.steps_lost?.min(since))
+            })
+            .sum();
         reached = reached.max(attempt.last_step);
         let charge = charges
             .iter()
@@ -125,7 +143,12 @@ pub fn summarise(
             gpu_usd_per_hour: attempt.gpu_usd_per_hour,
             from_step,
             to_step: attempt.last_step,
-            steps_redone,
+            steps_redone: steps_redone + redone_here,
+            steps_lost: interruptions
+                .iter()
+                .filter(|found| found.attempt == attempt.number)
+                .filter_map(|found| found.steps_lost)
+                .reduce(|all, one| all + one),
             checkpoints_committed: commits
                 .iter()
                 .filter(|(number, _)| *number == attempt.number)
@@ -147,6 +170,8 @@ pub fn summarise(
         reason: run.reason.clone(),
         step: reached,
         steps_redone: rows.iter().map(|row| row.steps_redone).sum(),
+        steps_lost: rows.iter().filter_map(|row| row.steps_lost).sum(),
+        interruptions,
         checkpoints_committed: commits.len() as u64,
         last_checkpoint_step: commits.iter().filter_map(|(_, step)| *step).max(),
         cost_usd: ledger::run_cost(intervals, &charged, now_us).total_usd(),

@@ -30,9 +30,14 @@ impl Lifecycle {
         let Some(id) = attempt.instance.filter(|_| attempt.may_cost()) else {
             return Err(refused("it has none any more"));
         };
-        if matches!(attempt.state, State::Interrupted | State::Lost) {
+        if matches!(
+            attempt.state,
+            State::Interrupted | State::Waiting | State::Lost
+        ) {
             return Err(refused("the market took it back")
-                .hint(format!("go on elsewhere with `spotter resume {name}`")));
+                .hint(format!(
+                    "wait for it with `spotter resume --here {name}`, or go on with `spotter resume --elsewhere {name}`"
+                )));
         }
         let gone = || refused("the market does not know it any more");
         let found = self.provider.instance(id).await?.ok_or_else(gone)?;

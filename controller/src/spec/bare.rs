@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use super::{
     Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
     DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST,
-    KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy, Resources, Results, RunSpec,
-    SpecError, accelerators, check_rules, file, query, values,
+    DEFAULT_WAIT, KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy, Resources, Results,
+    RunSpec, SpecError, accelerators, check_rules, file, query, values,
 };
 use crate::provider::Rental;
 
@@ -110,6 +110,7 @@ impl RunSpec {
             recover: Recover {
                 policy: RecoverPolicy::Elsewhere,
                 attempts: DEFAULT_ATTEMPTS,
+                wait: DEFAULT_WAIT,
             },
             limits: Limits {
                 bring_up: DEFAULT_BRING_UP,

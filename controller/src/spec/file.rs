@@ -19,9 +19,9 @@ pub(super) use self::model::ModelKeys;
 use super::{
     Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
     DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST,
-    DEFAULT_SMOKE_TIMEOUT, DEFAULT_WINDOW, EARLY_WINDOWS, KeyMode, KeyRules, Limits, OnDone,
-    OnStale, Recover, RecoverPolicy, Resources, Results, RunSpec, Smoke, Validate, YamlError,
-    accelerators, check_rules, from_yaml, query, values,
+    DEFAULT_SMOKE_TIMEOUT, DEFAULT_WAIT, DEFAULT_WINDOW, EARLY_WINDOWS, KeyMode, KeyRules, Limits,
+    OnDone, OnStale, Recover, RecoverPolicy, Resources, Results, RunSpec, Smoke, Validate,
+    YamlError, accelerators, check_rules, from_yaml, query, values,
 };
 use crate::{error::CommandError, provider::Rental};
 
@@ -198,6 +198,7 @@ pub(super) struct KeepKeys {
 pub(super) struct RecoverKeys {
     policy: Option<Scalar>,
     attempts: Option<Scalar>,
+    wait: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -398,6 +399,8 @@ impl FileKeys {
                     |text| {
                         let words = [
                             ("elsewhere", RecoverPolicy::Elsewhere),
+                            ("here", RecoverPolicy::Here),
+                            ("ask", RecoverPolicy::Ask),
                             ("never", RecoverPolicy::Never),
                         ];
                         choice(text, &words)
@@ -407,6 +410,11 @@ impl FileKeys {
                     recover.and_then(|keys| keys.attempts.as_ref()),
                     DEFAULT_ATTEMPTS,
                     |text| values::count(text, 1..=1000),
+                )?,
+                wait: or(
+                    recover.and_then(|keys| keys.wait.as_ref()),
+                    DEFAULT_WAIT,
+                    bring_up,
                 )?,
             },
             limits: Limits {

@@ -46,6 +46,7 @@ fn run(name: &str) -> RunRecord {
         recover: Recover {
             policy: RecoverPolicy::Elsewhere,
             attempts: 5,
+            wait: Duration::from_secs(86_400),
         },
         limits: Limits {
             bring_up: Duration::from_secs(2700),

@@ -18,3 +18,4 @@ mod links;
 mod money;
 mod other_tools;
 mod refusals;
+mod results;

@@ -15,5 +15,6 @@ mod market;
 mod money;
 mod recovery;
 mod tidy;
+mod waiting;
 mod windows;
 mod world;

@@ -123,6 +123,13 @@ impl World {
         self.boxes.end_container(instance);
     }
 
+    /// The same by a bid: whoever bids more gets the box.
+    pub fn outbid_by(&self, instance: Option<u64>, usd_per_hour: f64) {
+        self.outbid(instance);
+        let instance = instance.expect("a box that trains has a number");
+        self.market.set_rival(instance, usd_per_hour);
+    }
+
     /// Carries a run on for some time, as a controller that is killed then.
     pub async fn drive_for(&self, name: &str, time: Duration) {
         let _lease = Lease::take(&self.store, name)
@@ -245,6 +252,7 @@ pub fn spec(name: &str) -> RunSpec {
         recover: Recover {
             policy: RecoverPolicy::Elsewhere,
             attempts: 5,
+            wait: Duration::from_secs(86_400),
         },
         limits: Limits {
             bring_up: Duration::from_secs(45 * 60),

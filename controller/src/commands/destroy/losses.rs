@@ -27,7 +27,7 @@ use crate::{
         lease::Lease,
         site::Site,
     },
-    store::{AttemptRecord, RunRecord, Store},
+    store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{Table, Ui, text},
 };
 
@@ -170,7 +170,10 @@ pub(super) fn on_record(
     let saved = alarms::newest_saved(store, &run.name, (1..=attempt.number).rev())?;
     let saved = saved.and_then(|(step, _)| step);
     losses.extend(of_steps(attempt, saved));
-    if let Some(results) = &run.spec.results {
+    // Those of a run that ended well were fetched before its box was stopped.
+    if let Some(results) = &run.spec.results
+        && run.outcome != Some(Outcome::Done)
+    {
         let names = results.fetch.iter();
         losses.extend(names.map(|name| Loss::new(What::Result, name.as_str(), None)));
     }

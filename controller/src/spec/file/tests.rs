@@ -41,7 +41,7 @@ checkpoints:
   role: arn:aws:iam::123456789012:role/train
   persist: true
   on_stale: stop
-recover: {policy: elsewhere, attempts: 4}
+recover: {policy: here, attempts: 4, wait: 6h}
 limits: {bring_up: 30m, budget: 600}
 results: {fetch: [checkpoints/final.pt, logs], to: ./brought}
 on_done: stop
@@ -112,8 +112,9 @@ fn the_whole_file_is_read() {
     assert_eq!(
         spec.recover,
         Recover {
-            policy: RecoverPolicy::Elsewhere,
-            attempts: 4
+            policy: RecoverPolicy::Here,
+            attempts: 4,
+            wait: Duration::from_secs(6 * 3600),
         }
     );
     assert_eq!(
@@ -157,7 +158,9 @@ fn the_smallest_file_gets_every_default() {
             no_progress: None,
         }
     );
+    assert_eq!(spec.recover.policy, RecoverPolicy::Elsewhere);
     assert_eq!(spec.recover.attempts, DEFAULT_ATTEMPTS);
+    assert_eq!(spec.recover.wait, DEFAULT_WAIT);
     assert_eq!((spec.checkpoints, spec.results), (None, None));
     assert_eq!(spec.on_done, OnDone::Destroy);
     // What is stored is read back the same.
@@ -267,9 +270,9 @@ fn a_bad_value_is_named_with_its_place() {
             "25:10: a time span looks like 90s, 10m, 72h or 2d",
         ),
         (
-            "policy: elsewhere",
             "policy: here",
-            "35:19: expected elsewhere or never",
+            "policy: there",
+            "35:19: expected elsewhere or here or ask or never",
         ),
         (
             "bring_up: 30m",

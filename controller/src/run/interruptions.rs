@@ -1,0 +1,178 @@
+//! What each interruption of a run cost in steps (pure): the steps between the furthest one that was seen and the one from which the
+//! training went on.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::store::EventRecord;
+
+/// One interruption.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Interruption {
+    /// Attempt that was interrupted.
+    pub attempt: u32,
+    /// When it was seen, microseconds since the epoch.
+    pub time_us: i64,
+    /// Why, for people.
+    pub reason: String,
+    /// Newest step that was seen before it; `null`: none was.
+    pub step: Option<u64>,
+    /// Step of the newest checkpoint then known to be in the bucket; `null`: none was, or its name has no number.
+    pub saved_step: Option<u64>,
+    /// Attempt with which the training went on; `null` until it did.
+    pub resumed_by: Option<u32>,
+    /// Step from which it went on: 0 from the beginning; `null` until it did.
+    pub resumed_step: Option<u64>,
+    /// Steps to be trained again; before the training has gone on, as many as the newest checkpoint says. `null`: no step was seen.
+    pub steps_lost: Option<u64>,
+}
+
+impl Interruption {
+    /// The same in one clause.
+    pub fn text(&self) -> String {
+        let at = self.step.map_or_else(
+            || "before its first step".to_owned(),
+            |step| format!("at step {step}"),
+        );
+        let lost = match (self.steps_lost, self.resumed_by) {
+            (None, _) => "no step was seen".to_owned(),
+            (Some(lost), Some(_)) => format!(
+                "{lost} steps lost, went on from {}",
+                self.resumed_step.unwrap_or(0)
+            ),
+            (Some(lost), None) => format!(
+                "{lost} steps after the newest checkpoint of step {}",
+                self.saved_step.unwrap_or(0)
+            ),
+        };
+        format!("attempt {} {at}: {lost} ({})", self.attempt, self.reason)
+    }
+}
+
+/// Every interruption of a run, oldest first. `events` are all of it, in their order.
+pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
+    let mut found: Vec<Interruption> = Vec::new();
+    let mut saved_step = None;
+    for event in events {
+        match event.kind.as_str() {
+            "checkpoint.committed" => {
+                saved_step = saved_step.max(event.detail["step"].as_u64());
+                // What a box could still save in its last seconds counts for the interruption that ended it.
+                for open in found.iter_mut().filter(|open| open.resumed_by.is_none()) {
+                    open.saved_step = saved_step;
+                    open.steps_lost = lost(open.step, saved_step);
+                }
+            }
+            "interrupted" | "lost" => {
+                let step = event.detail["step"].as_u64();
+                found.push(Interruption {
+                    attempt: event.attempt,
+                    time_us: event.time_us,
+                    reason: word(&event.detail, "reason"),
+                    step,
+                    saved_step,
+                    resumed_by: None,
+                    resumed_step: None,
+                    steps_lost: lost(step, saved_step),
+                });
+            }
+            "running" => {
+                let resumed_step = event.detail["resumed_step"].as_u64().unwrap_or(0);
+                for open in found.iter_mut().filter(|open| open.resumed_by.is_none()) {
+                    open.resumed_by = Some(event.attempt);
+                    open.resumed_step = Some(resumed_step);
+                    open.steps_lost = lost(open.step, Some(resumed_step));
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn lost(step: Option<u64>, from: Option<u64>) -> Option<u64> {
+    step.map(|step| step.saturating_sub(from.unwrap_or(0)))
+}
+
+fn word(detail: &Value, key: &str) -> String {
+    detail[key].as_str().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::Origin;
+
+    fn check(events: &[(u32, &str, Value)], expected: &[&str]) {
+        let events: Vec<EventRecord> = events
+            .iter()
+            .enumerate()
+            .map(|(index, (attempt, kind, detail))| EventRecord {
+                id: index as i64 + 1,
+                attempt: *attempt,
+                origin: Origin::Spotter,
+                seq: index as u64 + 1,
+                time_us: index as i64,
+                kind: (*kind).to_owned(),
+                detail: detail.clone(),
+            })
+            .collect();
+        let found: Vec<String> = interruptions(&events)
+            .iter()
+            .map(Interruption::text)
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_interruption_costs_the_steps_between_where_it_was_and_where_it_went_on() {
+        let running = |from: Option<u64>| json!({"instance": 1, "resumed_step": from});
+        let taken = |step: Option<u64>| json!({"reason": "outbid", "step": step});
+        let saved = |step: u64| json!({"step": step});
+        check(&[(1, "running", running(None))], &[]);
+        check(
+            &[
+                (1, "running", running(None)),
+                (1, "checkpoint.committed", saved(120)),
+                (1, "interrupted", taken(Some(137))),
+            ],
+            &["attempt 1 at step 137: 17 steps after the newest checkpoint of step 120 (outbid)"],
+        );
+        check(
+            &[
+                (1, "running", running(None)),
+                (1, "checkpoint.committed", saved(120)),
+                (1, "interrupted", taken(Some(137))),
+                // Its last seconds were enough for one more.
+                (1, "checkpoint.committed", saved(130)),
+                // Taken again before anything trained.
+                (2, "interrupted", taken(None)),
+                (3, "running", running(Some(130))),
+                (3, "lost", json!({"reason": "gone", "step": 131})),
+                (4, "running", running(None)),
+            ],
+            &[
+                "attempt 1 at step 137: 7 steps lost, went on from 130 (outbid)",
+                "attempt 2 before its first step: no step was seen (outbid)",
+                "attempt 3 at step 131: 131 steps lost, went on from 0 (gone)",
+            ],
+        );
+        // Two lives on one box.
+        check(
+            &[
+                (1, "running", running(None)),
+                (1, "interrupted", taken(Some(9))),
+                (1, "running", running(None)),
+                (1, "checkpoint.committed", saved(20)),
+                (1, "interrupted", taken(Some(25))),
+                (1, "running", running(Some(20))),
+            ],
+            &[
+                "attempt 1 at step 9: 9 steps lost, went on from 0 (outbid)",
+                "attempt 1 at step 25: 5 steps lost, went on from 20 (outbid)",
+            ],
+        );
+    }
+}

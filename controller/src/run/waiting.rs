@@ -1,0 +1,285 @@
+//! Waits for a box that the market took back: in the market's queue, with a higher bid where that is allowed, until it is there again
+//! and its training goes on. What to do is decided in `recovery`.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    error::CommandError,
+    provider::{Instance, InstanceId, Intended},
+    run::{
+        State,
+        halt::Halt,
+        lifecycle::{LOOK_AGAIN, Lifecycle},
+        market_eye::UNKNOWN,
+        recovery::{self, Patience, Presence, Wait},
+        status::{self, Action, Seen},
+    },
+    store::{AttemptRecord, Outcome, RunRecord, Store, StoreError},
+    ui::text,
+};
+
+/// Event with which a wait begins.
+const BEGAN: &str = "waiting";
+/// Event of a bid that was raised, by this or by hand.
+const BID: &str = "bid_changed";
+
+/// A run that waits for its box, for people and programs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Waiting {
+    /// The box.
+    pub instance: InstanceId,
+    /// Since when, microseconds since the epoch.
+    pub since_us: i64,
+    /// Until when at most.
+    pub until_us: i64,
+    /// What is bid now, $/h.
+    pub bid_usd_per_hour: f64,
+    /// What may be bid at most, $/h; `null`: it stays as it is.
+    pub ceiling_usd_per_hour: Option<f64>,
+    /// What its disk costs meanwhile, $/h.
+    pub storage_usd_per_hour: f64,
+}
+
+impl Waiting {
+    /// The same in one clause.
+    pub fn text(&self) -> String {
+        let ceiling = self.ceiling_usd_per_hour.map_or_else(
+            || "is not raised".to_owned(),
+            |ceiling| format!("is raised up to {}", text::usd_per_hour(ceiling)),
+        );
+        format!(
+            "for instance {} until {} at the latest; its disk costs ${:.4}/h meanwhile, the bid of {} {ceiling}",
+            self.instance,
+            text::time(self.until_us),
+            self.storage_usd_per_hour,
+            text::usd_per_hour(self.bid_usd_per_hour)
+        )
+    }
+}
+
+/// How a run waits for its box; `None`: it does not.
+pub fn of(
+    store: &Store,
+    run: &RunRecord,
+    attempt: &AttemptRecord,
+) -> Result<Option<Waiting>, StoreError> {
+    let Some(instance) = attempt
+        .instance
+        .filter(|_| attempt.state == State::Waiting && run.outcome.is_none())
+    else {
+        return Ok(None);
+    };
+    let began = store.newest_event(&run.name, attempt.number, BEGAN)?;
+    let since_us = began.map_or(attempt.state_us, |event| event.time_us);
+    let limit_us = i64::try_from(run.spec.recover.wait.as_micros()).unwrap_or(i64::MAX);
+    Ok(Some(Waiting {
+        instance,
+        since_us,
+        until_us: since_us.saturating_add(limit_us),
+        bid_usd_per_hour: attempt.gpu_usd_per_hour,
+        ceiling_usd_per_hour: recovery::ceiling(&run.spec.resources, attempt.storage_usd_per_hour),
+        storage_usd_per_hour: attempt.storage_usd_per_hour,
+    }))
+}
+
+impl Lifecycle {
+    /// Begins to wait for the box of an interrupted attempt.
+    pub(crate) fn begin_waiting(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+    ) -> Result<(), Halt> {
+        self.note_waiting(run, attempt)?;
+        self.move_to(attempt, State::Waiting)?;
+        if let Some(waiting) = of(&self.store, run, attempt)? {
+            self.say(run, &format!("Waiting {}.", waiting.text()));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn note_waiting(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+    ) -> Result<(), CommandError> {
+        let detail = json!({
+            "instance": attempt.instance, "bid_usd_per_hour": attempt.gpu_usd_per_hour,
+            "storage_usd_per_hour": attempt.storage_usd_per_hour, "limit_s": run.spec.recover.wait.as_secs(),
+        });
+        self.note(run, attempt.number, BEGAN, detail)
+    }
+
+    /// Waiting: one look at the box, and what follows from it. The next look is the next step.
+    pub(crate) async fn wait_here(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+    ) -> Result<(), Halt> {
+        self.still_ours(run, attempt)?;
+        if run.stop_requested {
+            let why = "stopped while its box was waited for";
+            return Ok(self.end(run, Outcome::Stopped, Some(why))?);
+        }
+        let Some(waiting) = of(&self.store, run, attempt)? else {
+            return Err(Halt::Lost("no instance was recorded".to_owned()));
+        };
+        let id = waiting.instance;
+        let found = self.provider.instance(id).await?;
+        if let Some(found) = &found {
+            let now_us = self.clock.now_us();
+            self.store.meter(&run.name, attempt.number, found, now_us)?;
+        }
+        let wait = self.wait_so_far(run, attempt, &waiting, found.as_ref())?;
+        match (recovery::here(&wait), &found) {
+            (Patience::GoOn, Some(found)) => {
+                return self.go_on_here(run, attempt, found, wait.waited);
+            }
+            (Patience::Gone, _) | (_, None) => return Err(Halt::Lost(UNKNOWN.to_owned())),
+            (Patience::GiveUp(why), _) => {
+                let reason = match &attempt.reason {
+                    Some(reason) => format!("{reason}; not recovered: {why}"),
+                    None => why.to_string(),
+                };
+                self.say(run, &format!("`{}` is not carried on: {why}.", run.name));
+                return Ok(self.end(run, Outcome::Interrupted, Some(&reason))?);
+            }
+            (Patience::Bid(usd_per_hour), _) => self.raise(run, attempt, id, usd_per_hour).await?,
+            // Out of the market's queue it might never come back by itself.
+            (Patience::Wait, Some(found)) if found.intended == Intended::Stopped => {
+                self.store.fence(&run.name)?;
+                self.provider.start(id).await?;
+            }
+            (Patience::Wait, _) => {}
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        Ok(())
+    }
+
+    /// What the decision needs.
+    fn wait_so_far(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        waiting: &Waiting,
+        found: Option<&Instance>,
+    ) -> Result<Wait, Halt> {
+        let now_us = self.clock.now_us();
+        let since = |us: i64| Duration::from_micros(now_us.saturating_sub(us).max(0) as u64);
+        let bid = self.store.newest_event(&run.name, attempt.number, BID)?;
+        let bid = bid.filter(|bid| bid.time_us >= waiting.since_us);
+        Ok(Wait {
+            presence: presence(found),
+            waited: since(waiting.since_us),
+            limit: run.spec.recover.wait,
+            spent_usd: self.spent_usd(&run.name)?,
+            budget_usd: run.spec.limits.budget_usd,
+            bid_usd_per_hour: found
+                .map_or(waiting.bid_usd_per_hour, |found| found.gpu_usd_per_hour),
+            ceiling_usd_per_hour: waiting.ceiling_usd_per_hour,
+            since_bid: bid.map(|bid| since(bid.time_us)),
+        })
+    }
+
+    /// Bids more. A bid alone does not always bring a stopped box back, so it is started as well.
+    async fn raise(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        id: InstanceId,
+        usd_per_hour: f64,
+    ) -> Result<(), Halt> {
+        self.store.fence(&run.name)?;
+        let old = attempt.gpu_usd_per_hour;
+        self.provider.change_bid(id, usd_per_hour).await?;
+        attempt.gpu_usd_per_hour = usd_per_hour;
+        self.store.update_attempt(attempt)?;
+        let detail = json!({
+            "instance": id, "old_usd_per_hour": old, "new_usd_per_hour": usd_per_hour, "over_limits": false,
+        });
+        self.note(run, attempt.number, BID, detail)?;
+        self.say(
+            run,
+            &format!(
+                "Bidding {} for instance {id}.",
+                text::usd_per_hour(usd_per_hour)
+            ),
+        );
+        self.provider.start(id).await?;
+        Ok(())
+    }
+
+    /// The box is back: its next life begins.
+    fn go_on_here(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        found: &Instance,
+        waited: Duration,
+    ) -> Result<(), Halt> {
+        self.say(
+            run,
+            &format!(
+                "Instance {} is back after {}: going on there at {}.",
+                found.id,
+                text::duration(waited),
+                text::usd_per_hour(found.gpu_usd_per_hour)
+            ),
+        );
+        let detail = json!({"instance": found.id, "back": true, "waited_s": waited.as_secs()});
+        self.note(run, attempt.number, "reopened", detail)?;
+        attempt.reason = None;
+        attempt.exit_code = None;
+        // This life has not restored anything yet.
+        attempt.resumed_step = None;
+        attempt.ssh = found.ssh.clone();
+        attempt.gpu_usd_per_hour = found.gpu_usd_per_hour;
+        attempt.old_session_us = attempt.started_us;
+        attempt.reopened_us = self.clock.now_us();
+        Ok(self.move_to(attempt, State::Loading)?)
+    }
+
+    /// How often a box of the run came back and was gone on with.
+    pub(crate) fn returns(&self, run: &str) -> Result<u32, StoreError> {
+        let events = self.store.events(run, 0)?;
+        let back = events
+            .iter()
+            .filter(|event| event.kind == "reopened" && event.detail["back"] == true);
+        Ok(back.count() as u32)
+    }
+
+    /// Whether the attempt's present life began because its box came back, and not by a person's word.
+    pub(crate) fn came_back(&self, attempt: &AttemptRecord) -> Result<bool, StoreError> {
+        let reopened = self
+            .store
+            .newest_event(&attempt.run, attempt.number, "reopened")?;
+        Ok(reopened.is_some_and(|event| event.detail["back"] == true))
+    }
+
+    /// Whether the box came back and then did not come up, after its newest interruption.
+    pub(crate) fn failed_here(&self, attempt: &AttemptRecord) -> Result<bool, StoreError> {
+        let newest = |kind: &str| {
+            let event = self
+                .store
+                .newest_event(&attempt.run, attempt.number, kind)?;
+            Ok::<_, StoreError>(event.map_or(0, |event| event.id))
+        };
+        Ok(newest("bring_up_failed")? > newest("interrupted")?)
+    }
+}
+
+/// How a box that is waited for stands.
+fn presence(found: Option<&Instance>) -> Presence {
+    let Some(found) = found else {
+        return Presence::Gone;
+    };
+    let row = status::row(State::Waiting, Seen::from(found));
+    match (row.action, found.contract_running) {
+        (Action::GoOn, true) if !found.ssh.is_empty() => Presence::Back,
+        // A container that is started again shows its old status for a while.
+        (_, true) if found.intended == Intended::Running => Presence::Coming,
+        _ => Presence::Away,
+    }
+}
