@@ -72,11 +72,17 @@ pub async fn preflight(
     let mut checks = Vec::new();
     if promise.gpus > 0 {
         let sample = sample_with_gpus(telemetry, promise.gpus).await;
-        checks.push(gpus(
-            sample.as_ref(),
-            &telemetry.gpu_problem(),
-            promise.gpus,
-        ));
+        let gpus = gpus(sample.as_ref(), &telemetry.gpu_problem(), promise.gpus);
+        // It would see none on the next box either.
+        if !gpus.ok && !telemetry.has_probe() {
+            checks.push(Check {
+                name: "agent",
+                ok: false,
+                required: true,
+                detail: "it was built without its NVML probe, so it sees no GPU".to_owned(),
+            });
+        }
+        checks.push(gpus);
     }
     checks.push(disk(workdir, promise.disk_bytes));
     checks.push(memory(telemetry.latest().as_ref()));

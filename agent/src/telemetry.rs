@@ -61,6 +61,7 @@ pub struct Telemetry {
     workdir: Mutex<PathBuf>,
     latest: Mutex<Option<Sample>>,
     history: PathBuf,
+    has_probe: bool,
     subscribers: broadcast::Sender<Sample>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -93,6 +94,7 @@ impl Telemetry {
             workdir: Mutex::new(workdir),
             latest: Mutex::new(None),
             history: config.history,
+            has_probe: config.probe.has_program(),
             subscribers,
             tasks: Mutex::new(Vec::new()),
         });
@@ -140,6 +142,11 @@ impl Telemetry {
     /// New samples as they are taken. A receiver that lags more than 256 samples loses the oldest and is told how many.
     pub fn subscribe(&self) -> broadcast::Receiver<Sample> {
         self.subscribers.subscribe()
+    }
+
+    /// Whether there is a program that reads GPUs: the build may have left it out.
+    pub fn has_probe(&self) -> bool {
+        self.has_probe
     }
 
     /// Why there is no GPU telemetry, or no complete one; empty when every GPU is read, and until the probe had its chance.

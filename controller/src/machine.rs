@@ -458,6 +458,11 @@ fn tunnel_failed(err: TunnelError) -> SiteError {
 fn agent_failed(err: AgentError) -> SiteError {
     let words = chain(&err);
     match err {
+        // It does not understand what we ask: that is in the two programs, not in the box.
+        AgentError::Refused {
+            verdict: Verdict::Invalid | Verdict::Unknown,
+            ..
+        } => SiteError::Fault(words),
         AgentError::Refused { .. } => SiteError::Refused(words),
         AgentError::Deadline { .. }
         | AgentError::Unreachable { .. }

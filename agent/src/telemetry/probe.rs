@@ -57,6 +57,11 @@ pub struct ProbeConfig {
 }
 
 impl ProbeConfig {
+    /// Whether there is any program to run: a plain build of the agent holds none.
+    pub fn has_program(&self) -> bool {
+        !image::places(self).is_empty()
+    }
+
     /// What a box needs; `dir` is the agent's own directory, `~/.spotter`.
     pub fn new(dir: &Path) -> Self {
         Self {

@@ -8,7 +8,10 @@ use crate::{
     commands::Deps,
     error::chain,
     provider::{Instance, InstanceId},
-    run::status::{self, Meaning, Seen},
+    run::{
+        State,
+        status::{self, Meaning, Seen},
+    },
     store::AttemptRecord,
 };
 
@@ -55,7 +58,11 @@ pub(super) fn word(
         });
     };
     let meaning = status::row(attempt.state, Seen::from(instance)).meaning;
-    let (news, acts) = news(meaning);
+    let (news, acts) = match (attempt.state, meaning) {
+        // As its record says.
+        (State::Waiting, Meaning::Queued) => (None, false),
+        _ => news(meaning),
+    };
     Some(MarketWord {
         news,
         usd_per_hour: instance.usd_per_hour_now(),
@@ -82,10 +89,7 @@ fn news(meaning: Meaning) -> (Option<&'static str>, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        provider::{Actual, Intended, Rental},
-        run::State,
-    };
+    use crate::provider::{Actual, Intended, Rental};
 
     fn attempt(state: State) -> AttemptRecord {
         AttemptRecord {

@@ -30,6 +30,8 @@ pub const SETUP: &str = "setup";
 pub const SMOKE: &str = "smoke";
 /// Session of the training.
 pub const TRAIN: &str = "train";
+/// Check by which an agent tells that itself is at fault.
+const OWN_CHECK: &str = "agent";
 /// Longest time for what a box that is given up may still tell.
 const LAST_WORDS: Duration = Duration::from_secs(20);
 
@@ -127,7 +129,7 @@ impl Lifecycle {
             match site.start_session(&plan).await {
                 Ok(started) => session = Some(started),
                 Err(err) => {
-                    if matches!(err, SiteError::Refused(_)) {
+                    if matches!(err, SiteError::Refused(_) | SiteError::Fault(_)) {
                         attempt.started_us = before;
                         self.move_to(attempt, attempt.state)?;
                     }
@@ -319,6 +321,17 @@ impl Lifecycle {
             .iter()
             .find(|check| !check.ok && check.required)
         {
+            // The agent's word on itself: the next box would get the same one.
+            if failed.name == OWN_CHECK {
+                let text = format!(
+                    "run `{}` did not start: this spotter's agent cannot do its work on any box",
+                    run.name
+                );
+                let err = CommandError::new(text).because(failed.detail.as_str());
+                return Err(Halt::Fatal(err.hint(
+                    "no other box was tried; name a whole agent in SPOTTER_AGENT, or build one: `scripts/build-agent.sh`",
+                )));
+            }
             return Err(Halt::BadBox(format!(
                 "check `{}`: {}",
                 failed.name, failed.detail

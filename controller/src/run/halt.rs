@@ -114,12 +114,21 @@ impl Halt {
     }
 }
 
+/// Says that no other box was tried, and why.
+pub(crate) fn our_fault(err: CommandError) -> CommandError {
+    err.hint(
+        "no other box was tried: this is a fault of spotter's own, and each of them would meet it",
+    )
+    .hint("please report it with the output of `-v`")
+}
+
 /// A box that refused is at fault; a broken link is nobody's fault; the laptop's own trouble is for a person to mend.
 pub(crate) fn refused(what: &str, err: SiteError) -> Halt {
     match err {
         SiteError::Local(why) => Halt::Pause(CommandError::new(what).because(why)),
         SiteError::Unreachable(why) => Halt::Again(format!("{what}: {why}")),
         SiteError::Refused(why) => Halt::BadBox(format!("{what}: {why}")),
+        SiteError::Fault(why) => Halt::Fatal(our_fault(CommandError::new(what).because(why))),
     }
 }
 
@@ -156,6 +165,15 @@ impl Lifecycle {
             Halt::Pause(err) | Halt::Wait(err) => Err(err
                 .about(&run.name)
                 .hint(format!("go on with `spotter up {}`", run.name))),
+            // A box that came back and stopped itself, because it did not come up in time: its switch looks like the market's doing.
+            Halt::Interrupted(why)
+                if attempt.reopened_us > 0
+                    && attempt.awaits_training()
+                    && self.came_back(&attempt)?
+                    && self.bring_up_left(run, &attempt).is_zero() =>
+            {
+                self.gone_again(run, attempt, why)
+            }
             Halt::Interrupted(why) => {
                 self.say(
                     run,
@@ -192,16 +210,7 @@ impl Lifecycle {
                     && attempt.awaits_training()
                     && self.came_back(&attempt)? =>
             {
-                self.say(
-                    run,
-                    &format!(
-                        "The box of attempt {} did not come up again: {why}.",
-                        attempt.number
-                    ),
-                );
-                let detail = serde_json::json!({"reason": why});
-                self.note(run, attempt.number, "bring_up_failed", detail)?;
-                self.box_went(attempt, State::Interrupted, why)
+                self.gone_again(run, attempt, why)
             }
             // What it trained in an earlier life stays on its disk; it is not started again by itself.
             Halt::BadBox(why) if attempt.reopened_us > 0 && attempt.awaits_training() => {
@@ -326,6 +335,25 @@ impl Lifecycle {
             Err(err) => Err(err.into()),
             Ok(()) => self.end(run, Outcome::Stopped, Some(&reason)),
         }
+    }
+
+    /// A box that was waited for is back and does not come up: it is given up like one that is taken back.
+    fn gone_again(
+        &self,
+        run: &RunRecord,
+        attempt: AttemptRecord,
+        why: String,
+    ) -> Result<(), CommandError> {
+        self.say(
+            run,
+            &format!(
+                "The box of attempt {} did not come up again: {why}.",
+                attempt.number
+            ),
+        );
+        let detail = serde_json::json!({"reason": why});
+        self.note(run, attempt.number, "bring_up_failed", detail)?;
+        self.box_went(attempt, State::Interrupted, why)
     }
 
     /// Records that a box is no longer ours, and that its GPU is not charged any more.

@@ -37,6 +37,9 @@ pub enum SiteError {
     /// An answer, and it is no.
     #[error("{0}")]
     Refused(String),
+    /// Agent and controller do not fit together: a mistake of ours, which every box would meet.
+    #[error("{0}")]
+    Fault(String),
     /// Something on this laptop is missing or wrong; another box would not help.
     #[error("{0}")]
     Local(String),

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use spotter::{
+    agent_client::CheckResult,
     provider::{Actual, Instance, Intended},
-    run::State,
+    run::{State, lease::Lease, lifecycle::Goal, site::SiteError},
     store::Outcome,
 };
 
@@ -234,4 +235,37 @@ async fn low_credit_and_the_end_of_a_contract_are_told_before_they_bite() {
     }
     let warnings = spotter::run::foresight::warnings(&world.store, RUN, 1).unwrap();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
+}
+
+/// A fault of our own meets every box alike: one rental is enough to find it.
+#[tokio::test(start_paused = true)]
+async fn a_fault_of_our_own_is_not_tried_on_another_box() {
+    for own_check in [true, false] {
+        let world = World::new(8, 100);
+        if own_check {
+            world.boxes.script().checks = vec![CheckResult {
+                name: "agent".to_owned(),
+                ok: false,
+                required: true,
+                detail: "it was built without its NVML probe".to_owned(),
+            }];
+        } else {
+            let words = "the agent refused `configure`: unknown field".to_owned();
+            world.boxes.script().refuses_to_configure = Some(SiteError::Fault(words));
+        }
+        world.plan(&spec(RUN));
+        let _lease = Lease::take(&world.store, RUN).unwrap().unwrap();
+        let lifecycle = world.lifecycle();
+        let err = lifecycle.drive(RUN, Goal::End).await.unwrap_err();
+        assert!(
+            err.hints()
+                .iter()
+                .any(|hint| hint.contains("no other box was tried")),
+            "{err:?}"
+        );
+        let run = world.store.run(RUN).unwrap();
+        assert_eq!(run.outcome, Some(Outcome::Failed));
+        assert_eq!(world.attempts(RUN).len(), 1, "own check: {own_check}");
+        assert!(world.market.alive().is_empty());
+    }
 }

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use serde_json::json;
 use spotter::{
     agent_client::{
-        AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileHash, FileList,
-        LogPiece, LogPosition, PreflightReport, RestoreReport, SessionInfo, SessionRequest,
-        SessionState, TrainingInfo,
+        AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckResult, CheckpointInfo, FileHash,
+        FileList, LogPiece, LogPosition, PreflightReport, RestoreReport, SessionInfo,
+        SessionRequest, SessionState, TrainingInfo,
     },
     provider::{Provider, memory::MemoryMarket},
     run::site::{KeysGiven, Place, Progress, Site, SiteError, Sites},
@@ -54,6 +54,10 @@ pub struct Script {
     pub hangs: Option<&'static str>,
     /// How long `setup` and `smoke` take, and their exit code.
     pub lasts: BTreeMap<&'static str, (u64, i32)>,
+    /// What the checks of a box find.
+    pub checks: Vec<CheckResult>,
+    /// What the agent answers instead of taking its assignment; `None`: it takes it.
+    pub refuses_to_configure: Option<SiteError>,
     /// What the backup says.
     pub backup: BackupInfo,
     /// Nothing is ever committed.
@@ -111,6 +115,8 @@ impl ScriptedBoxes {
             lost: BTreeMap::new(),
             hangs: None,
             lasts: BTreeMap::new(),
+            checks: Vec::new(),
+            refuses_to_configure: None,
             backup: BackupInfo::default(),
             no_commits: false,
             key: "ssh-ed25519 AAAA story".to_owned(),
@@ -552,15 +558,19 @@ impl Site for ScriptedBox {
     }
 
     async fn preflight(&self, _gpus: u32, _disk_bytes: u64) -> Result<PreflightReport, SiteError> {
-        drop(self.reach("preflight").await?);
+        let script = self.reach("preflight").await?;
         Ok(PreflightReport {
-            checks: Vec::new(),
+            checks: script.checks.clone(),
             can_self_stop: true,
         })
     }
 
     async fn configure(&self, config: &BoxConfig) -> Result<String, SiteError> {
-        self.reach("configure").await?.configs.push(config.clone());
+        let mut script = self.reach("configure").await?;
+        script.configs.push(config.clone());
+        if let Some(err) = &script.refuses_to_configure {
+            return Err(err.clone());
+        }
         Ok(format!("/root/{}", config.workdir))
     }
 
