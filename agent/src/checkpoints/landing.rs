@@ -18,7 +18,7 @@ use super::names::{self, PARTIAL_SUFFIX, REPLACED_SUFFIX};
 use super::pointer;
 use super::scan;
 use super::structure::{self, Structure};
-use crate::files;
+use crate::{fault, files};
 
 /// Why a checkpoint did not come down.
 #[derive(Debug)]
@@ -54,14 +54,14 @@ pub struct Landing {
     flat: bool,
 }
 
-/// Bytes free where a checkpoint would come down.
-pub fn free_bytes(landing: &Landing) -> Result<u64, Damage> {
+/// Bytes free in the checkpoint directory, which is made where it is missing.
+pub fn free_bytes(dir: &Path) -> Result<u64, Damage> {
     let failed = |source: io::Error| Damage::Disk {
-        path: landing.dir.clone(),
+        path: dir.to_owned(),
         source,
     };
-    fs::create_dir_all(&landing.dir).map_err(failed)?;
-    let stat = statvfs(&landing.dir).map_err(|err| failed(err.into()))?;
+    fs::create_dir_all(dir).map_err(failed)?;
+    let stat = statvfs(dir).map_err(|err| failed(err.into()))?;
     // The types differ between targets, so the casts are needed on some of them.
     #[allow(clippy::unnecessary_cast)]
     Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
@@ -145,7 +145,9 @@ impl Landing {
             path: self.partial_file(file),
         };
         let jobs: Vec<Job> = manifest.files.iter().map(job).collect();
+        fault::point("landing.prepare", "before");
         download::make_room(&partial, &jobs)?;
+        fault::point("landing.prepare", "after");
         Ok(jobs)
     }
 
@@ -175,7 +177,9 @@ impl Landing {
                 .set_permissions(fs::Permissions::from_mode(file.mode & 0o777 | 0o400))
                 .map_err(disk)?;
             handle.set_modified(time_of(file.mtime_ns)).map_err(disk)?;
+            fault::point("landing.finish", "before");
             handle.sync_all().map_err(disk)?;
+            fault::point("landing.finish", "after");
         }
         if self.directory {
             let dir = self.partial();
@@ -224,6 +228,7 @@ impl Landing {
             files::write_durably(&path, content.as_bytes())
                 .map_err(|source| Damage::Disk { path, source })?;
         }
+        fault::point("landing.sync", "before");
         files::sync_dir(&self.dir).map_err(failed)
     }
 
@@ -264,9 +269,14 @@ fn replace(from: &Path, to: &Path) -> io::Result<()> {
         aside.push(REPLACED_SUFFIX);
         let aside = PathBuf::from(aside);
         remove(&aside)?;
+        fault::point("landing.replace", "cleared");
         fs::rename(to, &aside)?;
+        fault::point("landing.replace", "aside");
     }
-    fs::rename(from, to)
+    fault::point("landing.rename", "before");
+    fs::rename(from, to)?;
+    fault::point("landing.rename", "after");
+    Ok(())
 }
 
 /// Removes a file, a link or a directory with all it holds; fine when there is none. Links are removed, not followed.
@@ -356,6 +366,7 @@ mod tests {
             committed_us: 0,
             server_us: 0,
             prev: None,
+            metric: None,
             files: paths.iter().map(file).collect(),
             encoding: None,
             self_blake3: String::new(),

@@ -265,8 +265,9 @@ impl Backup {
         progress: &mut (dyn FnMut(u64, u64) + Send),
     ) -> Result<(), Failed> {
         let (prepared, wanted) = (landing.clone(), manifest.clone());
+        let dir = self.options.dir.clone();
         let jobs = task::spawn_blocking(move || {
-            let free_bytes = landing::free_bytes(&prepared)?;
+            let free_bytes = landing::free_bytes(&dir)?;
             let jobs = prepared.prepare(&wanted)?;
             let needed_bytes = wanted
                 .total_bytes()

@@ -18,6 +18,7 @@ use spotter_bucket::{
 use tokio::task;
 
 use super::Shelf;
+use crate::fault;
 
 /// Why a checkpoint did not come.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +101,9 @@ pub async fn pull(
                     false => Err(PullError::InTheWay(path)),
                 };
             }
+            fault::point("pull.make_room.before");
             make_room(&to, &partial, &partials)?;
+            fault::point("pull.make_room.after");
             Ok(true)
         })
     };
@@ -118,8 +121,12 @@ pub async fn pull(
     blocking(move || {
         for job in jobs(&manifest, &partial) {
             finish(&job).map_err(disk(&job.path))?;
+            fault::point("pull.finish.after");
         }
-        fs::rename(&partial, &there).map_err(disk(&there))
+        fault::point("pull.rename.before");
+        fs::rename(&partial, &there).map_err(disk(&there))?;
+        fault::point("pull.rename.after");
+        Ok(())
     })
     .await?;
     Ok(Pulled { path, brought })

@@ -9,6 +9,8 @@ use spotter_bucket::{
     ObjectInfo,
 };
 
+use crate::fault;
+
 /// Waits between two tries; after the last the failure is told.
 const WAITS: [Duration; 5] = [
     Duration::from_millis(300),
@@ -27,7 +29,24 @@ impl Steady {
         Self(bucket)
     }
 
-    async fn ask<'a, T, F>(&'a self, call: impl Fn(&'a dyn Bucket) -> F) -> Result<T, BucketError>
+    async fn ask<'a, T, F>(
+        &'a self,
+        operation: &str,
+        call: impl Fn(&'a dyn Bucket) -> F,
+    ) -> Result<T, BucketError>
+    where
+        F: Future<Output = Result<T, BucketError>>,
+    {
+        fault::point(&format!("bucket.{operation}.before"));
+        let answer = self.ask_again(call).await;
+        fault::point(&format!("bucket.{operation}.after"));
+        answer
+    }
+
+    async fn ask_again<'a, T, F>(
+        &'a self,
+        call: impl Fn(&'a dyn Bucket) -> F,
+    ) -> Result<T, BucketError>
     where
         F: Future<Output = Result<T, BucketError>>,
     {
@@ -47,27 +66,31 @@ impl Steady {
 #[async_trait]
 impl Bucket for Steady {
     async fn put(&self, key: &str, body: Bytes) -> Result<String, BucketError> {
-        self.ask(|bucket| bucket.put(key, body.clone())).await
+        self.ask("PutObject", |bucket| bucket.put(key, body.clone()))
+            .await
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, BucketError> {
-        self.ask(|bucket| bucket.get(key, range.clone())).await
+        self.ask("GetObject", |bucket| bucket.get(key, range.clone()))
+            .await
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, BucketError> {
-        self.ask(|bucket| bucket.head(key)).await
+        self.ask("HeadObject", |bucket| bucket.head(key)).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), BucketError> {
-        self.ask(|bucket| bucket.delete(key)).await
+        self.ask("DeleteObject", |bucket| bucket.delete(key)).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, BucketError> {
-        self.ask(|bucket| bucket.list(prefix)).await
+        self.ask("ListObjectsV2", |bucket| bucket.list(prefix))
+            .await
     }
 
     async fn create_upload(&self, key: &str) -> Result<String, BucketError> {
-        self.ask(|bucket| bucket.create_upload(key)).await
+        self.ask("CreateMultipartUpload", |bucket| bucket.create_upload(key))
+            .await
     }
 
     async fn upload_part(
@@ -77,12 +100,15 @@ impl Bucket for Steady {
         number: u32,
         body: Bytes,
     ) -> Result<String, BucketError> {
-        self.ask(|bucket| bucket.upload_part(key, upload_id, number, body.clone()))
-            .await
+        self.ask("UploadPart", |bucket| {
+            bucket.upload_part(key, upload_id, number, body.clone())
+        })
+        .await
     }
 
     async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<ListedPart>, BucketError> {
-        self.ask(|bucket| bucket.list_parts(key, upload_id)).await
+        self.ask("ListParts", |bucket| bucket.list_parts(key, upload_id))
+            .await
     }
 
     async fn complete_upload(
@@ -96,11 +122,15 @@ impl Bucket for Steady {
     }
 
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), BucketError> {
-        self.ask(|bucket| bucket.abort_upload(key, upload_id)).await
+        self.ask("AbortMultipartUpload", |bucket| {
+            bucket.abort_upload(key, upload_id)
+        })
+        .await
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, BucketError> {
-        self.ask(|bucket| bucket.list_uploads(prefix)).await
+        self.ask("ListMultipartUploads", |bucket| bucket.list_uploads(prefix))
+            .await
     }
 
     fn clock_offset_s(&self) -> f64 {

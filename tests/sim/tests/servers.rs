@@ -12,6 +12,8 @@
 mod cut;
 #[path = "servers/fleet.rs"]
 mod fleet;
+#[path = "servers/plain.rs"]
+mod plain;
 #[path = "servers/sidecar.rs"]
 mod sidecar;
 #[path = "servers/trust.rs"]
@@ -28,6 +30,8 @@ on_every_server!(
     what_it_honours_is_found_out_and_used,
     a_run_is_saved_thinned_out_and_restored_on_another_box,
     an_upload_goes_on_where_a_killed_agent_left_it,
+    plain_tools_see_plain_files,
+    the_best_is_kept_beside_the_newest,
 );
 
 async fn the_client_keeps_every_promise_of_a_bucket(server: &Server) {
@@ -52,4 +56,12 @@ async fn what_it_honours_is_found_out_and_used(server: &Server) {
     let verdict = found.verdict(bucket.is_private());
     bucket.set_payload(verdict.payload);
     bucket_contract(bucket, "p/contract").await;
+}
+
+async fn plain_tools_see_plain_files(server: &Server) {
+    plain::read_back_by_other_tools(server).await;
+}
+
+async fn the_best_is_kept_beside_the_newest(server: &Server) {
+    sidecar::best_kept(server).await;
 }

@@ -23,13 +23,10 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Handle};
 
 use crate::{
-    sidecar::{KEYS, PATIENCE, Place, client, save},
+    sidecar::{KEYS, Place, client, restore, save},
     switch::Switch,
     trainer::{self, CRITICAL},
 };
-
-/// Times that a restore is asked for.
-const RESTORES: u32 = 5;
 
 /// How an agent is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,12 +177,14 @@ impl Cell {
 }
 
 /// A server, a box with two checkpoints saved and a third one written.
-struct Stage {
-    dir: TempDir,
-    handle: Handle,
-    board: Arc<Switchboard>,
-    place: Place,
-    eyes: Arc<S3Bucket>,
+pub struct Stage {
+    /// Everything lies here.
+    pub dir: TempDir,
+    pub handle: Handle,
+    pub board: Arc<Switchboard>,
+    pub place: Place,
+    /// A client that no point and no switch of ours is between.
+    pub eyes: Arc<S3Bucket>,
     _server: S3Handle,
 }
 
@@ -212,7 +211,7 @@ impl Seen {
 }
 
 impl Stage {
-    fn set(switch: &Switch) -> Result<Stage, String> {
+    pub fn set(switch: &Switch) -> Result<Stage, String> {
         let dir = tempfile::Builder::new()
             .prefix("sp-matrix-")
             .tempdir()
@@ -249,24 +248,31 @@ impl Stage {
         Ok(stage)
     }
 
-    /// An agent in a process of its own.
+    /// An agent that saves, in a process of its own.
+    fn agent(&self, more: &[(&str, &str)]) -> Process {
+        self.starts("sidecar::saves_until_it_is_killed", &self.place, more)
+    }
+
+    /// A part of an agent, in a process of its own.
+    pub fn starts(&self, part: &str, place: &Place, more: &[(&str, &str)]) -> Process {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", part, "--ignored", "--nocapture"])
+            .envs([place.job()])
+            .stdout(Stdio::null());
+        self.process(command, more)
+    }
+
+    /// A process whose errors are kept, in a group of its own.
     #[expect(
         clippy::zombie_processes,
         reason = "`Process` waits, by a call that also tells of processes that stand still"
     )]
-    fn agent(&self, more: &[(&str, &str)]) -> Process {
+    pub fn process(&self, mut command: Command, more: &[(&str, &str)]) -> Process {
         let said = fs::File::create(self.dir.path().join("said")).unwrap();
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "sidecar::saves_until_it_is_killed",
-                "--ignored",
-                "--nocapture",
-            ])
-            .envs([self.place.job()])
+        let child = command
             .envs(more.iter().copied())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
             .stderr(said)
             .process_group(0)
             .spawn()
@@ -277,7 +283,7 @@ impl Stage {
         }
     }
 
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         fs::read_to_string(self.dir.path().join("said")).unwrap_or_default()
     }
 
@@ -328,21 +334,7 @@ impl Stage {
             ..self.place.clone()
         };
         let backup = place.start_with(self.eyes.clone());
-        let restore = async {
-            let mut refused = String::new();
-            // A plain no of the server is told at once; whoever asked asks again.
-            for _ in 0..RESTORES {
-                let restored =
-                    tokio::time::timeout(PATIENCE, backup.restore(None, &mut |_, _| {})).await;
-                match restored.map_err(|_| "a restore does not end".to_owned())? {
-                    Ok(Some(restored)) => return Ok(restored),
-                    Ok(None) => return Err("there is nothing to restore".to_owned()),
-                    Err(err) => refused = format!("nothing restores: {err}"),
-                }
-            }
-            Err(refused)
-        };
-        let restored = self.handle.block_on(restore)?;
+        let restored = self.handle.block_on(restore(&backup))?;
         if restored.checkpoint.step != Some(step) {
             return Err(format!(
                 "{:?} restores where step {step} is the newest, passing over {:?}",
@@ -405,14 +397,14 @@ impl Stage {
 }
 
 /// A process that is gone when this is.
-struct Process {
+pub struct Process {
     pid: Pid,
     gone: bool,
 }
 
 impl Process {
     /// Waits until it ended or stands still.
-    fn until_it_changes(&mut self) -> WaitStatus {
+    pub fn until_it_changes(&mut self) -> WaitStatus {
         let status = waitpid(self.pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
         self.gone = !matches!(status, WaitStatus::Stopped(..));
         status
@@ -438,7 +430,7 @@ impl Drop for Process {
     }
 }
 
-fn hashes_below(dir: &Path) -> BTreeMap<String, String> {
+pub fn hashes_below(dir: &Path) -> BTreeMap<String, String> {
     let hash = |name: String| {
         let bytes = fs::read(dir.join(&name)).unwrap();
         (name, blake3::hash(&bytes).to_hex().to_string())
@@ -447,7 +439,7 @@ fn hashes_below(dir: &Path) -> BTreeMap<String, String> {
 }
 
 /// Paths of all files, relative to the directory.
-fn files_below(dir: &Path) -> Vec<String> {
+pub fn files_below(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut waiting = vec![dir.to_owned()];
     while let Some(next) = waiting.pop() {

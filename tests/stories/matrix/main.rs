@@ -1,22 +1,30 @@
 //! The crash matrix: the agent, or its box, is lost at every point at which a saved checkpoint changes the disk or the bucket, while
-//! every switch of the S3 server is on. Afterwards nothing that was committed is lost and nothing half is believed.
+//! every switch of the S3 server is on. Afterwards nothing that was committed is lost and nothing half is believed. And the way back:
+//! whoever brings a checkpoint down is killed at every point of that.
 //!
 //! Nothing is picked by hand: the agent names its points (feature `faults`), the server its faults. `SPOTTER_MATRIX=whole` runs every
 //! cell, which takes two cores a quarter of an hour; otherwise one of 30 is drawn by a seed (`SPOTTER_MATRIX_SEED` draws
-//! others). `SPOTTER_MATRIX_ONLY=END/SWITCH/POINT` runs one.
+//! others). `SPOTTER_MATRIX_ONLY=END/SWITCH/POINT` runs one (`Restore` or `Pull` for the END of the way back).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test may hope, and tell"
 )]
 
+mod bringing;
 mod cell;
 mod sidecar;
 mod switch;
 mod trainer;
 
-use std::{collections::BTreeMap, sync::Mutex, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    sync::Mutex,
+    time::Instant,
+};
 
+use bringing::{Bringing, By};
 use cell::{Cell, End, Ended};
 use switch::Switch;
 
@@ -24,23 +32,18 @@ use switch::Switch;
 const AT_ONCE: usize = 6;
 /// Of so many cells one is run, unless the whole matrix is asked for.
 const ONE_OF: usize = 30;
+/// The same on the way back.
+const ONE_OF_BRINGING: usize = 20;
 
 #[test]
 fn no_end_of_the_agent_or_its_box_loses_a_checkpoint_or_makes_half_of_one() {
     let began = Instant::now();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    // The gate draws the same cells each time: it judges a change, not the luck of the day.
-    let seed =
-        std::env::var("SPOTTER_MATRIX_SEED").map_or(1, |text| text.parse::<usize>().unwrap());
-    let whole = std::env::var("SPOTTER_MATRIX").is_ok_and(|text| text == "whole");
-    let only = std::env::var("SPOTTER_MATRIX_ONLY").ok();
-    spotter_agent::fault::divide_waits_by(sidecar::WAITS_DIVIDED_BY);
-
-    let operations = operations(&runtime);
+    let runtime = runtime();
+    let healthy = each(&runtime, vec![Switch::none()], |switch| {
+        cell::trace(&switch)
+    });
+    let operations = operations(healthy);
+    assert!(operations.len() >= 8, "{operations:?}");
     let switches = Switch::each(&operations);
     let traces = each(&runtime, switches, |switch| {
         let points = cell::trace(&switch).map_err(|err| format!("{}: {err}", switch.name))?;
@@ -62,16 +65,7 @@ fn no_end_of_the_agent_or_its_box_loses_a_checkpoint_or_makes_half_of_one() {
         })
         .collect();
     let count = all.len();
-    let chosen: Vec<Cell> = all
-        .into_iter()
-        .enumerate()
-        .filter(|(number, cell)| match &only {
-            Some(only) => cell.to_string() == *only,
-            // One of each run of neighbours, at a place that moves on: every switch, end and kind of point has its turn.
-            None => whole || (number + seed) % ONE_OF == (number / ONE_OF) % ONE_OF,
-        })
-        .map(|(_, cell)| cell)
-        .collect();
+    let (chosen, seed) = chosen(all, ONE_OF);
     println!(
         "{} switches, {count} cells, {} of them now (seed {seed})",
         traces.len(),
@@ -86,7 +80,83 @@ fn no_end_of_the_agent_or_its_box_loses_a_checkpoint_or_makes_half_of_one() {
     let (ended, failures) = split(ended);
     table(&traces, &ended);
     println!("in {} s", began.elapsed().as_secs());
-    for failure in &failures {
+    all_held(&failures, &ended);
+}
+
+#[test]
+fn no_end_of_a_restore_or_a_pull_leaves_half_a_checkpoint_or_reads_a_part_twice() {
+    let began = Instant::now();
+    let runtime = runtime();
+    let mut all = Vec::new();
+    for by in By::EACH {
+        let healthy = each(&runtime, vec![Switch::none()], |switch| {
+            bringing::trace(by, &switch)
+        });
+        let operations = operations(healthy);
+        assert!(operations.len() >= 4, "{operations:?}");
+        let traces = each(&runtime, Switch::each(&operations), |switch| {
+            let points = bringing::trace(by, &switch);
+            let points = points.map_err(|err| format!("{by:?}/{}: {err}", switch.name))?;
+            Ok((switch, points))
+        });
+        let (traces, failures) = split(traces);
+        assert_eq!(failures, Vec::<String>::new());
+        let points: BTreeSet<&String> = traces.iter().flat_map(|(_, points)| points).collect();
+        println!("{by:?}: {} switches, points {points:?}", traces.len());
+        assert!(points.len() >= 15, "{points:?}");
+        for (switch, points) in traces {
+            all.extend(points.into_iter().map(|point| Bringing {
+                by,
+                point,
+                switch: switch.clone(),
+            }));
+        }
+    }
+    let count = all.len();
+    let (chosen, seed) = chosen(all, ONE_OF_BRINGING);
+    println!("{count} cells, {} of them now (seed {seed})", chosen.len());
+    assert!(!chosen.is_empty());
+    let ended = each(&runtime, chosen, |cell| {
+        let ended = cell.run().map_err(|err| format!("{cell}: {err}"))?;
+        Ok((cell, ended))
+    });
+    let (ended, failures) = split(ended);
+    println!("in {} s", began.elapsed().as_secs());
+    all_held(&failures, &ended);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    spotter_agent::fault::divide_waits_by(sidecar::WAITS_DIVIDED_BY);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// The cells that are run now, and the seed that drew them.
+fn chosen<T: Display>(all: Vec<T>, one_of: usize) -> (Vec<T>, usize) {
+    // The gate draws the same cells each time: it judges a change, not the luck of the day.
+    let seed =
+        std::env::var("SPOTTER_MATRIX_SEED").map_or(1, |text| text.parse::<usize>().unwrap());
+    let whole = std::env::var("SPOTTER_MATRIX").is_ok_and(|text| text == "whole");
+    let only = std::env::var("SPOTTER_MATRIX_ONLY").ok();
+    let chosen = all
+        .into_iter()
+        .enumerate()
+        .filter(|(number, cell)| match &only {
+            Some(only) => cell.to_string() == *only,
+            // One of each run of neighbours, at a place that moves on: every switch, end and kind of point has its turn.
+            None => whole || (number + seed) % one_of == (number / one_of) % one_of,
+        })
+        .map(|(_, cell)| cell)
+        .collect();
+    (chosen, seed)
+}
+
+/// Nothing failed, and nearly everybody died where it was meant.
+fn all_held<T>(failures: &[String], ended: &[(T, Ended)]) {
+    for failure in failures {
         println!("{failure}");
     }
     assert_eq!(
@@ -104,10 +174,9 @@ fn no_end_of_the_agent_or_its_box_loses_a_checkpoint_or_makes_half_of_one() {
     );
 }
 
-/// What the agent asks the bucket for, in its own words.
-fn operations(runtime: &tokio::runtime::Runtime) -> Vec<String> {
-    let healthy = each(runtime, vec![Switch::none()], |switch| cell::trace(&switch));
-    let mut operations: Vec<String> = healthy
+/// What is asked of the bucket, in the words of these traces.
+fn operations(traces: Vec<Result<Vec<String>, String>>) -> Vec<String> {
+    let operations: BTreeSet<String> = traces
         .into_iter()
         .flat_map(Result::unwrap)
         .filter_map(|point| {
@@ -115,10 +184,7 @@ fn operations(runtime: &tokio::runtime::Runtime) -> Vec<String> {
             Some(name.split('.').next()?.to_owned())
         })
         .collect();
-    operations.sort();
-    operations.dedup();
-    assert!(operations.len() >= 8, "{operations:?}");
-    operations
+    operations.into_iter().collect()
 }
 
 /// Does this for each, some at once, on threads of their own: processes that a thread started are to end with it.

@@ -3,7 +3,10 @@
 use std::{
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use spotter_agent::{
-    checkpoints::{Backup, BackupOptions, CompleteWhen, backup_loop, humble},
+    checkpoints::{Backup, BackupOptions, CompleteWhen, Restored, backup_loop, humble},
     events::RecordedEvents,
     fault,
 };
@@ -29,6 +32,8 @@ use crate::trainer::{CRITICAL, MARKER};
 pub const WAITS_DIVIDED_BY: u32 = 500;
 /// How long anything may take before we say that it will never end.
 pub const PATIENCE: Duration = Duration::from_secs(100);
+/// Times that a restore is asked for.
+const RESTORES: u32 = 5;
 /// Where a process finds what it is to do.
 const JOB: &str = "SPOTTER_MATRIX_SIDECAR";
 
@@ -54,7 +59,7 @@ impl Place {
 
     /// An agent that just started here and knows nothing of the server yet.
     pub fn start(&self) -> Arc<Backup> {
-        self.start_with(Arc::new(Passing(client(&self.url))))
+        self.start_with(Arc::new(Passing::new(client(&self.url))))
     }
 
     /// The same with a client that is in use already: making one takes as long as sending a checkpoint.
@@ -140,18 +145,61 @@ pub async fn save(backup: &Arc<Backup>, step: u64) -> Result<(), String> {
 async fn saves_until_it_is_killed() {
     let Ok(job) = std::env::var(JOB) else { return };
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+    save(&place_of(&job).start(), CRITICAL).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "no test by itself: an agent's process that the matrix starts and kills with SIGKILL"]
+async fn restores_until_it_is_killed() {
+    let Ok(job) = std::env::var(JOB) else { return };
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+    restore(&place_of(&job).start()).await.unwrap();
+}
+
+fn place_of(job: &str) -> Place {
     fault::divide_waits_by(WAITS_DIVIDED_BY);
-    let job: Value = serde_json::from_str(&job).unwrap();
-    let place = Place {
+    let job: Value = serde_json::from_str(job).unwrap();
+    Place {
         url: job["url"].as_str().unwrap().to_owned(),
         home: Path::new(job["home"].as_str().unwrap()).to_owned(),
         attempt: u32::try_from(job["attempt"].as_u64().unwrap()).unwrap(),
-    };
-    save(&place.start(), CRITICAL).await.unwrap();
+    }
+}
+
+/// Restores the newest checkpoint. A plain no of the server is told at once; whoever asked asks again.
+pub async fn restore(backup: &Backup) -> Result<Restored, String> {
+    let mut refused = String::new();
+    for _ in 0..RESTORES {
+        let restored = time::timeout(PATIENCE, backup.restore(None, &mut |_, _| {})).await;
+        match restored.map_err(|_| "a restore does not end".to_owned())? {
+            Ok(Some(restored)) => return Ok(restored),
+            Ok(None) => return Err("there is nothing to restore".to_owned()),
+            Err(err) => refused = format!("nothing restores: {err}"),
+        }
+    }
+    Err(refused)
 }
 
 /// A bucket before and after whose every call is a point at which the agent may die.
-struct Passing(S3Bucket);
+pub struct Passing {
+    to: S3Bucket,
+    /// Bytes that were read of checkpoints' data.
+    read_bytes: AtomicU64,
+}
+
+impl Passing {
+    pub fn new(to: S3Bucket) -> Passing {
+        Passing {
+            to,
+            read_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes of checkpoints' data that came through so far.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::SeqCst)
+    }
+}
 
 /// One call between its two points.
 macro_rules! passing {
@@ -166,27 +214,33 @@ macro_rules! passing {
 #[async_trait]
 impl Bucket for Passing {
     async fn put(&self, key: &str, body: Bytes) -> Result<String, BucketError> {
-        passing!("PutObject", self.0.put(key, body))
+        passing!("PutObject", self.to.put(key, body))
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, BucketError> {
-        passing!("GetObject", self.0.get(key, range))
+        let is_data = range.is_some();
+        let answer = passing!("GetObject", self.to.get(key, range))?;
+        if is_data {
+            let length = answer.len() as u64;
+            self.read_bytes.fetch_add(length, Ordering::SeqCst);
+        }
+        Ok(answer)
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, BucketError> {
-        passing!("HeadObject", self.0.head(key))
+        passing!("HeadObject", self.to.head(key))
     }
 
     async fn delete(&self, key: &str) -> Result<(), BucketError> {
-        passing!("DeleteObject", self.0.delete(key))
+        passing!("DeleteObject", self.to.delete(key))
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, BucketError> {
-        passing!("ListObjectsV2", self.0.list(prefix))
+        passing!("ListObjectsV2", self.to.list(prefix))
     }
 
     async fn create_upload(&self, key: &str) -> Result<String, BucketError> {
-        passing!("CreateMultipartUpload", self.0.create_upload(key))
+        passing!("CreateMultipartUpload", self.to.create_upload(key))
     }
 
     async fn upload_part(
@@ -198,12 +252,12 @@ impl Bucket for Passing {
     ) -> Result<String, BucketError> {
         passing!(
             "UploadPart",
-            self.0.upload_part(key, upload_id, number, body)
+            self.to.upload_part(key, upload_id, number, body)
         )
     }
 
     async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<ListedPart>, BucketError> {
-        passing!("ListParts", self.0.list_parts(key, upload_id))
+        passing!("ListParts", self.to.list_parts(key, upload_id))
     }
 
     async fn complete_upload(
@@ -214,19 +268,19 @@ impl Bucket for Passing {
     ) -> Result<String, BucketError> {
         passing!(
             "CompleteMultipartUpload",
-            self.0.complete_upload(key, upload_id, parts)
+            self.to.complete_upload(key, upload_id, parts)
         )
     }
 
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), BucketError> {
-        passing!("AbortMultipartUpload", self.0.abort_upload(key, upload_id))
+        passing!("AbortMultipartUpload", self.to.abort_upload(key, upload_id))
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, BucketError> {
-        passing!("ListMultipartUploads", self.0.list_uploads(prefix))
+        passing!("ListMultipartUploads", self.to.list_uploads(prefix))
     }
 
     fn clock_offset_s(&self) -> f64 {
-        self.0.clock_offset_s()
+        self.to.clock_offset_s()
     }
 }

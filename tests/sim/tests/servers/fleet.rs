@@ -15,9 +15,9 @@ use spotter_sim::s3::{self, AccessKey, S3Config, S3Handle};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime, time};
 
-const BUCKET: &str = "runs";
-const ID: &str = "SIMACCESS";
-const SECRET: &str = "sim-secret-key";
+pub(crate) const BUCKET: &str = "runs";
+pub(crate) const ID: &str = "SIMACCESS";
+pub(crate) const SECRET: &str = "sim-secret-key";
 /// Port of ministack in a namespace where nobody else has one.
 const MINISTACK_PORT: u16 = 20_001;
 /// Longest start of a server: Python on two busy cores.
@@ -168,6 +168,21 @@ fn lacking(kind: Kind) -> Option<String> {
     (kind == Kind::Ministack && !nix::unistd::geteuid().is_root()).then(|| {
         "it listens on every interface, and only root can give it a network of its own".to_owned()
     })
+}
+
+/// A tool of other people; `None` where it is missing, and may be.
+pub(crate) fn tool(name: &str) -> Option<PathBuf> {
+    let path = program(name);
+    if path.exists() {
+        return Some(path);
+    }
+    assert!(
+        std::env::var_os("SPOTTER_REQUIRE_ALL").is_none_or(|value| value != "1"),
+        "{} is required",
+        path.display()
+    );
+    println!("SKIPPED: {} is missing", path.display());
+    None
 }
 
 fn program(name: &str) -> PathBuf {

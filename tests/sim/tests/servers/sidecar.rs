@@ -12,7 +12,7 @@ use spotter_agent::{
     checkpoints::{Backup, BackupOptions},
     events::RecordedEvents,
 };
-use spotter_bucket::{Bucket, Keep};
+use spotter_bucket::{Best, Bucket, Keep};
 use tempfile::TempDir;
 
 use crate::{cut::Cut, fleet::Server};
@@ -22,13 +22,13 @@ const MIB: usize = 1 << 20;
 const SAVE_LIMIT: Duration = Duration::from_secs(300);
 
 /// A box with a checkpoint directory.
-struct Box {
+pub(crate) struct Box {
     home: TempDir,
     events: Arc<RecordedEvents>,
 }
 
 impl Box {
-    fn new() -> Box {
+    pub(crate) fn new() -> Box {
         Box {
             home: tempfile::tempdir().unwrap(),
             events: Arc::default(),
@@ -40,7 +40,12 @@ impl Box {
     }
 
     /// A new agent on this box.
-    fn agent(&self, bucket: Arc<dyn Bucket>) -> Arc<Backup> {
+    pub(crate) fn agent(&self, bucket: Arc<dyn Bucket>) -> Arc<Backup> {
+        self.agent_that_keeps(None, bucket)
+    }
+
+    /// A new agent on this box, which keeps the best beside the two newest.
+    fn agent_that_keeps(&self, best: Option<Best>, bucket: Arc<dyn Bucket>) -> Arc<Backup> {
         let options = BackupOptions {
             run: "run".into(),
             attempt: 1,
@@ -49,6 +54,7 @@ impl Box {
             every: Duration::from_secs(600),
             keep: Keep {
                 last: 2,
+                best,
                 ..Keep::default()
             },
             keep_grace: Duration::ZERO,
@@ -62,7 +68,7 @@ impl Box {
     }
 
     /// A checkpoint of several parts and several files, with names that no key may garble. One file never changes.
-    fn train(&self, step: u64) {
+    pub(crate) fn train(&self, step: u64) {
         let dir = self.dir().join(format!("step_{step}"));
         fs::create_dir_all(dir.join("sub dir")).unwrap();
         let write = |name: &str, bytes: &[u8]| fs::write(dir.join(name), bytes).unwrap();
@@ -72,22 +78,28 @@ impl Box {
         write("empty.dat", b"");
     }
 
-    fn tree(&self) -> BTreeMap<String, String> {
-        let mut tree = BTreeMap::new();
-        let mut waiting = vec![self.dir()];
-        while let Some(next) = waiting.pop() {
-            for entry in fs::read_dir(next).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    waiting.push(path);
-                } else {
-                    let hash = blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string();
-                    tree.insert(relative(&path, &self.dir()), hash);
-                }
+    /// Paths and hashes of all that it has there.
+    pub(crate) fn tree(&self) -> BTreeMap<String, String> {
+        hashes_below(&self.dir())
+    }
+}
+
+/// Paths, relative to the directory, and hashes of all files in it.
+pub(crate) fn hashes_below(dir: &Path) -> BTreeMap<String, String> {
+    let mut tree = BTreeMap::new();
+    let mut waiting = vec![dir.to_owned()];
+    while let Some(next) = waiting.pop() {
+        for entry in fs::read_dir(next).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else {
+                let hash = blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string();
+                tree.insert(relative(&path, dir), hash);
             }
         }
-        tree
     }
+    tree
 }
 
 fn relative(path: &Path, to: &Path) -> String {
@@ -104,7 +116,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-async fn save(backup: &Backup) {
+pub(crate) async fn save(backup: &Backup) {
     let state = backup.backup_now(SAVE_LIMIT, true).await;
     assert_eq!(
         (state.pending, state.unsaved_bytes, state.problem.as_str()),
@@ -150,6 +162,34 @@ pub(crate) async fn saved_thinned_out_and_restored(server: &Server) {
     second.train(5);
     save(&elsewhere).await;
     assert_eq!(steps(&elsewhere).await, [5, 4], "the run goes on there");
+}
+
+pub(crate) async fn best_kept(server: &Server) {
+    let home = Box::new();
+    let bucket = Arc::new(server.client());
+    let best = Best {
+        metric: "accuracy".into(),
+        count: 1,
+        highest: true,
+    };
+    let backup = home.agent_that_keeps(Some(best), bucket.clone());
+    for (step, accuracy) in [(1, 0.5), (2, 0.75), (3, 0.625), (4, 0.5), (5, 0.5)] {
+        backup.measured(Some(step), u64::MAX, accuracy);
+        home.train(step);
+        save(&backup).await;
+    }
+    assert_eq!(
+        steps(&backup).await,
+        [5, 4, 2],
+        "the newest two and the best"
+    );
+    let elsewhere = Box::new();
+    let another = elsewhere.agent(bucket);
+    let id = another.list().await.unwrap()[2].id.clone();
+    assert_eq!(restore(&another, Some(&id)).await, 2, "it is whole");
+    let is_2 = |(path, _): &(String, String)| path.starts_with("step_2/");
+    let there: BTreeMap<String, String> = home.tree().into_iter().filter(is_2).collect();
+    assert_eq!(elsewhere.tree(), there, "bit by bit");
 }
 
 pub(crate) async fn resumed_after_a_kill(server: &Server) {
