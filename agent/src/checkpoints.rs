@@ -4,8 +4,8 @@
 //! [`writers`] (by [`lease`]) and [`structure`] ask the disk; [`source`] (by the threads of [`humble`]), [`upload`] (large files
 //! by [`parts`], as fast as [`tempo`] says) and [`commit`] carry one checkpoint over, noting each step in [`journal`];
 //! [`round`] does one round of it while [`watch`] keeps looking.
-//! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go, [`alarm`] says whether we are
-//! behind. [`restore`] (files by
+//! [`metric`] what the log says of each, [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go, [`alarm`] says whether we are
+//! behind, [`room`] whether the disk will do. [`restore`] (files by
 //! [`landing`]) and [`results`] are the two other things that move files.
 
 pub mod alarm;
@@ -22,6 +22,7 @@ pub mod landing;
 pub mod lease;
 pub mod ledger;
 pub mod look;
+pub mod metric;
 pub mod names;
 pub mod parts;
 pub mod pickle;
@@ -29,6 +30,7 @@ pub mod places;
 pub mod pointer;
 pub mod restore;
 pub mod results;
+pub mod room;
 pub mod round;
 pub mod rules;
 #[cfg(test)]
@@ -57,6 +59,7 @@ use tracing::{info, warn};
 use crate::events::EventSink;
 use index::Index;
 use ledger::Ledger;
+use metric::Measurements;
 use places::Places;
 use round::Work;
 use standing::{Standing, Unanswered, chain};
@@ -201,6 +204,8 @@ pub struct Backup {
     next_look: Mutex<Option<Duration>>,
     work: tokio::sync::Mutex<Work>,
     trouble: Mutex<delete::Trouble>,
+    /// What the training's log said lately, when that decides what is kept.
+    measurements: Mutex<Measurements>,
     /// Two restores would write to the same files.
     restoring: tokio::sync::Mutex<()>,
 }
@@ -218,6 +223,8 @@ struct Pace {
     /// The same by the wall clock, microseconds since the epoch.
     training_since_us: Option<u64>,
     last_commit: Option<Duration>,
+    /// When the newest checkpoint was found finished.
+    last_found: Option<Duration>,
 }
 
 impl Backup {
@@ -264,6 +271,7 @@ impl Backup {
             next_look: Mutex::default(),
             work: tokio::sync::Mutex::new(Work::new(settle)),
             trouble: Mutex::default(),
+            measurements: Mutex::default(),
             restoring: tokio::sync::Mutex::new(()),
         }))
     }
@@ -359,6 +367,11 @@ impl Backup {
         self.standing.credentials_changed();
     }
 
+    /// The log printed the value that decides which checkpoints are the best, after it had named this step.
+    pub fn measured(&self, step: Option<u64>, time_us: u64, value: f64) {
+        self.measurements().note(step, time_us, value);
+    }
+
     /// When the training session began, microseconds since the epoch; `None` when none runs. The alarm counts from there.
     pub fn training(&self, since_us: Option<u64>) {
         let now = self.now();
@@ -394,6 +407,12 @@ impl Backup {
 
     fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    fn measurements(&self) -> MutexGuard<'_, Measurements> {
+        self.measurements
+            .lock()
+            .expect("nothing panics while it holds the measurements")
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {

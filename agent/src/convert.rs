@@ -1,6 +1,7 @@
 //! Our types to contract types and back: the only file besides `handlers` that names the contract's messages.
 
 use nvml_probe::{GpuInfo, GpuProcess, Hello, MigDevice};
+use spotter_bucket::Best;
 use spotter_proto::v1;
 use spotter_trainlog::live::Latest;
 
@@ -302,6 +303,12 @@ pub fn wish(request: v1::ConfigureRequest) -> Wish {
         max_bytes_per_s: backup.max_bytes_per_s,
         keep_every_steps: backup.keep_every_steps,
         keep_grace_s: backup.keep_grace_s,
+        stop_when_behind: backup.stop_when_behind,
+        keep_best: (backup.keep_best > 0).then_some(Best {
+            metric: backup.best_metric,
+            count: backup.keep_best,
+            highest: backup.best_is_highest,
+        }),
     });
     Wish {
         run: request.run,

@@ -18,6 +18,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use spotter_bucket::Best;
 
 pub use self::{
     bare::BareRun,
@@ -150,6 +151,9 @@ pub struct Checkpoints {
     /// The first checkpoint of each so many steps is kept for good; 0: none.
     #[serde(default)]
     pub keep_every_steps: u32,
+    /// Which are kept for what the training's log says of them, if any are.
+    #[serde(default)]
+    pub keep_best: Option<Best>,
     /// How long the data of a deleted checkpoint stays in the bucket.
     #[serde(default = "keep_grace")]
     pub keep_grace: Duration,

@@ -37,7 +37,7 @@ pub use layout::{CommitId, Layout};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
 pub use profile::Style;
 pub use prove::{Proof, prove};
-pub use retention::{Commit, Keep};
+pub use retention::{Best, Commit, Keep};
 pub use s3::{CredentialSource, S3Bucket, S3Options};
 pub use target::{Target, TargetError};
 pub use vault::Vault;

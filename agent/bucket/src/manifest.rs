@@ -15,8 +15,12 @@ pub const MAX_MANIFEST_BYTES: usize = 64 << 20;
 /// Most files of one checkpoint.
 pub const MAX_FILES: usize = 100_000;
 
-/// Version of the format that this code writes.
+/// Version of the format of a manifest without a [`Metric`].
 pub const FORMAT: u32 = 1;
+/// Version of one with it: a reader that does not know it would take it for altered.
+pub const FORMAT_WITH_METRIC: u32 = 2;
+/// Longest name of a metric, and longest text of its value.
+const MAX_METRIC_BYTES: usize = 64;
 
 /// One committed checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +47,9 @@ pub struct Manifest {
     pub server_us: u64,
     /// Id of the commit before this one, as far as the writer knew.
     pub prev: Option<String>,
+    /// What the training's log said of it, where somebody asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
     /// Every file, sorted by path.
     pub files: Vec<ManifestFile>,
     /// Reserved: how data is encoded; `None` means as it is.
@@ -50,6 +57,41 @@ pub struct Manifest {
     pub encoding: Option<String>,
     /// blake3 over the canonical JSON of everything above with this field empty, hex.
     pub self_blake3: String,
+}
+
+/// A value of the training at a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metric {
+    /// Its name, as the user wrote it.
+    pub name: String,
+    /// A finite decimal number. As a text, because every reader must find the bytes again that it read.
+    pub value: String,
+}
+
+impl Metric {
+    /// A value that was read; `None` when it is no finite number.
+    pub fn new(name: &str, value: f64) -> Option<Self> {
+        value.is_finite().then(|| Self {
+            name: name.to_owned(),
+            value: format!("{value:?}"),
+        })
+    }
+
+    /// The value; not a number when the text is none, which [`Manifest::check`] excludes.
+    pub fn value(&self) -> f64 {
+        self.value.parse().unwrap_or(f64::NAN)
+    }
+
+    fn is_fine(&self) -> bool {
+        let fits = |text: &str| (1..=MAX_METRIC_BYTES).contains(&text.len());
+        let plain = |text: &str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        // The number is written as ours are: nothing else can hide in it.
+        let value = self.value();
+        fits(&self.name)
+            && plain(&self.name)
+            && value.is_finite()
+            && format!("{value:?}") == self.value
+    }
 }
 
 /// One file of a checkpoint.
@@ -83,7 +125,9 @@ pub enum ManifestError {
     #[error("manifest is damaged or not one")]
     Json(#[from] serde_json::Error),
     /// Written by a newer spotter.
-    #[error("manifest has format {0}, this spotter reads {FORMAT}: a newer one is needed")]
+    #[error(
+        "manifest has format {0}, this spotter reads {FORMAT_WITH_METRIC}: a newer one is needed"
+    )]
     Version(u32),
     /// Its hash of itself does not match, or its bytes are not the ones that were written.
     #[error("manifest does not match its own hash: it was damaged or altered")]
@@ -121,7 +165,7 @@ impl Manifest {
             v: u32,
         }
         let Version { v } = serde_json::from_slice(bytes)?;
-        if v != FORMAT {
+        if !(FORMAT..=FORMAT_WITH_METRIC).contains(&v) {
             return Err(ManifestError::Version(v));
         }
         let manifest: Self = serde_json::from_slice(bytes)?;
@@ -153,6 +197,11 @@ impl Manifest {
         layout::check_path(&self.path)?;
         if id.step != self.step.unwrap_or(0).min(layout::MAX_STEP) {
             return contradiction(format!("it says step {:?}", self.step));
+        }
+        if let Some(metric) = &self.metric
+            && (self.v < FORMAT_WITH_METRIC || !metric.is_fine())
+        {
+            return contradiction(format!("its metric {metric:?} is none"));
         }
         if let Some(prev) = &self.prev {
             prev.parse::<CommitId>()?;
@@ -309,6 +358,7 @@ mod tests {
             committed_us: 1,
             server_us: 2,
             prev: None,
+            metric: None,
             files,
             encoding: None,
             self_blake3: String::new(),
@@ -347,6 +397,39 @@ mod tests {
             blake3::hash(&bytes).to_hex().as_str(),
             "903fcc05cd80ffa1623b14d74a43b2ae5ddfaedadece843ae4921d6a9d164669"
         );
+    }
+
+    #[test]
+    fn a_metric_is_a_finite_number_of_the_newer_format() {
+        let with = |v: u32, name: &str, value: &str| {
+            opens(|m| {
+                m.v = v;
+                m.metric = Some(Metric {
+                    name: name.to_owned(),
+                    value: value.to_owned(),
+                });
+            })
+        };
+        for value in [2.5, -1e-300, 1e300, 0.1 + 0.2, 3.0] {
+            let metric = Metric::new("val_loss", value).unwrap();
+            let opened = with(FORMAT_WITH_METRIC, &metric.name, &metric.value).unwrap();
+            assert_eq!(opened.metric.unwrap().value(), value);
+        }
+        assert_eq!(Metric::new("val_loss", f64::NAN), None);
+        for (v, name, value) in [
+            (FORMAT, "val_loss", "2.5"),
+            (FORMAT_WITH_METRIC, "", "2.5"),
+            (FORMAT_WITH_METRIC, "val_loss", "2.50"),
+            (FORMAT_WITH_METRIC, "val_loss", "NaN"),
+            (FORMAT_WITH_METRIC, "val_loss", "inf"),
+            (FORMAT_WITH_METRIC, "val_loss", ""),
+            (FORMAT_WITH_METRIC, "\u{1b}[2J", "2.5"),
+        ] {
+            assert!(with(v, name, value).is_err(), "{v} {name} {value}");
+        }
+        assert!(opens(|m| m.v = FORMAT_WITH_METRIC).is_ok());
+        let newer = with(3, "val_loss", "2.5").unwrap_err();
+        assert!(matches!(newer, ManifestError::Version(3)), "{newer}");
     }
 
     #[test]
@@ -412,7 +495,7 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_named_as_such() {
-        assert!(matches!(opens(|m| m.v = 2), Err(ManifestError::Version(2))));
+        assert!(matches!(opens(|m| m.v = 3), Err(ManifestError::Version(3))));
         assert!(matches!(
             Manifest::open(br#"{"v":7,"all":"else differs"}"#),
             Err(ManifestError::Version(7))

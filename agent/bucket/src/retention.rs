@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{layout::CommitId, manifest::Manifest};
 
 /// Fewest commits that are ever kept: a restore of the newest must have one to fall back to.
@@ -20,12 +22,25 @@ pub struct Commit {
 }
 
 /// What is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Keep {
     /// How many newest commits; 0: all, 1 counts as 2.
     pub last: u32,
     /// The first checkpoint of each so many steps is kept for good; 0: none.
     pub every_steps: u64,
+    /// Those that are kept because nothing better came.
+    pub best: Option<Best>,
+}
+
+/// Which checkpoints are the best, and how many of them are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Best {
+    /// Name of the value that their commits hold.
+    pub metric: String,
+    /// How many.
+    pub count: u32,
+    /// More is better; otherwise less is.
+    pub highest: bool,
 }
 
 impl Keep {
@@ -51,13 +66,44 @@ pub fn doomed<'a>(
         .filter_map(|commit| commit.manifest.as_ref())
         .collect();
     let milestones = milestones(&whole, keep.every_steps);
+    let best: HashSet<&str> = keep
+        .best
+        .iter()
+        .flat_map(|keep| best(&whole, keep))
+        .collect();
     whole
         .into_iter()
         .skip(newest)
         .rev()
         .filter(|manifest| {
-            !pinned.contains(&manifest.id) && !milestones.contains(manifest.id.as_str())
+            let id = manifest.id.as_str();
+            !pinned.contains(id) && !milestones.contains(id) && !best.contains(id)
         })
+        .collect()
+}
+
+/// The best ones, best first, from all of them, newest first. Of one step that was trained twice the better one counts, of equals the
+/// newer. Those whose log said nothing are none.
+pub fn best<'a>(newest_first: &[&'a Manifest], keep: &Best) -> Vec<&'a str> {
+    let value = |manifest: &Manifest| {
+        let metric = manifest.metric.as_ref()?;
+        (metric.name == keep.metric).then(|| metric.value())
+    };
+    let mut ranked: Vec<(f64, &Manifest)> = newest_first
+        .iter()
+        .filter_map(|manifest| Some((value(manifest)?, *manifest)))
+        .collect();
+    // The sort is stable: of equals the newer one stays first.
+    ranked.sort_by(|(one, _), (other, _)| match keep.highest {
+        true => other.total_cmp(one),
+        false => one.total_cmp(other),
+    });
+    let mut steps = HashSet::new();
+    ranked
+        .into_iter()
+        .filter(|(_, manifest)| manifest.step.is_none_or(|step| steps.insert(step)))
+        .map(|(_, manifest)| manifest.id.as_str())
+        .take(keep.count as usize)
         .collect()
 }
 
@@ -120,7 +166,7 @@ mod tests {
     use ulid::Ulid;
 
     use super::*;
-    use crate::manifest::{self, ManifestFile};
+    use crate::manifest::{self, ManifestFile, Metric};
 
     fn id(number: usize) -> String {
         CommitId {
@@ -154,6 +200,7 @@ mod tests {
             committed_us: 0,
             server_us: 0,
             prev: None,
+            metric: None,
             files: keys.iter().map(file).collect(),
             encoding: None,
             self_blake3: String::new(),
@@ -176,7 +223,7 @@ mod tests {
     fn last(last: u32) -> Keep {
         Keep {
             last,
-            every_steps: 0,
+            ..Keep::default()
         }
     }
 
@@ -191,6 +238,7 @@ mod tests {
         let keep = Keep {
             last: 2,
             every_steps: 3,
+            best: None,
         };
         // 1 is the first below 3; then come 3 and 6; 8 and 9 are the newest.
         check(&commits, keep, &[5], &[2, 4, 7]);
@@ -205,8 +253,88 @@ mod tests {
         let keep = Keep {
             last: 2,
             every_steps: 10,
+            best: None,
         };
         assert_eq!(doomed(&commits, &keep, &HashSet::new()).len(), 3);
+    }
+
+    #[test]
+    fn the_best_stay_whatever_their_age_and_what_was_never_measured_does_not() {
+        // Steps 1 to 8, oldest first: what the log said of each.
+        let check = |values: [Option<f64>; 8], count: u32, highest: bool, expected: &[u64]| {
+            let mut commits: Vec<Commit> =
+                (1..=8).rev().map(|number| commit(number, &[])).collect();
+            for (commit, value) in commits.iter_mut().rev().zip(values) {
+                commit.manifest.as_mut().unwrap().metric =
+                    value.and_then(|value| Metric::new("val_loss", value));
+            }
+            let best = |metric: &str| {
+                Some(Best {
+                    metric: metric.to_owned(),
+                    count,
+                    highest,
+                })
+            };
+            let keep = |best| Keep { best, ..last(2) };
+            check(&commits, keep(best("val_loss")), &[], expected);
+            check(&commits, keep(best("accuracy")), &[], &[1, 2, 3, 4, 5, 6]);
+            let all = Keep {
+                best: best("val_loss"),
+                ..last(0)
+            };
+            check(&commits, all, &[], &[]);
+        };
+        let none = None;
+        let falling = [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0].map(Some);
+        // The best are the newest here, which stay in any case.
+        check(falling, 2, false, &[1, 2, 3, 4, 5, 6]);
+        check(falling, 3, false, &[1, 2, 3, 4, 5]);
+        check(falling, 2, true, &[3, 4, 5, 6]);
+        check(falling, 0, true, &[1, 2, 3, 4, 5, 6]);
+        let once_better = [
+            none,
+            Some(0.5),
+            none,
+            Some(0.25),
+            none,
+            Some(0.5),
+            none,
+            none,
+        ];
+        check(once_better, 1, false, &[1, 2, 3, 5, 6]);
+        // 2 and 6 are equal: the newer stays.
+        check(once_better, 2, false, &[1, 2, 3, 5]);
+        check(once_better, 9, false, &[1, 3, 5]);
+        check([none; 8], 3, false, &[1, 2, 3, 4, 5, 6]);
+        check([Some(f64::NAN); 8], 3, false, &[1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn of_a_step_that_was_trained_twice_the_better_one_is_among_the_best() {
+        let mut commits: Vec<Commit> = (1..=5).rev().map(|number| commit(number, &[])).collect();
+        for (commit, (step, value)) in
+            commits
+                .iter_mut()
+                .zip([(50, 9.0), (40, 9.0), (30, 2.0), (30, 1.0), (20, 3.0)])
+        {
+            let manifest = commit.manifest.as_mut().unwrap();
+            manifest.step = Some(step);
+            manifest.metric = Metric::new("val_loss", value);
+        }
+        let keep = Keep {
+            best: Some(Best {
+                metric: "val_loss".to_owned(),
+                count: 2,
+                highest: false,
+            }),
+            ..last(2)
+        };
+        let gone: Vec<String> = doomed(&commits, &keep, &HashSet::new())
+            .iter()
+            .map(|manifest| manifest.id.clone())
+            .collect();
+        // The third newest is step 30 with the worse value.
+        assert_eq!(gone, [id(3)]);
     }
 
     #[test]

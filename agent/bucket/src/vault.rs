@@ -436,6 +436,7 @@ mod tests {
             committed_us: 0,
             server_us: 0,
             prev: None,
+            metric: None,
             files,
             encoding: None,
             self_blake3: String::new(),

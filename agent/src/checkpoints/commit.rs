@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use spotter_bucket::{ErrorKind, Manifest, ManifestFile, manifest};
+use spotter_bucket::{ErrorKind, Manifest, ManifestFile, manifest, manifest::Metric};
 use tokio::{task, time};
 
 use super::candidate::FLAT_RULE;
@@ -31,6 +31,8 @@ pub struct About {
     pub attempt: u32,
     /// Commit before this one.
     pub prev: Option<String>,
+    /// What the training's log said of it.
+    pub metric: Option<Metric>,
 }
 
 /// Microseconds since the epoch, by the box's clock.
@@ -71,7 +73,10 @@ impl Uploader<'_> {
         let committed_us = now_us();
         let offset_us = (self.bucket.clock_offset_s() * 1e6) as i64;
         let mut manifest = Manifest {
-            v: manifest::FORMAT,
+            v: match about.metric {
+                Some(_) => manifest::FORMAT_WITH_METRIC,
+                None => manifest::FORMAT,
+            },
             id: attempt.id.clone(),
             run: about.run.clone(),
             attempt: about.attempt,
@@ -82,6 +87,7 @@ impl Uploader<'_> {
             committed_us,
             server_us: committed_us.saturating_add_signed(offset_us),
             prev: about.prev.clone(),
+            metric: about.metric.clone(),
             files: attempt.stored.values().cloned().collect(),
             encoding: None,
             self_blake3: String::new(),

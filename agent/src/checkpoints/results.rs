@@ -124,6 +124,7 @@ impl Backup {
             server_us: committed_us
                 .saturating_add_signed((self.bucket.clock_offset_s() * 1e6) as i64),
             prev: None,
+            metric: None,
             files: log.attempt.stored.values().cloned().collect(),
             encoding: None,
             self_blake3: String::new(),

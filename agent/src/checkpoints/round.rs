@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use spotter_bucket::Manifest;
+use spotter_bucket::manifest::Metric;
 use tokio::task;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use super::commit::{About, now_us};
 use super::complete::{Ready, Settle, Tracker};
 use super::index::Index;
 use super::journal::{self, AttemptLog};
+use super::metric::Made;
 use super::places::Places;
 use super::source::{self, Source};
 use super::standing::{Unanswered, chain};
@@ -201,9 +203,31 @@ impl Backup {
             .index
             .as_ref()
             .map_or(0, |index| index.newer_than(self.written_ms(candidate)));
-        // One that every so many steps is kept for good is worth its upload however late.
-        self.options.keep.every_steps > 0
-            || self.options.keep.newest().is_none_or(|keep| newer < keep)
+        // One that every so many steps is kept for good is worth its upload however late; and the best may be any.
+        let keep = &self.options.keep;
+        keep.every_steps > 0 || keep.best.is_some() || keep.newest().is_none_or(|keep| newer < keep)
+    }
+
+    /// What the training's log said of a checkpoint, when that decides what is kept.
+    fn metric_of(&self, candidate: &Candidate, known: &[&Manifest]) -> Option<Metric> {
+        let best = self.options.keep.best.as_ref()?;
+        let of = |step: Option<u64>, written_ns: i64| Made {
+            step,
+            written_us: u64::try_from(written_ns / 1_000).unwrap_or(0),
+        };
+        let made = of(candidate.step, candidate.written_ns());
+        let before = known
+            .iter()
+            .map(|manifest| {
+                let written_ns = manifest.files.iter().map(|file| file.mtime_ns).max();
+                of(manifest.step, written_ns.unwrap_or(0))
+            })
+            .find(|before| match (before.step, made.step) {
+                (Some(before), Some(step)) => before < step,
+                _ => before.written_us < made.written_us,
+            });
+        let value = self.measurements().of(made, before)?;
+        Metric::new(&best.metric, value)
     }
 
     /// When a checkpoint was written, by the bucket's clock, so that boxes with different clocks agree about what is newer.
@@ -311,6 +335,7 @@ impl Backup {
             run: self.options.run.clone(),
             attempt: self.options.attempt,
             prev: known.first().map(|newest| newest.id.clone()),
+            metric: self.metric_of(&log.attempt.candidate, known),
         };
         let manifest = uploader.seal(log, sources, &about).await?;
         let bytes = log.attempt.sealed.clone().expect("it was just sealed");

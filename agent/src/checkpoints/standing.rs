@@ -74,6 +74,8 @@ pub struct Standing {
     credentials: Notify,
     /// What was told of checkpoints that cannot be saved, by their key.
     told_unsaved: Mutex<HashMap<String, String>>,
+    /// Checkpoints that the disk still takes, when they are too few.
+    short_of_room: Mutex<Option<u64>>,
 }
 
 impl Standing {
@@ -85,6 +87,7 @@ impl Standing {
             denied: Mutex::new(false),
             credentials: Notify::new(),
             told_unsaved: Mutex::default(),
+            short_of_room: Mutex::default(),
         }
     }
 
@@ -140,6 +143,26 @@ impl Standing {
                 );
             }
             None if was => self.event("backup.recovered", json!({})),
+            _ => {}
+        }
+    }
+
+    /// Tells that the disk will be too small, or that it will do again; one event per change of how many still fit.
+    pub fn set_room(&self, short: Option<Value>) {
+        let fit = short.as_ref().map(|short| short["fit"].as_u64());
+        let was = std::mem::replace(
+            &mut *self
+                .short_of_room
+                .lock()
+                .expect("nothing panics while it holds this number"),
+            fit.flatten(),
+        );
+        match short {
+            Some(detail) if fit.flatten() != was => {
+                tracing::warn!(%detail, "the disk will be too small for the checkpoints to come");
+                self.event("disk.filling", detail);
+            }
+            None if was.is_some() => self.event("disk.enough", json!({})),
             _ => {}
         }
     }

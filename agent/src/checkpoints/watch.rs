@@ -21,7 +21,7 @@ use super::round::Work;
 use super::rules::shape::Shape;
 use super::standing::chain;
 use super::upload::UploadError;
-use super::{Backup, BackupError, index, scan};
+use super::{Backup, BackupError, index, landing, room, scan};
 
 /// Wait between two looks at the directory while the bucket is busy.
 const WATCH: Duration = Duration::from_secs(1);
@@ -42,6 +42,9 @@ struct Listing {
     finished: Vec<Shape>,
     /// Shapes of all.
     there: Vec<Shape>,
+    /// How many there are, and the largest, bytes.
+    count: u64,
+    largest_bytes: u64,
 }
 
 impl Backup {
@@ -72,10 +75,14 @@ impl Backup {
                 .collect();
             let found = scan::scan(&dir)?;
             let there = found.iter().filter_map(Shape::of).collect();
+            let sizes = found.iter().map(Candidate::size_bytes);
+            let (count, largest_bytes) = (found.len() as u64, sizes.max().unwrap_or(0));
             Ok(Listing {
                 unsaved: found.into_iter().filter(|one| !is_saved(one)).collect(),
                 finished,
                 there,
+                count,
+                largest_bytes,
             })
         };
         let listing = task::spawn_blocking(listing)
@@ -100,6 +107,7 @@ impl Backup {
             context.finished.extend(tracker.shapes());
         }
         let context = Arc::new(context);
+        let mut found_one = false;
         for candidate in due {
             let (context, looked_at) = (Arc::clone(&context), candidate.clone());
             let finding = task::spawn_blocking(move || look::look(&context, &looked_at))
@@ -113,10 +121,54 @@ impl Backup {
                     (&candidate.path, candidate.step, candidate.size_bytes());
                 let detail = json!({ "path": path, "step": step, "size_bytes": size_bytes, "files": candidate.files.len() });
                 self.standing.event("checkpoint.found", detail);
+                found_one = true;
             }
+        }
+        if found_one {
+            self.tell_room(listing.count, listing.largest_bytes).await;
         }
         self.tell_state(tracker);
         Ok(())
+    }
+
+    /// Warns before the disk is too small for the checkpoints to come; called when one was found finished.
+    async fn tell_room(&self, there: u64, largest_bytes: u64) {
+        let dir = self.options.dir.clone();
+        let free = task::spawn_blocking(move || landing::free_bytes(&dir))
+            .await
+            .expect("asking for free space does not panic");
+        let free_bytes = match free {
+            Ok(free_bytes) => free_bytes,
+            Err(err) => {
+                debug!(?err, "the free space is not known");
+                return;
+            }
+        };
+        let keep = &self.options.keep;
+        let (behind, interval) = {
+            let now = self.now();
+            let mut pace = self.pace();
+            let before = pace.last_found.replace(now);
+            let interval = before.map(|before| now.saturating_sub(before));
+            (self.standing.state().alarm, interval)
+        };
+        let best = keep.best.as_ref().map_or(0, |best| u64::from(best.count));
+        let kept = keep.newest().map(|newest| newest as u64 + best);
+        let short = room::shortage(&room::Facts {
+            free_bytes,
+            largest_bytes,
+            there,
+            kept: kept.filter(|_| !behind),
+            interval,
+        });
+        let Some(short) = short else {
+            return self.standing.set_room(None);
+        };
+        let detail = json!({
+            "free_bytes": free_bytes, "largest_bytes": largest_bytes, "there": there, "kept": kept, "fit": short.fit,
+            "full_in_s": short.full_in.map(|left| left.as_secs()), "behind": behind,
+        });
+        self.standing.set_room(Some(detail));
     }
 
     pub(super) fn tell_state(&self, tracker: &Tracker) {

@@ -61,6 +61,7 @@ impl RunningBackup {
             keep: Keep {
                 last: plan.keep_last,
                 every_steps: plan.keep_every_steps.into(),
+                best: plan.keep_best.clone(),
             },
             keep_grace: Duration::from_secs(plan.keep_grace_s.into()),
             settle: (plan.settle_ms > 0).then(|| Duration::from_millis(plan.settle_ms.into())),

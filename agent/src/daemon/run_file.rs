@@ -6,8 +6,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use spotter_bucket::{Target, TargetError};
-use spotter_trainlog::{Progress, ProgressError};
+use spotter_bucket::{Best, Target, TargetError};
+use spotter_trainlog::{Metric, MetricError, Progress, ProgressError};
 
 use crate::{
     checkpoints::{CompleteWhen, NoRule},
@@ -94,6 +94,12 @@ pub struct BackupPlan {
     /// How long the data of a deleted checkpoint stays in the bucket, seconds.
     #[serde(default)]
     pub keep_grace_s: u32,
+    /// The training is ended when the backup is behind and stays so.
+    #[serde(default)]
+    pub stop_when_behind: bool,
+    /// Which checkpoints are kept for what the log says of them, if any are.
+    #[serde(default)]
+    pub keep_best: Option<Best>,
 }
 
 /// What the controller asks for, before it is checked.
@@ -152,6 +158,10 @@ pub struct BackupWish {
     pub keep_every_steps: u32,
     /// See [`BackupPlan::keep_grace_s`].
     pub keep_grace_s: u32,
+    /// See [`BackupPlan::stop_when_behind`].
+    pub stop_when_behind: bool,
+    /// See [`BackupPlan::keep_best`].
+    pub keep_best: Option<Best>,
 }
 
 /// Why a configuration is refused.
@@ -172,6 +182,9 @@ pub enum ConfigureError {
     /// Without an interval there is nothing to hold the backup to.
     #[error("every_s is 0: say how often a checkpoint must reach the bucket")]
     Every,
+    /// What says which checkpoints are best.
+    #[error("the value that says which checkpoints are best is refused")]
+    Metric(#[from] MetricError),
     /// The user's rule for when a checkpoint is complete.
     #[error("the rule for complete checkpoints is refused")]
     CompleteWhen(#[from] NoRule),
@@ -270,6 +283,13 @@ impl RunFile {
             .flatten()
     }
 
+    /// What is looked for in the log to tell the best checkpoints, ready for use.
+    pub fn metric(&self) -> Option<Metric> {
+        let best = self.backup.as_ref()?.keep_best.as_ref()?;
+        // It was read once already, when the run was configured.
+        Metric::new(&best.metric).ok()
+    }
+
     /// Reads what an earlier daemon was told.
     pub fn load(home: &Home) -> io::Result<Option<Self>> {
         match files::read_if_there(&home.run_file())? {
@@ -292,6 +312,17 @@ impl RunFile {
 }
 
 impl BackupPlan {
+    /// One to nowhere.
+    #[cfg(test)]
+    pub fn for_tests(every_s: u32) -> Self {
+        let wish = BackupWish {
+            target: "s3://bucket/prefix".to_owned(),
+            every_s,
+            ..BackupWish::default()
+        };
+        Self::decide(wish, Path::new("/")).expect("a bucket and an interval are enough")
+    }
+
     fn decide(wish: BackupWish, workdir: &Path) -> Result<Self, ConfigureError> {
         if wish.keep_last == 1 {
             return Err(ConfigureError::KeepLast);
@@ -301,6 +332,9 @@ impl BackupPlan {
         }
         if !wish.complete_when.is_empty() {
             wish.complete_when.parse::<CompleteWhen>()?;
+        }
+        if let Some(best) = &wish.keep_best {
+            Metric::new(&best.metric)?;
         }
         let target = Target::parse(&wish.target, Some(&wish.endpoint), Some(&wish.region))?;
         Ok(Self {
@@ -314,6 +348,8 @@ impl BackupPlan {
             max_bytes_per_s: wish.max_bytes_per_s,
             keep_every_steps: wish.keep_every_steps,
             keep_grace_s: wish.keep_grace_s,
+            stop_when_behind: wish.stop_when_behind,
+            keep_best: wish.keep_best,
         })
     }
 }

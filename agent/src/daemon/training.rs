@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use spotter_trainlog::live::Recogniser;
+use spotter_trainlog::{
+    MetricReader,
+    live::{Latest, Recogniser},
+};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use super::core::Core;
+use super::{core::Core, run_file::RunFile};
 use crate::{
     chain,
     logs::{LogFile, Position},
@@ -39,6 +42,8 @@ struct Following {
     log: Arc<LogFile>,
     position: Position,
     recogniser: Recogniser,
+    /// Reads the value that says which checkpoints are the best, where one does.
+    metric: Option<MetricReader>,
 }
 
 /// Reads all that there is. Blocking reads run beside the runtime's own threads.
@@ -62,10 +67,12 @@ fn read_on(core: &Core, following: Option<Following>) -> Result<Option<Following
         Some(following) => following,
         None => {
             let position = log.tail(CATCH_UP_BYTES).map_err(|err| chain(&err))?;
+            let run = core.run();
             Following {
                 log,
                 position,
-                recogniser: Recogniser::with(core.run().and_then(|run| run.expression())),
+                recogniser: Recogniser::with(run.as_ref().and_then(RunFile::expression)),
+                metric: run.and_then(|run| run.metric()).map(MetricReader::new),
             }
         }
     };
@@ -75,12 +82,32 @@ fn read_on(core: &Core, following: Option<Following>) -> Result<Option<Following
             .read(following.position)
             .map_err(|err| chain(&err))?;
         following.position = chunk.next();
-        if let Some(record) = following.recogniser.feed(&chunk.data, now_us()) {
+        if let Some(record) = following.feed(core, &chunk.data) {
             core.set_training(record);
         }
         let is_over = session.state != SessionState::Running || core.stop.is_cancelled();
         if chunk.is_empty() || (is_over && chunk.data.is_empty()) {
             return Ok(Some(following));
         }
+    }
+}
+
+impl Following {
+    /// Reads what was printed; the newest values, if it held any.
+    fn feed(&mut self, core: &Core, bytes: &[u8]) -> Option<Latest> {
+        let now_us = now_us();
+        let (Some(metric), Some(running)) = (&mut self.metric, core.backup()) else {
+            return self.recogniser.feed(bytes, now_us);
+        };
+        // Line by line: a value belongs to the step that was printed before it.
+        let mut newest = None;
+        for line in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+            newest = self.recogniser.feed(line, now_us).or(newest);
+            if let Some(value) = metric.feed(line) {
+                let step = self.recogniser.latest().and_then(|latest| latest.step);
+                running.backup.measured(step, now_us, value);
+            }
+        }
+        newest
     }
 }

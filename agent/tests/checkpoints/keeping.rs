@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spotter_bucket::memory::MemoryBucket;
-use spotter_bucket::{ErrorKind, Layout, Vault};
+use spotter_bucket::{Best, ErrorKind, Keep, Layout, Vault};
 use tokio::time;
 
 use crate::world::{World, npz};
@@ -85,6 +85,73 @@ async fn save(world: &World, steps: impl IntoIterator<Item = u64>) {
 async fn steps(world: &World) -> Vec<u64> {
     let listed = world.backup.list().await.unwrap();
     listed.iter().map(|one| one.step.unwrap()).collect()
+}
+
+/// Microseconds of the wall clock: what is measured now belongs to what is written next.
+fn now_us() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(since.unwrap().as_micros()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_best_stay_beside_the_newest_by_what_the_log_said_at_their_step() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep = Keep {
+            last: 2,
+            best: Some(Best {
+                metric: "val_loss".to_owned(),
+                count: 2,
+                highest: false,
+            }),
+            ..Keep::default()
+        };
+    });
+    // Nothing was measured for 30, and what was at 40 is no number.
+    for (step, value) in [
+        (10, Some(3.0)),
+        (20, Some(1.5)),
+        (30, None),
+        (40, Some(f64::NAN)),
+        (50, Some(2.0)),
+        (60, Some(2.5)),
+        (70, Some(2.25)),
+    ] {
+        if let Some(value) = value {
+            world.backup.measured(Some(step), now_us(), value);
+        }
+        save(&world, [step]).await;
+    }
+    // The newest two, and the best two.
+    assert_eq!(steps(&world).await, [70, 60, 50, 20]);
+    let on_the_box: Vec<String> = world.tree().into_keys().collect();
+    assert_eq!(on_the_box.len(), 4, "{on_the_box:?}");
+    let told: Vec<Option<String>> = world
+        .manifests()
+        .await
+        .into_iter()
+        .map(|manifest| Some(manifest.metric?.value))
+        .collect();
+    let expected = ["2.25", "2.5", "2.0", "1.5"].map(|value| Some(value.to_owned()));
+    assert_eq!(told, expected);
+    // A better one takes the place of the worst of them, unless that is pinned.
+    let layout = Layout::new("team", "run").unwrap();
+    let vault = Vault {
+        bucket: &*bucket,
+        layout: &layout,
+        run: "run",
+    };
+    let ids = vault.ids().await.unwrap();
+    let of = |step: u64| *ids.iter().find(|id| id.step == step).unwrap();
+    vault.pin(&of(50), "test", now_us()).await.unwrap();
+    world.backup.measured(Some(80), now_us(), 1.0);
+    save(&world, [80]).await;
+    assert_eq!(steps(&world).await, [80, 70, 50, 20]);
+    // An agent that starts again knows nothing of the log, and goes by the commits.
+    let world = world.restarted(bucket.clone());
+    vault.unpin(&of(50)).await.unwrap();
+    save(&world, [90, 100]).await;
+    assert_eq!(steps(&world).await, [100, 90, 80, 20]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`reader`] follows a log; [`lines`] makes lines of bytes; [`bar`] reads progress bars; [`scan`] finds names
 //! with numbers, [`names`] knows what they mean, [`read`] makes records of them; [`summary`] counts; [`live`] keeps the newest
-//! values; [`failure`] gathers evidence, weighs and explains it.
+//! values; [`metric`] finds one that a user names; [`failure`] gathers evidence, weighs and explains it.
 //!
 //! Formats are recognised by their shape, not by their trainer. A new one is a line in a table (a name in [`names`], a unit in
 //! [`unit`], a sign in `failure/rules.rs`) and its example in `tests/frameworks.rs`.
@@ -13,6 +13,7 @@ mod duration;
 pub mod failure;
 mod lines;
 pub mod live;
+mod metric;
 mod names;
 mod number;
 mod progress;
@@ -23,6 +24,7 @@ mod scan;
 mod summary;
 mod unit;
 
+pub use metric::{Metric, MetricError, MetricReader};
 pub use number::{Printed, Text};
 pub use progress::{GROUPS, Progress, ProgressError};
 pub use reader::{Reader, Seen, SeenKind};

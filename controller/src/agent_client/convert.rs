@@ -349,6 +349,13 @@ impl From<&BoxConfig> for v1::ConfigureRequest {
                 keep_last: backup.keep_last,
                 keep_every_steps: backup.keep_every_steps,
                 keep_grace_s: seconds(backup.keep_grace),
+                keep_best: backup.keep_best.as_ref().map_or(0, |best| best.count),
+                best_metric: backup
+                    .keep_best
+                    .as_ref()
+                    .map_or_else(String::new, |best| best.metric.clone()),
+                best_is_highest: backup.keep_best.as_ref().is_some_and(|best| best.highest),
+                stop_when_behind: backup.stop_when_behind,
                 settle_ms: backup.settle.map_or(0, |settle| {
                     u32::try_from(settle.as_millis()).unwrap_or(u32::MAX)
                 }),

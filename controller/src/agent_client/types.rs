@@ -494,6 +494,10 @@ pub struct BackupConfig {
     pub keep_every_steps: u32,
     /// How long the data of a deleted checkpoint stays in the bucket.
     pub keep_grace: std::time::Duration,
+    /// Which are kept for what the log says of them, if any are.
+    pub keep_best: Option<spotter_bucket::Best>,
+    /// The box ends the training when the backup is behind and stays so.
+    pub stop_when_behind: bool,
     /// Wait with no change before a file counts as finished; `None`: the rule's own.
     pub settle: Option<std::time::Duration>,
     /// The user's rule for when a checkpoint is complete, as the contract has it; `None`: the frameworks' own.

@@ -90,6 +90,7 @@ mod tests {
             committed_us: 0,
             server_us: 0,
             prev: None,
+            metric: None,
             files: files.iter().map(file).collect(),
             encoding: None,
             self_blake3: String::new(),

@@ -18,7 +18,7 @@ use super::Shelf;
 const ORPHAN_MS: u64 = 24 * 3600 * 1000;
 
 /// What to do.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Order {
     /// What stays.
     pub keep: Keep,

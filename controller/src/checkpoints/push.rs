@@ -161,6 +161,7 @@ pub async fn push(
         committed_us: about.now_us,
         server_us: about.server_us,
         prev: known.first().map(|newest| newest.id.clone()),
+        metric: None,
         files,
         encoding: None,
         self_blake3: String::new(),

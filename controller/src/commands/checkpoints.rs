@@ -10,7 +10,10 @@ mod show;
 mod verify;
 
 use clap::Subcommand;
-use spotter_bucket::{BucketError, CommitId, ErrorKind as BucketErrorKind, Manifest};
+use serde::Serialize;
+use spotter_bucket::{
+    BucketError, CommitId, ErrorKind as BucketErrorKind, Manifest, manifest as commit,
+};
 
 use crate::{
     checkpoints::{Shelf, choose::choose},
@@ -58,6 +61,22 @@ impl Place {
     /// Where the run's own file says.
     pub(super) fn of_the_run() -> Self {
         Self { bucket: None }
+    }
+}
+
+/// What the training's log said of a checkpoint.
+#[derive(Debug, Serialize)]
+pub(super) struct Metric {
+    name: String,
+    value: f64,
+}
+
+impl From<&commit::Metric> for Metric {
+    fn from(metric: &commit::Metric) -> Self {
+        Self {
+            name: metric.name.clone(),
+            value: metric.value(),
+        }
     }
 }
 
@@ -171,6 +190,10 @@ pub(super) fn ls_command(shelf: &Shelf) -> String {
 /// What the bucket refused, why, and what may help.
 pub(super) fn failed(shelf: &Shelf, what: impl Into<String>, err: BucketError) -> CommandError {
     let hint = match (err.kind, err.code.as_deref(), err.status) {
+        (_, Some("ExpiredToken"), _) => Some(
+            "the keys that were found here have ended: get new ones (`aws sso login`, or wherever they came from)"
+                .to_owned(),
+        ),
         (BucketErrorKind::Denied, ..) => Some(format!(
             "the keys that were found here need that right under {}: choose others with AWS_PROFILE",
             shelf.url

@@ -20,7 +20,7 @@ use crate::{
         site::{Site, SiteError},
         status::Action,
     },
-    spec::OnDone,
+    spec::{OnDone, OnStale},
     store::{AttemptRecord, RunRecord},
 };
 
@@ -379,6 +379,8 @@ impl Lifecycle {
                 keep_last: checkpoints.keep_last,
                 keep_every_steps: checkpoints.keep_every_steps,
                 keep_grace: checkpoints.keep_grace,
+                keep_best: checkpoints.keep_best.clone(),
+                stop_when_behind: checkpoints.on_stale == OnStale::Stop,
                 settle: checkpoints.settle,
                 complete_when: checkpoints.complete_when.clone(),
                 tripwire: checkpoints.tripwire,

@@ -166,6 +166,7 @@ fn checkpoints(bare: &BareRun) -> Result<Option<Checkpoints>, SpecError> {
         every: DEFAULT_EVERY,
         keep_last: DEFAULT_KEEP_LAST,
         keep_every_steps: 0,
+        keep_best: None,
         keep_grace: DEFAULT_KEEP_GRACE,
         settle: None,
         complete_when: None,

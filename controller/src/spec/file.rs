@@ -13,7 +13,7 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor},
 };
 use serde_saphyr::{Location, Spanned};
-use spotter_bucket::Target;
+use spotter_bucket::{Best, Target};
 
 pub(super) use self::model::ModelKeys;
 use super::{
@@ -190,7 +190,16 @@ pub(super) struct UploadKeys {
 pub(super) struct KeepKeys {
     last: Option<Scalar>,
     every_steps: Option<Scalar>,
+    best: Option<BestKeys>,
     grace: Option<Scalar>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
+pub(super) struct BestKeys {
+    metric: Scalar,
+    count: Option<Scalar>,
+    mode: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -510,6 +519,10 @@ fn checkpoints(keys: &CheckpointsKeys) -> Result<Checkpoints, YamlError> {
         keep_every_steps: or(keep.and_then(|keep| keep.every_steps.as_ref()), 0, |text| {
             values::count(text, 1..=u32::MAX)
         })?,
+        keep_best: keep
+            .and_then(|keep| keep.best.as_ref())
+            .map(best)
+            .transpose()?,
         keep_grace: or(
             keep.and_then(|keep| keep.grace.as_ref()),
             DEFAULT_KEEP_GRACE,
@@ -541,6 +554,19 @@ fn checkpoints(keys: &CheckpointsKeys) -> Result<Checkpoints, YamlError> {
         on_stale: or(keys.on_stale.as_ref(), OnStale::Alert, |text| {
             choice(text, &[("alert", OnStale::Alert), ("stop", OnStale::Stop)])
         })?,
+    })
+}
+
+fn best(keys: &BestKeys) -> Result<Best, YamlError> {
+    let metric = at(&keys.metric, values::metric(&keys.metric.value))?;
+    let highest = match &keys.mode {
+        Some(mode) => at(mode, choice(&mode.value, &[("min", false), ("max", true)]))?,
+        None => at(&keys.metric, values::is_better_when_high(&metric))?,
+    };
+    Ok(Best {
+        metric,
+        count: or(keys.count.as_ref(), 1, |text| values::count(text, 1..=1000))?,
+        highest,
     })
 }
 

@@ -173,6 +173,33 @@ pub fn count(text: &str, bounds: std::ops::RangeInclusive<u32>) -> Result<u32, S
     })
 }
 
+/// The name of a value in a training's log.
+pub fn metric(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    spotter_trainlog::Metric::new(name).map_err(|err| err.to_string())?;
+    Ok(name.to_owned())
+}
+
+/// Whether more of a value is better, where its name leaves no doubt. The other way round the best would be deleted.
+pub fn is_better_when_high(metric: &str) -> Result<bool, String> {
+    const LESS: [&str; 7] = ["loss", "perplexity", "ppl", "error", "bpb", "wer", "cer"];
+    const MORE: [&str; 5] = ["accuracy", "acc", "f1", "bleu", "reward"];
+    let metric = metric.to_ascii_lowercase();
+    let has = |known: &[&str]| {
+        metric
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .any(|word| known.contains(&word))
+    };
+    match (has(&LESS), has(&MORE)) {
+        (true, false) => Ok(false),
+        (false, true) => Ok(true),
+        _ => Err(
+            "say which are better: `mode: min` keeps those with the least of it, `mode: max` those with the most"
+                .to_owned(),
+        ),
+    }
+}
+
 /// The name of a run: letters, digits, `-`, `_`, `.`; begins with a letter or digit; at most 63 characters.
 pub fn run_name(text: &str) -> Result<(), String> {
     let valid = (1..=63).contains(&text.len())
@@ -314,6 +341,23 @@ mod tests {
         ] {
             check(complete_when(text), expected.map(str::to_owned));
         }
+    }
+
+    #[test]
+    fn a_metrics_name_says_which_are_better_or_the_user_has_to() {
+        for (name, expected) in [
+            ("val_loss", Some(false)),
+            ("eval/Loss", Some(false)),
+            ("eval/accuracy", Some(true)),
+            ("val acc", Some(true)),
+            ("accuracy_error", None),
+            ("mAP50", None),
+            ("glossary", None),
+        ] {
+            check(is_better_when_high(name), expected);
+        }
+        check(metric(" val_loss "), Some("val_loss".to_owned()));
+        check(metric("a=b"), None);
     }
 
     #[test]

@@ -8,7 +8,9 @@
 
 mod world;
 
+mod checkpoints;
 mod crash_points;
+mod disk;
 mod doctor;
 mod endings;
 mod happy;

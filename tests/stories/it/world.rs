@@ -240,6 +240,7 @@ pub fn spec(name: &str) -> RunSpec {
             every: Duration::from_secs(600),
             keep_last: 2,
             keep_every_steps: 0,
+            keep_best: None,
             keep_grace: Duration::from_secs(3600),
             settle: None,
             complete_when: None,

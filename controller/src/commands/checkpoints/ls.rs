@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Place, failed, open};
+use super::{Metric, Place, failed, open};
 use crate::{
     commands::Deps,
     error::CommandError,
@@ -29,6 +29,8 @@ struct Row {
     files: usize,
     path: String,
     pinned: bool,
+    /// Value by which the best are kept, where its commit holds one.
+    metric: Option<Metric>,
 }
 
 /// Reads every commit; a damaged one is told, not shown.
@@ -48,6 +50,7 @@ pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), Co
             Ok(manifest) => rows.push(Row {
                 pinned: pinned.contains(&manifest.id),
                 size_bytes: manifest.total_bytes(),
+                metric: manifest.metric.as_ref().map(Metric::from),
                 files: manifest.files.len(),
                 id: manifest.id,
                 step: manifest.step,
@@ -62,27 +65,28 @@ pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), Co
         ui.status(format_args!("No checkpoint in {}.", shelf.url));
     }
     ui.show(&rows, |rows| {
-        let mut table = Table::new(&[
-            "STEP>",
-            "ATTEMPT>",
-            "COMMITTED",
-            "SIZE>",
-            "FILES>",
-            "PIN",
-            "PATH",
-            "ID",
-        ]);
+        let measured = rows.iter().any(|row| row.metric.is_some());
+        let mut columns = vec!["STEP>", "ATTEMPT>", "COMMITTED", "SIZE>", "FILES>", "PIN"];
+        columns.extend(measured.then_some("METRIC"));
+        columns.extend(["PATH", "ID"]);
+        let mut table = Table::new(&columns);
         for row in rows {
-            table.row([
+            let mut cells = vec![
                 text::or_dash(row.step),
                 row.attempt.to_string(),
                 text::time(row.committed_us as i64),
                 text::bytes(row.size_bytes),
                 row.files.to_string(),
                 if row.pinned { "yes" } else { "" }.to_owned(),
-                row.path.clone(),
-                row.id.clone(),
-            ]);
+            ];
+            if measured {
+                let metric = row.metric.as_ref();
+                cells.push(text::or_dash(
+                    metric.map(|metric| format!("{} {}", metric.name, metric.value)),
+                ));
+            }
+            cells.extend([row.path.clone(), row.id.clone()]);
+            table.row(cells);
         }
         table
     });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spotter_bucket::Keep;
+use spotter_bucket::{Best, Keep};
 
 use super::{Place, failed, open};
 use crate::{
@@ -28,6 +28,10 @@ pub(super) struct PruneArgs {
     /// The first of each so many steps stays; `keep.every_steps` of the run when not given, 0: none
     #[arg(long, value_name = "K")]
     keep_every_steps: Option<u32>,
+    /// The best by a value of the training stay, such as val_loss:2 or accuracy:2:max; `keep.best` of the run when not given, val_loss:0:
+    /// none
+    #[arg(long, value_name = "METRIC:COUNT[:min|max]", value_parser = keep_best)]
+    keep_best: Option<Best>,
     /// How long the data of a deleted one stays, such as 1h; `keep.grace` of the run when not given
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     grace: Option<Duration>,
@@ -53,10 +57,15 @@ pub(super) async fn prune(ui: &mut Ui, deps: &Deps, args: &PruneArgs) -> Result<
         .ids()
         .await
         .map_err(|err| failed(&shelf, &what, err))?;
+    let best = args
+        .keep_best
+        .clone()
+        .or_else(|| of.and_then(|of| of.keep_best.clone()));
     let order = Order {
         keep: Keep {
             last: args.keep_last.unwrap_or(keep_last),
             every_steps: args.keep_every_steps.unwrap_or(every_steps).into(),
+            best: best.filter(|best| best.count > 0),
         },
         grace: args.grace.unwrap_or(grace),
         at_rest: record.as_ref().is_some_and(is_at_rest),
@@ -77,6 +86,26 @@ pub(super) async fn prune(ui: &mut Ui, deps: &Deps, args: &PruneArgs) -> Result<
     tell(ui, &pruned);
     ui.show(&pruned, table);
     Ok(())
+}
+
+/// `val_loss:2` or `mAP:1:max`.
+fn keep_best(text: &str) -> Result<Best, String> {
+    let mut parts = text.split(':');
+    let metric = values::metric(parts.next().unwrap_or_default())?;
+    let count = parts.next().ok_or("say how many, as in val_loss:2")?;
+    let count = values::count(count, 0..=1000)?;
+    let highest = match (parts.next(), parts.next()) {
+        (None, _) => values::is_better_when_high(&metric)
+            .map_err(|_| format!("say which are better, as in {metric}:{count}:max or :min"))?,
+        (Some("min"), None) => false,
+        (Some("max"), None) => true,
+        _ => return Err("expected METRIC:COUNT, METRIC:COUNT:min or METRIC:COUNT:max".to_owned()),
+    };
+    Ok(Best {
+        metric,
+        count,
+        highest,
+    })
 }
 
 fn is_at_rest(run: &RunRecord) -> bool {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Place, manifest, open};
+use super::{Metric, Place, manifest, open};
 use crate::{
     commands::Deps,
     error::CommandError,
@@ -29,6 +29,7 @@ struct Shown {
     rule: String,
     path: String,
     prev: Option<String>,
+    metric: Option<Metric>,
     size_bytes: u64,
     files: Vec<File>,
 }
@@ -71,9 +72,10 @@ pub(super) async fn show(ui: &mut Ui, deps: &Deps, args: &ShowArgs) -> Result<()
         rule: manifest.rule.clone(),
         path: manifest.path.clone(),
         prev: manifest.prev.clone(),
+        metric: manifest.metric.as_ref().map(Metric::from),
     };
     ui.status(format_args!(
-        "{} of step {}, {} in {} files, committed {} by attempt {}, complete by `{}`.",
+        "{} of step {}, {} in {} files, committed {} by attempt {}, complete by `{}`{}.",
         shown.id,
         text::or_dash(shown.step),
         text::bytes(shown.size_bytes),
@@ -81,6 +83,9 @@ pub(super) async fn show(ui: &mut Ui, deps: &Deps, args: &ShowArgs) -> Result<()
         text::time(shown.committed_us as i64),
         shown.attempt,
         shown.rule,
+        shown.metric.as_ref().map_or_else(String::new, |metric| {
+            format!(", {} {}", metric.name, metric.value)
+        }),
     ));
     ui.show(&shown, |shown| {
         let mut table = Table::new(&["SIZE>", "MODIFIED", "BLAKE3", "SHARED", "PATH"]);

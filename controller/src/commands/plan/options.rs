@@ -200,7 +200,10 @@ fn demand<'a>(
         compute_cap: (model.attention.compute_cap(), model.attention.name()),
         download_gb: model.download_gb,
         disk_gb: spec.resources.disk_gb,
-        keep_last: checkpoints.map_or(1, |kept| kept.keep_last),
+        keep_last: checkpoints.map_or(1, |kept| {
+            let best = kept.keep_best.as_ref().map_or(0, |best| best.count);
+            kept.keep_last.saturating_add(best)
+        }),
         backup_every_hours: checkpoints
             .map_or(f64::INFINITY, |kept| kept.every.as_secs_f64() / 3600.0),
         backed_up: checkpoints.is_some_and(|kept| kept.to.is_some()),

@@ -32,7 +32,7 @@ checkpoints:
   dir: ./out/checkpoints
   to: s3://bucket/runs
   every: 10m
-  keep: {last: 3, every_steps: 10000, grace: 24h}
+  keep: {last: 3, every_steps: 10000, best: {metric: val_loss, count: 2}, grace: 24h}
   settle: 1500ms
   complete_when: quiet 20s
   tripwire: false
@@ -96,6 +96,11 @@ fn the_whole_file_is_read() {
             every: Duration::from_secs(600),
             keep_last: 3,
             keep_every_steps: 10_000,
+            keep_best: Some(Best {
+                metric: "val_loss".into(),
+                count: 2,
+                highest: false,
+            }),
             keep_grace: Duration::from_secs(86_400),
             settle: Some(Duration::from_millis(1500)),
             complete_when: Some("quiet 20000ms".into()),
@@ -313,6 +318,21 @@ fn a_bad_value_is_named_with_its_place() {
             "role: arn:aws:iam::123456789012:role/train",
             "role: train",
             "32:9: a role looks like arn:aws:iam::123456789012:role/train",
+        ),
+        (
+            "metric: val_loss",
+            "metric: mAP50",
+            "26:54: say which are better: `mode: min` keeps those with the least of it, `mode: max` those with the most",
+        ),
+        (
+            "metric: val_loss, count: 2",
+            "metric: mAP50, mode: best",
+            "26:67: expected min or max",
+        ),
+        (
+            "metric: val_loss",
+            "metric: a=b",
+            "26:54: `a=b` names no value in a log: letters, digits, `_`, `/`, `.`, `-` and spaces, at most 64, with a letter in it",
         ),
         (
             "on_stale: stop",
