@@ -45,6 +45,9 @@ const KEYS_AGAIN: Duration = Duration::from_secs(60);
 /// How the agent begins to say that it is a matter of rights.
 const REFUSED: &str = "the bucket refuses our keys";
 
+/// How a server says that keys are over.
+const EXPIRED: &str = "(ExpiredToken)";
+
 /// What the watcher knows between two looks.
 struct View {
     status: Option<AgentStatus>,
@@ -67,6 +70,8 @@ struct View {
     alarm: bool,
     cadence: Cadence,
     contradicted: bool,
+    /// What was told of its disk, as long as that holds.
+    disk: Option<String>,
 }
 
 impl Lifecycle {
@@ -102,6 +107,7 @@ impl Lifecycle {
             alarm: false,
             cadence: Cadence::default(),
             contradicted: false,
+            disk: None,
         };
         loop {
             self.still_ours(run, attempt)?;
@@ -404,7 +410,11 @@ impl Lifecycle {
             let why = alarms::backup(&self.store, &run.name, attempt.number)?
                 .or_else(|| status.backup.as_ref()?.problem.clone())
                 .unwrap_or_else(|| "no commit in time".to_owned());
-            let more = if why.contains(REFUSED) {
+            let more = if why.contains(REFUSED) && why.contains(EXPIRED) {
+                " Get new keys where these came from (`aws sso login`): they are handed over within a minute of being there, and \
+                 nothing that waits is lost."
+                    .to_owned()
+            } else if why.contains(REFUSED) {
                 format!(
                     " See what is refused and what to grant: `spotter doctor bucket {}`.",
                     run.name
@@ -441,6 +451,14 @@ impl Lifecycle {
                 self.say(run, &format!("Careful: {text}."));
             }
         }
+        let disk = alarms::disk(&self.store, &run.name, attempt.number)?;
+        if let Some(text) = disk
+            .as_ref()
+            .filter(|text| view.disk.as_ref() != Some(*text))
+        {
+            self.say(run, &format!("Careful: {text}."));
+        }
+        view.disk = disk;
         let contradiction = windows::contradiction(&self.store, attempt)?;
         if let Some(why) = contradiction.as_ref().filter(|_| !view.contradicted) {
             self.say(

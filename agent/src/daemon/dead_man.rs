@@ -40,7 +40,8 @@ pub async fn watch(core: Arc<Core>) {
             end_box(&core, &run.provider_url, &reason, still).await
         } else if let Some(over) = ending::is_over(&core) {
             let still = || ending::is_over(&core).is_some();
-            save(&core, ENDED_LIMIT).await;
+            let patience = ending::patience(&core, &over);
+            save(&core, ENDED_LIMIT.min(patience), patience).await;
             let reason = format!("the training was ended: {}", over.reason);
             still() && end_box(&core, &run.provider_url, &reason, still).await
         } else {
@@ -49,7 +50,7 @@ pub async fn watch(core: Arc<Core>) {
                 continue;
             }
             let limit = Duration::from_secs(run.idle_stop_s.into());
-            save(&core, limit).await;
+            save(&core, limit, Duration::MAX).await;
             let reason = format!(
                 "the training is over and nobody came for it within {} s",
                 run.idle_stop_s
@@ -75,8 +76,9 @@ fn idle_is_due(core: &Core, idle_stop_s: u32) -> bool {
         && !presence::is_logged_in()
 }
 
-/// What can be saved goes to the bucket before the box stops, for at most this long; then the word that the training is over.
-async fn save(core: &Arc<Core>, limit: Duration) {
+/// What can be saved goes to the bucket before the box stops, for at most this long; then the word that the training is over, for which
+/// the bucket is given as much `patience` as it usually is, or less.
+async fn save(core: &Arc<Core>, limit: Duration, patience: Duration) {
     let Some(running) = core.backup() else { return };
     let state = running.backup.backup_now(limit, true).await;
     if state.pending > 0 {
@@ -85,7 +87,7 @@ async fn save(core: &Arc<Core>, limit: Duration) {
             "checkpoints stay on this disk only: the bucket did not take them in time"
         );
     }
-    goodbye::leave_ending(core, &running, state.unsaved_bytes).await;
+    goodbye::leave_ending(core, &running, state.unsaved_bytes, patience).await;
 }
 
 /// Asks to be stopped for as long as that is still wanted. False: somebody came meanwhile.

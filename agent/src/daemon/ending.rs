@@ -16,6 +16,8 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(10 * 60);
 const GRACE: Duration = Duration::from_secs(120);
 /// How long the last checkpoints may take.
 const LAST_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// Most that is waited for a backup that was behind for long already: each second is paid for what could not be saved before.
+const BEHIND_LIMIT: Duration = Duration::from_secs(60);
 /// A watcher whose link broke comes back within this; then nobody is there.
 const ALONE_US: u64 = 30_000_000;
 
@@ -29,6 +31,8 @@ pub enum By {
     NoProgress,
     /// A window contradicts the estimate.
     Contradiction,
+    /// The backup is behind, and the run may not go on without one.
+    Backup,
 }
 
 impl By {
@@ -38,6 +42,7 @@ impl By {
             Self::MaxRuntime => "max_runtime",
             Self::NoProgress => "no_progress",
             Self::Contradiction => "contradiction",
+            Self::Backup => "backup",
         }
     }
 }
@@ -112,7 +117,8 @@ pub fn go_on(core: Arc<Core>, ending: Ending) {
 }
 
 async fn carry_out(core: &Arc<Core>, ending: &Ending) {
-    save(core, FLUSH_LIMIT, false).await;
+    let patience = patience(core, ending);
+    save(core, FLUSH_LIMIT.min(patience), false).await;
     // Another one may have been started while this one was saved.
     let is_it = core
         .sessions
@@ -125,12 +131,21 @@ async fn carry_out(core: &Arc<Core>, ending: &Ending) {
         error!(error = %chain(&err), "the training did not end");
         return;
     }
-    save(core, LAST_LIMIT, true).await;
+    save(core, LAST_LIMIT.min(patience), true).await;
     let saved = Ending {
         saved: true,
         ..ending.clone()
     };
     note(core, &saved);
+}
+
+/// Longest wait for the bucket at any one step of an ending.
+pub fn patience(core: &Core, ending: &Ending) -> Duration {
+    let plan = core.run().and_then(|run| run.backup);
+    match (ending.by, plan) {
+        (By::Backup, Some(plan)) => Duration::from_secs(plan.every_s.into()).min(BEHIND_LIMIT),
+        _ => Duration::MAX,
+    }
 }
 
 async fn save(core: &Core, limit: Duration, last: bool) {

@@ -68,8 +68,13 @@ pub async fn say(core: &Arc<Core>) {
 }
 
 /// Leaves word of how the training ended: from outside, a box that stopped itself looks like one that was taken back.
-pub async fn leave_ending(core: &Arc<Core>, running: &RunningBackup, unsaved_bytes: u64) {
-    let left = time::timeout(ENDING_LIMIT, async {
+pub async fn leave_ending(
+    core: &Arc<Core>,
+    running: &RunningBackup,
+    unsaved_bytes: u64,
+    patience: Duration,
+) {
+    let left = time::timeout(ENDING_LIMIT.min(patience), async {
         while let Err(why) = try_leave_ending(core, running, unsaved_bytes).await {
             warn!(why, "the training's end is not in the bucket, will retry");
             time::sleep(ENDING_PAUSE).await;

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     chain,
+    checkpoints::BackupState,
     events::EventSink,
     now_us,
     sessions::{NewSession, SessionState, record},
@@ -35,6 +36,8 @@ use crate::{
 const MEMORY: &str = "windows.json";
 /// The session of the user's command.
 const COMMAND_SESSION: &str = "on-contradiction";
+/// Most of the time that a watcher has to end what the backup cannot keep up with, before the box does.
+const WATCHERS_LEAD: Duration = Duration::from_secs(30);
 /// Longest time that the command may take, seconds.
 const COMMAND_LIMIT_S: u32 = 3600;
 
@@ -57,6 +60,8 @@ struct Watched {
     /// Newest step, and when it was first seen.
     step: Option<u64>,
     moved: Instant,
+    /// Since when the backup has been behind, as long as it is.
+    behind: Option<Instant>,
     ending: bool,
 }
 
@@ -88,7 +93,8 @@ pub async fn watch(core: Arc<Core>) {
             continue;
         };
         let reading = reading(&core, &sample, started_us, log_bytes);
-        if let Some(ending) = limits(&run, watched, &reading) {
+        let state = core.backup().map(|running| running.backup.state());
+        if let Some(ending) = limits(&run, watched, &reading, state.as_ref()) {
             watched.ending = true;
             ending::begin(&core, ending);
         }
@@ -127,6 +133,7 @@ fn begin(core: &Arc<Core>, started_us: u64) -> Option<Watched> {
         began_us: None,
         step: None,
         moved: Instant::now(),
+        behind: None,
         ending: ending.is_some(),
     })
 }
@@ -163,23 +170,51 @@ fn reading(core: &Core, sample: &Sample, started_us: u64, log_bytes: u64) -> Rea
     }
 }
 
-/// Whether a limit is reached; notes steps on the way.
-fn limits(run: &RunFile, watched: &mut Watched, reading: &Reading) -> Option<Ending> {
+/// Whether a limit is reached; notes steps and the backup's standing on the way.
+fn limits(
+    run: &RunFile,
+    watched: &mut Watched,
+    reading: &Reading,
+    backup: Option<&BackupState>,
+) -> Option<Ending> {
     let step = reading.training.and_then(|training| training.step);
     if step != watched.step {
         watched.step = step;
         watched.moved = Instant::now();
     }
+    let alarm = backup.filter(|state| state.alarm);
+    watched.behind = alarm.and(watched.behind.or_else(|| Some(Instant::now())));
     if watched.ending {
         return None;
     }
-    let (by, reason) = reached(
-        run,
-        now_us().saturating_sub(watched.started_us) / 1_000_000,
-        watched.moved.elapsed(),
-        step,
-    )?;
+    let trained_s = now_us().saturating_sub(watched.started_us) / 1_000_000;
+    let still = watched.moved.elapsed();
+    let late = || {
+        let behind = watched.behind?.elapsed();
+        too_long_behind(run, behind, &alarm?.problem)
+    };
+    let (by, reason) = reached(run, trained_s, still, step).or_else(late)?;
     Some(Ending::new(by, reason, watched.started_us))
+}
+
+/// Whether the training may not go on without its backup, and why in words (pure).
+///
+/// Whoever watches ends it at once, and has one more interval for what waits; we come a little later.
+fn too_long_behind(run: &RunFile, behind: Duration, problem: &str) -> Option<(By, String)> {
+    let plan = run.backup.as_ref().filter(|plan| plan.stop_when_behind)?;
+    let every = Duration::from_secs(plan.every_s.into());
+    if behind < every + every.min(WATCHERS_LEAD) {
+        return None;
+    }
+    let why = match problem {
+        "" => String::new(),
+        why => format!(": {why}"),
+    };
+    let reason = format!(
+        "its backup is behind, and `checkpoints.on_stale` is `stop`: for {} s more no checkpoint got to the bucket{why}",
+        behind.as_secs()
+    );
+    Some((By::Backup, reason))
 }
 
 /// Which limit is reached, and in words (pure).
@@ -350,6 +385,7 @@ async fn run_command(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::run_file::BackupPlan;
 
     #[test]
     fn limits_are_held_on_time_and_on_steps_and_only_where_they_are_set() {
@@ -369,6 +405,31 @@ mod tests {
         ] {
             let got = reached(&run, trained_s, second * still_s, step);
             assert_eq!(got.as_ref().map(|(by, _)| *by), expected, "{got:?}");
+        }
+        let plan = |stop_when_behind, every_s| RunFile {
+            backup: Some(BackupPlan {
+                stop_when_behind,
+                ..BackupPlan::for_tests(every_s)
+            }),
+            ..RunFile::for_tests()
+        };
+        for (run, behind_s, expected) in [
+            (run(0, 0), 1_000_000, false),
+            (plan(false, 600), 1_000_000, false),
+            (plan(true, 600), 629, false),
+            (plan(true, 600), 630, true),
+            (plan(true, 5), 9, false),
+            (plan(true, 5), 10, true),
+        ] {
+            let got = too_long_behind(&run, second * behind_s, "access denied");
+            assert_eq!(got.is_some(), expected, "{behind_s} s: {got:?}");
+            if let Some((by, reason)) = got {
+                assert_eq!(by, By::Backup);
+                assert!(
+                    reason.ends_with("got to the bucket: access denied"),
+                    "{reason}"
+                );
+            }
         }
         let (_, words) = reached(&run(0, 60), 60, second * 60, None).unwrap();
         assert!(words.contains("say how with `progress`"), "{words}");

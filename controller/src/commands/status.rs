@@ -49,7 +49,7 @@ struct Status {
     window: Option<serde_json::Value>,
     /// What contradicts the estimate now; `null`: nothing.
     contradiction: Option<String>,
-    /// What ends the run from outside and is near: the account's credit, the contract.
+    /// What ends the run from outside and is near: the account's credit, the contract, a disk that fills.
     warnings: Vec<String>,
     /// How it waits for its box; `null`: it does not.
     waiting: Option<Waiting>,
@@ -87,7 +87,9 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     };
     let warnings = match summary.attempts.last() {
         Some(attempt) if summary.outcome.is_none() => {
-            foresight::warnings(&store, &run.name, attempt.number)?
+            let mut warnings = foresight::warnings(&store, &run.name, attempt.number)?;
+            warnings.extend(alarms::disk(&store, &run.name, attempt.number)?);
+            warnings
         }
         _ => Vec::new(),
     };

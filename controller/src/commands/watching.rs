@@ -18,7 +18,7 @@ use crate::{
         summary::{RunSummary, summarise},
         vigil,
     },
-    store::{Outcome, RunRecord, Store},
+    store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{Console, Progress, Ui, Unit},
 };
 
@@ -188,7 +188,9 @@ pub fn ways_on(store: &Store, run: &RunRecord) -> Result<Vec<String>, CommandErr
 /// What an ended run makes of the exit code.
 pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
     let reason = run.reason.clone();
-    let found = match store.latest_attempt(&run.name)? {
+    let attempt = store.latest_attempt(&run.name)?;
+    let costs = attempt.as_ref().is_some_and(AttemptRecord::may_cost);
+    let found = match attempt {
         Some(attempt) => diagnosis::of(store, &attempt)?,
         None => None,
     };
@@ -223,7 +225,13 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
             .map_err(|err: CommandError| {
                 err.hint(format!("see its windows with `spotter events {name}`, and go on with `spotter resume {name}`"))
             }),
-        Some(Outcome::Limit) => failed("was ended by a limit", ErrorKind::Limit),
+        Some(Outcome::Limit) => failed("was ended by a limit", ErrorKind::Limit).map_err(|err: CommandError| {
+            let again = format!("when the reason is gone, go on with `spotter resume {name}`");
+            match costs {
+                true => err.hint(format!("{again}; end the box for good with `spotter destroy {name}`")),
+                false => err.hint(again),
+            }
+        }),
         Some(Outcome::Interrupted) => failed("was interrupted and not carried on", ErrorKind::Interrupted)
             .map_err(|err: CommandError| ways.into_iter().fold(err, CommandError::hint)),
         Some(Outcome::Lost) => failed("was lost with its box", ErrorKind::Lost),

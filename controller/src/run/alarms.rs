@@ -70,6 +70,52 @@ pub fn rare(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, St
     Ok(event.and_then(|event| word(&event.detail, "text")))
 }
 
+/// That the disk of the box will be too small for the checkpoints to come, and what to do; `None` while it is large enough.
+pub fn disk(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, StoreError> {
+    let newest = |kind: &str| store.newest_event(run, attempt, kind);
+    let Some(filling) = newest("disk.filling")? else {
+        return Ok(None);
+    };
+    if newest("disk.enough")?.is_some_and(|enough| enough.id > filling.id) {
+        return Ok(None);
+    }
+    Ok(Some(filling_text(run, &filling.detail)))
+}
+
+fn filling_text(run: &str, detail: &Value) -> String {
+    let number = |key: &str| detail[key].as_u64();
+    let size = |key: &str| {
+        let mib = number(key).unwrap_or(0) as f64 / f64::from(1 << 20);
+        match mib < 1024.0 {
+            true => format!("{mib:.1} MiB"),
+            false => format!("{:.1} GiB", mib / 1024.0),
+        }
+    };
+    let takes = match number("fit").unwrap_or(0) {
+        0 => "has no room for the next checkpoint".to_owned(),
+        1 => "has room for one more checkpoint".to_owned(),
+        fit => format!("has room for {fit} more checkpoints"),
+    };
+    let when = number("full_in_s").map_or_else(String::new, |seconds| {
+        let when = match seconds.div_ceil(60) {
+            minutes @ ..120 => format!("{minutes} min"),
+            minutes => format!("{} h", minutes / 60),
+        };
+        format!(" and is full in about {when}, which ends the training")
+    });
+    let why = match (detail["behind"] == true, number("kept")) {
+        (true, _) => "none is deleted while the backup is behind".to_owned(),
+        (false, Some(kept)) => format!("`checkpoints.keep` holds {kept} of them there"),
+        (false, None) => "`checkpoints.keep` holds all of them there".to_owned(),
+    };
+    format!(
+        "the box's disk {takes}{when}: {} are free, one has {}, and {why}; make room with `spotter ssh {run}`, or `spotter stop \
+         {run}` and rent more with `resources.disk`",
+        size("free_bytes"),
+        size("largest_bytes"),
+    )
+}
+
 fn word(detail: &Value, key: &str) -> Option<String> {
     let word = detail[key].as_str().filter(|word| !word.is_empty());
     word.map(str::to_owned)
@@ -97,6 +143,25 @@ mod tests {
 
     use super::*;
     use crate::{clock::Clock, store::StoredEvent};
+
+    #[test]
+    fn a_disk_that_fills_is_told_with_when_why_and_what_to_do() {
+        for (detail, expected) in [
+            (
+                json!({"free_bytes": 35_u64 << 30, "largest_bytes": 30_u64 << 30, "fit": 1, "kept": 3, "full_in_s": 1190, "behind": false}),
+                "the box's disk has room for one more checkpoint and is full in about 20 min, which ends the training: 35.0 GiB are free, \
+                 one has 30.0 GiB, and `checkpoints.keep` holds 3 of them there; make room with `spotter ssh r`, or `spotter stop r` and \
+                 rent more with `resources.disk`",
+            ),
+            (
+                json!({"free_bytes": 600_u64 << 20, "largest_bytes": 30_u64 << 30, "fit": 0, "kept": 3, "full_in_s": null, "behind": true}),
+                "the box's disk has no room for the next checkpoint: 600.0 MiB are free, one has 30.0 GiB, and none is deleted while the \
+                 backup is behind; make room with `spotter ssh r`, or `spotter stop r` and rent more with `resources.disk`",
+            ),
+        ] {
+            assert_eq!(filling_text("r", &detail), expected);
+        }
+    }
 
     #[test]
     fn an_alarm_names_its_file_and_its_reason_until_the_backup_has_recovered() {

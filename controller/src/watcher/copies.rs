@@ -105,7 +105,14 @@ impl Lifecycle {
                 return Ok(());
             }
             attempt.last_event = last;
-            site.acknowledge(last).await?;
+            match site.acknowledge(last).await {
+                Ok(()) => {}
+                Err(err @ SiteError::Unreachable(_)) => return Err(err),
+                // It only keeps them for longer; a full disk cannot even note what it may forget.
+                Err(err) => {
+                    tracing::debug!(%err, "the agent did not take that its events are here")
+                }
+            }
         }
     }
 }

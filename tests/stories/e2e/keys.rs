@@ -26,6 +26,16 @@ fn keys_that_have_expired_are_told_before_anything_is_rented() {
     on(Tier::One, expired);
 }
 
+#[test]
+fn a_run_that_nobody_watches_is_ended_by_its_box_when_the_backup_may_not_go_on() {
+    on(Tier::One, unwatched);
+}
+
+#[test]
+fn keys_that_end_in_mid_run_are_told_and_others_go_on_where_they_ended() {
+    on(Tier::One, ended_in_mid_run);
+}
+
 /// A run file with more keys under `checkpoints`.
 fn file(world: &World, training: &Training, more: &str) -> String {
     world.training(training);
@@ -110,8 +120,83 @@ fn revoked(world: &World) {
         .filter(|line| line.contains("backup") || line.contains("Finishing"))
         .collect();
     check(world, "revoked_said", &told.join("\n"));
+    let end: Vec<&str> = said
+        .lines()
+        .skip_while(|line| !line.starts_with("error:"))
+        .filter(|line| !line.starts_with("cause:"))
+        .collect();
+    check(world, "revoked_end", &end.join("\n"));
     world.ctl(&["s3", r#"{"heal": true}"#]);
     world.ok(&["destroy", "--lose-data", "revoked"]);
+    world.assert_nothing_rented();
+}
+
+/// The bucket takes nothing more of these from now on.
+fn refuse(world: &World, fault: &str) {
+    for operation in ["PutObject", "CreateMultipartUpload"] {
+        let order = format!(r#"{{"inject": {{"operation": "{operation}", "fault": "{fault}"}}}}"#);
+        world.ctl(&["s3", &order]);
+    }
+}
+
+fn unwatched(world: &World) {
+    let training = Training::interruptible("dark", 3000);
+    let file = file(world, &training, "  on_stale: stop\n");
+    world.ok(&["run", &file, "--detach"]);
+    world.until("a checkpoint in the bucket", || {
+        let listed = world.say(&["checkpoints", "dark", "--json"]);
+        let listed: serde_json::Value = serde_json::from_str(&listed.stdout).ok()?;
+        (!listed.as_array()?.is_empty()).then_some(())
+    });
+    let instance = world.status("dark")["attempts"][0]["instance"]
+        .as_u64()
+        .unwrap();
+    refuse(world, "denied");
+    let noted = world.home(instance).join(".spotter/ending.json");
+    world.until("the box to end the training", || {
+        noted.exists().then_some(())
+    });
+    world.until("the box to stop itself", || {
+        let stopped = world.alive()[0]["cur_state"] == "stopped";
+        stopped.then_some(())
+    });
+    let ending = std::fs::read_to_string(&noted).unwrap();
+    let ending: serde_json::Value = serde_json::from_str(&ending).unwrap();
+    assert_eq!(ending["by"], "backup", "{ending}");
+    let reason = ending["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("`checkpoints.on_stale` is `stop`"),
+        "{reason}"
+    );
+    world.ctl(&["s3", r#"{"heal": true}"#]);
+    // All that was saved before is there.
+    world.ok(&["checkpoints", "verify", "dark"]);
+    world.ok(&["destroy", "--lose-data", "dark"]);
+    world.assert_nothing_rented();
+}
+
+fn ended_in_mid_run(world: &World) {
+    let training = Training::interruptible("ends", 600);
+    let file = file(world, &training, "");
+    let mut run = world.background(&["run", &file]);
+    world.until("a checkpoint in the bucket", || {
+        let status = world.status("ends");
+        (status["checkpoints_committed"].as_u64()? > 0).then_some(())
+    });
+    refuse(world, "expired_token");
+    world.until("the alarm", || {
+        run.text().contains("The backup is behind").then_some(())
+    });
+    // As if new ones were there.
+    world.ctl(&["s3", r#"{"heal": true}"#]);
+    assert_eq!(run.wait(), 0, "{}", run.text());
+    let said = run.text();
+    let told = said
+        .lines()
+        .find(|line| line.contains("The backup is behind"));
+    check(world, "ended_said", told.unwrap());
+    let listed = world.ok(&["checkpoints", "ends"]);
+    assert!(listed.stdout.contains("step-600.txt"), "{}", listed.out);
     world.assert_nothing_rented();
 }
 

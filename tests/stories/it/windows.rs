@@ -27,6 +27,7 @@ async fn a_training_that_its_box_ended_ends_the_run_with_the_reason() {
         ("contradiction", Outcome::Contradicted),
         ("max_runtime", Outcome::Limit),
         ("no_progress", Outcome::Limit),
+        ("backup", Outcome::Limit),
     ] {
         let world = World::new(3, 100_000);
         world.plan(&spec(RUN));
