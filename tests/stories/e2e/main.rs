@@ -20,4 +20,3 @@ mod links;
 mod money;
 mod other_tools;
 mod refusals;
-mod results;
