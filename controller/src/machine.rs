@@ -21,7 +21,7 @@ use crate::{
     bootstrap::{self, AgentBinary, BootstrapError},
     credentials::{self, key_ring::KeyRing},
     error::chain,
-    run::site::{KeysGiven, Place, Progress, Site, SiteError, Sites},
+    run::site::{KeysGiven, LeftLog, Place, Progress, Site, SiteError, Sites},
     spec::{Checkpoints, RunSpec},
     sync::{self, SyncError},
     tunnel::{FailureKind, Patience, SshHome, Tunnel, TunnelError},
@@ -137,12 +137,12 @@ impl Sites for Machines {
         spec: &RunSpec,
         attempt: u32,
         session: &str,
-    ) -> Result<Vec<LogPiece>, SiteError> {
+    ) -> Result<LeftLog, SiteError> {
         let Some((bucket, layout)) = bucket_of(spec).await? else {
-            return Ok(Vec::new());
+            return Ok(LeftLog::default());
         };
         let failed = |err: spotter_bucket::BucketError| SiteError::Unreachable(chain(&err));
-        let mut pieces = Vec::new();
+        let mut left = LeftLog::default();
         for object in bucket
             .list(&layout.logs_prefix(attempt))
             .await
@@ -151,7 +151,12 @@ impl Sites for Machines {
             let Some((of, generation, offset)) = layout.log_of_key(attempt, &object.key) else {
                 continue;
             };
-            if of != session || object.size_bytes > LEFT_LOG_BYTES {
+            if of != session {
+                continue;
+            }
+            if object.size_bytes > LEFT_LOG_BYTES {
+                let text = format!("{} of {} bytes", object.key, object.size_bytes);
+                left.too_large.push(text);
                 continue;
             }
             let data = bucket
@@ -160,15 +165,15 @@ impl Sites for Machines {
                 .map_err(failed)?
                 .to_vec();
             let position = LogPosition { generation, offset };
-            pieces.push(LogPiece {
+            left.pieces.push(LogPiece {
                 position,
                 data,
                 gap_bytes: 0,
                 end: false,
             });
         }
-        pieces.sort_by_key(|piece| piece.position);
-        Ok(pieces)
+        left.pieces.sort_by_key(|piece| piece.position);
+        Ok(left)
     }
 
     async fn left_ending(&self, spec: &RunSpec, attempt: u32) -> Result<Option<Ending>, SiteError> {

@@ -231,22 +231,6 @@ pub struct Instance {
     pub inet_down_mbps: f64,
 }
 
-impl Instance {
-    /// What it costs now, $/h: the GPU only while the contract runs, and not while the box is being made.
-    pub fn usd_per_hour_now(&self) -> f64 {
-        let being_made = matches!(
-            self.actual,
-            Actual::Provisioning | Actual::Created | Actual::Loading
-        );
-        let gpu = if self.contract_running && !being_made {
-            self.gpu_usd_per_hour
-        } else {
-            0.0
-        };
-        gpu + self.storage_usd_per_hour
-    }
-}
-
 /// The account.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Account {

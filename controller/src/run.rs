@@ -19,7 +19,7 @@ pub mod interruptions;
 pub mod label;
 pub mod lease;
 pub mod lifecycle;
-mod market_eye;
+pub(crate) mod market_eye;
 pub mod prediction;
 mod preparing;
 pub mod pricing;

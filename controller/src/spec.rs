@@ -313,7 +313,26 @@ pub enum OnDone {
     Keep,
 }
 
+fn is_brought_home(checkpoints: Option<&Checkpoints>, results: Option<&Results>) -> bool {
+    results.is_some() || checkpoints.is_some_and(|checkpoints| checkpoints.to.is_some())
+}
+
+impl OnDone {
+    /// What happens where nothing was said: a box that holds the only copy of what was trained on it is not destroyed.
+    fn of(checkpoints: Option<&Checkpoints>, results: Option<&Results>) -> Self {
+        match is_brought_home(checkpoints, results) {
+            true => Self::Destroy,
+            false => Self::Stop,
+        }
+    }
+}
+
 impl RunSpec {
+    /// Whether all that the training writes is on the disk of its box and nowhere else.
+    pub fn brings_nothing_home(&self) -> bool {
+        !is_brought_home(self.checkpoints.as_ref(), self.results.as_ref())
+    }
+
     /// Reads and checks a run file.
     pub fn load(path: &Path) -> Result<Self, SpecError> {
         file::read(path)

@@ -275,8 +275,11 @@ impl Lifecycle {
             Err(err @ (ProviderError::Unauthorized { .. } | ProviderError::NoKey { .. })) => {
                 Err(err.into())
             }
-            // The laptop may be offline: that says nothing about the box.
+            // The laptop may be offline: that says nothing about the box, nor that an answer of before still stands.
             Err(err) => {
+                if view.instance == Some(None) {
+                    view.instance_since = Instant::now();
+                }
                 tracing::debug!(%err, "the provider does not answer");
                 Ok(())
             }

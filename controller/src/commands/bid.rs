@@ -7,9 +7,10 @@ use crate::{
     commands::Deps,
     error::CommandError,
     ledger,
-    provider::Rental,
+    provider::{Intended, Rental},
+    run::State,
     spec::values,
-    store::RunRecord,
+    store::{AttemptRecord, RunRecord},
     ui::{Table, Ui, text},
 };
 
@@ -58,8 +59,10 @@ pub async fn bid(ui: &mut Ui, deps: &Deps, args: &BidArgs) -> Result<(), Command
     }) else {
         return Err(refused(&run).because("it has no box"));
     };
-    if attempt.rental != Rental::Interruptible {
-        return Err(refused(&run).because("its box is rented on demand, for which nobody bids"));
+    if let Some(why) = unwanted(&run, &attempt) {
+        return Err(refused(&run)
+            .because(why)
+            .hint(format!("go on with it: `spotter resume {}`", run.name)));
     }
     let provider = deps.provider()?;
     let seen = provider
@@ -87,7 +90,21 @@ pub async fn bid(ui: &mut Ui, deps: &Deps, args: &BidArgs) -> Result<(), Command
     // What it cost until now is not lost with its price.
     store.meter(&run.name, attempt.number, &seen, deps.clock.now_us())?;
     provider.change_bid(id, args.price).await?;
-    let after = provider.instance(id).await?;
+    // From here on this is the price that was agreed to.
+    store.record_bid(&run.name, attempt.number, args.price)?;
+    let mut after = provider.instance(id).await?;
+    let mut queued = false;
+    // The market does not always start a box by itself that it had stopped, however high the new bid is.
+    if after
+        .as_ref()
+        .is_some_and(|after| after.intended == Intended::Stopped)
+    {
+        match provider.start(id).await {
+            Ok(at_once) => queued = !at_once,
+            Err(err) => ui.warning(format_args!("the box was not started: {err}")),
+        }
+        after = provider.instance(id).await?;
+    }
     let new_usd_per_hour = after
         .as_ref()
         .map_or(args.price, |seen| seen.gpu_usd_per_hour);
@@ -128,7 +145,11 @@ pub async fn bid(ui: &mut Ui, deps: &Deps, args: &BidArgs) -> Result<(), Command
     });
     if after.is_some_and(|after| !after.contract_running) {
         ui.status(format_args!(
-            "The box does not run now: somebody pays more, or the market has not looked yet."
+            "The box does not run now: {}.",
+            match queued {
+                true => "it waits for its GPU, which somebody else has",
+                false => "somebody pays more, or the market has not looked yet",
+            }
         ));
     }
     Ok(())
@@ -136,6 +157,21 @@ pub async fn bid(ui: &mut Ui, deps: &Deps, args: &BidArgs) -> Result<(), Command
 
 fn refused(run: &RunRecord) -> CommandError {
     CommandError::new(format!("the bid of run `{}` was not changed", run.name)).about(&run.name)
+}
+
+/// Why nobody should bid for the box of an attempt (pure): one that was given up would cost GPU time for nothing.
+fn unwanted(run: &RunRecord, attempt: &AttemptRecord) -> Option<&'static str> {
+    if attempt.rental != Rental::Interruptible {
+        return Some("its box is rented on demand, for which nobody bids");
+    }
+    match attempt.state {
+        _ if run.outcome.is_some() || run.stop_requested => {
+            Some("it has ended, and nobody wants its box to run")
+        }
+        State::Interrupted | State::Lost => Some("its box was taken back and given up"),
+        state if state.is_active() || state == State::Waiting => None,
+        _ => Some("its training has ended"),
+    }
 }
 
 /// Which limit of the run file a bid would break (pure).
@@ -165,7 +201,65 @@ fn over(run: &RunRecord, price: f64, storage_usd_per_hour: f64, spent_usd: f64) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::RunSpec;
+    use crate::{spec::RunSpec, store::Outcome};
+
+    #[test]
+    fn nobody_bids_for_a_box_that_was_given_up() {
+        let run = |outcome| RunRecord {
+            name: "r".to_owned(),
+            spec: RunSpec::from_flags_for_tests(),
+            created_us: 0,
+            stop_requested: false,
+            outcome,
+            reason: None,
+        };
+        let attempt = |state, rental| AttemptRecord {
+            run: "r".to_owned(),
+            number: 1,
+            state,
+            label: String::new(),
+            rental,
+            instance: Some(7),
+            machine_id: None,
+            gpu: String::new(),
+            gpu_usd_per_hour: 0.3,
+            storage_usd_per_hour: 0.01,
+            ssh: Vec::new(),
+            created_us: 0,
+            state_us: 0,
+            started_us: 1,
+            gone_us: 0,
+            resumed_step: None,
+            last_step: None,
+            reason: None,
+            last_event: 0,
+            exit_code: None,
+            reopened_us: 0,
+            old_session_us: 0,
+        };
+        for (state, outcome, words) in [
+            (State::Loading, None, None),
+            (State::Running, None, None),
+            (State::Waiting, None, None),
+            (State::Interrupted, None, Some("given up")),
+            (State::Lost, None, Some("given up")),
+            (State::Stopped, Some(Outcome::Stopped), Some("has ended")),
+            (State::Running, Some(Outcome::Stopped), Some("has ended")),
+            (State::Failed, None, Some("has ended")),
+        ] {
+            let found = unwanted(&run(outcome), &attempt(state, Rental::Interruptible));
+            match words {
+                None => assert_eq!(found, None, "{state}"),
+                Some(words) => assert!(found.unwrap().contains(words), "{state} {found:?}"),
+            }
+        }
+        let on_demand = attempt(State::Running, Rental::OnDemand);
+        assert!(
+            unwanted(&run(None), &on_demand)
+                .unwrap()
+                .contains("on demand")
+        );
+    }
 
     #[test]
     fn a_bid_above_any_limit_of_the_run_file_is_refused_with_the_limit() {

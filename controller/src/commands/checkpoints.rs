@@ -107,7 +107,15 @@ pub(super) async fn open(
     place: &Place,
 ) -> Result<(Shelf, Option<RunRecord>), CommandError> {
     let (name, to, record) = match (&place.bucket, run) {
-        (Some(to), Some(run)) => (run.to_owned(), to.clone(), None),
+        // A run that this machine knows keeps what its run file says, wherever its bucket is named.
+        (Some(to), Some(run)) => {
+            let store = deps.existing_store()?;
+            let record = store
+                .map(|store| store.find_run(run))
+                .transpose()?
+                .flatten();
+            (run.to_owned(), to.clone(), record)
+        }
         (Some(_), None) => {
             return Err(CommandError::usage(
                 "name the run too: a bucket may hold many",

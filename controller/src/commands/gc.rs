@@ -121,7 +121,7 @@ fn look(
             Some(attempt) => {
                 ledger::rate_usd_per_hour(&store.intervals(&attempt.run)?, Some(attempt.number))
             }
-            None => instance.usd_per_hour_now(),
+            None => ledger::rates(instance).total(),
         },
         destroyed: false,
     })

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     commands::Deps,
     error::chain,
+    ledger,
     provider::{Instance, InstanceId},
     run::{
         State,
@@ -65,9 +66,21 @@ pub(super) fn word(
     };
     Some(MarketWord {
         news,
-        usd_per_hour: instance.usd_per_hour_now(),
+        usd_per_hour: ledger::rates(instance).total(),
         acts,
     })
+}
+
+/// What all boxes of a run cost now by the market's word, $/h (pure).
+pub(super) fn all_boxes_usd_per_hour(
+    attempts: &[AttemptRecord],
+    boxes: &BTreeMap<InstanceId, Instance>,
+) -> f64 {
+    attempts
+        .iter()
+        .filter_map(|attempt| word(attempt, boxes))
+        // An empty sum of floats is -0.
+        .fold(0.0, |sum, word| sum + word.usd_per_hour)
 }
 
 fn news(meaning: Meaning) -> (Option<&'static str>, bool) {
@@ -182,5 +195,22 @@ mod tests {
             assert!((found.usd_per_hour - usd_per_hour).abs() < 1e-9);
         }
         assert_eq!(word(&attempt(State::Gone), &BTreeMap::new()), None);
+    }
+
+    #[test]
+    fn a_run_costs_what_all_its_boxes_cost() {
+        let old = AttemptRecord {
+            instance: Some(6),
+            ..attempt(State::Interrupted)
+        };
+        let boxes = BTreeMap::from([
+            (6, instance(Intended::Stopped, Actual::Exited)),
+            (7, instance(Intended::Running, Actual::Running)),
+        ]);
+        let both = [old, attempt(State::Running)];
+        assert!((all_boxes_usd_per_hour(&both, &boxes) - 0.32).abs() < 1e-9);
+        // A host that is offline charges nothing, whatever the contract says.
+        let offline = BTreeMap::from([(7, instance(Intended::Running, Actual::Offline))]);
+        assert_eq!(all_boxes_usd_per_hour(&both[1..], &offline), 0.0);
     }
 }

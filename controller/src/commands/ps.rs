@@ -1,11 +1,12 @@
-//! `ps`: the runs, where each stands, what it costs, and who watches it. Asks nobody but the run store.
+//! `ps`: the runs, where each stands, what it costs, and who watches it. Asks the market about
+//! the boxes of runs that nobody watches.
 
 use serde::Serialize;
 
 use crate::{
     commands::{
         Deps,
-        market_word::{MarketWord, word},
+        market_word::{MarketWord, all_boxes_usd_per_hour, word},
     },
     error::CommandError,
     ledger,
@@ -78,10 +79,8 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
             let attempts = store.attempts(&run.name)?;
             if args.all || run.outcome.is_none() || attempts.iter().any(AttemptRecord::may_cost) {
                 let row = row(&store, &run, &attempts, now_us)?;
-                if row.watched_by_pid.is_none()
-                    && let Some(latest) = attempts.last().filter(|latest| latest.may_cost())
-                {
-                    alone.push((rows.runs.len(), latest.clone()));
+                if row.watched_by_pid.is_none() && attempts.iter().any(AttemptRecord::may_cost) {
+                    alone.push((rows.runs.len(), attempts.clone()));
                 }
                 rows.runs.push(row);
             }
@@ -94,11 +93,12 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
                     "runs that nobody watches are shown as they were last seen: {why}"
                 ));
             }
-            for (index, attempt) in alone {
-                let word = boxes.as_ref().ok().and_then(|boxes| word(&attempt, boxes));
+            for (index, attempts) in alone {
+                let Ok(boxes) = &boxes else { continue };
                 let row: &mut Row = &mut rows.runs[index];
-                row.usd_per_hour = word.map_or(row.usd_per_hour, |word| word.usd_per_hour);
-                row.market = word;
+                // Older boxes of a run that are not destroyed yet cost their disks as well.
+                row.usd_per_hour = all_boxes_usd_per_hour(&attempts, boxes);
+                row.market = attempts.last().and_then(|latest| word(latest, boxes));
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::{
     commands::{Deps, watching},
     error::CommandError,
     run::{lifecycle::Goal, site::SiteError},
-    spec::{BareRun, RunSpec},
+    spec::{BareRun, OnDone, RunSpec},
     store::RunRecord,
     ui::{self, Ui},
 };
@@ -206,6 +206,26 @@ pub async fn run(
         outcome: None,
         reason: None,
     };
+    if spec.brings_nothing_home() {
+        let end = match spec.on_done {
+            OnDone::Destroy if spec.checkpoints.is_none() => {
+                "is lost when its box is destroyed at the end, as `on_done` says"
+            }
+            OnDone::Keep => {
+                "stays on its box, which is kept and costs what it costs until you end it"
+            }
+            _ => {
+                "stays on the disk of its box, which is stopped at the end and costs storage until you end it"
+            }
+        };
+        ui.status(format_args!(
+            "Careful: `{}` names neither a bucket nor results, so what it writes {end}.",
+            spec.name
+        ));
+        ui.hint(format_args!(
+            "bring files home with `results` (`--fetch PATH`), or checkpoints with `checkpoints.to` (`--bucket URL`)"
+        ));
+    }
     // A name is used up only by a run that could begin.
     deps.lifecycle(watching::ConsoleReport::new(ui))?
         .find_offer(&record)

@@ -30,6 +30,8 @@ struct State {
     lose_answers: u32,
     late_creates: Option<Duration>,
     slow_creates: Option<Duration>,
+    slow_answers: Option<Duration>,
+    nulls: u32,
     twins: u32,
     queue_starts: bool,
     gone: Vec<OfferId>,
@@ -66,6 +68,8 @@ impl MemoryMarket {
             lose_answers: 0,
             late_creates: None,
             slow_creates: None,
+            slow_answers: None,
+            nulls: 0,
             twins: 0,
             queue_starts: false,
             gone: Vec::new(),
@@ -90,6 +94,16 @@ impl MemoryMarket {
     /// The next rent takes this long, and is carried out even if nobody waits for its answer.
     pub fn carry_out_slowly(&self, delay: Duration) {
         self.state().slow_creates = Some(delay);
+    }
+
+    /// The next rent is carried out at once, and its answer takes this long.
+    pub fn answer_slowly(&self, delay: Duration) {
+        self.state().slow_answers = Some(delay);
+    }
+
+    /// The next `count` looks at an instance say that it does not exist.
+    pub fn deny_instances(&self, count: u32) {
+        self.state().nulls = count;
     }
 
     /// The next `count` rents are carried out twice.
@@ -417,11 +431,17 @@ impl Provider for MemoryMarket {
 
     async fn rent(&self, request: &RentRequest) -> Result<InstanceId, ProviderError> {
         let operation = "create instance";
-        let (late, slow, twice) = {
+        let (late, slow, slow_answer, twice) = {
             let mut state = self.reach(operation)?;
             let twice = state.twins > 0;
             state.twins = state.twins.saturating_sub(1);
-            (state.late_creates.take(), state.slow_creates.take(), twice)
+            let slow_answer = state.slow_answers.take();
+            (
+                state.late_creates.take(),
+                state.slow_creates.take(),
+                slow_answer,
+                twice,
+            )
         };
         if let Some(delay) = late {
             drop(self.rent_after(request, delay));
@@ -439,6 +459,9 @@ impl Provider for MemoryMarket {
             twin.offer = last.unwrap_or(request.offer);
             self.rent_now(&twin)?;
         }
+        if let Some(delay) = slow_answer {
+            tokio::time::sleep(delay).await;
+        }
         answer
     }
 
@@ -448,7 +471,11 @@ impl Provider for MemoryMarket {
     }
 
     async fn instance(&self, id: InstanceId) -> Result<Option<Instance>, ProviderError> {
-        let state = self.reach("show instance")?;
+        let mut state = self.reach("show instance")?;
+        if state.nulls > 0 {
+            state.nulls -= 1;
+            return Ok(None);
+        }
         Ok(state
             .rented
             .get(&id)

@@ -57,7 +57,7 @@ impl Lifecycle {
             }
             crate::fault::point("provider.stop.after");
         }
-        self.collect_left_log(run, attempt.number).await;
+        self.bring_left_home(run, attempt).await?;
         if self.runtime_left(run, attempt.number + 1) == Some(std::time::Duration::ZERO) {
             let why = "`limits.max_runtime` is over";
             self.say(run, &format!("`{}` is not carried on: {why}.", run.name));

@@ -15,7 +15,7 @@ use crate::{
         halt::{Halt, refused},
         interruptions::interruptions,
         lifecycle::{LOOK_AGAIN, Lifecycle},
-        market_eye::{Eye, UNKNOWN},
+        market_eye::{Eye, UNKNOWN, UNKNOWN_FOR},
         runtime::RUNNING,
         site::{Site, SiteError},
         status::Action,
@@ -210,6 +210,7 @@ impl Lifecycle {
         let mut told = String::new();
         let mut eye = Eye::default();
         let mut silent: Option<tokio::time::Instant> = None;
+        let mut unknown: Option<tokio::time::Instant> = None;
         loop {
             self.still_ours(run, attempt)?;
             match self.sites.open(&place, &run.spec, &progress).await {
@@ -228,6 +229,7 @@ impl Lifecycle {
                     // Ports may change when a container restarts; and it may have been taken back.
                     match self.provider.instance(id).await {
                         Ok(Some(instance)) => {
+                            unknown = None;
                             // The provider answers, so it is not this laptop's network.
                             let since = *silent.get_or_insert_with(tokio::time::Instant::now);
                             if before_training && since.elapsed() >= deadline::SSH {
@@ -257,8 +259,14 @@ impl Lifecycle {
                                 place.addresses = instance.ssh;
                             }
                         }
-                        Ok(None) => return Err(Halt::Lost(UNKNOWN.to_owned())),
+                        Ok(None) => {
+                            let since = *unknown.get_or_insert_with(tokio::time::Instant::now);
+                            if since.elapsed() >= UNKNOWN_FOR {
+                                return Err(Halt::Lost(UNKNOWN.to_owned()));
+                            }
+                        }
                         Err(err) => {
+                            unknown = None;
                             silent = None;
                             tracing::debug!(%err, "the provider does not answer, asking again");
                         }

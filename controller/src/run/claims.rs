@@ -38,6 +38,11 @@ pub fn owner<'a>(attempts: &'a [AttemptRecord], instance: &Instance) -> Option<&
     })
 }
 
+/// Whether an instance under an attempt's label is that attempt's, or may become it: nobody else may end it.
+pub fn is_claimed(attempt: &AttemptRecord, id: InstanceId) -> bool {
+    attempt.state != State::Gone && attempt.instance.is_none_or(|ours| ours == id)
+}
+
 /// Instances that must be stopped or destroyed. Labels are unique to an attempt of this very store, so that nothing of another
 /// laptop is ever meant. `attempts` are all of the store, read after the instances were listed: what was rented in between is
 /// in the record and not in the list.
@@ -173,6 +178,21 @@ mod tests {
             let found = fates(&[instance(id, label, intended)], &[attempt(state, ours)]);
             let found = found.into_iter().next().map(|(_, fate)| fate);
             assert_eq!(found, expected, "{state} {ours:?} {id} {label}");
+        }
+    }
+
+    #[test]
+    fn a_box_is_claimed_by_the_attempt_that_has_it_or_still_looks_for_one() {
+        for (state, ours, expected) in [
+            (State::Renting, None, true),
+            (State::Running, Some(7), true),
+            (State::Stopped, Some(7), true),
+            (State::Running, Some(8), false),
+            (State::Gone, Some(7), false),
+            (State::Gone, None, false),
+        ] {
+            let found = is_claimed(&attempt(state, ours), 7);
+            assert_eq!(found, expected, "{state} {ours:?}");
         }
     }
 

@@ -29,6 +29,15 @@ use crate::{
 /// Of a crash's log, shown.
 const TAIL_BYTES: u64 = 2_000;
 
+/// What became of the disk of a box that does not run any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disk {
+    /// It is there and can be started again.
+    Kept,
+    /// Nobody can reach it: what was in no bucket is lost with it.
+    Lost,
+}
+
 impl Lifecycle {
     /// Deals with a stopped box that nobody of ours stopped, when its training had ended before. False: it had not, as far as
     /// anybody knows.
@@ -36,6 +45,7 @@ impl Lifecycle {
         &self,
         run: &RunRecord,
         attempt: &mut AttemptRecord,
+        disk: Disk,
     ) -> Result<bool, Halt> {
         let Some(ending) = self.left_ending(run, attempt).await? else {
             return Ok(false);
@@ -52,10 +62,10 @@ impl Lifecycle {
         let detail = serde_json::json!({"how": how, "unsaved_bytes": ending.unsaved_bytes});
         self.note(run, attempt.number, "self_stopped", detail)?;
         self.gpu_charge_ends(attempt)?;
-        self.collect_left_log(run, attempt.number).await;
+        self.bring_left_home(run, attempt).await?;
         attempt.exit_code = ending.exit_code;
         if training.ended_well() {
-            self.collect_later(run, attempt, &ending).await?;
+            self.collect_later(run, attempt, &ending, disk).await?;
         } else if let Some(cause) = ending.cause.clone() {
             let ended = windows::BoxEnding {
                 by_contradiction: cause.by == "contradiction",
@@ -107,12 +117,43 @@ impl Lifecycle {
         }
     }
 
+    /// What a box that went left in the bucket, brought home before anything of it is given up. Waits for a bucket that is away.
+    pub(crate) async fn bring_left_home(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+    ) -> Result<(), Halt> {
+        if !has_bucket(run) || attempt.started_us == 0 {
+            return Ok(());
+        }
+        let text = format!(
+            "the end of the log of attempt {} was not brought home from its bucket",
+            attempt.number
+        );
+        let mut told = String::new();
+        loop {
+            match self.collect_left(run, attempt.number).await {
+                Ok(()) => return Ok(()),
+                Err(SiteError::Local(why)) => {
+                    let err = CommandError::new(format!("run `{}` is not carried on", run.name));
+                    return Err(Halt::Pause(err.because(text).because(why)));
+                }
+                Err(err) => {
+                    self.still_ours(run, attempt)?;
+                    let err = CommandError::new(&text).cause(err);
+                    self.wait(run, &err, &mut told).await;
+                }
+            }
+        }
+    }
+
     /// A training that ended well: what is in the bucket already needs no box, the rest is fetched from it.
     async fn collect_later(
         &self,
         run: &RunRecord,
         attempt: &mut AttemptRecord,
         ending: &Ending,
+        disk: Disk,
     ) -> Result<(), Halt> {
         if run.spec.results.is_none()
             && ending.unsaved_bytes == 0
@@ -120,6 +161,16 @@ impl Lifecycle {
         {
             self.move_to(attempt, State::Finishing)?;
             return Ok(self.move_to(attempt, State::Collected)?);
+        }
+        if disk == Disk::Lost {
+            let reason = format!(
+                "its training ended well, but its box is lost, and with it what was in no bucket: its results, and {} bytes of \
+                 checkpoints",
+                ending.unsaved_bytes
+            );
+            attempt.reason = Some(reason.clone());
+            self.move_to(attempt, State::Lost)?;
+            return Ok(self.end(run, Outcome::Lost, Some(&reason))?);
         }
         self.keep_stopped(
             run,

@@ -111,6 +111,20 @@ impl Lifecycle {
             saved = self.save_everything(run, attempt, site.as_ref()) => saved?,
             halt = self.watch_market(run, market, site.as_ref()) => return Err(halt),
         }
+        // Whoever names a directory of checkpoints wants them, and whoever names nothing at all did not say that he does not.
+        let unwanted = run.spec.checkpoints.is_none() && run.spec.on_done == OnDone::Destroy;
+        if run.spec.brings_nothing_home() && !unwanted {
+            let why = "what it wrote is on this disk only, because the run names neither a bucket nor `results`";
+            self.keep_for_a_look(run, attempt, why);
+            let (name, price) = (&run.name, attempt.storage_usd_per_hour);
+            self.say(
+                run,
+                &format!(
+                    "The disk costs ${price:.4}/h. Start its box with `spotter ssh --start {name}`, fetch from it with `spotter \
+                     fetch {name} PATH --to DIR`, then end it with `spotter destroy --lose-data {name}`."
+                ),
+            );
+        }
         self.move_to(attempt, State::Collected)?;
         Ok(())
     }

@@ -8,6 +8,7 @@ use crate::{
     run::{
         State,
         boxes::KEPT,
+        endings::Disk,
         finishing::Ending,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         site::{Site, SiteError},
@@ -141,8 +142,15 @@ impl Lifecycle {
         halt: Halt,
         site: &mut Option<Arc<dyn Site>>,
     ) -> Result<(), CommandError> {
-        if matches!(halt, Halt::Interrupted(_) | Halt::StoppedByHand(_)) {
-            match self.had_ended(run, &mut attempt).await {
+        if matches!(
+            halt,
+            Halt::Interrupted(_) | Halt::StoppedByHand(_) | Halt::Lost(_)
+        ) {
+            let disk = match halt {
+                Halt::Lost(_) => Disk::Lost,
+                _ => Disk::Kept,
+            };
+            match self.had_ended(run, &mut attempt, disk).await {
                 Ok(false) => {}
                 Ok(true) | Err(Halt::Superseded) => return Ok(()),
                 Err(halt) => {

@@ -20,6 +20,9 @@ use crate::{
 const HEARTBEAT_GONE: Duration = Duration::from_secs(120);
 /// A heartbeat that is asked for beside other work.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// An instance that the provider does not know is gone when it has said so, and its agent nothing, for this long: a list may lag,
+/// and one answer may be wrong.
+pub(crate) const UNKNOWN_FOR: Duration = Duration::from_secs(30);
 /// What the provider says of an instance that it does not know.
 pub(crate) const UNKNOWN: &str = "the provider does not know the instance any more";
 
@@ -53,11 +56,13 @@ impl Lifecycle {
     ) -> Halt {
         let mut eye = Eye::default();
         let mut heard = Instant::now();
+        let mut unknown: Option<Instant> = None;
         loop {
             tokio::time::sleep(LOOK_AGAIN * 3).await;
             let Some(id) = attempt.instance else { continue };
             match self.provider.instance(id).await {
                 Ok(Some(instance)) => {
+                    unknown = None;
                     let (row, overdue) = eye.look(attempt.state, &instance);
                     match row.action {
                         Action::Recover => return Halt::Interrupted(row.text.to_owned()),
@@ -81,8 +86,18 @@ impl Lifecycle {
                         _ => heard = Instant::now(),
                     }
                 }
-                Ok(None) => return Halt::Lost(UNKNOWN.to_owned()),
-                Err(err) => tracing::debug!(%err, "the provider does not answer, asking again"),
+                Ok(None) => {
+                    let since = *unknown.get_or_insert_with(Instant::now);
+                    if answers(site).await {
+                        unknown = None;
+                    } else if since.elapsed() >= UNKNOWN_FOR {
+                        return Halt::Lost(UNKNOWN.to_owned());
+                    }
+                }
+                Err(err) => {
+                    unknown = None;
+                    tracing::debug!(%err, "the provider does not answer, asking again");
+                }
             }
             if attempt.awaits_training() && self.bring_up_left(run, &attempt).is_zero() {
                 return Halt::BadBox(format!(

@@ -8,14 +8,14 @@ use crate::{
     ledger::CostKind,
     provider::{Instance, InstanceId, Offer, ProviderError, RentRequest, Rental},
     run::{
-        State, deadline,
+        State, claims, deadline,
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         market_eye::{Eye, UNKNOWN},
         pricing::{self, Order},
         status::{Action, Meaning},
     },
-    store::{AttemptRecord, RunRecord},
+    store::{AttemptRecord, RunRecord, StoreError},
 };
 
 /// Offers tried before a rent gives up; a marketplace's offers are often gone when one reaches for them.
@@ -329,27 +329,61 @@ impl Lifecycle {
 
     /// Writes an instance into the record: from here on it is ours and known.
     async fn adopt(&self, attempt: &mut AttemptRecord, id: InstanceId) -> Result<(), Halt> {
-        attempt.instance = Some(id);
-        let price = attempt.storage_usd_per_hour;
-        let (run, number) = (attempt.run.clone(), attempt.number);
-        self.store
-            .open_interval(&run, number, CostKind::Disk, self.clock.now_us(), price)?;
-        if let Err(err) = self.move_to(attempt, State::Loading) {
-            // The record has moved on without us, so nothing claims this box: it must not be paid for.
-            while let Err(err) = self.provider.destroy(id).await {
-                if !err.may_pass() {
-                    return Err(err.into());
-                }
-                tracing::warn!(%err, instance = id, "a box that nobody claims is still there, trying again");
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-            self.store
-                .close_interval(&run, number, CostKind::Disk, self.clock.now_us())?;
-            return Err(err.into());
+        if let Err(halt) = self.take_in(attempt, id) {
+            self.drop_unclaimed(attempt, id).await?;
+            return Err(halt);
         }
         // A create that was carried out twice made a twin, which is paid for as well.
         self.tend().await;
         Ok(())
+    }
+
+    fn take_in(&self, attempt: &mut AttemptRecord, id: InstanceId) -> Result<(), Halt> {
+        let (run, number) = (attempt.run.clone(), attempt.number);
+        // Another spotter may have acted while the order was on its way; then the account is its to keep as well.
+        self.store.fence(&run)?;
+        if self.on_record(attempt)?.state != State::Renting {
+            return Err(Halt::Superseded);
+        }
+        attempt.instance = Some(id);
+        let price = attempt.storage_usd_per_hour;
+        self.store
+            .open_interval(&run, number, CostKind::Disk, self.clock.now_us(), price)?;
+        Ok(self.move_to(attempt, State::Loading)?)
+    }
+
+    /// Destroys a box that the record gives to nobody, so that it is not paid for. One that is on record, or that may still be
+    /// found by its label, belongs to whoever acts now: it may train by the time we look.
+    async fn drop_unclaimed(&self, attempt: &AttemptRecord, id: InstanceId) -> Result<(), Halt> {
+        let on_record = self.on_record(attempt)?;
+        if claims::is_claimed(&on_record, id) {
+            return Ok(());
+        }
+        while let Err(err) = self.provider.destroy(id).await {
+            if !err.may_pass() {
+                return Err(err.into());
+            }
+            tracing::warn!(%err, instance = id, "a box that nobody claims is still there, trying again");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        if on_record.state == State::Gone {
+            let (run, number) = (&attempt.run, attempt.number);
+            self.store
+                .close_interval(run, number, CostKind::Disk, self.clock.now_us())?;
+        }
+        Ok(())
+    }
+
+    /// The attempt as the store has it now.
+    fn on_record(&self, attempt: &AttemptRecord) -> Result<AttemptRecord, StoreError> {
+        self.store
+            .attempts(&attempt.run)?
+            .into_iter()
+            .find(|found| found.number == attempt.number)
+            .ok_or_else(|| StoreError::NoSuchAttempt {
+                run: attempt.run.clone(),
+                number: attempt.number,
+            })
     }
 
     /// An instance that an error left behind bills storage until it is destroyed.
@@ -508,11 +542,13 @@ impl Lifecycle {
                 instance.disk_gb
             )));
         }
-        // A tenth over what was ordered is a price change between search and create; more is a mistake.
-        if instance.gpu_usd_per_hour > attempt.gpu_usd_per_hour * 1.1 + 0.001 {
+        // A tenth over what was ordered is a price change between search and create; more is a mistake. Somebody may have bid
+        // since, which is on record.
+        let ordered = self.on_record(attempt)?.gpu_usd_per_hour;
+        if instance.gpu_usd_per_hour > ordered * 1.1 + 0.001 {
             return Err(Halt::BadBox(format!(
-                "it costs ${:.3}/h instead of ${:.3}/h",
-                instance.gpu_usd_per_hour, attempt.gpu_usd_per_hour
+                "it costs ${:.3}/h instead of ${ordered:.3}/h",
+                instance.gpu_usd_per_hour
             )));
         }
         Ok(())

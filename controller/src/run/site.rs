@@ -94,6 +94,15 @@ impl KeysGiven {
 /// Keys are not handed over more often than this while nothing is wrong with them.
 const RENEW_AT_LEAST: Duration = Duration::from_secs(5);
 
+/// What a box that is gone left of a log.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LeftLog {
+    /// Its pieces, in order.
+    pub pieces: Vec<LogPiece>,
+    /// Objects that lie there as well and are larger than any box leaves, for people: they were not read.
+    pub too_large: Vec<String>,
+}
+
 /// Called with bytes done and bytes in all.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
@@ -163,7 +172,7 @@ pub trait Sites: Send + Sync {
         spec: &RunSpec,
         attempt: u32,
         session: &str,
-    ) -> Result<Vec<LogPiece>, SiteError>;
+    ) -> Result<LeftLog, SiteError>;
     /// What a box that stopped itself left in the bucket of how its training ended; nothing when it did not.
     async fn left_ending(&self, spec: &RunSpec, attempt: u32) -> Result<Option<Ending>, SiteError>;
     /// Connects, puts the agent on the box if it is not there, and starts it.

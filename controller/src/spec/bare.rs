@@ -69,6 +69,8 @@ impl RunSpec {
             flag("--env", file::variable(name, value))?;
             envs.insert(name.to_owned(), value.map(str::to_owned));
         }
+        let (checkpoints, results) = (checkpoints(bare)?, results(bare, &name)?);
+        let on_done = OnDone::of(checkpoints.as_ref(), results.as_ref());
         let spec = Self {
             workdir: Some(bare.workdir.clone()),
             resources: Resources {
@@ -105,7 +107,7 @@ impl RunSpec {
             run: command_text(&bare.command),
             resume: None,
             progress: None,
-            checkpoints: checkpoints(bare)?,
+            checkpoints,
             validate: super::Validate::default(),
             recover: Recover {
                 policy: RecoverPolicy::Elsewhere,
@@ -118,9 +120,9 @@ impl RunSpec {
                 max_runtime: None,
                 no_progress: None,
             },
-            results: results(bare, &name)?,
+            results,
             name,
-            on_done: OnDone::Destroy,
+            on_done,
         };
         check_rules(&spec).map_err(|(key, message)| SpecError::Flag {
             flag: flag_of(key).to_owned(),

@@ -377,6 +377,12 @@ impl FileKeys {
         let checkpoints = self.checkpoints.as_ref().map(checkpoints).transpose()?;
         let recover = self.recover.as_ref();
         let limits = self.limits.as_ref();
+        let results = self
+            .results
+            .as_ref()
+            .map(|keys| results(keys, dir))
+            .transpose()?;
+        let on_done = OnDone::of(checkpoints.as_ref(), results.as_ref());
         let spec = RunSpec {
             name: self.name.value.clone(),
             workdir: option(self.workdir.as_ref(), |text| existing_dir(dir, text))?,
@@ -436,12 +442,8 @@ impl FileKeys {
                 max_runtime: option(limits.and_then(|keys| keys.max_runtime.as_ref()), bring_up)?,
                 no_progress: option(limits.and_then(|keys| keys.no_progress.as_ref()), bring_up)?,
             },
-            results: self
-                .results
-                .as_ref()
-                .map(|keys| results(keys, dir))
-                .transpose()?,
-            on_done: or(self.on_done.as_ref(), OnDone::Destroy, |text| {
+            results,
+            on_done: or(self.on_done.as_ref(), on_done, |text| {
                 let words = [
                     ("destroy", OnDone::Destroy),
                     ("stop", OnDone::Stop),

@@ -81,6 +81,18 @@ impl Store {
         Ok(())
     }
 
+    /// Records what the GPU of an attempt was ordered or bid for, and nothing else of it: whoever watches writes all the rest, and
+    /// leaves this alone once the box is rented.
+    pub fn record_bid(&self, run: &str, number: u32, usd_per_hour: f64) -> Result<(), StoreError> {
+        self.lock()
+            .execute(
+                "UPDATE attempts SET gpu_usd_per_hour = ?3 WHERE run = ?1 AND number = ?2",
+                params![run, number, usd_per_hour],
+            )
+            .map_err(doing("record a bid"))?;
+        Ok(())
+    }
+
     /// Records the newest step that was seen, and nothing else of the attempt.
     pub fn record_step(&self, run: &str, number: u32, step: Option<u64>) -> Result<(), StoreError> {
         self.lock()

@@ -1,11 +1,12 @@
 //! Money in the store: what was charged by the hour from when to when, and what the provider says it took.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Store, StoreError, collect, doing, rows::unreadable, write};
 use crate::{
     ledger::{self, Charged, Cost, CostKind, Interval},
     provider::{Charge, Instance},
+    run::State,
 };
 
 /// What the provider charged for an attempt.
@@ -47,34 +48,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut connection = self.lock();
         let transaction = write(&mut connection)?;
-        let open: Option<(i64, f64)> = transaction
-            .query_row(
-                "SELECT id, usd_per_hour FROM intervals
-                 WHERE run = ?1 AND attempt = ?2 AND kind = ?3 AND to_us IS NULL",
-                params![run, attempt, kind.name()],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )
-            .optional()
-            .map_err(doing("read the ledger"))?;
-        match open {
-            Some((_, price)) if price == usd_per_hour => return Ok(()),
-            Some((id, _)) => {
-                transaction
-                    .execute(
-                        "UPDATE intervals SET to_us = max(from_us, ?2) WHERE id = ?1",
-                        params![id, from_us],
-                    )
-                    .map_err(doing("write the ledger"))?;
-            }
-            None => {}
-        }
-        transaction
-            .execute(
-                "INSERT INTO intervals (run, attempt, kind, from_us, to_us, usd_per_hour)
-                 VALUES (?1, ?2, ?3, ?4, NULL, ?5)",
-                params![run, attempt, kind.name(), from_us, usd_per_hour],
-            )
-            .map_err(doing("write the ledger"))?;
+        open(&transaction, run, attempt, kind, from_us, usd_per_hour)?;
         transaction.commit().map_err(doing("write the ledger"))
     }
 
@@ -86,17 +60,11 @@ impl Store {
         kind: CostKind,
         to_us: i64,
     ) -> Result<(), StoreError> {
-        self.lock()
-            .execute(
-                "UPDATE intervals SET to_us = max(from_us, ?4)
-                 WHERE run = ?1 AND attempt = ?2 AND kind = ?3 AND to_us IS NULL",
-                params![run, attempt, kind.name(), to_us],
-            )
-            .map_err(doing("write the ledger"))?;
-        Ok(())
+        close(&self.lock(), run, attempt, kind, to_us)
     }
 
-    /// Brings the intervals of an attempt in line with what its box costs, as it is seen now.
+    /// Brings the intervals of an attempt in line with what its box costs, as it is seen now. Of one whose end is on record nothing
+    /// is changed: the look is older than the end.
     pub fn meter(
         &self,
         run: &str,
@@ -104,41 +72,39 @@ impl Store {
         seen: &Instance,
         now_us: i64,
     ) -> Result<(), StoreError> {
-        for change in ledger::changes(&self.intervals(run)?, attempt, seen, now_us) {
+        let mut connection = self.lock();
+        let transaction = write(&mut connection)?;
+        let state: Option<String> = transaction
+            .query_row(
+                "SELECT state FROM attempts WHERE run = ?1 AND number = ?2",
+                params![run, attempt],
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(doing("read the attempt"))?;
+        if state.as_deref() == Some(State::Gone.name()) {
+            return Ok(());
+        }
+        for change in ledger::changes(&intervals(&transaction, run)?, attempt, seen, now_us) {
+            let (kind, from_us) = (change.kind, change.from_us);
             match change.usd_per_hour > 0.0 {
-                true => {
-                    let (kind, from_us) = (change.kind, change.from_us);
-                    self.open_interval(run, attempt, kind, from_us, change.usd_per_hour)?;
-                }
-                false => self.close_interval(run, attempt, change.kind, change.from_us)?,
+                true => open(
+                    &transaction,
+                    run,
+                    attempt,
+                    kind,
+                    from_us,
+                    change.usd_per_hour,
+                )?,
+                false => close(&transaction, run, attempt, kind, from_us)?,
             }
         }
-        Ok(())
+        transaction.commit().map_err(doing("write the ledger"))
     }
 
     /// Everything the run paid for by the hour, in the order of its attempts.
     pub fn intervals(&self, run: &str) -> Result<Vec<Interval>, StoreError> {
-        collect(
-            &self.lock(),
-            "SELECT attempt, kind, from_us, to_us, usd_per_hour FROM intervals
-             WHERE run = ?1 ORDER BY attempt, from_us, id",
-            [run],
-            |row| {
-                let kind: String = row.get(1)?;
-                let interval = Interval {
-                    attempt: row.get(0)?,
-                    kind: CostKind::Gpu,
-                    from_us: row.get(2)?,
-                    to_us: row.get(3)?,
-                    usd_per_hour: row.get(4)?,
-                };
-                Ok(match CostKind::from_name(&kind) {
-                    Some(kind) => Ok(Interval { kind, ..interval }),
-                    None => Err(unreadable("kind of cost", &kind)),
-                })
-            },
-            "read the ledger",
-        )
+        intervals(&self.lock(), run)
     }
 
     /// Records what the provider charged for an attempt so far, or at last when `is_final`.
@@ -209,4 +175,84 @@ impl Store {
             .iter()
             .any(|charge| charge.attempt == attempt && charge.is_final))
     }
+}
+
+fn intervals(connection: &Connection, run: &str) -> Result<Vec<Interval>, StoreError> {
+    collect(
+        connection,
+        "SELECT attempt, kind, from_us, to_us, usd_per_hour FROM intervals
+         WHERE run = ?1 ORDER BY attempt, from_us, id",
+        [run],
+        |row| {
+            let kind: String = row.get(1)?;
+            let interval = Interval {
+                attempt: row.get(0)?,
+                kind: CostKind::Gpu,
+                from_us: row.get(2)?,
+                to_us: row.get(3)?,
+                usd_per_hour: row.get(4)?,
+            };
+            Ok(match CostKind::from_name(&kind) {
+                Some(kind) => Ok(Interval { kind, ..interval }),
+                None => Err(unreadable("kind of cost", &kind)),
+            })
+        },
+        "read the ledger",
+    )
+}
+
+fn open(
+    connection: &Connection,
+    run: &str,
+    attempt: u32,
+    kind: CostKind,
+    from_us: i64,
+    usd_per_hour: f64,
+) -> Result<(), StoreError> {
+    let open: Option<(i64, f64)> = connection
+        .query_row(
+            "SELECT id, usd_per_hour FROM intervals
+             WHERE run = ?1 AND attempt = ?2 AND kind = ?3 AND to_us IS NULL",
+            params![run, attempt, kind.name()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()
+        .map_err(doing("read the ledger"))?;
+    match open {
+        Some((_, price)) if price == usd_per_hour => return Ok(()),
+        Some((id, _)) => {
+            connection
+                .execute(
+                    "UPDATE intervals SET to_us = max(from_us, ?2) WHERE id = ?1",
+                    params![id, from_us],
+                )
+                .map_err(doing("write the ledger"))?;
+        }
+        None => {}
+    }
+    connection
+        .execute(
+            "INSERT INTO intervals (run, attempt, kind, from_us, to_us, usd_per_hour)
+             VALUES (?1, ?2, ?3, ?4, NULL, ?5)",
+            params![run, attempt, kind.name(), from_us, usd_per_hour],
+        )
+        .map_err(doing("write the ledger"))?;
+    Ok(())
+}
+
+fn close(
+    connection: &Connection,
+    run: &str,
+    attempt: u32,
+    kind: CostKind,
+    to_us: i64,
+) -> Result<(), StoreError> {
+    connection
+        .execute(
+            "UPDATE intervals SET to_us = max(from_us, ?4)
+             WHERE run = ?1 AND attempt = ?2 AND kind = ?3 AND to_us IS NULL",
+            params![run, attempt, kind.name(), to_us],
+        )
+        .map_err(doing("write the ledger"))?;
+    Ok(())
 }

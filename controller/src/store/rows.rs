@@ -123,7 +123,8 @@ pub(super) fn update_attempt(
     attempt: &AttemptRecord,
 ) -> rusqlite::Result<()> {
     let sql = "UPDATE attempts SET state = :state, label = :label, rental = :rental, instance = :instance, \
-         machine_id = :machine_id, gpu = :gpu, gpu_usd_per_hour = :gpu_usd_per_hour, \
+         machine_id = :machine_id, gpu = :gpu, \
+         gpu_usd_per_hour = iif(:state = 'renting', :gpu_usd_per_hour, gpu_usd_per_hour), \
          storage_usd_per_hour = :storage_usd_per_hour, ssh_json = :ssh_json, created_us = :created_us, \
          state_us = :state_us, started_us = :started_us, gone_us = :gone_us, resumed_step = :resumed_step, \
          last_step = :last_step, reason = :reason, last_event = max(last_event, :last_event), exit_code = :exit_code, \

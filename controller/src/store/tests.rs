@@ -490,6 +490,61 @@ fn intervals_follow_the_price() {
 }
 
 #[test]
+fn a_look_that_is_older_than_the_end_of_a_box_opens_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    store.create_run(&run("a")).unwrap();
+    let mut attempt = attempt("a", 1);
+    store.create_attempt(&attempt).unwrap();
+    let seen = crate::provider::Instance {
+        id: 7,
+        machine_id: 1,
+        label: None,
+        intended: crate::provider::Intended::Running,
+        actual: crate::provider::Actual::Running,
+        contract_running: true,
+        scheduling: false,
+        status_msg: String::new(),
+        is_bid: false,
+        gpu_usd_per_hour: 0.3,
+        storage_usd_per_hour: 0.01,
+        disk_gb: 40.0,
+        gpu_name: String::new(),
+        num_gpus: 1,
+        ssh: Vec::new(),
+        start_s: 0.0,
+        end_s: None,
+        up_since_s: None,
+        charged_gpu_usd_per_hour: None,
+        inet_down_mbps: 0.0,
+    };
+    store.meter("a", 1, &seen, T0).unwrap();
+    let rate = |store: &Store| ledger::rate_usd_per_hour(&store.intervals("a").unwrap(), None);
+    assert!((rate(&store) - 0.31).abs() < 1e-9);
+    for kind in [CostKind::Gpu, CostKind::Disk] {
+        store.close_interval("a", 1, kind, T0 + 1_000_000).unwrap();
+    }
+    attempt.state = State::Gone;
+    store.update_attempt(&attempt).unwrap();
+    store.meter("a", 1, &seen, T0 + 2_000_000).unwrap();
+    assert_eq!(rate(&store), 0.0);
+}
+
+#[test]
+fn a_bid_is_not_undone_by_whoever_watches() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    store.create_run(&run("a")).unwrap();
+    let mut watched = attempt("a", 1);
+    watched.state = State::Loading;
+    store.create_attempt(&watched).unwrap();
+    store.record_bid("a", 1, 0.77).unwrap();
+    watched.state = State::Preparing;
+    store.update_attempt(&watched).unwrap();
+    assert_eq!(store.attempts("a").unwrap()[0].gpu_usd_per_hour, 0.77);
+}
+
+#[test]
 fn the_last_charges_replace_earlier_ones() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);

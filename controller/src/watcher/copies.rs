@@ -35,34 +35,30 @@ impl Lifecycle {
         }
     }
 
-    /// What the box left in the bucket of the log when it was taken back: appended to what was copied before.
-    pub(crate) async fn collect_left_log(&self, run: &RunRecord, attempt: u32) {
-        let collected = async {
-            let pieces = self
-                .sites
-                .left_log(&run.spec, attempt, TRAIN)
-                .await
-                .map_err(|err| err.to_string())?;
-            if pieces.is_empty() {
-                return Ok(());
-            }
+    /// What the box left in the bucket when it went: appended to what was copied before.
+    pub(crate) async fn collect_left(
+        &self,
+        run: &RunRecord,
+        attempt: u32,
+    ) -> Result<(), SiteError> {
+        let local = |err: std::io::Error| SiteError::Local(format!("a log was not copied: {err}"));
+        let left = self.sites.left_log(&run.spec, attempt, TRAIN).await?;
+        if !left.pieces.is_empty() {
             let mut copy = self
                 .logbook
                 .open(&run.name, attempt, TRAIN)
-                .map_err(|err| err.to_string())?;
-            for piece in &pieces {
-                copy.append(piece).map_err(|err| err.to_string())?;
+                .map_err(local)?;
+            for piece in &left.pieces {
+                copy.append(piece).map_err(local)?;
             }
-            Ok::<(), String>(())
-        };
-        if let Err(why) = collected.await {
-            tracing::warn!(
-                run = run.name,
-                attempt,
-                why,
-                "the last lines of the log were not collected from the bucket"
+        }
+        for object in &left.too_large {
+            self.say(
+                run,
+                &format!("Not brought home: {object} is too large for the end of a log."),
             );
         }
+        Ok(())
     }
 
     /// The same for whoever only looks: the attempt as it is on record is not changed but for the events.

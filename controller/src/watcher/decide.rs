@@ -7,6 +7,7 @@ use crate::{
     agent_client::{SessionInfo, SessionState},
     run::{
         State,
+        market_eye::{UNKNOWN, UNKNOWN_FOR},
         status::{self, Action, Meaning, Seen},
     },
 };
@@ -97,8 +98,14 @@ pub fn decide(sight: &Sight) -> Verdict {
     };
     let seen = match sight.instance {
         None => return otherwise,
+        // One answer may be wrong, and an agent that answers has a box.
         Some(None) => {
-            return Verdict::Lost("the provider does not know the instance any more".to_owned());
+            let agreed =
+                sight.instance_unchanged >= UNKNOWN_FOR && sight.heartbeat_age >= UNKNOWN_FOR;
+            return match agreed {
+                true => Verdict::Lost(UNKNOWN.to_owned()),
+                false => otherwise,
+            };
         }
         Some(Some(seen)) => seen,
     };
@@ -284,6 +291,14 @@ mod tests {
         assert!(matches!(decide(&seen), Verdict::Lost(_)));
         seen.instance_unchanged = Duration::from_secs(1);
         assert_eq!(decide(&seen), Verdict::GoOn);
-        assert!(matches!(decide(&sight(Some(None), None)), Verdict::Lost(_)));
+        for (silent, unknown, lost) in [
+            (Duration::ZERO, UNKNOWN_FOR, false),
+            (UNKNOWN_FOR, Duration::ZERO, false),
+            (UNKNOWN_FOR, UNKNOWN_FOR, true),
+        ] {
+            let mut seen = sight(Some(None), Some(running()));
+            (seen.heartbeat_age, seen.instance_unchanged) = (silent, unknown);
+            assert_eq!(matches!(decide(&seen), Verdict::Lost(_)), lost);
+        }
     }
 }

@@ -192,6 +192,35 @@ async fn a_stop_without_a_bucket_keeps_the_disk_that_holds_the_checkpoints() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_box_with_the_only_copy_of_what_was_trained_is_kept_when_its_training_ends_well() {
+    for (with_dir, on_done, kept) in [
+        (true, OnDone::Destroy, true),
+        (false, OnDone::Stop, true),
+        // Nobody named anything worth keeping, and somebody asked for its end.
+        (false, OnDone::Destroy, false),
+    ] {
+        let world = World::new(3, 100);
+        let mut story = spec(RUN);
+        story.resources.rental = spotter::provider::Rental::OnDemand;
+        story.on_done = on_done;
+        match with_dir {
+            true => story.checkpoints.as_mut().unwrap().to = None,
+            false => story.checkpoints = None,
+        }
+        world.plan(&story);
+        assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Done));
+        assert_eq!(world.market.gpu_charged(), 0);
+        assert_eq!(
+            world.market.alive().len(),
+            usize::from(kept),
+            "{with_dir} {on_done:?}"
+        );
+        assert_eq!(world.was_told("what it wrote is on this disk only"), kept);
+        assert_eq!(world.was_told("spotter ssh --start story"), kept);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_started_again_crashes_again_when_its_cause_is_still_there() {
     let world = World::new(3, 100);
     world.boxes.script().lasts.insert("smoke", (20, 3));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use spotter::{
+    agent_client::{LogPiece, LogPosition},
     provider::Provider,
     run::{State, lease::Lease},
     spec::{OnDone, Results},
@@ -67,6 +68,51 @@ async fn a_training_with_everything_in_the_bucket_needs_no_box_to_be_done() {
     let calls = world.boxes.script().calls.len();
     assert_trained_once(&world.drive(RUN).await, &world, Outcome::Done);
     assert_eq!(world.boxes.script().calls.len(), calls, "no box was asked");
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_training_that_ended_is_not_trained_again_when_its_box_has_vanished() {
+    for (with_results, expected) in [(false, Outcome::Done), (true, Outcome::Lost)] {
+        let world = World::new(3, 100);
+        let mut story = spec(RUN);
+        story.results = with_results.then(|| Results {
+            fetch: vec!["out".to_owned()],
+            to: world.folder().join("results"),
+        });
+        world.plan(&story);
+        ended_alone(&world, ending(0, 0)).await;
+        world
+            .market
+            .vanish(world.attempts(RUN)[0].instance.unwrap());
+        assert_trained_once(&world.drive(RUN).await, &world, expected);
+        assert!(world.market.alive().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_destroyed_before_the_end_of_the_log_is_home() {
+    let world = World::new(3, 100);
+    world.plan(&spec(RUN));
+    ended_alone(&world, ending(0, 0)).await;
+    {
+        let mut script = world.boxes.script();
+        script.logs_away = 4;
+        script.left_log.too_large = vec!["logs/1/train.0.9.log of 99 bytes".to_owned()];
+        script.left_log.pieces = vec![LogPiece {
+            position: LogPosition {
+                generation: 0,
+                offset: 1_000_000,
+            },
+            data: b"the last line\n".to_vec(),
+            gap_bytes: 0,
+            end: false,
+        }];
+    }
+    assert_trained_once(&world.drive(RUN).await, &world, Outcome::Done);
+    assert!(world.copied(RUN, 1, "train").contains("the last line"));
+    assert!(world.was_told("was not brought home from its bucket"));
+    assert!(world.was_told("Not brought home: logs/1/train.0.9.log"));
     assert!(world.market.alive().is_empty());
 }
 

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use spotter::{
     cli::{Cli, GlobalFlags, Verb},
-    commands::{Deps, destroy},
+    commands::{Deps, bid, destroy},
     config::{Config, Environment},
+    error::CommandError,
     provider::Rental,
     run::{State, lifecycle::Goal, vigil},
     spec::RecoverPolicy,
@@ -303,8 +304,51 @@ async fn a_destroy_during_an_order_that_is_on_its_way_leaves_nothing_rented() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_spotter_that_was_suspended_while_it_rented_leaves_the_box_to_the_one_that_took_over() {
+    let world = Arc::new(World::new(6, 400));
+    world.plan(&spec(RUN));
+    world.market.answer_slowly(Duration::from_secs(200));
+    // A process of its own: its lease ends while it sleeps.
+    let asleep = world.another_process();
+    assert!(
+        asleep
+            .store
+            .take_lease(RUN, "asleep", Duration::from_secs(30))
+            .unwrap()
+    );
+    let first = tokio::spawn(async move { asleep.drive(RUN, Goal::Running).await.map(drop) });
+    world.until(RUN, 1, State::Renting).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let run = world.drive(RUN).await;
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(world.boxes.script().started.len(), 1, "it trained once");
+    assert_eq!(world.attempts(RUN).len(), 1, "and on one box");
+    let (ours, theirs) = world.money(RUN).await;
+    assert!((ours - theirs).abs() < 0.005, "{ours} and {theirs}");
+    first.abort();
+}
+
 /// `spotter destroy RUN`, as somebody would type it beside a watcher.
 async fn destroy_verb(world: &World) {
+    let (mut ui, deps, verb) = typed(world, &["spotter", "destroy", RUN]);
+    let Verb::Destroy(args) = &verb else {
+        panic!("`destroy` is destroy");
+    };
+    destroy::destroy(&mut ui, &deps, args).await.unwrap();
+}
+
+/// `spotter bid RUN PRICE`.
+async fn bid_verb(world: &World, price: &str) -> Result<(), CommandError> {
+    let (mut ui, deps, verb) = typed(world, &["spotter", "bid", RUN, price]);
+    let Verb::Bid(args) = &verb else {
+        panic!("`bid` is bid");
+    };
+    bid::bid(&mut ui, &deps, args).await
+}
+
+/// What a verb is given that somebody types.
+fn typed(world: &World, words: &[&str]) -> (Ui, Deps, Verb) {
     let home = world.folder().to_str().unwrap();
     let config = Config::new(
         GlobalFlags::default(),
@@ -317,16 +361,59 @@ async fn destroy_verb(world: &World) {
         Box::new(move |_| Ok(Arc::new(market.clone()))),
         Box::new(move |_| Ok(Arc::new(boxes.clone()))),
     );
-    let cli = <Cli as clap::Parser>::try_parse_from(["spotter", "destroy", RUN]).unwrap();
-    let Verb::Destroy(args) = &cli.verb else {
-        panic!("`destroy` is destroy");
-    };
-    let mut ui = Ui::to(
+    let cli = <Cli as clap::Parser>::try_parse_from(words).unwrap();
+    let ui = Ui::to(
         Box::new(std::io::sink()),
         Box::new(std::io::sink()),
         UiOptions::default(),
     );
-    destroy::destroy(&mut ui, &deps, args).await.unwrap();
+    (ui, deps, cli.verb)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_higher_bid_for_a_box_that_is_not_up_yet_is_what_it_may_cost() {
+    let world = World::new(3, 100);
+    world.plan(&spec(RUN));
+    // Whoever rented it is gone before the first look at the box.
+    world.drive_for(RUN, Duration::from_millis(10)).await;
+    let attempt = world.attempts(RUN).remove(0);
+    assert_eq!((attempt.state, attempt.started_us), (State::Loading, 0));
+    bid_verb(&world, "0.45").await.unwrap();
+    assert_eq!(world.attempts(RUN)[0].gpu_usd_per_hour, 0.45);
+    assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Done));
+    assert_eq!(
+        world.attempts(RUN).len(),
+        1,
+        "it was not taken for a mistake"
+    );
+    assert_eq!(world.attempts(RUN)[0].gpu_usd_per_hour, 0.45);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bid_starts_a_box_that_the_market_had_stopped_and_is_refused_for_one_that_was_given_up() {
+    let world = World::new(1, 400);
+    world.plan(&spec(RUN));
+    world.drive_for(RUN, Duration::from_secs(90)).await;
+    let attempt = world.attempts(RUN).remove(0);
+    assert_eq!(attempt.state, State::Running);
+    let id = attempt.instance.unwrap();
+    // Nobody watches, so nobody has given it up yet.
+    world.market.outbid(id);
+    assert_eq!(world.market.gpu_charged(), 0);
+    bid_verb(&world, "0.5").await.unwrap();
+    assert_eq!(
+        world.market.gpu_charged(),
+        1,
+        "a new price alone starts nothing"
+    );
+    // Now it is given up for good.
+    world.outbid(Some(id));
+    world.drive_for(RUN, Duration::from_secs(60)).await;
+    let run = world.store.run(RUN).unwrap();
+    assert!(run.outcome.is_none());
+    let err = bid_verb(&world, "0.6").await.unwrap_err();
+    assert!(err.to_string().contains("was not changed"), "{err}");
+    assert_eq!(world.market.gpu_charged(), 0);
 }
 
 #[tokio::test(start_paused = true)]

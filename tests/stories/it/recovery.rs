@@ -183,6 +183,42 @@ async fn a_market_that_does_not_answer_for_an_hour_is_no_verdict() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_provider_that_denies_a_box_whose_agent_answers_is_not_believed() {
+    let world = World::new(3, 400);
+    world.plan(&spec(RUN));
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        // For minutes; and once while the link is cut.
+        world.market.deny_instances(12);
+        tokio::time::sleep(Duration::from_secs(180)).await;
+        world.boxes.script().cut = true;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        world.market.deny_instances(1);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        world.boxes.script().cut = false;
+    });
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(world.attempts(RUN).len(), 1);
+    assert_eq!(world.boxes.script().started.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_box_that_is_gone_and_silent_is_lost_and_followed_by_another() {
+    let world = World::new(3, 400);
+    world.plan(&spec(RUN));
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        let first = world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        world.market.vanish(first.instance.unwrap());
+    });
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(world.attempts(RUN).len(), 2);
+    assert!(world.kinds(RUN).contains(&"lost".to_owned()));
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_one_of_several_watchers_acts() {
     let world = World::new(5, 120);
     world.plan(&spec(RUN));

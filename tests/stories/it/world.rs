@@ -94,6 +94,15 @@ impl World {
         }
     }
 
+    /// A lifecycle as another `spotter` process has it, with its own view of who holds which lease.
+    pub fn another_process(&self) -> Lifecycle {
+        let store = Store::open(&self.home.path().join("spotter.db"), self.clock.clone()).unwrap();
+        Lifecycle {
+            store: Arc::new(store),
+            ..self.lifecycle()
+        }
+    }
+
     /// Writes a run down.
     pub fn plan(&self, spec: &RunSpec) {
         self.store

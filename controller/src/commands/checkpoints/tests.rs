@@ -13,13 +13,12 @@ use serde_json::Value;
 use spotter_bucket::{Bucket, Ending, ErrorKind, Manifest, Target, memory::MemoryBucket};
 
 use crate::{
-    agent_client::LogPiece,
     cli::{Cli, GlobalFlags},
     clock::Clock,
     commands::{Deps, execute},
     config::{Config, Environment},
     error::CommandError,
-    run::site::{Place, Progress, Site, SiteError, Sites},
+    run::site::{LeftLog, Place, Progress, Site, SiteError, Sites},
     spec::RunSpec,
     ui::{Ui, UiOptions},
 };
@@ -58,8 +57,8 @@ impl Sites for Only {
         Ok(0)
     }
 
-    async fn left_log(&self, _: &RunSpec, _: u32, _: &str) -> Result<Vec<LogPiece>, SiteError> {
-        Ok(Vec::new())
+    async fn left_log(&self, _: &RunSpec, _: u32, _: &str) -> Result<LeftLog, SiteError> {
+        Ok(LeftLog::default())
     }
 
     async fn left_ending(&self, _: &RunSpec, _: u32) -> Result<Option<Ending>, SiteError> {

@@ -167,7 +167,7 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(spec.recover.attempts, DEFAULT_ATTEMPTS);
     assert_eq!(spec.recover.wait, DEFAULT_WAIT);
     assert_eq!((spec.checkpoints, spec.results), (None, None));
-    assert_eq!(spec.on_done, OnDone::Destroy);
+    assert_eq!(spec.on_done, OnDone::Stop, "what it wrote is nowhere else");
     // What is stored is read back the same.
     let spec = parse(FULL, "run.yaml", dir().path()).unwrap();
     let stored = serde_json::to_string(&spec).unwrap();

@@ -16,7 +16,7 @@ use spotter::{
         SessionRequest, SessionState, TrainingInfo,
     },
     provider::{Provider, memory::MemoryMarket},
-    run::site::{KeysGiven, Place, Progress, Site, SiteError, Sites},
+    run::site::{KeysGiven, LeftLog, Place, Progress, Site, SiteError, Sites},
     spec::RunSpec,
 };
 use spotter_bucket::Ending;
@@ -70,6 +70,10 @@ pub struct Script {
     pub endings: BTreeMap<u32, Ending>,
     /// Questions about that which get no answer.
     pub bucket_away: u32,
+    /// What boxes left in the bucket of their logs.
+    pub left_log: LeftLog,
+    /// Questions about that which get no answer.
+    pub logs_away: u32,
     /// Trainings that were started: instance and first step.
     pub started: Vec<(u64, u64)>,
     /// Every call, and which box it was for.
@@ -123,6 +127,8 @@ impl ScriptedBoxes {
             commits: Vec::new(),
             endings: BTreeMap::new(),
             bucket_away: 0,
+            left_log: LeftLog::default(),
+            logs_away: 0,
             started: Vec::new(),
             calls: Vec::new(),
             configs: Vec::new(),
@@ -487,8 +493,15 @@ impl Sites for ScriptedBoxes {
         _spec: &RunSpec,
         _attempt: u32,
         _session: &str,
-    ) -> Result<Vec<LogPiece>, SiteError> {
-        Ok(Vec::new())
+    ) -> Result<LeftLog, SiteError> {
+        let mut script = self.script();
+        if script.logs_away > 0 {
+            script.logs_away -= 1;
+            return Err(SiteError::Unreachable(
+                "the bucket does not answer".to_owned(),
+            ));
+        }
+        Ok(script.left_log.clone())
     }
 
     async fn left_ending(
