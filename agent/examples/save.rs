@@ -34,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         run: format!("run-{}", process::id()),
         attempt: 1,
         dir: PathBuf::from(dir),
+        target: endpoint.clone(),
         prefix: String::new(),
         every: Duration::ZERO,
         keep: Keep::default(),
@@ -76,7 +77,7 @@ async fn save(
         Arc::new(bucket),
         Arc::new(RecordedEvents::default()),
     )?;
-    let state = backup.backup_now(LIMIT, true).await;
+    let state = backup.backup_now(LIMIT, true).await?;
     if state.committed == 0 || state.pending > 0 || state.unsaved_bytes > 0 {
         bail!("not everything is saved: {state:?}");
     }

@@ -46,6 +46,7 @@ pub mod writers;
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -81,6 +82,14 @@ const SETTLING_PERIOD: Duration = Duration::from_secs(1);
 const SHORTEST_PERIOD: Duration = Duration::from_millis(20);
 /// Longest wait between two rounds that failed.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+/// Longest wait for the round of a backup that another one replaces.
+const RETIRES_WITHIN: Duration = Duration::from_secs(30);
+/// Longest wait between two rounds while nothing is unfinished, unless the period is longer: every round lists all there is.
+const QUIET_PERIOD: Duration = Duration::from_secs(5);
+/// Rounds that find nothing unfinished before the wait for the next one is doubled.
+const QUIET_ROUNDS: u32 = 20;
+/// Rounds that fail, two to the power of their number seconds apart, before a directory that cannot be read is given up.
+const BLIND_ROUNDS: u32 = 5;
 
 /// What to back up, and where to.
 #[derive(Debug, Clone)]
@@ -91,6 +100,8 @@ pub struct BackupOptions {
     pub attempt: u32,
     /// Directory that holds checkpoints; absolute. It need not exist yet.
     pub dir: PathBuf,
+    /// Bucket and server, in any words: what was noted about another one says nothing of this one.
+    pub target: String,
     /// Prefix of the target, without leading or trailing slash; may be empty. The run's name is appended by the layout.
     pub prefix: String,
     /// How often at least a finished checkpoint must reach the bucket; zero: no alarm.
@@ -156,6 +167,14 @@ pub enum BackupError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The checkpoint directory could not be looked at in time, so that nobody can say what is unsaved.
+    #[error("what is unsaved in {} is not known: {problem}", path.display())]
+    Unseen {
+        /// Directory in question.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// The bucket refused to say which checkpoints it has.
     #[error("the checkpoints in the bucket could not be listed")]
     List(#[source] BucketError),
@@ -200,12 +219,16 @@ pub struct Backup {
     pace: Mutex<Pace>,
     /// Milliseconds that the bucket's clock is taken to be ahead.
     clock_offset_ms: Mutex<i64>,
+    /// Why the last look at the directory failed; `None`: it did not.
+    blind: Mutex<Option<String>>,
     /// When the next look at something unfinished is due; `None`: nothing is.
     next_look: Mutex<Option<Duration>>,
     work: tokio::sync::Mutex<Work>,
     trouble: Mutex<delete::Trouble>,
     /// What the training's log said lately, when that decides what is kept.
     measurements: Mutex<Measurements>,
+    /// Another backup takes over these directories.
+    retired: CancellationToken,
     /// Two restores would write to the same files.
     restoring: tokio::sync::Mutex<()>,
 }
@@ -238,7 +261,8 @@ impl Backup {
         let places = Places::new(&options.prefix, &options.run)?;
         // Another target, run or directory has nothing to do with what was noted here before.
         let identity = format!(
-            "{}\n{}\n{}",
+            "{}\n{}\n{}\n{}",
+            options.target,
             options.prefix,
             options.run,
             options.dir.display()
@@ -268,10 +292,12 @@ impl Backup {
             started: Instant::now(),
             pace: Mutex::default(),
             clock_offset_ms: Mutex::new(clock_offset_ms),
+            blind: Mutex::default(),
             next_look: Mutex::default(),
             work: tokio::sync::Mutex::new(Work::new(settle)),
             trouble: Mutex::default(),
             measurements: Mutex::default(),
+            retired: CancellationToken::new(),
             restoring: tokio::sync::Mutex::new(()),
         }))
     }
@@ -282,16 +308,38 @@ impl Backup {
     /// what it did is in the journal.
     pub async fn round(&self) -> Result<Vec<CheckpointInfo>, BackupError> {
         let mut work = self.work.lock().await;
-        self.round_until(&mut work, &CancellationToken::new()).await
+        self.round_until(&mut work, &self.retired.child_token())
+            .await
+    }
+
+    /// Ends what is under way and begins nothing any more: another backup takes over. Returns when nobody is at work, or after
+    /// [`RETIRES_WITHIN`].
+    pub async fn retire(&self) {
+        self.retired.cancel();
+        if time::timeout(RETIRES_WITHIN, self.work.lock())
+            .await
+            .is_err()
+        {
+            warn!(
+                waited_s = RETIRES_WITHIN.as_secs(),
+                "the backup that is replaced is still at work"
+            );
+        }
     }
 
     /// Saves everything that is finished, or gets finished, before the deadline. With `final_`, quiet files count as finished at
     /// once: the session has ended and nobody writes any more.
-    pub async fn backup_now(&self, deadline: Duration, final_: bool) -> BackupState {
+    ///
+    /// An error when the directory could not be looked at: a state that says nothing must not read as "everything is saved".
+    pub async fn backup_now(
+        &self,
+        deadline: Duration,
+        final_: bool,
+    ) -> Result<BackupState, BackupError> {
         let until = Instant::now() + deadline;
         let _final = final_.then(|| Final::begin(self));
         let Ok(mut work) = time::timeout_at(until, self.work.lock()).await else {
-            return self.state();
+            return self.seen_state();
         };
         let mut failures = 0;
         loop {
@@ -302,14 +350,19 @@ impl Backup {
                     warn!(failures, error = %chain(&err), "backup on request failed, will retry until its deadline");
                 }
             }
-            let settled = work.tracker.unsettled(self.now()) == 0 && self.state().pending == 0;
+            let state = self.state();
+            let settled = if state.unseen {
+                failures >= BLIND_ROUNDS
+            } else {
+                work.tracker.unsettled(self.now()) == 0 && state.pending == 0
+            };
             let pause = if failures > 0 {
                 backoff(Duration::from_secs(1), failures)
             } else {
                 LOOK_AGAIN
             };
-            if settled || Instant::now() + pause >= until {
-                return self.state();
+            if settled || self.retired.is_cancelled() || Instant::now() + pause >= until {
+                return self.seen_state();
             }
             time::sleep(pause).await;
         }
@@ -346,7 +399,7 @@ impl Backup {
         work: &mut Work,
         until: Instant,
     ) -> Result<Vec<CheckpointInfo>, BackupError> {
-        let stop = CancellationToken::new();
+        let stop = self.retired.child_token();
         let round = self.round_until(work, &stop);
         tokio::pin!(round);
         tokio::select! {
@@ -360,6 +413,25 @@ impl Backup {
     /// The state as Status reports it.
     pub fn state(&self) -> BackupState {
         self.standing.state().clone()
+    }
+
+    /// The same, when the last look at the directory succeeded.
+    fn seen_state(&self) -> Result<BackupState, BackupError> {
+        let state = self.state();
+        if !state.unseen {
+            return Ok(state);
+        }
+        let problem = self.blind().clone();
+        Err(BackupError::Unseen {
+            path: self.options.dir.clone(),
+            problem: problem.unwrap_or_else(|| "there was no time for a look at it".to_owned()),
+        })
+    }
+
+    fn blind(&self) -> MutexGuard<'_, Option<String>> {
+        self.blind
+            .lock()
+            .expect("nothing panics while it holds this text")
     }
 
     /// New bucket keys are there: calls that wait for them are tried again at once.
@@ -403,6 +475,12 @@ impl Backup {
             .lock()
             .expect("nothing panics while it holds this lock");
         next.map(|next| next.saturating_sub(self.now()))
+    }
+
+    /// What changes when a name appears in the directory itself, or goes; `None`: there is no directory.
+    fn touched(&self) -> Option<(u64, i64, i64)> {
+        let metadata = crate::aside(|| fs::metadata(&self.options.dir)).ok()?;
+        Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
     }
 
     fn now(&self) -> Duration {
@@ -455,16 +533,30 @@ impl Drop for Final<'_> {
 /// ended by [`Backup::flush`], or by dropping this future.
 pub async fn backup_loop(backup: Arc<Backup>, period: Duration, stop: CancellationToken) {
     let mut failures = 0;
+    let mut quiet = 0;
+    let mut seen = backup.touched();
     loop {
-        let wait = match backup.until_next_look() {
+        let next_look = backup.until_next_look();
+        quiet = if next_look.is_none() { quiet + 1 } else { 0 };
+        let wait = match next_look {
             // The moment at which something may count as finished is not slept through.
             Some(due) if failures == 0 => due.min(period).clamp(SHORTEST_PERIOD, SETTLING_PERIOD),
+            None if failures == 0 => quiet_wait(period, quiet),
             _ => backoff(period, failures),
         };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = time::sleep(wait) => {}
+        let until = Instant::now() + wait;
+        // What is new in the directory itself is not waited for; what changes deeper down is seen at the next round.
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = time::sleep(left.min(period.max(SHORTEST_PERIOD))) => {}
+            }
+            if Instant::now() >= until || (failures == 0 && backup.touched() != seen) {
+                break;
+            }
         }
+        seen = backup.touched();
         match backup.round().await {
             Ok(committed) => {
                 if !committed.is_empty() || failures > 0 {
@@ -484,6 +576,12 @@ pub async fn backup_loop(backup: Arc<Backup>, period: Duration, stop: Cancellati
     }
 }
 
+/// The period, a little longer with every round that found nothing unfinished.
+fn quiet_wait(period: Duration, quiet: u32) -> Duration {
+    let doubled = period.saturating_mul(1 << (quiet / QUIET_ROUNDS).min(16));
+    doubled.min(QUIET_PERIOD).max(period)
+}
+
 /// The period, doubled with every failure up to five minutes.
 fn backoff(period: Duration, failures: u32) -> Duration {
     if failures == 0 {
@@ -501,6 +599,18 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_directory_in_which_nothing_happens_is_listed_more_rarely_and_never_later_than_every_five_seconds()
+     {
+        let half = Duration::from_millis(500);
+        for (quiet, expected_ms) in [(0, 500), (19, 500), (20, 1_000), (40, 2_000), (80, 5_000)] {
+            let expected = Duration::from_millis(expected_ms);
+            assert_eq!(quiet_wait(half, quiet), expected, "after {quiet}");
+        }
+        let minute = Duration::from_secs(60);
+        assert_eq!(quiet_wait(minute, 1_000_000), minute);
+    }
+
     fn may_move<T: Send>(future: T) {
         drop(future);
     }
@@ -512,6 +622,7 @@ mod tests {
             run: "run".into(),
             attempt: 1,
             dir: dir.path().join("checkpoints"),
+            target: String::new(),
             prefix: String::new(),
             every: Duration::ZERO,
             keep: Keep::default(),

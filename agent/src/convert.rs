@@ -224,6 +224,7 @@ pub fn backup(state: BackupState, keys_expire_us: Option<u64>) -> v1::BackupStat
             .into_iter()
             .map(|(path, size_bytes)| v1::AtStake { path, size_bytes })
             .collect(),
+        unseen: state.unseen,
     }
 }
 

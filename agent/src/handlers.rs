@@ -307,7 +307,8 @@ impl Agent for Handlers {
         let state = running
             .backup
             .backup_now(seconds(request.deadline_s), request.r#final)
-            .await;
+            .await
+            .map_err(to_status)?;
         Ok(Response::new(v1::BackupNowResponse {
             backup: Some(convert::backup(state, self.core.credentials.expires_us())),
         }))

@@ -9,7 +9,10 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -18,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
-use crate::{events::EventSink, files, now_us};
+use crate::{aside, events::EventSink, files, now_us};
 
 /// A segment is closed when it is larger than this.
 const SEGMENT_BYTES: u64 = 1 << 20;
@@ -54,6 +57,8 @@ pub struct Entry {
 pub struct Journal {
     dir: PathBuf,
     inner: Mutex<Inner>,
+    /// Beside the lock, which is held while the disk takes its time: the status must not wait for a disk.
+    acknowledged: AtomicU64,
     last: watch::Sender<u64>,
 }
 
@@ -63,7 +68,6 @@ struct Inner {
     file: File,
     written: u64,
     next: u64,
-    acknowledged: u64,
     pending: VecDeque<Entry>,
     run: String,
     attempt: u32,
@@ -101,7 +105,6 @@ impl Journal {
             file,
             written: tail.good_bytes,
             next,
-            acknowledged,
             pending: VecDeque::new(),
             run: String::new(),
             attempt: 0,
@@ -109,6 +112,7 @@ impl Journal {
         Ok(Self {
             dir: dir.to_owned(),
             inner: Mutex::new(inner),
+            acknowledged: AtomicU64::new(acknowledged),
             last: watch::Sender::new(next - 1),
         })
     }
@@ -132,7 +136,7 @@ impl Journal {
 
     /// Oldest event that nobody acknowledged; 0 when all are.
     pub fn oldest_unacknowledged(&self) -> u64 {
-        let acknowledged = self.lock().acknowledged;
+        let acknowledged = self.acknowledged.load(Ordering::Acquire);
         if acknowledged < self.last() {
             acknowledged + 1
         } else {
@@ -144,11 +148,11 @@ impl Journal {
     pub fn acknowledge(&self, up_to: u64) -> io::Result<()> {
         let mut inner = self.lock();
         let up_to = up_to.min(self.last());
-        if up_to <= inner.acknowledged {
+        if up_to <= self.acknowledged.load(Ordering::Acquire) {
             return Ok(());
         }
         files::write_durably(&self.dir.join(ACKNOWLEDGED), up_to.to_string().as_bytes())?;
-        inner.acknowledged = up_to;
+        self.acknowledged.store(up_to, Ordering::Release);
         // A segment ends where the next begins; the open one has no next and stays.
         let firsts: Vec<u64> = inner.segments.keys().copied().collect();
         for pair in firsts.windows(2) {
@@ -265,6 +269,12 @@ impl Journal {
 
 impl EventSink for Journal {
     fn event(&self, kind: &str, detail: Value) {
+        aside(|| self.record(kind, detail));
+    }
+}
+
+impl Journal {
+    fn record(&self, kind: &str, detail: Value) {
         let mut inner = self.lock();
         let length = detail.to_string().len();
         let detail = if length > DETAIL_LIMIT_BYTES {
@@ -378,6 +388,11 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{Arc, mpsc},
+        thread,
+    };
+
     use super::*;
 
     fn kinds(journal: &Journal, from: u64) -> Vec<(u64, String)> {
@@ -492,5 +507,38 @@ mod tests {
                 .unwrap()
                 > 70 << 10
         );
+    }
+
+    /// Something that does not end before `release` is called holds the journal, as a disk that takes its time does.
+    fn held(journal: &Arc<Journal>) -> impl FnOnce() {
+        let (locked, is_locked) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let journal = journal.clone();
+        let holder = thread::spawn(move || {
+            let _inner = journal.lock();
+            locked.send(()).unwrap();
+            released.recv().unwrap();
+        });
+        is_locked.recv().unwrap();
+        move || {
+            release.send(()).unwrap();
+            holder.join().unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_slow_disk_holds_up_neither_the_status_nor_other_tasks() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Arc::new(Journal::open(dir.path()).unwrap());
+        journal.event("a", json!({}));
+        let release = held(&journal);
+        assert_eq!(journal.oldest_unacknowledged(), 1);
+        let writes = journal.clone();
+        let writer = tokio::spawn(async move { writes.event("b", json!({})) });
+        let other = tokio::spawn(async { 7 });
+        assert_eq!(other.await.unwrap(), 7);
+        release();
+        writer.await.unwrap();
+        assert_eq!(journal.last(), 2);
     }
 }

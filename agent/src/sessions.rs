@@ -124,7 +124,7 @@ pub struct Sessions {
     journal: Arc<Journal>,
     tmux: Option<Tmux>,
     starting: Mutex<()>,
-    reporting: std::sync::Mutex<()>,
+    reporting: std::sync::Mutex<report::Unnoted>,
 }
 
 impl Sessions {

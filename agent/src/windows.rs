@@ -10,7 +10,7 @@ pub mod triggers;
 
 pub use bottleneck::{Bottleneck, bottleneck};
 pub use figures::{Figures, Reading, Tally};
-pub use policy::{Act, OnContradiction, Policy, Standing};
+pub use policy::{Act, Found, OnContradiction, Policy, Standing};
 pub use triggers::{Contradiction, Expected, Judge};
 
 /// The middle of some numbers; of an even count the mean of the two.

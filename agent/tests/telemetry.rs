@@ -814,6 +814,40 @@ async fn a_probe_that_dies_again_and_again_is_replaced_by_nvidia_smi() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_nvidia_smi_that_ends_soon_is_told_once_and_not_started_in_a_hurry() {
+    let home = home(EIGHT_GPUS, &parts().1);
+    let starts = home.path().join("starts");
+    let line = SMI_LINES.lines().next().unwrap();
+    let script = format!(
+        "#!/bin/sh\necho x >> {}\necho '{line}'\necho '{line}'\n",
+        starts.display()
+    );
+    let path = home.path().join("nvidia-smi");
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    let world = World::with(home, PATIENCE, |config| {
+        config.probe.program = Some("/bin/false".into())
+    });
+    world
+        .problem(|problem| problem.contains("nvidia-smi ends soon after it begins"))
+        .await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while fs::read_to_string(&starts).unwrap().lines().count() < 3 {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let told = {
+        let events = world.events.0.lock().unwrap();
+        events
+            .iter()
+            .filter(|(kind, _)| kind == "gpu.fallback")
+            .count()
+    };
+    assert_eq!(told, 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_nvidia_smi_gives_nothing_the_problem_has_both_reasons() {
     for (script, words) in [
         (

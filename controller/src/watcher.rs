@@ -464,13 +464,11 @@ impl Lifecycle {
         view.disk = disk;
         let contradiction = windows::contradiction(&self.store, attempt)?;
         if let Some(why) = contradiction.as_ref().filter(|_| !view.contradicted) {
+            let newest = windows::newest(&self.store, attempt)?;
+            let answer = windows::answer(&run.name, newest.as_ref());
             self.say(
                 run,
-                &format!(
-                    "Careful: the training contradicts its estimate: {why}. It is ended when nobody watches for a whole window; \
-                     `spotter accept {}` lets it go on, `spotter stop {}` ends it.",
-                    run.name, run.name
-                ),
+                &format!("Careful: the training contradicts its estimate: {why}; {answer}."),
             );
         }
         view.contradicted = contradiction.is_some();

@@ -32,6 +32,8 @@ pub struct Candidate {
     pub directory: bool,
     /// Name of a temporary file that lies among its files: somebody is, or was, in the middle of something.
     pub unfinished: Option<String>,
+    /// Why not all of it could be read. Then `files` holds one entry, that of the directory itself, with the bytes that were seen.
+    pub unreadable: Option<String>,
     /// Every file, sorted by path.
     pub files: Vec<FileStat>,
 }

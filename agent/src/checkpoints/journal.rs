@@ -163,6 +163,7 @@ impl Attempt {
             step,
             directory,
             unfinished: None,
+            unreadable: None,
             files,
         };
         Some(Attempt {
@@ -413,6 +414,7 @@ mod tests {
             step: Some(7),
             directory: false,
             unfinished: None,
+            unreadable: None,
             files: vec![stat],
         }
     }

@@ -258,6 +258,7 @@ impl Landing {
             step: manifest.step,
             directory: self.directory,
             unfinished: None,
+            unreadable: None,
             files: stats,
         })
     }

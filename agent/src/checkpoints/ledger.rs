@@ -40,6 +40,7 @@ impl Saved {
             step: names::step_of(self.key.split_once(':').map_or("", |(_, name)| name)),
             directory: self.key.starts_with("dir:") || self.path == ".",
             unfinished: None,
+            unreadable: None,
             files: self.files.clone(),
         }
     }
@@ -184,6 +185,7 @@ mod tests {
             step: Some(5),
             directory: true,
             unfinished: None,
+            unreadable: None,
             files: paths.iter().map(stat).collect(),
         }
     }

@@ -56,6 +56,9 @@ impl Disk for Folder<'_> {
 
 /// Looks at a candidate.
 pub fn look(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
+    if let Some(reason) = &candidate.unreadable {
+        return Ok(Finding::Broken(reason.clone()));
+    }
     let changed = || Finding::Busy(format!("{} is changing", candidate.path));
     if !is_unchanged(&context.dir, candidate) {
         return Ok(changed());

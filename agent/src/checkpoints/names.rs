@@ -66,7 +66,11 @@ fn has_random_tmp_suffix(lower: &str) -> bool {
 
 /// Whether an entry of the checkpoint directory is passed over by its name alone.
 pub fn is_ignored(name: &str) -> bool {
-    name.starts_with('.') || is_temporary(name) || name.starts_with("events.out.tfevents")
+    // A file system's own `lost+found` is root's alone, and nobody's checkpoint.
+    name.starts_with('.')
+        || is_temporary(name)
+        || name.starts_with("events.out.tfevents")
+        || name == "lost+found"
 }
 
 /// Whether a file only describes a model, as those that a writer begins a directory with: no checkpoint consists of such.

@@ -86,6 +86,7 @@ impl Backup {
             step: None,
             directory: true,
             unfinished: None,
+            unreadable: None,
             files: stats,
         };
         let stop = CancellationToken::new();

@@ -72,12 +72,16 @@ impl Backup {
         work: &mut Work,
         stop: &CancellationToken,
     ) -> Result<Vec<CheckpointInfo>, BackupError> {
+        // A backup that is replaced has no notes any more: they are another one's.
+        if self.retired.is_cancelled() {
+            return Ok(Vec::new());
+        }
         self.look(&mut work.tracker).await?;
         self.load_journals(work).await?;
         if !self.load_index(work, stop).await? {
             return Ok(Vec::new());
         }
-        let mut committed = self.publish_sealed(work, stop).await?;
+        let (mut committed, mut failure) = self.publish_sealed(work, stop).await;
         if work.purge_at.is_none_or(|at| Instant::now() >= at) {
             let stop = stop.child_token();
             let purge = self.purge(&stop);
@@ -85,7 +89,6 @@ impl Backup {
             work.purge_at = Some(next.await);
         }
         let mut passed_over = HashSet::new();
-        let mut failure = None;
         while !stop.is_cancelled() {
             let ready = work.tracker.ready();
             let Some(next) = ready
@@ -409,17 +412,21 @@ impl Backup {
         Ok(Some(manifest.id.clone()))
     }
 
-    /// Commits that were sealed before a crash: everything is stored, only the commit may be missing.
+    /// Commits that were sealed before a crash: everything is stored, only the commit may be missing. One that the bucket refuses
+    /// stands in no other's way.
     async fn publish_sealed(
         &self,
         work: &mut Work,
         stop: &CancellationToken,
-    ) -> Result<Vec<CheckpointInfo>, BackupError> {
+    ) -> (Vec<CheckpointInfo>, Option<BackupError>) {
         let mut committed = Vec::new();
+        let mut refused = HashSet::new();
+        let mut failure = None;
         while let Some(at) = work
             .attempts
             .iter()
-            .position(|log| log.attempt.sealed.is_some())
+            .map(|log| &log.attempt)
+            .position(|attempt| attempt.sealed.is_some() && !refused.contains(&attempt.id))
         {
             let bytes = Bytes::from(work.attempts[at].attempt.sealed.clone().unwrap_or_default());
             let Ok(manifest) = Manifest::open(&bytes) else {
@@ -444,12 +451,16 @@ impl Backup {
                 ),
                 Err(UploadError::Stopped) => break,
                 Err(source) => {
-                    let path = work.attempts[at].attempt.candidate.path.clone();
-                    return Err(BackupError::Upload { path, source });
+                    let attempt = &work.attempts[at].attempt;
+                    refused.insert(attempt.id.clone());
+                    let candidate = attempt.candidate.clone();
+                    self.tell_failed(work, &candidate, &source);
+                    let path = candidate.path;
+                    failure.get_or_insert(BackupError::Upload { path, source });
                 }
             }
         }
-        Ok(committed)
+        (committed, failure)
     }
 
     /// Everything that follows from a commit that was read back.

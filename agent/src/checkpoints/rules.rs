@@ -239,6 +239,7 @@ pub(super) mod tests {
                 step: super::super::names::step_of(path),
                 directory: true,
                 unfinished: None,
+                unreadable: None,
                 files: files.collect(),
             }
         }

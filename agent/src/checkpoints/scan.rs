@@ -1,6 +1,7 @@
 //! Reads what lies in the checkpoint directory. All of it blocks on the disk.
 //!
-//! Decisions are left to others. What cannot be read because it has just been removed is not there.
+//! Decisions are left to others. What cannot be read because it has just been removed is not there; what cannot be read for another
+//! reason is told with it: a subdirectory as a candidate that cannot be saved, the directory itself as an error.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -54,17 +55,17 @@ pub fn scan(dir: &Path) -> io::Result<Vec<Candidate>> {
     let mut candidates = Vec::new();
     let mut steps: BTreeMap<u64, Vec<(String, FileStat)>> = BTreeMap::new();
     for entry in entries {
-        let Ok(entry) = entry else { continue };
+        let entry = entry?;
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
-        let Ok(kind) = entry.file_type() else {
+        let Some(kind) = there(entry.file_type())? else {
             continue;
         };
         if kind.is_dir() && !names::is_ignored(&name) {
-            candidates.extend(directory_candidate(dir, &name)?);
+            candidates.extend(directory_candidate(dir, &name));
         } else if kind.is_file() && names::is_candidate_file(&name) {
-            let Ok(metadata) = entry.metadata() else {
+            let Some(metadata) = there(entry.metadata())? else {
                 continue;
             };
             let stat = stat_of("", &metadata);
@@ -99,6 +100,7 @@ pub fn scan(dir: &Path) -> io::Result<Vec<Candidate>> {
             step: Some(step),
             directory: true,
             unfinished: None,
+            unreadable: None,
             files,
         });
     }
@@ -112,32 +114,78 @@ fn file_candidate(key: String, name: String, step: Option<u64>, stat: FileStat) 
         step,
         directory: false,
         unfinished: None,
+        unreadable: None,
         files: vec![stat],
     }
 }
 
-fn directory_candidate(dir: &Path, name: &str) -> io::Result<Option<Candidate>> {
+/// What was asked for, unless it has just been removed.
+fn there<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+fn directory_candidate(dir: &Path, name: &str) -> Option<Candidate> {
     let mut walk = Walk {
         files: Vec::new(),
         unfinished: None,
         looks_like_one: false,
         describes_only: true,
     };
-    walk.descend(&dir.join(name), "", 0)?;
+    let full = dir.join(name);
+    let halted = walk.descend(&full, "", 0).err();
     let step = names::step_of(name);
-    let is_one = walk.looks_like_one || (step.is_some() && !walk.describes_only);
-    if walk.files.is_empty() || !is_one {
-        return Ok(None);
-    }
-    walk.files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Some(Candidate {
+    let mut candidate = Candidate {
         key: format!("dir:{name}"),
         path: name.to_owned(),
         step,
         directory: true,
         unfinished: walk.unfinished,
+        unreadable: None,
         files: walk.files,
-    }))
+    };
+    let reason = match halted {
+        None => {
+            let is_one = walk.looks_like_one || (step.is_some() && !walk.describes_only);
+            candidate.files.sort_by(|a, b| a.path.cmp(&b.path));
+            return (is_one && !candidate.files.is_empty()).then_some(candidate);
+        }
+        // A data set that lies beside checkpoints, and does not look like one.
+        Some(Halt::Limit(_)) if !walk.looks_like_one && step.is_none() => return None,
+        Some(Halt::Limit(reason)) => reason,
+        Some(Halt::System(path, err)) => format!("{} cannot be read: {err}", path.display()),
+    };
+    let itself = match there(fs::metadata(&full)) {
+        Ok(None) => return None,
+        Ok(Some(metadata)) => Some(stat_of("", &metadata)),
+        Err(_) => None,
+    };
+    // Of a time that nobody knows it is taken to be the newest.
+    let written_ns = itself.as_ref().map_or(i64::MAX, |itself| {
+        itself.mtime_ns.max(candidate.written_ns())
+    });
+    candidate.files = vec![FileStat {
+        path: String::new(),
+        ino: itself.as_ref().map_or(0, |itself| itself.ino),
+        // What is hidden has a size, too.
+        size_bytes: candidate.size_bytes().max(1),
+        mtime_ns: written_ns,
+        ctime_ns: itself.as_ref().map_or(written_ns, |itself| itself.ctime_ns),
+        mode: itself.map_or(0, |itself| itself.mode),
+    }];
+    candidate.unreadable = Some(reason);
+    Some(candidate)
+}
+
+/// Why a directory was not read to its end.
+enum Halt {
+    /// The system refused this path.
+    System(PathBuf, io::Error),
+    /// It is larger than a checkpoint can be; how.
+    Limit(String),
 }
 
 struct Walk {
@@ -150,18 +198,19 @@ struct Walk {
 }
 
 impl Walk {
-    fn descend(&mut self, full: &Path, relative: &str, depth: usize) -> io::Result<()> {
-        let entries = match fs::read_dir(full) {
-            Ok(entries) => entries,
-            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(err) => return Err(err),
+    /// Leaving files out would be a torn checkpoint: what cannot be read, and what is too much, ends it.
+    fn descend(&mut self, full: &Path, relative: &str, depth: usize) -> Result<(), Halt> {
+        let refused = |err| Halt::System(full.to_owned(), err);
+        let Some(entries) = there(fs::read_dir(full)).map_err(refused)? else {
+            return Ok(());
         };
         for entry in entries {
-            let Ok(entry) = entry else { continue };
+            let entry = entry.map_err(refused)?;
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
             };
-            let Ok(kind) = entry.file_type() else {
+            let refused = |err| Halt::System(entry.path(), err);
+            let Some(kind) = there(entry.file_type()).map_err(refused)? else {
                 continue;
             };
             let path = if relative.is_empty() {
@@ -174,9 +223,9 @@ impl Walk {
                 continue;
             }
             if kind.is_dir() {
-                // Deeper than any trainer goes: refused aloud, because leaving files out would be a torn checkpoint.
+                // Deeper than any trainer goes.
                 if depth >= MAX_DEPTH {
-                    return Err(io::Error::other(format!(
+                    return Err(Halt::Limit(format!(
                         "{} is deeper than {MAX_DEPTH} directories",
                         full.display()
                     )));
@@ -185,7 +234,7 @@ impl Walk {
                 continue;
             }
             // A linked file is part of the checkpoint, so its content goes along; a linked directory may lead anywhere.
-            let Ok(metadata) = fs::metadata(entry.path()) else {
+            let Some(metadata) = there(fs::metadata(entry.path())).map_err(refused)? else {
                 continue;
             };
             if !metadata.is_file() {
@@ -195,7 +244,7 @@ impl Walk {
             self.describes_only &= names::is_description(&name);
             self.files.push(stat_of(&path, &metadata));
             if self.files.len() > MAX_FILES {
-                return Err(io::Error::other(format!(
+                return Err(Halt::Limit(format!(
                     "{} holds more than {MAX_FILES} files",
                     full.display()
                 )));
@@ -264,5 +313,53 @@ mod tests {
                 .is_some()
         );
         assert_eq!(scan(&root.join("not-there")).unwrap(), []);
+    }
+
+    /// Deeper than a scan goes, with a file at the end.
+    fn deep(root: &Path, name: &str, file: &str) {
+        let mut path = root.join(name);
+        for _ in 0..=MAX_DEPTH {
+            path.push("d");
+        }
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join(file), b"x").unwrap();
+        fs::write(root.join(name).join(file), b"x").unwrap();
+    }
+
+    #[test]
+    fn a_subdirectory_that_cannot_be_read_to_its_end_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::write(root.join("ckpt.pt"), b"x").unwrap();
+        deep(root, "checkpoint-7", "model.pt");
+        // Root may read everything but a name that the system cannot follow.
+        fs::create_dir(root.join("checkpoint-8")).unwrap();
+        std::os::unix::fs::symlink("loop.pt", root.join("checkpoint-8/loop.pt")).unwrap();
+        deep(root, "data", "lines.txt");
+        fs::create_dir(root.join("lost+found")).unwrap();
+        let mut found = scan(root).unwrap();
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        let told: Vec<_> = found
+            .iter()
+            .map(|one| (one.key.as_str(), one.unreadable.clone().unwrap_or_default()))
+            .collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(told[0].0, "dir:checkpoint-7");
+        assert!(
+            told[0].1.contains("is deeper than 12 directories"),
+            "{told:?}"
+        );
+        assert_eq!(told[1].0, "dir:checkpoint-8");
+        assert!(told[1].1.contains("loop.pt cannot be read"), "{told:?}");
+        assert_eq!(told[2], ("file:ckpt.pt", String::new()));
+        assert!(found.iter().all(|one| one.size_bytes() > 0), "{found:?}");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_read_is_an_error_and_not_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoints");
+        std::os::unix::fs::symlink("checkpoints", &path).unwrap();
+        assert!(scan(&path).is_err());
     }
 }

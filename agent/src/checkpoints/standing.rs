@@ -53,6 +53,8 @@ pub struct BackupState {
     pub unsaved: Vec<String>,
     /// The largest of those that are in no commit yet, each with its bytes.
     pub at_stake: Vec<(String, u64)>,
+    /// The directory could not be looked at last time, or was not looked at so far: what is unsaved is not known.
+    pub unseen: bool,
 }
 
 /// A call that brought no answer we can use.
@@ -82,7 +84,10 @@ impl Standing {
     /// Nothing known yet.
     pub fn new(events: Arc<dyn EventSink>) -> Standing {
         Standing {
-            state: Mutex::default(),
+            state: Mutex::new(BackupState {
+                unseen: true,
+                ..BackupState::default()
+            }),
             events,
             denied: Mutex::new(false),
             credentials: Notify::new(),

@@ -88,10 +88,16 @@ impl Backup {
         let listing = task::spawn_blocking(listing)
             .await
             .expect("a scan does not panic");
-        let listing = listing.map_err(|source| BackupError::Disk {
-            path: self.options.dir.clone(),
-            source,
-        })?;
+        let listing = match listing {
+            Ok(listing) => listing,
+            Err(source) => {
+                let path = self.options.dir.clone();
+                let err = BackupError::Disk { path, source };
+                self.tell_blind(chain(&err));
+                return Err(err);
+            }
+        };
+        self.tell_seen();
         let haste = self.haste();
         tracker.observe(listing.unsaved, self.now());
         let due = tracker.due(self.now(), haste);
@@ -171,6 +177,28 @@ impl Backup {
         self.standing.set_room(Some(detail));
     }
 
+    /// What lies in the directory is not known any more: nothing that was said of it holds.
+    fn tell_blind(&self, problem: String) {
+        {
+            let mut state = self.standing.state();
+            state.unseen = true;
+            state.problem.clone_from(&problem);
+        }
+        if !self.options.every.is_zero() {
+            self.standing.set_alarm(Some(problem.clone()));
+        }
+        *self.blind() = Some(problem);
+    }
+
+    /// It could be read.
+    fn tell_seen(&self) {
+        let was = self.blind().take();
+        let mut state = self.standing.state();
+        if was.is_some_and(|was| was == state.problem) {
+            state.problem.clear();
+        }
+    }
+
     pub(super) fn tell_state(&self, tracker: &Tracker) {
         let ready = tracker.ready();
         let last_saved_ms = {
@@ -191,6 +219,7 @@ impl Backup {
             .lock()
             .expect("nothing panics while it holds this lock") = tracker.next_look();
         let refused = self.tell_refused(tracker, last_saved_ms);
+        let blind = self.blind().is_some();
         {
             let mut state = self.standing.state();
             state.pending = ready.len() as u64;
@@ -198,6 +227,7 @@ impl Backup {
             state.unsaved_bytes = at_stake.iter().map(|(_, bytes)| bytes).sum();
             at_stake.truncate(NAMED);
             state.at_stake = at_stake;
+            state.unseen = blind;
         }
         let facts = {
             let pace = self.pace();

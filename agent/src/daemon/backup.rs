@@ -8,7 +8,7 @@ use spotter_bucket::{
     s3::{S3Bucket, S3Options},
 };
 use tokio::time;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use super::{
@@ -25,7 +25,18 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait for the proof of a target; a person waits for it.
 const PROOF_LIMIT: Duration = Duration::from_secs(60);
 
-/// A backup with its loop, which ends when the last clone is dropped.
+/// How long the data of a deleted checkpoint stays where nothing says so: as long as whoever reads it just then may need.
+const KEEP_GRACE: Duration = Duration::from_secs(3600);
+
+/// What was asked for; an older controller does not ask, which must not mean "at once".
+fn keep_grace(asked_s: u32) -> Duration {
+    match asked_s {
+        0 => KEEP_GRACE,
+        asked_s => Duration::from_secs(asked_s.into()),
+    }
+}
+
+/// A backup with its loop. Its slot ends it before another one takes its place.
 #[derive(Clone)]
 pub struct RunningBackup {
     /// What was asked for.
@@ -36,7 +47,7 @@ pub struct RunningBackup {
     pub bucket: Arc<dyn Bucket>,
     /// What keys of the run alone reach begins with.
     data_prefix: String,
-    _loop: Arc<DropGuard>,
+    stop: CancellationToken,
 }
 
 impl RunningBackup {
@@ -56,6 +67,7 @@ impl RunningBackup {
             run: run.run.clone(),
             attempt: run.attempt,
             dir: plan.dir.clone(),
+            target: format!("{:?} {}", plan.target.endpoint, plan.target.bucket),
             prefix: plan.target.prefix.clone(),
             every: Duration::from_secs(plan.every_s.into()),
             keep: Keep {
@@ -63,7 +75,7 @@ impl RunningBackup {
                 every_steps: plan.keep_every_steps.into(),
                 best: plan.keep_best.clone(),
             },
-            keep_grace: Duration::from_secs(plan.keep_grace_s.into()),
+            keep_grace: keep_grace(plan.keep_grace_s),
             settle: (plan.settle_ms > 0).then(|| Duration::from_millis(plan.settle_ms.into())),
             complete_when: (!plan.complete_when.is_empty())
                 .then(|| plan.complete_when.parse())
@@ -95,12 +107,23 @@ impl RunningBackup {
             backup,
             bucket,
             data_prefix: layout.data_prefix(),
-            _loop: Arc::new(stop.drop_guard()),
+            stop,
         })
     }
 }
 
 impl RunningBackup {
+    /// Ends the loop, and whatever else is at work: two backups would upload the same files, and write to the same notes.
+    pub async fn end(self) {
+        self.stop.cancel();
+        self.backup.retire().await;
+    }
+
+    /// Ends the loop; what is under way ends with the daemon.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Proves that the target can be written, read and deleted from this box; says in words what cannot.
     pub async fn prove(&self) -> Result<(), String> {
         let proof = time::timeout(PROOF_LIMIT, self.write_read_delete()).await;
@@ -128,5 +151,16 @@ impl RunningBackup {
             ));
         }
         deleted.map_err(said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_of_deleted_checkpoints_stays_for_a_while_where_nobody_says_for_how_long() {
+        assert_eq!(keep_grace(0), Duration::from_secs(3600));
+        assert_eq!(keep_grace(60), Duration::from_secs(60));
     }
 }

@@ -22,6 +22,7 @@ use super::{
     FLUSH_INTERVAL,
     backup::RunningBackup,
     dead_man, diagnosis,
+    ending::{self, Ending},
     keys::{self, CredentialSlot},
     presence::Presence,
     run_file::{ConfigureError, RunFile, Wish},
@@ -35,7 +36,7 @@ use crate::{
     journal::Journal,
     logs::Logs,
     now_us,
-    sessions::{SessionState, Sessions, processes},
+    sessions::{Session, SessionState, Sessions, processes},
     telemetry::{Telemetry, TelemetryConfig},
 };
 
@@ -70,6 +71,8 @@ pub struct Core {
     backup: Mutex<Option<RunningBackup>>,
     configuring: tokio::sync::Mutex<()>,
     training: Mutex<Option<Latest>>,
+    ending: Mutex<Option<Ending>>,
+    undiagnosed: Mutex<diagnosis::Unnoted>,
     build: OnceCell<String>,
     wipe: Mutex<bool>,
 }
@@ -113,11 +116,13 @@ impl Core {
             backup: Mutex::default(),
             configuring: tokio::sync::Mutex::default(),
             training: Mutex::default(),
+            ending: Mutex::default(),
+            undiagnosed: Mutex::default(),
             build: OnceCell::new(),
             wipe: Mutex::new(false),
         });
         if let Some(run) = run {
-            core.adopt(run);
+            core.adopt(run).await;
         }
         Ok(core)
     }
@@ -128,13 +133,17 @@ impl Core {
         self.tasks.spawn(training::follow(self.clone()));
         self.tasks.spawn(dead_man::watch(self.clone()));
         self.tasks.spawn(validation::watch(self.clone()));
+        self.tasks.spawn(ending::watch(self.clone()));
         self.tasks.spawn(flush_journal(self.clone()));
         self.tasks.spawn(keys::watch(self.clone()));
     }
 
     /// Waits for every task, at most for `limit`.
     pub async fn end_tasks(&self, limit: Duration) {
-        lock(&self.backup).take();
+        let backup = lock(&self.backup).take();
+        if let Some(backup) = backup {
+            backup.stop();
+        }
         self.tasks.close();
         if time::timeout(limit, self.tasks.wait()).await.is_err() {
             warn!(
@@ -176,12 +185,12 @@ impl Core {
         if self.run().as_ref() != Some(&run) {
             run.save(&self.home)?;
             info!(run = run.run, attempt = run.attempt, "configured");
-            self.adopt(run);
+            self.adopt(run).await;
         }
         Ok(workdir)
     }
 
-    fn adopt(self: &Arc<Self>, run: RunFile) {
+    async fn adopt(self: &Arc<Self>, run: RunFile) {
         self.journal.set_run(&run.run, run.attempt);
         self.telemetry.set_workdir(run.workdir.clone());
         let before = self.run();
@@ -189,8 +198,11 @@ impl Core {
             (&before.run, before.attempt, &before.backup) == (&run.run, run.attempt, &run.backup)
         });
         if !same_backup {
-            // The old loop ends first: two would upload the same files.
-            lock(&self.backup).take();
+            // The old one ends first: two would upload the same files.
+            let old = lock(&self.backup).take();
+            if let Some(old) = old {
+                old.end().await;
+            }
             let started = run
                 .backup
                 .as_ref()
@@ -226,6 +238,21 @@ impl Core {
     /// Keeps newer values.
     pub fn set_training(&self, record: Latest) {
         *lock(&self.training) = Some(record);
+    }
+
+    /// The ending that this daemon noted last; what is on the disk may be older where that is full.
+    pub fn ending(&self) -> Option<Ending> {
+        lock(&self.ending).clone()
+    }
+
+    /// Keeps an ending.
+    pub fn set_ending(&self, ending: Ending) {
+        *lock(&self.ending) = Some(ending);
+    }
+
+    /// Sessions whose end is found out and not noted.
+    pub fn undiagnosed(&self) -> MutexGuard<'_, diagnosis::Unnoted> {
+        lock(&self.undiagnosed)
     }
 
     /// First 16 hex characters of the blake3 of this program's file; empty when it cannot be read any more.
@@ -285,10 +312,10 @@ async fn watch_sessions(core: Arc<Core>) {
     loop {
         let told = core
             .blocking(|core| {
-                core.sessions.report();
-                follow_all(core);
-                diagnosis::report(core);
-                training_since(core)
+                let sessions = core.sessions.report();
+                follow_all(core, &sessions);
+                diagnosis::report(core, &sessions);
+                training_since(&sessions)
             })
             .await;
         match told {
@@ -308,8 +335,8 @@ async fn watch_sessions(core: Arc<Core>) {
 }
 
 /// Opens the logs of live sessions, so that their end is heard and no generation is missed.
-fn follow_all(core: &Core) {
-    for session in core.sessions.list().unwrap_or_default() {
+fn follow_all(core: &Core, sessions: &[Session]) {
+    for session in sessions {
         if session.state != SessionState::Running {
             continue;
         }
@@ -327,8 +354,10 @@ fn follow_all(core: &Core) {
     }
 }
 
-fn training_since(core: &Core) -> Option<u64> {
-    let session = core.sessions.get(TRAINING_SESSION).ok()?;
+fn training_since(sessions: &[Session]) -> Option<u64> {
+    let session = sessions
+        .iter()
+        .find(|session| session.name == TRAINING_SESSION)?;
     (session.state == SessionState::Running).then_some(session.start.started_us)
 }
 

@@ -12,22 +12,28 @@ use tracing::warn;
 
 use super::{core::Core, ending, goodbye, presence, training::TRAINING_SESSION};
 use crate::{
-    chain, config::Home, events::EventSink, now_us, self_stop::OwnInstance, sessions::SessionState,
+    chain, config::Home, events::EventSink, fault, now_us, self_stop::OwnInstance,
+    sessions::SessionState,
 };
 
 const POLL: Duration = Duration::from_secs(1);
+/// Before a box that was told to stop, and is still there, asks again: the provider takes a minute or two.
+const ASK_AGAIN: Duration = Duration::from_secs(5 * 60);
 /// How long what a limit ended may be saved once more; most of it is in the bucket by then.
 const ENDED_LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until the switch is due, then ends the box.
 pub async fn watch(core: Arc<Core>) {
+    let mut pause = POLL;
+    let mut told = None;
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
-            () = time::sleep(POLL) => {}
+            () = time::sleep(pause) => {}
         }
+        pause = POLL;
         let Some(run) = core.run() else { continue };
-        let stopped = if !core.home.started().exists() {
+        let asked = if !core.home.started().exists() {
             let since_us = container_started_us(&core.home, core.started_us);
             if !is_due(since_us, run.bring_up_s, now_us()) {
                 continue;
@@ -37,13 +43,16 @@ pub async fn watch(core: Arc<Core>) {
                 run.bring_up_s
             );
             let still = || !core.home.started().exists();
-            end_box(&core, &run.provider_url, &reason, still).await
+            end_box(&core, &run.provider_url, &reason, &mut told, still).await
         } else if let Some(over) = ending::is_over(&core) {
             let still = || ending::is_over(&core).is_some();
             let patience = ending::patience(&core, &over);
             save(&core, ENDED_LIMIT.min(patience), patience).await;
             let reason = format!("the training was ended: {}", over.reason);
-            still() && end_box(&core, &run.provider_url, &reason, still).await
+            if !still() {
+                continue;
+            }
+            end_box(&core, &run.provider_url, &reason, &mut told, still).await
         } else {
             let still = || idle_is_due(&core, run.idle_stop_s);
             if !still() {
@@ -55,10 +64,16 @@ pub async fn watch(core: Arc<Core>) {
                 "the training is over and nobody came for it within {} s",
                 run.idle_stop_s
             );
-            still() && end_box(&core, &run.provider_url, &reason, still).await
+            if !still() {
+                continue;
+            }
+            end_box(&core, &run.provider_url, &reason, &mut told, still).await
         };
-        if stopped {
-            return;
+        match asked {
+            // Its word is not its deed: whoever reads this is still paid for.
+            Asked::Agreed => pause = fault::wait(ASK_AGAIN),
+            Asked::Withdrawn => told = None,
+            Asked::Cannot => return,
         }
     }
 }
@@ -80,43 +95,67 @@ fn idle_is_due(core: &Core, idle_stop_s: u32) -> bool {
 /// the bucket is given as much `patience` as it usually is, or less.
 async fn save(core: &Arc<Core>, limit: Duration, patience: Duration) {
     let Some(running) = core.backup() else { return };
-    let state = running.backup.backup_now(limit, true).await;
-    if state.pending > 0 {
-        warn!(
-            pending = state.pending,
-            "checkpoints stay on this disk only: the bucket did not take them in time"
-        );
-    }
-    goodbye::leave_ending(core, &running, state.unsaved_bytes, patience).await;
+    let unsaved_bytes = match running.backup.backup_now(limit, true).await {
+        Ok(state) => {
+            if state.pending > 0 {
+                warn!(
+                    pending = state.pending,
+                    "checkpoints stay on this disk only: the bucket did not take them in time"
+                );
+            }
+            state.unsaved_bytes
+        }
+        Err(err) => {
+            warn!(error = %chain(&err), "what stays on this disk only is not known");
+            // Nobody knows how many, and none would be read as nothing to lose.
+            1
+        }
+    };
+    goodbye::leave_ending(core, &running, unsaved_bytes, patience).await;
 }
 
-/// Asks to be stopped for as long as that is still wanted. False: somebody came meanwhile.
+/// What became of the wish to be stopped.
+enum Asked {
+    /// The provider agreed, or the daemon ends.
+    Agreed,
+    /// Somebody came meanwhile.
+    Withdrawn,
+    /// This box has no key to ask with.
+    Cannot,
+}
+
+/// Asks to be stopped for as long as that is still wanted. `told`: the reason that is in the journal already.
 async fn end_box(
     core: &Core,
     provider_url: &str,
     reason: &str,
+    told: &mut Option<String>,
     still: impl Fn() -> bool + Sync,
-) -> bool {
+) -> Asked {
     warn!(reason, "the box stops itself");
     match OwnInstance::find(&core.home, provider_url) {
         Ok(own) => {
-            core.journal.event("self_stop", json!({ "reason": reason }));
+            if told.as_deref() != Some(reason) {
+                core.journal.event("self_stop", json!({ "reason": reason }));
+                *told = Some(reason.to_owned());
+            }
             let stopped = tokio::select! {
                 () = core.stop.cancelled() => true,
                 stopped = own.stop_while(still) => stopped,
             };
-            if !stopped {
-                core.journal
-                    .event("self_stop.withdrawn", json!({ "reason": "somebody came" }));
+            if stopped {
+                return Asked::Agreed;
             }
-            stopped
+            core.journal
+                .event("self_stop.withdrawn", json!({ "reason": "somebody came" }));
+            Asked::Withdrawn
         }
         Err(err) => {
             let problem = chain(&err);
             warn!(problem, "the box should stop itself and cannot");
             core.journal
                 .event("self_stop", json!({ "reason": reason, "problem": problem }));
-            true
+            Asked::Cannot
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Says once for each session that ended by itself what ended it: from its log, its exit code or signal, the kernel's count
 //! of kills for want of memory and the GPUs' own errors. What it means is told in the run's own numbers.
 
-use std::path::Path;
+use std::{
+    collections::HashMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -16,7 +20,7 @@ use crate::{
     chain,
     events::EventSink,
     sessions::{Session, SessionState, processes, record},
-    telemetry::{Sample, host},
+    telemetry::Sample,
 };
 
 /// How much of a log is read for what ended it: causes stand near the end, behind the words of other ranks.
@@ -27,7 +31,13 @@ const EVENTS_AT_ONCE: usize = 256;
 const XID_EVENT: &str = "gpu.xid";
 /// Says in the session's directory that the session was looked at.
 const DONE: &str = "diagnosis.json";
+/// Before what the disk refused is tried again.
+const AGAIN: Duration = Duration::from_secs(30);
 const GIB: f64 = (1_u64 << 30) as f64;
+
+/// What is not noted beside its session, by name and start: the class, when it is in the journal already, and when that was tried.
+/// A disk that refuses the note must not have it told again and again.
+pub type Unnoted = HashMap<(String, u64), (Option<Class>, Instant)>;
 
 /// What was found, as it is noted beside the session.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,24 +49,56 @@ struct Note {
 }
 
 /// Tells of every session that has ended since the last look. Blocks on files.
-pub fn report(core: &Core) {
-    for session in core.sessions.list().unwrap_or_default() {
+pub fn report(core: &Core, sessions: &[Session]) {
+    for session in sessions {
         let Ok(dir) = core.sessions.dir(&session.name) else {
             continue;
         };
         if session.state == SessionState::Running || dir.join(DONE).exists() {
             continue;
         }
-        if let Err(problem) = report_one(core, &session, &dir) {
-            warn!(
-                session = session.name,
-                problem, "what ended a session was not found out, will retry"
-            );
+        let key = (session.name.clone(), session.start.started_us);
+        let mut unnoted = core.undiagnosed();
+        let before = unnoted.get(&key).copied();
+        if before.is_some_and(|(_, at)| at.elapsed() < AGAIN) {
+            continue;
+        }
+        let mut told = before.and_then(|(class, _)| class);
+        match report_one(core, session, &dir, &mut told) {
+            Ok(()) => {
+                unnoted.remove(&key);
+            }
+            Err(problem) => {
+                unnoted.insert(key, (told, Instant::now()));
+                warn!(
+                    session = session.name,
+                    problem, "what ended a session was not found out, will retry"
+                );
+            }
         }
     }
 }
 
-fn report_one(core: &Core, session: &Session, dir: &Path) -> Result<(), String> {
+/// `told`: the class of what the journal holds already.
+fn report_one(
+    core: &Core,
+    session: &Session,
+    dir: &Path,
+    told: &mut Option<Class>,
+) -> Result<(), String> {
+    let class = match *told {
+        Some(class) => class,
+        None => *told.insert(tell(core, session, dir)?),
+    };
+    let note = Note {
+        v: 1,
+        class: class.as_str().to_owned(),
+    };
+    record::write(dir, DONE, &note).map_err(|err| err.to_string())
+}
+
+/// Finds out and tells what ended a session.
+fn tell(core: &Core, session: &Session, dir: &Path) -> Result<Class, String> {
     let found = match session.state {
         SessionState::Exited | SessionState::Signalled | SessionState::Oom => {
             let xids = xids_since(core, session.start.started_us).map_err(|err| err.to_string())?;
@@ -87,11 +129,7 @@ fn report_one(core: &Core, session: &Session, dir: &Path) -> Result<(), String> 
             }),
         );
     }
-    let note = Note {
-        v: 1,
-        class: class.as_str().to_owned(),
-    };
-    record::write(dir, DONE, &note).map_err(|err| err.to_string())
+    Ok(class)
 }
 
 /// What the log says, read anew: the daemon may not have been there for all of it.
@@ -160,12 +198,13 @@ fn facts(core: &Core, session: &Session) -> Facts {
         .telemetry
         .since(session.start.started_us)
         .take_while(|sample| sample.time_us <= until_us);
-    let shm = host::disk(Path::new("/dev/shm"));
-    let workdir = host::disk(&session.spec.dir);
+    // As telemetry saw them, on a thread of its own: a mount that hangs must not hold up what happened to sessions.
+    let seen = core.telemetry.latest().and_then(|sample| sample.host);
+    let gib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / GIB);
     Facts {
         micro_batch: run.as_ref().and_then(|run| run.micro_batch).map(u64::from),
-        disk_free_gib: workdir.map(|disk| disk.free_bytes as f64 / GIB),
-        shm_gib: shm.map(|disk| disk.total_bytes as f64 / GIB),
+        disk_free_gib: gib(seen.as_ref().and_then(|host| host.disk_free_bytes)),
+        shm_gib: gib(seen.as_ref().and_then(|host| host.shm_total_bytes)),
         last_step: core.training().and_then(|latest| latest.step),
         ..peaks(samples)
     }

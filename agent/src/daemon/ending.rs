@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time;
 use tracing::{error, warn};
 
 use super::{core::Core, presence, training::TRAINING_SESSION};
@@ -18,6 +19,10 @@ const GRACE: Duration = Duration::from_secs(120);
 const LAST_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Most that is waited for a backup that was behind for long already: each second is paid for what could not be saved before.
 const BEHIND_LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks for an ending that is on record and not carried out.
+const LOOK: Duration = Duration::from_secs(1);
+/// Before one that could not be carried out is tried again: what does not end on SIGKILL waits for the kernel.
+const AGAIN: Duration = Duration::from_secs(30);
 /// A watcher whose link broke comes back within this; then nobody is there.
 const ALONE_US: u64 = 30_000_000;
 
@@ -75,14 +80,14 @@ impl Ending {
     }
 }
 
-/// Notes the ending, tells it, and carries it out beside everything else.
+/// Notes the ending and tells it; [`watch`] carries it out.
 pub fn begin(core: &Arc<Core>, ending: Ending) {
     warn!(
         by = ending.by.as_str(),
         reason = ending.reason,
         "the training is ended"
     );
-    note(core, &ending);
+    note(core, ending.clone());
     core.journal.event(
         "training.ending",
         json!({
@@ -92,51 +97,76 @@ pub fn begin(core: &Arc<Core>, ending: Ending) {
             "reason": ending.reason,
         }),
     );
-    go_on(core.clone(), ending);
 }
 
-/// Keeps an ending for later daemons.
-fn note(core: &Core, ending: &Ending) {
-    let bytes = serde_json::to_vec(ending).expect("words and numbers are always JSON");
+/// Keeps an ending, for later daemons too.
+fn note(core: &Core, ending: Ending) {
+    let bytes = serde_json::to_vec(&ending).expect("words and numbers are always JSON");
     if let Err(err) = files::write_durably(&core.home.ending_file(), &bytes) {
         // It is ended all the same; only a daemon after this one would not know why.
         error!(error = %err, "the reason for the training's end cannot be kept");
     }
+    core.set_ending(ending);
 }
 
-/// Carries an ending out that is on record.
-pub fn go_on(core: Arc<Core>, ending: Ending) {
-    let tasks = core.tasks.clone();
-    tasks.spawn(async move {
-        let stop = core.stop.clone();
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = carry_out(&core, &ending) => {}
+/// Carries out what is on record, whoever began it, until it is done: a daemon may be replaced on the way, and a process that
+/// the kernel holds ends late.
+pub async fn watch(core: Arc<Core>) {
+    let work = async {
+        loop {
+            let pause = match unsaved(&core) {
+                Some(ending) if carry_out(&core, &ending).await => LOOK,
+                Some(_) => AGAIN,
+                None => LOOK,
+            };
+            time::sleep(pause).await;
         }
-    });
+    };
+    tokio::select! {
+        () = core.stop.cancelled() => {}
+        () = work => unreachable!("it has no end"),
+    }
 }
 
-async fn carry_out(core: &Arc<Core>, ending: &Ending) {
+/// The ending that is to be carried out: it is about the newest training, and its last words are not saved.
+fn unsaved(core: &Core) -> Option<Ending> {
+    let ending = of(core).filter(|ending| !ending.saved)?;
+    is_about(core, &ending).then_some(ending)
+}
+
+fn is_about(core: &Core, ending: &Ending) -> bool {
+    core.sessions
+        .get(TRAINING_SESSION)
+        .is_ok_and(|session| session.start.started_us == ending.started_us)
+}
+
+/// Returns whether there is nothing left to do.
+async fn carry_out(core: &Arc<Core>, ending: &Ending) -> bool {
     let patience = patience(core, ending);
-    save(core, FLUSH_LIMIT.min(patience), false).await;
-    // Another one may have been started while this one was saved.
-    let is_it = core
+    let runs = core
         .sessions
         .get(TRAINING_SESSION)
-        .is_ok_and(|session| session.start.started_us == ending.started_us);
-    if !is_it {
-        return;
+        .is_ok_and(|session| session.state == SessionState::Running);
+    if runs {
+        save(core, FLUSH_LIMIT.min(patience), false).await;
+    }
+    // Another one may have been started while this one was saved.
+    if !is_about(core, ending) {
+        return true;
     }
     if let Err(err) = core.sessions.end(TRAINING_SESSION, GRACE).await {
-        error!(error = %chain(&err), "the training did not end");
-        return;
+        error!(error = %chain(&err), "the training did not end, will retry");
+        return false;
     }
     save(core, LAST_LIMIT.min(patience), true).await;
-    let saved = Ending {
-        saved: true,
-        ..ending.clone()
-    };
-    note(core, &saved);
+    if is_about(core, ending) {
+        let saved = Ending {
+            saved: true,
+            ..ending.clone()
+        };
+        note(core, saved);
+    }
+    true
 }
 
 /// Longest wait for the bucket at any one step of an ending.
@@ -150,17 +180,21 @@ pub fn patience(core: &Core, ending: &Ending) -> Duration {
 
 async fn save(core: &Core, limit: Duration, last: bool) {
     let Some(running) = core.backup() else { return };
-    let state = running.backup.backup_now(limit, last).await;
-    if state.pending > 0 {
-        warn!(
+    match running.backup.backup_now(limit, last).await {
+        Ok(state) if state.pending > 0 => warn!(
             pending = state.pending,
             last, "checkpoints did not reach the bucket in time"
-        );
+        ),
+        Ok(_) => {}
+        Err(err) => warn!(error = %chain(&err), last, "checkpoints were not saved"),
     }
 }
 
 /// The ending on record, whichever training it is about.
 pub fn of(core: &Core) -> Option<Ending> {
+    if let Some(ending) = core.ending() {
+        return Some(ending);
+    }
     let bytes = files::read_if_there(&core.home.ending_file()).ok()??;
     serde_json::from_slice(&bytes).ok()
 }

@@ -100,7 +100,9 @@ impl CredentialSlot {
         };
         let kept = if persist {
             let bytes = Zeroizing::new(serde_json::to_vec(&held).map_err(io::Error::other)?);
-            files::write_durably(&self.file, &bytes)
+            // The file of the old keys stays reachable through this when the new one has taken its name.
+            let old = fs::OpenOptions::new().write(true).open(&self.file).ok();
+            files::write_durably(&self.file, &bytes).and_then(|()| old.map_or(Ok(()), overwrite))
         } else {
             self.wipe_file()
         };
@@ -155,16 +157,20 @@ impl CredentialSlot {
 
     /// Overwrites what was kept before it is removed: a freed block may be read by the next tenant of the disk.
     fn wipe_file(&self) -> io::Result<()> {
-        let length = match fs::metadata(&self.file) {
-            Ok(meta) => usize::try_from(meta.len()).unwrap_or(0),
+        match fs::OpenOptions::new().write(true).open(&self.file) {
+            Ok(file) => overwrite(file)?,
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(err) => return Err(err),
-        };
-        let mut file = fs::OpenOptions::new().write(true).open(&self.file)?;
-        file.write_all(&vec![0; length])?;
-        file.sync_all()?;
+        }
         fs::remove_file(&self.file)
     }
+}
+
+/// Zeros over all of a file.
+fn overwrite(mut file: fs::File) -> io::Result<()> {
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    file.write_all(&vec![0; length])?;
+    file.sync_all()
 }
 
 impl fmt::Debug for CredentialSlot {
@@ -279,5 +285,30 @@ mod tests {
         assert_eq!(slot.notice(6), None, "the same keys again");
         slot.set(&keys("b", Some(2)), false).unwrap();
         assert_eq!(slot.notice(7), Some(Notice::Ended { expires_us: 2 }));
+    }
+
+    #[test]
+    fn keys_that_newer_ones_replace_on_the_disk_are_overwritten_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keys.json");
+        let slot = CredentialSlot::open(file.clone());
+        let keys = |secret: &str| Credentials {
+            access_key_id: "id".into(),
+            secret_access_key: secret.into(),
+            session_token: None,
+            expires_us: None,
+        };
+        slot.set(&keys("old"), true).unwrap();
+        // Another name for the same blocks shows what becomes of them.
+        let blocks = dir.path().join("blocks");
+        fs::hard_link(&file, &blocks).unwrap();
+        slot.set(&keys("new"), true).unwrap();
+        let left = fs::read(&blocks).unwrap();
+        assert!(!left.is_empty() && left.iter().all(|byte| *byte == 0));
+        assert!(
+            String::from_utf8(fs::read(&file).unwrap())
+                .unwrap()
+                .contains("new")
+        );
     }
 }

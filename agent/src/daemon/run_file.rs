@@ -91,7 +91,7 @@ pub struct BackupPlan {
     /// The first checkpoint of each so many steps is kept for good; 0: none.
     #[serde(default)]
     pub keep_every_steps: u32,
-    /// How long the data of a deleted checkpoint stays in the bucket, seconds.
+    /// How long the data of a deleted checkpoint stays in the bucket, seconds; 0: an hour.
     #[serde(default)]
     pub keep_grace_s: u32,
     /// The training is ended when the backup is behind and stays so.

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use spotter_trainlog::live::Latest;
 use tokio::{
     sync::broadcast::error::RecvError,
     time::{Duration, Instant},
@@ -26,7 +27,7 @@ use crate::{
     sessions::{NewSession, SessionState, record},
     telemetry::Sample,
     windows::{
-        Act, Figures, Judge, Reading, Standing, Tally, bottleneck,
+        Act, Figures, Found, Judge, Reading, Standing, Tally, bottleneck,
         figures::GpuReading,
         triggers::{Contradiction, MEMORY_SHARE, actual_tokens_per_s},
     },
@@ -57,6 +58,8 @@ struct Watched {
     tally: Tally,
     /// When the open window began; absent until the job is active.
     began_us: Option<u64>,
+    /// A step was seen.
+    stepped: bool,
     /// Newest step, and when it was first seen.
     step: Option<u64>,
     moved: Instant,
@@ -92,7 +95,11 @@ pub async fn watch(core: Arc<Core>) {
         let Some(watched) = &mut watched else {
             continue;
         };
-        let reading = reading(&core, &sample, started_us, log_bytes);
+        // What an earlier training printed says nothing of this one.
+        let printed = core
+            .training()
+            .filter(|latest| latest.time_us >= started_us);
+        let reading = reading(&sample, log_bytes, printed);
         let state = core.backup().map(|running| running.backup.state());
         if let Some(ending) = limits(&run, watched, &reading, state.as_ref()) {
             watched.ending = true;
@@ -121,16 +128,13 @@ fn begin(core: &Arc<Core>, started_us: u64) -> Option<Watched> {
         None
     });
     let ending = ending::of(core).filter(|ending| ending.started_us == started_us);
-    if let Some(ending) = &ending {
-        // An earlier daemon began to end it.
-        ending::go_on(core.clone(), ending.clone());
-    }
     Some(Watched {
         started_us,
         dir,
         memory: memory.unwrap_or_default(),
         tally: Tally::default(),
         began_us: None,
+        stepped: false,
         step: None,
         moved: Instant::now(),
         behind: None,
@@ -138,7 +142,8 @@ fn begin(core: &Arc<Core>, started_us: u64) -> Option<Watched> {
     })
 }
 
-fn reading(core: &Core, sample: &Sample, started_us: u64, log_bytes: u64) -> Reading {
+/// What windows see of a sample. `training`: what the trainer of this session printed last.
+fn reading(sample: &Sample, log_bytes: u64, training: Option<Latest>) -> Reading {
     let host = sample.host.as_ref();
     let cores = host.and_then(|host| Some(f64::from(host.cpu_percent?) / 100.0));
     let limit = host.and_then(|host| host.cpu_limit_cores).map(f64::from);
@@ -153,7 +158,15 @@ fn reading(core: &Core, sample: &Sample, started_us: u64, log_bytes: u64) -> Rea
                 memory_used_bytes: gpu.memory_used_bytes,
                 memory_total_bytes: gpu.memory_total_bytes,
                 throttle_reasons: gpu.throttle_reasons.unwrap_or(0),
-                ..GpuReading::default()
+                memory_busy_percent: gpu.memory_busy_percent.map(f64::from),
+                power_share: gpu
+                    .power_mw
+                    .zip(gpu.power_limit_mw.filter(|limit| *limit > 0))
+                    .map(|(power, limit)| f64::from(power) / f64::from(limit)),
+                pcie_bytes_per_s: gpu
+                    .pcie_tx_bytes_per_s
+                    .zip(gpu.pcie_rx_bytes_per_s)
+                    .map(|(sent, received)| sent as f64 + received as f64),
             })
             .collect(),
         cpu_share: cores
@@ -163,10 +176,7 @@ fn reading(core: &Core, sample: &Sample, started_us: u64, log_bytes: u64) -> Rea
         disk_free_bytes: host.and_then(|host| host.disk_free_bytes),
         network_rx_bytes: host.and_then(|host| host.network_rx_bytes),
         log_bytes,
-        // What an earlier training printed says nothing of this one.
-        training: core
-            .training()
-            .filter(|latest| latest.time_us >= started_us),
+        training,
     }
 }
 
@@ -252,24 +262,33 @@ async fn look(
     reading: &Reading,
 ) {
     let window_us = u64::from(validation.window_s) * 1_000_000;
-    let Some(began_us) = watched.began_us else {
-        // Loading and compiling are no training: the first step begins it, or a whole window without any.
-        let waited_us = reading.time_us.saturating_sub(watched.started_us);
-        if reading
-            .training
-            .is_some_and(|training| training.step.is_some())
-            || waited_us >= window_us
-        {
-            watched.began_us = Some(reading.time_us);
+    // Loading and compiling are no training: the first step begins it, or a whole window without any.
+    let stepped = reading
+        .training
+        .is_some_and(|training| training.step.is_some());
+    let began_us = match watched.began_us {
+        Some(began_us) if watched.stepped || !stepped => began_us,
+        _ => {
+            let waited_us = reading.time_us.saturating_sub(watched.started_us);
+            if stepped || waited_us >= window_us {
+                watched.began_us = Some(reading.time_us);
+                watched.stepped = stepped;
+                // What was printed before a restart of the daemon was counted then.
+                watched.tally = match watched.memory.judge.windows {
+                    0 => Tally::default(),
+                    _ => Tally::after(reading.training.as_ref()),
+                };
+            }
+            return;
         }
-        return;
     };
     watched.tally.add(reading, MEMORY_SHARE);
     if reading.time_us.saturating_sub(began_us) < window_us {
         return;
     }
     watched.began_us = Some(reading.time_us);
-    let tally = std::mem::take(&mut watched.tally);
+    let next = watched.tally.next();
+    let tally = std::mem::replace(&mut watched.tally, next);
     tally_closed(core, run, validation, watched, &tally, began_us).await;
 }
 
@@ -291,11 +310,8 @@ async fn tally_closed(
     let act = watched
         .memory
         .standing
-        .window(!found.is_empty(), there, &validation.policy);
+        .window(weight(&found), there, &validation.policy);
     watched.memory.v = 1;
-    if let Err(err) = record::write(&watched.dir, MEMORY, &watched.memory) {
-        warn!(error = %err, "what the windows showed cannot be kept: a restart would begin them anew");
-    }
     let detail = detail(&figures, watched, validation, &found);
     core.journal.event("window", detail.clone());
     let told = |kind: &str| core.journal.event(kind, detail.clone());
@@ -305,6 +321,8 @@ async fn tally_closed(
         Act::Tell => told("window.contradicted"),
         Act::Run(command) => {
             told("window.contradicted");
+            // It takes its time to start, and is not to be started twice.
+            keep(watched);
             if let Err(problem) = run_command(core, run, command, &found).await {
                 warn!(problem, "the command for contradictions did not start");
             }
@@ -324,6 +342,24 @@ async fn tally_closed(
             );
         }
         Act::Stop { .. } => {}
+    }
+    // Last: what is kept as done must be done. Killed before this, a daemon looks at this window as if it had not been.
+    keep(watched);
+}
+
+/// Keeps what windows remember for later daemons.
+fn keep(watched: &Watched) {
+    if let Err(err) = record::write(&watched.dir, MEMORY, &watched.memory) {
+        warn!(error = %err, "what the windows showed cannot be kept: a restart would begin them anew");
+    }
+}
+
+/// What was found, by the gravest of it.
+fn weight(found: &[Contradiction]) -> Found {
+    match found {
+        [] => Found::Nothing,
+        _ if found.iter().any(|one| one.grave) => Found::Grave,
+        _ => Found::Light,
     }
 }
 
@@ -384,8 +420,44 @@ async fn run_command(
 
 #[cfg(test)]
 mod tests {
+    use nvml_probe::Gpu;
+
     use super::*;
     use crate::daemon::run_file::BackupPlan;
+    use crate::telemetry::GpuSample;
+
+    #[test]
+    fn a_reading_holds_every_figure_that_telemetry_delivers() {
+        let gpu = Gpu {
+            utilisation_percent: Some(80),
+            memory_busy_percent: Some(40),
+            power_mw: Some(150_000),
+            power_limit_mw: Some(300_000),
+            pcie_tx_bytes_per_s: Some(2_000),
+            pcie_rx_bytes_per_s: Some(5_000),
+            throttle_reasons: Some(4),
+            ..Gpu::default()
+        };
+        let sample = |reading: Gpu| Sample {
+            time_us: 7,
+            gpus: vec![GpuSample {
+                reading,
+                ..GpuSample::default()
+            }],
+            ..Sample::default()
+        };
+        let expected = GpuReading {
+            utilisation_percent: Some(80.0),
+            memory_busy_percent: Some(40.0),
+            power_share: Some(0.5),
+            pcie_bytes_per_s: Some(7_000.0),
+            throttle_reasons: 4,
+            ..GpuReading::default()
+        };
+        assert_eq!(reading(&sample(gpu.clone()), 9, None).gpus, [expected]);
+        let failed = Gpu { error: 15, ..gpu };
+        assert_eq!(reading(&sample(failed), 9, None).gpus, []);
+    }
 
     #[test]
     fn limits_are_held_on_time_and_on_steps_and_only_where_they_are_set() {

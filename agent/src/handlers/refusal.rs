@@ -87,9 +87,8 @@ fn code(refusal: &Refusal) -> Code {
         },
         Refusal::Backup(BackupError::NoAnswer { .. })
         | Refusal::Restore(RestoreError::NoAnswer { .. }) => Code::DeadlineExceeded,
-        Refusal::Backup(BackupError::List(_)) | Refusal::Restore(RestoreError::Bucket(_)) => {
-            Code::FailedPrecondition
-        }
+        Refusal::Backup(BackupError::List(_) | BackupError::Unseen { .. })
+        | Refusal::Restore(RestoreError::Bucket(_)) => Code::FailedPrecondition,
         Refusal::Restore(RestoreError::NoSuchCheckpoint(_)) => Code::NotFound,
         Refusal::Restore(RestoreError::Damaged { .. } | RestoreError::AllDamaged { .. }) => {
             Code::DataLoss

@@ -1,6 +1,11 @@
 //! Puts what happened to sessions into the journal, each thing once, also across crashes of the daemon.
 
-use std::{io, path::Path};
+use std::{
+    collections::HashMap,
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use nix::{
     sys::signal::{Signal, killpg},
@@ -15,27 +20,40 @@ use super::{
 };
 use crate::events::EventSink;
 
+/// Before a note that the disk refused is written again.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// What is in the journal and could not be noted beside its session, by name and start: a full disk must not tell it twice.
+pub(super) type Unnoted = HashMap<(String, u64), (Reported, Instant)>;
+
 impl Sessions {
-    /// Puts what happened to sessions into the journal, each once. Blocks on files; called often.
-    pub fn report(&self) {
-        let _one_at_a_time = self
+    /// Puts what happened to sessions into the journal, each once. Returns them, newest first. Blocks on files; called often.
+    pub fn report(&self) -> Vec<Session> {
+        let mut unnoted = self
             .reporting
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let sessions = match self.list() {
             Ok(sessions) => sessions,
-            Err(err) => return warn!(error = %err, "sessions cannot be listed, will retry"),
+            Err(err) => {
+                warn!(error = %err, "sessions cannot be listed, will retry");
+                return Vec::new();
+            }
         };
-        for session in sessions {
+        for session in &sessions {
             let dir = self.home.sessions().join(&session.name);
-            if let Err(err) = self.report_one(&session, &dir) {
+            if let Err(err) = self.report_one(session, &dir, &mut unnoted) {
                 warn!(session = session.name, error = %err, "a session's report cannot be noted, will retry");
             }
         }
+        sessions
     }
 
-    fn report_one(&self, session: &Session, dir: &Path) -> io::Result<()> {
-        let mut reported: Reported = record::read(dir, "reported.json")?.unwrap_or_default();
+    fn report_one(&self, session: &Session, dir: &Path, unnoted: &mut Unnoted) -> io::Result<()> {
+        let noted: Reported = record::read(dir, "reported.json")?.unwrap_or_default();
+        let key = (session.name.clone(), session.start.started_us);
+        let told = unnoted.get(&key).copied();
+        let mut reported = told.map_or(noted, |(told, _)| told);
         let before = reported;
         if !reported.started {
             self.journal
@@ -48,10 +66,20 @@ impl Sessions {
                 .event("session.ended", ended_detail(session, leftover_killed));
             reported.ended = true;
         }
-        if reported != before {
-            record::write(dir, "reported.json", &reported)?;
+        let waits = told.is_some_and(|(_, at)| at.elapsed() < AGAIN);
+        if reported == noted || (reported == before && waits) {
+            return Ok(());
         }
-        Ok(())
+        match record::write(dir, "reported.json", &reported) {
+            Ok(()) => {
+                unnoted.remove(&key);
+                Ok(())
+            }
+            Err(err) => {
+                unnoted.insert(key, (reported, Instant::now()));
+                Err(err)
+            }
+        }
     }
 
     /// A crash may have come between an event and its note: what the journal holds is not reported again.

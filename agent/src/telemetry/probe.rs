@@ -148,6 +148,8 @@ impl Supervision {
         const MOST_FAILURES: u32 = 3;
         let mut backoff = self.config.shortest_backoff;
         let mut failures = 0;
+        // Why `nvidia-smi` was read last: the same again is no news.
+        let mut fell_back = None;
         loop {
             let started = Instant::now();
             let (end, left) = self.one_life();
@@ -180,15 +182,32 @@ impl Supervision {
                 }
             };
             if let Some(child) = left
-                && self.outwait(child)
+                && self.outwait("the NVML probe", child)
             {
                 return;
             }
             if hopeless {
-                match self.second_best(&problem, &self.environment()) {
+                let began = Instant::now();
+                let (second, left) =
+                    self.second_best(&problem, &self.environment(), &mut fell_back);
+                if let Some(child) = left
+                    && self.outwait("nvidia-smi", child)
+                {
+                    return;
+                }
+                match second {
                     Second::Stopped => return,
-                    // The probe may do by now, and tells more.
-                    Second::Worked => wait = self.config.shortest_backoff,
+                    // The probe may do by now, and tells more. What was read is as good as it was until it has had its chance.
+                    Second::Worked if began.elapsed() > self.config.longest_backoff => {
+                        if self.stopped_within(self.config.shortest_backoff) {
+                            return;
+                        }
+                        continue;
+                    }
+                    Second::Worked => {
+                        problem = format!("{problem}; nvidia-smi ends soon after it begins");
+                        wait = backoff;
+                    }
                     Second::Missing => {}
                     Second::Failed(how) => problem = format!("{problem}; nvidia-smi: {how}"),
                 }
@@ -324,10 +343,10 @@ impl Supervision {
 
     /// Waits until a probe that is stuck in the driver is really gone: a second one would only be stuck beside it. True
     /// when the stop signal came first; the kernel reaps the process later.
-    fn outwait(&self, mut child: Child) -> bool {
+    fn outwait(&self, who: &str, mut child: Child) -> bool {
         let pid = child.id();
         self.board.fail(&format!(
-            "the NVML probe (pid {pid}) is stuck in the driver and cannot be killed"
+            "{who} (pid {pid}) is stuck in the driver and cannot be killed"
         ));
         while !matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
             if self.stopped_within(self.config.longest_backoff.min(Duration::from_secs(5))) {

@@ -1,7 +1,7 @@
 //! The figures of one window (pure): the five that are always recorded, and the patterns that tell what holds a training up.
 
 use serde::Serialize;
-use spotter_trainlog::live::Latest;
+use spotter_trainlog::live::{Latest, Printed};
 
 use super::median;
 
@@ -155,12 +155,30 @@ pub struct Tally {
     step_times_s: Vec<f64>,
     losses: Vec<f64>,
     broken_losses: usize,
+    /// What was counted already: a value that was printed before is no value of this window, though it is still the newest.
+    counted: Printed,
     /// The newest step with the time of the look that first showed it.
     at_step: Option<(u64, u64)>,
     first_step: Option<u64>,
 }
 
 impl Tally {
+    /// An empty one, for which everything that was printed so far is old.
+    pub fn after(training: Option<&Latest>) -> Tally {
+        Tally {
+            counted: training.map_or_else(Printed::default, |training| training.printed),
+            ..Tally::default()
+        }
+    }
+
+    /// The empty one that follows this one.
+    pub fn next(&self) -> Tally {
+        Tally {
+            counted: self.counted,
+            ..Tally::default()
+        }
+    }
+
     /// Adds a look.
     pub fn add(&mut self, reading: &Reading, memory_limit_share: f64) {
         self.gpus(&reading.gpus, memory_limit_share);
@@ -230,9 +248,21 @@ impl Tally {
                 kept.push(value);
             }
         }
-        keep(&mut self.tokens_per_s, training.tokens_per_s);
-        keep(&mut self.printed_step_time_s, training.step_time_s);
-        if let Some(loss) = training.loss {
+        let (old, new) = (self.counted, training.printed);
+        self.counted = new;
+        keep(
+            &mut self.tokens_per_s,
+            training
+                .tokens_per_s
+                .filter(|_| new.tokens_per_s_us > old.tokens_per_s_us),
+        );
+        keep(
+            &mut self.printed_step_time_s,
+            training
+                .step_time_s
+                .filter(|_| new.step_time_us > old.step_time_us),
+        );
+        if let Some(loss) = training.loss.filter(|_| new.loss_us > old.loss_us) {
             keep(&mut self.losses, Some(loss));
             self.broken_losses += usize::from(!loss.is_finite());
         }
@@ -361,8 +391,43 @@ mod tests {
             step: Some(step),
             total_steps: Some(1_000),
             loss: Some(loss),
+            printed: Printed {
+                loss_us: second * 1_000_000 + 1,
+                ..Printed::default()
+            },
             ..Latest::default()
         }
+    }
+
+    #[test]
+    fn a_value_counts_in_the_window_in_which_it_was_printed_and_in_no_other() {
+        // The loss and the speed of second 1; after it only steps are printed, by a bar.
+        let bar = |second: u64| Latest {
+            tokens_per_s: Some(500.0),
+            step_time_s: Some(6.0),
+            printed: Printed {
+                loss_us: 1_000_000,
+                tokens_per_s_us: 1_000_000,
+                step_time_us: second.max(1) * 1_000_000,
+            },
+            ..line(second.max(1), 100 + second / 6, 2.31)
+        };
+        let window = |tally: &mut Tally, from: u64| {
+            for second in from..from + 300 {
+                tally.add(&reading(second, Vec::new(), Some(bar(second))), 0.92);
+            }
+            let figures = tally.figures(None);
+            *tally = tally.next();
+            (figures.loss, figures.tokens_per_s, figures.step_time_s)
+        };
+        let mut tally = Tally::default();
+        let first = window(&mut tally, 1);
+        assert_eq!(first, (Some(2.31), Some(500.0), Some(6.0)));
+        assert_eq!(window(&mut tally, 301), (None, None, Some(6.0)));
+        // A daemon that begins in the midst of a training reads again what its predecessor counted.
+        let mut restarted = Tally::after(Some(&bar(1)));
+        let next = window(&mut restarted, 2);
+        assert_eq!(next, (None, None, Some(6.0)));
     }
 
     #[test]

@@ -10,6 +10,8 @@ const SLOW_SHARE: f64 = 0.7;
 const SLOW_WINDOWS: u32 = 2;
 /// GPUs below this are not worth their price while a job is active, percent.
 const IDLE_PERCENT: f64 = 60.0;
+/// GPUs below this do nothing at all, percent.
+const STILL_PERCENT: f64 = 5.0;
 /// Memory above this is a risk, as a share.
 pub const MEMORY_SHARE: f64 = 0.92;
 /// Sustained: so in this share of the looks. One allocation that is given back is none.
@@ -37,6 +39,10 @@ pub struct Contradiction {
     pub trigger: String,
     /// What was seen and what was expected.
     pub evidence: String,
+    /// Whether the training does not do what was predicted. Otherwise it is worth a word, but no training's end: it may be as it
+    /// should be, like memory that an allocator has taken and not given back.
+    #[serde(default)]
+    pub grave: bool,
 }
 
 /// What is remembered from window to window. Kept in a file: a restart of the daemon forgets no debounce.
@@ -63,7 +69,7 @@ impl Judge {
         let trained_s = figures.to_us.saturating_sub(began_us) / 1_000_000;
         let found = [
             self.throughput(figures, expected),
-            gpu_idle(figures),
+            gpu_idle(figures, expected),
             memory(figures),
             self.metric(figures, trained_s, expected.early_checkpoint_s),
         ];
@@ -87,6 +93,7 @@ impl Judge {
         (self.slow >= SLOW_WINDOWS).then(|| {
             contradiction(
                 "throughput",
+                true,
                 format!(
                     "{actual:.0} tokens/s are {:.0} % of the predicted {predicted:.0}, for {} windows in a row",
                     actual / predicted * 100.0,
@@ -104,7 +111,7 @@ impl Judge {
     ) -> Option<Contradiction> {
         if figures.loss_broken {
             let evidence = "every loss of this window is not a number".to_owned();
-            return Some(contradiction("metric", evidence));
+            return Some(contradiction("metric", true, evidence));
         }
         let (first, now) = (self.first_loss?, figures.loss?);
         let moved = (now - first).abs() > MOVED_SHARE * first.abs();
@@ -112,6 +119,7 @@ impl Judge {
             let minutes = trained_s / 60;
             contradiction(
                 "metric",
+                true,
                 format!("the loss was {first:.4} at first and is {now:.4} after {minutes} min"),
             )
         })
@@ -140,14 +148,24 @@ pub fn actual_tokens_per_s(figures: &Figures, expected: &Expected) -> Option<f64
     }
 }
 
-fn gpu_idle(figures: &Figures) -> Option<Contradiction> {
+fn gpu_idle(figures: &Figures, expected: &Expected) -> Option<Contradiction> {
     let used = figures.gpu_utilisation_percent?;
-    (used < IDLE_PERCENT).then(|| {
-        contradiction(
-            "gpu_idle",
-            format!("the GPUs were busy {used:.0} % of the time, below {IDLE_PERCENT:.0} %, while the training was active"),
-        )
-    })
+    // Before the first step it loads and compiles; how long that may take is said by `limits.no_progress`.
+    figures.step?;
+    if used >= IDLE_PERCENT {
+        return None;
+    }
+    let as_predicted = expected
+        .tokens_per_s
+        .zip(actual_tokens_per_s(figures, expected))
+        .is_some_and(|(predicted, actual)| actual >= SLOW_SHARE * predicted);
+    // A training that goes on may be made so. One that prints seldom is told from one that stands by what its GPUs do.
+    let stands = used < STILL_PERCENT && figures.steps == Some(0) && !as_predicted;
+    let more = if stands { " and made no step" } else { "" };
+    let evidence = format!(
+        "the GPUs were busy {used:.0} % of the time, below {IDLE_PERCENT:.0} %, while the training was active{more}"
+    );
+    Some(contradiction("gpu_idle", stands, evidence))
 }
 
 fn memory(figures: &Figures) -> Option<Contradiction> {
@@ -156,6 +174,7 @@ fn memory(figures: &Figures) -> Option<Contradiction> {
     (share >= SUSTAINED_SHARE).then(|| {
         contradiction(
             "memory",
+            false,
             format!(
                 "a GPU's memory was above {:.0} % all the time (peak {peak:.1} of {total:.1} GiB): it may run out",
                 MEMORY_SHARE * 100.0
@@ -164,10 +183,11 @@ fn memory(figures: &Figures) -> Option<Contradiction> {
     })
 }
 
-fn contradiction(trigger: &str, evidence: String) -> Contradiction {
+fn contradiction(trigger: &str, grave: bool, evidence: String) -> Contradiction {
     Contradiction {
         trigger: trigger.to_owned(),
         evidence,
+        grave,
     }
 }
 
@@ -185,8 +205,55 @@ mod tests {
             memory_peak_gib: Some(20.0),
             memory_total_gib: Some(24.0),
             tokens_per_s: Some(1_000.0),
+            step: Some(100),
+            steps: Some(60),
             ..Figures::default()
         }
+    }
+
+    #[test]
+    fn only_what_was_not_predicted_is_grave() {
+        let idle = |percent, steps, tokens_per_s| Figures {
+            gpu_utilisation_percent: Some(percent),
+            steps: Some(steps),
+            tokens_per_s,
+            ..well()
+        };
+        let full = Figures {
+            memory_high_share: Some(1.0),
+            ..well()
+        };
+        let broken = Figures {
+            loss_broken: true,
+            ..well()
+        };
+        for (figures, trigger, grave) in [
+            (full, "memory", false),
+            (broken, "metric", true),
+            // It goes on as predicted, or at a pace that nobody predicted, or prints a step an hour.
+            (idle(30.0, 60, Some(1_000.0)), "gpu_idle", false),
+            (idle(2.0, 60, None), "gpu_idle", false),
+            (idle(55.0, 0, None), "gpu_idle", false),
+            (idle(2.0, 0, None), "gpu_idle", true),
+        ] {
+            let found = Judge::default().close(&figures, &expected());
+            let got: Vec<_> = found
+                .iter()
+                .map(|one| (one.trigger.as_str(), one.grave))
+                .collect();
+            assert_eq!(got, [(trigger, grave)], "{figures:?}");
+        }
+        let loads = Figures {
+            step: None,
+            steps: None,
+            tokens_per_s: None,
+            ..idle(0.0, 0, None)
+        };
+        assert_eq!(Judge::default().close(&loads, &expected()), []);
+        let slow = idle(95.0, 60, Some(600.0));
+        let mut judge = Judge::default();
+        judge.close(&slow, &expected());
+        assert!(judge.close(&slow, &expected())[0].grave);
     }
 
     fn expected() -> Expected {

@@ -88,3 +88,54 @@ async fn a_bucket_that_refuses_is_an_error_that_is_told_once_and_tried_again() {
     assert_eq!(world.backup.round().await.unwrap().len(), 1);
     assert_eq!(world.backup.state().problem, "");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_cannot_be_read_is_never_taken_for_one_whose_files_are_saved() {
+    let world = World::with_memory(|_| {});
+    assert!(world.backup.state().unseen, "no look was had");
+    // A link to itself: nobody can read it, not even root.
+    let dir = world.path("");
+    std::os::unix::fs::symlink("checkpoints", &dir).unwrap();
+    let asked = world.backup.backup_now(Duration::from_secs(600), true);
+    let err = asked.await.unwrap_err();
+    assert!(matches!(err, BackupError::Unseen { .. }), "{err:?}");
+    let state = world.backup.state();
+    assert!(
+        state.unseen && state.alarm && state.problem.contains("could not be read"),
+        "{state:?}"
+    );
+
+    std::fs::remove_file(&dir).unwrap();
+    world.write("step_1.npz", &npz(1, 2000));
+    let state = world.backup.backup_now(Duration::from_secs(600), true);
+    let state = state.await.unwrap();
+    assert_eq!(
+        (state.committed, state.unseen, state.alarm),
+        (1, false, false)
+    );
+    assert_eq!(state.problem, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_cannot_be_read_is_told_and_does_not_stop_the_others() {
+    let world = World::with_memory(|_| {});
+    world.write("step_1.npz", &npz(1, 2000));
+    world.write("checkpoint-2/weights.npz", &npz(2, 2000));
+    let unreadable = world.path("checkpoint-2/more.npz");
+    std::os::unix::fs::symlink("more.npz", &unreadable).unwrap();
+    let state = world.backup.backup_now(Duration::from_secs(100), true);
+    let state = state.await.unwrap();
+    assert_eq!((state.committed, state.pending), (1, 0), "{state:?}");
+    assert!(state.unsaved_bytes > 0, "{state:?}");
+    time::sleep(Duration::from_secs(700)).await;
+    world.backup.round().await.unwrap();
+    let state = world.backup.state();
+    assert!(state.alarm, "{state:?}");
+    assert!(
+        state.unsaved[0].contains("more.npz cannot be read"),
+        "{state:?}"
+    );
+    std::fs::remove_file(&unreadable).unwrap();
+    assert_eq!(world.backup_all().await.len(), 1);
+    assert_eq!(world.backup.state().unsaved_bytes, 0);
+}

@@ -1,6 +1,7 @@
 //! The agent dies at any call, and the next one goes on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use spotter_bucket::ErrorKind;
 use spotter_bucket::memory::MemoryBucket;
@@ -111,4 +112,56 @@ async fn a_file_that_changed_while_the_agent_was_dead_begins_anew() {
         "the old attempt was swept"
     );
     assert_eq!(world.restored_bytes("last.npz").await, npz(2, 20 * MIB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_checkpoint_that_the_bucket_refuses_stands_in_no_others_way() {
+    let crashing = CrashBucket::at_nth("PutObject", 1);
+    let world = World::with(crashing.clone(), crashing.memory.clone(), |_| {});
+    world.write("step_7.npz", &npz(7, 20 * MIB));
+    assert!(world.backup_until_death(&crashing).await);
+    let bucket = crashing.memory.clone();
+    let world = world.restarted(bucket.clone());
+    world.write("step_8.npz", &npz(8, 20 * MIB));
+    world.write("step_9.npz", &npz(9, 20 * MIB));
+    bucket.fail_next("PutObject", 2, ErrorKind::Refused);
+    assert!(world.backup.round().await.is_err());
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert!(world.backup.round().await.is_err(), "refused again");
+    let state = world.backup.state();
+    assert_eq!((state.committed, state.pending), (3, 0), "{state:?}");
+    assert_eq!(world.events("checkpoint.failed").len(), 1, "told once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn notes_about_one_bucket_say_nothing_of_another_one() {
+    // Everything is stored and sealed, and the commit is not there.
+    let crashing = CrashBucket::at_nth("PutObject", 1);
+    let world = World::with(crashing.clone(), crashing.memory.clone(), |_| {});
+    world.write("step_7.npz", &npz(7, 20 * MIB));
+    assert!(world.backup_until_death(&crashing).await);
+    let world = world.moved_to("other", Arc::new(MemoryBucket::new()));
+    assert_eq!(world.backup_all().await.len(), 1);
+    world.assert_one_whole_commit_of(7).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_that_is_replaced_ends_what_it_does_and_begins_nothing() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.fill();
+    world.settle().await;
+    bucket.set_latency(Duration::from_secs(5));
+    let works = world.backup.clone();
+    let round = tokio::spawn(async move { works.round().await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.backup.retire().await;
+    assert!(round.is_finished(), "it is waited for");
+    assert_eq!(round.await.unwrap().unwrap(), []);
+    bucket.set_latency(Duration::ZERO);
+    let asked = world.backup.backup_now(Duration::from_secs(60), true);
+    assert_eq!(asked.await.unwrap().committed, 0);
+    let world = world.restarted(bucket);
+    world.backup_all().await;
+    world.assert_one_whole_commit_of(7).await;
 }

@@ -18,7 +18,8 @@ async fn at_the_end_of_the_session_what_has_no_proof_is_taken_at_once() {
     let state = world
         .backup
         .backup_now(Duration::from_secs(100), true)
-        .await;
+        .await
+        .unwrap();
     assert_eq!(
         (state.committed, state.pending, state.unsaved_bytes),
         (2, 0, 0)
@@ -34,7 +35,8 @@ async fn a_backup_on_request_waits_for_what_must_settle_and_ends_at_its_deadline
     let state = world
         .backup
         .backup_now(Duration::from_secs(100), false)
-        .await;
+        .await
+        .unwrap();
     assert_eq!(state.committed, 1);
 
     world.write("more.bin", &noise(2, 20 * MIB));
@@ -43,7 +45,8 @@ async fn a_backup_on_request_waits_for_what_must_settle_and_ends_at_its_deadline
     let state = world
         .backup
         .backup_now(Duration::from_secs(100), true)
-        .await;
+        .await
+        .unwrap();
     assert_eq!((state.committed, state.pending), (1, 1));
     assert!(
         began.elapsed() <= Duration::from_secs(101),
@@ -56,6 +59,7 @@ async fn a_backup_on_request_waits_for_what_must_settle_and_ends_at_its_deadline
             .backup
             .backup_now(Duration::from_secs(100), true)
             .await
+            .unwrap()
             .committed,
         2
     );

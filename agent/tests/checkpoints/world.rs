@@ -87,6 +87,7 @@ impl World {
             run: "run".into(),
             attempt: 1,
             dir: home.path().join("checkpoints"),
+            target: String::new(),
             prefix: "team".into(),
             every: Duration::from_secs(600),
             keep: Keep::default(),
@@ -121,6 +122,12 @@ impl World {
     /// The same box with a new agent.
     pub fn restarted(self, bucket: Arc<MemoryBucket>) -> World {
         World::start(self.home, self.options, bucket.clone(), bucket)
+    }
+
+    /// The same box with a new agent and another bucket.
+    pub fn moved_to(mut self, target: &str, bucket: Arc<MemoryBucket>) -> World {
+        self.options.target = target.into();
+        self.restarted(bucket)
     }
 
     /// The same box with a new agent that finds none of the old one's notes.

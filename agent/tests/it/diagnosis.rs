@@ -171,3 +171,30 @@ async fn the_kernels_count_explains_a_kill_and_no_restart_tells_it_again() {
     looked_at(&bed, "other").await;
     assert_eq!(told(&bed, "train").await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_disk_that_refuses_notes_does_not_repeat_what_happened() {
+    let bed = Bed::with_daemon(Window::None).await;
+    bed.start(
+        "job",
+        "sleep 1; echo 'ModuleNotFoundError: No module named x'; exit 1",
+    )
+    .await
+    .unwrap();
+    // A directory stands where the notes are written aside: as good as a full disk, also for root.
+    for name in [".reported.json.tmp", ".diagnosis.json.tmp"] {
+        std::fs::create_dir_all(bed.session_dir("job").join(name)).unwrap();
+    }
+    bed.event("session.diagnosed").await;
+    // Several looks at the sessions: each of them would tell it again.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let events = bed.events().await;
+    for kind in ["session.started", "session.ended", "session.diagnosed"] {
+        let told = events.iter().filter(|event| event.kind == kind).count();
+        assert_eq!(told, 1, "{kind}");
+    }
+    assert!(
+        bed.daemon_log().contains("cannot be noted"),
+        "nothing was refused"
+    );
+}

@@ -141,3 +141,31 @@ async fn a_training_that_stands_still_or_runs_too_long_is_ended_with_its_reason(
         Vec::<Value>::new()
     );
 }
+
+#[tokio::test]
+async fn an_ending_that_another_daemon_left_half_done_is_carried_out() {
+    let bed = Bed::with_daemon(Window::None).await;
+    bed.client().await.configure(configure(&bed)).await.unwrap();
+    bed.start("train", "exit 3").await.unwrap();
+    let ended = bed.ended("train").await;
+    // As a daemon leaves it that is replaced during the last save: the training is over, its end is not.
+    let left = json!({
+        "v": 1, "by": "no_progress", "reason": "no step", "started_us": ended.started_us, "saved": false,
+    });
+    let file = bed.home().join("ending.json");
+    std::fs::write(&file, left.to_string()).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let bytes = std::fs::read(&file).unwrap();
+        let kept: Value = serde_json::from_slice(&bytes).unwrap();
+        if kept["saved"] == true {
+            assert_eq!(
+                (&kept["by"], &kept["reason"]),
+                (&left["by"], &left["reason"])
+            );
+            break;
+        }
+        assert!(Instant::now() < deadline, "{}", bed.daemon_log());
+        time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}

@@ -31,11 +31,35 @@ pub struct Latest {
     pub step_time_s: Option<f64>,
     /// Norm of the gradient.
     pub grad_norm: Option<f64>,
+    /// When those of these values that are measured were printed last: a value stays here until the next one comes.
+    pub printed: Printed,
+}
+
+/// When a value was printed last, microseconds since the epoch; 0: it was not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Printed {
+    /// Training loss.
+    pub loss_us: u64,
+    /// Tokens per second.
+    pub tokens_per_s_us: u64,
+    /// Seconds per step.
+    pub step_time_us: u64,
 }
 
 impl Latest {
     /// Takes every value that `newer` has.
-    fn update(&mut self, newer: &Record) {
+    fn update(&mut self, newer: &Record, now_us: u64) {
+        let stamp = |mine: &mut u64, is_there: bool| {
+            if is_there {
+                *mine = now_us;
+            }
+        };
+        stamp(&mut self.printed.loss_us, newer.loss.is_some());
+        stamp(
+            &mut self.printed.tokens_per_s_us,
+            newer.tokens_per_s.is_some(),
+        );
+        stamp(&mut self.printed.step_time_us, newer.step_time_s.is_some());
         fn take<T: Copy>(mine: &mut Option<T>, newer: Option<T>) {
             *mine = newer.or(*mine);
         }
@@ -84,13 +108,17 @@ impl Recogniser {
 
     /// Reads bytes as they came from the log, in pieces of any size. Returns the newest values when these bytes held any.
     pub fn feed(&mut self, bytes: &[u8], now_us: u64) -> Option<Latest> {
+        // What waits was told when it came.
+        if bytes.is_empty() {
+            return None;
+        }
         let mut found = false;
         let latest = &mut self.latest;
         self.reader
-            .feed(bytes, &mut |seen| found |= see(latest, seen));
+            .feed(bytes, &mut |seen| found |= see(latest, seen, now_us));
         // With minutes per step, the redraw of a bar is minutes away: it is read while it waits.
         if let Some(record) = self.reader.waiting() {
-            self.latest.update(&record);
+            self.latest.update(&record, now_us);
             found = true;
         }
         self.stamp(found, now_us)
@@ -100,7 +128,8 @@ impl Recogniser {
     pub fn end(&mut self, now_us: u64) -> Option<Latest> {
         let mut found = false;
         let latest = &mut self.latest;
-        self.reader.end(&mut |seen| found |= see(latest, seen));
+        self.reader
+            .end(&mut |seen| found |= see(latest, seen, now_us));
         self.stamp(found, now_us)
     }
 
@@ -124,7 +153,7 @@ impl Recogniser {
 }
 
 /// Takes what was seen; tells whether it had any value.
-fn see(latest: &mut Latest, seen: &Seen) -> bool {
+fn see(latest: &mut Latest, seen: &Seen, now_us: u64) -> bool {
     let mut record = seen.record;
     if seen.kind == SeenKind::Evaluation {
         record = Record {
@@ -132,7 +161,7 @@ fn see(latest: &mut Latest, seen: &Seen) -> bool {
             ..Record::default()
         };
     }
-    latest.update(&record);
+    latest.update(&record, now_us);
     record != Record::default()
 }
 

@@ -260,6 +260,7 @@ impl From<v1::BackupStatus> for BackupInfo {
             alarm: m.alarm,
             unsaved_bytes: m.unsaved_bytes,
             unsaved: m.unsaved,
+            unseen: m.unseen,
             keys_expire_us: nonzero(m.keys_expire_us),
             at_stake: m
                 .at_stake

@@ -327,6 +327,8 @@ pub struct BackupInfo {
     pub unsaved_bytes: u64,
     /// Checkpoints that cannot be saved as they are, each with the reason.
     pub unsaved: Vec<String>,
+    /// The checkpoint directory could not be looked at: `pending` and `unsaved_bytes` say nothing.
+    pub unseen: bool,
     /// When the bucket keys of the box end, or have ended, microseconds since the epoch; `None`: nothing says so.
     pub keys_expire_us: Option<u64>,
     /// The largest of those that are in no commit yet, each with its bytes.

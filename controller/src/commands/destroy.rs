@@ -221,6 +221,15 @@ async fn at_stake(
         Ok(Err(err)) => return silent(format!("its box cannot be asked: {err}")),
         Err(_) => return silent(format!("its box did not answer in {} s", ASK.as_secs())),
     };
+    if let Some(backup) = status.backup.as_ref().filter(|backup| backup.unseen) {
+        return silent(format!(
+            "its checkpoint directory could not be looked at: {}",
+            backup
+                .problem
+                .as_deref()
+                .unwrap_or("no look at it was had yet")
+        ));
+    }
     let losses = on_box(ui, deps, run, attempt, site.as_ref(), &status).await?;
     let trains = status.session(TRAIN).is_some_and(SessionInfo::is_running);
     Ok(match (trains, losses.is_empty()) {

@@ -160,8 +160,8 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         market(ui, deps, &run).await?;
     }
     let (window, contradiction) = windows_of(&store, &run.name)?;
-    if let Some(window) = window {
-        ui.line(format_args!("  window       {}", windows::line(&window)));
+    if let Some(window) = &window {
+        ui.line(format_args!("  window       {}", windows::line(window)));
         if let Some(evidence) = window["bottleneck"]["evidence"].as_str() {
             ui.line(format_args!("  bottleneck   {evidence}"));
         }
@@ -169,9 +169,8 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     if let Some(why) = contradiction {
         ui.line(format_args!("  CONTRADICTED {why}"));
         ui.hint(format_args!(
-            "it is ended when nobody watches for a whole window; let it go on with `spotter accept {name}`, or end it with \
-             `spotter stop {name}`",
-            name = run.name
+            "{}",
+            windows::answer(&run.name, window.as_ref())
         ));
     }
     Ok(())

@@ -40,6 +40,25 @@ pub fn contradiction(store: &Store, attempt: &AttemptRecord) -> Result<Option<St
     Ok(Some(words(&newest.detail)).filter(|words| !words.is_empty()))
 }
 
+/// Whether a silence of a whole window ends the training for what a window found; some of it is only worth a word.
+pub fn is_grave(window: &Value) -> bool {
+    window["contradictions"]
+        .as_array()
+        .is_some_and(|found| found.iter().any(|one| one["grave"] != false))
+}
+
+/// What a person may do about a contradiction that stands, a sentence.
+pub fn answer(run: &str, window: Option<&Value>) -> String {
+    if window.is_none_or(is_grave) {
+        format!(
+            "it is ended when nobody watches for a whole window; let it go on with `spotter accept {run}`, or end it with \
+             `spotter stop {run}`"
+        )
+    } else {
+        format!("it goes on all the same; end it with `spotter stop {run}`")
+    }
+}
+
 /// Why the box ended the training, if it did.
 pub fn ending(store: &Store, attempt: &AttemptRecord) -> Result<Option<BoxEnding>, StoreError> {
     let event = of_this_training(store, attempt, ENDING)?;
@@ -121,6 +140,18 @@ mod tests {
 
     use super::*;
     use crate::{clock::Clock, run::summary::attempt_for_tests, store::StoredEvent};
+
+    #[test]
+    fn only_what_is_grave_is_said_to_end_a_training() {
+        let window =
+            |grave: Value| json!({"contradictions": [{"trigger": "memory", "grave": grave}]});
+        assert!(!answer("r", Some(&window(json!(false)))).contains("ended"));
+        // An agent that does not say ends it for anything.
+        for grave in [json!(true), Value::Null] {
+            assert!(answer("r", Some(&window(grave))).contains("it is ended when"));
+        }
+        assert!(!is_grave(&json!({"contradictions": []})));
+    }
 
     #[test]
     fn a_contradiction_stands_until_it_is_cleared_and_only_in_its_training() {

@@ -206,7 +206,7 @@ impl Scene {
         }
         let read = bucket.read_bytes();
         // What came from the bucket is known to be there, whoever brought it.
-        let state = backup.backup_now(PATIENCE, true).await;
+        let state = backup.backup_now(PATIENCE, true).await.unwrap();
         if state.last_commit != self.newest.id || (state.pending, state.unsaved_bytes) != (0, 0) {
             return Err(format!("it was not taken for what is saved: {state:?}"));
         }

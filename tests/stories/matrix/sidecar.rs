@@ -68,6 +68,7 @@ impl Place {
             run: "run".to_owned(),
             attempt: self.attempt,
             dir: self.checkpoints(),
+            target: String::new(),
             prefix: "team".to_owned(),
             every: Duration::from_secs(600),
             keep: Keep {

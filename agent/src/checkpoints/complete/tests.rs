@@ -21,6 +21,7 @@ fn single(name: &str, size_bytes: u64, mtime_ns: i64) -> Candidate {
         step: super::super::names::step_of(name),
         directory: false,
         unfinished: None,
+        unreadable: None,
         files: vec![file("", size_bytes, mtime_ns)],
     }
 }
@@ -32,6 +33,7 @@ fn directory(names: &[&str]) -> Candidate {
         step: Some(5),
         directory: true,
         unfinished: None,
+        unreadable: None,
         files: names.iter().map(|name| file(name, 1, 1)).collect(),
     }
 }

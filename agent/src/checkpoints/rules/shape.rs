@@ -181,6 +181,7 @@ mod tests {
             step: Some(written_ns as u64),
             directory: true,
             unfinished: None,
+            unreadable: None,
             files: files.collect(),
         }
     }

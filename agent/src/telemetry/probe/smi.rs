@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nvml_probe::{Gpu, GpuInfo, Hello};
@@ -49,8 +49,14 @@ pub enum Second {
 }
 
 impl Supervision {
-    /// Reads `nvidia-smi` until it ends, its term is over or we are told to stop. `why` is what the probe lacks.
-    pub(super) fn second_best(&self, why: &str, environment: &[(OsString, OsString)]) -> Second {
+    /// Reads `nvidia-smi` until it ends, its term is over or we are told to stop. `why` is what the probe lacks, `told` what was told
+    /// of that. A process that could not be killed is handed back: the next one would only stand beside it.
+    pub(super) fn second_best(
+        &self,
+        why: &str,
+        environment: &[(OsString, OsString)],
+        told: &mut Option<String>,
+    ) -> (Second, Option<Child>) {
         let chosen = self.config.smi.iter().cloned();
         let usual = PLACES.iter().map(PathBuf::from);
         let mut places: Vec<PathBuf> = match self.config.smi {
@@ -59,7 +65,7 @@ impl Supervision {
         };
         places.retain(|place| place.exists());
         let Some(program) = places.first() else {
-            return Second::Missing;
+            return (Second::Missing, None);
         };
         let mut command = Command::new(program);
         command
@@ -75,16 +81,24 @@ impl Supervision {
             .stderr(Stdio::null());
         let mut child = match command.spawn() {
             Ok(child) => child,
-            Err(err) => return Second::Failed(format!("it cannot be started: {err}")),
+            Err(err) => {
+                return (Second::Failed(format!("it cannot be started: {err}")), None);
+            }
         };
         let stdout = child.stdout.take().expect("it was started with a pipe");
-        let end = self.read_tables(stdout, why);
-        // One that is stuck in the driver is left to the kernel.
-        reap(&mut child, Duration::ZERO);
-        end
+        let end = self.read_tables(stdout, why, told);
+        match reap(&mut child, Duration::ZERO) {
+            Some(_) => (end, None),
+            None => (end, Some(child)),
+        }
     }
 
-    fn read_tables(&self, mut stdout: std::process::ChildStdout, why: &str) -> Second {
+    fn read_tables(
+        &self,
+        mut stdout: std::process::ChildStdout,
+        why: &str,
+        told: &mut Option<String>,
+    ) -> Second {
         let over = Instant::now() + TERM;
         let (mut table, mut text) = (Table::default(), Vec::new());
         let mut piece = [0; 8 << 10];
@@ -127,7 +141,10 @@ impl Supervision {
                     worked = true;
                     self.board.greet(&hello(&rows));
                     let detail = json!({ "reason": why, "reads": "nvidia-smi" });
-                    self.board.tell("gpu.fallback", detail);
+                    if told.as_deref() != Some(why) {
+                        self.board.tell("gpu.fallback", detail);
+                        *told = Some(why.to_owned());
+                    }
                 }
                 self.board
                     .update(rows.into_iter().map(|row| row.gpu).collect());

@@ -32,6 +32,7 @@ fn check(log: &str, expected: Latest) {
     let got = read(log.as_bytes()).unwrap_or_default();
     let expected = Latest {
         time_us: got.time_us,
+        printed: got.printed,
         ..expected
     };
     assert_eq!(format!("{got:?}"), format!("{expected:?}"), "{log:?}");
@@ -304,6 +305,23 @@ fn feed_says_when_there_is_something_new() {
     assert_eq!((record.loss, record.time_us), (Some(2.05), 3));
     assert_eq!(recogniser.feed(b"nothing here 5\n", 4), None);
     assert_eq!(recogniser.latest(), Some(record));
+}
+
+#[test]
+fn a_value_that_is_kept_is_not_taken_for_one_that_was_printed_again() {
+    let mut recogniser = Recogniser::default();
+    recogniser.feed(b"{'loss': 2.25, 'epoch': 0.5}\n", 5);
+    recogniser.feed(b"{'eval_loss': 2.5, 'epoch': 0.6}\n", 6);
+    recogniser.feed(b"\r 50%|#####     | 12/24 [00:44<00:42,  3.5s/it]", 7);
+    assert_eq!(recogniser.feed(b"", 8), None, "nothing was printed");
+    let latest = recogniser.latest().unwrap();
+    assert_eq!((latest.loss, latest.step), (Some(2.25), Some(12)));
+    let printed = Printed {
+        loss_us: 5,
+        tokens_per_s_us: 0,
+        step_time_us: 7,
+    };
+    assert_eq!(latest.printed, printed);
 }
 
 #[test]

@@ -50,6 +50,7 @@ impl Box {
             run: "run".into(),
             attempt: 1,
             dir: self.dir(),
+            target: String::new(),
             prefix: "p".into(),
             every: Duration::from_secs(600),
             keep: Keep {
@@ -117,7 +118,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 pub(crate) async fn save(backup: &Backup) {
-    let state = backup.backup_now(SAVE_LIMIT, true).await;
+    let state = backup.backup_now(SAVE_LIMIT, true).await.unwrap();
     assert_eq!(
         (state.pending, state.unsaved_bytes, state.problem.as_str()),
         (0, 0, ""),
