@@ -25,14 +25,9 @@ const OLDEST_GLIBC: (u32, u32) = (2, 17);
 /// How long a condition may take on a busy machine before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Without it this test cannot hold; says so.
-fn skip(why: &str) {
-    assert!(
-        env::var_os("SPOTTER_REQUIRE_ALL").is_none_or(|value| value != "1"),
-        "nothing may be skipped, but {why}"
-    );
-    eprintln!("SKIPPED: {why}");
-}
+#[path = "../../tests/skip.rs"]
+mod skip;
+use skip::skip;
 
 fn static_agent() -> Option<PathBuf> {
     let kept = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -23,6 +23,9 @@ use tempfile::TempDir;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
+#[path = "../../tests/skip.rs"]
+mod skip;
+
 /// How long a condition may take on a busy machine before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -683,7 +686,7 @@ async fn what_nvml_refuses_is_told_in_words() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_library_the_problem_says_so_and_the_box_is_still_sampled() {
     if Path::new("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1").exists() {
-        return println!("skipped: this machine has a real NVML");
+        return skip::excuse("this machine has a real NVML");
     }
     let world = World::start("", Path::new("/nonexistent/libnvidia-ml.so.1"), PATIENCE);
     let problem = world.problem(|problem| !problem.is_empty()).await;
@@ -763,7 +766,7 @@ const SMI_LINES: &str = "\
 async fn where_no_library_is_found_nvidia_smi_is_read_instead() {
     let home = home("", Path::new("/nonexistent/libnvidia-ml.so.1"));
     if Path::new("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1").exists() {
-        return println!("skipped: this machine has a real NVML");
+        return skip::excuse("this machine has a real NVML");
     }
     script_smi(home.path(), SMI_LINES);
     let world = World::at(home, PATIENCE);

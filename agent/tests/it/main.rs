@@ -15,4 +15,6 @@ mod diagnosis;
 mod following;
 mod sessions;
 mod shim;
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod windows;

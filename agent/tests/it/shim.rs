@@ -12,7 +12,10 @@ use nix::{
     unistd::Uid,
 };
 
-use crate::bed::{AGENT, Bed, Window};
+use crate::{
+    bed::{AGENT, Bed, Window},
+    skip::skip,
+};
 
 /// Keeps shims from starting a daemon: the test holds the daemon's lock.
 fn hold_daemon_lock(bed: &Bed) -> Flock<fs::File> {
@@ -80,13 +83,7 @@ fn an_end_is_recorded_on_a_full_disk() {
             .status()
             .is_ok_and(|status| status.success());
     if !mounts {
-        let mut stderr = std::io::stderr();
-        writeln!(
-            stderr,
-            "SKIPPED an_end_is_recorded_on_a_full_disk: no right to mount a small file system here"
-        )
-        .unwrap();
-        return;
+        return skip("there is no right to mount a small file system here");
     }
     let bed = Bed::new(Window::None);
     let _lock = hold_daemon_lock(&bed);
@@ -165,9 +162,7 @@ impl Drop for MemoryCgroup {
 #[test]
 fn a_command_that_the_kernel_killed_for_its_memory_is_called_oom() {
     let Some(cgroup) = MemoryCgroup::new("64M") else {
-        let mut stderr = std::io::stderr();
-        writeln!(stderr, "SKIPPED a_command_that_the_kernel_killed_for_its_memory_is_called_oom: no memory cgroup can be made here").unwrap();
-        return;
+        return skip("no memory cgroup can be made here");
     };
     let bed = Bed::new(Window::None);
     let _lock = hold_daemon_lock(&bed);

@@ -136,6 +136,10 @@ fn elf_machine(bytes: &[u8]) -> Result<&'static str, &'static str> {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/skip.rs"]
+mod skip;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -184,5 +188,21 @@ mod tests {
         let err = AgentBinary::find(Some(Path::new("/nonexistent/agent")), Path::new("/bin/x"))
             .unwrap_err();
         assert_eq!(err.to_string(), "agent /nonexistent/agent cannot be read");
+    }
+
+    #[test]
+    fn the_agent_that_was_built_is_the_one_inside() {
+        let named = option_env!("SPOTTER_AGENT_BIN").map(PathBuf::from);
+        let kept = Path::new(env!("OUT_DIR"))
+            .ancestors()
+            .map(|dir| dir.join("x86_64-unknown-linux-musl/release/spotter-agent"))
+            .find(|path| path.is_file());
+        let Some(path) = named.or(kept) else {
+            return skip::skip("there is no static agent: run scripts/build-agent.sh");
+        };
+        let bytes = fs::read(path).unwrap();
+        let agent = AgentBinary::find(None, Path::new("/nonexistent/spotter")).unwrap();
+        assert_eq!(agent.hash(), &blake3::hash(&bytes).to_hex()[..16]);
+        assert_eq!(agent.bytes().len(), bytes.len());
     }
 }

@@ -167,6 +167,7 @@ impl Lifecycle {
             crate::fault::point("provider.destroy.before");
             self.provider.destroy(id).await?;
             crate::fault::point("provider.destroy.after");
+            let mut free_us = self.clock.now_us();
             // Only the provider's word makes it gone.
             let mut looks = 0;
             while self.provider.instance(id).await?.is_some() {
@@ -184,8 +185,11 @@ impl Lifecycle {
                     ));
                 }
                 tokio::time::sleep(LOOK_AGAIN).await;
+                free_us = self.clock.now_us();
             }
             attempt.instance = Some(id);
+            // Since then it has cost nothing, however long the looks before and after this took.
+            self.charges_end(attempt, free_us)?;
             // A create that was carried out after its answer was given up made a second one under the same label.
             for twin in self.labelled(&attempt.label).await? {
                 if twin != id {
@@ -195,7 +199,7 @@ impl Lifecycle {
             self.sites.forget(&self.place(attempt, id));
         }
         attempt.gone_us = self.clock.now_us();
-        self.charges_end(attempt)?;
+        self.charges_end(attempt, attempt.gone_us)?;
         self.move_to(attempt, State::Gone)?;
         self.reconcile(attempt).await;
         Ok(())
@@ -283,14 +287,11 @@ impl Lifecycle {
         Ok(())
     }
 
-    fn charges_end(&self, attempt: &AttemptRecord) -> Result<(), CommandError> {
-        self.gpu_charge_ends(attempt)?;
-        self.store.close_interval(
-            &attempt.run,
-            attempt.number,
-            CostKind::Disk,
-            self.clock.now_us(),
-        )?;
+    fn charges_end(&self, attempt: &AttemptRecord, free_us: i64) -> Result<(), CommandError> {
+        for kind in [CostKind::Gpu, CostKind::Disk] {
+            self.store
+                .close_interval(&attempt.run, attempt.number, kind, free_us)?;
+        }
         Ok(())
     }
 

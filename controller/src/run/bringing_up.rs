@@ -302,7 +302,10 @@ impl Lifecycle {
         // An account key reaches only boxes made after it; attaching is repeatable.
         if is_new || replaced {
             match self.provider.attach_key(id, &key).await {
-                Ok(()) => self.store.set_meta(&name, &stamp)?,
+                Ok(()) => {
+                    crate::fault::point("provider.attach_key.after");
+                    self.store.set_meta(&name, &stamp)?;
+                }
                 Err(err) => {
                     tracing::debug!(%err, instance = id, "the key could not be attached; the account's key may do");
                 }
@@ -317,6 +320,7 @@ impl Lifecycle {
             .preflight(run.spec.resources.num_gpus, disk_bytes)
             .await
             .map_err(|err| refused("its checks did not run", err))?;
+        crate::fault::point("agent.preflight.after");
         for check in report.checks.iter().filter(|check| !check.ok) {
             let verdict = if check.required { "failed" } else { "warning" };
             self.say(
@@ -366,11 +370,14 @@ impl Lifecycle {
             .configure(&assignment)
             .await
             .map_err(|err| refused("its agent took no assignment", err))?;
+        crate::fault::point("agent.configure.after");
         if assignment.backup.is_some() {
             self.give_credentials(run, site).await?;
+            crate::fault::point("agent.credentials.after");
             site.prove_bucket()
                 .await
                 .map_err(|err| self.bucket_refused(run, err))?;
+            crate::fault::point("agent.prove.after");
         }
         Ok(workdir)
     }
@@ -463,7 +470,9 @@ impl Lifecycle {
         let progress = |done, total| self.report.transfer("code", done, total);
         site.sync(from, workdir, &progress)
             .await
-            .map_err(|err| refused("code was not copied", err))
+            .map_err(|err| refused("code was not copied", err))?;
+        crate::fault::point("agent.sync.after");
+        Ok(())
     }
 
     /// A later attempt gets the newest valid checkpoint; answers its path on the box, empty when there is none.
@@ -482,6 +491,7 @@ impl Lifecycle {
             .restore(&progress)
             .await
             .map_err(|err| refused("no checkpoint was restored", err))?;
+        crate::fault::point("agent.restore.after");
         for skipped in &report.skipped {
             self.say(
                 run,

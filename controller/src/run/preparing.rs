@@ -168,9 +168,12 @@ impl Lifecycle {
         // The intent first: after a crash in between, a session that is there is known to be ours.
         let detail = serde_json::json!({});
         self.note(run, attempt.number, &begun(&plan.name), detail)?;
-        site.start_session(plan)
+        let started = site
+            .start_session(plan)
             .await
-            .map_err(|err| refused(&format!("`{}` did not start", plan.name), err))
+            .map_err(|err| refused(&format!("`{}` did not start", plan.name), err))?;
+        crate::fault::point(&format!("agent.start_{}.after", plan.name));
+        Ok(started)
     }
 
     /// Looks until a session has ended by itself; the market's word, should it have ended the box, comes from elsewhere.

@@ -121,6 +121,8 @@ impl Store {
             detail,
         )?;
         transaction.commit().map_err(doing("store an event"))?;
+        drop(connection);
+        fault::point(&format!("store.note.{kind}.after"));
         Ok(seq)
     }
 

@@ -50,6 +50,7 @@ impl Store {
             .map_err(doing("take the lease"))?;
         transaction.commit().map_err(doing("take the lease"))?;
         drop(connection);
+        crate::fault::point("store.lease.after");
         self.held().insert(run.to_owned(), holder.to_owned());
         Ok(true)
     }

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Store, StoreError, collect, doing, rows::unreadable, write};
 use crate::{
+    fault,
     ledger::{self, Charged, Cost, CostKind, Interval},
     provider::{Charge, Instance},
     run::State,
@@ -49,7 +50,10 @@ impl Store {
         let mut connection = self.lock();
         let transaction = write(&mut connection)?;
         open(&transaction, run, attempt, kind, from_us, usd_per_hour)?;
-        transaction.commit().map_err(doing("write the ledger"))
+        transaction.commit().map_err(doing("write the ledger"))?;
+        drop(connection);
+        fault::point(&format!("store.interval.{}.after", kind.name()));
+        Ok(())
     }
 
     /// Records that `kind` costs the attempt nothing from `to_us` on. Known to be so already is fine.
@@ -135,6 +139,7 @@ impl Store {
                 ],
             )
             .map_err(doing("record the charges"))?;
+        fault::point("store.charge.after");
         Ok(())
     }
 

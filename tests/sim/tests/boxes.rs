@@ -23,6 +23,8 @@ use spotter_sim::boxes::{BoxSpec, Tier, detect, sweep};
 
 #[path = "boxes/lines.rs"]
 mod lines;
+#[path = "../../skip.rs"]
+mod skip;
 #[path = "boxes/world.rs"]
 mod world;
 use lines::{
@@ -157,6 +159,45 @@ async fn stop_keeps_the_disk_and_start_runs_onstart_again(tier: Tier) {
             .to_string()
             .contains("runs already")
     );
+}
+
+/// The public half of the key by which a box proves itself to whoever logs in.
+fn host_key(at: std::net::SocketAddr) -> String {
+    let port = at.port().to_string();
+    let said = run(
+        "ssh-keyscan",
+        &[
+            "-T",
+            "30",
+            "-t",
+            "ed25519",
+            "-p",
+            &port,
+            &at.ip().to_string(),
+        ],
+    );
+    let key = said
+        .lines()
+        .find(|line| !line.starts_with('#'))
+        .unwrap_or_else(|| panic!("{at} has no key: {said}"));
+    let words: Vec<&str> = key.split_whitespace().collect();
+    assert_eq!(words[1], "ssh-ed25519", "{key}");
+    words[2].to_owned()
+}
+
+async fn each_box_has_a_host_key_of_its_own_and_keeps_it_through_a_restart(tier: Tier) {
+    let Some(world) = World::open(tier) else {
+        return;
+    };
+    let (first, second) = (world.start(7, "").await, world.start(8, "").await);
+    let (key, other) = (host_key(first), host_key(second));
+    assert_ne!(key, other, "two boxes are two hosts");
+    world.boxes.stop(7, Duration::from_secs(10)).await.unwrap();
+    let again = world.boxes.start(7).await.unwrap();
+    assert_eq!(host_key(again), key, "it is the host that it was");
+    world.boxes.destroy(7).await.unwrap();
+    let anew = world.start(7, "").await;
+    assert_ne!(host_key(anew), key, "and this is another one");
 }
 
 async fn stop_asks_everything_to_end_and_kills_what_does_not(tier: Tier) {
@@ -508,6 +549,7 @@ contract!(
     ssh_logs_in_as_root_with_a_home_of_its_own,
     the_container_environment_reaches_onstart_but_not_ssh,
     stop_keeps_the_disk_and_start_runs_onstart_again,
+    each_box_has_a_host_key_of_its_own_and_keeps_it_through_a_restart,
     stop_asks_everything_to_end_and_kills_what_does_not,
     a_destroyed_box_leaves_nothing,
     a_dropped_line_stalls_and_a_healed_one_goes_on,

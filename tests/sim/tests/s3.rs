@@ -12,6 +12,8 @@ mod clients;
 mod faults;
 #[path = "s3/server.rs"]
 mod server;
+#[path = "../../skip.rs"]
+mod skip;
 
 use std::{
     sync::{Arc, Mutex},

@@ -16,6 +16,8 @@ mod fleet;
 mod plain;
 #[path = "servers/sidecar.rs"]
 mod sidecar;
+#[path = "../../skip.rs"]
+mod skip;
 #[path = "servers/trust.rs"]
 mod trust;
 

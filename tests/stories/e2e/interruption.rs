@@ -1,6 +1,13 @@
 //! (b) Outbid in mid-run, with several watchers; (f) a bucket in trouble.
 
-use crate::world::{Training, World, on_both_tiers};
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::{
+    happy::assert_paid_as_billed,
+    world::{Training, World, on_both_tiers},
+};
 
 on_both_tiers! {
     an_outbid_run_goes_on_on_exactly_one_new_box: outbid;
@@ -33,6 +40,8 @@ fn outbid(world: &World) {
     let rented = world.ctl(&["state"])["instances"].as_array().unwrap().len();
     assert_eq!(rented, 2, "exactly one new box was rented");
     world.assert_nothing_rented();
+    // And the two were never paid for at once: the money of each is as billed.
+    assert_paid_as_billed(world, &status);
 
     // Every step is in the record, those between checkpoint and interruption twice.
     let log = |attempt: u32| {
@@ -59,6 +68,7 @@ for step in 10 20; do
   sleep 2
   echo "step $step/20 | loss 1.5"
   head -c 20000000 /dev/urandom > "$SPOTTER_CHECKPOINT_DIR/.new"
+  echo "bytes of $step: $(sha256sum < "$SPOTTER_CHECKPOINT_DIR/.new")"
   mv "$SPOTTER_CHECKPOINT_DIR/.new" "$SPOTTER_CHECKPOINT_DIR/step-$step.bin"
 done
 sleep 6
@@ -74,8 +84,11 @@ fn bucket_in_trouble(world: &World) {
     world.until("the training", || {
         (world.status("bucket")["state"] == "running").then_some(())
     });
+    // Parts are refused for a while, then commits, and of one checkpoint nobody hears that it is complete.
     for order in [
-        r#"{"inject": {"operation": "*", "count": 15, "fault": "slow_down"}}"#,
+        r#"{"inject": {"operation": "UploadPart", "count": 12, "fault": "slow_down"}}"#,
+        r#"{"inject": {"operation": "PutObject", "path": "/commits/", "count": 3, "fault": "slow_down"}}"#,
+        r#"{"inject": {"operation": "*", "count": 5, "fault": "slow_down"}}"#,
         r#"{"inject": {"operation": "CompleteMultipartUpload", "count": 1, "fault": "lose_answer"}}"#,
     ] {
         world.ctl(&["s3", order]);
@@ -83,6 +96,7 @@ fn bucket_in_trouble(world: &World) {
 
     assert_eq!(watcher.wait(), 0, "{}", watcher.text());
 
+    // An order is gone when its last request came: parts, commits and an answer did meet their fault.
     let switches = world.ctl(&["s3", "{}"]);
     assert_eq!(
         switches["orders"].as_array().map(Vec::len),
@@ -90,15 +104,51 @@ fn bucket_in_trouble(world: &World) {
         "every fault was met: {switches}"
     );
     let checkpoints = world.ok(&["checkpoints", "bucket", "--json"]);
-    let checkpoints: Vec<serde_json::Value> = serde_json::from_str(&checkpoints.stdout).unwrap();
+    let checkpoints: Vec<Value> = serde_json::from_str(&checkpoints.stdout).unwrap();
     let steps: Vec<u64> = checkpoints
         .iter()
         .map(|row| row["step"].as_u64().unwrap())
         .collect();
     assert_eq!(steps, [20, 10], "each step is committed once");
-    assert!(
-        checkpoints
-            .iter()
-            .all(|row| row["size_bytes"] == 20_000_000)
-    );
+
+    // Every byte in the bucket is the one that was written on the box, which is gone.
+    let verified = world.ok(&["checkpoints", "verify", "bucket", "--json"]);
+    let verified: Value = serde_json::from_str(&verified.stdout).unwrap();
+    assert_eq!(verified["whole"], true, "{verified}");
+    assert_eq!(verified["checkpoints"].as_array().map(Vec::len), Some(2));
+    let log = world.spotter_home().join("logs/bucket/1-train.log");
+    let log = std::fs::read_to_string(log).unwrap();
+    let written: BTreeMap<u64, String> = log
+        .lines()
+        .filter_map(|line| {
+            let (step, sum) = line.trim().strip_prefix("bytes of ")?.split_once(": ")?;
+            Some((step.parse().ok()?, sum.split(' ').next()?.to_owned()))
+        })
+        .collect();
+    for row in &checkpoints {
+        let step = row["step"].as_u64().unwrap();
+        assert_eq!(row["size_bytes"], 20_000_000, "{row}");
+        let pulled = world.ok(&[
+            "checkpoints",
+            "pull",
+            "bucket",
+            row["id"].as_str().unwrap(),
+            "--to",
+            &format!("pulled-{step}"),
+            "--json",
+        ]);
+        let pulled: Value = serde_json::from_str(&pulled.stdout).unwrap();
+        assert_eq!(pulled["skipped"], serde_json::json!([]), "{pulled}");
+        let path = world.work().join(pulled["path"].as_str().unwrap());
+        let sum = world
+            .program("sha256sum", &[path.to_str().unwrap()])
+            .output()
+            .unwrap();
+        let sum = String::from_utf8(sum.stdout).unwrap();
+        assert_eq!(
+            sum.split(' ').next(),
+            written.get(&step).map(String::as_str),
+            "step {step} of {written:?}"
+        );
+    }
 }

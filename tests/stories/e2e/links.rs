@@ -1,11 +1,12 @@
 //! (d) Agent and probe killed, (e) link cut: the training does not notice and no byte is lost or repeated.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, path::Path, thread, time::Duration};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 
 use crate::world::{Training, World, on_both_tiers};
 
@@ -19,51 +20,95 @@ fn killed_agent(world: &World) {
     training.on_done = "stop";
     world.training(&training);
     world.ok(&["run", "alone.yaml", "--detach"]);
-    let instance = world.until("the training's first steps", || {
-        let status = world.ok(&["status", "--json", "alone"]).stdout;
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-        let step = status["agent"]["training"]["step"].as_u64()?;
-        (step >= 5).then(|| status["attempts"][0]["instance"].as_u64().unwrap())
-    });
-    let spotter = world.home(instance).join(".spotter");
-
-    // Nobody is connected now. The daemon and its probe die.
-    let before = processes(&spotter);
-    assert!(
-        !before.is_empty(),
-        "the daemon of {} was not found",
-        spotter.display()
+    let instance = world.until(
+        "the training's first steps, and a reading of its GPU",
+        || {
+            let status = live(world, "alone");
+            let step = status["agent"]["training"]["step"].as_u64()?;
+            let sampled = read_gpu_at_us(&status).is_some();
+            (step >= 5 && sampled).then(|| status["attempts"][0]["instance"].as_u64().unwrap())
+        },
     );
-    for pid in &before {
-        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+    let spotter = world.home(instance).join(".spotter");
+    let before = live(world, "alone");
+
+    // Nobody is connected now. The daemon and its probe die, the probe first: it would end with the daemon anyway.
+    let daemons = daemons(&spotter);
+    assert_eq!(daemons.len(), 1, "daemons of {}", spotter.display());
+    let probe = probe_of(daemons[0]).expect("the daemon has a probe");
+    for pid in [probe, daemons[0]] {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     }
-    world.until("a new daemon", || {
-        let now = processes(&spotter);
-        (!now.is_empty() && now.iter().all(|pid| !before.contains(pid))).then_some(())
+    let (daemon, new_probe) = world.until("a new daemon with a new probe", || {
+        let now = self::daemons(&spotter);
+        let daemon = *now.iter().find(|pid| !daemons.contains(pid))?;
+        Some((daemon, probe_of(daemon)?))
     });
+    assert_ne!(daemon, daemons[0]);
+    assert_ne!(new_probe, probe);
+    let after = world.until("a reading of the GPU by the new probe", || {
+        let status = live(world, "alone");
+        let started_us = status["agent"]["started_us"].as_u64()?;
+        (read_gpu_at_us(&status)? > started_us).then_some(status)
+    });
+    assert!(
+        after["agent"]["started_us"].as_u64() > before["agent"]["started_us"].as_u64(),
+        "{after}"
+    );
+    assert_same_training(&before, &after);
 
     assert_eq!(world.ok(&["wait", "alone"]).code, 0);
     let status = world.status("alone");
     assert_eq!(status["outcome"], "done");
     assert_eq!(status["attempts"].as_array().unwrap().len(), 1);
-    // The same bytes on both sides, and each step printed once.
-    let copy = fs::read(world.spotter_home().join("logs/alone/1-train.log")).unwrap();
-    let original = fs::read(spotter.join("sessions/train/log")).unwrap();
-    assert_eq!(blake3::hash(&copy), blake3::hash(&original));
-    let log = String::from_utf8(copy).unwrap();
-    for step in 1..=300 {
-        assert_eq!(
-            log.matches(&format!("step {step}/300 ")).count(),
-            1,
-            "step {step}"
-        );
-    }
+    assert_log_is_the_box_s(world, "alone", &spotter, 300);
     world.ok(&["destroy", "alone"]);
     world.assert_nothing_rented();
 }
 
-/// Daemons and probes of one box, by their command line, as this machine sees them.
-fn processes(spotter: &std::path::Path) -> Vec<i32> {
+/// `status` with what the agent says.
+fn live(world: &World, run: &str) -> Value {
+    serde_json::from_str(&world.ok(&["status", "--json", run]).stdout).unwrap()
+}
+
+/// When a GPU was read last.
+fn read_gpu_at_us(status: &Value) -> Option<u64> {
+    let sample = &status["agent"]["sample"];
+    let gpus = sample["gpus"].as_array()?;
+    (!gpus.is_empty()).then(|| sample["time_us"].as_u64())?
+}
+
+/// Its process, and when that started: the same before and after.
+#[track_caller]
+fn assert_same_training(before: &Value, after: &Value) {
+    let session = |status: &Value| {
+        let sessions = status["agent"]["sessions"].as_array().unwrap();
+        let train = sessions.iter().find(|session| session["name"] == "train");
+        let train = train.expect("the training has a session").clone();
+        assert_eq!(train["state"], "running", "{train}");
+        (train["pid"].as_u64().unwrap(), train["started_us"].clone())
+    };
+    assert!(session(before).0 > 1);
+    assert_eq!(session(before), session(after));
+}
+
+/// The same bytes on both sides, and each step printed once.
+fn assert_log_is_the_box_s(world: &World, run: &str, spotter: &Path, steps: u64) {
+    let copy = fs::read(world.spotter_home().join(format!("logs/{run}/1-train.log"))).unwrap();
+    let original = fs::read(spotter.join("sessions/train/log")).unwrap();
+    assert_eq!(blake3::hash(&copy), blake3::hash(&original));
+    let log = String::from_utf8(copy).unwrap();
+    for step in 1..=steps {
+        assert_eq!(
+            log.matches(&format!("step {step}/{steps} ")).count(),
+            1,
+            "step {step}"
+        );
+    }
+}
+
+/// Daemons of one box, by their command line, as this machine sees them.
+fn daemons(spotter: &Path) -> Vec<i32> {
     let lock = fs::metadata(spotter.join("daemon.lock"));
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -94,14 +139,42 @@ fn processes(spotter: &std::path::Path) -> Vec<i32> {
     found
 }
 
+/// The probe that a daemon started: its child of that name.
+fn probe_of(daemon: i32) -> Option<i32> {
+    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // `pid (name) state parent ...`
+        let (head, tail) = stat.rsplit_once(')')?;
+        let parent: i32 = tail.split_whitespace().nth(1)?.parse().ok()?;
+        (parent == daemon && head.ends_with("(nvml-probe")).then_some(pid)
+    })
+}
+
 fn cut_link(world: &World) {
-    world.training(&Training::interruptible("cut", 450));
+    let mut training = Training::interruptible("cut", 450);
+    training.on_done = "stop";
+    world.training(&training);
     let mut watcher = world.background(&["run", "cut.yaml"]);
     let instance = world.until_step("cut", 1, 10);
+    let spotter = world.home(instance).join(".spotter");
+    let before = live(world, "cut");
 
     world.ctl(&["link", &instance.to_string(), "drop"]);
     thread::sleep(Duration::from_secs(25));
     world.ctl(&["link", &instance.to_string(), "heal"]);
+
+    // As it was: the same daemon, the same training.
+    let after = world.until("an answer of the agent", || {
+        let status = live(world, "cut");
+        status["agent"].is_object().then_some(status)
+    });
+    assert_eq!(
+        before["agent"]["started_us"], after["agent"]["started_us"],
+        "the daemon went on"
+    );
+    assert_eq!(before["agent"]["boot"], after["agent"]["boot"]);
+    assert_same_training(&before, &after);
 
     assert_eq!(watcher.wait(), 0, "{}", watcher.text());
     let said = watcher.text();
@@ -112,12 +185,7 @@ fn cut_link(world: &World) {
     assert!(said.contains("Connected again"), "{said}");
     let status = world.status("cut");
     assert_eq!(status["attempts"].as_array().unwrap().len(), 1, "{status}");
-    let log = fs::read_to_string(world.spotter_home().join("logs/cut/1-train.log")).unwrap();
-    for step in 1..=450 {
-        assert_eq!(
-            log.matches(&format!("step {step}/450 ")).count(),
-            1,
-            "step {step}"
-        );
-    }
+    assert_log_is_the_box_s(world, "cut", &spotter, 450);
+    world.ok(&["destroy", "cut"]);
+    world.assert_nothing_rented();
 }

@@ -15,6 +15,7 @@ mod doctor;
 mod endings;
 mod happy;
 mod interruption;
+mod json;
 mod keys;
 mod links;
 mod money;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use serde_json::Value;
+use stories::skip::{excuse, skip};
 
 /// Ordinary user that tier 1 runs as when the tests run as root.
 const NOBODY: u32 = 65534;
@@ -36,19 +37,17 @@ pub struct World {
     env: BTreeMap<String, String>,
 }
 
-/// Runs a story on a tier, unless this machine cannot; then it says so, and fails where it should have been able to.
+/// Runs a story on a tier, unless this user or a missing program makes that impossible; any other failure is one.
 pub fn on(tier: Tier, story: impl FnOnce(&World)) {
     let root = nix::unistd::geteuid().is_root();
     if tier == Tier::Two && !root {
-        skip("tier 2 needs root");
-        return;
+        return excuse("tier 2 needs root");
     }
     match World::start(tier) {
         Ok(world) => story(&world),
-        Err(why) => {
-            assert!(std::env::var_os("SPOTTER_REQUIRE_ALL").is_none(), "{why}");
-            skip(&why);
-        }
+        // The simulator names every program that is missing, and what installs it.
+        Err(why) if why.contains(" not installed: ") => skip(&why),
+        Err(why) => panic!("the simulator did not start: {why}"),
     }
 }
 
@@ -73,11 +72,7 @@ macro_rules! on_both_tiers {
 }
 pub(crate) use on_both_tiers;
 
-fn skip(why: &str) {
-    println!("SKIPPED: {why}");
-}
-
-/// Programs in a folder that every user can read, made once.
+/// Programs in a folder that every user can read, made once per build.
 fn programs() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
@@ -100,10 +95,24 @@ fn programs() -> &'static Path {
                 .as_bytes(),
             );
         }
-        let dir =
-            std::env::temp_dir().join(format!("sp-programs-{}", &stamp.finalize().to_hex()[..12]));
+        let stamp = &stamp.finalize().to_hex()[..12];
+        // Of this build folder: another checkout has its own.
+        let of = blake3::hash(stories::program_dir().as_os_str().as_encoded_bytes()).to_hex();
+        let of = format!("sp-programs-{}-", &of[..8]);
+        let dir = std::env::temp_dir().join(format!("{of}{stamp}"));
         if dir.exists() {
             return dir;
+        }
+        // Those of builds before this one are of no use any more.
+        for old in fs::read_dir(std::env::temp_dir())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = old.file_name();
+            if name.to_str().is_some_and(|name| name.starts_with(&of)) {
+                let _gone_or_in_use = fs::remove_dir_all(old.path());
+            }
         }
         let aside = std::env::temp_dir().join(format!("sp-programs-{}", std::process::id()));
         let _ = fs::remove_dir_all(&aside);
@@ -206,6 +215,11 @@ impl World {
         .map(|(key, value)| (key.to_owned(), value))
         .collect();
         Ok(world)
+    }
+
+    /// Where it plays.
+    pub fn tier(&self) -> Tier {
+        self.tier
     }
 
     fn plays_nobody(&self) -> bool {
@@ -350,12 +364,38 @@ impl World {
             .collect()
     }
 
-    /// What an instance cost by the simulator's own account, dollars.
-    pub fn bill_usd(&self, instance: u64) -> f64 {
-        let bill = self.ctl(&["bill", &instance.to_string()]);
-        bill["total_usd"]
-            .as_f64()
-            .unwrap_or_else(|| panic!("no total in {bill}"))
+    /// Everything that an instance ever cost, by the simulator's own account.
+    pub fn bill(&self, instance: u64) -> Value {
+        self.ctl(&["bill", &instance.to_string()])
+    }
+
+    /// Bills of all instances that were ever rented for a run.
+    pub fn bills_of(&self, run: &str) -> Vec<Value> {
+        let bills = self.ctl(&["bill"]);
+        let of_run = |bill: &&Value| {
+            let label = bill["label"].as_str().unwrap_or_default();
+            label.split('/').nth(2) == Some(run)
+        };
+        bills["instances"]
+            .as_array()
+            .expect("bills are a list")
+            .iter()
+            .filter(of_run)
+            .cloned()
+            .collect()
+    }
+
+    /// Access key and secret of the bucket, as the laptop has them.
+    pub fn bucket_keys(&self) -> (&str, &str) {
+        (
+            &self.env["AWS_ACCESS_KEY_ID"],
+            &self.env["AWS_SECRET_ACCESS_KEY"],
+        )
+    }
+
+    /// Where the market is, and the account's key.
+    pub fn market(&self) -> (&str, &str) {
+        (&self.env["VAST_URL"], &self.env["VAST_API_KEY"])
     }
 
     /// Home directory of a box.
@@ -423,6 +463,21 @@ impl World {
         let alive = self.alive();
         assert!(alive.is_empty(), "still rented: {alive:?}");
     }
+}
+
+/// Whether at any moment two of these bills charged a GPU.
+pub fn gpus_charged_at_once(bills: &[Value]) -> bool {
+    let mut charged: Vec<(u64, u64)> = Vec::new();
+    for bill in bills {
+        for interval in bill["intervals"].as_array().expect("a bill has intervals") {
+            if interval["gpu_usd_per_hour"].as_f64().unwrap_or_default() > 0.0 {
+                let start = interval["start_ms"].as_u64().expect("a start");
+                charged.push((start, interval["end_ms"].as_u64().unwrap_or(u64::MAX)));
+            }
+        }
+    }
+    charged.sort_unstable();
+    charged.windows(2).any(|pair| pair[1].0 < pair[0].1)
 }
 
 fn is_gone(row: &Value) -> bool {
@@ -562,6 +617,8 @@ pub struct Training {
     pub bucket: bool,
     /// `limits.bring_up`.
     pub bring_up: &'static str,
+    /// `setup`.
+    pub setup: Option<&'static str>,
     /// Command instead of the usual training.
     pub command: Option<&'static str>,
     /// What happens to the box at the end.
@@ -577,6 +634,7 @@ impl Training {
             rental: "interruptible",
             bucket: true,
             bring_up: "3m",
+            setup: None,
             command: None,
             on_done: "destroy",
         }
@@ -591,11 +649,15 @@ impl Training {
         } else {
             String::new()
         };
+        let setup = self
+            .setup
+            .map_or_else(String::new, |setup| format!("setup: {setup}\n"));
         format!(
             "name: {name}\n\
              workdir: .\n\
              resources: {{accelerators: \"RTX 4090:1\", disk: 20GB, rental: {rental}}}\n\
              image: vastai/pytorch\n\
+             {setup}\
              run: {run}\n\
              checkpoints:\n  dir: checkpoints\n{to}  every: 1m\n  keep: {{last: 3}}\n  settle: 300ms\n\
              recover: {{policy: elsewhere, attempts: 5}}\n\

@@ -5,7 +5,7 @@ use std::time::Duration;
 use spotter::{
     agent_client::{LogPiece, LogPosition},
     provider::Provider,
-    run::{State, lease::Lease},
+    run::{State, lease::Lease, lifecycle::Goal},
     spec::{OnDone, Results},
     store::{Outcome, RunRecord},
 };
@@ -173,4 +173,40 @@ async fn a_box_that_was_kept_running_is_stopped_by_whoever_asks() {
     // And it can be looked into again.
     lifecycle.wake(&run, attempt).await.unwrap();
     assert_eq!(world.market.gpu_charged(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_that_are_not_what_the_box_has_end_nothing_and_are_fetched_again() {
+    let world = World::new(3, 30);
+    let mut story = spec(RUN);
+    let to = world.folder().join("results");
+    story.results = Some(Results {
+        fetch: vec!["final.pt".to_owned()],
+        to: to.clone(),
+    });
+    world.plan(&story);
+    world.boxes.script().torn_fetches = 1;
+
+    let err = {
+        let _lease = Lease::take(&world.store, RUN).unwrap().unwrap();
+        let ended = world.lifecycle().drive(RUN, Goal::End).await;
+        ended.expect_err("bytes that nobody has are no results")
+    };
+    let told = format!("{err:?}");
+    assert!(told.contains("its hash is"), "{told}");
+    assert!(told.contains("final.pt"), "{told}");
+    let alive = world.market.alive();
+    assert_eq!(alive.len(), 1, "the only whole copy lies on the box");
+    assert!(alive[0].contract_running);
+    assert_eq!(world.attempts(RUN)[0].state, State::Finishing);
+
+    let run = world.drive(RUN).await;
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(std::fs::read(to.join("final.pt")).unwrap(), b"weights");
+    assert_eq!(
+        world.boxes.script().started.len(),
+        1,
+        "nothing is trained again"
+    );
+    assert!(world.market.alive().is_empty());
 }

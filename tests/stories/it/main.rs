@@ -8,6 +8,7 @@
 
 mod again;
 mod bring_up;
+mod contract;
 mod diagnosis;
 mod endings;
 mod links;

@@ -12,6 +12,7 @@ use std::{
 use spotter::{
     agent_client::TrainingInfo,
     clock::Clock,
+    ledger,
     logbook::Logbook,
     provider::{Provider, memory::MemoryMarket},
     run::{
@@ -199,9 +200,10 @@ impl World {
         self.store.attempts(name).unwrap()
     }
 
-    /// Dollars of a run by the ledger and by the market's own account.
+    /// Dollars of a run by our own intervals, without anything that the market told, and by the market's own account.
     pub async fn money(&self, name: &str) -> (f64, f64) {
-        let ours = self.lifecycle().spent_usd(name).unwrap();
+        let intervals = self.store.intervals(name).unwrap();
+        let ours = ledger::run_cost(&intervals, &[], self.clock.now_us()).total_usd();
         let instances: Vec<u64> = self
             .attempts(name)
             .iter()

@@ -1,5 +1,8 @@
 //! What several stories share: where the workspace is and where its programs are.
 
+#[path = "../../skip.rs"]
+pub mod skip;
+
 use std::{
     path::{Path, PathBuf},
     process::Command,

@@ -233,6 +233,10 @@ fn in_memory(program: &[u8]) -> io::Result<OwnedFd> {
 }
 
 #[cfg(test)]
+#[path = "../../../../tests/skip.rs"]
+mod skip;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
@@ -298,7 +302,7 @@ mod tests {
         // A script would need its file to stay open past the start, so a real program stands in here.
         let fd = match in_memory(&fs::read("/bin/true").unwrap()) {
             Ok(fd) => fd,
-            Err(err) => return println!("skipped: this system denies memfd_create ({err})"),
+            Err(err) => return skip::skip(&format!("this system denies memfd_create ({err})")),
         };
         assert_eq!(exit_code(&Image::Memory(fd).path()), Some(0));
     }

@@ -145,11 +145,7 @@ pub(crate) fn on(kind: Kind, story: impl AsyncFnOnce(&Server) + Send) {
 }
 
 fn skip(kind: Kind, lacking: &str) {
-    assert!(
-        std::env::var_os("SPOTTER_REQUIRE_ALL").is_none_or(|value| value != "1"),
-        "{kind:?} is required: {lacking}"
-    );
-    println!("SKIPPED: {kind:?}: {lacking}");
+    crate::skip::skip(&format!("{kind:?}: {lacking}"));
 }
 
 /// Why a server cannot be started here.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+#[path = "../../../skip.rs"]
+mod skip;
 pub mod vastai;
 
 use std::{

@@ -1,0 +1,431 @@
+//! `--json` on every verb that has data: one JSON value on stdout and nothing else, or one per line where something is followed; and
+//! every key that `controller/docs/json.md` promises of it.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::world::{Tier, Training, World, on};
+
+#[test]
+fn every_verb_prints_the_json_that_is_documented() {
+    on(Tier::One, every_verb);
+}
+
+/// How much JSON a verb prints.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// One value on one line.
+    One,
+    /// One value per line.
+    Lines,
+}
+
+/// A verb, and what is promised of it.
+struct Case {
+    args: &'static str,
+    form: Form,
+    /// Heading of the section in the documentation, without its marks.
+    section: &'static str,
+    /// Where the object (or the list of objects) lies that has the keys, as a JSON pointer; and the keys.
+    keys: &'static [(&'static str, &'static str)],
+}
+
+const fn one(
+    args: &'static str,
+    section: &'static str,
+    keys: &'static [(&'static str, &'static str)],
+) -> Case {
+    Case {
+        args,
+        form: Form::One,
+        section,
+        keys,
+    }
+}
+
+const fn lines(
+    args: &'static str,
+    section: &'static str,
+    keys: &'static [(&'static str, &'static str)],
+) -> Case {
+    Case {
+        args,
+        form: Form::Lines,
+        section,
+        keys,
+    }
+}
+
+const OFFER: &str = "id machine_id gpu_name num_gpus vram_mib ram_mb cpu_cores disk_gb running_usd_per_hour stopped_usd_per_hour \
+    gpu_usd_per_hour storage_usd_per_hour min_bid_usd_per_hour inet_down_mbps inet_up_mbps inet_down_usd_per_gb inet_up_usd_per_gb \
+    reliability verified datacenter geolocation cuda compute_cap nvlink_gbps direct_ports max_duration_s go outlook risks";
+const PLAN: &str = "run gpu num_gpus disk_gb rental max_price_usd_per_hour budget_usd checkpoints_to model method go offers too_dear \
+    setup_hours optimizations rental_advice probe gates";
+const PLANNED: &str = "offer machine_id gpu num_gpus geolocation reliability vram_gib ram_gb tensor_tflops memory_gb_per_s \
+    bid_usd_per_hour running_usd_per_hour stopped_usd_per_hour budget_hours go effort risks outlook";
+const SUMMARY: &str = "name state outcome reason step attempts steps_redone checkpoints_committed last_checkpoint_step cost_usd \
+    ledger_usd charged_usd usd_per_hour watched";
+const STATUS: &str = "backup_alarm unsaved rare_checkpoints window contradiction warnings agent";
+const ATTEMPT: &str = "number state instance gpu gpu_usd_per_hour from_step to_step steps_redone checkpoints_committed ledger charged \
+    reason diagnosis";
+const MONEY: &str = "gpu_usd disk_usd bandwidth_usd";
+const RUNS: &str = "run created_us state outcome reason stop_requested attempt instance gpu num_gpus rental step usd_per_hour cost_usd \
+    saved_step saved_us unsaved backup_alarm contradiction ended_by market watched_by_pid";
+const ENDED: &str = "status, run, up, resume, stop";
+
+/// While the training runs, in this order.
+const WHILE_IT_RUNS: &[Case] = &[
+    one("init other.yaml --name other", "init", &[("", "file name")]),
+    one(
+        "offers --gpus any",
+        "offers",
+        &[("", "offers"), ("/offers", OFFER)],
+    ),
+    one(
+        "plan json.yaml",
+        "plan",
+        &[
+            ("", PLAN),
+            ("/offers", PLANNED),
+            ("/rental_advice", "advice why"),
+            ("/gates", "what expect abort"),
+        ],
+    ),
+    one(
+        "plan --evaluate published.tsv",
+        "plan --evaluate",
+        &[
+            ("", "method rows summary"),
+            (
+                "/rows",
+                "id source gpu not_predicted tokens_per_s tokens_per_s_per_gpu hours gpu_hours peak_vram_gib error in_range \
+                 doubtful_memory verdicts",
+            ),
+            (
+                "/summary",
+                "rows not_predicted error tokens_per_s hours peak_vram transfer verdicts",
+            ),
+        ],
+    ),
+    one("ps", "ps", &[("", "runs"), ("/runs", RUNS)]),
+    one(
+        "events json",
+        "events",
+        &[
+            ("", "run events"),
+            ("/events", "id attempt origin seq time_us kind detail"),
+        ],
+    ),
+    one(
+        "status json",
+        ENDED,
+        &[
+            ("", SUMMARY),
+            ("", STATUS),
+            ("/attempts", ATTEMPT),
+            ("/attempts/0/ledger", MONEY),
+            ("/agent", "sample"),
+        ],
+    ),
+    one(
+        "status --recorded json",
+        ENDED,
+        &[("", SUMMARY), ("", STATUS)],
+    ),
+    one(
+        "cost json",
+        "cost",
+        &[
+            ("", "credit_usd credit_hours usd_per_hour total_usd runs"),
+            (
+                "/runs",
+                "run outcome usd_per_hour cost total_usd budget_usd budget_hours attempts",
+            ),
+            (
+                "/runs/0/attempts",
+                "attempt state instance gpu usd_per_hour stopped_but_paid ledger charged charged_is_final difference_usd",
+            ),
+            ("/runs/0/cost", MONEY),
+        ],
+    ),
+    one(
+        "bid --over-limits json 0.9",
+        "bid",
+        &[(
+            "",
+            "run attempt instance old_usd_per_hour new_usd_per_hour running_usd_per_hour",
+        )],
+    ),
+    one(
+        "accept json",
+        "accept",
+        &[("", "run attempt contradiction")],
+    ),
+    lines(
+        "logs json",
+        "logs",
+        &[
+            ("", "run attempt session position gap_bytes text"),
+            ("/position", "generation offset"),
+        ],
+    ),
+    lines(
+        "metrics json",
+        "metrics",
+        &[
+            ("", "run attempt time_us span_s gpus host processes"),
+            ("/processes", "pid name cpu_percent memory_bytes"),
+        ],
+    ),
+    one(
+        "checkpoints json",
+        "checkpoints",
+        &[(
+            "",
+            "id step attempt committed_us size_bytes files path pinned",
+        )],
+    ),
+    one(
+        "checkpoints ls json",
+        "checkpoints",
+        &[(
+            "",
+            "id step attempt committed_us size_bytes files path pinned",
+        )],
+    ),
+    one(
+        "checkpoints show json ID",
+        "checkpoints",
+        &[
+            (
+                "",
+                "id step attempt committed_us rule path prev size_bytes files",
+            ),
+            ("/files", "path size_bytes mode mtime_ns blake3 key shared"),
+        ],
+    ),
+    one(
+        "checkpoints verify json",
+        "checkpoints",
+        &[
+            ("", "whole checkpoints"),
+            ("/checkpoints", "id step size_bytes commit files"),
+        ],
+    ),
+    one(
+        "checkpoints pull json ID --to pulled",
+        "checkpoints",
+        &[(
+            "",
+            "id step path size_bytes fetched_bytes reused_bytes skipped",
+        )],
+    ),
+    one(
+        "checkpoints pin json ID",
+        "checkpoints",
+        &[("", "id pinned")],
+    ),
+    one(
+        "checkpoints diff json ID",
+        "checkpoints",
+        &[
+            ("", "before after files"),
+            ("/files", "path change before_bytes after_bytes"),
+        ],
+    ),
+    one(
+        "checkpoints unpin json ID",
+        "checkpoints",
+        &[("", "id pinned")],
+    ),
+    one(
+        "fetch json train.sh --to fetched",
+        "fetch",
+        &[("", "path size_bytes blake3")],
+    ),
+    lines(
+        "parse printed.log",
+        "parse",
+        &[(
+            "",
+            "line kind step total_steps epoch loss eval_loss lr grad_norm throughput throughput_unit eta",
+        )],
+    ),
+    one(
+        "parse --summary printed.log",
+        "parse --summary",
+        &[(
+            "",
+            "step_records raw_records bar_updates first_step last_step total_steps last_epoch last_loss last_lr last_throughput \
+             throughput_unit last_eta failure_class",
+        )],
+    ),
+    one(
+        "doctor bucket json.yaml",
+        "doctor bucket",
+        &[
+            (
+                "",
+                "target endpoint region provider keys_from access_key_id ok checks clock_offset_s missing missing_policy policy \
+                 left_behind",
+            ),
+            ("/checks", "name ok required status code detail"),
+        ],
+    ),
+    one(
+        "gc --dry-run",
+        "gc",
+        &[("", "instance label owner age_s usd_per_hour destroyed")],
+    ),
+    one("stop json", ENDED, &[("", SUMMARY), ("/attempts", ATTEMPT)]),
+];
+
+/// After it was stopped, its box kept on its disk.
+const AFTERWARDS: &[Case] = &[
+    one("wait json", "wait", &[("", "run outcome reason diagnosis")]),
+    one(
+        "checkpoints push json step-900.txt",
+        "checkpoints",
+        &[("", "id step path size_bytes files reused_bytes")],
+    ),
+    one(
+        "checkpoints prune json --keep-last 2",
+        "checkpoints",
+        &[
+            (
+                "",
+                "dry_run deleted purged waiting orphans orphan_bytes aborted_uploads",
+            ),
+            ("/deleted", "id step size_bytes"),
+            ("/waiting", "id due_us"),
+        ],
+    ),
+    one(
+        "destroy --lose-data json",
+        "destroy",
+        &[("", "run attempt instance")],
+    ),
+    one(
+        "resume --elsewhere json",
+        ENDED,
+        &[("", SUMMARY), ("/attempts", ATTEMPT)],
+    ),
+    one("up json", ENDED, &[("", SUMMARY), ("/attempts", ATTEMPT)]),
+];
+
+fn every_verb(world: &World) {
+    let documented =
+        std::fs::read_to_string(stories::workspace().join("controller/docs/json.md")).unwrap();
+    let mut training = Training::interruptible("json", 30);
+    training.on_done = "stop";
+    // Three checkpoints that stay, and a box that does until it is stopped.
+    training.command = Some("bash train.sh 30; [ -n \"$SPOTTER_CHECKPOINT\" ] || sleep 600");
+    world.training(&training);
+    let published = stories::workspace().join("controller/data/published-runs.tsv");
+    world.write(
+        "published.tsv",
+        &std::fs::read_to_string(published).unwrap(),
+    );
+    world.write("step-900.txt", "900\n");
+    world.write(
+        "printed.log",
+        "step 1/9 | loss 2.5 | lr 1.00e-03 | 100.0 ms/step | 1,000 tok/s\nstep 2/9 | loss 2.25\n",
+    );
+    world.ok(&["run", "json.yaml", "--detach"]);
+    let id = world.until("three checkpoints in the bucket", || {
+        let said = world.say(&["checkpoints", "json", "--json"]);
+        let rows: Value = serde_json::from_str(&said.stdout).ok()?;
+        Some(rows[2]["id"].as_str()?.to_owned())
+    });
+
+    for case in WHILE_IT_RUNS {
+        check(world, case, &id, &documented);
+    }
+    for case in AFTERWARDS {
+        check(world, case, &id, &documented);
+    }
+    world.say(&["destroy", "--lose-data", "json"]);
+    world.assert_nothing_rented();
+
+    // A verb that is new has its place here, or says nothing that a program would read.
+    let without_data = BTreeSet::from(["attach", "ssh", "help", "checkpoints", "doctor", "run"]);
+    let known: BTreeSet<&str> = WHILE_IT_RUNS
+        .iter()
+        .chain(AFTERWARDS)
+        .filter_map(|case| case.args.split(' ').next())
+        .chain(without_data)
+        .collect();
+    let help = world.ok(&["--help"]).stdout;
+    let (_, verbs) = help.split_once("Commands:\n").unwrap();
+    let (verbs, _) = verbs.split_once("\n\n").unwrap();
+    for verb in verbs.lines().filter_map(|line| {
+        let name = line.strip_prefix("  ")?;
+        (!name.starts_with(' ')).then(|| name.split(' ').next())?
+    }) {
+        assert!(known.contains(verb), "`{verb} --json` is tried nowhere");
+    }
+}
+
+/// One verb: what it prints, and what was promised.
+fn check(world: &World, case: &Case, id: &str, documented: &str) {
+    let args: Vec<&str> = case
+        .args
+        .split(' ')
+        .map(|word| if word == "ID" { id } else { word })
+        .chain(["--json"])
+        .collect();
+    let said = world.ok(&args);
+    let (_, printed) = said.out.split_once('\n').unwrap();
+    let values: Vec<Value> = said
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|err| panic!("{err}: {printed}")))
+        .collect();
+    assert!(!values.is_empty(), "{args:?} printed nothing: {printed}");
+    if case.form == Form::One {
+        assert_eq!(values.len(), 1, "{args:?} printed more: {printed}");
+    }
+    let section = section(documented, case.section);
+    for (at, keys) in case.keys {
+        for value in &values {
+            let found = value
+                .pointer(at)
+                .unwrap_or_else(|| panic!("{args:?}: nothing at `{at}` of {value}"));
+            let objects: Vec<&Value> = match found {
+                Value::Array(rows) => rows.iter().collect(),
+                // What is documented to be unknown at times has no keys then.
+                Value::Null => continue,
+                one => vec![one],
+            };
+            for object in objects {
+                for key in keys.split_whitespace() {
+                    assert!(
+                        object.get(key).is_some(),
+                        "{args:?}: `{key}` is missing at `{at}` in {object}"
+                    );
+                }
+            }
+        }
+        for key in keys.split_whitespace() {
+            let told =
+                section.contains(&format!("`{key}`")) || section.contains(&format!("\"{key}\""));
+            assert!(told, "`{key}` of `{}` is not documented", case.args);
+        }
+    }
+}
+
+/// Text of a section, by the verbs in its heading.
+fn section<'a>(documented: &'a str, heading: &str) -> &'a str {
+    let mark = |line: &str| line.trim_start_matches('#').replace(['`', ' '], "");
+    let wanted = heading.replace(' ', "");
+    let mut at = 0;
+    for line in documented.split_inclusive('\n') {
+        at += line.len();
+        if line.starts_with('#') && mark(line.trim_end()) == wanted {
+            let rest = &documented[at..];
+            return rest.split("\n#").next().unwrap();
+        }
+    }
+    panic!("there is no section `{heading}`");
+}
