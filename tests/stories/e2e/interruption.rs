@@ -11,6 +11,7 @@ use crate::{
 
 on_both_tiers! {
     an_outbid_run_goes_on_on_exactly_one_new_box: outbid;
+    an_outbid_box_is_bid_for_and_gone_on_with: stay;
     an_outage_and_a_lost_answer_to_complete_give_one_valid_commit_each: bucket_in_trouble;
 }
 
@@ -59,6 +60,55 @@ fn outbid(world: &World) {
             "step {step} is missing"
         );
     }
+}
+
+/// A rival bids a quarter more; two raises win the box back, with its disk and its agent.
+fn stay(world: &World) {
+    world.training(&Training::interruptible("stay", 150));
+    let file = std::fs::read_to_string(world.work().join("stay.yaml")).unwrap();
+    world.write(
+        "stay.yaml",
+        &file
+            .replace(
+                "rental: interruptible}",
+                "rental: interruptible, bid: {max: 2.00}}",
+            )
+            .replace("policy: elsewhere", "policy: here"),
+    );
+    let mut watcher = world.background(&["run", "stay.yaml"]);
+    let first = world.until_step("stay", 1, 40);
+
+    world.ctl(&["outbid", &first.to_string()]);
+
+    world.until("the wait", || {
+        (world.status("stay")["state"] == "waiting").then_some(())
+    });
+    let said = world.ok(&["status", "--recorded", "stay"]);
+    let waits = format!("waits        for instance {first}");
+    assert!(said.stdout.contains(&waits), "{}", said.out);
+    assert!(said.stdout.contains("its disk costs $"), "{}", said.out);
+
+    assert_eq!(watcher.wait(), 0, "{}", watcher.text());
+    let status = world.status("stay");
+    assert_eq!(status["outcome"], "done", "{status}");
+    assert_eq!(status["attempts"].as_array().unwrap().len(), 1, "{status}");
+    assert_eq!(status["attempts"][0]["instance"], first, "{status}");
+    let interruptions = status["interruptions"].as_array().unwrap();
+    assert_eq!(interruptions.len(), 1, "{status}");
+    assert_eq!(interruptions[0]["resumed_by"], 1, "{status}");
+    let (step, from) = (
+        interruptions[0]["step"].as_u64().unwrap(),
+        interruptions[0]["resumed_step"].as_u64().unwrap(),
+    );
+    assert_eq!(
+        interruptions[0]["steps_lost"],
+        step.saturating_sub(from),
+        "{status}"
+    );
+    assert!(from >= 10 && from.is_multiple_of(10), "{status}");
+    let rented = world.ctl(&["state"])["instances"].as_array().unwrap().len();
+    assert_eq!(rented, 1, "nothing was rented in its place");
+    world.assert_nothing_rented();
 }
 
 /// Two checkpoints of several parts each.

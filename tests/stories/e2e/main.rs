@@ -21,3 +21,4 @@ mod links;
 mod money;
 mod other_tools;
 mod refusals;
+mod results;
