@@ -89,7 +89,8 @@ impl Store {
         if state.as_deref() == Some(State::Gone.name()) {
             return Ok(());
         }
-        for change in ledger::changes(&intervals(&transaction, run)?, attempt, seen, now_us) {
+        let changes = ledger::changes(&intervals(&transaction, run)?, attempt, seen, now_us);
+        for change in &changes {
             let (kind, from_us) = (change.kind, change.from_us);
             match change.usd_per_hour > 0.0 {
                 true => open(
@@ -103,7 +104,12 @@ impl Store {
                 false => close(&transaction, run, attempt, kind, from_us)?,
             }
         }
-        transaction.commit().map_err(doing("write the ledger"))
+        transaction.commit().map_err(doing("write the ledger"))?;
+        drop(connection);
+        for change in changes.iter().filter(|change| change.usd_per_hour > 0.0) {
+            fault::point(&format!("store.interval.{}.after", change.kind.name()));
+        }
+        Ok(())
     }
 
     /// Everything the run paid for by the hour, in the order of its attempts.

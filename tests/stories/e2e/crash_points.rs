@@ -167,12 +167,14 @@ fn each(points: &[String], work: impl Fn(usize, &str) + Sync) {
 
 /// One of three, from the seed on; the order and what starts the training are always among them.
 fn drawn(points: Vec<String>) -> Vec<String> {
-    let seed = std::env::var("SPOTTER_CRASH_SEED").map_or(1, |text| text.parse().unwrap());
+    let seed = std::env::var("SPOTTER_CRASH_SEED").map_or(1_usize, |text| text.parse().unwrap());
     let always = ["provider.rent.after#1", "agent.start_session.after#1"];
     points
         .into_iter()
         .enumerate()
-        .filter(|(number, point)| (number + seed) % 3 == 0 || always.contains(&point.as_str()))
+        .filter(|(number, point)| {
+            (number + seed).is_multiple_of(3) || always.contains(&point.as_str())
+        })
         .map(|(_, point)| point)
         .collect()
 }
