@@ -343,6 +343,10 @@ fn a_run_without_a_box_says_so_with_a_hint_and_one_exit_code_everywhere() {
     let desk = Desk::new();
     desk.record("a", State::Running);
     let store = desk.deps().store().unwrap();
+    // Nor is there a bucket in which its box could have left results.
+    let mut run = store.run("a").unwrap();
+    run.spec.checkpoints = None;
+    store.update_run(&run).unwrap();
     let mut attempt = store.latest_attempt("a").unwrap().unwrap();
     attempt.state = State::Gone;
     attempt.gone_us = T0;
