@@ -7,7 +7,7 @@ use std::{env, fs, path::PathBuf, process, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use spotter_agent::{
-    checkpoints::{Backup, BackupOptions, humble},
+    checkpoints::{Backup, BackupOptions, humble, sweep},
     events::RecordedEvents,
 };
 use spotter_bucket::{
@@ -43,6 +43,9 @@ fn main() -> anyhow::Result<()> {
         complete_when: None,
         tripwire: true,
         max_bytes_per_s: None,
+        windows: Vec::new(),
+        parallel: 4,
+        sweep_grace: sweep::GRACE,
         state_dir: notes.clone(),
     };
     let (endpoint, bucket) = (endpoint.clone(), bucket.clone());

@@ -2,15 +2,16 @@
 //!
 //! Reading order: [`names`], [`rules`] (a file per framework) and [`complete`] decide what is finished (pure); [`scan`], [`look`],
 //! [`writers`] (by [`lease`]) and [`structure`] ask the disk; [`source`] (by the threads of [`humble`]), [`upload`] (large files
-//! by [`parts`], as fast as [`tempo`] says) and [`commit`] carry one checkpoint over, noting each step in [`journal`];
+//! by [`parts`], as fast as [`tempo`] and [`rates`] say) and [`commit`] carry one checkpoint over, noting each step in [`journal`];
 //! [`round`] does one round of it while [`watch`] keeps looking.
 //! [`metric`] what the log says of each, [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go, [`alarm`] says whether we are
-//! behind, [`room`] whether the disk will do. [`restore`] (files by
+//! behind, [`room`] whether the disk will do; [`sweep`] removes what lost boxes left. [`restore`] (files by
 //! [`landing`]) and [`results`] are the two other things that move files.
 
 pub mod alarm;
 mod buffers;
 pub mod candidate;
+pub mod clock;
 pub mod command;
 pub mod commit;
 pub mod complete;
@@ -28,6 +29,7 @@ pub mod parts;
 pub mod pickle;
 pub mod places;
 pub mod pointer;
+pub mod rates;
 pub mod restore;
 pub mod results;
 pub mod room;
@@ -39,6 +41,7 @@ pub mod scan;
 pub mod source;
 pub mod standing;
 pub mod structure;
+pub mod sweep;
 pub mod tempo;
 pub mod upload;
 pub mod watch;
@@ -62,6 +65,7 @@ use index::Index;
 use ledger::Ledger;
 use metric::Measurements;
 use places::Places;
+use rates::Rates;
 use round::Work;
 use standing::{Standing, Unanswered, chain};
 use tempo::Tempo;
@@ -119,6 +123,12 @@ pub struct BackupOptions {
     pub tripwire: bool,
     /// Most bytes per second to send; `None`: as many as go.
     pub max_bytes_per_s: Option<u64>,
+    /// Times of the day at which another rate counts.
+    pub windows: Vec<rates::Window>,
+    /// Parts in flight at first.
+    pub parallel: u8,
+    /// What a lost box left in the bucket goes when it is older, by the bucket's clock.
+    pub sweep_grace: Duration,
     /// Directory for what must survive a crash of the agent, such as `~/.spotter/backup`; absolute, made when missing.
     pub state_dir: PathBuf,
 }
@@ -210,6 +220,7 @@ pub struct Backup {
     places: Places,
     standing: Standing,
     tempo: Tempo,
+    rates: Rates,
     /// Where this run's journals are: the state directory's own subdirectory per target, run and directory.
     state_dir: PathBuf,
     ledger: Arc<Mutex<Ledger>>,
@@ -280,9 +291,14 @@ impl Backup {
             (_, Some(wait)) => Settle::all(wait),
             _ => Settle::default(),
         };
+        let rates = Rates {
+            max_bytes_per_s: options.max_bytes_per_s,
+            windows: options.windows.clone(),
+        };
         Ok(Arc::new(Backup {
             standing: Standing::new(events),
-            tempo: Tempo::new(options.max_bytes_per_s),
+            tempo: Tempo::new(rates.clone(), options.parallel, commit::now_us),
+            rates,
             options,
             bucket,
             places,
@@ -375,7 +391,7 @@ impl Backup {
             let mut pace = self.pace();
             pace.flush_by = Some(until);
             // A rate that was measured under the user's limit says nothing about what goes without it.
-            if self.options.max_bytes_per_s.is_some() {
+            if self.rates.limit() {
                 pace.bytes_per_s = None;
             }
         }
@@ -631,6 +647,9 @@ mod tests {
             complete_when: None,
             tripwire: true,
             max_bytes_per_s: None,
+            windows: Vec::new(),
+            parallel: 4,
+            sweep_grace: sweep::GRACE,
             state_dir: dir.path().join("state"),
         };
         let bucket = Arc::new(spotter_bucket::memory::MemoryBucket::new());

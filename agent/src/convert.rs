@@ -6,7 +6,7 @@ use spotter_proto::v1;
 use spotter_trainlog::live::Latest;
 
 use crate::{
-    checkpoints::{BackupState, CheckpointInfo},
+    checkpoints::{BackupState, CheckpointInfo, rates::Window},
     daemon::run_file::{BackupWish, Validation, Wish},
     files::HashedFile,
     journal::Entry,
@@ -310,6 +310,17 @@ pub fn wish(request: v1::ConfigureRequest) -> Wish {
             count: backup.keep_best,
             highest: backup.best_is_highest,
         }),
+        style: backup.style,
+        windows: backup
+            .windows
+            .into_iter()
+            .map(|window| Window {
+                from_min: window.from_min,
+                to_min: window.to_min,
+                max_bytes_per_s: Some(window.max_bytes_per_s).filter(|rate| *rate > 0),
+            })
+            .collect(),
+        authorities: backup.authorities,
     });
     Wish {
         run: request.run,

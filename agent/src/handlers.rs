@@ -5,7 +5,7 @@ mod streams;
 
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
-use spotter_bucket::Credentials;
+use spotter_bucket::{Bucket, Credentials};
 use spotter_proto::v1::{self, agent_server::Agent};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};

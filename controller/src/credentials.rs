@@ -18,30 +18,67 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use spotter_bucket::Credentials;
+use spotter_bucket::{Credentials, Style, Target, TargetError};
 
 use self::{profile::Profiles, sts::StsError};
+use crate::{
+    authorities::{self, AuthoritiesError},
+    spec::BucketServer,
+};
 
 /// Keys and where they work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BucketAccess {
     /// The keys.
     pub credentials: Credentials,
-    /// Endpoint of an S3-compatible server; `None`: AWS.
-    pub endpoint: Option<String>,
-    /// Region for signing; `None`: nothing says which.
-    pub region: Option<String>,
+    /// Where they work.
+    pub place: Place,
     /// Where the keys came from, for people.
     pub source: String,
 }
 
 /// Which server buckets are on, whoever has keys for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Place {
     /// Endpoint of an S3-compatible server; `None`: AWS.
     pub endpoint: Option<String>,
     /// Region for signing; `None`: nothing says which.
     pub region: Option<String>,
+    /// Where the bucket's name stands in URLs.
+    pub style: Style,
+    /// File of certificates that the server is trusted by.
+    pub ca: Option<PathBuf>,
+}
+
+impl Place {
+    /// The server that a run file names: what it says counts over the environment and AWS's files.
+    pub fn at(self, server: &BucketServer) -> Self {
+        Self {
+            endpoint: server.endpoint.clone().or(self.endpoint),
+            region: server.region.clone().or(self.region),
+            style: server.style.unwrap_or(self.style),
+            ca: server.ca.clone().or(self.ca),
+        }
+    }
+
+    /// A bucket there; `to` is `s3://bucket/prefix`.
+    ///
+    /// # Errors
+    /// When it is none, or the server's name is not usable.
+    pub fn target(&self, to: &str) -> Result<Target, TargetError> {
+        let target = Target::parse(to, self.endpoint.as_deref(), self.region.as_deref())?;
+        Ok(target.with_style(self.style))
+    }
+
+    /// The certificates (PEM) that the server is trusted by besides those that everybody trusts; empty: those alone.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds none.
+    pub fn authorities(&self) -> Result<String, AuthoritiesError> {
+        self.ca
+            .as_deref()
+            .map_or(Ok(String::new()), authorities::read)
+    }
 }
 
 /// No keys were found.
@@ -220,6 +257,16 @@ impl Surroundings<'_> {
                 .or_else(|| self.profiles.service_endpoint(&name, "s3"))
                 .or_else(|| self.profiles.get(&name, "endpoint_url")),
             region: self.region(&name),
+            // There is no variable for it.
+            style: self
+                .profiles
+                .get(&name, "s3.addressing_style")
+                .and_then(|word| word.parse().ok())
+                .unwrap_or_default(),
+            ca: self
+                .variable("AWS_CA_BUNDLE")
+                .or_else(|| self.profiles.get(&name, "ca_bundle"))
+                .map(PathBuf::from),
         }
     }
 
@@ -237,11 +284,9 @@ impl Surroundings<'_> {
                 self.of_profile(&name, &mut Vec::new()).await?
             }
         };
-        let Place { endpoint, region } = self.place();
         Ok(BucketAccess {
             credentials,
-            endpoint,
-            region,
+            place: self.place(),
             source,
         })
     }

@@ -6,6 +6,7 @@
 //! [`checkpoints`] works on a run's bucket, box or no box. [`provider`] rents, [`tunnel`] connects, [`bootstrap`] puts the agent on a box, [`agent_client`] talks to it.
 
 pub mod agent_client;
+pub mod authorities;
 pub mod bootstrap;
 pub mod checkpoints;
 pub mod cli;

@@ -19,10 +19,10 @@ use crate::{
         SessionRequest, Verdict,
     },
     bootstrap::{self, AgentBinary, BootstrapError},
-    credentials::{self, key_ring::KeyRing},
+    credentials::{self, Place as Server, key_ring::KeyRing},
     error::chain,
     run::site::{KeysGiven, LeftLog, Place, Progress, Site, SiteError, Sites},
-    spec::{Checkpoints, RunSpec},
+    spec::{BucketServer, Checkpoints, RunSpec},
     sync::{self, SyncError},
     tunnel::{FailureKind, Patience, SshHome, Tunnel, TunnelError},
 };
@@ -76,33 +76,39 @@ impl Machines {
 
 /// A client for a run's bucket with the keys of this laptop, and the layout of its objects; `None` without a bucket.
 pub async fn bucket_of(spec: &RunSpec) -> Result<Option<(S3Bucket, Layout)>, SiteError> {
-    let Some(to) = spec
-        .checkpoints
-        .as_ref()
-        .and_then(|checkpoints| checkpoints.to.as_deref())
-    else {
+    let checkpoints = spec.checkpoints.as_ref();
+    let Some((kept, to)) = checkpoints.and_then(|kept| Some((kept, kept.to.as_deref()?))) else {
         return Ok(None);
     };
-    let bucket = client(to).await?;
+    let bucket = client(to, &kept.server).await?;
     let layout = Layout::new(&bucket.target().prefix, &spec.name)
         .map_err(|err| SiteError::Local(chain(&err)))?;
     Ok(Some((bucket, layout)))
 }
 
 /// A client for a bucket with the keys of this laptop.
-async fn client(to: &str) -> Result<S3Bucket, SiteError> {
-    let access = credentials::find()
-        .await
-        .map_err(|err| SiteError::Local(chain(&err)))?;
-    let target = Target::parse(to, access.endpoint.as_deref(), access.region.as_deref())
-        .map_err(|err| SiteError::Local(chain(&err)))?;
+async fn client(to: &str, server: &BucketServer) -> Result<S3Bucket, SiteError> {
+    let access = credentials::find().await.map_err(|err| local(&err))?;
+    let place = access.place.at(server);
+    let target = place.target(to).map_err(|err| local(&err))?;
     let keys = access.credentials;
-    S3Bucket::new(
+    let bucket = S3Bucket::new(
         target,
         Arc::new(move || Some(keys.clone())),
         S3Options::default(),
     )
-    .map_err(|err| SiteError::Local(chain(&err)))
+    .map_err(|err| local(&err))?;
+    let authorities = place.authorities().map_err(|err| local(&err))?;
+    if !authorities.is_empty() {
+        bucket
+            .trust(authorities.as_bytes())
+            .map_err(|err| local(&err))?;
+    }
+    Ok(bucket)
+}
+
+fn local(err: &dyn std::error::Error) -> SiteError {
+    SiteError::Local(chain(err))
 }
 
 #[async_trait]
@@ -227,8 +233,12 @@ impl Sites for Machines {
         }))
     }
 
-    async fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
-        let bucket = client(to).await?;
+    async fn bucket(
+        &self,
+        to: &str,
+        server: &BucketServer,
+    ) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
+        let bucket = client(to, server).await?;
         let target = bucket.target().clone();
         Ok((Arc::new(bucket), target))
     }
@@ -257,10 +267,18 @@ impl Site for Machine {
     async fn configure(&self, config: &BoxConfig) -> Result<String, SiteError> {
         let mut config = config.clone();
         if let Some(backup) = &mut config.backup {
-            let access = self.keys.access().await;
-            let access = access.map_err(|err| SiteError::Local(chain(&err)))?;
-            backup.endpoint = access.endpoint;
-            backup.region = access.region;
+            let access = self.keys.access().await.map_err(|err| local(&err))?;
+            let place = match &self.checkpoints {
+                Some(kept) => access.place.at(&kept.server),
+                None => access.place,
+            };
+            backup.authorities = place.authorities().map_err(|err| local(&err))?;
+            Server {
+                endpoint: backup.endpoint,
+                region: backup.region,
+                style: backup.style,
+                ..
+            } = place;
         }
         // Images of the marketplace keep work on /workspace; elsewhere the home directory is what is ours.
         let there = self
@@ -281,7 +299,7 @@ impl Site for Machine {
         };
         let keys = self
             .keys
-            .for_box(&kept.keys, to, &self.run)
+            .for_box(&kept.keys, to, &kept.server, &self.run)
             .await
             .map_err(|err| SiteError::Local(chain(&err)))?;
         self.client

@@ -18,7 +18,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use spotter_bucket::Best;
+use spotter_bucket::{Best, Style};
 
 pub use self::{
     bare::BareRun,
@@ -175,6 +175,36 @@ pub struct Checkpoints {
     /// What happens when the backup falls behind.
     #[serde(default)]
     pub on_stale: OnStale,
+    /// Times of the day at which another rate counts; the first that holds a time does.
+    #[serde(default)]
+    pub windows: Vec<UploadWindow>,
+    /// What the run file says of the bucket's server.
+    #[serde(default)]
+    pub server: BucketServer,
+}
+
+/// A stretch of every day with an upload rate of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadWindow {
+    /// First minute of the day, UTC.
+    pub from_min: u32,
+    /// The minute after the last one; smaller than the first when it lasts past midnight.
+    pub to_min: u32,
+    /// Most bytes per second; `None`: as many as go.
+    pub max_bytes_per_s: Option<u64>,
+}
+
+/// A bucket's server, as far as the run file says; the environment and AWS's files say the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BucketServer {
+    /// Endpoint URL.
+    pub endpoint: Option<String>,
+    /// Region for signing.
+    pub region: Option<String>,
+    /// Where the bucket's name stands in URLs.
+    pub style: Option<Style>,
+    /// File of certificates that it is trusted by, absolute.
+    pub ca: Option<PathBuf>,
 }
 
 /// Which bucket keys a box gets, and what it may do with them.

@@ -24,6 +24,8 @@ pub struct ListedObject {
     pub size_bytes: u64,
     /// Entity tag, quotes stripped.
     pub etag: String,
+    /// When it was stored, by the server's clock, seconds since the epoch; 0 when the server did not say.
+    pub modified_s: i64,
 }
 
 /// A part that the server has, by ListParts.

@@ -450,6 +450,7 @@ mod tests {
             key,
             size_bytes: 1,
             etag: String::new(),
+            modified_s: 0,
         };
         let all = vec![
             listed(layout.commit_key(&older)),

@@ -21,7 +21,7 @@ use crate::bucket::{
 mod state;
 
 use state::{
-    Fault, Object, State, Upload, assemble, error, no_such_key, open_upload, ordered, tag,
+    Fault, Object, State, Upload, assemble, error, no_such_key, now_s, open_upload, ordered, tag,
 };
 
 /// Smallest part that is not the last, bytes, as S3 has it.
@@ -108,7 +108,19 @@ impl MemoryBucket {
         let etag = tag(&body);
         self.lock()
             .objects
-            .insert(key.to_owned(), Object { body, etag });
+            .insert(key.to_owned(), Object::new(body, etag));
+    }
+
+    /// Makes everything that is there so much older.
+    pub fn grow_old(&self, by: Duration) {
+        let by_s = by.as_secs() as i64;
+        let mut state = self.lock();
+        for object in state.objects.values_mut() {
+            object.modified_s -= by_s;
+        }
+        for upload in state.uploads.values_mut() {
+            upload.initiated_s -= by_s;
+        }
     }
 
     /// Removes an object, past all faults; whether it was there.
@@ -198,13 +210,9 @@ impl Bucket for MemoryBucket {
     async fn put(&self, key: &str, body: Bytes) -> Result<String, BucketError> {
         self.call("PutObject", key).await?;
         let etag = tag(&body);
-        self.lock().objects.insert(
-            key.to_owned(),
-            Object {
-                body,
-                etag: etag.clone(),
-            },
-        );
+        self.lock()
+            .objects
+            .insert(key.to_owned(), Object::new(body, etag.clone()));
         Ok(etag)
     }
 
@@ -265,6 +273,7 @@ impl Bucket for MemoryBucket {
                 key: key.clone(),
                 size_bytes: object.body.len() as u64,
                 etag: object.etag.clone(),
+                modified_s: object.modified_s,
             })
             .collect())
     }
@@ -279,6 +288,7 @@ impl Bucket for MemoryBucket {
             Upload {
                 key: key.to_owned(),
                 parts: BTreeMap::new(),
+                initiated_s: now_s(),
             },
         );
         Ok(id)
@@ -305,13 +315,7 @@ impl Bucket for MemoryBucket {
         let etag = tag(&body);
         let mut state = self.lock();
         let upload = open_upload(&mut state, "UploadPart", key, upload_id)?;
-        upload.parts.insert(
-            number,
-            Object {
-                body,
-                etag: etag.clone(),
-            },
-        );
+        upload.parts.insert(number, Object::new(body, etag.clone()));
         Ok(etag)
     }
 
@@ -346,13 +350,9 @@ impl Bucket for MemoryBucket {
                 state
                     .finished
                     .insert(upload_id.to_owned(), (key.to_owned(), etag.clone()));
-                state.objects.insert(
-                    key.to_owned(),
-                    Object {
-                        body,
-                        etag: etag.clone(),
-                    },
-                );
+                state
+                    .objects
+                    .insert(key.to_owned(), Object::new(body, etag.clone()));
                 etag
             }
         };
@@ -393,7 +393,7 @@ impl Bucket for MemoryBucket {
         let row = |(id, upload): (&String, &Upload)| ListedUpload {
             key: upload.key.clone(),
             upload_id: id.clone(),
-            initiated_s: 0,
+            initiated_s: upload.initiated_s,
         };
         Ok(below.map(row).collect())
     }

@@ -131,6 +131,20 @@ impl Uploader<'_> {
         })
     }
 
+    /// Whether every object that a manifest refers to is in the bucket, in its full size.
+    pub async fn is_all_there(&self, manifest: &Manifest) -> Result<bool, UploadError> {
+        for file in &manifest.files {
+            let head = self
+                .standing
+                .ask(self.stop, || self.bucket.head(&file.key))
+                .await?;
+            if head.map(|object| object.size_bytes) != Some(file.size_bytes) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Compares the size of every object of the attempt with what was sent. What is missing will be sent again.
     pub async fn review_objects(&self, log: &mut AttemptLog) -> Result<(), UploadError> {
         let prefix = self.prefix_of(&log.attempt.id);

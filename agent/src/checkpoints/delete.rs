@@ -17,7 +17,6 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::commit::now_us;
 use super::index::Index;
 use super::ledger::{Ledger, Saved};
 use super::standing::chain;
@@ -143,11 +142,6 @@ impl Backup {
         self.trouble
             .lock()
             .expect("nothing panics while it holds this")
-    }
-
-    /// Microseconds since the epoch, by the bucket's clock.
-    pub(super) fn server_us(&self) -> u64 {
-        now_us().saturating_add_signed((self.bucket.clock_offset_s() * 1e6) as i64)
     }
 
     async fn delete_on_the_box(&self, ids: HashSet<String>) {

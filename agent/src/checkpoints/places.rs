@@ -40,6 +40,12 @@ impl Places {
         .to_string()
     }
 
+    /// What all keys of the run begin with.
+    pub fn run_prefix(&self) -> String {
+        let data = self.layout.data_prefix();
+        data.strip_suffix("data/").unwrap_or(&data).to_owned()
+    }
+
     /// What all data keys begin with.
     pub fn data_prefix(&self) -> String {
         self.layout.data_prefix()

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::candidate::Candidate;
-use super::commit::{About, now_us};
+use super::commit::About;
 use super::complete::{Ready, Settle, Tracker};
 use super::index::Index;
 use super::journal::{self, AttemptLog};
@@ -33,9 +33,6 @@ const YIELDS_IN_A_ROW: u32 = 2;
 /// Older checkpoints whose unchanged files are looked for.
 const REUSE_FROM: usize = 16;
 
-/// What two readings of the bucket's clock may differ by: a second of its own, and slow answers.
-const CLOCK_NOISE_MS: u64 = 5_000;
-
 /// What rounds hand on to the next one.
 pub(super) struct Work {
     pub(super) tracker: Tracker,
@@ -44,6 +41,8 @@ pub(super) struct Work {
     /// Attempts that were begun and not ended.
     pub(super) attempts: Vec<AttemptLog>,
     journals_loaded: bool,
+    /// When what lost boxes left is looked for again.
+    pub(super) sweep_at: Option<Instant>,
     yields: u32,
     /// When data of deleted checkpoints is looked for again.
     purge_at: Option<Instant>,
@@ -58,6 +57,7 @@ impl Work {
             index: None,
             attempts: Vec::new(),
             journals_loaded: false,
+            sweep_at: None,
             yields: 0,
             purge_at: None,
             told: HashMap::new(),
@@ -139,6 +139,9 @@ impl Backup {
             self.look(&mut work.tracker).await?;
         }
         self.drop_dead_attempts(work, stop).await;
+        if failure.is_none() {
+            self.sweep(work, stop).await;
+        }
         failure.map_or(Ok(committed), Err)
     }
 
@@ -231,29 +234,6 @@ impl Backup {
             });
         let value = self.measurements().of(made, before)?;
         Metric::new(&best.metric, value)
-    }
-
-    /// When a checkpoint was written, by the bucket's clock, so that boxes with different clocks agree about what is newer.
-    fn written_ms(&self, candidate: &Candidate) -> u64 {
-        let written_us =
-            (candidate.written_ns() / 1_000).clamp(0, i64::try_from(now_us()).unwrap_or(i64::MAX));
-        let offset_us = self.clock_offset_ms().saturating_mul(1_000);
-        u64::try_from(written_us.saturating_add(offset_us)).unwrap_or(0) / 1_000
-    }
-
-    /// Milliseconds that the bucket's clock is ahead. What was taken for it once is kept while it is about right: answers tell
-    /// whole seconds and take their time, which must not put two checkpoints of one box into the wrong order.
-    pub(super) fn clock_offset_ms(&self) -> i64 {
-        let measured_ms = (self.bucket.clock_offset_s() * 1e3) as i64;
-        let mut held_ms = self
-            .clock_offset_ms
-            .lock()
-            .expect("nothing panics while it holds this number");
-        // Exactly zero: nothing was heard of the bucket yet.
-        if measured_ms != 0 && measured_ms.abs_diff(*held_ms) >= CLOCK_NOISE_MS {
-            *held_ms = measured_ms;
-        }
-        *held_ms
     }
 
     /// Carries one checkpoint over. `Ok(None)`: the bucket had it already.
@@ -440,15 +420,28 @@ impl Backup {
             let began = Instant::now();
             let stop = stop.child_token();
             let uploader = self.uploader(&[], &stop);
-            let publish = uploader.publish(&manifest.id, bytes);
+            let publish = async {
+                // It may have been sealed days ago, by a box that was stopped meanwhile, and its data be swept since.
+                if !uploader.is_all_there(&manifest).await? {
+                    return Ok(None);
+                }
+                uploader.publish(&manifest.id, bytes).await.map(Some)
+            };
             match self
                 .attend(&mut work.tracker, |_| false, &stop, publish)
                 .await
             {
-                Ok(_) => committed.push(
+                Ok(Some(_)) => committed.push(
                     self.settle_commit(work, at, manifest, began.elapsed())
                         .await,
                 ),
+                Ok(None) => {
+                    warn!(
+                        id = manifest.id,
+                        "the data of a sealed checkpoint is not in the bucket any more; its upload begins anew"
+                    );
+                    remove(work.attempts.remove(at)).await;
+                }
                 Err(UploadError::Stopped) => break,
                 Err(source) => {
                     let attempt = &work.attempts[at].attempt;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{self, Instant};
 
-/// Parts in flight at first: four fill a gigabit at 200 ms.
-const FIRST: f64 = 4.0;
+use super::rates::Rates;
+
 /// Most parts in flight; memory usually allows fewer.
 pub const MOST: usize = 16;
 /// After the number was halved it is left alone for so long: one hiccup fails many requests.
@@ -21,16 +21,15 @@ pub struct Concurrency {
     halved_at: Option<Duration>,
 }
 
-impl Default for Concurrency {
-    fn default() -> Concurrency {
+impl Concurrency {
+    /// So many parts in flight at first.
+    pub fn new(first: u8) -> Concurrency {
         Concurrency {
-            limit: FIRST,
+            limit: f64::from(first).clamp(1.0, MOST as f64),
             halved_at: None,
         }
     }
-}
 
-impl Concurrency {
     /// Requests that may be in flight.
     pub fn limit(&self) -> usize {
         self.limit as usize
@@ -54,31 +53,40 @@ impl Concurrency {
 #[derive(Debug)]
 pub struct Tempo {
     began: Instant,
+    rates: Rates,
+    clock: fn() -> u64,
     concurrency: Mutex<Concurrency>,
     budget: Mutex<Budget>,
 }
 
 #[derive(Debug)]
 struct Budget {
-    bytes_per_s: Option<f64>,
+    /// The box goes away: no rate counts any more.
+    lifted: bool,
     /// When the bytes that were taken so far will have been sent at that rate.
     free_at: Instant,
 }
 
 impl Tempo {
-    /// With a limit in bytes per second, or without one.
-    pub fn new(max_bytes_per_s: Option<u64>) -> Tempo {
+    /// With the rates of a day by a clock (microseconds since the epoch), and so many parts in flight at first.
+    pub fn new(rates: Rates, first: u8, clock: fn() -> u64) -> Tempo {
         let began = Instant::now();
         Tempo {
             began,
-            concurrency: Mutex::default(),
+            rates,
+            clock,
+            concurrency: Mutex::new(Concurrency::new(first)),
             budget: Mutex::new(Budget {
-                bytes_per_s: max_bytes_per_s
-                    .filter(|rate| *rate > 0)
-                    .map(|rate| rate as f64),
+                lifted: false,
                 free_at: began,
             }),
         }
+    }
+
+    /// Bytes per second that may be sent now; `None`: as many as go.
+    fn rate(&self) -> Option<u64> {
+        let lifted = self.budget().lifted;
+        self.rates.at((self.clock)()).filter(|_| !lifted)
     }
 
     /// How many requests may be in flight, at most so many.
@@ -104,7 +112,7 @@ impl Tempo {
         };
         loop {
             let now = Instant::now();
-            if now >= begins || self.budget().bytes_per_s.is_none() {
+            if now >= begins || self.rate().is_none() {
                 return;
             }
             time::sleep_until(begins.min(now + SLICE)).await;
@@ -112,16 +120,17 @@ impl Tempo {
     }
 
     fn reserve(&self, bytes: u64) -> Option<Instant> {
+        let rate = self.rate()?;
+        let now = Instant::now();
         let mut budget = self.budget();
-        let rate = budget.bytes_per_s?;
-        let begins = budget.free_at.max(Instant::now());
-        budget.free_at = begins + Duration::from_secs_f64(bytes as f64 / rate);
+        let begins = budget.free_at.max(now);
+        budget.free_at = begins + Duration::from_secs_f64(bytes as f64 / rate as f64);
         Some(begins)
     }
 
     /// The box goes away: from now on as fast as it goes.
     pub fn lift(&self) {
-        self.budget().bytes_per_s = None;
+        self.budget().lifted = true;
     }
 
     fn concurrency(&self) -> MutexGuard<'_, Concurrency> {
@@ -139,12 +148,15 @@ impl Tempo {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
+    use crate::checkpoints::rates::Window;
 
     #[test]
     fn one_more_for_each_round_of_successes_and_half_after_a_failure() {
         let at = Duration::from_millis;
-        let mut concurrency = Concurrency::default();
+        let mut concurrency = Concurrency::new(4);
         let successes = |concurrency: &mut Concurrency, count: usize| {
             for _ in 0..count {
                 concurrency.succeeded();
@@ -167,7 +179,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_more_bytes_are_sent_than_are_allowed_until_the_box_goes_away() {
-        let tempo = Tempo::new(Some(1_000_000));
+        let rates = Rates {
+            max_bytes_per_s: Some(1_000_000),
+            windows: Vec::new(),
+        };
+        let tempo = Tempo::new(rates, 4, || 0);
         let began = Instant::now();
         for _ in 0..5 {
             tempo.take(2_000_000).await;
@@ -180,9 +196,31 @@ mod tests {
         tempo.take(100_000_000).await;
         tokio::join!(tempo.take(1), lifted);
         assert!(began.elapsed().as_secs() <= 14, "{:?}", began.elapsed());
-        let unlimited = Tempo::new(None);
+        let unlimited = Tempo::new(Rates::default(), 4, || 0);
         let began = Instant::now();
         unlimited.take(u64::MAX).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_without_a_limit_lets_what_waits_go_at_once() {
+        // Midnight when it begins; the window opens an hour later.
+        fn clock() -> u64 {
+            HOUR_US.fetch_add(1_000_000, Ordering::Relaxed)
+        }
+        static HOUR_US: AtomicU64 = AtomicU64::new(3_590_000_000);
+        let rates = Rates {
+            max_bytes_per_s: Some(1),
+            windows: vec![Window {
+                from_min: 60,
+                to_min: 120,
+                max_bytes_per_s: None,
+            }],
+        };
+        let tempo = Tempo::new(rates, 4, clock);
+        let began = Instant::now();
+        tempo.take(1_000_000).await;
+        tempo.take(1).await;
+        assert!(began.elapsed().as_secs() <= 12, "{:?}", began.elapsed());
     }
 }

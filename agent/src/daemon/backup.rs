@@ -1,14 +1,21 @@
 //! The backup that runs on this box: its bucket, its loop, and the proof that the bucket can be used from here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use spotter_bucket::{
-    Bucket, BucketError, Keep, Layout,
+    Bucket, BucketError, Keep, Layout, Payload, Target, profile,
     s3::{S3Bucket, S3Options},
 };
-use tokio::time;
+use tokio::{task::spawn_blocking, time};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use ulid::Ulid;
 
 use super::{
@@ -17,13 +24,19 @@ use super::{
 };
 use crate::{
     chain,
-    checkpoints::{Backup, BackupOptions, backup_loop, humble},
+    checkpoints::{Backup, BackupOptions, backup_loop, humble, sweep},
+    events::EventSink,
+    files,
 };
 
 /// Between two looks for finished checkpoints: one is taken within a second after its settle time.
 const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait for the proof of a target; a person waits for it.
 const PROOF_LIMIT: Duration = Duration::from_secs(60);
+/// Longest look at what the server checks.
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
+/// Where it is kept what the server was found to check.
+const SERVER_FILE: &str = "server.json";
 
 /// How long the data of a deleted checkpoint stays where nothing says so: as long as whoever reads it just then may need.
 const KEEP_GRACE: Duration = Duration::from_secs(3600);
@@ -44,9 +57,12 @@ pub struct RunningBackup {
     /// What does the work.
     pub backup: Arc<Backup>,
     /// Where it goes.
-    pub bucket: Arc<dyn Bucket>,
+    pub bucket: Arc<S3Bucket>,
     /// What keys of the run alone reach begins with.
     data_prefix: String,
+    /// Where it is kept what the server was found to check.
+    notes: PathBuf,
+    events: Arc<dyn EventSink>,
     stop: CancellationToken,
 }
 
@@ -55,7 +71,7 @@ impl RunningBackup {
     pub fn start(core: &Arc<Core>, run: &RunFile, plan: &BackupPlan) -> anyhow::Result<Self> {
         let keys = core.credentials.clone();
         let source = Arc::new(move || keys.get());
-        let bucket: Arc<dyn Bucket> = Arc::new(S3Bucket::new(
+        let bucket = Arc::new(S3Bucket::new(
             plan.target.clone(),
             source,
             S3Options {
@@ -63,6 +79,11 @@ impl RunningBackup {
                 ..S3Options::default()
             },
         )?);
+        if !plan.authorities.is_empty() {
+            bucket.trust(plan.authorities.as_bytes())?;
+        }
+        let notes = core.home.backup().join(SERVER_FILE);
+        bucket.set_payload(noted_payload(&notes, &plan.target));
         let options = BackupOptions {
             run: run.run.clone(),
             attempt: run.attempt,
@@ -82,6 +103,9 @@ impl RunningBackup {
                 .transpose()?,
             tripwire: !plan.no_tripwire,
             max_bytes_per_s: Some(plan.max_bytes_per_s).filter(|rate| *rate > 0),
+            windows: plan.windows.clone(),
+            parallel: profile::of(plan.target.endpoint.as_deref()).parallel,
+            sweep_grace: sweep::GRACE,
             state_dir: core.home.backup(),
         };
         let backup = Backup::new(options, bucket.clone(), core.journal.clone())?;
@@ -107,6 +131,8 @@ impl RunningBackup {
             backup,
             bucket,
             data_prefix: layout.data_prefix(),
+            notes,
+            events: core.journal.clone(),
             stop,
         })
     }
@@ -127,6 +153,9 @@ impl RunningBackup {
     /// Proves that the target can be written, read and deleted from this box; says in words what cannot.
     pub async fn prove(&self) -> Result<(), String> {
         let proof = time::timeout(PROOF_LIMIT, self.write_read_delete()).await;
+        if matches!(proof, Ok(Ok(()))) {
+            self.probe().await;
+        }
         proof.unwrap_or_else(|_| {
             Err(format!(
                 "{} gave no answer in {} s",
@@ -134,6 +163,40 @@ impl RunningBackup {
                 PROOF_LIMIT.as_secs()
             ))
         })
+    }
+
+    /// Finds out what the server honours, and keeps that for later daemons. What cannot be found out changes nothing: the way that
+    /// every server takes is the one until then.
+    async fn probe(&self) {
+        let target = &self.plan.target;
+        let found = match time::timeout(PROBE_LIMIT, self.bucket.probe(&self.data_prefix)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(err)) => {
+                warn!(error = %chain(&err), "what the bucket's server checks could not be found out");
+                return;
+            }
+            Err(_) => {
+                warn!(limit = ?PROBE_LIMIT, "what the bucket's server checks was not found out in time");
+                return;
+            }
+        };
+        let verdict = found.verdict(self.bucket.is_private());
+        self.bucket.set_payload(verdict.payload);
+        let profile = profile::of(target.endpoint.as_deref()).name;
+        let detail = json!({
+            "profile": profile, "found": found, "payload": verdict.payload, "warnings": verdict.warnings,
+        });
+        self.events.event("bucket.probed", detail);
+        let note = ServerNote {
+            target: target.clone(),
+            payload: verdict.payload,
+        };
+        let bytes = serde_json::to_vec(&note).expect("names are JSON");
+        let path = self.notes.clone();
+        let written = spawn_blocking(move || files::write_durably(&path, &bytes)).await;
+        if let Err(err) = written.expect("writing a file does not panic") {
+            warn!(error = %err, "what the bucket's server checks could not be noted; the next daemon signs every byte");
+        }
     }
 
     async fn write_read_delete(&self) -> Result<(), String> {
@@ -154,6 +217,21 @@ impl RunningBackup {
     }
 }
 
+/// What was found out about a server.
+#[derive(Serialize, Deserialize)]
+struct ServerNote {
+    target: Target,
+    payload: Payload,
+}
+
+/// How an earlier daemon found that payloads may go to this very target.
+fn noted_payload(path: &Path, target: &Target) -> Payload {
+    let read = files::read_if_there(path).ok().flatten();
+    let note = read.and_then(|bytes| serde_json::from_slice::<ServerNote>(&bytes).ok());
+    note.filter(|note| note.target == *target)
+        .map_or(Payload::Signed, |note| note.payload)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,5 +240,23 @@ mod tests {
     fn data_of_deleted_checkpoints_stays_for_a_while_where_nobody_says_for_how_long() {
         assert_eq!(keep_grace(0), Duration::from_secs(3600));
         assert_eq!(keep_grace(60), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_was_found_out_counts_for_that_very_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SERVER_FILE);
+        let target = Target::parse("s3://runs/a", Some("https://minio.lab"), None).unwrap();
+        assert_eq!(noted_payload(&path, &target), Payload::Signed, "no note");
+        let note = ServerNote {
+            target: target.clone(),
+            payload: Payload::Checksum,
+        };
+        std::fs::write(&path, serde_json::to_vec(&note).unwrap()).unwrap();
+        assert_eq!(noted_payload(&path, &target), Payload::Checksum);
+        let other = Target::parse("s3://runs/a", Some("http://minio.lab"), None).unwrap();
+        assert_eq!(noted_payload(&path, &other), Payload::Signed);
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(noted_payload(&path, &target), Payload::Signed, "damaged");
     }
 }

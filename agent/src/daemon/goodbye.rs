@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use spotter_bucket::{Cause, EndedBy, Ending, Layout};
+use spotter_bucket::{Bucket, Cause, EndedBy, Ending, Layout};
 use tokio::time::{self, Instant};
 use tracing::{info, warn};
 

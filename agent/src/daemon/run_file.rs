@@ -6,11 +6,14 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use spotter_bucket::{Best, Target, TargetError};
+use spotter_bucket::{Best, Style, Target, TargetError};
 use spotter_trainlog::{Metric, MetricError, Progress, ProgressError};
 
 use crate::{
-    checkpoints::{CompleteWhen, NoRule},
+    checkpoints::{
+        CompleteWhen, NoRule,
+        rates::{DAY_MIN, Window},
+    },
     config::{self, Home},
     files,
     windows::{Expected, Policy},
@@ -100,6 +103,12 @@ pub struct BackupPlan {
     /// Which checkpoints are kept for what the log says of them, if any are.
     #[serde(default)]
     pub keep_best: Option<Best>,
+    /// Times of the day at which another rate counts.
+    #[serde(default)]
+    pub windows: Vec<Window>,
+    /// Certificates that the bucket's server is trusted by besides those that everybody trusts, PEM; empty: those alone.
+    #[serde(default)]
+    pub authorities: String,
 }
 
 /// What the controller asks for, before it is checked.
@@ -162,6 +171,12 @@ pub struct BackupWish {
     pub stop_when_behind: bool,
     /// See [`BackupPlan::keep_best`].
     pub keep_best: Option<Best>,
+    /// `path`, `virtual`, or empty: as the server is known to want it.
+    pub style: String,
+    /// See [`BackupPlan::windows`].
+    pub windows: Vec<Window>,
+    /// See [`BackupPlan::authorities`].
+    pub authorities: String,
 }
 
 /// Why a configuration is refused.
@@ -185,6 +200,19 @@ pub enum ConfigureError {
     /// What says which checkpoints are best.
     #[error("the value that says which checkpoints are best is refused")]
     Metric(#[from] MetricError),
+    /// Minutes of no day.
+    #[error(
+        "an upload window is from {from_min} to {to_min}: both are minutes of a day, and differ"
+    )]
+    UploadWindow {
+        /// First minute.
+        from_min: u32,
+        /// The minute after the last.
+        to_min: u32,
+    },
+    /// A word that is none.
+    #[error("`{0}` is no addressing style: `path` or `virtual`")]
+    Style(String),
     /// The user's rule for when a checkpoint is complete.
     #[error("the rule for complete checkpoints is refused")]
     CompleteWhen(#[from] NoRule),
@@ -336,7 +364,22 @@ impl BackupPlan {
         if let Some(best) = &wish.keep_best {
             Metric::new(&best.metric)?;
         }
-        let target = Target::parse(&wish.target, Some(&wish.endpoint), Some(&wish.region))?;
+        for &Window {
+            from_min, to_min, ..
+        } in &wish.windows
+        {
+            if from_min >= DAY_MIN || to_min > DAY_MIN || from_min == to_min {
+                return Err(ConfigureError::UploadWindow { from_min, to_min });
+            }
+        }
+        let style = match wish.style.as_str() {
+            "" => Style::Auto,
+            word => word
+                .parse()
+                .map_err(|()| ConfigureError::Style(word.chars().take(NAME_LIMIT).collect()))?,
+        };
+        let target = Target::parse(&wish.target, Some(&wish.endpoint), Some(&wish.region))?
+            .with_style(style);
         Ok(Self {
             dir: workdir.join(&wish.dir),
             target,
@@ -350,6 +393,8 @@ impl BackupPlan {
             keep_grace_s: wish.keep_grace_s,
             stop_when_behind: wish.stop_when_behind,
             keep_best: wish.keep_best,
+            windows: wish.windows,
+            authorities: wish.authorities,
         })
     }
 }

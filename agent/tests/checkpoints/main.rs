@@ -16,6 +16,7 @@ mod keeping;
 mod recording;
 mod restoring;
 mod saving;
+mod sweeping;
 mod torn;
 mod world;
 mod writers;

@@ -96,6 +96,9 @@ impl World {
             complete_when: None,
             tripwire: true,
             max_bytes_per_s: None,
+            windows: Vec::new(),
+            parallel: 4,
+            sweep_grace: spotter_agent::checkpoints::sweep::GRACE,
             state_dir: home.path().join("state"),
         };
         change(&mut options);

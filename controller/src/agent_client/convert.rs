@@ -363,6 +363,17 @@ impl From<&BoxConfig> for v1::ConfigureRequest {
                 complete_when: backup.complete_when.clone().unwrap_or_default(),
                 no_tripwire: !backup.tripwire,
                 max_bytes_per_s: backup.max_bytes_per_s.unwrap_or(0),
+                style: backup.style.word().to_owned(),
+                windows: backup
+                    .windows
+                    .iter()
+                    .map(|window| v1::UploadWindow {
+                        from_min: window.from_min,
+                        to_min: window.to_min,
+                        max_bytes_per_s: window.max_bytes_per_s.unwrap_or(0),
+                    })
+                    .collect(),
+                authorities: backup.authorities.clone(),
             }),
             bring_up_s: seconds(config.bring_up),
             idle_stop_s: config.idle_stop.map_or(0, seconds),

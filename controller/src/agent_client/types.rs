@@ -1,6 +1,9 @@
 //! What the agent says and is asked, in our own words (pure). [`super::convert`] knows the contract.
 
 use serde::{Deserialize, Serialize};
+use spotter_bucket::Style;
+
+use crate::spec::UploadWindow;
 
 /// What an agent is and how its box is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -508,6 +511,12 @@ pub struct BackupConfig {
     pub tripwire: bool,
     /// Most bytes per second to send; `None`: as many as go.
     pub max_bytes_per_s: Option<u64>,
+    /// Where the bucket's name stands in URLs.
+    pub style: Style,
+    /// Times of the day at which another rate counts.
+    pub windows: Vec<UploadWindow>,
+    /// Certificates that the bucket's server is trusted by besides those that everybody trusts, PEM; empty: those alone.
+    pub authorities: String,
 }
 
 /// A command to start.

@@ -19,6 +19,7 @@ use crate::{
     checkpoints::{Shelf, choose::choose},
     commands::Deps,
     error::CommandError,
+    spec::BucketServer,
     store::RunRecord,
     ui::Ui,
 };
@@ -106,7 +107,7 @@ pub(super) async fn open(
     run: Option<&str>,
     place: &Place,
 ) -> Result<(Shelf, Option<RunRecord>), CommandError> {
-    let (name, to, record) = match (&place.bucket, run) {
+    let (name, to, server, record) = match (&place.bucket, run) {
         // A run that this machine knows keeps what its run file says, wherever its bucket is named.
         (Some(to), Some(run)) => {
             let store = deps.existing_store()?;
@@ -114,7 +115,7 @@ pub(super) async fn open(
                 .map(|store| store.find_run(run))
                 .transpose()?
                 .flatten();
-            (run.to_owned(), to.clone(), record)
+            (run.to_owned(), to.clone(), BucketServer::default(), record)
         }
         (Some(_), None) => {
             return Err(CommandError::usage(
@@ -136,7 +137,8 @@ pub(super) async fn open(
                     record.name
                 ))
             })?;
-            (record.name.clone(), to, Some(record))
+            let server = checkpoints.map_or_else(BucketServer::default, |kept| kept.server.clone());
+            (record.name.clone(), to, server, Some(record))
         }
     };
     let failed = |why: &dyn std::error::Error| {
@@ -145,7 +147,7 @@ pub(super) async fn open(
     };
     let (bucket, target) = deps
         .sites()?
-        .bucket(&to)
+        .bucket(&to, &server)
         .await
         .map_err(|err| failed(&err))?;
     let shelf = Shelf::new(bucket, &target, &name).map_err(|err| failed(&err))?;

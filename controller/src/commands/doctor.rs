@@ -7,14 +7,14 @@ use spotter_bucket::{BucketError, Layout, S3Bucket, S3Options, Target};
 
 use crate::{
     commands::Deps,
-    credentials::{self, BucketAccess},
+    credentials::{self, BucketAccess, Place},
     doctor::{
         diagnosis::{self, CLOCK_LIMIT_S, Trouble},
         policy::{self, Grantor, Need},
         probe::{self, Findings, Outcome},
     },
     error::{CommandError, chain},
-    spec::RunSpec,
+    spec::{BucketServer, RunSpec},
     ui::{Table, Ui},
 };
 
@@ -100,31 +100,33 @@ struct Subject {
     url: String,
     /// Run whose name is appended to the prefix.
     run: Option<String>,
+    /// What its run file says of the server.
+    server: BucketServer,
 }
 
 async fn bucket(ui: &mut Ui, deps: &Deps, args: &BucketArgs) -> Result<(), CommandError> {
     let subject = subject(deps, args.subject.as_deref())?;
     if let Some(grantor) = args.policy {
         let place = credentials::place().map_err(|err| CommandError::from_error(&err))?;
+        let place = place.at(&subject.server);
         let grantor = grantor.unwrap_or_else(|| Grantor::of(place.endpoint.as_deref()));
-        let target = target(&subject, place.endpoint.as_deref(), place.region.as_deref())?;
+        let target = target(&subject, &place)?;
         let policy = policy::policy(grantor, &target);
         ui.bytes(format!("{}\n", policy.text).as_bytes());
         ui.hint(format_args!("{}: {}", grantor.name(), policy.how));
         return Ok(());
     }
-    let access = credentials::find().await.map_err(|err| {
+    let mut access = credentials::find().await.map_err(|err| {
         CommandError::new(format!(
             "{} was not tried: there are no keys for it",
             subject.url
         ))
         .cause(err)
     })?;
-    let target = target(
-        &subject,
-        access.endpoint.as_deref(),
-        access.region.as_deref(),
-    )?;
+    access.place = access.place.at(&subject.server);
+    let target = target(&subject, &access.place)?;
+    let authorities = access.place.authorities();
+    let authorities = authorities.map_err(|err| CommandError::from_error(&err))?;
     let root = match &subject.run {
         Some(run) => Layout::new(&target.prefix, run)
             .map_err(|err| CommandError::from_error(&err))?
@@ -149,6 +151,10 @@ async fn bucket(ui: &mut Ui, deps: &Deps, args: &BucketArgs) -> Result<(), Comma
         options,
     )
     .map_err(|err| CommandError::from_error(&err))?;
+    if !authorities.is_empty() {
+        let trusted = client.trust(authorities.as_bytes());
+        trusted.map_err(|err| CommandError::from_error(&err))?;
+    }
     let findings = probe::probe(&client, &root).await;
 
     let diagnosis = diagnosis::diagnose(&findings);
@@ -168,7 +174,8 @@ async fn bucket(ui: &mut Ui, deps: &Deps, args: &BucketArgs) -> Result<(), Comma
 
 fn subject(deps: &Deps, named: Option<&str>) -> Result<Subject, CommandError> {
     let of = |spec: &RunSpec| {
-        let to = spec.checkpoints.as_ref().and_then(|kept| kept.to.clone());
+        let kept = spec.checkpoints.as_ref();
+        let to = kept.and_then(|kept| kept.to.clone());
         let url = to.ok_or_else(|| {
             CommandError::usage(format!(
                 "run `{}` has no bucket: `checkpoints.to` is not set",
@@ -178,12 +185,14 @@ fn subject(deps: &Deps, named: Option<&str>) -> Result<Subject, CommandError> {
         Ok(Subject {
             url,
             run: Some(spec.name.clone()),
+            server: kept.map_or_else(BucketServer::default, |kept| kept.server.clone()),
         })
     };
     match named {
         Some(url) if url.contains("://") => Ok(Subject {
             url: url.to_owned(),
             run: None,
+            server: BucketServer::default(),
         }),
         Some(file) if is_file_name(file) => of(&RunSpec::load(Path::new(file))?),
         None if Path::new(RUN_FILE).is_file() => of(&RunSpec::load(Path::new(RUN_FILE))?),
@@ -200,12 +209,9 @@ fn is_file_name(text: &str) -> bool {
     yaml || text.contains('/') || path.is_file()
 }
 
-fn target(
-    subject: &Subject,
-    endpoint: Option<&str>,
-    region: Option<&str>,
-) -> Result<Target, CommandError> {
-    Target::parse(&subject.url, endpoint, region).map_err(|err| CommandError::usage(chain(&err)))
+fn target(subject: &Subject, place: &Place) -> Result<Target, CommandError> {
+    let target = place.target(&subject.url);
+    target.map_err(|err| CommandError::usage(chain(&err)))
 }
 
 /// Who is asked, for people.
@@ -329,9 +335,9 @@ fn sick(
     let said = |text: String| CommandError::new(text).cause(err);
     match trouble {
         Trouble::Silent => said(format!("{url} was not tried: {server} does not answer"))
-            .hint("another server is named by AWS_ENDPOINT_URL_S3, or by `endpoint_url` in ~/.aws/config"),
+            .hint("another server is named by `checkpoints.server` of the run file, AWS_ENDPOINT_URL_S3, or `endpoint_url` in ~/.aws/config"),
         Trouble::NoBucket => said(format!("there is no bucket `{}` at {server}", target.bucket))
-            .hint("make it there, or correct `checkpoints.to` in the run file; the server is named by AWS_ENDPOINT_URL_S3"),
+            .hint("make it there, or correct `checkpoints.to` in the run file; the server is named by `checkpoints.server` or AWS_ENDPOINT_URL_S3"),
         Trouble::WrongKeys => said(format!("{server} does not accept the keys from {source}"))
             .hint("they belong to another server, were deleted, or the secret is not that of the id"),
         Trouble::Expired => said(format!("the keys from {source} have expired"))

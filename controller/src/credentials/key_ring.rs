@@ -13,8 +13,9 @@ use super::{
     web::now_us,
 };
 use crate::{
+    authorities::AuthoritiesError,
     doctor::policy::{self, Grantor, Need},
-    spec::{KeyMode, KeyRules},
+    spec::{BucketServer, KeyMode, KeyRules},
 };
 
 /// Longest life of federated keys at AWS: a laptop may be closed over a night and a day.
@@ -54,6 +55,9 @@ pub enum KeysError {
     /// The bucket's name is not usable.
     #[error(transparent)]
     Target(#[from] spotter_bucket::TargetError),
+    /// The server's certificates cannot be read.
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
 }
 
 /// How a box gets its keys.
@@ -113,7 +117,7 @@ pub struct KeyRing {
 #[derive(Default)]
 struct Held {
     own: Option<Own>,
-    /// By the root of the run in its bucket.
+    /// By the root of the run in its bucket on its server.
     sessions: HashMap<String, Session>,
 }
 
@@ -139,7 +143,7 @@ impl KeyRing {
         self.held.lock().await.access().await
     }
 
-    /// Keys for the box of a run whose checkpoints go to `to`.
+    /// Keys for the box of a run whose checkpoints go to `to` on a server.
     ///
     /// # Errors
     /// When this laptop has none, or the rules ask for narrower ones than the provider gives.
@@ -147,11 +151,13 @@ impl KeyRing {
         &self,
         rules: &KeyRules,
         to: &str,
+        server: &BucketServer,
         run: &str,
     ) -> Result<BoxKeys, KeysError> {
         let mut held = self.held.lock().await;
-        let access = held.access().await?;
-        let mut target = Target::parse(to, access.endpoint.as_deref(), access.region.as_deref())?;
+        let mut access = held.access().await?;
+        access.place = access.place.at(server);
+        let mut target = access.place.target(to)?;
         // What is granted is the run's part alone.
         target.prefix = match target.prefix.as_str() {
             "" => run.to_owned(),
@@ -162,14 +168,15 @@ impl KeyRing {
             run_only: false,
             why_own,
         };
-        let grantor = Grantor::of(access.endpoint.as_deref());
+        let grantor = Grantor::of(access.place.endpoint.as_deref());
         let temporary = access.credentials.session_token.is_some();
         let way = ways(rules, grantor, temporary).map_err(KeysError::NoSession)?;
         if way == Way::Own {
             return Ok(own(None));
         }
         let by = access.credentials.access_key_id.clone();
-        let root = target.url();
+        let endpoint = access.place.endpoint.as_deref().unwrap_or_default();
+        let root = format!("{endpoint} {}", target.url());
         let now = now_us();
         let known = held
             .sessions
@@ -180,7 +187,8 @@ impl KeyRing {
         {
             return Ok(narrow(known.keys.clone()));
         }
-        match ask(&way, &access, &target, run, grantor).await {
+        let authorities = access.place.authorities()?;
+        match ask(&way, &access, authorities, &target, run, grantor).await {
             Ok(keys) => {
                 let session = Session {
                     keys: keys.clone(),
@@ -234,6 +242,7 @@ fn narrow(credentials: Credentials) -> BoxKeys {
 async fn ask(
     way: &Way,
     access: &BucketAccess,
+    authorities: String,
     target: &Target,
     run: &str,
     grantor: Grantor,
@@ -241,10 +250,10 @@ async fn ask(
     let named = super::sts_endpoint();
     // AWS has its token service elsewhere, servers like MinIO at the same place as the buckets.
     let endpoint = match grantor {
-        Grantor::Minio => named.as_deref().or(access.endpoint.as_deref()),
+        Grantor::Minio => named.as_deref().or(access.place.endpoint.as_deref()),
         _ => named.as_deref(),
     };
-    let service = Service::new(endpoint, Some(&target.region));
+    let service = Service::new(endpoint, Some(&target.region)).trusting(authorities);
     let policy = policy::document(target, &Need::ALL).compact();
     let name = name(run);
     let by = &access.credentials;

@@ -104,7 +104,7 @@ impl Login {
             };
             format!("https://portal.sso.{}.amazonaws.com{china}", self.region)
         });
-        let client = web::client().map_err(SsoError::Unusable)?;
+        let client = web::client("").map_err(SsoError::Unusable)?;
         let request = client
             .get(format!(
                 "{}/federation/credentials",

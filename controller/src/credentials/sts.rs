@@ -24,6 +24,8 @@ const DEFAULT_REGION: &str = "us-east-1";
 pub struct Service {
     url: String,
     region: String,
+    /// Certificates that it is trusted by besides the usual ones, PEM.
+    authorities: String,
 }
 
 /// A role that is asked for.
@@ -131,7 +133,19 @@ impl Service {
                 format!("https://sts.{region}.amazonaws.com{china}/")
             }
         };
-        Self { url, region }
+        Self {
+            url,
+            region,
+            authorities: String::new(),
+        }
+    }
+
+    /// The same, trusted by these certificates (PEM) besides those that everybody trusts.
+    pub fn trusting(self, authorities: String) -> Self {
+        Self {
+            authorities,
+            ..self
+        }
     }
 
     /// Keys of a role.
@@ -184,7 +198,7 @@ impl Service {
             why,
         };
         let body = form(action, parameters);
-        let client = web::client().map_err(unusable)?;
+        let client = web::client(&self.authorities).map_err(unusable)?;
         let mut request = client
             .post(&self.url)
             .header("content-type", CONTENT_TYPE)

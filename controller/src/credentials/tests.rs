@@ -11,7 +11,8 @@ use super::*;
 
 const KEYS: &str = "[default]\naws_access_key_id = DEFAULT\naws_secret_access_key = s0\n\n\
                     [lab]\naws_access_key_id=LAB\naws_secret_access_key=s1\naws_session_token=t1\n";
-const CONFIG: &str = "[default]\nregion = eu-west-1\n[profile lab]\nregion=us-west-2\nservices = local\n\
+const CONFIG: &str = "[default]\nregion = eu-west-1\n[profile lab]\nregion=us-west-2\nservices = local\nca_bundle = /lab.pem\n\
+                      s3 =\n  addressing_style = virtual\n\
                       [services local]\ns3 =\n  endpoint_url = http://127.0.0.1:9000\n\
                       [profile plain]\nendpoint_url = https://s3.example\n\
                       [profile half]\nrole_arn = arn:aws:iam::1:role/train\n\
@@ -111,6 +112,45 @@ fn sts_keys(id: &str) -> String {
     )
 }
 
+#[test]
+fn style_and_authorities_are_found_and_the_run_file_counts_over_them() {
+    let found = |variables: &[(&str, &str)]| {
+        let laptop = Laptop::new("", variables);
+        let variable = |name: &str| laptop.variables.get(name).cloned();
+        surroundings(&variable).unwrap().place()
+    };
+    let check = |variables: &[(&str, &str)], style: Style, ca: Option<&str>| {
+        let place = found(variables);
+        assert_eq!(
+            (place.style, place.ca),
+            (style, ca.map(PathBuf::from)),
+            "{variables:?}"
+        );
+    };
+    check(&[], Style::Auto, None);
+    let lab = ("AWS_PROFILE", "lab");
+    check(&[lab], Style::Virtual, Some("/lab.pem"));
+    check(
+        &[lab, ("AWS_CA_BUNDLE", "/env.pem")],
+        Style::Virtual,
+        Some("/env.pem"),
+    );
+    let place = found(&[lab]);
+    assert_eq!(place.clone().at(&BucketServer::default()), place);
+    let server = BucketServer {
+        endpoint: Some("https://minio.lab".into()),
+        region: None,
+        style: Some(Style::Path),
+        ca: Some("/run.pem".into()),
+    };
+    let there = place.at(&server);
+    assert_eq!(
+        (there.endpoint.as_deref(), there.region.as_deref()),
+        (Some("https://minio.lab"), Some("us-west-2"))
+    );
+    assert_eq!((there.style, there.ca), (Style::Path, server.ca));
+}
+
 #[tokio::test]
 async fn the_environment_wins_over_profiles() {
     let check = async |variables: &[(&str, &str)],
@@ -122,7 +162,10 @@ async fn the_environment_wins_over_profiles() {
         assert_eq!(access.credentials.access_key_id, key);
         assert_eq!(access.source, source);
         assert_eq!(
-            (access.endpoint.as_deref(), access.region.as_deref()),
+            (
+                access.place.endpoint.as_deref(),
+                access.place.region.as_deref()
+            ),
             (endpoint, region)
         );
     };

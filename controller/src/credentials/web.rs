@@ -15,24 +15,30 @@ pub(super) struct Answer {
     pub body: Zeroizing<Vec<u8>>,
 }
 
-/// A client that follows no redirect: keys go where they were meant to go.
-pub(super) fn client() -> Result<reqwest::Client, String> {
+/// A client that follows no redirect: keys go where they were meant to go. `authorities` (PEM, perhaps none) are trusted besides
+/// those that everybody trusts.
+pub(super) fn client(authorities: &str) -> Result<reqwest::Client, String> {
     let builder = || {
         reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(LIMIT)
             .user_agent(concat!("spotter/", env!("CARGO_PKG_VERSION")))
     };
-    builder().build().or_else(|_| {
-        // A machine without any system certificate still has the usual ones.
-        let roots: Vec<_> = webpki_root_certs::TLS_SERVER_ROOT_CERTS
+    let failed = |err: reqwest::Error| crate::error::chain(&err);
+    let usual = || {
+        webpki_root_certs::TLS_SERVER_ROOT_CERTS
             .iter()
             .filter_map(|root| reqwest::Certificate::from_der(root).ok())
-            .collect();
-        builder()
-            .tls_certs_only(roots)
-            .build()
-            .map_err(|err| crate::error::chain(&err))
+    };
+    if !authorities.is_empty() {
+        let ours = reqwest::Certificate::from_pem_bundle(authorities.as_bytes()).map_err(failed)?;
+        let roots: Vec<_> = usual().chain(ours).collect();
+        return builder().tls_certs_only(roots).build().map_err(failed);
+    }
+    builder().build().or_else(|_| {
+        // A machine without any system certificate still has the usual ones.
+        let roots: Vec<_> = usual().collect();
+        builder().tls_certs_only(roots).build().map_err(failed)
     })
 }
 

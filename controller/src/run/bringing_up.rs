@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use spotter_bucket::Style;
+
 use crate::{
     agent_client::{
         AgentStatus, BackupConfig, BoxConfig, SessionInfo, SessionRequest, SessionState,
@@ -400,6 +402,9 @@ impl Lifecycle {
                 complete_when: checkpoints.complete_when.clone(),
                 tripwire: checkpoints.tripwire,
                 max_bytes_per_s: checkpoints.max_bytes_per_s,
+                style: Style::Auto,
+                windows: checkpoints.windows.clone(),
+                authorities: String::new(),
             })
         });
         BoxConfig {

@@ -12,7 +12,7 @@ use crate::{
         LogPosition, PreflightReport, RestoreReport, SessionInfo, SessionRequest,
     },
     provider::{InstanceId, SshAddress},
-    spec::RunSpec,
+    spec::{BucketServer, RunSpec},
 };
 
 /// Which box to open.
@@ -183,7 +183,11 @@ pub trait Sites: Send + Sync {
         progress: Progress<'_>,
     ) -> Result<Arc<dyn Site>, SiteError>;
     /// A client for a bucket with the keys of this laptop; `to` is `s3://bucket/prefix`.
-    async fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
+    async fn bucket(
+        &self,
+        to: &str,
+        _server: &BucketServer,
+    ) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
         Err(SiteError::Local(format!(
             "{to} cannot be reached from here"
         )))

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
-    Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
-    DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST,
-    DEFAULT_WAIT, KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy, Resources, Results,
-    RunSpec, SpecError, accelerators, check_rules, file, query, values,
+    BucketServer, Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR,
+    DEFAULT_DISK_GB, DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE,
+    DEFAULT_KEEP_LAST, DEFAULT_WAIT, KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy,
+    Resources, Results, RunSpec, SpecError, accelerators, check_rules, file, query, values,
 };
 use crate::provider::Rental;
 
@@ -176,6 +176,8 @@ fn checkpoints(bare: &BareRun) -> Result<Option<Checkpoints>, SpecError> {
         max_bytes_per_s: None,
         keys: KeyRules::default(),
         on_stale: OnStale::Alert,
+        windows: Vec::new(),
+        server: BucketServer::default(),
     }))
 }
 

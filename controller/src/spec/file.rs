@@ -1,6 +1,7 @@
 //! The run file as it is written: its keys, and how they become a [`RunSpec`].
 
 mod model;
+mod upload;
 
 use std::{
     collections::BTreeMap,
@@ -16,12 +17,13 @@ use serde_saphyr::{Location, Spanned};
 use spotter_bucket::{Best, Target};
 
 pub(super) use self::model::ModelKeys;
+use self::upload::{ServerKeys, UploadKeys};
 use super::{
-    Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR, DEFAULT_DISK_GB,
-    DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST,
-    DEFAULT_SMOKE_TIMEOUT, DEFAULT_WAIT, DEFAULT_WINDOW, EARLY_WINDOWS, KeyMode, KeyRules, Limits,
-    OnDone, OnStale, Recover, RecoverPolicy, Resources, Results, RunSpec, Smoke, Validate,
-    YamlError, accelerators, check_rules, from_yaml, query, values,
+    BucketServer, Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR,
+    DEFAULT_DISK_GB, DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE,
+    DEFAULT_KEEP_LAST, DEFAULT_SMOKE_TIMEOUT, DEFAULT_WAIT, DEFAULT_WINDOW, EARLY_WINDOWS, KeyMode,
+    KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy, Resources, Results, RunSpec, Smoke,
+    Validate, YamlError, accelerators, check_rules, from_yaml, query, values,
 };
 use crate::{error::CommandError, provider::Rental};
 
@@ -173,16 +175,11 @@ pub(super) struct CheckpointsKeys {
     complete_when: Option<Scalar>,
     tripwire: Option<Scalar>,
     upload: Option<UploadKeys>,
+    server: Option<ServerKeys>,
     credentials: Option<Scalar>,
     role: Option<Scalar>,
     persist: Option<Scalar>,
     on_stale: Option<Scalar>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub(super) struct UploadKeys {
-    max: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -374,7 +371,10 @@ impl FileKeys {
     fn check(self, dir: &Path) -> Result<RunSpec, YamlError> {
         at(&self.name, values::run_name(&self.name.value))?;
         let resources = resources(&self.resources.value)?;
-        let checkpoints = self.checkpoints.as_ref().map(checkpoints).transpose()?;
+        let checkpoints = self.checkpoints.as_ref();
+        let checkpoints = checkpoints
+            .map(|keys| self::checkpoints(keys, dir))
+            .transpose()?;
         let recover = self.recover.as_ref();
         let limits = self.limits.as_ref();
         let results = self
@@ -503,7 +503,8 @@ fn resources(keys: &ResourcesKeys) -> Result<Resources, YamlError> {
     })
 }
 
-fn checkpoints(keys: &CheckpointsKeys) -> Result<Checkpoints, YamlError> {
+fn checkpoints(keys: &CheckpointsKeys, dir: &Path) -> Result<Checkpoints, YamlError> {
+    let (sending, server) = (keys.upload.as_ref(), keys.server.as_ref());
     let keep = keys.keep.as_ref();
     Ok(Checkpoints {
         dir: or(
@@ -536,7 +537,7 @@ fn checkpoints(keys: &CheckpointsKeys) -> Result<Checkpoints, YamlError> {
             choice(text, &[("true", true), ("false", false)])
         })?,
         max_bytes_per_s: option(
-            keys.upload.as_ref().and_then(|upload| upload.max.as_ref()),
+            sending.and_then(|upload| upload.max.as_ref()),
             values::bytes_per_s,
         )?,
         keys: KeyRules {
@@ -556,6 +557,11 @@ fn checkpoints(keys: &CheckpointsKeys) -> Result<Checkpoints, YamlError> {
         on_stale: or(keys.on_stale.as_ref(), OnStale::Alert, |text| {
             choice(text, &[("alert", OnStale::Alert), ("stop", OnStale::Stop)])
         })?,
+        windows: sending.map_or(Ok(Vec::new()), upload::windows)?,
+        server: server.map_or_else(
+            || Ok(BucketServer::default()),
+            |keys| upload::server(keys, dir),
+        )?,
     })
 }
 

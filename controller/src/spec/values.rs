@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use spotter_trainlog::{GROUPS, Progress, ProgressError};
 
+use super::UploadWindow;
+
 /// A size in GB (10^9 bytes, as the market counts): `500GB`, `1TB`, `0.5 TiB`, or a bare number of GB.
 pub fn size_gb(text: &str) -> Result<f64, String> {
     const UNITS: [(&str, f64); 7] = [
@@ -41,6 +43,62 @@ pub fn bytes_per_s(text: &str) -> Result<u64, String> {
     } else {
         Err("a rate is from 64KB/s to 1000GB/s".to_owned())
     }
+}
+
+/// How far a zone is ahead of UTC, minutes: `+02:00`, `-05:30`, `UTC`. A fixed distance: no summer time is followed.
+pub fn zone(text: &str) -> Result<i32, String> {
+    const HELP: &str = "a zone is how far its clock is ahead of UTC: +02:00, -05:30 or UTC";
+    if matches!(text, "UTC" | "utc" | "Z") {
+        return Ok(0);
+    }
+    let (sign, clock) = match (text.strip_prefix('+'), text.strip_prefix('-')) {
+        (Some(clock), _) => (1, clock),
+        (_, Some(clock)) => (-1, clock),
+        _ => return Err(HELP.to_owned()),
+    };
+    let minutes = minute_of_day(clock).ok_or(HELP)?;
+    // The farthest zone is 14 hours ahead.
+    if minutes > 14 * 60 {
+        return Err(HELP.to_owned());
+    }
+    Ok(sign * i32::try_from(minutes).expect("at most a day"))
+}
+
+/// A stretch of every day with an upload rate of its own, `22:00-06:00 full` or `09:00-17:00 5MB/s`, in a zone so many minutes
+/// ahead of UTC.
+pub fn upload_window(text: &str, ahead_min: i32) -> Result<UploadWindow, String> {
+    const HELP: &str = "a window looks like `22:00-06:00 full` or `09:00-17:00 5MB/s`";
+    let (times, rate) = text.trim().split_once(char::is_whitespace).ok_or(HELP)?;
+    let (from, to) = times.split_once('-').ok_or(HELP)?;
+    let utc = |clock: &str| {
+        let minute = i32::try_from(minute_of_day(clock)?).ok()?;
+        u32::try_from((minute - ahead_min).rem_euclid(24 * 60)).ok()
+    };
+    let (from_min, to_min) = (utc(from).ok_or(HELP)?, utc(to).ok_or(HELP)?);
+    if from_min == to_min {
+        return Err(format!("the window begins when it ends: {HELP}"));
+    }
+    let max_bytes_per_s = match rate.trim() {
+        "full" => None,
+        rate => Some(bytes_per_s(rate).map_err(|err| format!("{err}, or `full`"))?),
+    };
+    Ok(UploadWindow {
+        from_min,
+        to_min,
+        max_bytes_per_s,
+    })
+}
+
+/// Minutes of `HH:MM`, up to `24:00`.
+fn minute_of_day(clock: &str) -> Option<u32> {
+    let (hours, minutes) = clock.split_once(':')?;
+    let number = |digits: &str| {
+        let plain = (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        plain.then(|| digits.parse::<u32>().ok()).flatten()
+    };
+    let (hours, minutes) = (number(hours)?, number(minutes)?);
+    let of_day = hours * 60 + minutes;
+    (minutes < 60 && of_day <= 24 * 60).then_some(of_day)
 }
 
 /// The user's rule for when a checkpoint is complete, in the form that the agent reads: a silence in milliseconds.
@@ -312,6 +370,48 @@ mod tests {
             ("", None),
         ] {
             check(size_gb(text), expected);
+        }
+    }
+
+    #[test]
+    fn windows_are_kept_in_utc() {
+        let window = |from_min, to_min, max_bytes_per_s| {
+            Some(UploadWindow {
+                from_min,
+                to_min,
+                max_bytes_per_s,
+            })
+        };
+        for (text, zone_text, expected) in [
+            ("22:00-06:00 full", "UTC", window(22 * 60, 6 * 60, None)),
+            ("22:00-06:00 full", "+02:00", window(20 * 60, 4 * 60, None)),
+            (
+                "1:30-24:00  5MB/s",
+                "-05:30",
+                window(7 * 60, 5 * 60 + 30, Some(5_000_000)),
+            ),
+            ("00:00-24:00 full", "UTC", None),
+            ("22:00-22:00 full", "UTC", None),
+            ("25:00-06:00 full", "UTC", None),
+            ("22:60-06:00 full", "UTC", None),
+            ("22-06 full", "UTC", None),
+            ("22:00-06:00", "UTC", None),
+            ("22:00-06:00 fast", "UTC", None),
+            ("+1:00-06:00 full", "UTC", None),
+        ] {
+            let ahead_min = zone(zone_text).unwrap();
+            check(upload_window(text, ahead_min), expected);
+        }
+        for (text, expected) in [
+            ("UTC", Some(0)),
+            ("+14:00", Some(840)),
+            ("-00:30", Some(-30)),
+            ("+15:00", None),
+            ("CET", None),
+            ("02:00", None),
+            ("", None),
+        ] {
+            check(zone(text), expected);
         }
     }
 

@@ -22,3 +22,4 @@ mod money;
 mod other_tools;
 mod refusals;
 mod results;
+mod servers;

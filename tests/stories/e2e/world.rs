@@ -448,6 +448,11 @@ impl World {
         );
     }
 
+    /// Where its S3 server answers.
+    pub fn s3_url(&self) -> &str {
+        self.ready["s3_url"].as_str().unwrap()
+    }
+
     /// What the simulator said.
     pub fn sim_log(&self) -> String {
         let mut text = String::new();

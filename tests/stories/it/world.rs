@@ -259,6 +259,8 @@ pub fn spec(name: &str) -> RunSpec {
             max_bytes_per_s: None,
             keys: KeyRules::default(),
             on_stale: OnStale::Alert,
+            windows: Vec::new(),
+            server: spotter::spec::BucketServer::default(),
         }),
         validate: spotter::spec::Validate::default(),
         recover: Recover {

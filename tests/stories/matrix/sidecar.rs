@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use spotter_agent::{
-    checkpoints::{Backup, BackupOptions, CompleteWhen, Restored, backup_loop, humble},
+    checkpoints::{Backup, BackupOptions, CompleteWhen, Restored, backup_loop, humble, sweep},
     events::RecordedEvents,
     fault,
 };
@@ -64,6 +64,15 @@ impl Place {
 
     /// The same with a client that is in use already: making one takes as long as sending a checkpoint.
     pub fn start_with(&self, bucket: Arc<dyn Bucket>) -> Arc<Backup> {
+        self.start_that_sweeps_after(sweep::GRACE, bucket)
+    }
+
+    /// The same where whatever is older than this counts as left by a lost box.
+    pub fn start_that_sweeps_after(
+        &self,
+        sweep_grace: Duration,
+        bucket: Arc<dyn Bucket>,
+    ) -> Arc<Backup> {
         let options = BackupOptions {
             run: "run".to_owned(),
             attempt: self.attempt,
@@ -80,6 +89,9 @@ impl Place {
             complete_when: Some(CompleteWhen::Marker(MARKER.to_owned())),
             tripwire: true,
             max_bytes_per_s: None,
+            windows: Vec::new(),
+            parallel: 4,
+            sweep_grace,
             state_dir: self.notes(),
         };
         Backup::new(options, bucket, Arc::new(RecordedEvents::default())).unwrap()

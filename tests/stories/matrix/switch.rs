@@ -62,6 +62,12 @@ impl Switch {
         all
     }
 
+    /// Whether the server's clock is behind.
+    pub fn is_behind(&self) -> bool {
+        let offsets = self.clock.as_object().expect("it was made as one");
+        offsets.values().any(|offset_s| offset_s.as_i64() < Some(0))
+    }
+
     /// What holds from the first request on.
     pub fn set_clock(&self, board: &Switchboard) {
         board.apply(self.clock.clone()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -29,10 +29,30 @@ pub(super) struct State {
 pub(super) struct Object {
     pub(super) body: Bytes,
     pub(super) etag: String,
+    /// Seconds since the epoch.
+    pub(super) modified_s: i64,
+}
+
+impl Object {
+    pub(super) fn new(body: Bytes, etag: String) -> Self {
+        Self {
+            body,
+            etag,
+            modified_s: now_s(),
+        }
+    }
+}
+
+/// Seconds since the epoch.
+pub(super) fn now_s() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() as i64)
 }
 
 pub(super) struct Upload {
     pub(super) key: String,
+    /// Seconds since the epoch.
+    pub(super) initiated_s: i64,
     pub(super) parts: BTreeMap<u32, Object>,
 }
 

@@ -91,14 +91,22 @@ pub fn objects(body: &[u8]) -> Result<Page<ListedObject, String>, XmlError> {
         size: u64,
         #[serde(rename = "ETag", default)]
         etag: String,
+        last_modified: Option<String>,
     }
     let result: ListBucketResult = parse("ListBucketResult", body)?;
     let mut rows = Vec::with_capacity(result.contents.len());
-    for Contents { key, size, etag } in result.contents {
+    for Contents {
+        key,
+        size,
+        etag,
+        last_modified,
+    } in result.contents
+    {
         rows.push(ListedObject {
             key: decoded(key, result.encoding_type.as_deref())?,
             size_bytes: size,
             etag: unquoted(&etag),
+            modified_s: seconds(last_modified.as_deref()),
         });
     }
     let next = next_of(result.is_truncated, result.next_continuation_token)?;
@@ -203,12 +211,10 @@ pub fn uploads(body: &[u8]) -> Result<Page<ListedUpload, UploadMarker>, XmlError
         initiated,
     } in result.uploads
     {
-        let begun = initiated.as_deref().and_then(clock::parse_iso_time);
-        let since_epoch = begun.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
         rows.push(ListedUpload {
             key: decoded(key, encoding)?,
             upload_id,
-            initiated_s: since_epoch.map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(0)),
+            initiated_s: seconds(initiated.as_deref()),
         });
     }
     let key_marker = result
@@ -277,6 +283,13 @@ pub fn complete_request(parts: &[CompletedPart], sums: &BTreeMap<u32, String>) -
     }
     text.push_str("</CompleteMultipartUpload>");
     text
+}
+
+/// Seconds since the epoch of a time such as `2026-01-02T03:04:05.000Z`; 0 when there is none.
+fn seconds(time: Option<&str>) -> i64 {
+    let time = time.and_then(clock::parse_iso_time);
+    let since_epoch = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    since_epoch.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0))
 }
 
 /// Strips the quotes of an entity tag.

@@ -18,16 +18,17 @@ fn a_listing_of_objects_is_read_with_its_next_page() {
         <CommonPrefixes><Prefix>p/q/</Prefix></CommonPrefixes></ListBucketResult>"#
     );
     let page = objects(body.as_bytes()).unwrap();
-    let row = |key: &str, size_bytes, etag: &str| ListedObject {
+    let row = |key: &str, size_bytes, etag: &str, modified_s| ListedObject {
         key: key.into(),
         size_bytes,
         etag: etag.into(),
+        modified_s,
     };
     assert_eq!(
         page.rows,
         [
-            row("p/a b&\n", 5_368_709_120, "abc-2"),
-            row("p/c d", 0, "e")
+            row("p/a b&\n", 5_368_709_120, "abc-2", 1_767_225_600),
+            row("p/c d", 0, "e", 0)
         ]
     );
     assert_eq!(page.next.as_deref(), Some("t/==&"));

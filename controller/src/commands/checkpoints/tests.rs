@@ -19,7 +19,7 @@ use crate::{
     config::{Config, Environment},
     error::CommandError,
     run::site::{LeftLog, Place, Progress, Site, SiteError, Sites},
-    spec::RunSpec,
+    spec::{BucketServer, RunSpec},
     ui::{Ui, UiOptions},
 };
 
@@ -74,7 +74,11 @@ impl Sites for Only {
         Err(SiteError::Local("no box here".into()))
     }
 
-    async fn bucket(&self, to: &str) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
+    async fn bucket(
+        &self,
+        to: &str,
+        _: &BucketServer,
+    ) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
         let target = Target::parse(to, None, None).unwrap();
         Ok((self.0.clone(), target))
     }

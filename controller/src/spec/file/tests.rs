@@ -4,8 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use spotter_bucket::Style;
 
 use super::*;
+use crate::spec::UploadWindow;
 
 const FULL: &str = r#"
 name: flightmind-d24
@@ -36,11 +38,12 @@ checkpoints:
   settle: 1500ms
   complete_when: quiet 20s
   tripwire: false
-  upload: {max: 50MB/s}
+  upload: {max: 50MB/s, schedule: ["22:00-06:00 full", "12:00-13:00 9MB/s"], zone: "+01:00"}
   credentials: session
   role: arn:aws:iam::123456789012:role/train
   persist: true
   on_stale: stop
+  server: {endpoint: "https://minio.lab:9000", region: lab-1, style: virtual}
 recover: {policy: here, attempts: 4, wait: 6h}
 limits: {bring_up: 30m, budget: 600}
 results: {fetch: [checkpoints/final.pt, logs], to: ./brought}
@@ -112,6 +115,24 @@ fn the_whole_file_is_read() {
                 persist: true,
             },
             on_stale: OnStale::Stop,
+            windows: vec![
+                UploadWindow {
+                    from_min: 21 * 60,
+                    to_min: 5 * 60,
+                    max_bytes_per_s: None,
+                },
+                UploadWindow {
+                    from_min: 11 * 60,
+                    to_min: 12 * 60,
+                    max_bytes_per_s: Some(9_000_000),
+                },
+            ],
+            server: BucketServer {
+                endpoint: Some("https://minio.lab:9000".into()),
+                region: Some("lab-1".into()),
+                style: Some(Style::Virtual),
+                ca: None,
+            },
         })
     );
     assert_eq!(
@@ -277,32 +298,32 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "policy: here",
             "policy: there",
-            "35:19: expected elsewhere or here or ask or never",
+            "36:19: expected elsewhere or here or ask or never",
         ),
         (
             "bring_up: 30m",
             "bring_up: 5s",
-            "36:20: the limit is at least 10s",
+            "37:20: the limit is at least 10s",
         ),
         (
             "fetch: [checkpoints/final.pt, logs]",
             "fetch: [/etc]",
-            "37:19: the path is relative to the working directory on the box",
+            "38:19: the path is relative to the working directory on the box",
         ),
         (
             "fetch: [checkpoints/final.pt, logs]",
             "fetch: []",
-            "37:18: the list is empty: name what to fetch, or leave `results` out",
+            "38:18: the list is empty: name what to fetch, or leave `results` out",
         ),
         (
             "fetch: [checkpoints/final.pt, logs]",
             "fetch: out",
-            "37:11: expected a list of paths, as in [out/final.pt, logs]",
+            "38:11: expected a list of paths, as in [out/final.pt, logs]",
         ),
         (
             "to: ./brought",
             "to: /",
-            "37:52: files are not fetched to the root of this machine",
+            "38:52: files are not fetched to the root of this machine",
         ),
         (
             "timeout: 5m",
@@ -342,7 +363,7 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "on_done: stop",
             "on_done: nothing",
-            "38:10: expected destroy or stop or keep",
+            "39:10: expected destroy or stop or keep",
         ),
         (
             "workdir: .",
@@ -529,6 +550,10 @@ fn the_schema_for_editors_knows_the_same_keys() {
         "/properties/checkpoints/properties/upload",
         keys_of::<UploadKeys>(),
     );
+    check(
+        "/properties/checkpoints/properties/server",
+        keys_of::<ServerKeys>(),
+    );
     check("/properties/recover", keys_of::<RecoverKeys>());
     check("/properties/model", keys_of::<ModelKeys>());
     check("/properties/limits", keys_of::<LimitsKeys>());
@@ -537,6 +562,50 @@ fn the_schema_for_editors_knows_the_same_keys() {
     check("/properties/validate", keys_of::<ValidateKeys>());
     check("/properties/results", keys_of::<ResultsKeys>());
     assert_eq!(schema["required"], json!(["name", "resources", "run"]));
+}
+
+#[test]
+fn a_wrong_server_or_schedule_is_refused_at_its_place() {
+    let check = |line: &str, expected: &str| {
+        let text = format!("{SMALL}checkpoints:\n  to: s3://bucket/runs\n  {line}\n");
+        check_error(&text, expected);
+    };
+    check(
+        "server: {endpoint: minio.lab}",
+        "run.yaml:6:22: endpoint \"\" is not usable: it is not a URL",
+    );
+    check(
+        "server: {style: vhost}",
+        "run.yaml:6:19: expected path or virtual",
+    );
+    check(
+        "server: {region: eu/west}",
+        "run.yaml:6:20: region \"eu/west\" is not usable: letters, digits and `-` only",
+    );
+    check(
+        "upload: {zone: CET}",
+        "run.yaml:6:18: a zone is how far its clock is ahead of UTC: +02:00, -05:30 or UTC",
+    );
+    check(
+        "upload: {schedule: [\"9-17 full\"]}",
+        "run.yaml:6:23: a window looks like `22:00-06:00 full` or `09:00-17:00 5MB/s`",
+    );
+    let dir = dir();
+    let text = format!("{SMALL}checkpoints: {{to: s3://bucket/runs, server: {{ca: ca.pem}}}}\n");
+    let err = parse(&text, "run.yaml", dir.path())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        err.starts_with("run.yaml:4:") && err.contains("ca.pem` cannot be read"),
+        "{err}"
+    );
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(dir.path().join("ca.pem"), pem).unwrap();
+    let spec = parse(&text, "run.yaml", dir.path()).unwrap();
+    assert_eq!(
+        spec.checkpoints.unwrap().server.ca,
+        Some(dir.path().join("ca.pem"))
+    );
 }
 
 #[test]
@@ -549,6 +618,7 @@ fn the_documentation_names_every_key() {
         keys_of::<CheckpointsKeys>(),
         keys_of::<KeepKeys>(),
         keys_of::<UploadKeys>(),
+        keys_of::<ServerKeys>(),
         keys_of::<RecoverKeys>(),
         keys_of::<LimitsKeys>(),
         keys_of::<ModelKeys>(),

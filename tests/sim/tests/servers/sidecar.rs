@@ -63,6 +63,9 @@ impl Box {
             complete_when: None,
             tripwire: true,
             max_bytes_per_s: None,
+            windows: Vec::new(),
+            parallel: 4,
+            sweep_grace: spotter_agent::checkpoints::sweep::GRACE,
             state_dir: self.home.path().join("state"),
         };
         Backup::new(options, bucket, self.events.clone()).unwrap()
