@@ -141,7 +141,7 @@ impl OwnInstance {
 
 /// A client that trusts the roots we carry: a box may have none of its own.
 fn http_client() -> reqwest::Result<Client> {
-    let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS
+    let roots = spotter_bucket::roots::compiled_in()
         .iter()
         .map(|root| reqwest::Certificate::from_der(root))
         .collect::<reqwest::Result<Vec<_>>>()?;

@@ -9,7 +9,7 @@ use crate::{commands, ui::ColourChoice};
 /// Trains on rented GPUs: offers, runs, checkpoints and money from one command line
 ///
 /// Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 could not, 2 wrong command line or file, 101 a bug of
-/// spotter; `wait`: 10 crashed, 11 timed out, 12 interrupted and not recovered, 13 lost, 15 stopped by a limit; `plan`: 20 cannot be rented as written.
+/// spotter; `wait`: 10 crashed, 11 timed out, 12 interrupted and not recovered, 13 lost, 14 ended by a contradiction, 15 stopped by a limit; `plan`: 20 cannot be rented as written.
 #[derive(Debug, Parser)]
 #[command(
     name = "spotter",

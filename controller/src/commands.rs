@@ -60,6 +60,7 @@ pub struct Deps {
     make_provider: Make<dyn Provider>,
     make_sites: Make<dyn Sites>,
     provider: OnceLock<Arc<dyn Provider>>,
+    sites: OnceLock<Arc<dyn Sites>>,
     store: OnceLock<Arc<Store>>,
 }
 
@@ -71,13 +72,14 @@ impl Deps {
         make_provider: Make<dyn Provider>,
         make_sites: Make<dyn Sites>,
     ) -> Self {
-        let (provider, store) = (OnceLock::new(), OnceLock::new());
+        let (provider, sites, store) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         Self {
             config,
             clock,
             make_provider,
             make_sites,
             provider,
+            sites,
             store,
         }
     }

@@ -117,7 +117,7 @@ pub struct Charged {
     pub attempt: u32,
     /// The money.
     pub cost: Cost,
-    /// The bill is closed. An open one lags behind.
+    /// It was read after the end of the box and counts in the place of our own figure. An earlier one lags behind.
     pub is_final: bool,
 }
 

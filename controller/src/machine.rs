@@ -19,7 +19,7 @@ use crate::{
         SessionRequest, Verdict,
     },
     bootstrap::{self, AgentBinary, BootstrapError},
-    credentials::{self, Place as Server, key_ring::KeyRing},
+    credentials::{Place as Server, key_ring::KeyRing},
     error::chain,
     run::site::{KeysGiven, LeftLog, Place, Progress, Site, SiteError, Sites},
     spec::{BucketServer, Checkpoints, RunSpec},
@@ -74,41 +74,43 @@ impl Machines {
     }
 }
 
-/// A client for a run's bucket with the keys of this laptop, and the layout of its objects; `None` without a bucket.
-pub async fn bucket_of(spec: &RunSpec) -> Result<Option<(S3Bucket, Layout)>, SiteError> {
-    let checkpoints = spec.checkpoints.as_ref();
-    let Some((kept, to)) = checkpoints.and_then(|kept| Some((kept, kept.to.as_deref()?))) else {
-        return Ok(None);
-    };
-    let bucket = client(to, &kept.server).await?;
-    let layout = Layout::new(&bucket.target().prefix, &spec.name)
-        .map_err(|err| SiteError::Local(chain(&err)))?;
-    Ok(Some((bucket, layout)))
-}
-
-/// A client for a bucket with the keys of this laptop.
-async fn client(to: &str, server: &BucketServer) -> Result<S3Bucket, SiteError> {
-    let access = credentials::find().await.map_err(|err| local(&err))?;
-    let place = access.place.at(server);
-    let target = place.target(to).map_err(|err| local(&err))?;
-    let keys = access.credentials;
-    let bucket = S3Bucket::new(
-        target,
-        Arc::new(move || Some(keys.clone())),
-        S3Options::default(),
-    )
-    .map_err(|err| local(&err))?;
-    let authorities = place.authorities().map_err(|err| local(&err))?;
-    if !authorities.is_empty() {
-        bucket
-            .trust(authorities.as_bytes())
-            .map_err(|err| local(&err))?;
-    }
-    Ok(bucket)
-}
-
 fn local(err: &dyn std::error::Error) -> SiteError {
     SiteError::Local(chain(err))
+}
+
+impl Machines {
+    /// A client for a run's bucket with the keys of this laptop, and the layout of its objects; `None` without a bucket.
+    async fn bucket_of(&self, spec: &RunSpec) -> Result<Option<(S3Bucket, Layout)>, SiteError> {
+        let checkpoints = spec.checkpoints.as_ref();
+        let Some((kept, to)) = checkpoints.and_then(|kept| Some((kept, kept.to.as_deref()?)))
+        else {
+            return Ok(None);
+        };
+        let bucket = self.client(to, &kept.server).await?;
+        let layout = Layout::new(&bucket.target().prefix, &spec.name).map_err(|err| local(&err))?;
+        Ok(Some((bucket, layout)))
+    }
+
+    /// A client for a bucket with the keys of this laptop, which are renewed while it is used.
+    async fn client(&self, to: &str, server: &BucketServer) -> Result<S3Bucket, SiteError> {
+        let access = self.keys.access().await.map_err(|err| local(&err))?;
+        let place = access.place.at(server);
+        let target = place.target(to).map_err(|err| local(&err))?;
+        let newest = self.keys.newest(access.credentials);
+        let bucket = S3Bucket::new(
+            target,
+            Arc::new(move || Some(newest.credentials())),
+            S3Options::default(),
+        )
+        .map_err(|err| local(&err))?;
+        let authorities = place.authorities().map_err(|err| local(&err))?;
+        if !authorities.is_empty() {
+            bucket
+                .trust(authorities.as_bytes())
+                .map_err(|err| local(&err))?;
+        }
+        Ok(bucket)
+    }
 }
 
 #[async_trait]
@@ -125,7 +127,7 @@ impl Sites for Machines {
     async fn prove_bucket(&self, spec: &RunSpec) -> Result<usize, SiteError> {
         // Before money is spent: the agent must be there as well.
         self.agent()?;
-        let Some((bucket, layout)) = bucket_of(spec).await? else {
+        let Some((bucket, layout)) = self.bucket_of(spec).await? else {
             return Ok(0);
         };
         prove(&bucket, &layout.data_prefix())
@@ -144,7 +146,7 @@ impl Sites for Machines {
         attempt: u32,
         session: &str,
     ) -> Result<LeftLog, SiteError> {
-        let Some((bucket, layout)) = bucket_of(spec).await? else {
+        let Some((bucket, layout)) = self.bucket_of(spec).await? else {
             return Ok(LeftLog::default());
         };
         let failed = |err: spotter_bucket::BucketError| SiteError::Unreachable(chain(&err));
@@ -183,7 +185,7 @@ impl Sites for Machines {
     }
 
     async fn left_ending(&self, spec: &RunSpec, attempt: u32) -> Result<Option<Ending>, SiteError> {
-        let Some((bucket, layout)) = bucket_of(spec).await? else {
+        let Some((bucket, layout)) = self.bucket_of(spec).await? else {
             return Ok(None);
         };
         let failed = |err: spotter_bucket::BucketError| SiteError::Unreachable(chain(&err));
@@ -238,7 +240,7 @@ impl Sites for Machines {
         to: &str,
         server: &BucketServer,
     ) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
-        let bucket = client(to, server).await?;
+        let bucket = self.client(to, server).await?;
         let target = bucket.target().clone();
         Ok((Arc::new(bucket), target))
     }

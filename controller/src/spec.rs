@@ -322,6 +322,22 @@ impl Default for Validate {
     }
 }
 
+impl Validate {
+    /// What becomes of a training that contradicts its estimate, for people.
+    pub fn consequence(&self) -> String {
+        let silence = match self.go_on_unanswered {
+            true => "it goes on though nobody answers",
+            false => "it is ended when nobody watches for a whole window",
+        };
+        match self.on_contradiction.as_str() {
+            "alert" => silence.to_owned(),
+            "stop" => "its box ends it, as `validate.on_contradiction` says".to_owned(),
+            // A command of the run file.
+            _ => format!("its box runs the command of `validate.on_contradiction`, and {silence}"),
+        }
+    }
+}
+
 /// What to bring home.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Results {

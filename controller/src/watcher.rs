@@ -465,7 +465,7 @@ impl Lifecycle {
         let contradiction = windows::contradiction(&self.store, attempt)?;
         if let Some(why) = contradiction.as_ref().filter(|_| !view.contradicted) {
             let newest = windows::newest(&self.store, attempt)?;
-            let answer = windows::answer(&run.name, newest.as_ref());
+            let answer = windows::answer(&run.name, &run.spec.validate, newest.as_ref());
             self.say(
                 run,
                 &format!("Careful: the training contradicts its estimate: {why}; {answer}."),

@@ -5,7 +5,8 @@
 //! what a checkpoint is, [`layout`] where its objects lie, [`names`] which step a name speaks of, [`retention`] which of them may go,
 //! [`vault`] lists, pins and deletes them, [`download`] brings their files down or proves them; [`target`] parses `s3://bucket/prefix`,
 //! [`profile`] is what is known of servers by their host, [`verdict`] what follows from what one was seen to do, [`credentials`] holds
-//! keys that never reach a log, [`ending`] is what a box that stops itself leaves.
+//! keys that never reach a log, [`ending`] is what a box that stops itself leaves, [`roots`] whom a program
+//! trusts that runs on a box without certificates.
 
 pub mod bucket;
 #[cfg(any(test, feature = "fakes"))]
@@ -22,6 +23,7 @@ pub mod names;
 pub mod profile;
 pub mod prove;
 pub mod retention;
+pub mod roots;
 pub mod s3;
 pub mod target;
 pub mod vault;

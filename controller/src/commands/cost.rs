@@ -6,9 +6,8 @@ use crate::{
     commands::Deps,
     error::CommandError,
     ledger::{self, Cost, CostKind, Reconciliation},
-    provider::Charge,
     run::State,
-    store::{AttemptRecord, RunRecord, Store},
+    store::{RunRecord, Store},
     ui::{Table, Ui, text},
 };
 
@@ -45,7 +44,7 @@ struct RunCost {
     run: String,
     outcome: Option<&'static str>,
     usd_per_hour: f64,
-    /// So far: what the provider charged where its bill is closed, else our own figure with its traffic.
+    /// So far: what the provider charged for a box that is gone, else our own figure with its traffic.
     cost: Cost,
     total_usd: f64,
     budget_usd: Option<f64>,
@@ -67,8 +66,11 @@ struct AttemptCost {
     ledger: Cost,
     /// What the provider charged; null when it was never asked.
     charged: Option<Cost>,
-    /// The bill is closed.
+    /// The bill is closed: it was read hours after the box was gone.
     charged_is_final: bool,
+    /// The box is gone, and what was charged counts in the place of our own figure.
+    #[serde(skip)]
+    charged_is_whole: bool,
     /// Charged minus ours, without traffic; null without a charge.
     difference_usd: Option<f64>,
 }
@@ -117,32 +119,29 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
 }
 
 /// Reads what the provider charged for attempts whose bill is still open on record.
-async fn read_charges(deps: &Deps, store: &Store, run: &RunRecord) -> Result<(), CommandError> {
-    let charges = store.charged(&run.name)?;
-    let is_closed = |number: u32| {
-        charges
+pub(super) async fn read_charges(
+    deps: &Deps,
+    store: &Store,
+    run: &RunRecord,
+) -> Result<(), CommandError> {
+    let read = store.charges(&run.name)?;
+    let mut open = store.attempts(&run.name)?;
+    open.retain(|attempt| {
+        !read
             .iter()
-            .any(|charged| charged.attempt == number && charged.is_final)
-    };
-    let attempts = store.attempts(&run.name)?;
-    let open: Vec<&AttemptRecord> = attempts
-        .iter()
-        .filter(|attempt| attempt.instance.is_some())
-        .filter(|attempt| !is_closed(attempt.number))
-        .collect();
-    let ids: Vec<u64> = open.iter().filter_map(|attempt| attempt.instance).collect();
+            .any(|charge| charge.attempt == attempt.number && charge.is_final)
+    });
+    let mut ids = Vec::new();
+    for attempt in &open {
+        ids.extend(store.billed_instances(attempt)?);
+    }
     if ids.is_empty() {
         return Ok(());
     }
     let since_s = run.created_us as f64 / 1e6;
     let charges = deps.provider()?.charges(since_s, &ids).await?;
-    for attempt in open {
-        let of = |charge: &&Charge| Some(charge.instance) == attempt.instance;
-        if let Some(charge) = charges.iter().find(of) {
-            let is_final = attempt.state == State::Gone;
-            let now_us = deps.clock.now_us();
-            store.record_charge(&run.name, attempt.number, charge, now_us, is_final)?;
-        }
+    for attempt in &open {
+        store.record_bill(attempt, &charges, deps.clock.now_us())?;
     }
     Ok(())
 }
@@ -158,8 +157,9 @@ fn run_cost(store: &Store, run: &RunRecord, now_us: i64) -> Result<RunCost, Comm
         let charge = charges.iter().find(|charge| charge.attempt == number);
         let charged = charge.map(|charge| charge.cost);
         let charged_is_final = charge.is_some_and(|charge| charge.is_final);
+        let charged_is_whole = charge.is_some_and(|charge| charge.is_whole);
         cost += match charged {
-            Some(charged) if charged_is_final => charged,
+            Some(charged) if charged_is_whole => charged,
             // An open bill lags behind; only its traffic is news.
             Some(charged) => Cost {
                 bandwidth_usd: charged.bandwidth_usd,
@@ -184,6 +184,7 @@ fn run_cost(store: &Store, run: &RunRecord, now_us: i64) -> Result<RunCost, Comm
             ledger,
             charged,
             charged_is_final,
+            charged_is_whole,
             difference_usd: difference,
         });
     }
@@ -251,7 +252,7 @@ fn attempts_table(run: &RunCost) -> Table {
         "CHARGED>",
     ]);
     for attempt in &run.attempts {
-        let shown = match (attempt.charged_is_final, attempt.charged) {
+        let shown = match (attempt.charged_is_whole, attempt.charged) {
             (true, Some(charged)) => charged,
             (_, charged) => Cost {
                 bandwidth_usd: charged.map_or(0.0, |charged| charged.bandwidth_usd),

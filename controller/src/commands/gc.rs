@@ -1,12 +1,14 @@
 //! `spotter gc`: boxes that cost money and belong to no record.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::{
-    commands::Deps,
+    commands::{Deps, cost},
     error::CommandError,
     ledger,
-    provider::Instance,
+    provider::{Instance, InstanceId, Provider},
     run::{State, claims, label},
     store::{AttemptRecord, Store},
     ui::{Table, Ui, text},
@@ -26,6 +28,10 @@ pub struct GcArgs {
     instance: Option<u64>,
 }
 
+/// Looks at a destroyed instance, and the pause between two.
+const LOOKS: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+
 /// One instance of the account.
 #[derive(Debug, Serialize)]
 struct Found {
@@ -35,6 +41,7 @@ struct Found {
     owner: &'static str,
     age_s: u64,
     usd_per_hour: f64,
+    /// It is gone, by the provider's word.
     destroyed: bool,
 }
 
@@ -74,8 +81,17 @@ pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandEr
             .hint("end it with `spotter destroy`, which looks first at what would be lost"));
         }
         if chosen && !args.dry_run {
-            provider.destroy(row.instance).await?;
-            row.destroyed = true;
+            row.destroyed = end(ui, provider.as_ref(), row.instance).await?;
+        }
+    }
+    // The provider goes on with the bills of boxes for hours after their end.
+    for run in store.runs()? {
+        if let Err(err) = cost::read_charges(deps, &store, &run).await {
+            ui.warning(format_args!(
+                "the bill of `{}` was not read: {err}",
+                run.name
+            ));
+            break;
         }
     }
     if found.is_empty() {
@@ -87,7 +103,7 @@ pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandEr
             table.row([
                 row.instance.to_string(),
                 row.owner.to_owned(),
-                text::duration(std::time::Duration::from_secs(row.age_s)),
+                text::duration(Duration::from_secs(row.age_s)),
                 format!("{:.3}", row.usd_per_hour),
                 if row.destroyed { "yes" } else { "no" }.to_owned(),
                 row.label.clone().unwrap_or_default(),
@@ -96,6 +112,26 @@ pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandEr
         table
     });
     Ok(())
+}
+
+/// Destroys an instance, and looks until the provider does not know it any more. False: it still does.
+async fn end(ui: &mut Ui, provider: &dyn Provider, id: InstanceId) -> Result<bool, CommandError> {
+    provider.destroy(id).await?;
+    for look in 1..=LOOKS {
+        if provider.instance(id).await?.is_none() {
+            return Ok(true);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        // An order that was accepted is not always carried out.
+        if look % 5 == 0 {
+            provider.destroy(id).await?;
+        }
+    }
+    ui.warning(format_args!(
+        "instance {id} still exists {} s after the order to destroy it was accepted, and is paid for: try again",
+        (LOOK_AGAIN * LOOKS).as_secs()
+    ));
+    Ok(false)
 }
 
 fn look(

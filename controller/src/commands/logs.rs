@@ -70,6 +70,7 @@ struct Printer<'a> {
     run: &'a str,
     attempt: u32,
     session: String,
+    joined: Joined,
 }
 
 impl Printer<'_> {
@@ -79,26 +80,106 @@ impl Printer<'_> {
                 "{gap_bytes} bytes of the log are missing here"
             ));
         }
+        if self.ui.is_json() {
+            let (text, position) = self.joined.text(data, position, gap_bytes);
+            self.json(&text, position, gap_bytes);
+            return;
+        }
         if data.is_empty() {
             return;
         }
-        if self.ui.is_json() {
-            let text = String::from_utf8_lossy(data);
-            let (run, attempt, session) = (self.run, self.attempt, &self.session);
-            self.ui.json(&Row {
-                run,
-                attempt,
-                session,
-                position,
-                gap_bytes,
-                text: &text,
-            });
-        } else if let Some(clean) = &mut self.clean {
+        if let Some(clean) = &mut self.clean {
             self.ui.bytes(&clean.clean(data));
         } else {
             self.ui.bytes(data);
         }
     }
+}
+
+impl Printer<'_> {
+    fn json(&mut self, text: &str, position: Option<LogPosition>, gap_bytes: u64) {
+        if text.is_empty() {
+            return;
+        }
+        let (run, attempt, session) = (self.run, self.attempt, &self.session);
+        self.ui.json(&Row {
+            run,
+            attempt,
+            session,
+            position,
+            gap_bytes,
+            text,
+        });
+    }
+
+    /// Nothing follows: the first bytes of a character that never came are told as they are.
+    fn end(&mut self) {
+        if self.ui.is_json() {
+            let (text, position) = self.joined.rest();
+            self.json(&text, position, 0);
+        }
+    }
+}
+
+/// Makes text of pieces that may be cut within a character.
+#[derive(Debug, Default)]
+struct Joined {
+    /// First bytes of a character whose others are in the next piece.
+    begun: Vec<u8>,
+    at: Option<LogPosition>,
+}
+
+impl Joined {
+    /// The whole characters of what was left and of a piece, and the place of the first.
+    fn text(
+        &mut self,
+        data: &[u8],
+        position: Option<LogPosition>,
+        gap_bytes: u64,
+    ) -> (String, Option<LogPosition>) {
+        let follows = gap_bytes == 0
+            && match (self.at, position) {
+                (Some(at), Some(position)) => {
+                    let offset = at.offset + self.begun.len() as u64;
+                    position == LogPosition { offset, ..at }
+                }
+                // After the copy comes what the copy lacks.
+                (None, _) => true,
+                (Some(_), None) => false,
+            };
+        // A gap in the middle of a character: both halves are told as they are.
+        let (head, at) = match self.begun.is_empty() || follows {
+            true if self.begun.is_empty() => (String::new(), position),
+            true => (String::new(), self.at),
+            false => (self.rest().0, position),
+        };
+        let mut bytes = std::mem::take(&mut self.begun);
+        bytes.extend_from_slice(data);
+        let whole = whole_bytes(&bytes);
+        self.begun = bytes.split_off(whole);
+        self.at = at.map(|at| LogPosition {
+            offset: at.offset + whole as u64,
+            ..at
+        });
+        (head + &String::from_utf8_lossy(&bytes), at)
+    }
+
+    /// What is left.
+    fn rest(&mut self) -> (String, Option<LogPosition>) {
+        let left = std::mem::take(&mut self.begun);
+        (String::from_utf8_lossy(&left).into_owned(), self.at.take())
+    }
+}
+
+/// How many bytes there are before a character that is cut at the end (pure); what is no text at all is not cut.
+fn whole_bytes(bytes: &[u8]) -> usize {
+    let tail = bytes.len().saturating_sub(3);
+    (tail..bytes.len())
+        .find(|start| {
+            std::str::from_utf8(&bytes[*start..])
+                .is_err_and(|err| err.valid_up_to() == 0 && err.error_len().is_none())
+        })
+        .unwrap_or(bytes.len())
 }
 
 /// Runs the verb.
@@ -124,21 +205,34 @@ pub async fn logs(ui: &mut Ui, deps: &Deps, args: &LogsArgs) -> Result<(), Comma
         run: &run.name,
         attempt: attempt.number,
         session,
+        joined: Joined::default(),
     };
+    let printed = print(&mut printer, deps, args, attempt, newest).await;
+    printer.end();
+    printed
+}
+
+async fn print(
+    printer: &mut Printer<'_>,
+    deps: &Deps,
+    args: &LogsArgs,
+    attempt: &AttemptRecord,
+    newest: bool,
+) -> Result<(), CommandError> {
     // A box that was stopped, taken back or lost is not asked: what it printed is here.
     let runs = matches!(
         attempt.state,
         State::Preparing | State::Syncing | State::Smoke | State::Running | State::Finishing
     );
     if !(newest && runs && !attempt.ssh.is_empty()) {
-        return copied(&mut printer, deps, args, attempt);
+        return copied(printer, deps, args, attempt);
     }
     // What is here is shown at once: a box behind a silent link takes its time.
     let shown = match args.tail {
-        None => shown_copy(&mut printer, deps, args, attempt)?,
+        None => shown_copy(printer, deps, args, attempt)?,
         Some(_) => None,
     };
-    match live(&mut printer, deps, args, attempt, shown).await {
+    match live(printer, deps, args, attempt, shown).await {
         Err(err) if !args.follow && shown.is_some() => {
             printer.ui.warning(format_args!(
                 "the box does not answer ({}): this was the copy on this machine",
@@ -146,12 +240,12 @@ pub async fn logs(ui: &mut Ui, deps: &Deps, args: &LogsArgs) -> Result<(), Comma
             ));
             Ok(())
         }
-        Err(err) if !args.follow && has_copy(&printer, deps, attempt) => {
+        Err(err) if !args.follow && has_copy(printer, deps, attempt) => {
             printer.ui.warning(format_args!(
                 "the box does not answer ({}): this is the copy on this machine",
                 why(&err)
             ));
-            copied(&mut printer, deps, args, attempt)
+            copied(printer, deps, args, attempt)
         }
         other => other,
     }
@@ -353,6 +447,42 @@ fn last_lines(bytes: &[u8], lines: Option<u64>) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_character_that_is_cut_between_two_pieces_is_whole() {
+        let at = |offset| {
+            Some(LogPosition {
+                generation: 0,
+                offset,
+            })
+        };
+        // Every cut of a text with characters of 1 to 4 bytes.
+        let text = "a\u{e4}\u{20ac}\u{1f600}z".as_bytes();
+        for cut in 0..=text.len() {
+            for positions in [(at(7), at(7 + cut as u64)), (None, None)] {
+                let mut joined = Joined::default();
+                let (first, from) = joined.text(&text[..cut], positions.0, 0);
+                let (second, then) = joined.text(&text[cut..], positions.1, 0);
+                assert_eq!(format!("{first}{second}").as_bytes(), text, "{cut}");
+                assert_eq!(from, positions.0);
+                let expected = positions.0.map(|_| 7 + first.len() as u64);
+                assert_eq!(then.map(|then| then.offset), expected, "{cut}");
+                assert_eq!(joined.rest().0, "");
+            }
+        }
+        // What does not follow does not complete it.
+        for (position, gap_bytes) in [(at(90), 0), (at(2), 5)] {
+            let mut joined = Joined::default();
+            assert_eq!(joined.text(b"a\xe2", at(0), 0).0, "a");
+            let (found, from) = joined.text(b"bc", position, gap_bytes);
+            assert_eq!((found.as_str(), from), ("\u{fffd}bc", position));
+        }
+        // No text at all, and one that ends too early.
+        let mut joined = Joined::default();
+        assert_eq!(joined.text(b"\xff\xfe", at(0), 0).0, "\u{fffd}\u{fffd}");
+        assert_eq!(joined.text(b"a\xf0\x9f", at(2), 0).0, "a");
+        assert_eq!(joined.rest(), ("\u{fffd}".to_owned(), at(3)));
+    }
 
     #[test]
     fn the_last_lines_are_whole_lines() {

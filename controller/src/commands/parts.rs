@@ -42,7 +42,11 @@ pub(super) fn no_box(run: &RunRecord) -> CommandError {
 impl Deps {
     /// The way to boxes.
     pub fn sites(&self) -> Result<Arc<dyn Sites>, CommandError> {
-        (self.make_sites)(&self.config)
+        if let Some(sites) = self.sites.get() {
+            return Ok(sites.clone());
+        }
+        let made = (self.make_sites)(&self.config)?;
+        Ok(self.sites.get_or_init(|| made).clone())
     }
 
     /// What carries runs on, telling `report`.

@@ -170,7 +170,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         ui.line(format_args!("  CONTRADICTED {why}"));
         ui.hint(format_args!(
             "{}",
-            windows::answer(&run.name, window.as_ref())
+            windows::answer(&run.name, &run.spec.validate, window.as_ref())
         ));
     }
     Ok(())

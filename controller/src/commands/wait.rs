@@ -2,20 +2,23 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     commands::{Deps, watching},
     error::{CommandError, ErrorKind},
+    ledger,
     run::{
         diagnosis::{self, Diagnosis},
         interruptions::Interruption,
         lifecycle::Goal,
+        vigil,
     },
     spec::duration,
-    store::{Outcome, RunRecord},
-    ui::{Table, Ui},
+    store::{Outcome, RunRecord, Store},
+    ui::{Table, Ui, text},
 };
 
 /// Wait until runs have ended; exits with what became of the worst
@@ -36,11 +39,16 @@ pub struct WaitArgs {
 #[derive(Debug, Serialize)]
 struct Waited {
     run: String,
+    /// `null`: it goes on.
     outcome: Option<Outcome>,
     reason: Option<String>,
     diagnosis: Option<Diagnosis>,
     interruptions: Vec<Interruption>,
     steps_lost: u64,
+    /// Why it is not watched any more; `null`: it was watched to its end, or to the end of the time for waiting.
+    error: Option<String>,
+    /// What its boxes cost now.
+    usd_per_hour: f64,
 }
 
 /// Waits for every run at once.
@@ -58,61 +66,159 @@ pub async fn wait(
         runs.push(deps.load_run(None)?);
     }
     let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
-    let all = futures::future::join_all(
-        runs.iter()
-            .map(|run| crate::run::vigil::keep(&lifecycle, &run.name, Goal::End)),
-    );
+    let mut watched: FuturesUnordered<_> = runs
+        .iter()
+        .enumerate()
+        .map(|(index, run)| {
+            let kept = vigil::keep(&lifecycle, &run.name, Goal::End);
+            async move { (index, kept.await) }
+        })
+        .collect();
     let limit = async {
         match args.timeout {
             Some(limit) => tokio::time::sleep(limit).await,
             None => std::future::pending().await,
         }
     };
-    tokio::select! {
-        ended = all => {
-            let mut records = Vec::new();
-            for run in ended {
-                records.push(run?);
-            }
-            let store = deps.store()?;
-            let mut rows = Vec::new();
-            for run in &records {
-                let attempt = store.latest_attempt(&run.name)?;
-                let summary = watching::summary(&store, run)?;
-                rows.push(Waited {
-                    run: run.name.clone(),
-                    outcome: run.outcome,
-                    reason: run.reason.clone(),
-                    diagnosis: attempt.map(|attempt| diagnosis::of(&store, &attempt)).transpose()?.flatten(),
-                    interruptions: summary.interruptions,
-                    steps_lost: summary.steps_lost,
-                });
-            }
-            ui.show(&rows, |rows| {
-                let mut table = Table::new(&["RUN", "OUTCOME", "INTERRUPTED>", "STEPS LOST>", "REASON"]);
-                for row in rows {
-                    let outcome = row.outcome.map_or("-", Outcome::name);
-                    table.row([
-                        row.run.clone(),
-                        outcome.to_owned(),
-                        row.interruptions.len().to_string(),
-                        row.steps_lost.to_string(),
-                        row.reason.clone().unwrap_or_default(),
-                    ]);
+    tokio::pin!(limit);
+    let mut results: Vec<Option<Result<RunRecord, CommandError>>> =
+        runs.iter().map(|_| None).collect();
+    loop {
+        tokio::select! {
+            ended = watched.next() => {
+                let Some((index, result)) = ended else { break };
+                // Of several each is told as it comes: the others may take days.
+                if runs.len() > 1 {
+                    tell(ui, &runs[index].name, &result);
                 }
-                table
-            });
-            // Of several the worst decides: the one with the highest exit code.
-            let worst = records.iter().filter_map(|run| watching::verdict(&store, run).err()).max_by_key(CommandError::exit_code);
-            worst.map_or(Ok(()), Err)
+                results[index] = Some(result);
+            }
+            () = &mut limit => break,
+            () = stop.cancelled() => {
+                ui.status(format_args!("Not waiting any more; the runs go on."));
+                return Ok(());
+            }
         }
-        () = limit => {
-            let names: Vec<_> = runs.iter().map(|run| format!("`{}`", run.name)).collect();
-            Err(CommandError::new(format!("{} had not ended in time", names.join(", "))).kind(ErrorKind::TimedOut))
+    }
+    drop(watched);
+    let store = deps.store()?;
+    let mut rows = Vec::new();
+    for (run, result) in runs.iter().zip(&results) {
+        rows.push(row(&store, &run.name, result.as_ref())?);
+    }
+    ui.show(&rows, |rows| {
+        let mut table = Table::new(&[
+            "RUN",
+            "OUTCOME",
+            "INTERRUPTED>",
+            "STEPS LOST>",
+            "NOW>",
+            "REASON",
+        ]);
+        for row in rows {
+            table.row([
+                row.run.clone(),
+                row.outcome.map_or("-", Outcome::name).to_owned(),
+                row.interruptions.len().to_string(),
+                row.steps_lost.to_string(),
+                text::usd_per_hour(row.usd_per_hour),
+                row.error
+                    .clone()
+                    .or_else(|| row.reason.clone())
+                    .unwrap_or_default(),
+            ]);
         }
-        () = stop.cancelled() => {
-            ui.status(format_args!("Not waiting any more; the runs go on."));
-            Ok(())
+        table
+    });
+    let late: Vec<&str> = runs
+        .iter()
+        .zip(&results)
+        .filter(|(_, result)| result.is_none())
+        .map(|(run, _)| run.name.as_str())
+        .collect();
+    if !late.is_empty() {
+        return Err(timed_out(deps, &late));
+    }
+    // Of several the worst decides: the one with the highest exit code.
+    let worst = results
+        .into_iter()
+        .flatten()
+        .filter_map(|result| match result {
+            Ok(run) => watching::verdict(&store, &run).err(),
+            Err(err) => Some(err),
+        })
+        .max_by_key(CommandError::exit_code);
+    worst.map_or(Ok(()), Err)
+}
+
+/// Says what became of one of several runs.
+fn tell(ui: &mut Ui, name: &str, result: &Result<RunRecord, CommandError>) {
+    match result {
+        Ok(run) => {
+            let outcome = run.outcome.map_or("it goes on", Outcome::name);
+            ui.status(format_args!("`{name}` is over: {outcome}."));
         }
+        Err(err) => {
+            ui.warning(format_args!(
+                "`{name}` is not watched any more: {}",
+                in_one_line(err)
+            ));
+            for hint in err.hints() {
+                ui.hint(format_args!("{hint}"));
+            }
+        }
+    }
+}
+
+fn in_one_line(err: &CommandError) -> String {
+    std::iter::once(err.message())
+        .chain(err.causes().iter().map(String::as_str))
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+fn row(
+    store: &Store,
+    name: &str,
+    result: Option<&Result<RunRecord, CommandError>>,
+) -> Result<Waited, CommandError> {
+    let run = store.run(name)?;
+    let attempt = store.latest_attempt(name)?;
+    let diagnosis = attempt.map(|attempt| diagnosis::of(store, &attempt));
+    let error = result.and_then(|result| result.as_ref().err());
+    let summary = watching::summary(store, &run)?;
+    Ok(Waited {
+        run: run.name,
+        outcome: run.outcome,
+        reason: run.reason,
+        diagnosis: diagnosis.transpose()?.flatten(),
+        interruptions: summary.interruptions,
+        steps_lost: summary.steps_lost,
+        error: error.map(in_one_line),
+        usd_per_hour: ledger::rate_usd_per_hour(&store.intervals(name)?, None),
+    })
+}
+
+/// The time for waiting is over; what goes on costs money.
+fn timed_out(deps: &Deps, late: &[&str]) -> CommandError {
+    let names: Vec<_> = late.iter().map(|name| format!("`{name}`")).collect();
+    let err = CommandError::new(format!("{} had not ended in time", names.join(", ")))
+        .kind(ErrorKind::TimedOut)
+        .hint(format!(
+            "nothing was ended: wait again with `spotter wait {}`",
+            late.join(" ")
+        ));
+    match late {
+        // The money of one run is told with the error about it.
+        [name] => err.about(*name),
+        _ => late
+            .iter()
+            .flat_map(|name| {
+                let lines = deps.money(Some(name));
+                lines
+                    .into_iter()
+                    .map(move |line| format!("`{name}`: {line}"))
+            })
+            .fold(err, |err, line| err.because(line)),
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! What is held here is in memory only. [`ways`] decides (pure); [`KeyRing`] asks, and asks again at half of a key's life.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, Weak},
+    time::Duration,
+};
 
 use spotter_bucket::{Credentials, Target};
 use tokio::sync::Mutex;
@@ -26,6 +30,8 @@ const ROLE_S: u32 = 12 * 3600;
 const SHORT_S: u32 = 3600;
 /// Keys are not asked for more often than this, microseconds, whatever the box says of them.
 const MIN_AGE_US: u64 = 60_000_000;
+/// How often a client that is in use looks whether there are newer keys.
+const RENEW: Duration = Duration::from_secs(30);
 /// Longest name of a federated user at AWS, characters.
 const MAX_NAME_CHARS: usize = 32;
 
@@ -143,6 +149,17 @@ impl KeyRing {
         self.held.lock().await.access().await
     }
 
+    /// The user's own keys for a client that may be used for hours: asked for again while anybody holds them, where they have an
+    /// end. `found` are what [`KeyRing::access`] gave.
+    pub fn newest(self: &Arc<Self>, found: Credentials) -> Arc<Newest> {
+        let ends = found.expires_us.is_some();
+        let newest = Arc::new(Newest(RwLock::new(found)));
+        if ends {
+            tokio::spawn(renew(Arc::clone(self), Arc::downgrade(&newest)));
+        }
+        newest
+    }
+
     /// Keys for the box of a run whose checkpoints go to `to` on a server.
     ///
     /// # Errors
@@ -210,6 +227,34 @@ impl KeyRing {
                 }
                 _ => Err(err.into()),
             },
+        }
+    }
+}
+
+/// The user's own keys as they were found last.
+#[derive(Debug)]
+pub struct Newest(RwLock<Credentials>);
+
+impl Newest {
+    /// The keys.
+    pub fn credentials(&self) -> Credentials {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// Ends when nobody holds the keys any more.
+async fn renew(ring: Arc<KeyRing>, held: Weak<Newest>) {
+    loop {
+        tokio::time::sleep(RENEW).await;
+        let Some(newest) = held.upgrade() else { return };
+        match ring.access().await {
+            Ok(access) => {
+                *newest.0.write().unwrap_or_else(PoisonError::into_inner) = access.credentials;
+            }
+            Err(err) => tracing::warn!(%err, "bucket keys were not renewed, will try again"),
         }
     }
 }

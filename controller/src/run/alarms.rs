@@ -66,7 +66,10 @@ pub fn newest_saved(
 
 /// What is told of a training that saves too rarely, and what to set.
 pub fn rare(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, StoreError> {
+    let ended = store.newest_event(run, attempt, cadence::ENDED)?;
+    let ended = ended.map_or(0, |event| event.id);
     let event = store.newest_event(run, attempt, cadence::EVENT)?;
+    let event = event.filter(|event| event.id > ended);
     Ok(event.and_then(|event| word(&event.detail, "text")))
 }
 

@@ -24,6 +24,8 @@ pub(crate) const KEPT: &str = "kept for a look: ";
 const OLD_BOX_KEPT: Duration = Duration::from_secs(30 * 60);
 /// Looks at a destroyed instance, [`LOOK_AGAIN`] apart, until it is told that it still exists.
 const END_LOOKS: u32 = 40;
+/// Between two looks at the bill of a box that is gone.
+const BILL_AGAIN: Duration = Duration::from_secs(10 * 60);
 /// Longest time for a look at the whole account beside what a run needs.
 const TEND_LIMIT: Duration = Duration::from_secs(30);
 
@@ -194,6 +196,15 @@ impl Lifecycle {
             for twin in self.labelled(&attempt.label).await? {
                 if twin != id {
                     self.provider.destroy(twin).await?;
+                    // Its bill is the attempt's, too.
+                    let detail = serde_json::json!({"instance": twin});
+                    self.store.note(
+                        &attempt.run,
+                        attempt.number,
+                        self.clock.now_us(),
+                        "twin_destroyed",
+                        &detail,
+                    )?;
                 }
             }
             self.sites.forget(&self.place(attempt, id));
@@ -229,30 +240,36 @@ impl Lifecycle {
 
     /// Reads what the provider charged for an attempt and stores it beside our own figure.
     pub(crate) async fn reconcile(&self, attempt: &AttemptRecord) {
-        let Some(id) = attempt.instance else { return };
-        match self
-            .provider
-            .charges(attempt.created_us as f64 / 1e6, &[id])
-            .await
-        {
-            Ok(charges) => {
-                if let Some(charge) = charges.iter().find(|charge| charge.instance == id) {
-                    let is_final = attempt.state == State::Gone;
-                    if let Err(err) = self.store.record_charge(
-                        &attempt.run,
-                        attempt.number,
-                        charge,
-                        self.clock.now_us(),
-                        is_final,
-                    ) {
-                        tracing::warn!(%err, "charges were read but not stored");
-                    }
-                }
-            }
-            Err(err) => {
-                tracing::warn!(%err, "charges could not be read; the ledger's own figure stands")
-            }
+        if let Err(err) = self.try_reconcile(attempt).await {
+            tracing::warn!(%err, "charges could not be read; the ledger's own figure stands");
         }
+    }
+
+    async fn try_reconcile(&self, attempt: &AttemptRecord) -> Result<(), CommandError> {
+        let ids = self.store.billed_instances(attempt)?;
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let since_s = attempt.created_us as f64 / 1e6;
+        let charges = self.provider.charges(since_s, &ids).await?;
+        Ok(self
+            .store
+            .record_bill(attempt, &charges, self.clock.now_us())?)
+    }
+
+    /// Whether the bill of a box that is gone is worth another look.
+    fn is_bill_open(&self, attempt: &AttemptRecord) -> Result<bool, CommandError> {
+        if self.store.is_billed(&attempt.run, attempt.number)? {
+            return Ok(false);
+        }
+        let charges = self.store.charges(&attempt.run)?;
+        let read = charges
+            .iter()
+            .find(|charge| charge.attempt == attempt.number);
+        let now_us = self.clock.now_us();
+        Ok(read.is_none_or(|charge| {
+            now_us.saturating_sub(charge.read_us) >= BILL_AGAIN.as_micros() as i64
+        }))
     }
 
     /// The GPU is charged: since when and how much the provider says, else from now on what was ordered.
@@ -304,7 +321,7 @@ impl Lifecycle {
         let attempts = self.store.attempts(&run.name)?;
         for (index, attempt) in attempts.iter().enumerate() {
             if attempt.state == State::Gone {
-                if !self.store.is_billed(&run.name, attempt.number)? {
+                if self.is_bill_open(attempt)? {
                     self.reconcile(attempt).await;
                 }
                 continue;

@@ -16,6 +16,8 @@ const LOOK: Duration = Duration::from_secs(60);
 const HABIT: usize = 5;
 /// Kind of the event.
 pub const EVENT: &str = "checkpoint.rare";
+/// Kind of the event that ends it.
+pub const ENDED: &str = "checkpoint.often";
 
 /// What a training did, by one clock.
 #[derive(Debug, Clone, PartialEq)]
@@ -136,7 +138,7 @@ pub struct Cadence {
 }
 
 impl Cadence {
-    /// Judges the training of an attempt, once a minute at most; answers what is to be told, once. `began_us` and `now_us` are by
+    /// Judges the training of an attempt, once a minute at most; answers what is to be told, once until it is over. `began_us` and `now_us` are by
     /// the box's clock, as its events are; `told_us` is by ours.
     ///
     /// # Errors
@@ -150,16 +152,13 @@ impl Cadence {
         now: (u64, Option<u64>),
         told_us: i64,
     ) -> Result<Option<String>, StoreError> {
-        if self.told || self.looked.is_some_and(|at| at.elapsed() < LOOK) {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
             return Ok(None);
         }
         self.looked = Some(Instant::now());
         for event in store.events(run, self.read)? {
             self.read = self.read.max(event.id);
             self.take(&event, attempt);
-        }
-        if self.told {
-            return Ok(None);
         }
         let since = |us: u64| Duration::from_micros(us);
         let habit = Habit {
@@ -168,8 +167,14 @@ impl Cadence {
             now: (since(now.0), now.1),
             path: self.path.clone(),
         };
-        let Some(risk) = at_risk(&habit) else {
-            return Ok(None);
+        let risk = match (at_risk(&habit), self.told) {
+            (Some(risk), false) => risk,
+            (None, true) => {
+                self.told = false;
+                store.note(run, attempt, told_us, ENDED, &json!({}))?;
+                return Ok(None);
+            }
+            _ => return Ok(None),
         };
         self.told = true;
         let detail = json!({
@@ -193,6 +198,7 @@ impl Cadence {
             }
             // Told by whoever watched before us.
             EVENT => self.told = true,
+            ENDED => self.told = false,
             _ => {}
         }
     }
@@ -201,7 +207,7 @@ impl Cadence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Clock, store::StoredEvent};
+    use crate::{clock::Clock, run::alarms, store::StoredEvent};
 
     const MINUTE: u64 = 60;
 
@@ -313,5 +319,18 @@ mod tests {
         assert_eq!(look(&mut Cadence::default()), None, "it is on record");
         let event = store.newest_event("r", 1, EVENT).unwrap().unwrap();
         assert_eq!(event.detail["at_risk_s"], 2400);
+        assert!(alarms::rare(&store, "r", 1).unwrap().is_some());
+        // It saves more often now.
+        for (seq, at) in [(3, 84), (4, 86), (5, 88)] {
+            let found = StoredEvent {
+                seq,
+                time_us: i64::try_from(minutes(at)).unwrap(),
+                kind: "checkpoint.found".to_owned(),
+                detail: json!({"path": format!("checkpoint-{at}")}),
+            };
+            store.append_events("r", 1, &[found]).unwrap();
+        }
+        assert_eq!(look(&mut Cadence::default()), None);
+        assert_eq!(alarms::rare(&store, "r", 1).unwrap(), None);
     }
 }

@@ -9,7 +9,8 @@ use crate::{
     ledger,
     provider::Instance,
     run::lifecycle::Lifecycle,
-    store::{AttemptRecord, RunRecord, Store, StoreError},
+    store::{AttemptRecord, EventRecord, RunRecord, Store, StoreError},
+    ui::text,
 };
 
 /// The market ends a contract without asking; two days later its disk is gone. A day is time to move.
@@ -21,6 +22,14 @@ const SOON: Duration = Duration::from_secs(3600);
 /// Kinds of the events, as stored.
 const CONTRACT_ENDS: &str = "contract_ends";
 const CREDIT_LOW: &str = "credit_low";
+
+/// Kind of the event that ends a warning.
+fn end_of(kind: &str) -> &'static str {
+    match kind {
+        CREDIT_LOW => "credit_restored",
+        _ => "contract_extended",
+    }
+}
 
 /// Time until a contract ends, where that is near (pure).
 fn contract_left(end_s: Option<f64>, now_s: f64) -> Option<Duration> {
@@ -60,11 +69,24 @@ fn words(left: Duration) -> String {
 pub fn warnings(store: &Store, run: &str, attempt: u32) -> Result<Vec<String>, StoreError> {
     let mut warnings = Vec::new();
     for kind in [CREDIT_LOW, CONTRACT_ENDS] {
-        if let Some(event) = store.newest_event(run, attempt, kind)? {
+        if let Some(event) = standing(store, run, attempt, kind)? {
             warnings.extend(event.detail["text"].as_str().map(str::to_owned));
         }
     }
     Ok(warnings)
+}
+
+/// The newest warning of a kind that was not ended since.
+fn standing(
+    store: &Store,
+    run: &str,
+    attempt: u32,
+    kind: &str,
+) -> Result<Option<EventRecord>, StoreError> {
+    let ended = store.newest_event(run, attempt, end_of(kind))?;
+    let ended = ended.map_or(0, |event| event.id);
+    let told = store.newest_event(run, attempt, kind)?;
+    Ok(told.filter(|told| told.id > ended))
 }
 
 impl Lifecycle {
@@ -92,20 +114,22 @@ impl Lifecycle {
         let usd_per_hour: f64 = fleet.iter().map(|seen| ledger::rates(seen).total()).sum();
         if let Some(left) = credit_left(account.credit_usd, usd_per_hour) {
             let credit_usd = account.credit_usd;
-            let (dollars, time) = (credit_usd.max(0.0), words(left));
+            let (dollars, when) = (credit_usd.max(0.0), self.when(left));
             let text = format!(
-                "the account has ${dollars:.2} left, which lasts {time} at ${usd_per_hour:.3}/h for all its boxes; without \
+                "the account has ${dollars:.2} left, which lasts until {when} at ${usd_per_hour:.3}/h for all its boxes; without \
                  credit every box is stopped"
             );
             let detail = json!({"credit_usd": credit_usd, "usd_per_hour": usd_per_hour});
             self.warn(run, attempt, CREDIT_LOW, left, text, detail)?;
+        } else {
+            self.warn_no_more(run, attempt, CREDIT_LOW, "the account's credit lasts again")?;
         }
         let ours = fleet.iter().find(|seen| seen.id == id);
         let end_s = ours.and_then(|seen: &Instance| seen.end_s);
         if let Some(left) = contract_left(end_s, now_s) {
             let text = format!(
-                "the contract of instance {id} ends in {}: it is stopped then and cannot be started again",
-                words(left)
+                "the contract of instance {id} ends at {}: it is stopped then and cannot be started again",
+                self.when(left)
             );
             self.warn(
                 run,
@@ -115,8 +139,34 @@ impl Lifecycle {
                 text,
                 json!({"instance": id}),
             )?;
+        } else if ours.is_some() {
+            let text = format!("the contract of instance {id} goes on");
+            self.warn_no_more(run, attempt, CONTRACT_ENDS, &text)?;
         }
         Ok(())
+    }
+
+    /// The moment in so much time, for people: unlike the time left it stays true.
+    fn when(&self, left: Duration) -> String {
+        let left_us = i64::try_from(left.as_micros()).unwrap_or(i64::MAX);
+        // To the nearest second: both times went through floats.
+        let at_us = self.clock.now_us().saturating_add(left_us);
+        text::time(at_us.saturating_add(500_000))
+    }
+
+    /// What was told is over.
+    fn warn_no_more(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        kind: &str,
+        text: &str,
+    ) -> Result<(), CommandError> {
+        if standing(&self.store, &run.name, attempt.number, kind)?.is_none() {
+            return Ok(());
+        }
+        self.say(run, &format!("No warning any more: {text}."));
+        self.note(run, attempt.number, end_of(kind), json!({"text": text}))
     }
 
     fn warn(
@@ -128,12 +178,12 @@ impl Lifecycle {
         text: String,
         mut detail: Value,
     ) -> Result<(), CommandError> {
-        let told = self.store.newest_event(&run.name, attempt.number, kind)?;
+        let told = standing(&self.store, &run.name, attempt.number, kind)?;
         let told_left_s = told.and_then(|event| event.detail["left_s"].as_f64());
         if !is_news(told_left_s, left) {
             return Ok(());
         }
-        self.say(run, &format!("Careful: {text}."));
+        self.say(run, &format!("Careful: {text} (in {}).", words(left)));
         detail["left_s"] = left.as_secs().into();
         detail["text"] = text.into();
         self.note(run, attempt.number, kind, detail)

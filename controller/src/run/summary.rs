@@ -76,7 +76,7 @@ pub struct AttemptSummary {
     pub checkpoints_committed: u64,
     /// Money by our own figure.
     pub ledger: Cost,
-    /// Money by the provider's closed bill.
+    /// Money by the provider's bill, once the box is gone.
     pub charged: Option<Cost>,
     /// Why it ended.
     pub reason: Option<String>,
@@ -134,7 +134,7 @@ pub fn summarise(
         reached = reached.max(attempt.last_step);
         let charge = charges
             .iter()
-            .find(|charge| charge.attempt == attempt.number && charge.is_final);
+            .find(|charge| charge.attempt == attempt.number && charge.is_whole);
         rows.push(AttemptSummary {
             number: attempt.number,
             state: attempt.state,

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use crate::store::{AttemptRecord, EventRecord, Store, StoreError};
+use crate::{
+    spec::Validate,
+    store::{AttemptRecord, EventRecord, Store, StoreError},
+};
 
 /// Kinds of the agent's events.
 pub const WINDOW: &str = "window";
@@ -48,14 +51,14 @@ pub fn is_grave(window: &Value) -> bool {
 }
 
 /// What a person may do about a contradiction that stands, a sentence.
-pub fn answer(run: &str, window: Option<&Value>) -> String {
+pub fn answer(name: &str, validate: &Validate, window: Option<&Value>) -> String {
+    let consequence = validate.consequence();
     if window.is_none_or(is_grave) {
         format!(
-            "it is ended when nobody watches for a whole window; let it go on with `spotter accept {run}`, or end it with \
-             `spotter stop {run}`"
+            "{consequence}; let it go on with `spotter accept {name}`, or end it with `spotter stop {name}`"
         )
     } else {
-        format!("it goes on all the same; end it with `spotter stop {run}`")
+        format!("it goes on all the same; end it with `spotter stop {name}`")
     }
 }
 
@@ -145,10 +148,13 @@ mod tests {
     fn only_what_is_grave_is_said_to_end_a_training() {
         let window =
             |grave: Value| json!({"contradictions": [{"trigger": "memory", "grave": grave}]});
-        assert!(!answer("r", Some(&window(json!(false)))).contains("ended"));
+        assert!(!answer("r", &Validate::default(), Some(&window(json!(false)))).contains("ended"));
         // An agent that does not say ends it for anything.
         for grave in [json!(true), Value::Null] {
-            assert!(answer("r", Some(&window(grave))).contains("it is ended when"));
+            assert!(
+                answer("r", &Validate::default(), Some(&window(grave)))
+                    .contains("it is ended when")
+            );
         }
         assert!(!is_grave(&json!({"contradictions": []})));
     }

@@ -1,14 +1,20 @@
 //! Money in the store: what was charged by the hour from when to when, and what the provider says it took.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Store, StoreError, collect, doing, rows::unreadable, write};
+use super::{AttemptRecord, Store, StoreError, collect, doing, rows::unreadable, write};
 use crate::{
     fault,
     ledger::{self, Charged, Cost, CostKind, Interval},
-    provider::{Charge, Instance},
+    provider::{Charge, Instance, InstanceId},
     run::State,
 };
+
+/// How long the provider may go on adding to the bill of a box that is gone: charges are put together behind the scenes, an hour
+/// or a day at a time.
+const BILL_CLOSES: Duration = Duration::from_secs(6 * 3600);
 
 /// What the provider charged for an attempt.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +27,9 @@ pub struct ChargeRecord {
     pub cost: Cost,
     /// When it was read, microseconds since the epoch.
     pub read_us: i64,
-    /// The instance is gone and the bill is closed.
+    /// It was read after the instance was gone, and stands in the place of our own figure.
+    pub is_whole: bool,
+    /// It was read so long after the end that nothing is added any more: it need not be read again.
     pub is_final: bool,
 }
 
@@ -30,7 +38,7 @@ impl From<&ChargeRecord> for Charged {
         Self {
             attempt: record.attempt,
             cost: record.cost,
-            is_final: record.is_final,
+            is_final: record.is_whole,
         }
     }
 }
@@ -153,8 +161,10 @@ impl Store {
     pub fn charges(&self, run: &str) -> Result<Vec<ChargeRecord>, StoreError> {
         collect(
             &self.lock(),
-            "SELECT attempt, instance, gpu_usd, disk_usd, bandwidth_usd, read_us, final FROM charges
-             WHERE run = ?1 ORDER BY attempt",
+            "SELECT c.attempt, c.instance, c.gpu_usd, c.disk_usd, c.bandwidth_usd, c.read_us, c.final,
+                    c.final OR coalesce(a.state = 'gone' AND c.read_us >= a.gone_us, 0)
+             FROM charges c LEFT JOIN attempts a ON a.run = c.run AND a.number = c.attempt
+             WHERE c.run = ?1 ORDER BY c.attempt",
             [run],
             |row| {
                 let instance: i64 = row.get(1)?;
@@ -168,10 +178,50 @@ impl Store {
                     },
                     read_us: row.get(5)?,
                     is_final: row.get(6)?,
+                    is_whole: row.get(7)?,
                 }))
             },
             "read the charges",
         )
+    }
+
+    /// Instances that an attempt is billed for: its own, and twins of it that were destroyed.
+    pub fn billed_instances(&self, attempt: &AttemptRecord) -> Result<Vec<InstanceId>, StoreError> {
+        let twins = self.events_of(&attempt.run, attempt.number, "twin_destroyed")?;
+        let twins = twins
+            .iter()
+            .filter_map(|event| event.detail["instance"].as_u64());
+        let mut ids: Vec<InstanceId> = attempt.instance.into_iter().chain(twins).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// Records what the provider charged for an attempt, of all that it answered. The newest answer counts.
+    pub fn record_bill(
+        &self,
+        attempt: &AttemptRecord,
+        answered: &[Charge],
+        now_us: i64,
+    ) -> Result<(), StoreError> {
+        let ids = self.billed_instances(attempt)?;
+        let mut ours = answered
+            .iter()
+            .filter(|charge| ids.contains(&charge.instance));
+        let Some(first) = ours.next() else {
+            return Ok(());
+        };
+        let mut all = first.clone();
+        all.instance = attempt.instance.unwrap_or(first.instance);
+        for twin in ours {
+            all.gpu_usd += twin.gpu_usd;
+            all.disk_usd += twin.disk_usd;
+            all.bandwidth_usd += twin.bandwidth_usd;
+        }
+        let gone_for_us = now_us.saturating_sub(attempt.gone_us);
+        let is_final =
+            attempt.state == State::Gone && gone_for_us >= BILL_CLOSES.as_micros() as i64;
+        self.record_charge(&attempt.run, attempt.number, &all, now_us, is_final)
     }
 
     /// What the provider charged for the run so far, by attempt, as [`crate::ledger::run_cost`] takes it.

@@ -408,6 +408,23 @@ async fn an_interruption_shows_in_the_intention_before_the_container_is_down() {
 }
 
 #[tokio::test]
+async fn a_higher_bid_may_leave_an_instance_stopped_until_it_is_started() {
+    let sim = Sim::open().await;
+    sim.sim("faults", json!({"no_auto_resume": true})).await;
+    let id = sim.running(Some(0.75)).await;
+    sim.sim("outbid", json!({"id": id})).await;
+    sim.until(id, "actual_status", "exited").await;
+    let vast = client(&sim);
+    vast.change_bid(id, 2.0).await.unwrap();
+    let seen = vast.instance(id).await.unwrap().unwrap();
+    assert_eq!(seen.intended, Intended::Stopped);
+    assert!(!seen.scheduling && !seen.contract_running);
+    assert!(vast.start(id).await.unwrap(), "its bid is the highest");
+    sim.until(id, "actual_status", "running").await;
+    sim.close().await;
+}
+
+#[tokio::test]
 async fn a_start_whose_gpu_is_taken_is_queued_and_a_stop_takes_it_off_the_queue() {
     let sim = Sim::open().await;
     let id = sim.running(None).await;

@@ -224,7 +224,7 @@ async fn low_credit_and_the_end_of_a_contract_are_told_before_they_bite() {
     world.plan(&spec(RUN));
     assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Done));
     assert!(world.was_told("the account has $1.00 left, which lasts"));
-    assert!(world.was_told("ends in"));
+    assert!(world.was_told("ends at 2026-01-01 05:33:20Z"));
     let kinds = world.kinds(RUN);
     for kind in ["credit_low", "contract_ends"] {
         assert_eq!(
@@ -235,6 +235,32 @@ async fn low_credit_and_the_end_of_a_contract_are_told_before_they_bite() {
     }
     let warnings = spotter::run::foresight::warnings(&world.store, RUN, 1).unwrap();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
+    // Told as a moment, which stays true however late it is read.
+    assert!(
+        warnings[0].contains("lasts until 2026-01-01 "),
+        "{warnings:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warning_that_is_over_is_not_repeated() {
+    let world = World::new(2, 4_000);
+    world.market.set_credit(1.0);
+    world.plan(&spec(RUN));
+    let warnings = || spotter::run::foresight::warnings(&world.store, RUN, 1).unwrap();
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(warnings().len(), 1);
+        world.market.set_credit(100.0);
+        tokio::time::sleep(Duration::from_secs(15 * 60)).await;
+        assert_eq!(warnings(), Vec::<String>::new());
+        world.market.set_credit(1.0);
+        tokio::time::sleep(Duration::from_secs(15 * 60)).await;
+        assert_eq!(warnings().len(), 1, "it is so again");
+    });
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert!(world.kinds(RUN).contains(&"credit_restored".to_owned()));
 }
 
 /// A fault of our own meets every box alike: one rental is enough to find it.

@@ -17,5 +17,6 @@ mod money;
 mod recovery;
 mod tidy;
 mod waiting;
+mod waits;
 mod windows;
 mod world;

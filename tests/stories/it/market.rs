@@ -3,15 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use spotter::{
-    cli::{Cli, GlobalFlags, Verb},
-    commands::{Deps, bid, destroy},
-    config::{Config, Environment},
+    cli::Verb,
+    commands::{bid, destroy},
     error::CommandError,
-    provider::Rental,
+    provider::{Charge, Provider, Rental},
     run::{State, lifecycle::Goal, vigil},
     spec::RecoverPolicy,
     store::Outcome,
-    ui::{Ui, UiOptions},
 };
 
 use crate::world::{World, spec};
@@ -29,6 +27,16 @@ async fn a_create_that_is_carried_out_twice_leaves_one_box_at_once() {
     });
     assert_eq!(run.outcome, Some(Outcome::Done));
     assert!(world.kinds(RUN).contains(&"twin_destroyed".to_owned()));
+    let attempt = &world.attempts(RUN)[0];
+    let billed = world.store.billed_instances(attempt).unwrap();
+    assert_eq!(billed.len(), 2, "the twin's bill is the run's, too");
+    let charges = world.market.charges(0.0, &billed).await.unwrap();
+    let theirs: f64 = charges.iter().map(Charge::total_usd).sum();
+    let ours = world.store.charged(RUN).unwrap()[0].cost.total_usd();
+    assert!(
+        ours > 0.0 && (ours - theirs).abs() < 1e-9,
+        "{ours} {theirs}"
+    );
     assert!(world.market.alive().is_empty());
 }
 
@@ -331,7 +339,7 @@ async fn a_spotter_that_was_suspended_while_it_rented_leaves_the_box_to_the_one_
 
 /// `spotter destroy RUN`, as somebody would type it beside a watcher.
 async fn destroy_verb(world: &World) {
-    let (mut ui, deps, verb) = typed(world, &["spotter", "destroy", RUN]);
+    let (mut ui, deps, verb, _) = world.typed(&["spotter", "destroy", RUN]);
     let Verb::Destroy(args) = &verb else {
         panic!("`destroy` is destroy");
     };
@@ -340,34 +348,11 @@ async fn destroy_verb(world: &World) {
 
 /// `spotter bid RUN PRICE`.
 async fn bid_verb(world: &World, price: &str) -> Result<(), CommandError> {
-    let (mut ui, deps, verb) = typed(world, &["spotter", "bid", RUN, price]);
+    let (mut ui, deps, verb, _) = world.typed(&["spotter", "bid", RUN, price]);
     let Verb::Bid(args) = &verb else {
         panic!("`bid` is bid");
     };
     bid::bid(&mut ui, &deps, args).await
-}
-
-/// What a verb is given that somebody types.
-fn typed(world: &World, words: &[&str]) -> (Ui, Deps, Verb) {
-    let home = world.folder().to_str().unwrap();
-    let config = Config::new(
-        GlobalFlags::default(),
-        Environment::of(&[("SPOTTER_HOME", home)]),
-    );
-    let (market, boxes) = (world.market.clone(), world.boxes.clone());
-    let deps = Deps::new(
-        config.unwrap(),
-        world.clock(),
-        Box::new(move |_| Ok(Arc::new(market.clone()))),
-        Box::new(move |_| Ok(Arc::new(boxes.clone()))),
-    );
-    let cli = <Cli as clap::Parser>::try_parse_from(words).unwrap();
-    let ui = Ui::to(
-        Box::new(std::io::sink()),
-        Box::new(std::io::sink()),
-        UiOptions::default(),
-    );
-    (ui, deps, cli.verb)
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use spotter::{
+    provider::Charge,
     run::{State, lease::Lease},
     store::Outcome,
 };
@@ -70,6 +71,42 @@ async fn a_run_whose_limits_are_used_up_is_started_again_only_with_more() {
     assert_eq!(run.outcome, Some(Outcome::Done));
     assert_eq!(run.spec.limits.budget_usd, Some(5.0));
     assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bill_is_read_again_until_hours_after_the_end_and_the_newest_figure_counts() {
+    let world = World::new(3, 100);
+    world.plan(&spec(RUN));
+    world.drive(RUN).await;
+    let attempt = world.attempts(RUN).remove(0);
+    let charge = |gpu_usd: f64| Charge {
+        instance: attempt.instance.unwrap(),
+        gpu_usd,
+        disk_usd: 0.0,
+        bandwidth_usd: 0.0,
+    };
+    let (now_us, hour_us) = (world.clock().now_us(), 3_600_000_000);
+    for (hours, gpu_usd, is_final) in [(0, 0.01, false), (2, 0.02, false), (7, 0.03, true)] {
+        let read_us = now_us + hours * hour_us;
+        world
+            .store
+            .record_bill(&attempt, &[charge(gpu_usd)], read_us)
+            .unwrap();
+        let bill = world.store.charges(RUN).unwrap().remove(0);
+        assert_eq!((bill.is_whole, bill.is_final), (true, is_final), "{hours}");
+        assert_eq!(world.lifecycle().spent_usd(RUN).unwrap(), gpu_usd);
+    }
+    // While it is open, whoever looks reads it again; afterwards nobody does.
+    let early = charge(0.0);
+    world.store.record_bill(&attempt, &[early], now_us).unwrap();
+    tokio::time::sleep(Duration::from_secs(7 * 3600)).await;
+    world.drive(RUN).await;
+    let bill = world.store.charges(RUN).unwrap().remove(0);
+    assert!(bill.is_final && bill.cost.gpu_usd > 0.0, "{bill:?}");
+    let read_us = bill.read_us;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    world.drive(RUN).await;
+    assert_eq!(world.store.charges(RUN).unwrap()[0].read_us, read_us);
 }
 
 #[tokio::test(start_paused = true)]

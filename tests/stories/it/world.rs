@@ -11,7 +11,10 @@ use std::{
 
 use spotter::{
     agent_client::TrainingInfo,
+    cli::{Cli, GlobalFlags, Verb},
     clock::Clock,
+    commands::Deps,
+    config::{Config, Environment},
     ledger,
     logbook::Logbook,
     provider::{Provider, memory::MemoryMarket},
@@ -25,6 +28,7 @@ use spotter::{
         RunSpec,
     },
     store::{AttemptRecord, RunRecord, Store},
+    ui::{Ui, UiOptions},
 };
 use tokio::time::Instant;
 
@@ -61,6 +65,28 @@ impl Report for Told {
     fn transfer(&self, _what: &str, _done_bytes: u64, _total_bytes: u64) {}
 
     fn training(&self, _run: &str, _training: &TrainingInfo) {}
+}
+
+/// What a verb has written, data and words.
+#[derive(Debug, Clone, Default)]
+pub struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl Paper {
+    /// All of it.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 impl World {
@@ -102,6 +128,27 @@ impl World {
             store: Arc::new(store),
             ..self.lifecycle()
         }
+    }
+
+    /// What a verb is given that somebody types in this world, and the paper on which it writes its data.
+    pub fn typed(&self, words: &[&str]) -> (Ui, Deps, Verb, Paper) {
+        let home = self.home.path().to_str().unwrap();
+        let config = Config::new(
+            GlobalFlags::default(),
+            Environment::of(&[("SPOTTER_HOME", home)]),
+        );
+        let (market, boxes) = (self.market.clone(), self.boxes.clone());
+        let deps = Deps::new(
+            config.unwrap(),
+            self.clock(),
+            Box::new(move |_| Ok(Arc::new(market.clone()))),
+            Box::new(move |_| Ok(Arc::new(boxes.clone()))),
+        );
+        let cli = <Cli as clap::Parser>::try_parse_from(words).unwrap();
+        let paper = Paper::default();
+        let options = UiOptions::default();
+        let ui = Ui::to(Box::new(paper.clone()), Box::new(paper.clone()), options);
+        (ui, deps, cli.verb, paper)
     }
 
     /// Writes a run down.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use reqwest::{Certificate, Client, ClientBuilder, redirect};
 
+use crate::roots::compiled_in;
+
 /// Why no client can be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RootsError {
@@ -61,11 +63,11 @@ pub(super) fn client(
 
 /// Trusts what came with the program, and these.
 fn with_roots(builder: ClientBuilder, ours: Vec<Certificate>) -> Result<Client, RootsError> {
-    let compiled_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
-    let compiled_in: Result<Vec<_>, _> = compiled_in
+    let roots = compiled_in()
+        .iter()
         .map(|root| Certificate::from_der(root))
-        .collect();
-    let roots = compiled_in.map_err(RootsError::Client)?;
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(RootsError::Client)?;
     builder
         .tls_certs_only(roots.into_iter().chain(ours))
         .build()

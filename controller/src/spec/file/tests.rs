@@ -64,6 +64,35 @@ fn check_error(text: &str, expected: &str) {
 }
 
 #[test]
+fn a_contradiction_has_the_consequence_that_the_run_file_names() {
+    for (on_contradiction, go_on_unanswered, expected) in [
+        (
+            "alert",
+            false,
+            "it is ended when nobody watches for a whole window",
+        ),
+        ("alert", true, "it goes on though nobody answers"),
+        (
+            "stop",
+            false,
+            "its box ends it, as `validate.on_contradiction` says",
+        ),
+        (
+            "command echo",
+            true,
+            "its box runs the command of `validate.on_contradiction`, and it goes on though nobody answers",
+        ),
+    ] {
+        let validate = crate::spec::Validate {
+            on_contradiction: on_contradiction.to_owned(),
+            go_on_unanswered,
+            ..Default::default()
+        };
+        assert_eq!(validate.consequence(), expected);
+    }
+}
+
+#[test]
 fn the_whole_file_is_read() {
     let dir = dir();
     let spec = parse(FULL, "run.yaml", dir.path()).unwrap();

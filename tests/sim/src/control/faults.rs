@@ -113,6 +113,8 @@ pub struct Faults {
     pub wrong_price: u32,
     /// Creates that come up stopped, until somebody starts them.
     pub starts_stopped: u32,
+    /// A raised bid starts no instance that was stopped, until its tenant starts it.
+    pub no_auto_resume: bool,
     /// Containers that end by themselves as soon as they are up.
     pub container_ends: u32,
     /// Image pulls end with this text of the host's daemon, and the instance stays `loading` for ever.

@@ -104,6 +104,17 @@ impl Market {
         Ok(bid)
     }
 
+    /// An instance that does not run waits for its tenant to start it, however high its bid is.
+    pub fn stay_stopped(&mut self, id: InstanceId) {
+        let instance = self.at(id);
+        if instance.contract == Contract::Stopped {
+            instance.wants_to_run = false;
+            instance.next = instance
+                .next
+                .filter(|(_, step)| !matches!(step, Step::Resume));
+        }
+    }
+
     /// Somebody takes exactly the GPUs of this instance, for more than it pays.
     ///
     /// # Errors

@@ -96,7 +96,14 @@ pub async fn bid(State(world): State<Arc<World>>, Path(id): Path<String>, call: 
             Some(price.ok_or_else(|| ApiError::invalid("Please set a bid price >= 0.001."))?)
         }
     };
-    world.act(|market, now| market.change_bid(now, id, bid))?;
+    let stays = world.faults().no_auto_resume;
+    world.act(|market, now| {
+        market.change_bid(now, id, bid)?;
+        if stays {
+            market.stay_stopped(id);
+        }
+        Ok::<_, Refused>(())
+    })?;
     success()
 }
 
