@@ -213,6 +213,14 @@ pub struct Flushed {
     pub unsaved: u64,
 }
 
+/// A directory that cannot be looked at.
+struct Blind {
+    /// Why.
+    problem: String,
+    /// Since when, after the start.
+    since: Duration,
+}
+
 /// The backup of one run on this box. One round at a time runs; everything else may be asked at any moment.
 pub struct Backup {
     options: BackupOptions,
@@ -230,8 +238,8 @@ pub struct Backup {
     pace: Mutex<Pace>,
     /// Milliseconds that the bucket's clock is taken to be ahead.
     clock_offset_ms: Mutex<i64>,
-    /// Why the last look at the directory failed; `None`: it did not.
-    blind: Mutex<Option<String>>,
+    /// The last look at the directory failed; `None`: it did not.
+    blind: Mutex<Option<Blind>>,
     /// When the next look at something unfinished is due; `None`: nothing is.
     next_look: Mutex<Option<Duration>>,
     work: tokio::sync::Mutex<Work>,
@@ -437,14 +445,14 @@ impl Backup {
         if !state.unseen {
             return Ok(state);
         }
-        let problem = self.blind().clone();
+        let problem = self.blind().as_ref().map(|blind| blind.problem.clone());
         Err(BackupError::Unseen {
             path: self.options.dir.clone(),
             problem: problem.unwrap_or_else(|| "there was no time for a look at it".to_owned()),
         })
     }
 
-    fn blind(&self) -> MutexGuard<'_, Option<String>> {
+    fn blind(&self) -> MutexGuard<'_, Option<Blind>> {
         self.blind
             .lock()
             .expect("nothing panics while it holds this text")

@@ -177,24 +177,28 @@ impl Backup {
         self.standing.set_room(Some(detail));
     }
 
-    /// What lies in the directory is not known any more: nothing that was said of it holds.
+    /// What lies in the directory is not known any more: nothing that was said of it holds. An alarm, which may end the training, is
+    /// raised as for any backup that is behind: after its interval.
     fn tell_blind(&self, problem: String) {
+        let since = self.blind().as_ref().map(|blind| blind.since);
+        let since = since.unwrap_or_else(|| self.now());
         {
             let mut state = self.standing.state();
             state.unseen = true;
             state.problem.clone_from(&problem);
         }
-        if !self.options.every.is_zero() {
+        let every = self.options.every;
+        if !every.is_zero() && self.now().saturating_sub(since) > every {
             self.standing.set_alarm(Some(problem.clone()));
         }
-        *self.blind() = Some(problem);
+        *self.blind() = Some(Blind { problem, since });
     }
 
     /// It could be read.
     fn tell_seen(&self) {
         let was = self.blind().take();
         let mut state = self.standing.state();
-        if was.is_some_and(|was| was == state.problem) {
+        if was.is_some_and(|was| was.problem == state.problem) {
             state.problem.clear();
         }
     }

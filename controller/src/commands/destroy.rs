@@ -235,6 +235,10 @@ async fn at_stake(
     Ok(match (trains, losses.is_empty()) {
         (true, _) => Some(("the training runs".to_owned(), losses)),
         (false, false) => Some((in_words(&losses), losses)),
+        // What it was kept for need not be among what it can list.
+        (false, true) if attempt.is_kept_for_a_look() => {
+            Some((attempt.reason.clone().unwrap_or_default(), losses))
+        }
         (false, true) => None,
     })
 }

@@ -111,8 +111,15 @@ pub async fn resume(
         };
         match run.outcome {
             None => {
-                store.update_run(&run)?;
-                lifecycle.go_elsewhere(&run).await?;
+                // Whoever watched may have ended it meanwhile.
+                let mut now = store.run(&run.name)?;
+                if now.outcome.is_some() {
+                    return Err(refused(format!("run `{}` has ended meanwhile", run.name))
+                        .hint(format!("look again: `spotter status {}`", run.name)));
+                }
+                now.spec.limits = run.spec.limits.clone();
+                store.update_run(&now)?;
+                lifecycle.go_elsewhere(&now).await?;
             }
             Some(_) => {
                 if args.here {

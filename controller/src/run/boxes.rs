@@ -258,7 +258,7 @@ impl Lifecycle {
     }
 
     /// Whether the bill of a box that is gone is worth another look.
-    fn is_bill_open(&self, attempt: &AttemptRecord) -> Result<bool, CommandError> {
+    pub(crate) fn is_bill_open(&self, attempt: &AttemptRecord) -> Result<bool, CommandError> {
         if self.store.is_billed(&attempt.run, attempt.number)? {
             return Ok(false);
         }

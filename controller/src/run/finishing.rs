@@ -143,26 +143,38 @@ impl Lifecycle {
             }
             self.say(run, "Saving the last checkpoints.");
             let backup = match site.backup_now(LAST_BACKUP, true).await {
-                Ok(backup) => backup,
-                Err(err) => return Err(unsaved(run, err)),
+                Ok(backup) => Some(backup),
+                Err(err) => {
+                    let status = site.status().await;
+                    let backup = status.ok().and_then(|status| status.backup);
+                    if !backup.is_some_and(|backup| backup.unseen) {
+                        return Err(unsaved(run, err));
+                    }
+                    // No waiting makes it readable: the disk is kept for a look, the GPU is not paid.
+                    let why = format!("its checkpoint directory could not be looked at ({err})");
+                    self.keep_for_a_look(run, attempt, &why);
+                    None
+                }
             };
-            if backup.pending == 0 && backup.unsaved_bytes > 0 {
+            let (pending, unsaved_bytes) = backup
+                .as_ref()
+                .map_or((0, 0), |backup| (backup.pending, backup.unsaved_bytes));
+            if pending == 0 && unsaved_bytes > 0 {
                 // Cut short by its writer, and no waiting makes it whole: the disk is kept for a look, the GPU is not paid.
                 let why = format!(
-                    "{} bytes of checkpoint files are not whole, and so in no bucket",
-                    backup.unsaved_bytes
+                    "{unsaved_bytes} bytes of checkpoint files are not whole, and so in no bucket"
                 );
                 self.keep_for_a_look(run, attempt, &why);
-            } else if backup.pending > 0 {
+            } else if pending > 0 {
                 let text = format!(
-                    "run `{}` has {} bytes of checkpoints that did not reach the bucket",
-                    run.name, backup.unsaved_bytes
+                    "run `{}` has {unsaved_bytes} bytes of checkpoints that did not reach the bucket",
+                    run.name
                 );
                 return Err(Halt::Fatal(
                     CommandError::new(text)
                         .because(
                             backup
-                                .problem
+                                .and_then(|backup| backup.problem)
                                 .unwrap_or_else(|| "the time for it is over".to_owned()),
                         )
                         .hint(format!("try again with `spotter up {}`", run.name))

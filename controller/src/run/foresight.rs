@@ -8,7 +8,7 @@ use crate::{
     error::CommandError,
     ledger,
     provider::Instance,
-    run::lifecycle::Lifecycle,
+    run::{State, lifecycle::Lifecycle},
     store::{AttemptRecord, EventRecord, RunRecord, Store, StoreError},
     ui::text,
 };
@@ -102,6 +102,12 @@ impl Lifecycle {
         if run.spec.limits.budget_usd.is_some() {
             // Traffic counts too, and only the provider meters it.
             self.reconcile(attempt).await;
+            // Bills of boxes that are gone may still grow.
+            for gone in self.store.attempts(&run.name)? {
+                if gone.state == State::Gone && self.is_bill_open(&gone)? {
+                    self.reconcile(&gone).await;
+                }
+            }
         }
         let (Ok(account), Ok(fleet)) = (
             self.provider.account().await,

@@ -16,6 +16,8 @@ pub const BRING_UPS: u32 = 3;
 const RAISE: f64 = 1.2;
 /// Between two bids: a box that a bid won is seen to come back within a minute, and a bid is paid as it is.
 const BID_PAUSE: Duration = Duration::from_secs(30);
+/// A container that was given back runs within a minute or two; after that it is loaded like any other.
+const COMING: Duration = Duration::from_secs(5 * 60);
 /// The market counts in thousandths of a dollar.
 const LEAST_USD: f64 = 0.001;
 
@@ -51,6 +53,8 @@ pub enum GiveUp {
     },
     /// [`BRING_UPS`] boxes in a row did not come up.
     BringUps,
+    /// The box was back and did not come up, and only its disk holds what was trained.
+    NotUp,
     /// The box was not back within `recover.wait`.
     Waited {
         /// That limit.
@@ -76,6 +80,9 @@ impl fmt::Display for GiveUp {
                     text::usd(*spent_usd),
                     text::usd(*budget_usd)
                 )
+            }
+            Self::NotUp => {
+                f.write_str("its box was back, but did not come up, and there is no bucket to go on from elsewhere")
             }
             Self::BringUps => write!(f, "{BRING_UPS} boxes in a row did not come up"),
             Self::Waited { limit } => write!(
@@ -134,8 +141,14 @@ pub fn decide(spec: &RunSpec, past: &Past<'_>) -> Move {
     let worth_waiting = attempts.last().is_some_and(|last| {
         last.state == State::Interrupted && last.instance.is_some() && last.started_us > 0
     });
+    let has_bucket = spec
+        .checkpoints
+        .as_ref()
+        .is_some_and(|checkpoints| checkpoints.to.is_some());
     match spec.recover.policy {
         RecoverPolicy::Here if worth_waiting && !past.failed_here => Move::Here,
+        // Without a bucket its disk holds the only checkpoint: elsewhere the training would begin again.
+        RecoverPolicy::Here if worth_waiting && !has_bucket => Move::GiveUp(GiveUp::NotUp),
         _ => Move::Elsewhere,
     }
 }
@@ -166,6 +179,8 @@ pub enum Presence {
 pub struct Wait {
     /// How the box stands.
     pub presence: Presence,
+    /// Since it was given back and comes up, where it does.
+    pub coming: Duration,
     /// Since the wait began.
     pub waited: Duration,
     /// `recover.wait`.
@@ -207,6 +222,8 @@ pub fn here(wait: &Wait) -> Patience {
     }
     match wait.presence {
         Presence::Back => return Patience::GoOn,
+        // Whoever loads a box has the deadlines for one that does not come up.
+        Presence::Coming if wait.coming >= COMING => return Patience::GoOn,
         Presence::Coming => return Patience::Wait,
         Presence::Gone | Presence::Away => {}
     }
@@ -320,6 +337,11 @@ mod tests {
         let mut spec = RunSpec::from_flags_for_tests();
         spec.recover.policy = RecoverPolicy::Here;
         spec.limits.budget_usd = Some(2.0);
+        let without_bucket = {
+            let mut spec = spec.clone();
+            spec.checkpoints = None;
+            spec
+        };
         let check = |state, trained, instance, failed_here, spent_usd, expected: Move| {
             let mut attempts = attempts(&[trained]);
             attempts[0].state = state;
@@ -336,6 +358,20 @@ mod tests {
         let box_ = Some(7);
         check(State::Interrupted, true, box_, false, 0.0, Move::Here);
         check(State::Interrupted, true, box_, true, 0.0, Move::Elsewhere);
+        let failed = {
+            let mut attempts = attempts(&[true]);
+            attempts[0].state = State::Interrupted;
+            attempts[0].instance = box_;
+            attempts
+        };
+        let past = Past {
+            attempts: &failed,
+            taken: &taken_of(&[1]),
+            returns: 0,
+            failed_here: true,
+            spent_usd: 0.0,
+        };
+        assert_eq!(decide(&without_bucket, &past), Move::GiveUp(GiveUp::NotUp));
         check(State::Interrupted, false, box_, false, 0.0, Move::Elsewhere);
         check(State::Interrupted, true, None, false, 0.0, Move::Elsewhere);
         check(State::Lost, true, box_, false, 0.0, Move::Elsewhere);
@@ -366,6 +402,7 @@ mod tests {
                      expected: Patience| {
             let wait = Wait {
                 presence,
+                coming: Duration::from_secs(if presence == Coming { waited_s } else { 0 }),
                 waited: Duration::from_secs(waited_s),
                 limit,
                 spent_usd,
@@ -398,7 +435,8 @@ mod tests {
             None,
             Patience::GiveUp(GiveUp::Waited { limit }),
         );
-        check(Coming, 7200, 1.0, 0.2, max, None, Patience::Wait);
+        check(Coming, 299, 1.0, 0.2, max, None, Patience::Wait);
+        check(Coming, 300, 1.0, 0.2, max, None, Patience::GoOn);
         check(Back, 7200, 1.0, 0.2, max, None, Patience::GoOn);
         check(Back, 0, 10.0, 0.2, max, None, over.clone());
         check(Away, 0, 10.0, 0.2, max, None, over);

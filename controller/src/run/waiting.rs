@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     error::CommandError,
@@ -13,7 +14,7 @@ use crate::{
         State,
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
-        market_eye::UNKNOWN,
+        market_eye::{UNKNOWN, UNKNOWN_FOR},
         recovery::{self, Patience, Presence, Wait},
         status::{self, Action, Seen},
     },
@@ -23,6 +24,9 @@ use crate::{
 
 /// Event with which a wait begins.
 const BEGAN: &str = "waiting";
+/// Events of a box that was given back and comes up, and of one that somebody took again.
+const COMING: &str = "box_coming";
+const AWAY: &str = "box_away";
 /// Event of a bid that was raised, by this or by hand.
 const BID: &str = "bid_changed";
 
@@ -127,7 +131,14 @@ impl Lifecycle {
             return Err(Halt::Lost("no instance was recorded".to_owned()));
         };
         let id = waiting.instance;
-        let found = self.provider.instance(id).await?;
+        let mut found = self.provider.instance(id).await?;
+        // One answer is no verdict: the market also forgets for a moment.
+        let since = Instant::now();
+        while found.is_none() && since.elapsed() < UNKNOWN_FOR {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            self.still_ours(run, attempt)?;
+            found = self.provider.instance(id).await?;
+        }
         if let Some(found) = &found {
             let now_us = self.clock.now_us();
             self.store.meter(&run.name, attempt.number, found, now_us)?;
@@ -170,8 +181,11 @@ impl Lifecycle {
         let since = |us: i64| Duration::from_micros(now_us.saturating_sub(us).max(0) as u64);
         let bid = self.store.newest_event(&run.name, attempt.number, BID)?;
         let bid = bid.filter(|bid| bid.time_us >= waiting.since_us);
+        let presence = presence(found);
+        let coming_us = self.coming_since(run, attempt, waiting, presence)?;
         Ok(Wait {
-            presence: presence(found),
+            presence,
+            coming: coming_us.map_or(Duration::ZERO, since),
             waited: since(waiting.since_us),
             limit: run.spec.recover.wait,
             spent_usd: self.spent_usd(&run.name)?,
@@ -181,6 +195,36 @@ impl Lifecycle {
             ceiling_usd_per_hour: waiting.ceiling_usd_per_hour,
             since_bid: bid.map(|bid| since(bid.time_us)),
         })
+    }
+
+    /// Since when the box that was given back comes up; kept on record, because whoever watches may change meanwhile.
+    fn coming_since(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        waiting: &Waiting,
+        presence: Presence,
+    ) -> Result<Option<i64>, Halt> {
+        let newest = |kind: &str| self.store.newest_event(&run.name, attempt.number, kind);
+        let away = newest(AWAY)?.map_or(0, |event| event.id);
+        let coming = newest(COMING)?
+            .filter(|event| event.id > away && event.time_us >= waiting.since_us)
+            .map(|event| event.time_us);
+        let note = |kind: &str| {
+            let detail = json!({"instance": waiting.instance});
+            self.note(run, attempt.number, kind, detail)
+        };
+        match (presence, coming) {
+            (Presence::Coming, None) => {
+                note(COMING)?;
+                Ok(Some(self.clock.now_us()))
+            }
+            (Presence::Away, Some(_)) => {
+                note(AWAY)?;
+                Ok(None)
+            }
+            (_, coming) => Ok(coming),
+        }
     }
 
     /// Bids more. A bid alone does not always bring a stopped box back, so it is started as well.
@@ -195,7 +239,8 @@ impl Lifecycle {
         let old = attempt.gpu_usd_per_hour;
         self.provider.change_bid(id, usd_per_hour).await?;
         attempt.gpu_usd_per_hour = usd_per_hour;
-        self.store.update_attempt(attempt)?;
+        self.store
+            .record_bid(&run.name, attempt.number, usd_per_hour)?;
         let detail = json!({
             "instance": id, "old_usd_per_hour": old, "new_usd_per_hour": usd_per_hour, "over_limits": false,
         });
@@ -236,6 +281,8 @@ impl Lifecycle {
         attempt.resumed_step = None;
         attempt.ssh = found.ssh.clone();
         attempt.gpu_usd_per_hour = found.gpu_usd_per_hour;
+        self.store
+            .record_bid(&run.name, attempt.number, found.gpu_usd_per_hour)?;
         attempt.old_session_us = attempt.started_us;
         attempt.reopened_us = self.clock.now_us();
         Ok(self.move_to(attempt, State::Loading)?)

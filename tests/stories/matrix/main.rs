@@ -136,7 +136,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// The cells that are run now, and the seed that drew them.
 fn chosen<T: Display>(all: Vec<T>, one_of: usize) -> (Vec<T>, usize) {
-    // The gate draws the same cells each time: it judges a change, not the luck of the day.
+    // The same cells are drawn each time: a change is judged, not the luck of the day.
     let seed =
         std::env::var("SPOTTER_MATRIX_SEED").map_or(1, |text| text.parse::<usize>().unwrap());
     let whole = std::env::var("SPOTTER_MATRIX").is_ok_and(|text| text == "whole");
