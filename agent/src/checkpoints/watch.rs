@@ -21,7 +21,7 @@ use super::round::Work;
 use super::rules::shape::Shape;
 use super::standing::chain;
 use super::upload::UploadError;
-use super::{Backup, BackupError, index, landing, room, scan};
+use super::{Backup, BackupError, Blind, index, landing, room, scan};
 
 /// Wait between two looks at the directory while the bucket is busy.
 const WATCH: Duration = Duration::from_secs(1);

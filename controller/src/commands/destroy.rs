@@ -11,7 +11,7 @@ use crate::{
     agent_client::SessionInfo,
     commands::{Deps, watching, watching::ConsoleReport},
     error::CommandError,
-    run::{State, bringing_up::TRAIN, lease::Lease, summary::RunSummary},
+    run::{State, bringing_up::TRAIN, has_bucket, lease::Lease, summary::RunSummary},
     store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -62,13 +62,22 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
             }
         }
     }
-    // Whoever watches must not take the end of the box for an interruption.
-    if run.outcome.is_none() {
+    // Whoever watches must not take the end of the box for an interruption. One that brings the end of a training home is let do so.
+    let finishing = attempts
+        .last()
+        .is_some_and(|last| matches!(last.state, State::Finishing | State::Collected));
+    let end = || {
         store.request_stop(&run.name)?;
-        store.end_run(&run.name, Outcome::Stopped, Some("destroyed on request"))?;
+        store.end_run(&run.name, Outcome::Stopped, Some("destroyed on request"))
+    };
+    if run.outcome.is_none() && !finishing {
+        end()?;
     }
     // They see that, deal with the box and let go; then nobody rents behind our back.
     let _lease = take_lease(ui, &store, &run.name).await?;
+    if store.run(&run.name)?.outcome.is_none() {
+        end()?;
+    }
     let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
     let mut ended = Vec::new();
     for mut attempt in store.attempts(&run.name)? {
@@ -143,6 +152,7 @@ async fn refuse_loss(
         run.outcome,
         Some(Outcome::Done | Outcome::Stopped | Outcome::Limit | Outcome::Contradicted)
     ) && attempt.state != State::Running
+        && has_bucket(run)
         && !kept
     {
         return Ok(());
@@ -238,6 +248,10 @@ async fn at_stake(
         // What it was kept for need not be among what it can list.
         (false, true) if attempt.is_kept_for_a_look() => {
             Some((attempt.reason.clone().unwrap_or_default(), losses))
+        }
+        (false, true) if !has_bucket(run) => {
+            let reason = "the run has no bucket: what it wrote may be on this disk only";
+            Some((reason.to_owned(), losses))
         }
         (false, true) => None,
     })

@@ -369,10 +369,14 @@ impl Lifecycle {
             crate::fault::point("provider.stop.before");
             self.provider.stop(id).await?;
             crate::fault::point("provider.stop.after");
+            let lose = match attempt.is_kept_for_a_look() {
+                true => "--lose-data ",
+                false => "",
+            };
             self.say(
                 run,
                 &format!(
-                    "Instance {id} is stopped; its disk still costs ${:.4}/h until `spotter destroy {}`.",
+                    "Instance {id} is stopped; its disk still costs ${:.4}/h until `spotter destroy {lose}{}`.",
                     attempt.storage_usd_per_hour, run.name
                 ),
             );

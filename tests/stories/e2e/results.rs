@@ -73,8 +73,11 @@ fn patterns(world: &World) {
         missing.out
     );
 
-    // Everything on it is here now, so it goes without a word of force.
-    world.ok(&["destroy", "keep"]);
+    // Everything that it can list is here now; what it was kept for was never found, so it goes only by a word of force.
+    let refused = world.say(&["destroy", "keep"]);
+    assert_eq!(refused.code, 1, "{}", refused.out);
+    assert!(refused.stderr.contains("none/*.pt"), "{}", refused.out);
+    world.ok(&["destroy", "--lose-data", "keep"]);
     world.assert_nothing_rented();
     let again = world.ok(&["destroy", "keep"]);
     assert!(
