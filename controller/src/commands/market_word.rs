@@ -102,32 +102,14 @@ fn news(meaning: Meaning) -> (Option<&'static str>, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Actual, Intended, Rental};
+    use crate::provider::{Actual, Intended};
 
     fn attempt(state: State) -> AttemptRecord {
         AttemptRecord {
-            run: "r".to_owned(),
-            number: 1,
             state,
-            label: String::new(),
-            rental: Rental::Interruptible,
             instance: Some(7),
-            machine_id: None,
-            gpu: String::new(),
-            gpu_usd_per_hour: 0.3,
-            storage_usd_per_hour: 0.01,
-            ssh: Vec::new(),
-            created_us: 0,
-            state_us: 0,
-            started_us: 1,
             gone_us: 0,
-            resumed_step: None,
-            last_step: None,
-            reason: None,
-            last_event: 0,
-            exit_code: None,
-            reopened_us: 0,
-            old_session_us: 0,
+            ..crate::run::summary::attempt_for_tests(1)
         }
     }
 

@@ -91,32 +91,16 @@ pub fn is_superseded(has_bucket: bool, old: &AttemptRecord, newer: &[AttemptReco
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Actual, Intended, Rental};
+    use crate::provider::{Actual, Intended};
 
     fn attempt(state: State, instance: Option<u64>) -> AttemptRecord {
         AttemptRecord {
-            run: "r".to_owned(),
-            number: 1,
             state,
             label: "ours".to_owned(),
-            rental: Rental::Interruptible,
             instance,
-            machine_id: None,
-            gpu: String::new(),
-            gpu_usd_per_hour: 0.0,
-            storage_usd_per_hour: 0.0,
-            ssh: Vec::new(),
-            created_us: 0,
-            state_us: 0,
             started_us: 0,
             gone_us: 0,
-            resumed_step: None,
-            last_step: None,
-            reason: None,
-            last_event: 0,
-            exit_code: None,
-            reopened_us: 0,
-            old_session_us: 0,
+            ..crate::run::summary::attempt_for_tests(1)
         }
     }
 

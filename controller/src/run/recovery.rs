@@ -260,32 +260,12 @@ pub fn ceiling(resources: &Resources, storage_usd_per_hour: f64) -> Option<f64> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::Rental;
 
     fn attempts(trained: &[bool]) -> Vec<AttemptRecord> {
         let attempt = |(index, trained): (usize, &bool)| AttemptRecord {
-            run: "r".to_owned(),
-            number: index as u32 + 1,
-            state: State::Gone,
-            label: String::new(),
-            rental: Rental::Interruptible,
             instance: None,
-            machine_id: None,
-            gpu: String::new(),
-            gpu_usd_per_hour: 0.0,
-            storage_usd_per_hour: 0.0,
-            ssh: Vec::new(),
-            created_us: 0,
-            state_us: 0,
             started_us: i64::from(*trained),
-            gone_us: 0,
-            resumed_step: None,
-            last_step: None,
-            reason: None,
-            last_event: 0,
-            exit_code: None,
-            reopened_us: 0,
-            old_session_us: 0,
+            ..crate::run::summary::attempt_for_tests(index as u32 + 1)
         };
         trained.iter().enumerate().map(attempt).collect()
     }
