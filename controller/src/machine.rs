@@ -24,7 +24,7 @@ use crate::{
     run::site::{KeysGiven, LeftLog, Place, Progress, Site, SiteError, Sites},
     spec::{BucketServer, Checkpoints, RunSpec},
     sync::{self, SyncError},
-    tunnel::{FailureKind, Patience, SshHome, Tunnel, TunnelError},
+    tunnel::{self, FailureKind, Patience, SshHome, Tunnel, TunnelError},
 };
 
 /// One try to connect; the lifecycle decides whether there is another.
@@ -116,6 +116,7 @@ impl Machines {
 #[async_trait]
 impl Sites for Machines {
     async fn public_key(&self) -> Result<String, SiteError> {
+        tunnel::prove_ssh().await.map_err(tunnel_failed)?;
         self.ssh.public_key().await.map_err(tunnel_failed)
     }
 

@@ -10,6 +10,7 @@ mod options;
 mod remote;
 
 use std::{
+    ffi::OsString,
     fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -408,30 +409,42 @@ impl Tunnel {
 /// # Errors
 /// When ssh cannot be started.
 pub fn become_ssh(target: &SshTarget, terminal: bool, command: Option<&str>) -> TunnelError {
+    match person_words(target, terminal, command) {
+        Ok(words) => no_ssh(
+            std::process::Command::new(&words[0])
+                .args(&words[1..])
+                .exec(),
+        ),
+        Err(err) => err,
+    }
+}
+
+/// The command line of an ssh for a person, program first.
+pub fn person_words(
+    target: &SshTarget,
+    terminal: bool,
+    command: Option<&str>,
+) -> Result<Vec<OsString>, TunnelError> {
     let Some(address) = target.addresses.first() else {
         let nothing = std::io::Error::new(
             std::io::ErrorKind::InvalidInput,
             "the provider gave no address",
         );
-        return TunnelError::local(
+        return Err(TunnelError::local(
             format!("{} cannot be reached by ssh", target.alias),
             nothing,
-        );
+        ));
     };
-    let mut ssh = std::process::Command::new("ssh");
-    ssh.arg("-F").arg(&target.config);
-    // A person sits here: ssh may ask for a passphrase and should say why it ends.
-    ssh.args(["-o", "BatchMode=no", "-o", "LogLevel=INFO"]);
+    let mut words: Vec<OsString> = vec!["ssh".into(), "-F".into(), target.config.clone().into()];
+    // A person sits there: ssh may ask for a passphrase and should say why it ends.
+    words.extend(["-o", "BatchMode=no", "-o", "LogLevel=INFO"].map(OsString::from));
     if terminal {
-        ssh.arg("-t");
+        words.push("-t".into());
     }
-    ssh.arg("-p")
-        .arg(address.port.to_string())
-        .arg(destination(address));
-    if let Some(command) = command {
-        ssh.arg(command);
-    }
-    no_ssh(ssh.exec())
+    words.extend(["-p".into(), address.port.to_string().into()]);
+    words.push(destination(address).into());
+    words.extend(command.map(OsString::from));
+    Ok(words)
 }
 
 /// A random word that no rc file can guess or print by chance.
@@ -493,6 +506,16 @@ fn client_args(target: &SshTarget, socket: &Path, address: &SshAddress) -> Vec<S
 /// The host as ssh wants it; never taken for an option, whatever a provider sends.
 fn destination(address: &SshAddress) -> String {
     address.host.trim_start_matches('-').to_owned()
+}
+
+/// Whether there is an ssh at all: asked before a box is paid for that nothing else could reach.
+///
+/// # Errors
+/// When the program is missing or does not start.
+pub async fn prove_ssh() -> Result<(), TunnelError> {
+    let mut command = program("ssh");
+    command.arg("-V").stdin(Stdio::null());
+    command.output().await.map(drop).map_err(no_ssh)
 }
 
 fn no_ssh(err: std::io::Error) -> TunnelError {

@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 
 pub use conclude::{End, conclude};
 pub use explain::{Explanation, Facts, explain};
+pub(crate) use rules::ANYWHERE;
 pub use rules::STEMS;
 
 /// Longest evidence that is kept, in bytes.

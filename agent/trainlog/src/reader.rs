@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use aho_corasick::{Input, MatchKind, automaton::Automaton, dfa::DFA};
 use memchr::{memchr, memchr_iter, memchr2, memrchr2};
 
 use crate::{
@@ -55,12 +55,11 @@ const ANCHORS: &[&str] = &[
 ];
 
 /// Records and failures in one pass; [`failure::STEMS`] are the other half.
-static GATE: LazyLock<AhoCorasick> = LazyLock::new(|| {
+static GATE: LazyLock<DFA> = LazyLock::new(|| {
     let all = ANCHORS.iter().chain(failure::STEMS);
-    AhoCorasick::builder()
+    DFA::builder()
         .ascii_case_insensitive(true)
         .match_kind(MatchKind::Standard)
-        .kind(Some(AhoCorasickKind::DFA))
         .build(all)
         .expect("the anchors are few and short")
 });
@@ -199,7 +198,8 @@ impl State {
             let hit = if self.progress.is_some() || self.columns.is_some() {
                 at
             } else {
-                match GATE.find(&block[at..]) {
+                let found = GATE.try_find(&Input::new(&block[at..]));
+                match found.expect(failure::ANYWHERE) {
                     Some(found) => at + found.start(),
                     None => break,
                 }

@@ -1,6 +1,11 @@
 //! `attach`: the terminal of a run's session, as it is on the box.
 
-use crate::{commands::Deps, error::CommandError, tunnel, ui::Ui};
+use crate::{
+    commands::{Deps, ssh},
+    error::CommandError,
+    tunnel,
+    ui::Ui,
+};
 
 /// Look at a run's session in its tmux window
 ///
@@ -27,24 +32,21 @@ pub(super) fn session_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Becomes ssh with tmux at the other end; returns only when it could not.
+/// ssh with tmux at the other end.
 pub async fn attach(ui: &mut Ui, deps: &Deps, args: &AttachArgs) -> Result<(), CommandError> {
     let run = deps.load_run(args.run.as_deref())?;
     let target = deps.ssh_target(&run.name).await?;
-    ui.status(format_args!(
-        "Attaching to `{}`: Ctrl-b d leaves, the training goes on.",
-        run.name
-    ));
+    if !ui.is_json() {
+        ui.status(format_args!(
+            "Attaching to `{}`: Ctrl-b d leaves, the training goes on.",
+            run.name
+        ));
+    }
     let script = format!(
         "exec sh -c {}",
         tunnel::shell_word(&window(args.session.as_deref()))
     );
-    let err = tunnel::become_ssh(&target, true, Some(&script));
-    Err(
-        CommandError::new(format!("the box of `{}` could not be reached", run.name))
-            .about(run.name)
-            .cause(err),
-    )
+    ssh::go(ui, &run.name, &target, true, Some(&script))
 }
 
 /// What opens the window on the box (pure). A terminal that the box has never heard of becomes a common one.

@@ -10,7 +10,7 @@ use crate::{
     run::{State, lease::Lease, lifecycle::Goal},
     spec::values,
     store::{AttemptRecord, Outcome, RunRecord, Store},
-    ui::{self, Ui},
+    ui::Ui,
 };
 
 /// Start a run that crashed, was stopped or was given up again
@@ -134,10 +134,5 @@ pub async fn resume(
     } else {
         Goal::End
     };
-    let Some(ended) = watching::watch(ui, deps, &run.name, goal, stop).await? else {
-        return Ok(());
-    };
-    let summary = watching::summary(&store, &ended)?;
-    ui.show(&summary, ui::attempts_table);
-    watching::verdict(&store, &ended)
+    watching::watch_and_show(ui, deps, &run.name, goal, stop).await
 }

@@ -10,7 +10,7 @@ use crate::{
     run::{lifecycle::Goal, site::SiteError},
     spec::{BareRun, OnDone, RunSpec},
     store::RunRecord,
-    ui::{self, Ui},
+    ui::Ui,
 };
 
 /// Rent a box, start the training of a run file on it, and watch over it
@@ -172,7 +172,12 @@ pub async fn run(
         let not_rented = format!("run `{}` was not rented", spec.name);
         match (&err, to) {
             // Keys or an agent that this laptop lacks: the bucket was never asked.
-            (SiteError::Local(_), _) | (_, None) => CommandError::new(not_rented).cause(err),
+            (SiteError::Local(_), Some(to)) => {
+                CommandError::new(not_rented).cause(err).hint(format!(
+                    "see which keys are found, and what they may do: `spotter doctor bucket {to}`"
+                ))
+            }
+            (_, None) => CommandError::new(not_rented).cause(err),
             (_, Some(to)) => CommandError::new(format!(
                 "{not_rented}: its bucket {to} cannot be used"
             ))
@@ -195,7 +200,12 @@ pub async fn run(
     let key = sites
         .public_key()
         .await
-        .map_err(|err| CommandError::from_error(&err))?;
+        .map_err(|err| {
+            let text = format!("run `{}` was not rented: no box could be reached", spec.name);
+            CommandError::new(text).cause(err).hint(
+                "the system's ssh does it: install OpenSSH's client (Debian, Ubuntu: `apt-get install openssh-client`)",
+            )
+        })?;
     provider.register_key(&key).await?;
 
     let record = RunRecord {
@@ -236,10 +246,5 @@ pub async fn run(
     } else {
         Goal::End
     };
-    let Some(ended) = watching::watch(ui, deps, &spec.name, goal, stop).await? else {
-        return Ok(());
-    };
-    let summary = watching::summary(&store, &ended)?;
-    ui.show(&summary, ui::attempts_table);
-    watching::verdict(&store, &ended)
+    watching::watch_and_show(ui, deps, &spec.name, goal, stop).await
 }

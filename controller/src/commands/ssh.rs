@@ -2,6 +2,9 @@
 
 use std::io::IsTerminal;
 
+use serde::Serialize;
+use serde_json::json;
+
 use crate::{
     commands::{Deps, parts::no_box, watching::ConsoleReport},
     error::CommandError,
@@ -106,11 +109,42 @@ async fn start(ui: &mut Ui, deps: &Deps, run: &RunRecord) -> Result<(), CommandE
     Ok(())
 }
 
-/// Becomes ssh; returns only when it could not.
+/// How a program gets there by itself, for `--json`.
+#[derive(Debug, Serialize)]
+struct Way<'a> {
+    run: &'a str,
+    /// Command line, program first.
+    argv: Vec<String>,
+}
+
+/// Becomes ssh, and returns only when it could not; a program is given the command line instead.
+pub(super) fn go(
+    ui: &mut Ui,
+    run: &str,
+    target: &SshTarget,
+    terminal: bool,
+    command: Option<&str>,
+) -> Result<(), CommandError> {
+    if !ui.is_json() {
+        return Err(failed(run).cause(tunnel::become_ssh(target, terminal, command)));
+    }
+    let argv = tunnel::person_words(target, terminal, command)
+        .map_err(|err| failed(run).cause(err))?
+        .into_iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    ui.json(&Way { run, argv });
+    Ok(())
+}
+
+/// A shell on the box, or what the flags ask for instead.
 pub async fn ssh(ui: &mut Ui, deps: &Deps, args: &SshArgs) -> Result<(), CommandError> {
     if args.config {
         let include = deps.ssh_home()?.include_line();
-        ui.line(format_args!("{include}"));
+        match ui.is_json() {
+            true => ui.json(&json!({"config_line": include})),
+            false => ui.line(format_args!("{include}")),
+        }
         return Ok(());
     }
     let run = deps.load_run(args.run.as_deref())?;
@@ -120,6 +154,6 @@ pub async fn ssh(ui: &mut Ui, deps: &Deps, args: &SshArgs) -> Result<(), Command
     let target = deps.ssh_target(&run.name).await?;
     // As ssh itself does it: words are joined, the box's shell takes them apart.
     let command = (!args.command.is_empty()).then(|| args.command.join(" "));
-    let terminal = command.is_none() && std::io::stdin().is_terminal();
-    Err(failed(&run.name).cause(tunnel::become_ssh(&target, terminal, command.as_deref())))
+    let terminal = command.is_none() && (ui.is_json() || std::io::stdin().is_terminal());
+    go(ui, &run.name, &target, terminal, command.as_deref())
 }

@@ -32,7 +32,7 @@ pub async fn stop(
         ui.status(format_args!("`{}` has ended already.", run.name));
     }
     let Some(ended) = watching::watch(ui, deps, &run.name, Goal::End, leave).await? else {
-        return Ok(());
+        return watching::show_left(ui, &store, &run.name);
     };
     if run.outcome.is_some() {
         stop_kept(ui, deps, &ended).await?;

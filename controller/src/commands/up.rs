@@ -6,7 +6,7 @@ use crate::{
     commands::{Deps, watching},
     error::CommandError,
     run::lifecycle::Goal,
-    ui::{self, Ui},
+    ui::Ui,
 };
 
 /// Go on with a run where its record stands, and watch over it
@@ -35,11 +35,5 @@ pub async fn up(
     } else {
         Goal::End
     };
-    let Some(ended) = watching::watch(ui, deps, &run.name, goal, stop).await? else {
-        return Ok(());
-    };
-    let store = deps.store()?;
-    let summary = watching::summary(&store, &ended)?;
-    ui.show(&summary, ui::attempts_table);
-    watching::verdict(&store, &ended)
+    watching::watch_and_show(ui, deps, &run.name, goal, stop).await
 }

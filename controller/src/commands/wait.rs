@@ -83,6 +83,7 @@ pub async fn wait(
     tokio::pin!(limit);
     let mut results: Vec<Option<Result<RunRecord, CommandError>>> =
         runs.iter().map(|_| None).collect();
+    let mut left = false;
     loop {
         tokio::select! {
             ended = watched.next() => {
@@ -96,7 +97,8 @@ pub async fn wait(
             () = &mut limit => break,
             () = stop.cancelled() => {
                 ui.status(format_args!("Not waiting any more; the runs go on."));
-                return Ok(());
+                left = true;
+                break;
             }
         }
     }
@@ -105,6 +107,12 @@ pub async fn wait(
     let mut rows = Vec::new();
     for (run, result) in runs.iter().zip(&results) {
         rows.push(row(&store, &run.name, result.as_ref())?);
+    }
+    if left {
+        if ui.is_json() {
+            ui.json(&rows);
+        }
+        return Ok(());
     }
     ui.show(&rows, |rows| {
         let mut table = Table::new(&[

@@ -19,7 +19,7 @@ use crate::{
         vigil,
     },
     store::{AttemptRecord, Outcome, RunRecord, Store},
-    ui::{Console, Progress, Ui, Unit},
+    ui::{self, Console, Progress, Ui, Unit},
 };
 
 /// Between two lines about the training's progress where there is no terminal to redraw.
@@ -30,6 +30,8 @@ pub struct ConsoleReport {
     console: Console,
     transfers: Mutex<HashMap<String, Progress>>,
     training: Mutex<Option<(Progress, Instant)>>,
+    /// What was told last may take minutes, such as a host that pulls an image: a clock runs beside it until the next word.
+    clock: Mutex<Option<Progress>>,
 }
 
 impl ConsoleReport {
@@ -39,7 +41,14 @@ impl ConsoleReport {
             console: ui.console().clone(),
             transfers: Mutex::default(),
             training: Mutex::new(None),
+            clock: Mutex::new(None),
         })
+    }
+}
+
+impl ConsoleReport {
+    fn stop_clock(&self) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -49,10 +58,18 @@ impl Report for ConsoleReport {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        *clock = None;
         self.console.status(format_args!("[{run}] {text}"));
+        let training = self.training.lock().unwrap_or_else(PoisonError::into_inner);
+        if training.is_none() {
+            let label = format!("[{run}] {}", text.trim_end_matches('.'));
+            *clock = Some(self.console.progress(&label, Unit::Count, 0));
+        }
     }
 
     fn transfer(&self, what: &str, done_bytes: u64, total_bytes: u64) {
+        self.stop_clock();
         let mut transfers = self
             .transfers
             .lock()
@@ -65,6 +82,7 @@ impl Report for ConsoleReport {
 
     fn training(&self, run: &str, training: &TrainingInfo) {
         let Some(step) = training.step else { return };
+        self.stop_clock();
         let mut slot = self.training.lock().unwrap_or_else(PoisonError::into_inner);
         let total = training.total_steps.unwrap_or(0);
         let (progress, said) = slot.get_or_insert_with(|| {
@@ -91,6 +109,34 @@ fn training_text(training: &TrainingInfo) -> String {
         parts.push(format!("{rate:.0} tokens/s"));
     }
     parts.join(", ")
+}
+
+/// Watches a run until `goal` and shows how it ended; who leaves before is shown how it stands, as far as a program asks.
+pub async fn watch_and_show(
+    ui: &mut Ui,
+    deps: &Deps,
+    name: &str,
+    goal: Goal,
+    stop: CancellationToken,
+) -> Result<(), CommandError> {
+    let ended = watch(ui, deps, name, goal, stop).await?;
+    let store = deps.store()?;
+    match ended {
+        Some(ended) => {
+            ui.show(&summary(&store, &ended)?, ui::attempts_table);
+            verdict(&store, &ended)
+        }
+        None => show_left(ui, &store, name),
+    }
+}
+
+/// Where a run stands that was left before its end: programs get their one value in any case.
+pub fn show_left(ui: &mut Ui, store: &Store, name: &str) -> Result<(), CommandError> {
+    if ui.is_json() {
+        let left = summary(store, &store.run(name)?)?;
+        ui.json(&left);
+    }
+    Ok(())
 }
 
 /// Watches a run until `goal` or until `stop`; leaving never harms it.

@@ -61,7 +61,10 @@ impl From<SpecError> for CommandError {
         let made = Self::usage(err.to_string());
         match err {
             SpecError::Unreadable { .. } => made.hint("write one with `spotter init`"),
-            _ => made,
+            SpecError::File { file, .. } => made.hint(format!(
+                "mend that line; `spotter plan {file}` checks it again and spends nothing"
+            )),
+            SpecError::Flag { .. } => made,
         }
     }
 }

@@ -1,8 +1,12 @@
 //! `--json` on every verb that has data: one JSON value on stdout and nothing else, or one per line where something is followed; and
 //! every key that `controller/docs/json.md` promises of it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Stdio};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::world::{Tier, Training, World, on};
@@ -278,6 +282,9 @@ const WHILE_IT_RUNS: &[Case] = &[
         "gc",
         &[("", "instance label owner age_s usd_per_hour destroyed")],
     ),
+    one("attach json", "attach, ssh", &[("", "run argv")]),
+    one("ssh json", "attach, ssh", &[("", "run argv")]),
+    one("ssh --config", "attach, ssh", &[("", "config_line")]),
     one("stop json", ENDED, &[("", SUMMARY), ("/attempts", ATTEMPT)]),
 ];
 
@@ -339,6 +346,9 @@ fn every_verb(world: &World) {
         Some(rows[2]["id"].as_str()?.to_owned())
     });
 
+    for verb in ["up", "wait"] {
+        left(world, verb);
+    }
     for case in WHILE_IT_RUNS {
         check(world, case, &id, &documented);
     }
@@ -349,7 +359,7 @@ fn every_verb(world: &World) {
     world.assert_nothing_rented();
 
     // A verb that is new has its place here, or says nothing that a program would read.
-    let without_data = BTreeSet::from(["attach", "ssh", "help", "checkpoints", "doctor", "run"]);
+    let without_data = BTreeSet::from(["help", "checkpoints", "doctor", "run"]);
     let known: BTreeSet<&str> = WHILE_IT_RUNS
         .iter()
         .chain(AFTERWARDS)
@@ -365,6 +375,29 @@ fn every_verb(world: &World) {
     }) {
         assert!(known.contains(verb), "`{verb} --json` is tried nowhere");
     }
+}
+
+/// Ctrl-C: who leaves is told where the run stands, and nothing happens to it.
+fn left(world: &World, verb: &str) {
+    let watched = || {
+        let runs: Value = serde_json::from_str(&world.ok(&["ps", "--json"]).stdout).unwrap();
+        runs["runs"][0]["watched_by_pid"].is_number()
+    };
+    assert!(!watched());
+    let child = world
+        .spotter(&[verb, "json", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    world.until("somebody watches", || watched().then_some(()));
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{verb}: {output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed.lines().count(), 1, "{verb}: {printed}");
+    let value: Value = serde_json::from_str(&printed).unwrap();
+    let run = value.get(0).unwrap_or(&value);
+    assert_eq!(run["outcome"], Value::Null, "{verb}: {printed}");
 }
 
 /// One verb: what it prints, and what was promised.

@@ -1,11 +1,17 @@
 //! Other tools read the agent: a Python client that knows nothing of our files, by reflection alone, through `ssh -L`.
 
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use crate::world::{Tier, Training, World, on};
+use crate::world::{Training, World, on_both_tiers};
 
-#[test]
-fn a_python_client_reads_a_sample_by_reflection_through_ssh() {
+on_both_tiers! {
+    a_python_client_reads_a_sample_by_reflection_through_ssh: python_client;
+}
+
+fn python_client(world: &World) {
     let python = stories::workspace().join("target/venv/bin/python");
     let has_grpc = Command::new(&python)
         .args(["-c", "import grpc_reflection"])
@@ -15,14 +21,15 @@ fn a_python_client_reads_a_sample_by_reflection_through_ssh() {
         let why = format!("{} has no grpcio-reflection", python.display());
         return stories::skip::skip(&why);
     }
-    on(Tier::One, |world| read_by_reflection(world, &python));
+    read_by_reflection(world, &python);
 }
 
-fn read_by_reflection(world: &World, python: &std::path::Path) {
+fn read_by_reflection(world: &World, python: &Path) {
     world.training(&Training::interruptible("tools", 600));
     world.ok(&["run", "tools.yaml", "--detach"]);
-    let instance = world.until_step("tools", 1, 0);
-    let remote = world.home(instance).join(".spotter/agent.sock");
+    world.until_step("tools", 1, 0);
+    let home = world.ok(&["ssh", "tools", "--", "echo $HOME"]).stdout;
+    let remote = Path::new(home.trim()).join(".spotter/agent.sock");
     let local = world.work().join("agent.sock");
 
     let mut tunnel = world

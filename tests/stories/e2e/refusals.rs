@@ -5,13 +5,15 @@ use std::{path::Path, process::Command};
 
 use regex::{Captures, Regex};
 
-use crate::world::{Said, Tier, Training, World, on, on_both_tiers};
+use crate::world::{Said, Training, World, on_both_tiers};
 
 on_both_tiers! {
     what_cannot_be_done_is_refused_before_anything_is_rented: before_renting;
     a_bucket_that_refuses_the_box_ends_the_box: refused_from_the_box;
     offers_that_are_gone_are_passed_over_until_one_is_left: offers_gone;
-    a_box_without_ssh_is_given_up_and_nothing_is_left_rented: no_ssh;
+    offers_that_are_all_gone_are_not_tried_for_ever: every_offer_gone;
+    a_box_that_refuses_our_key_is_given_up_and_nothing_is_left_rented: key_refused;
+    a_box_that_never_opens_a_port_for_ssh_is_given_up_and_nothing_is_left_rented: no_port;
 }
 
 fn before_renting(world: &World) {
@@ -32,6 +34,10 @@ fn before_renting(world: &World) {
     let mut half_a_pair = world.spotter(&["run", "refused.yaml"]);
     half_a_pair.env_remove("AWS_ACCESS_KEY_ID");
     refused(world, "half_of_the_bucket_keys", &mut half_a_pair);
+
+    let mut no_ssh = world.spotter(&["run", "refused.yaml"]);
+    no_ssh.env("PATH", world.dir().join("nothing-is-here"));
+    refused(world, "no_ssh", &mut no_ssh);
 
     file("unknown", "checkpoints:", "chekpoints:");
     refused(
@@ -115,12 +121,7 @@ fn offers_gone(world: &World) {
     world.assert_nothing_rented();
 }
 
-/// Offers are refused before a box is made, so a tier is no difference; and orders have their pace, so this takes a minute.
-#[test]
-fn offers_that_are_all_gone_are_not_tried_for_ever() {
-    on(Tier::One, every_offer_gone);
-}
-
+/// Orders have their pace, so this takes a minute.
 fn every_offer_gone(world: &World) {
     world.training(&Training::interruptible("all-gone", 15));
     world.ctl(&[
@@ -134,12 +135,24 @@ fn every_offer_gone(world: &World) {
     );
 }
 
-fn no_ssh(world: &World) {
+fn key_refused(world: &World) {
     let mut training = Training::interruptible("mute", 15);
     training.bring_up = "10s";
     world.training(&training);
     world.ctl(&["faults", r#"{"key_delay_s": 100000}"#]);
-    refused(world, "no_ssh", &mut world.spotter(&["run", "mute.yaml"]));
+    refused(
+        world,
+        "key_refused",
+        &mut world.spotter(&["run", "mute.yaml"]),
+    );
+}
+
+fn no_port(world: &World) {
+    let mut training = Training::interruptible("shut", 15);
+    training.bring_up = "10s";
+    world.training(&training);
+    world.ctl(&["faults", r#"{"ports_delay_s": 100000}"#]);
+    refused(world, "no_port", &mut world.spotter(&["run", "shut.yaml"]));
 }
 
 /// Runs it, holds what it says against the snapshot of that name, and looks whether anything is rented.

@@ -4,7 +4,7 @@ mod table;
 
 use std::sync::LazyLock;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use aho_corasick::{Input, MatchKind, automaton::Automaton, dfa::DFA, nfa::contiguous::NFA};
 use memchr::memmem;
 
 use super::{Class, Proof};
@@ -58,23 +58,25 @@ const SIGNS: &[&str] = &{
     all
 };
 
-static FINDER: LazyLock<AhoCorasick> = LazyLock::new(|| {
-    AhoCorasick::builder()
+// The automata by their own names: the crate's choice among all of them brings each into the program.
+static FINDER: LazyLock<NFA> = LazyLock::new(|| {
+    NFA::builder()
         .ascii_case_insensitive(true)
         .match_kind(MatchKind::Standard)
-        .kind(Some(AhoCorasickKind::ContiguousNFA))
         .build(SIGNS)
         .expect("the signs are few and short")
 });
 
 /// Whether a line has a stem at all: few states, hence quick.
-static GATE: LazyLock<AhoCorasick> = LazyLock::new(|| {
-    AhoCorasick::builder()
+static GATE: LazyLock<DFA> = LazyLock::new(|| {
+    DFA::builder()
         .ascii_case_insensitive(true)
-        .kind(Some(AhoCorasickKind::DFA))
         .build(STEMS)
         .expect("the stems are few and short")
 });
+
+/// Why no search fails.
+pub(crate) const ANYWHERE: &str = "the automata were built for matches anywhere";
 
 /// What was found in a line.
 #[derive(Debug, Default)]
@@ -110,10 +112,12 @@ impl Signs {
 pub fn signs(line: &[u8]) -> Signs {
     let mut signs = Signs::default();
     // Most lines have none, and to know that is quicker than to find all.
-    if !GATE.is_match(line) {
+    let gate = GATE.try_find(&Input::new(line).earliest(true));
+    if gate.expect(ANYWHERE).is_none() {
         return signs;
     }
-    for found in FINDER.find_overlapping_iter(line) {
+    let all = FINDER.try_find_overlapping_iter(Input::new(line));
+    for found in all.expect(ANYWHERE) {
         let index = found.pattern().as_usize();
         signs.any = true;
         match index.checked_sub(RULES.len()) {
