@@ -14,7 +14,7 @@ pub use onstart::{ONSTART_LIMIT_CHARS, OnstartError, onstart};
 
 use crate::{
     agent_client::{AgentClient, AgentError, AgentStatus, BridgeDial},
-    tunnel::{Lane, Tunnel, TunnelError, shell_word},
+    tunnel::{Lane, Told, Tunnel, TunnelError, shell_word},
 };
 
 /// Free disk below which nothing is uploaded: the agent, its journal and a margin.
@@ -114,11 +114,15 @@ pub enum BootstrapError {
 /// Looks at the box, uploads `agent` unless its hash is there, and connects; the bridge starts the daemon.
 ///
 /// A daemon of another build makes room, unless it is newer than ours; sessions are not touched by that. Where the login
-/// shell cannot be used, an agent that already runs is reached without it.
+/// shell cannot be used, an agent that already runs is reached without it. `told` hears how far an upload is.
 ///
 /// # Errors
 /// See [`BootstrapError`]; nothing half-done is left that a repetition would trip over.
-pub async fn bootstrap(tunnel: &Tunnel, agent: &AgentBinary) -> Result<Ready, BootstrapError> {
+pub async fn bootstrap(
+    tunnel: &Tunnel,
+    agent: &AgentBinary,
+    told: Told<'_>,
+) -> Result<Ready, BootstrapError> {
     let facts = match probe(tunnel).await {
         Ok(facts) => facts,
         Err(BootstrapError::Tunnel(silent @ TunnelError::Silent { .. })) => {
@@ -143,7 +147,7 @@ pub async fn bootstrap(tunnel: &Tunnel, agent: &AgentBinary) -> Result<Ready, Bo
                 home: facts.home,
             });
         }
-        upload(tunnel, agent, &directory).await?;
+        upload(tunnel, agent, &directory, told).await?;
         info!(
             hash = agent.hash(),
             bytes = agent.bytes().len(),
@@ -347,6 +351,7 @@ async fn upload(
     tunnel: &Tunnel,
     agent: &AgentBinary,
     directory: &str,
+    told: Told<'_>,
 ) -> Result<(), BootstrapError> {
     let script = format!(
         "set -- {} {} {} {}\n{RECEIVE}",
@@ -356,7 +361,7 @@ async fn upload(
         agent.sha256(),
     );
     let output = tunnel
-        .exec_within(Lane::Control, &script, agent.bytes(), UPLOAD_LIMIT)
+        .send_within(Lane::Control, &script, agent.bytes(), UPLOAD_LIMIT, told)
         .await?;
     if output.ok() {
         Ok(())

@@ -118,7 +118,9 @@ impl Deps {
                 Some(name) => format!("there is no run `{name}`"),
                 None => "there is no run".to_owned(),
             };
-            return Err(CommandError::usage(what));
+            return Err(
+                CommandError::usage(what).hint("begin with `spotter init`, then `spotter run`")
+            );
         };
         if let Some(name) = name {
             return Ok(store.run(name)?);

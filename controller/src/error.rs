@@ -172,9 +172,9 @@ impl From<ProviderError> for CommandError {
         let plain = Self::from_error(&err);
         match err {
             ProviderError::NoKey { .. } => plain
-                .hint("set VAST_API_KEY, or name a file that holds the key with `--api-key-file`"),
+                .hint("`export VAST_API_KEY=...`, or name a file that holds the key with `--api-key-file FILE`"),
             ProviderError::Unauthorized { .. } => {
-                plain.hint("check VAST_API_KEY, or make a new key in the web console")
+                plain.hint("make a new key in the web console, then `export VAST_API_KEY=...`")
             }
             ProviderError::NoCredit { .. } => plain.hint("add credit in the web console"),
             ProviderError::OfferGone { .. } => {

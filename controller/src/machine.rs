@@ -206,7 +206,7 @@ impl Sites for Machines {
         &self,
         place: &Place,
         spec: &RunSpec,
-        _progress: Progress<'_>,
+        progress: Progress<'_>,
     ) -> Result<Arc<dyn Site>, SiteError> {
         let agent = self.agent()?;
         let target = self
@@ -220,7 +220,7 @@ impl Sites for Machines {
         let tunnel = Tunnel::connect(target, Patience::new_box(CONNECT))
             .await
             .map_err(tunnel_failed)?;
-        let ready = bootstrap::bootstrap(&tunnel, &agent)
+        let ready = bootstrap::bootstrap(&tunnel, &agent, progress)
             .await
             .map_err(|err| match err {
                 BootstrapError::Tunnel(err) => tunnel_failed(err),

@@ -36,7 +36,7 @@ pub use error::{Failure, FailureKind, TunnelError};
 pub use home::{CONTROL_PATH_LIMIT_BYTES, SshHome, SshTarget};
 use master::Master;
 pub(crate) use options::shell_word;
-pub use remote::{Bridge, Output, Remote};
+pub use remote::{Bridge, Output, Remote, Told};
 
 use crate::provider::SshAddress;
 
@@ -167,7 +167,26 @@ impl Tunnel {
         stdin: &[u8],
         limit: Duration,
     ) -> Result<Output, TunnelError> {
-        let work = async { self.start(lane, script).await?.finish(stdin).await };
+        self.send_within(lane, script, stdin, limit, &|_, _| {})
+            .await
+    }
+
+    /// [`Tunnel::exec_within`] for an input that takes a while; `told` hears how far it is.
+    ///
+    /// # Errors
+    /// As [`Tunnel::exec`].
+    pub async fn send_within(
+        &self,
+        lane: Lane,
+        script: &str,
+        stdin: &[u8],
+        limit: Duration,
+        told: Told<'_>,
+    ) -> Result<Output, TunnelError> {
+        let work = async {
+            let remote = self.start(lane, script).await?;
+            remote.finish_telling(stdin, told).await
+        };
         match timeout(limit, work).await {
             Ok(done) => done,
             Err(_) => Err(TunnelError::Slow {

@@ -97,7 +97,7 @@ pub fn fields<const N: usize>(
     Err(NvmlError::NotSupported)
 }
 
-#[allow(non_upper_case_globals)]
+#[allow(non_upper_case_globals, reason = "they are NVML's names")]
 fn integer(field: &nvmlFieldValue_t) -> Option<u64> {
     // SAFETY: NVML says in `valueType` which member it wrote; each of these is a number, so any bits are valid.
     unsafe {

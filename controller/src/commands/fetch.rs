@@ -83,7 +83,13 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
             let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
             let (workdir, list) = lifecycle
                 .fetch_from(&run, attempt, site.as_ref(), &paths, &to)
-                .await?;
+                .await
+                .map_err(|err| {
+                    err.about(&run.name).hint(format!(
+                        "what came is kept: go on with `spotter fetch {}`",
+                        run.name
+                    ))
+                })?;
             Fetched {
                 files: list.files,
                 missing: list.missing,

@@ -28,10 +28,16 @@ const TRAINING_LINE: Duration = Duration::from_secs(30);
 /// Tells what goes on, on stderr.
 pub struct ConsoleReport {
     console: Console,
-    transfers: Mutex<HashMap<String, Progress>>,
-    training: Mutex<Option<(Progress, Instant)>>,
-    /// What was told last may take minutes, such as a host that pulls an image: a clock runs beside it until the next word.
-    clock: Mutex<Option<Progress>>,
+    runs: Mutex<HashMap<String, Shown>>,
+}
+
+/// What moves on the screen for one run.
+#[derive(Default)]
+struct Shown {
+    /// Beside what was told last, which may take minutes, as a host that pulls an image does.
+    clock: Option<Progress>,
+    transfers: HashMap<String, Progress>,
+    training: Option<(Progress, Instant)>,
 }
 
 impl ConsoleReport {
@@ -39,63 +45,60 @@ impl ConsoleReport {
     pub fn new(ui: &Ui) -> Arc<ConsoleReport> {
         Arc::new(ConsoleReport {
             console: ui.console().clone(),
-            transfers: Mutex::default(),
-            training: Mutex::new(None),
-            clock: Mutex::new(None),
+            runs: Mutex::default(),
         })
     }
-}
 
-impl ConsoleReport {
-    fn stop_clock(&self) {
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    fn with<T>(&self, run: &str, change: impl FnOnce(&mut Shown) -> T) -> T {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        change(runs.entry(run.to_owned()).or_default())
     }
 }
 
 impl Report for ConsoleReport {
     fn status(&self, run: &str, text: &str) {
-        self.transfers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        *clock = None;
-        self.console.status(format_args!("[{run}] {text}"));
-        let training = self.training.lock().unwrap_or_else(PoisonError::into_inner);
-        if training.is_none() {
-            let label = format!("[{run}] {}", text.trim_end_matches('.'));
-            *clock = Some(self.console.progress(&label, Unit::Count, 0));
-        }
+        self.with(run, |shown| {
+            shown.transfers.clear();
+            shown.clock = None;
+            self.console.status(format_args!("[{run}] {text}"));
+            if shown.training.is_none() {
+                let label = format!("[{run}] {}", text.trim_end_matches('.'));
+                shown.clock = Some(self.console.progress(&label, Unit::Count, 0));
+            }
+        });
     }
 
-    fn transfer(&self, what: &str, done_bytes: u64, total_bytes: u64) {
-        self.stop_clock();
-        let mut transfers = self
-            .transfers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let progress = transfers
-            .entry(what.to_owned())
-            .or_insert_with(|| self.console.progress(what, Unit::Bytes, total_bytes));
-        progress.set(done_bytes, total_bytes);
+    fn transfer(&self, run: &str, what: &str, done_bytes: u64, total_bytes: u64) {
+        self.with(run, |shown| {
+            shown.clock = None;
+            shown
+                .transfers
+                .entry(what.to_owned())
+                .or_insert_with(|| {
+                    let label = format!("[{run}] {what}");
+                    self.console.progress(&label, Unit::Bytes, total_bytes)
+                })
+                .set(done_bytes, total_bytes);
+        });
     }
 
     fn training(&self, run: &str, training: &TrainingInfo) {
         let Some(step) = training.step else { return };
-        self.stop_clock();
-        let mut slot = self.training.lock().unwrap_or_else(PoisonError::into_inner);
         let total = training.total_steps.unwrap_or(0);
-        let (progress, said) = slot.get_or_insert_with(|| {
-            (
-                self.console.progress(run, Unit::Count, total),
-                Instant::now() - TRAINING_LINE,
-            )
+        self.with(run, |shown| {
+            shown.clock = None;
+            let (progress, said) = shown.training.get_or_insert_with(|| {
+                (
+                    self.console.progress(run, Unit::Count, total),
+                    Instant::now() - TRAINING_LINE,
+                )
+            });
+            progress.set(step, total);
+            if said.elapsed() >= TRAINING_LINE || Some(step) == training.total_steps {
+                *said = Instant::now();
+                progress.message(&training_text(training));
+            }
         });
-        progress.set(step, total);
-        if said.elapsed() >= TRAINING_LINE || Some(step) == training.total_steps {
-            *said = Instant::now();
-            progress.message(&training_text(training));
-        }
     }
 }
 
@@ -280,7 +283,9 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
         }),
         Some(Outcome::Interrupted) => failed("was interrupted and not carried on", ErrorKind::Interrupted)
             .map_err(|err: CommandError| ways.into_iter().fold(err, CommandError::hint)),
-        Some(Outcome::Lost) => failed("was lost with its box", ErrorKind::Lost),
+        Some(Outcome::Lost) => failed("was lost with its box", ErrorKind::Lost).map_err(|err: CommandError| {
+            err.hint(format!("go on from its newest checkpoint in the bucket with `spotter resume --elsewhere {name}`"))
+        }),
         Some(Outcome::Failed) => failed("did not start", ErrorKind::Failed)
             .map_err(|err: CommandError| err.hint(format!("see what happened with `spotter events {name}`"))),
     }

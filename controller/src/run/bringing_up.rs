@@ -208,7 +208,7 @@ impl Lifecycle {
         let before_training = attempt.awaits_training();
         self.let_us_in(run, id, before_training).await?;
         let mut place = self.place(attempt, id);
-        let progress = |done, total| self.report.transfer("agent", done, total);
+        let progress = |done, total| self.report.transfer(&run.name, "agent", done, total);
         let mut told = String::new();
         let mut eye = Eye::default();
         let mut silent: Option<tokio::time::Instant> = None;
@@ -472,7 +472,7 @@ impl Lifecycle {
             return Ok(());
         };
         self.say(run, &format!("Copying {} to the box.", from.display()));
-        let progress = |done, total| self.report.transfer("code", done, total);
+        let progress = |done, total| self.report.transfer(&run.name, "code", done, total);
         site.sync(from, workdir, &progress)
             .await
             .map_err(|err| refused("code was not copied", err))?;
@@ -491,7 +491,7 @@ impl Lifecycle {
         if is_first || !has_bucket(run) {
             return Ok(String::new());
         }
-        let progress = |done, total| self.report.transfer("checkpoint", done, total);
+        let progress = |done, total| self.report.transfer(&run.name, "checkpoint", done, total);
         let report = site
             .restore(&progress)
             .await

@@ -1,6 +1,7 @@
 //! From the end of a training to nothing left to lose and nothing left to pay: last checkpoints, results, the box, the bill.
 
 use std::{
+    convert::Infallible,
     fs,
     io::{self, Read},
     path::Path,
@@ -27,6 +28,8 @@ use crate::{
 
 /// How long the last checkpoints may take to reach the bucket before the user is asked to decide.
 const LAST_BACKUP: Duration = Duration::from_secs(30 * 60);
+/// Between two looks at how far an upload is.
+const UPLOAD_LOOK: Duration = Duration::from_secs(1);
 /// Between SIGTERM and SIGKILL when a training is stopped on request; enough to write a checkpoint.
 const STOP_GRACE: Duration = Duration::from_secs(120);
 /// A box whose money is over gets this long to be finished in order, then it is stopped as it is.
@@ -129,6 +132,31 @@ impl Lifecycle {
         Ok(())
     }
 
+    /// Waits for something that the agent uploads, and tells how far it is: tens of gigabytes take half an hour.
+    async fn shown<T>(
+        &self,
+        run: &RunRecord,
+        site: &dyn Site,
+        what: &str,
+        work: impl Future<Output = T>,
+    ) -> T {
+        tokio::select! {
+            done = work => done,
+            never = self.show_upload(run, site, what) => match never {},
+        }
+    }
+
+    async fn show_upload(&self, run: &RunRecord, site: &dyn Site, what: &str) -> Infallible {
+        loop {
+            tokio::time::sleep(UPLOAD_LOOK).await;
+            let backup = site.status().await.ok().and_then(|status| status.backup);
+            if let Some(backup) = backup.filter(|backup| backup.uploading_total_bytes > 0) {
+                let (done, total) = (backup.uploading_done_bytes, backup.uploading_total_bytes);
+                self.report.transfer(&run.name, what, done, total);
+            }
+        }
+    }
+
     /// Last checkpoints to the bucket, results to bucket and laptop, all events to the store.
     async fn save_everything(
         &self,
@@ -142,7 +170,8 @@ impl Lifecycle {
                 return Err(unsaved(run, err));
             }
             self.say(run, "Saving the last checkpoints.");
-            let backup = match site.backup_now(LAST_BACKUP, true).await {
+            let saving = site.backup_now(LAST_BACKUP, true);
+            let backup = match self.shown(run, site, "checkpoint", saving).await {
                 Ok(backup) => Some(backup),
                 Err(err) => {
                     let status = site.status().await;
@@ -194,8 +223,11 @@ impl Lifecycle {
                 run,
                 &format!("Fetching results to {}.", results.to.display()),
             );
-            if has_bucket && let Err(err) = site.collect_results(&results.fetch).await {
-                return Err(unsaved(run, err));
+            if has_bucket {
+                let collecting = site.collect_results(&results.fetch);
+                self.shown(run, site, "results to the bucket", collecting)
+                    .await
+                    .map_err(|err| unsaved(run, err))?;
             }
             let absent = self
                 .fetch(run, site, &workdir, &results.fetch, &results.to)
@@ -264,13 +296,14 @@ impl Lifecycle {
             .map_err(|err| {
                 CommandError::new(format!("nothing was fetched from `{}`", run.name)).cause(err)
             })?;
-        let list = self.fetch_verified(site, &workdir, paths, to).await?;
+        let list = self.fetch_verified(run, site, &workdir, paths, to).await?;
         Ok((workdir, list))
     }
 
     /// Copies files from the box and verifies each by its hash.
     async fn fetch_verified(
         &self,
+        run: &RunRecord,
         site: &dyn Site,
         workdir: &str,
         paths: &[String],
@@ -292,7 +325,7 @@ impl Lifecycle {
         make_folder(to).map_err(|err| {
             NotFetched::Here(CommandError::new(format!("{} was not made", to.display())).cause(err))
         })?;
-        let progress = |done, total| self.report.transfer("results", done, total);
+        let progress = |done, total| self.report.transfer(&run.name, "results", done, total);
         site.fetch(workdir, &found, to, &progress).await?;
         for file in &list.files {
             verify(file, to).map_err(NotFetched::Here)?;
@@ -309,7 +342,7 @@ impl Lifecycle {
         to: &Path,
     ) -> Result<Option<String>, Halt> {
         let list = self
-            .fetch_verified(site, workdir, paths, to)
+            .fetch_verified(run, site, workdir, paths, to)
             .await
             .map_err(|err| match err {
                 // The box is there with everything on it: it is done again over a new link.
@@ -542,7 +575,8 @@ impl Lifecycle {
             if let Err(err) = site.give_credentials().await {
                 return Err(unsaved(run, err));
             }
-            match site.backup_now(LAST_BACKUP, true).await {
+            let saving = site.backup_now(LAST_BACKUP, true);
+            match self.shown(run, site, "checkpoint", saving).await {
                 Ok(backup) => unsaved_bytes = Some(backup.unsaved_bytes),
                 Err(SiteError::Unreachable(why)) => return Err(Halt::Again(why)),
                 Err(err) => self.say(

@@ -32,8 +32,8 @@ pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(3);
 pub trait Report: Send + Sync {
     /// A sentence about a run.
     fn status(&self, run: &str, text: &str);
-    /// Bytes of something that takes a while.
-    fn transfer(&self, what: &str, done_bytes: u64, total_bytes: u64);
+    /// Bytes of something of a run that takes a while.
+    fn transfer(&self, run: &str, what: &str, done_bytes: u64, total_bytes: u64);
     /// What the training printed last.
     fn training(&self, run: &str, training: &TrainingInfo);
 }

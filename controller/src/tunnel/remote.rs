@@ -23,6 +23,12 @@ use super::{
 };
 use crate::provider::SshAddress;
 
+/// Sent between two words about how far it is.
+const SEND_BYTES: usize = 128 << 10;
+
+/// Called with bytes done and bytes in all.
+pub type Told<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
+
 /// What a command left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
@@ -110,11 +116,30 @@ impl Remote {
     ///
     /// # Errors
     /// When the connection broke before the command ended.
-    pub async fn finish(mut self, input: &[u8]) -> Result<Output, TunnelError> {
+    pub async fn finish(self, input: &[u8]) -> Result<Output, TunnelError> {
+        self.finish_telling(input, &|_, _| {}).await
+    }
+
+    /// [`Remote::finish`]; `told` hears how many bytes of how many ssh has taken.
+    ///
+    /// # Errors
+    /// As [`Remote::finish`].
+    pub async fn finish_telling(
+        mut self,
+        input: &[u8],
+        told: Told<'_>,
+    ) -> Result<Output, TunnelError> {
         let mut stdout = Vec::new();
         let send = async {
-            // A command that ends without reading all of its input is no error of ours.
-            let _ = self.stdin.write_all(input).await;
+            let mut sent = 0;
+            for piece in input.chunks(SEND_BYTES) {
+                // A command that ends without reading all of its input is no error of ours.
+                if self.stdin.write_all(piece).await.is_err() {
+                    break;
+                }
+                sent += piece.len();
+                told(sent as u64, input.len() as u64);
+            }
             drop(self.stdin);
         };
         let (_, read) = tokio::join!(send, self.stdout.read_to_end(&mut stdout));

@@ -33,7 +33,7 @@ impl Scene {
         let test_box = TestBox::new();
         let tunnel = test_box.connect().await;
         let agent = AgentBinary::find(Some(&agent_path()), "/nowhere".as_ref()).unwrap();
-        let ready = bootstrap(&tunnel, &agent).await.unwrap();
+        let ready = bootstrap(&tunnel, &agent, &|_, _| {}).await.unwrap();
         let request = SessionRequest {
             name: "train".to_owned(),
             command: command.to_owned(),

@@ -62,7 +62,7 @@ impl Report for Told {
         self.0.lock().unwrap().push(format!("{run}: {text}"));
     }
 
-    fn transfer(&self, _what: &str, _done_bytes: u64, _total_bytes: u64) {}
+    fn transfer(&self, _run: &str, _what: &str, _done_bytes: u64, _total_bytes: u64) {}
 
     fn training(&self, _run: &str, _training: &TrainingInfo) {}
 }
