@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
+mod delay;
 mod fleet;
 mod gpu;
 mod instance;
@@ -104,9 +105,9 @@ pub enum LinkFault {
     Reset,
     /// New connections are refused, old ones are reset.
     Refuse,
-    /// One-way delay, milliseconds; 0: none. Tier 2 answers with an error where the kernel has no netem.
+    /// One-way delay, milliseconds; 0: none. Tier 2 answers with an error where there is no `/dev/net/tun`.
     Delay(u64),
-    /// Bytes per second each way; 0: no limit.
+    /// Bytes per second each way; 0: no limit. In tier 2 as with the delay.
     Rate(u64),
 }
 

@@ -2,7 +2,7 @@
 //! files on a disk of limited size, a memory limit.
 //!
 //! The disk is a tmpfs mounted outside of the box, so that it outlives a stop; its pages count against the memory limit of the
-//! box that wrote them. Delay of the line needs netem in the kernel; a memory limit needs a memory control group.
+//! box that wrote them. A slow line needs `/dev/net/tun`; a memory limit needs a memory control group.
 
 use std::{
     fs, io,

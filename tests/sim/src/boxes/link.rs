@@ -48,6 +48,11 @@ pub(super) enum Mode {
 }
 
 impl Link {
+    /// Whether it takes longer than the machine itself would.
+    pub(super) fn is_slow(self) -> bool {
+        self.rate > 0 || !self.delay.is_zero()
+    }
+
     /// The line after a fault.
     pub(super) fn after(self, fault: &LinkFault) -> Link {
         match fault {

@@ -1,7 +1,7 @@
 //! The network of tier 2: a bridge with a subnet of its own, a pair of interfaces and an address per box, and the faults of a line.
 //!
-//! Names: bridge `spotter-<subnet>`, interfaces `s<tag>-<number>`, nft table `spotter_sim_<tag>`. The bridge's hardware
-//! address holds the tag, so that a sweep after a crash knows whose it is from the instant it exists.
+//! Names: bridge `spotter-<subnet>`, nft table `spotter_sim_<tag>`, interfaces `s<tag>-<number>` and for a slow line those of
+//! [`Part`]. The bridge's hardware address holds the tag, so that a sweep after a crash knows whose it is from the instant it exists.
 
 use std::{
     collections::BTreeMap,
@@ -13,9 +13,11 @@ use std::{
 
 use anyhow::{Context, bail};
 use nix::unistd::Pid;
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{
+    delay::DelayLine,
     link::{Link, Mode},
     tools::{Tools, look_for, run, run_async},
 };
@@ -112,7 +114,7 @@ impl Network {
         Ok(Lease {
             network: Arc::clone(self),
             number,
-            shaped: false,
+            line: None,
         })
     }
 
@@ -150,7 +152,8 @@ impl Drop for Network {
 pub(super) struct Lease {
     network: Arc<Network>,
     number: u8,
-    shaped: bool,
+    /// Between the box and the bridge while the line is slow.
+    line: Option<DelayLine>,
 }
 
 impl Lease {
@@ -158,8 +161,8 @@ impl Lease {
         self.network.address(self.number)
     }
 
-    fn interface(&self) -> String {
-        format!("{}{}", interface_prefix(&self.network.tag), self.number)
+    fn interface(&self, part: Part) -> String {
+        format!("{}{}", part.prefix(&self.network.tag), self.number)
     }
 
     async fn run(&self, program: &str, args: &str) -> anyhow::Result<String> {
@@ -169,12 +172,20 @@ impl Lease {
 
     /// Puts `eth0` into the namespace of PID 1 and its other end on the bridge, apart from the other boxes.
     pub(super) async fn plug(&self, init: Pid) -> anyhow::Result<()> {
-        let (interface, bridge) = (self.interface(), bridge_name(self.network.subnet));
+        let interface = self.interface(Part::Box);
         self.run(
             "ip",
             &format!("link add {interface} type veth peer name eth0 netns {init}"),
         )
         .await?;
+        self.join(&interface).await?;
+        self.run("ip", &format!("link set {interface} up")).await?;
+        Ok(())
+    }
+
+    /// Makes an interface the box's port of the bridge.
+    async fn join(&self, interface: &str) -> anyhow::Result<()> {
+        let bridge = bridge_name(self.network.subnet);
         self.run("ip", &format!("link set {interface} master {bridge}"))
             .await?;
         self.run(
@@ -182,21 +193,23 @@ impl Lease {
             &format!("link set {interface} type bridge_slave isolated on"),
         )
         .await?;
-        self.run("ip", &format!("link set {interface} up")).await?;
         Ok(())
     }
 
     /// Nothing gets through any more, in either direction, for as long as the lease lives.
     pub(super) async fn cut(&mut self) -> anyhow::Result<()> {
         self.set_mode(Mode::Drop).await?;
-        self.run("ip", &format!("link set {} down", self.interface()))
-            .await?;
+        self.run(
+            "ip",
+            &format!("link set {} down", self.interface(Part::Box)),
+        )
+        .await?;
         Ok(())
     }
 
     /// Makes the line of the box whose PID 1 is `init` what `link` says.
     pub(super) async fn set(&mut self, init: Pid, link: Link, reset: bool) -> anyhow::Result<()> {
-        self.shape(init, link).await?;
+        self.shape(link).await?;
         self.set_mode(link.mode).await?;
         if reset || link.mode == Mode::Refuse {
             self.reset(init).await?;
@@ -228,68 +241,83 @@ impl Lease {
         Ok(())
     }
 
-    /// Rate by tbf; delay only by netem, which many kernels lack.
-    async fn shape(&mut self, init: Pid, link: Link) -> anyhow::Result<()> {
-        let bits = link.rate.saturating_mul(8);
-        let discipline = if !link.delay.is_zero() {
-            let rate = if bits > 0 {
-                format!(" rate {bits}bit")
-            } else {
-                String::new()
-            };
-            format!(
-                "netem limit 100000 delay {}ms{rate}",
-                link.delay.as_millis()
-            )
-        } else if bits > 0 {
-            // The bucket must hold what comes between two ticks of the kernel's clock, 10 ms at worst.
-            format!(
-                "tbf rate {bits}bit burst {}b latency 100ms",
-                (link.rate / 100).max(64 * 1024)
-            )
-        } else if self.shaped {
-            self.run("tc", &format!("qdisc del dev {} root", self.interface()))
+    /// Puts a delay line between box and bridge, changes it, or takes it out again. The box's own end is not touched: its
+    /// address and its connections live through all of that.
+    async fn shape(&mut self, link: Link) -> anyhow::Result<()> {
+        if let Some(line) = &self.line {
+            line.set(link);
+        }
+        match (&self.line, link.is_slow()) {
+            (None, true) => {
+                let inserted = self.insert_line(link).await;
+                if inserted.is_err() {
+                    self.remove_line().await?;
+                }
+                inserted.context("tier 2 cannot delay or slow the line here; use tier 1 or 1.5")
+            }
+            (Some(_), false) => self.remove_line().await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn insert_line(&mut self, link: Link) -> anyhow::Result<()> {
+        let [near, far, between, own] =
+            [Part::Near, Part::Far, Part::Between, Part::Box].map(|part| self.interface(part));
+        self.line = Some(DelayLine::open(&near, &far, link)?);
+        // What this process is too slow to take waits in the kernel: a whole TCP window, and nothing is lost.
+        for tap in [&near, &far] {
+            self.run("ip", &format!("link set {tap} txqueuelen 10000"))
                 .await?;
-            let tc = self.network.tools.path("tc").display();
-            self.run(
-                "nsenter",
-                &format!("-t {init} -n {tc} qdisc del dev eth0 root"),
-            )
+        }
+        self.run("ip", &format!("link add {between} type bridge"))
             .await?;
-            self.shaped = false;
-            return Ok(());
-        } else {
-            return Ok(());
-        };
-        let limit = "tier 2 cannot delay or slow the line here: it takes netem or tbf in the kernel; use tier 1 or 1.5";
-        self.run(
-            "tc",
-            &format!("qdisc replace dev {} root {discipline}", self.interface()),
-        )
-        .await
-        .context(limit)?;
-        let tc = self.network.tools.path("tc").display();
-        self.run(
-            "nsenter",
-            &format!("-t {init} -n {tc} qdisc replace dev eth0 root {discipline}"),
-        )
-        .await?;
-        self.shaped = true;
+        self.run("ip", &format!("link set {between} up")).await?;
+        self.run("ip", &format!("link set {near} master {between}"))
+            .await?;
+        self.join(&far).await?;
+        self.run("ip", &format!("link set {own} master {between}"))
+            .await?;
+        Ok(())
+    }
+
+    /// Frames under way have left by then: a line that is not slow holds none.
+    async fn remove_line(&mut self) -> anyhow::Result<()> {
+        self.join(&self.interface(Part::Box)).await?;
+        self.line = None;
+        for part in Part::LINE {
+            let (ip, name) = (
+                self.network.tools.path("ip").to_owned(),
+                self.interface(part),
+            );
+            spawn_blocking(move || delete_link(&ip, &name)).await??;
+        }
         Ok(())
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // The kernel takes its time to remove the interfaces of a namespace that ended, and the next box wants the name.
-        let unplugged = delete_link(self.network.tools.path("ip"), &self.interface());
+        // The kernel takes its time to remove the interfaces of a namespace that ended, and the next box wants the names.
+        let parts = match self.line.take() {
+            Some(_) => Part::ALL.as_slice(),
+            None => &[Part::Box],
+        };
+        let ip = self.network.tools.path("ip");
+        let unplugged = parts
+            .iter()
+            .map(|part| delete_link(ip, &self.interface(*part)))
+            .collect::<Vec<_>>();
         let blocked = self.network.numbers().modes.remove(&self.number) != Some(Mode::Open);
         let opened = if blocked {
             run(self.network.tools.path("nft"), &[&self.network.sets()]).map(|_| ())
         } else {
             Ok(())
         };
-        for err in [unplugged, opened].into_iter().filter_map(Result::err) {
+        for err in unplugged
+            .into_iter()
+            .chain([opened])
+            .filter_map(Result::err)
+        {
             warn!(address = %self.address(), error = format!("{err:#}"), "the address of a box is not quite free");
         }
     }
@@ -338,7 +366,10 @@ pub(super) fn sweep(tag: &str) -> anyhow::Result<()> {
             let name = entry.file_name().to_string_lossy().into_owned();
             let address = fs::read_to_string(entry.path().join("address")).unwrap_or_default();
             let bridge = name.starts_with("spotter-") && address.trim() == hardware_address(tag);
-            if bridge || name.starts_with(&interface_prefix(tag)) {
+            let part = Part::ALL
+                .iter()
+                .any(|part| name.starts_with(&part.prefix(tag)));
+            if bridge || part {
                 delete_link(&ip, &name)?;
             }
         }
@@ -361,9 +392,35 @@ fn bridge_name(subnet: u8) -> String {
     format!("spotter-{subnet}")
 }
 
-/// With a number of up to three digits, the 15 characters that a name may have.
-fn interface_prefix(tag: &str) -> String {
-    format!("s{tag}-")
+/// An interface that belongs to one box.
+///
+/// While its line is slow: box - `Box` - `Between` - `Near` - delay line - `Far` - bridge of all.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    /// Our end of the pair whose other end is the box's `eth0`.
+    Box,
+    /// The delay line's end at the box.
+    Near,
+    /// The delay line's end at the bridge of all.
+    Far,
+    /// A bridge that holds `Box` and `Near` alone.
+    Between,
+}
+
+impl Part {
+    const ALL: [Part; 4] = [Part::Box, Part::Near, Part::Far, Part::Between];
+    const LINE: [Part; 3] = [Part::Near, Part::Far, Part::Between];
+
+    /// What its name begins with: with a number of up to three digits, the 15 characters that a name may have.
+    fn prefix(self, tag: &str) -> String {
+        let part = match self {
+            Part::Box => 's',
+            Part::Near => 'n',
+            Part::Far => 'f',
+            Part::Between => 'b',
+        };
+        format!("{part}{tag}-")
+    }
 }
 
 fn table_name(tag: &str) -> String {

@@ -44,10 +44,9 @@ const NAMESPACES: [(&str, &str); 4] = [
     ("setpriv", "util-linux"),
     ("mount", "mount"),
 ];
-const NETWORK: [(&str, &str); 5] = [
+const NETWORK: [(&str, &str); 4] = [
     ("umount", "mount"),
     ("ip", "iproute2"),
-    ("tc", "iproute2"),
     ("ss", "iproute2"),
     ("nft", "nftables"),
 ];

@@ -126,6 +126,12 @@ impl World {
         self.dir.path().join(format!("boxes/b{id}"))
     }
 
+    /// Network interfaces of this machine that belong to a box of ours.
+    pub fn interfaces(&self) -> Vec<String> {
+        let dir = self.dir.path().join("boxes").canonicalize().unwrap();
+        interfaces_of(&text(dir))
+    }
+
     pub async fn log(&self, id: u64) -> String {
         String::from_utf8(self.boxes.container_log(id).await.unwrap()).unwrap()
     }
@@ -210,6 +216,22 @@ pub fn run(program: &str, args: &[&str]) -> String {
 
 pub fn text(path: PathBuf) -> String {
     path.to_str().unwrap().to_owned()
+}
+
+/// What the names of all that a simulator in this directory makes outside of it hold.
+pub fn tag(dir: &str) -> String {
+    blake3::hash(dir.as_bytes()).to_hex()[..10].to_owned()
+}
+
+/// Network interfaces of this machine that belong to a box of the simulator in this directory.
+pub fn interfaces_of(dir: &str) -> Vec<String> {
+    let tag = tag(dir);
+    fs::read_dir("/sys/class/net")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains(&tag))
+        .collect()
 }
 
 /// Processes of this machine whose command line holds `token`.
