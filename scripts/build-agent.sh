@@ -8,6 +8,8 @@
 #
 #   SPOTTER_AGENT_MODE=std|src|distro   forces one of those routes
 #   SPOTTER_AGENT_TARGET_DIR=DIR        default target/static; cargo keeps a built std only while this path stays the same
+#
+# Arguments go to cargo: `--example save` builds that beside the agent, in the same way (for scripts/bench.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -119,7 +121,7 @@ say "building the agent"
 # Alone, so that the features of other packages (the probe's NVML bindings) are not unified into it.
 (
     export "SPOTTER_PROBE_BIN=$probe" "${agent_env[@]}"
-    zigbuild -p spotter-agent --bin spotter-agent --target $agent_target "${agent_args[@]}"
+    zigbuild -p spotter-agent --bin spotter-agent "$@" --target $agent_target "${agent_args[@]}"
 )
 built=$target_dir/$agent_target/agent/spotter-agent
 

@@ -28,8 +28,10 @@ fn read_by_reflection(world: &World, python: &Path) {
     world.training(&Training::interruptible("tools", 600));
     world.ok(&["run", "tools.yaml", "--detach"]);
     world.until_step("tools", 1, 0);
-    let home = world.ok(&["ssh", "tools", "--", "echo $HOME"]).stdout;
-    let remote = Path::new(home.trim()).join(".spotter/agent.sock");
+    // The shells of boxes are talkative: ours is the last word.
+    let said = world.ok(&["ssh", "tools", "--", "echo $HOME"]).stdout;
+    let home = said.lines().next_back().unwrap();
+    let remote = Path::new(home).join(".spotter/agent.sock");
     let local = world.work().join("agent.sock");
 
     let mut tunnel = world

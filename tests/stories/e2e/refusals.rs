@@ -35,8 +35,12 @@ fn before_renting(world: &World) {
     half_a_pair.env_remove("AWS_ACCESS_KEY_ID");
     refused(world, "half_of_the_bucket_keys", &mut half_a_pair);
 
+    // Nothing but what the story itself needs to be an ordinary user.
+    let nearly_nothing = world.dir().join("nearly-nothing");
+    std::fs::create_dir(&nearly_nothing).unwrap();
+    std::os::unix::fs::symlink("/usr/bin/setpriv", nearly_nothing.join("setpriv")).unwrap();
     let mut no_ssh = world.spotter(&["run", "refused.yaml"]);
-    no_ssh.env("PATH", world.dir().join("nothing-is-here"));
+    no_ssh.env("PATH", &nearly_nothing);
     refused(world, "no_ssh", &mut no_ssh);
 
     file("unknown", "checkpoints:", "chekpoints:");
