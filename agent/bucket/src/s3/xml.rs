@@ -6,14 +6,18 @@
 use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
-use quick_xml::de::from_str;
-use serde::Deserialize;
+use quick_xml::{Reader, escape::resolve_xml_entity, events::Event};
 
 use super::clock;
 use crate::bucket::{CompletedPart, ListedObject, ListedPart, ListedUpload};
 
 /// Largest body that is parsed, bytes: a page of 1,000 keys of 1,024 bytes, each byte percent-encoded and wrapped in its elements.
 pub const MAX_XML_BYTES: usize = 8 << 20;
+
+/// Most elements of a page: 1,000 rows of some 20.
+const MAX_ELEMENTS: usize = 50_000;
+/// Deepest nesting; S3's own is 4.
+const MAX_DEPTH: usize = 32;
 
 /// A body that is not what S3 would answer.
 #[derive(Debug, thiserror::Error)]
@@ -51,98 +55,52 @@ pub struct Page<T, M> {
 
 /// Reads an error body. Never fails: proxies answer with HTML or nothing, and the status has to do then.
 pub fn error_body(body: &[u8]) -> ErrorBody {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Error {
-        code: Option<String>,
-        message: Option<String>,
-        server_time: Option<String>,
-    }
-    match parse::<Error>("Error", body) {
-        Ok(Error {
-            code,
-            message,
-            server_time,
-        }) => ErrorBody {
-            code,
-            message,
-            server_time,
-        },
-        Err(_) => ErrorBody::default(),
+    let Ok(error) = read("Error", body) else {
+        return ErrorBody::default();
+    };
+    let word = |name| error.text(name).map(str::to_owned);
+    ErrorBody {
+        code: word("Code"),
+        message: word("Message"),
+        server_time: word("ServerTime"),
     }
 }
 
 /// Reads a page of ListObjectsV2; the next page by its continuation token.
 pub fn objects(body: &[u8]) -> Result<Page<ListedObject, String>, XmlError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct ListBucketResult {
-        #[serde(default)]
-        is_truncated: bool,
-        next_continuation_token: Option<String>,
-        encoding_type: Option<String>,
-        #[serde(default)]
-        contents: Vec<Contents>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Contents {
-        key: String,
-        size: u64,
-        #[serde(rename = "ETag", default)]
-        etag: String,
-        last_modified: Option<String>,
-    }
-    let result: ListBucketResult = parse("ListBucketResult", body)?;
-    let mut rows = Vec::with_capacity(result.contents.len());
-    for Contents {
-        key,
-        size,
-        etag,
-        last_modified,
-    } in result.contents
-    {
+    let result = read("ListBucketResult", body)?;
+    let encoding = result.text("EncodingType");
+    let mut rows = Vec::new();
+    for row in result.all("Contents") {
         rows.push(ListedObject {
-            key: decoded(key, result.encoding_type.as_deref())?,
-            size_bytes: size,
-            etag: unquoted(&etag),
-            modified_s: seconds(last_modified.as_deref()),
+            key: decoded(row.needed("Key")?, encoding)?,
+            size_bytes: row.number("Size")?,
+            etag: unquoted(row.text("ETag").unwrap_or_default()),
+            modified_s: seconds(row.text("LastModified")),
         });
     }
-    let next = next_of(result.is_truncated, result.next_continuation_token)?;
+    let token = result.text("NextContinuationToken").map(str::to_owned);
+    let next = next_of(&result, token)?;
     Ok(Page { rows, next })
 }
 
 /// Reads a page of ListParts; the next page by its part-number marker.
 pub fn parts(body: &[u8]) -> Result<Page<ListedPart, u32>, XmlError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct ListPartsResult {
-        #[serde(default)]
-        is_truncated: bool,
-        next_part_number_marker: Option<u32>,
-        #[serde(default, rename = "Part")]
-        parts: Vec<Part>,
+    let result = read("ListPartsResult", body)?;
+    let mut rows = Vec::new();
+    for row in result.all("Part") {
+        rows.push(ListedPart {
+            number: part_number(row, "PartNumber")?,
+            size_bytes: row.number("Size")?,
+            etag: unquoted(row.needed("ETag")?),
+        });
     }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Part {
-        part_number: u32,
-        size: u64,
-        #[serde(rename = "ETag")]
-        etag: String,
-    }
-    let result: ListPartsResult = parse("ListPartsResult", body)?;
-    let row = |part: Part| ListedPart {
-        number: part.part_number,
-        size_bytes: part.size,
-        etag: unquoted(&part.etag),
+    let marker = match result.text("NextPartNumberMarker") {
+        Some(_) => Some(part_number(&result, "NextPartNumberMarker")?),
+        None => None,
     };
-    let next = next_of(result.is_truncated, result.next_part_number_marker)?;
-    Ok(Page {
-        rows: result.parts.into_iter().map(row).collect(),
-        next,
-    })
+    let next = next_of(&result, marker)?;
+    Ok(Page { rows, next })
 }
 
 /// Checksums in an answer of ListParts.
@@ -156,27 +114,15 @@ pub struct ListedSums {
 
 /// Reads the checksums of an answer of ListParts.
 pub fn sums(body: &[u8]) -> Result<ListedSums, XmlError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct ListPartsResult {
-        checksum_algorithm: Option<String>,
-        #[serde(default, rename = "Part")]
-        parts: Vec<Part>,
+    let result = read("ListPartsResult", body)?;
+    let mut parts = Vec::new();
+    for row in result.all("Part") {
+        if let Some(sum) = row.text("ChecksumCRC32") {
+            parts.push((part_number(row, "PartNumber")?, sum.to_owned()));
+        }
     }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Part {
-        part_number: u32,
-        #[serde(rename = "ChecksumCRC32")]
-        crc32: Option<String>,
-    }
-    let result: ListPartsResult = parse("ListPartsResult", body)?;
-    let crc32 = result.checksum_algorithm.as_deref() == Some("CRC32");
-    let sum = |part: Part| Some((part.part_number, part.crc32?));
-    Ok(ListedSums {
-        crc32,
-        parts: result.parts.into_iter().filter_map(sum).collect(),
-    })
+    let crc32 = result.text("ChecksumAlgorithm") == Some("CRC32");
+    Ok(ListedSums { crc32, parts })
 }
 
 /// Where the next page of uploads begins: key and upload id.
@@ -184,79 +130,47 @@ pub type UploadMarker = (String, String);
 
 /// Reads a page of ListMultipartUploads.
 pub fn uploads(body: &[u8]) -> Result<Page<ListedUpload, UploadMarker>, XmlError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct ListMultipartUploadsResult {
-        #[serde(default)]
-        is_truncated: bool,
-        next_key_marker: Option<String>,
-        next_upload_id_marker: Option<String>,
-        encoding_type: Option<String>,
-        #[serde(default, rename = "Upload")]
-        uploads: Vec<Upload>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Upload {
-        key: String,
-        upload_id: String,
-        initiated: Option<String>,
-    }
-    let result: ListMultipartUploadsResult = parse("ListMultipartUploadsResult", body)?;
-    let encoding = result.encoding_type.as_deref();
-    let mut rows = Vec::with_capacity(result.uploads.len());
-    for Upload {
-        key,
-        upload_id,
-        initiated,
-    } in result.uploads
-    {
+    let result = read("ListMultipartUploadsResult", body)?;
+    let encoding = result.text("EncodingType");
+    let mut rows = Vec::new();
+    for row in result.all("Upload") {
         rows.push(ListedUpload {
-            key: decoded(key, encoding)?,
-            upload_id,
-            initiated_s: seconds(initiated.as_deref()),
+            key: decoded(row.needed("Key")?, encoding)?,
+            upload_id: row.needed("UploadId")?.to_owned(),
+            initiated_s: seconds(row.text("Initiated")),
         });
     }
-    let key_marker = result
-        .next_key_marker
-        .map(|marker| decoded(marker, encoding))
-        .transpose()?;
-    let marker = key_marker.map(|key| (key, result.next_upload_id_marker.unwrap_or_default()));
-    Ok(Page {
-        rows,
-        next: next_of(result.is_truncated, marker)?,
-    })
+    let marker = match result.text("NextKeyMarker") {
+        Some(key) => {
+            let id = result.text("NextUploadIdMarker").unwrap_or_default();
+            Some((decoded(key, encoding)?, id.to_owned()))
+        }
+        None => None,
+    };
+    let next = next_of(&result, marker)?;
+    Ok(Page { rows, next })
 }
 
 /// Reads the upload id of CreateMultipartUpload.
 pub fn upload_id(body: &[u8]) -> Result<String, XmlError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct InitiateMultipartUploadResult {
-        upload_id: String,
-    }
     // Some servers leave the `Result` out.
-    let result = parse("InitiateMultipartUploadResult", body)
-        .or_else(|err| parse("InitiateMultipartUpload", body).map_err(|_| err));
-    let result: InitiateMultipartUploadResult = result?;
-    if result.upload_id.is_empty() || result.upload_id.len() > 2048 {
+    let result = read("InitiateMultipartUploadResult", body)
+        .or_else(|err| read("InitiateMultipartUpload", body).map_err(|_| err))?;
+    let id = result.needed("UploadId")?;
+    if id.is_empty() || id.len() > 2048 {
         return Err(XmlError::Shape(format!(
             "an upload id of {} bytes",
-            result.upload_id.len()
+            id.len()
         )));
     }
-    Ok(result.upload_id)
+    Ok(id.to_owned())
 }
 
 /// Reads the answer to CompleteMultipartUpload, which may be an error although the status was 200.
 pub fn completed(body: &[u8]) -> Result<Result<String, ErrorBody>, XmlError> {
-    #[derive(Deserialize)]
-    struct CompleteMultipartUploadResult {
-        #[serde(rename = "ETag")]
-        etag: String,
-    }
-    match parse::<CompleteMultipartUploadResult>("CompleteMultipartUploadResult", body) {
-        Ok(result) => Ok(Ok(unquoted(&result.etag))),
+    let result = read("CompleteMultipartUploadResult", body);
+    match result.and_then(|result| Ok(unquoted(result.needed("ETag")?))) {
+        Ok(etag) => Ok(Ok(etag)),
         Err(err) => match error_body(body) {
             ErrorBody { code: None, .. } => Err(err),
             error => Ok(Err(error)),
@@ -297,38 +211,120 @@ pub fn unquoted(etag: &str) -> String {
     etag.trim().trim_matches('"').to_owned()
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(root: &str, body: &[u8]) -> Result<T, XmlError> {
+/// An element of an answer: its text, and what is in it.
+#[derive(Debug, Default)]
+struct Element {
+    name: String,
+    text: String,
+    inside: Vec<Element>,
+}
+
+impl Element {
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Element> {
+        self.inside.iter().filter(move |inner| inner.name == name)
+    }
+
+    fn text<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        self.all(name).next().map(|inner| inner.text.as_str())
+    }
+
+    fn needed<'a>(&'a self, name: &'a str) -> Result<&'a str, XmlError> {
+        self.text(name)
+            .ok_or_else(|| XmlError::Shape(format!("{} without {name}", bounded(&self.name))))
+    }
+
+    fn number(&self, name: &str) -> Result<u64, XmlError> {
+        let text = self.needed(name)?.trim();
+        text.parse()
+            .map_err(|_| XmlError::Shape(format!("{name} is {}", bounded(text))))
+    }
+}
+
+fn part_number(row: &Element, name: &str) -> Result<u32, XmlError> {
+    let number = row.number(name)?;
+    u32::try_from(number).map_err(|_| XmlError::Shape(format!("{name} is {number}")))
+}
+
+/// Reads an answer whose outermost element has this name, whatever its namespace.
+fn read(root: &str, body: &[u8]) -> Result<Element, XmlError> {
     if body.len() > MAX_XML_BYTES {
         return Err(XmlError::TooLarge(body.len()));
     }
     let text = std::str::from_utf8(body).map_err(|_| XmlError::Encoding)?;
     // S3 sends blanks while it works on a Complete, so that the connection stays open.
     let text = text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
-    // The deserialiser takes any root element; a listing without rows would look like any other answer.
-    match root_of(text) {
-        Some(found) if found == root => {
-            from_str(text).map_err(|err| XmlError::Shape(bounded(&err.to_string())))
+    let found = tree(text).map_err(|why| XmlError::Shape(bounded(&why)))?;
+    if found.name == root {
+        return Ok(found);
+    }
+    let name = bounded(&found.name);
+    Err(XmlError::Shape(format!("{name} instead of {root}")))
+}
+
+/// Puts the outermost element together, without recursion: it is as deep as its server wanted.
+fn tree(text: &str) -> Result<Element, String> {
+    let mut reader = Reader::from_str(text);
+    let mut open: Vec<Element> = Vec::new();
+    let mut elements = 0;
+    let cut_short = || "XML that ends too early".to_owned();
+    loop {
+        let event = reader.read_event().map_err(|err| err.to_string())?;
+        let closed = match event {
+            Event::Start(ref tag) | Event::Empty(ref tag) => {
+                elements += 1;
+                if elements > MAX_ELEMENTS || open.len() > MAX_DEPTH {
+                    return Err(format!(
+                        "more than {MAX_ELEMENTS} elements, or {MAX_DEPTH} deep"
+                    ));
+                }
+                let element = Element {
+                    name: tag.local_name().as_ref().to_owned(),
+                    ..Element::default()
+                };
+                if matches!(event, Event::Empty(_)) {
+                    Some(element)
+                } else {
+                    open.push(element);
+                    None
+                }
+            }
+            Event::End(_) => Some(open.pop().ok_or_else(cut_short)?),
+            Event::Text(text) => {
+                add(&mut open, &text.xml10_content());
+                None
+            }
+            Event::CData(text) => {
+                add(&mut open, &text.xml10_content());
+                None
+            }
+            Event::GeneralRef(entity) => {
+                let one = entity.resolve_char_ref().map_err(|err| err.to_string())?;
+                match one {
+                    Some(one) => add(&mut open, one.encode_utf8(&mut [0; 4])),
+                    None => {
+                        let known = resolve_xml_entity(&entity.xml10_content());
+                        add(&mut open, known.ok_or("an unknown entity")?);
+                    }
+                }
+                None
+            }
+            Event::DocType(_) => return Err("a document type".to_owned()),
+            Event::Eof => return Err(cut_short()),
+            Event::Decl(_) | Event::PI(_) | Event::Comment(_) => None,
+        };
+        if let Some(closed) = closed {
+            match open.last_mut() {
+                Some(around) => around.inside.push(closed),
+                None => return Ok(closed),
+            }
         }
-        found => Err(XmlError::Shape(format!(
-            "{} instead of {root}",
-            bounded(found.unwrap_or("no XML"))
-        ))),
     }
 }
 
-/// Name of the first element, past the declaration and comments. A document type is no part of any S3 answer.
-fn root_of(mut text: &str) -> Option<&str> {
-    loop {
-        text = text.trim_start();
-        if let Some(rest) = text.strip_prefix("<?") {
-            text = &rest[rest.find("?>")? + 2..];
-        } else if let Some(rest) = text.strip_prefix("<!--") {
-            text = &rest[rest.find("-->")? + 3..];
-        } else {
-            let name = text.strip_prefix('<')?;
-            let name = &name[..name.find(|c: char| c.is_whitespace() || matches!(c, '>' | '/'))?];
-            return (!name.is_empty()).then(|| name.rsplit(':').next().unwrap_or(name));
-        }
+/// Text outside of any element is a blank, or part of no answer.
+fn add(open: &mut [Element], text: &str) {
+    if let Some(element) = open.last_mut() {
+        element.text.push_str(text);
     }
 }
 
@@ -337,9 +333,9 @@ fn bounded(text: &str) -> String {
 }
 
 /// The key, decoded when the server says that it encoded it. In this encoding a blank may be `+`.
-fn decoded(key: String, encoding: Option<&str>) -> Result<String, XmlError> {
+fn decoded(key: &str, encoding: Option<&str>) -> Result<String, XmlError> {
     if encoding != Some("url") {
-        return Ok(key);
+        return Ok(key.to_owned());
     }
     let blanks = key.replace('+', " ");
     let text = percent_decode_str(&blanks)
@@ -348,7 +344,8 @@ fn decoded(key: String, encoding: Option<&str>) -> Result<String, XmlError> {
     Ok(text.into_owned())
 }
 
-fn next_of<M>(truncated: bool, marker: Option<M>) -> Result<Option<M>, XmlError> {
+fn next_of<M>(result: &Element, marker: Option<M>) -> Result<Option<M>, XmlError> {
+    let truncated = result.text("IsTruncated").map(str::trim) == Some("true");
     match (truncated, marker) {
         (false, _) => Ok(None),
         (true, Some(marker)) => Ok(Some(marker)),
