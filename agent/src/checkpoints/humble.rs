@@ -1,6 +1,7 @@
 //! Threads that read and hash what is uploaded, when nobody else wants the processor or the disk: training does not feel them.
 //!
-//! Priorities belong to threads and an ordinary user cannot raise one again, so these threads do nothing else.
+//! Priorities belong to threads, are handed on to those that they start, and cannot be raised again by an ordinary user: so these
+//! threads do nothing else, and what must answer at once is started before them.
 
 use std::cell::Cell;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -8,6 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use tokio::runtime::{self, Handle, Runtime};
+
+use super::lease;
 
 /// One reads and hashes, the others sign what is sent meanwhile.
 const THREADS: usize = 4;
@@ -35,6 +38,7 @@ pub fn runtime() -> Option<&'static Handle> {
     static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
     RUNTIME
         .get_or_init(|| {
+            lease::start();
             runtime::Builder::new_multi_thread()
                 .worker_threads(IO_THREADS)
                 .max_blocking_threads(BLOCKING_THREADS)
@@ -70,6 +74,7 @@ fn queue() -> Option<&'static Sender<Work>> {
     static QUEUE: OnceLock<Option<Sender<Work>>> = OnceLock::new();
     QUEUE
         .get_or_init(|| {
+            lease::start();
             let (queue, take) = mpsc::channel();
             let take = Arc::new(Mutex::new(take));
             let start = |_: &usize| {
@@ -114,6 +119,24 @@ mod tests {
     fn nice() -> libc::c_int {
         // SAFETY: takes numbers and touches no memory of ours.
         unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+    }
+
+    /// Class of the calling thread's priority at the disk.
+    fn io_class() -> libc::c_long {
+        // SAFETY: takes numbers and touches no memory of ours.
+        unsafe { libc::syscall(libc::SYS_ioprio_get, IO_WHO_THREAD, 0) >> 13 }
+    }
+
+    #[test]
+    fn the_disk_is_theirs_only_when_nobody_else_wants_it() {
+        let idle = libc::c_long::from(IO_IDLE >> 13);
+        let before = io_class();
+        assert_ne!(before, idle);
+        assert_eq!(run(io_class), idle);
+        let runtime = runtime().unwrap();
+        let task = runtime.spawn(async { io_class() });
+        assert_eq!(runtime.block_on(task).unwrap(), idle);
+        assert_eq!(io_class(), before);
     }
 
     #[test]
