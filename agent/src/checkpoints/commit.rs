@@ -2,7 +2,7 @@
 //!
 //! Until [`Uploader::publish`] has put the commit, nobody can see anything; a crash before leaves only what a sweep removes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -50,6 +50,9 @@ impl Uploader<'_> {
         sources: &[Arc<Source>],
         about: &About,
     ) -> Result<Manifest, UploadError> {
+        if self.drop_lost_reuse(log).await? {
+            self.store_all(log, sources).await?;
+        }
         self.review_objects(log).await?;
         for source in sources {
             source.still_unchanged().await?;
@@ -143,6 +146,52 @@ impl Uploader<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Forgets files of which an older checkpoint's object was to serve that is not there any more: it was deleted since, perhaps while
+    /// this box was stopped. Returns whether there were any; they must be sent.
+    async fn drop_lost_reuse(&self, log: &mut AttemptLog) -> Result<bool, UploadError> {
+        let prefix = self.prefix_of(&log.attempt.id);
+        let stored = log.attempt.stored.iter();
+        let mut reused: Vec<(usize, String, u64)> = stored
+            .filter(|(_, entry)| !entry.key.starts_with(&prefix))
+            .map(|(file, entry)| (*file, entry.key.clone(), entry.size_bytes))
+            .collect();
+        // One list of an older checkpoint's objects answers for all of them.
+        let data = self.places.data_prefix();
+        let of = |key: &str| {
+            let id = key.strip_prefix(&data)?.split('/').next()?;
+            Some(self.prefix_of(id))
+        };
+        let older: BTreeSet<String> = reused.iter().filter_map(|(_, key, _)| of(key)).collect();
+        for prefix in older {
+            let listed = self
+                .standing
+                .ask(self.stop, || self.bucket.list(&prefix))
+                .await?;
+            let sizes: BTreeMap<String, u64> = listed
+                .into_iter()
+                .map(|object| (object.key, object.size_bytes))
+                .collect();
+            reused.retain(|(_, key, size_bytes)| sizes.get(key) != Some(size_bytes));
+        }
+        let mut lost = false;
+        for (file, key, size_bytes) in reused {
+            // A listing may lag behind.
+            let head = self
+                .standing
+                .ask(self.stop, || self.bucket.head(&key))
+                .await?;
+            if head.map(|object| object.size_bytes) != Some(size_bytes) {
+                tracing::warn!(
+                    key,
+                    "data of an older checkpoint is gone, its files are sent again"
+                );
+                self.record(log, Entry::Dropped { file }).await;
+                lost = true;
+            }
+        }
+        Ok(lost)
     }
 
     /// Compares the size of every object of the attempt with what was sent. What is missing will be sent again.

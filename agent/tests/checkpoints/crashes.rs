@@ -6,7 +6,7 @@ use std::time::Duration;
 use spotter_bucket::ErrorKind;
 use spotter_bucket::memory::MemoryBucket;
 
-use crate::world::{CrashBucket, MIB, World, npz};
+use crate::world::{CrashBucket, HookBucket, MIB, World, npz};
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_to_complete_makes_one_commit() {
@@ -164,4 +164,72 @@ async fn a_backup_that_is_replaced_ends_what_it_does_and_begins_nothing() {
     let world = world.restarted(bucket);
     world.backup_all().await;
     world.assert_one_whole_commit_of(7).await;
+}
+
+/// A checkpoint that changed in one file out of three; the others refer to the data of the one before, which was there.
+fn fill_again(world: &World, step: u64) {
+    world.write(&format!("save-{step}/base.npz"), &npz(0, 20 * MIB));
+    world.write(&format!("save-{step}/small.npz"), &npz(1, 900));
+    world.write(&format!("save-{step}/head.npz"), &npz(step, 10 * MIB));
+}
+
+/// Buries a checkpoint and its data, as a prune without a grace does.
+fn purge(bucket: &MemoryBucket, id: &str) {
+    for key in bucket.keys() {
+        if key.contains(id) {
+            assert!(bucket.remove(&key));
+        }
+    }
+}
+
+async fn assert_whole(world: &World, bucket: &MemoryBucket) {
+    for manifest in world.manifests().await {
+        for file in &manifest.files {
+            let body = bucket.object(&file.key);
+            assert_eq!(
+                body.map(|body| body.len() as u64),
+                Some(file.size_bytes),
+                "{}",
+                file.key
+            );
+        }
+    }
+    world.assert_one_whole_commit_of(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn data_of_an_older_checkpoint_that_is_deleted_while_the_box_is_stopped_is_sent_again() {
+    // Three parts and two of the first one; of the second one only the head's are sent.
+    let crashing = CrashBucket::at_nth("UploadPart", 6);
+    let bucket = crashing.memory.clone();
+    let world = World::with(crashing.clone(), bucket.clone(), |_| {});
+    fill_again(&world, 1);
+    let first = world.backup_all().await.remove(0);
+    fill_again(&world, 2);
+    assert!(world.backup_until_death(&crashing).await);
+    purge(&bucket, &first.id);
+    std::fs::remove_dir_all(world.path("save-1")).unwrap();
+    let world = world.restarted(bucket.clone());
+    assert_eq!(world.backup_all().await.len(), 1);
+    assert_whole(&world, &bucket).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn data_of_an_older_checkpoint_that_is_deleted_during_the_upload_is_sent_again() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let hooked = HookBucket::new(bucket.clone());
+    let world = World::with(hooked.clone(), bucket.clone(), |_| {});
+    fill_again(&world, 1);
+    let first = world.backup_all().await.remove(0);
+    fill_again(&world, 2);
+    std::fs::remove_dir_all(world.path("save-1")).unwrap();
+    let purged = bucket.clone();
+    hooked.before("UploadPart", 6, move || purge(&purged, &first.id));
+    assert_eq!(world.backup_all().await.len(), 1);
+    assert_whole(&world, &bucket).await;
+    assert_eq!(
+        bucket.count("UploadPart"),
+        5 + 2 + 3,
+        "the base a second time, the head once"
+    );
 }
