@@ -110,6 +110,7 @@ impl Console {
         let label = sanitize::line(label).into_owned();
         let bar = self.0.bars.as_ref().map(|bars| {
             let bar = bars.add(ProgressBar::no_length());
+            bar.set_style(style(unit, false));
             bar.set_message(label.clone());
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
@@ -277,4 +278,19 @@ fn style(unit: Unit, bounded: bool) -> ProgressStyle {
         (Unit::Count, false) => "{spinner} {msg} {elapsed}",
     };
     ProgressStyle::with_template(template).expect("the templates above are valid")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bar_can_be_drawn() {
+        for unit in [Unit::Bytes, Unit::Count] {
+            for bounded in [true, false] {
+                // A template that is not one would panic here, and else only before a person.
+                style(unit, bounded);
+            }
+        }
+    }
 }

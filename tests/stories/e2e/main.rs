@@ -22,4 +22,5 @@ mod money;
 mod other_tools;
 mod refusals;
 mod results;
+mod screen;
 mod servers;
