@@ -412,8 +412,15 @@ impl Agent for Handlers {
         request: Request<v1::ShutdownRequest>,
     ) -> Answer<v1::ShutdownResponse> {
         let wipe = request.into_inner().wipe;
-        if wipe && self.blocking(|core| core.is_busy()).await? {
-            return Err(to_status(Refusal::Busy));
+        if wipe {
+            // The keys at once: whoever asked destroys the box as soon as the answer is there.
+            self.blocking(|core| {
+                if core.is_busy()? {
+                    return Err(Refusal::Busy);
+                }
+                Ok(core.credentials.wipe()?)
+            })
+            .await?;
         }
         self.core.shut_down(wipe);
         Ok(Response::new(v1::ShutdownResponse {}))

@@ -479,18 +479,31 @@ impl AgentClient {
         })
     }
 
-    /// Stops the daemon; sessions go on. `wipe` also removes what the agent keeps on disk, before a box is destroyed.
+    /// Stops the daemon; sessions go on. `wipe` also removes what the agent keeps on disk, before a box is destroyed: when it
+    /// answers, the bucket keys are overwritten.
     ///
     /// # Errors
-    /// Only when the agent refused: a link that breaks here is what was asked for.
+    /// When the agent refused. With `wipe` also when its answer did not come; without, a link that breaks here is what was asked for.
     pub async fn shutdown(&self, wipe: bool) -> Result<(), AgentError> {
+        let call = "shutdown";
         let mut to = self.contract.clone();
-        match timeout(MARGIN, to.shutdown(v1::ShutdownRequest { wipe })).await {
-            Ok(Err(status)) if self.shared.link_failure(&status).is_none() => {
-                Err(refused("shutdown", &status))
-            }
-            _ => Ok(()),
-        }
+        let answer = timeout(MARGIN, to.shutdown(v1::ShutdownRequest { wipe })).await;
+        let broken = match answer {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(status)) => match self.shared.link_failure(&status) {
+                None => return Err(refused(call, &status)),
+                Some(failure) => {
+                    let why = failure.why;
+                    AgentError::Ambiguous { call, why }
+                }
+            },
+            Err(_) => AgentError::Deadline {
+                call,
+                limit: MARGIN,
+                why: None,
+            },
+        };
+        if wipe { Err(broken) } else { Ok(()) }
     }
 }
 

@@ -33,6 +33,7 @@ pub mod vigil;
 pub mod waiting;
 mod waking;
 pub mod windows;
+mod wiping;
 
 use std::fmt;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::{
-    commands::{Deps, cost},
+    commands::{Deps, cost, watching::ConsoleReport},
     error::CommandError,
     ledger,
     provider::{Instance, InstanceId, Provider},
@@ -81,6 +81,10 @@ pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandEr
             .hint("end it with `spotter destroy`, which looks first at what would be lost"));
         }
         if chosen && !args.dry_run {
+            if let Some(instance) = instances.iter().find(|found| found.id == row.instance) {
+                let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
+                lifecycle.wipe_unclaimed(instance).await?;
+            }
             row.destroyed = end(ui, provider.as_ref(), row.instance).await?;
         }
     }

@@ -138,7 +138,7 @@ impl Lifecycle {
     /// Destroys the box of an attempt, waits until the provider confirms it, and closes its account.
     pub(crate) async fn end_box(&self, attempt: &mut AttemptRecord) -> Result<(), CommandError> {
         let run = attempt.run.clone();
-        self.try_end_box(attempt)
+        self.try_end_box(attempt, None)
             .await
             .map_err(|halt| halt.into_error(&run))
     }
@@ -151,14 +151,19 @@ impl Lifecycle {
     ) -> Result<(), CommandError> {
         let mut told = String::new();
         loop {
-            let ended = self.try_end_box(attempt).await;
+            let ended = self.try_end_box(attempt, None).await;
             if self.done_or_wait(run, ended, &mut told).await?.is_some() {
                 return Ok(());
             }
         }
     }
 
-    async fn try_end_box(&self, attempt: &mut AttemptRecord) -> Result<(), Halt> {
+    /// The one place that ends a box of an attempt. `site` is the open way to it, if there is one.
+    async fn try_end_box(
+        &self,
+        attempt: &mut AttemptRecord,
+        site: Option<Arc<dyn Site>>,
+    ) -> Result<(), Halt> {
         self.store.fence(&attempt.run)?;
         let mut ours = attempt.instance;
         if ours.is_none() && attempt.state != State::Planned {
@@ -166,6 +171,7 @@ impl Lifecycle {
             ours = self.look_for_label(&attempt.label, &|_| {}).await?;
         }
         if let Some(id) = ours {
+            self.wipe_before_destroy(attempt, id, site).await?;
             crate::fault::point("provider.destroy.before");
             self.provider.destroy(id).await?;
             crate::fault::point("provider.destroy.after");
@@ -331,12 +337,8 @@ impl Lifecycle {
             match disposal(run, &attempt, newer) {
                 OnDone::Destroy => {
                     // The open link is one to the newest box.
-                    if let Some(site) = site.as_ref().filter(|_| newer.is_empty())
-                        && let Err(err) = site.wipe().await
-                    {
-                        tracing::debug!(%err, "the agent did not wipe; the disk goes with the box");
-                    }
-                    self.try_end_box(&mut attempt).await?;
+                    let site = site.clone().filter(|_| newer.is_empty());
+                    self.try_end_box(&mut attempt, site).await?;
                     if attempt.instance.is_some() {
                         self.say(run, "The box is destroyed; it costs nothing any more.");
                     }

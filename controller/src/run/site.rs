@@ -152,7 +152,8 @@ pub trait Site: Send + Sync {
         to: &Path,
         progress: Progress<'_>,
     ) -> Result<(), SiteError>;
-    /// The agent forgets keys and ends; the box is about to go.
+    /// The agent wipes its bucket keys, which is done when this answers, and ends: the box is about to go. Refused while a session
+    /// runs.
     async fn wipe(&self) -> Result<(), SiteError>;
 }
 

@@ -1,7 +1,10 @@
 //! (n) Which bucket keys a box gets: of its run alone and with an end, renewed while somebody watches; on its disk only by choice;
 //! and what is said when they are taken away in mid-run.
 
-use std::{os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use regex::Regex;
 
@@ -14,6 +17,11 @@ use crate::{
 #[test]
 fn a_box_works_with_keys_of_its_run_alone_that_are_renewed() {
     on(Tier::One, session);
+}
+
+#[test]
+fn keys_of_a_run_open_nothing_else_and_are_overwritten_before_their_box_goes() {
+    on(Tier::One, narrow_and_wiped);
 }
 
 #[test]
@@ -80,9 +88,89 @@ fn session(world: &World) {
         .as_u64()
         .unwrap();
     assert!(tokens >= 3, "asked for {tokens} times");
-    assert!(!kept.exists(), "wiped before the box was destroyed");
     let listed = world.ok(&["checkpoints", "scoped"]);
     assert!(listed.stdout.contains("step-250.txt"), "{}", listed.out);
+    world.assert_nothing_rented();
+}
+
+/// Another name for the blocks of a file, which shows what becomes of them when the file is gone.
+fn blocks(world: &World, kept: &Path, name: &str) -> PathBuf {
+    let blocks = world.dir().join(name);
+    std::fs::hard_link(kept, &blocks).unwrap();
+    assert!(!is_zero(&blocks), "it holds keys now");
+    blocks
+}
+
+fn is_zero(file: &Path) -> bool {
+    let bytes = std::fs::read(file).unwrap();
+    assert!(!bytes.is_empty(), "a file that is cut short shows nothing");
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+fn narrow_and_wiped(world: &World) {
+    let rules = "  credentials: session\n  persist: true\n";
+    let training = Training::interruptible("narrow", 3000);
+    let run_file = file(world, &training, rules);
+    world.ok(&["run", &run_file, "--detach"]);
+    let instance = world.until_step("narrow", 1, 0);
+    let kept = world.home(instance).join(".spotter/keys.json");
+    let text = world.until("keys on the box", || std::fs::read_to_string(&kept).ok());
+    let keys: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let key = |name: &str| keys[name].as_str().unwrap().to_owned();
+    assert!(key("access_key_id").starts_with("ASIA"));
+
+    // Whoever takes them from the box: what can be done with them?
+    let yaml = std::fs::read_to_string(world.work().join(&run_file)).unwrap();
+    let to = yaml
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("to: s3://"))
+        .unwrap();
+    let doctor = |url: &str| {
+        let mut command = world.spotter(&["doctor", "bucket", url, "--json"]);
+        command.env("AWS_ACCESS_KEY_ID", key("access_key_id"));
+        command.env("AWS_SECRET_ACCESS_KEY", key("secret_access_key"));
+        command.env("AWS_SESSION_TOKEN", key("session_token"));
+        let said = Said::of(command.output().unwrap());
+        let report: serde_json::Value = serde_json::from_str(&said.stdout).expect(&said.out);
+        (said, report)
+    };
+    let (said, report) = doctor(&format!("s3://{to}/narrow/data"));
+    assert_eq!(
+        (said.code, &report["ok"]),
+        (0, &true.into()),
+        "{}",
+        said.out
+    );
+    for elsewhere in [format!("{to}/another"), to.replace("/runs", "/elsewhere")] {
+        let (said, report) = doctor(&format!("s3://{elsewhere}"));
+        assert_eq!(
+            (said.code, &report["ok"]),
+            (1, &false.into()),
+            "{}",
+            said.out
+        );
+        let refused = |name: &str| {
+            let checks = report["checks"].as_array().unwrap();
+            checks
+                .iter()
+                .any(|check| check["name"] == name && check["code"] == "AccessDenied")
+        };
+        assert!(refused("list") && refused("write"), "{}", said.out);
+    }
+
+    // Its training runs while it is destroyed.
+    let destroyed = blocks(world, &kept, "destroyed");
+    world.ok(&["destroy", "--lose-data", "narrow"]);
+    assert!(is_zero(&destroyed), "destroyed by hand");
+
+    let training = Training::interruptible("brief", 60);
+    let run_file = file(world, &training, rules);
+    let mut run = world.background(&["run", &run_file]);
+    let instance = world.until_step("brief", 1, 1);
+    let kept = world.home(instance).join(".spotter/keys.json");
+    let ended = blocks(world, &kept, "ended");
+    assert_eq!(run.wait(), 0, "{}", run.text());
+    assert!(is_zero(&ended), "destroyed at the end");
     world.assert_nothing_rented();
 }
 

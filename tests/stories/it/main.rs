@@ -20,3 +20,4 @@ mod waiting;
 mod waits;
 mod windows;
 mod world;
+mod wiping;

@@ -84,6 +84,8 @@ pub struct Script {
     pub configs: Vec<BoxConfig>,
     /// Requests of sessions as they came.
     pub requests: Vec<SessionRequest>,
+    /// Boxes whose agent wiped its keys, which one that is destroyed cannot.
+    pub wiped: Vec<u64>,
     begin: Instant,
     switch: Option<Duration>,
     up: BTreeMap<u64, Instant>,
@@ -136,6 +138,7 @@ impl ScriptedBoxes {
             calls: Vec::new(),
             configs: Vec::new(),
             requests: Vec::new(),
+            wiped: Vec::new(),
             begin: Instant::now(),
             switch: None,
             up: BTreeMap::new(),
@@ -778,7 +781,16 @@ impl Site for ScriptedBox {
     }
 
     async fn wipe(&self) -> Result<(), SiteError> {
-        self.reach("wipe").await.map(drop)
+        let mut script = self.reach("wipe").await?;
+        let busy = script
+            .sessions
+            .iter()
+            .any(|session| session.instance == self.instance && session.ended(&script).is_none());
+        if busy {
+            return Err(SiteError::Refused("a session is running".to_owned()));
+        }
+        script.wiped.push(self.instance);
+        Ok(())
     }
 }
 
