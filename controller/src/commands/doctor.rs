@@ -74,6 +74,16 @@ struct Report {
     left_behind: Option<String>,
 }
 
+/// What has to be granted, for programs.
+#[derive(Debug, Serialize)]
+struct Grant {
+    provider: &'static str,
+    /// The least that the keys need, in the provider's words.
+    policy: String,
+    /// What to do with it, for people.
+    how: String,
+}
+
 #[derive(Debug, Serialize)]
 struct Row {
     name: &'static str,
@@ -112,6 +122,14 @@ async fn bucket(ui: &mut Ui, deps: &Deps, args: &BucketArgs) -> Result<(), Comma
         let grantor = grantor.unwrap_or_else(|| Grantor::of(place.endpoint.as_deref()));
         let target = target(&subject, &place)?;
         let policy = policy::policy(grantor, &target);
+        if ui.is_json() {
+            ui.json(&Grant {
+                provider: grantor.name(),
+                policy: policy.text,
+                how: policy.how,
+            });
+            return Ok(());
+        }
         ui.bytes(format!("{}\n", policy.text).as_bytes());
         ui.hint(format_args!("{}: {}", grantor.name(), policy.how));
         return Ok(());

@@ -266,6 +266,11 @@ const WHILE_IT_RUNS: &[Case] = &[
         )],
     ),
     one(
+        "doctor bucket json.yaml --policy",
+        "doctor bucket",
+        &[("", "provider policy how")],
+    ),
+    one(
         "doctor bucket json.yaml",
         "doctor bucket",
         &[
