@@ -188,7 +188,9 @@ fn row(
         gpu: gpu
             .or_else(|| run.spec.resources.gpu_name.clone())
             .unwrap_or_default(),
-        num_gpus: run.spec.resources.num_gpus,
+        num_gpus: latest.map_or(run.spec.resources.num_gpus, |latest| {
+            latest.num_gpus(&run.spec)
+        }),
         rental: run.spec.resources.rental.name(),
         step: attempts.iter().rev().find_map(|attempt| attempt.last_step),
         usd_per_hour: ledger::rate_usd_per_hour(&intervals, None),

@@ -8,7 +8,10 @@ use crate::{
     commands::{Deps, watching},
     error::CommandError,
     run::{State, lease::Lease, lifecycle::Goal},
-    spec::values,
+    spec::{
+        accelerators::{self, Accelerators},
+        values,
+    },
     store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::Ui,
 };
@@ -34,6 +37,9 @@ pub struct ResumeArgs {
     /// From now on, at most so much time for training, with what it has trained
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     max_runtime: Option<Duration>,
+    /// Rent another box, with these GPUs, such as "RTX 4090:1": from now on the run's `resources.accelerators`
+    #[arg(long, value_name = "NAME[:COUNT]", value_parser = accelerators::parse, conflicts_with = "here")]
+    gpus: Option<Accelerators>,
     /// Leave as soon as the training runs
     #[arg(long)]
     detach: bool,
@@ -78,10 +84,16 @@ pub async fn resume(
     let limits = &mut run.spec.limits;
     limits.budget_usd = args.budget.or(limits.budget_usd);
     limits.max_runtime = args.max_runtime.or(limits.max_runtime);
+    if let Some(gpus) = &args.gpus {
+        run.spec.resources.gpu_name = Some(gpus.gpu_name.clone());
+        run.spec.resources.num_gpus = gpus.num_gpus;
+    }
+    // Its own box has the GPUs that it has.
+    let elsewhere = args.elsewhere || args.gpus.is_some();
     let store = deps.store()?;
     let refused = |text: String| CommandError::usage(text).about(&run.name);
     let here = match run.outcome {
-        None if args.elsewhere && waits(&store, &run)? => false,
+        None if elsewhere && waits(&store, &run)? => false,
         None => {
             return Err(refused(format!("run `{}` has not ended", run.name))
                 .hint(format!("go on with it: `spotter up {}`", run.name)));
@@ -98,7 +110,7 @@ pub async fn resume(
             | Outcome::Failed
             | Outcome::Limit
             | Outcome::Contradicted,
-        ) => !args.elsewhere,
+        ) => !elsewhere,
     };
     let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
     {
@@ -118,6 +130,7 @@ pub async fn resume(
                         .hint(format!("look again: `spotter status {}`", run.name)));
                 }
                 now.spec.limits = run.spec.limits.clone();
+                now.spec.resources = run.spec.resources.clone();
                 store.update_run(&now)?;
                 lifecycle.go_elsewhere(&now).await?;
             }

@@ -172,6 +172,19 @@ impl MemoryMarket {
         state.offers.extend(again);
     }
 
+    /// Machines with more GPUs than one, at as many times the price.
+    pub fn add_machines(&self, count: u64, num_gpus: u32) {
+        let mut state = self.state();
+        let first = state.offers.iter().map(|offer| offer.id).max();
+        let first = first.unwrap_or(state.machines).max(state.machines) + 1;
+        let machines = (first..first + count).map(|machine| Offer {
+            num_gpus,
+            gpu_usd_per_hour: 0.40 * f64::from(num_gpus),
+            ..offer(machine)
+        });
+        state.offers.extend(machines);
+    }
+
     /// Somebody else rents this offer between search and create.
     pub fn snatch(&self, offer: OfferId) {
         self.state().gone.push(offer);
@@ -419,10 +432,12 @@ impl Provider for MemoryMarket {
     async fn offers(&self, query: &OfferQuery) -> Result<Vec<Offer>, ProviderError> {
         let state = self.reach("search offers")?;
         let mut offers: Vec<Offer> = state.offers.clone();
+        offers.retain(|offer| query.num_gpus.is_none_or(|wanted| wanted == offer.num_gpus));
         for offer in &mut offers {
             if query.rental == Rental::Interruptible {
-                offer.gpu_usd_per_hour = 0.20;
-                offer.min_bid_usd_per_hour = Some(0.20);
+                let price = 0.20 * f64::from(offer.num_gpus);
+                offer.gpu_usd_per_hour = price;
+                offer.min_bid_usd_per_hour = Some(price);
             }
         }
         offers.truncate(query.limit as usize);

@@ -13,9 +13,20 @@ use crate::{
         recovery::{self, Move, Past},
         waiting,
     },
+    spec::RunSpec,
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
     ui::text,
 };
+
+impl AttemptRecord {
+    /// GPUs of the box that it was given, as they were ordered; before one was, those that its run asks for.
+    pub(crate) fn num_gpus(&self, spec: &RunSpec) -> u32 {
+        let ordered = self.gpu.rsplit_once(':');
+        ordered
+            .and_then(|(_, count)| count.parse().ok())
+            .unwrap_or(spec.resources.num_gpus)
+    }
+}
 
 impl Lifecycle {
     /// After an interruption or a box that never came up: another one, or the end.

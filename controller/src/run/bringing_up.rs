@@ -95,7 +95,7 @@ impl Lifecycle {
         site: &dyn Site,
     ) -> Result<(), Halt> {
         if attempt.state == State::Preparing {
-            self.check_box(run, site).await?;
+            self.check_box(run, attempt, site).await?;
             self.still_ours(run, attempt)?;
             self.move_to(attempt, State::Syncing)?;
         }
@@ -316,10 +316,15 @@ impl Lifecycle {
         Ok(())
     }
 
-    async fn check_box(&self, run: &RunRecord, site: &dyn Site) -> Result<(), Halt> {
+    async fn check_box(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        site: &dyn Site,
+    ) -> Result<(), Halt> {
         let disk_bytes = (run.spec.resources.disk_gb * 1e9) as u64;
         let report = site
-            .preflight(run.spec.resources.num_gpus, disk_bytes)
+            .preflight(attempt.num_gpus(&run.spec), disk_bytes)
             .await
             .map_err(|err| refused("its checks did not run", err))?;
         crate::fault::point("agent.preflight.after");
@@ -535,7 +540,7 @@ impl Lifecycle {
     ) -> Result<SessionRequest, Halt> {
         let job = Job {
             attempt: attempt.number,
-            num_gpus: run.spec.resources.num_gpus,
+            num_gpus: attempt.num_gpus(&run.spec),
             checkpoint,
             workdir,
         };

@@ -529,10 +529,11 @@ impl Lifecycle {
             )));
         }
         let resources = &run.spec.resources;
-        if instance.num_gpus > 0 && instance.num_gpus != resources.num_gpus {
+        let ordered_gpus = attempt.num_gpus(&run.spec);
+        if instance.num_gpus > 0 && instance.num_gpus != ordered_gpus {
             return Err(Halt::BadBox(format!(
-                "it has {} GPUs instead of {}",
-                instance.num_gpus, resources.num_gpus
+                "it has {} GPUs instead of {ordered_gpus}",
+                instance.num_gpus
             )));
         }
         let disk_gb = resources.disk_gb;

@@ -41,7 +41,7 @@ impl Lifecycle {
             early_checkpoint: validate.early_checkpoint,
             predicted_tokens_per_s: predicted.tokens_per_s,
             tokens_per_step: predicted.tokens_per_step,
-            gpus: run.spec.resources.num_gpus,
+            gpus: attempt.num_gpus(&run.spec),
         }
     }
 

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use spotter::{
+    cli::Verb,
+    commands::resume,
     run::{State, lease::Lease},
-    spec::{OnDone, Smoke},
+    spec::{OnDone, RecoverPolicy, Smoke},
     store::{Outcome, RunRecord},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::world::{World, spec};
 
@@ -291,4 +294,73 @@ async fn a_run_started_again_and_stopped_before_its_training_keeps_what_it_holds
     assert_eq!(run.outcome, Some(Outcome::Stopped));
     assert_eq!(world.market.alive().len(), 1);
     assert_eq!(world.market.gpu_charged(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_goes_on_with_another_number_of_gpus_when_somebody_says_so() {
+    let world = World::new(3, 200);
+    world.market.add_machines(2, 2);
+    let mut story = spec(RUN);
+    story.resources.num_gpus = 2;
+    story.recover.policy = RecoverPolicy::Ask;
+    story.run = "torchrun --nproc_per_node=$SPOTTER_NUM_GPUS train.py".to_owned();
+    let again = "torchrun --nproc_per_node=$SPOTTER_NUM_GPUS train.py --resume $SPOTTER_CHECKPOINT";
+    story.resume = Some(again.to_owned());
+    world.plan(&story);
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        let first = world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        world.outbid(first.instance);
+    });
+    assert_eq!(run.outcome, Some(Outcome::Interrupted));
+
+    // Named as `run` names it.
+    let words = ["spotter", "resume", RUN, "--gpus", "rtx_4090:1"];
+    let (mut ui, deps, verb, paper) = world.typed(&words);
+    let Verb::Resume(args) = &verb else {
+        panic!("`resume` is resume");
+    };
+    let stop = CancellationToken::new();
+    let resumed = resume::resume(&mut ui, &deps, args, stop).await;
+    assert!(resumed.is_ok(), "{}", paper.text());
+
+    let run = world.store.run(RUN).unwrap();
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(run.spec.resources.num_gpus, 1, "and so does what follows");
+    let gpus: Vec<String> = world
+        .attempts(RUN)
+        .iter()
+        .map(|attempt| attempt.gpu.clone())
+        .collect();
+    assert_eq!(gpus, ["RTX 4090:2", "RTX 4090:1"]);
+    let script = world.boxes.script();
+    let value = |request: usize, name: &str| {
+        let env = &script.requests[request].env;
+        let found = env.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.clone())
+    };
+    for name in [
+        "SPOTTER_NUM_GPUS",
+        "SKYPILOT_NUM_GPUS_PER_NODE",
+        "DSTACK_GPUS_NUM",
+        "DSTACK_GPUS_PER_NODE",
+    ] {
+        assert_eq!(value(0, name).as_deref(), Some("2"), "{name}");
+        assert_eq!(value(1, name).as_deref(), Some("1"), "{name}");
+    }
+    assert_eq!(value(0, "NCCL_NVLS_ENABLE").as_deref(), Some("0"));
+    assert_eq!(value(1, "NCCL_NVLS_ENABLE"), None, "one GPU talks to none");
+    assert_eq!(value(0, "SPOTTER_CHECKPOINT").as_deref(), Some(""));
+    let restored = value(1, "SPOTTER_CHECKPOINT").unwrap();
+    assert!(restored.contains("/step-"), "{restored}");
+    assert_eq!(script.requests[0].command, story.run);
+    assert_eq!(script.requests[1].command, again);
+    let judged: Vec<u32> = script
+        .configs
+        .iter()
+        .map(|config| config.validation.gpus)
+        .collect();
+    assert_eq!((judged.first(), judged.last()), (Some(&2), Some(&1)));
+    drop(script);
+    assert!(world.market.alive().is_empty());
 }
