@@ -8,6 +8,7 @@
 
 mod again;
 mod bring_up;
+mod cadence;
 mod contract;
 mod diagnosis;
 mod endings;
@@ -19,5 +20,5 @@ mod tidy;
 mod waiting;
 mod waits;
 mod windows;
-mod world;
 mod wiping;
+mod world;

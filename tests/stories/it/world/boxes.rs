@@ -323,8 +323,7 @@ impl Session {
     }
 
     fn info(&self, script: &Script) -> SessionInfo {
-        let since_us =
-            |at: Instant| (EPOCH_US as u64) + at.duration_since(script.begin).as_micros() as u64;
+        let since_us = |at: Instant| script.date_us(at);
         let ended = self.ended(script);
         let (state, exit_code) = ended.unwrap_or((SessionState::Running, None));
         SessionInfo {
@@ -350,12 +349,22 @@ impl Script {
             .find(|session| session.instance == instance && session.name == name)
     }
 
-    /// An event of a box's agent.
+    /// The date by the clock of every box, microseconds since the epoch.
+    fn date_us(&self, at: Instant) -> u64 {
+        EPOCH_US as u64 + at.duration_since(self.begin).as_micros() as u64
+    }
+
+    /// An event of a box's agent that happens now.
     pub fn tell(&mut self, instance: u64, kind: &str, detail: serde_json::Value) {
+        self.tell_at(Instant::now(), instance, kind, detail);
+    }
+
+    fn tell_at(&mut self, at: Instant, instance: u64, kind: &str, detail: serde_json::Value) {
+        let time_us = self.date_us(at);
         let journal = self.journal.entry(instance).or_default();
         journal.push(AgentEvent {
             seq: journal.len() as u64 + 1,
-            time_us: EPOCH_US as u64,
+            time_us,
             kind: kind.to_owned(),
             run: String::new(),
             attempt: 1,
@@ -370,15 +379,21 @@ impl Script {
             let session = &self.sessions[index];
             let step = session.step(self);
             if session.name == "train" && !self.no_commits {
+                let written = |step| {
+                    let trained = Duration::from_secs((step - session.first_step) * self.step_s);
+                    (session.instance, step, session.began + trained)
+                };
                 news.extend(
                     (session.looked_at + 1..=step)
                         .filter(|step| step % CHECKPOINT_EVERY == 0)
-                        .map(|step| (session.instance, step)),
+                        .map(written),
                 );
             }
             self.sessions[index].looked_at = step;
         }
-        for (instance, step) in news {
+        for (instance, step, at) in news {
+            let path = format!("step-{step}");
+            self.tell_at(at, instance, "checkpoint.found", json!({ "path": path }));
             if !self.commits.contains(&step) {
                 self.commits.push(step);
                 self.tell(instance, "checkpoint.committed", json!({ "step": step }));
@@ -554,7 +569,7 @@ impl Site for ScriptedBox {
         Ok(AgentStatus {
             version: "0.0.0".to_owned(),
             build: String::new(),
-            now_us: 0,
+            now_us: script.date_us(Instant::now()),
             started_us: 0,
             boot: String::new(),
             run: None,
