@@ -11,7 +11,7 @@ mod process;
 mod profile;
 mod sso;
 pub mod sts;
-mod web;
+pub(crate) mod web;
 
 use std::{
     env, fs, io,

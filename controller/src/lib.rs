@@ -21,6 +21,7 @@ pub mod fault;
 pub mod ledger;
 pub mod logbook;
 pub mod machine;
+pub mod notify;
 pub mod provider;
 pub mod run;
 pub mod spec;

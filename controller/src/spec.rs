@@ -22,7 +22,7 @@ use spotter_bucket::{Best, Style};
 
 pub use self::{
     bare::BareRun,
-    file::{SpecError, parse},
+    file::{SpecError, parse, webhook_in},
     model::Model,
     values::duration,
     yaml::{YamlError, from_yaml, nearest},
@@ -103,6 +103,28 @@ pub struct RunSpec {
     pub results: Option<Results>,
     /// What happens to the box after a finished run.
     pub on_done: OnDone,
+    /// How its user is told what happens to it.
+    #[serde(default)]
+    pub notify: Option<Notify>,
+}
+
+/// How a user is told what happens to his run while he is away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notify {
+    /// Shell text, run on the laptop.
+    pub command: Option<String>,
+    /// Where the URL is that is told. The URL itself is a secret, and no part of what is stored.
+    pub webhook: Option<WebhookFrom>,
+}
+
+/// Where the URL of a webhook is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WebhookFrom {
+    /// In the caller's shell.
+    Shell,
+    /// In this run file, absolute.
+    File(PathBuf),
 }
 
 /// What to rent.

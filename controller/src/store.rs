@@ -24,7 +24,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    events::{EventRecord, Origin, StoredEvent},
+    events::{ENDED, EventRecord, Origin, StoredEvent},
     leases::Lease,
     money::ChargeRecord,
 };

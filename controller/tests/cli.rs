@@ -165,7 +165,7 @@ fn a_bad_run_file_is_refused_before_anything_else() {
             "unknown_key",
             format!("{RUN_FILE}chekpoints: {{to: s3://b/p}}\n"),
         ),
-        ("later_key", format!("{RUN_FILE}notify: {{webhook: x}}\n")),
+        ("later_key", format!("{RUN_FILE}data: [tokens]\n")),
         ("bad_size", RUN_FILE.replace("run:", "  disk: 500MB\nrun:")),
         (
             "bad_query",

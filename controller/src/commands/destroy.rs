@@ -11,6 +11,7 @@ use crate::{
     agent_client::SessionInfo,
     commands::{Deps, watching, watching::ConsoleReport},
     error::CommandError,
+    notify,
     run::{State, bringing_up::TRAIN, has_bucket, lease::Lease, summary::RunSummary},
     store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{Table, Ui, text},
@@ -91,6 +92,7 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
             instance: attempt.instance,
         });
     }
+    notify::rest(&lifecycle, &run.name).await;
     if ended.is_empty() && !ui.is_json() {
         let summary = watching::summary(&store, &store.run(&run.name)?)?;
         ui.line(format_args!("{}", no_box_left(&summary)));

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     commands::{Deps, watching},
     error::CommandError,
+    notify,
     run::{lifecycle::Goal, site::SiteError},
     spec::{BareRun, OnDone, RunSpec},
     store::RunRecord,
@@ -152,6 +153,8 @@ pub async fn run(
         ))
         .because(format!("`envs` leaves {} to the shell", missing.join(", "))));
     }
+
+    notify::check(&spec, &|name| deps.shell_variable(name))?;
 
     // Everything that can be proved without money is proved before any is spent.
     let sites = deps.sites()?;

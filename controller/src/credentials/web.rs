@@ -17,7 +17,7 @@ pub(super) struct Answer {
 
 /// A client that follows no redirect: keys go where they were meant to go. `authorities` (PEM, perhaps none) are trusted besides
 /// those that everybody trusts.
-pub(super) fn client(authorities: &str) -> Result<reqwest::Client, String> {
+pub(crate) fn client(authorities: &str) -> Result<reqwest::Client, String> {
     let builder = || {
         reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())

@@ -85,7 +85,8 @@ pub fn disk(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, St
     Ok(Some(filling_text(run, &filling.detail)))
 }
 
-fn filling_text(run: &str, detail: &Value) -> String {
+/// What `disk.filling` says, for people.
+pub(crate) fn filling_text(run: &str, detail: &Value) -> String {
     let number = |key: &str| detail[key].as_u64();
     let size = |key: &str| {
         let mib = number(key).unwrap_or(0) as f64 / f64::from(1 << 20);

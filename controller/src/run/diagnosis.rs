@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Kind of the agent's event.
-const KIND: &str = "session.diagnosed";
+pub(crate) const KIND: &str = "session.diagnosed";
 
 /// What ended a session, what it means and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     error::CommandError,
+    notify,
     run::{
         State,
         lease::Lease,
@@ -25,8 +28,14 @@ pub async fn keep(
     let mut told = false;
     loop {
         if let Some(lease) = Lease::take(&lifecycle.store, name)? {
+            let stop = CancellationToken::new();
+            let driven = async {
+                let done = lifecycle.drive(name, goal).await;
+                stop.cancel();
+                done
+            };
             tokio::select! {
-                done = lifecycle.drive(name, goal) => return done,
+                (done, ()) = async { tokio::join!(driven, notify::follow(lifecycle, name, &stop)) } => return done,
                 // We slept, or the clock jumped: somebody else acts now.
                 () = lease.lost() => continue,
             }

@@ -9,9 +9,9 @@ use crate::{
 
 /// Kinds of the agent's events.
 pub const WINDOW: &str = "window";
-const CONTRADICTED: &str = "window.contradicted";
+pub(crate) const CONTRADICTED: &str = "window.contradicted";
 const CLEARED: &str = "window.cleared";
-const ENDING: &str = "training.ending";
+pub(crate) const ENDING: &str = "training.ending";
 /// Our own: a person wants the training to go on though it is contradicted.
 pub const ACCEPTED: &str = "contradiction_accepted";
 

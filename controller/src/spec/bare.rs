@@ -123,6 +123,7 @@ impl RunSpec {
             results,
             name,
             on_done,
+            notify: None,
         };
         check_rules(&spec).map_err(|(key, message)| SpecError::Flag {
             flag: flag_of(key).to_owned(),

@@ -1,6 +1,7 @@
 //! The run file as it is written: its keys, and how they become a [`RunSpec`].
 
 mod model;
+mod notify;
 mod upload;
 
 use std::{
@@ -17,6 +18,8 @@ use serde_saphyr::{Location, Spanned};
 use spotter_bucket::{Best, Target};
 
 pub(super) use self::model::ModelKeys;
+use self::notify::NotifyKeys;
+pub use self::notify::webhook_in;
 use self::upload::{ServerKeys, UploadKeys};
 use super::{
     BucketServer, Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR,
@@ -99,8 +102,9 @@ pub fn read(path: &Path) -> Result<RunSpec, SpecError> {
 
 /// Checks the text of a run file; `file` is its name for messages, `dir` where its relative paths start.
 pub fn parse(text: &str, file: &str, dir: &Path) -> Result<RunSpec, SpecError> {
+    let path = dir.join(Path::new(file).file_name().unwrap_or_default());
     from_yaml::<FileKeys>(text)
-        .and_then(|keys| keys.check(dir))
+        .and_then(|keys| keys.check(dir, &path))
         .map_err(|problem| SpecError::File {
             file: file.to_owned(),
             problem,
@@ -133,6 +137,7 @@ pub(super) struct FileKeys {
     limits: Option<LimitsKeys>,
     results: Option<ResultsKeys>,
     on_done: Option<Scalar>,
+    notify: Option<NotifyKeys>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -371,7 +376,7 @@ fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
 }
 
 impl FileKeys {
-    fn check(self, dir: &Path) -> Result<RunSpec, YamlError> {
+    fn check(self, dir: &Path, path: &Path) -> Result<RunSpec, YamlError> {
         at(&self.name, values::run_name(&self.name.value))?;
         let resources = resources(&self.resources.value)?;
         let checkpoints = self.checkpoints.as_ref();
@@ -454,6 +459,11 @@ impl FileKeys {
                 ];
                 choice(text, &words)
             })?,
+            notify: self
+                .notify
+                .as_ref()
+                .map(|keys| notify::notify(keys, path))
+                .transpose()?,
         };
         check_rules(&spec).map_err(|(key, why)| YamlError::at(self.place_of(key), why))?;
         Ok(spec)

@@ -175,11 +175,14 @@ impl Store {
     }
 }
 
+/// Event with which a run ends; of the run as a whole.
+pub const ENDED: &str = "ended";
+
 /// Most of a JSON object that an event may carry; the agent's own bound is the same.
 const MAX_DETAIL_BYTES: usize = 64 * 1024;
 
 #[expect(clippy::too_many_arguments, reason = "one column each")]
-fn insert(
+pub(super) fn insert(
     connection: &Connection,
     run: &str,
     attempt: u32,
@@ -211,7 +214,7 @@ fn insert(
     Ok(())
 }
 
-fn last_seq(
+pub(super) fn last_seq(
     connection: &Connection,
     run: &str,
     attempt: u32,

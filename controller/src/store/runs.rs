@@ -2,7 +2,10 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{AttemptRecord, Outcome, RunRecord, Store, StoreError, collect, doing, rows, write};
+use super::{
+    AttemptRecord, Origin, Outcome, RunRecord, Store, StoreError, collect, doing, events, rows,
+    write,
+};
 use crate::fault;
 
 impl Store {
@@ -85,7 +88,7 @@ impl Store {
         Ok(())
     }
 
-    /// Records how a run ended, once: the first outcome stands. Fault points: `store.run.<outcome>.before` and `.after`.
+    /// Records how a run ended, once, with an event [`ENDED`](super::ENDED): the first outcome stands. Fault points: `store.run.<outcome>.before` and `.after`.
     pub fn end_run(
         &self,
         name: &str,
@@ -93,20 +96,44 @@ impl Store {
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
         fault::point(&format!("store.run.{}.before", outcome.name()));
-        let known = self
-            .lock()
-            .execute(
-                "UPDATE runs SET reason = iif(outcome IS NULL, ?3, reason), outcome = coalesce(outcome, ?2)
-                 WHERE name = ?1",
-                params![name, outcome.name(), reason],
+        let failed = || doing("record the end of the run");
+        let mut connection = self.lock();
+        let transaction = write(&mut connection)?;
+        let goes_on = transaction
+            .query_row(
+                "SELECT outcome IS NULL FROM runs WHERE name = ?1",
+                [name],
+                |row| row.get(0),
             )
-            .map_err(doing("record the end of the run"))?;
-        fault::point(&format!("store.run.{}.after", outcome.name()));
-        if known == 0 {
+            .optional()
+            .map_err(failed())?;
+        let Some(goes_on) = goes_on else {
             return Err(StoreError::NoSuchRun {
                 name: name.to_owned(),
             });
+        };
+        if goes_on {
+            transaction
+                .execute(
+                    "UPDATE runs SET reason = ?3, outcome = ?2 WHERE name = ?1",
+                    params![name, outcome.name(), reason],
+                )
+                .map_err(failed())?;
+            let seq = events::last_seq(&transaction, name, 0, Origin::Spotter)? + 1;
+            events::insert(
+                &transaction,
+                name,
+                0,
+                Origin::Spotter,
+                u64::try_from(seq).expect("counted from 0"),
+                self.now_us(),
+                events::ENDED,
+                &serde_json::json!({"outcome": outcome.name(), "reason": reason}),
+            )?;
         }
+        transaction.commit().map_err(failed())?;
+        drop(connection);
+        fault::point(&format!("store.run.{}.after", outcome.name()));
         Ok(())
     }
 

@@ -56,6 +56,7 @@ fn run(name: &str) -> RunRecord {
         },
         results: None,
         on_done: OnDone::Destroy,
+        notify: None,
     };
     RunRecord {
         name: name.into(),

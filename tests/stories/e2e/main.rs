@@ -19,6 +19,7 @@ mod json;
 mod keys;
 mod links;
 mod money;
+mod notify;
 mod other_tools;
 mod refusals;
 mod results;

@@ -323,5 +323,6 @@ pub fn spec(name: &str) -> RunSpec {
         },
         results: None::<Results>,
         on_done: OnDone::Destroy,
+        notify: None,
     }
 }

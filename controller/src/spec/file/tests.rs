@@ -7,7 +7,7 @@ use serde_json::json;
 use spotter_bucket::Style;
 
 use super::*;
-use crate::spec::UploadWindow;
+use crate::spec::{UploadWindow, WebhookFrom};
 
 const FULL: &str = r#"
 name: flightmind-d24
@@ -254,9 +254,9 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
     );
     // Keys of later versions are not known to this one.
     check_error(
-        &format!("{SMALL}notify: {{}}\n"),
-        "run.yaml:4:1: unknown key `notify`; the keys here are name, workdir, resources, model, image, image_size, onstart, envs, setup, \
-         smoke, run, resume, progress, checkpoints, validate, recover, limits, results, on_done",
+        &format!("{SMALL}data: []\n"),
+        "run.yaml:4:1: unknown key `data`; the keys here are name, workdir, resources, model, image, image_size, onstart, envs, setup, \
+         smoke, run, resume, progress, checkpoints, validate, recover, limits, results, on_done, notify",
     );
 }
 
@@ -590,6 +590,7 @@ fn the_schema_for_editors_knows_the_same_keys() {
     check("/properties/progress", keys_of::<ProgressKeys>());
     check("/properties/validate", keys_of::<ValidateKeys>());
     check("/properties/results", keys_of::<ResultsKeys>());
+    check("/properties/notify", keys_of::<NotifyKeys>());
     assert_eq!(schema["required"], json!(["name", "resources", "run"]));
 }
 
@@ -655,6 +656,7 @@ fn the_documentation_names_every_key() {
         keys_of::<ProgressKeys>(),
         keys_of::<ValidateKeys>(),
         keys_of::<ResultsKeys>(),
+        keys_of::<NotifyKeys>(),
     ] {
         for key in keys {
             assert!(
@@ -662,5 +664,50 @@ fn the_documentation_names_every_key() {
                 "{key}"
             );
         }
+    }
+}
+
+#[test]
+fn the_url_of_a_webhook_is_read_where_it_is_and_is_no_part_of_the_run() {
+    let dir = dir();
+    let read = |notify: &str| {
+        let text = format!("{SMALL}notify: {notify}\n");
+        let path = dir.path().join("run.yaml");
+        std::fs::write(&path, &text).unwrap();
+        parse(&text, "some/where/run.yaml", dir.path()).map(|spec| (spec.notify.unwrap(), path))
+    };
+    let (notify, path) = read("{webhook: https://hooks.example.com/hush, command: cat}").unwrap();
+    assert_eq!(notify.webhook, Some(WebhookFrom::File(path.clone())));
+    assert_eq!(notify.command.as_deref(), Some("cat"));
+    assert!(!format!("{notify:?}").contains("hush"));
+    assert!(!serde_json::to_string(&notify).unwrap().contains("hush"));
+    assert_eq!(
+        webhook_in(&path).unwrap().as_str(),
+        "https://hooks.example.com/hush"
+    );
+    let (notify, path) = read("{webhook: null}").unwrap();
+    assert_eq!(notify.webhook, Some(WebhookFrom::Shell));
+    assert!(
+        webhook_in(&path)
+            .unwrap_err()
+            .contains("not there any more")
+    );
+    let (notify, _) = read("{command: cat}").unwrap();
+    assert_eq!(notify.webhook, None);
+    for (notify, expected) in [
+        (
+            "{webhook: \"http://example.com/hush\"}",
+            "a webhook over http would show its URL to the network: use https",
+        ),
+        (
+            "{webhook: hush}",
+            "a webhook is a URL that begins with https://",
+        ),
+        ("{webhook: [https://example.com/hush]}", "expected "),
+        ("{command: \" \"}", "there is nothing to run"),
+        ("{url: https://example.com/hush}", "unknown key `url`"),
+    ] {
+        let err = read(notify).unwrap_err().to_string();
+        assert!(err.contains(expected) && !err.contains("hush"), "{err}");
     }
 }
