@@ -61,6 +61,8 @@ impl Report for ConsoleReport {
             shown.transfers.clear();
             shown.clock = None;
             self.console.status(format_args!("[{run}] {text}"));
+            // A training that is heard of draws its bar again; one that was interrupted must not seem to go on.
+            shown.training.take_if(|(progress, _)| progress.is_drawn());
             if shown.training.is_none() {
                 let label = format!("[{run}] {}", text.trim_end_matches('.'));
                 shown.clock = Some(self.console.progress(&label, Unit::Count, 0));
@@ -94,7 +96,8 @@ impl Report for ConsoleReport {
                 )
             });
             progress.set(step, total);
-            if said.elapsed() >= TRAINING_LINE || Some(step) == training.total_steps {
+            let due = said.elapsed() >= TRAINING_LINE || Some(step) == training.total_steps;
+            if due || progress.is_drawn() {
                 *said = Instant::now();
                 progress.message(&training_text(training));
             }

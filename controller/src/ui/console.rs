@@ -245,6 +245,11 @@ impl Progress {
         }
     }
 
+    /// Whether it is a bar, which is drawn over; otherwise each word of it is a line.
+    pub fn is_drawn(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// What is going on within it, such as a state or a step. Told once when it changes.
     pub fn message(&self, text: &str) {
         let text = sanitize::line(text);
