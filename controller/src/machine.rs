@@ -22,7 +22,7 @@ use crate::{
     credentials::{Place as Server, key_ring::KeyRing},
     error::chain,
     run::site::{KeysGiven, LeftLog, Place, Progress, Site, SiteError, Sites},
-    spec::{BucketServer, Checkpoints, RunSpec},
+    spec::{BucketServer, Checkpoints, RunSpec, WebhookFrom},
     sync::{self, SyncError},
     tunnel::{self, FailureKind, Patience, SshHome, Tunnel, TunnelError},
 };
@@ -61,6 +61,16 @@ struct Machine {
     keys: Arc<KeyRing>,
     run: String,
     checkpoints: Option<Checkpoints>,
+    /// The run file, where it holds the URL of a webhook: it stays on the laptop.
+    private: Option<PathBuf>,
+}
+
+/// The file of this laptop that must not travel with the code.
+fn private_file(spec: &RunSpec) -> Option<PathBuf> {
+    match spec.notify.as_ref()?.webhook.as_ref()? {
+        WebhookFrom::File(path) => Some(path.clone()),
+        WebhookFrom::Shell => None,
+    }
 }
 
 impl Machines {
@@ -233,6 +243,7 @@ impl Sites for Machines {
             keys: Arc::clone(&self.keys),
             run: spec.name.clone(),
             checkpoints: spec.checkpoints.clone(),
+            private: private_file(spec),
         }))
     }
 
@@ -330,10 +341,13 @@ impl Site for Machine {
     }
 
     async fn sync(&self, from: &Path, to: &str, progress: Progress<'_>) -> Result<(), SiteError> {
-        sync::push(&self.tunnel, from, to, &mut |at| report(progress, &at))
-            .await
-            .map(drop)
-            .map_err(sync_failed)
+        let private = self.private.as_deref();
+        sync::push(&self.tunnel, from, to, private, &mut |at| {
+            report(progress, &at)
+        })
+        .await
+        .map(drop)
+        .map_err(sync_failed)
     }
 
     async fn start_session(&self, request: &SessionRequest) -> Result<SessionInfo, SiteError> {

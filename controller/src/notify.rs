@@ -11,7 +11,7 @@ pub mod webhook;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::time;
+use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,7 +26,9 @@ pub const WEBHOOK: &str = "SPOTTER_WEBHOOK";
 /// Between two looks for something to tell.
 const LOOK: Duration = Duration::from_secs(2);
 /// Longest time for what is left to tell when nobody watches any more.
-const REST: Duration = Duration::from_secs(90);
+const REST: Duration = Duration::from_secs(45);
+/// A way that failed is left alone for so long; what happens meanwhile is in `events`.
+const PAUSE: Duration = Duration::from_secs(60);
 /// Longest text, characters: a box may print anything.
 const MAX_TEXT_CHARS: usize = 1000;
 
@@ -96,14 +98,23 @@ pub async fn follow(lifecycle: &Lifecycle, run: &str, stop: &CancellationToken) 
         return;
     };
     let mut teller = Teller::new(lifecycle, run, notify, &spec);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = time::sleep(LOOK) => teller.look().await,
+    let telling = async {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = time::sleep(LOOK) => teller.look().await,
+            }
         }
-    }
-    if time::timeout(REST, teller.look()).await.is_err() {
-        tracing::warn!(run, "what is left to tell waits for whoever watches next");
+        teller.look().await;
+    };
+    // What is being told when the end comes counts as well: others wait for the lease.
+    let too_long = async {
+        stop.cancelled().await;
+        time::sleep(REST).await;
+    };
+    tokio::select! {
+        () = telling => {}
+        () = too_long => tracing::warn!(run, "what is left to tell waits for whoever watches next"),
     }
 }
 
@@ -123,9 +134,9 @@ struct Teller<'a> {
     url: Option<Result<webhook::Url, String>>,
     /// Position of the newest event that was looked at.
     seen: Option<i64>,
-    /// What was told of each way that does not work.
-    command_fails: bool,
-    webhook_fails: bool,
+    /// When each way last failed.
+    command_failed: Option<Instant>,
+    webhook_failed: Option<Instant>,
 }
 
 impl<'a> Teller<'a> {
@@ -144,8 +155,8 @@ impl<'a> Teller<'a> {
             // Now: the file may be gone when there is something to tell.
             url: url.map(|from| webhook_url(from, lifecycle.shell.as_ref())),
             seen: None,
-            command_fails: false,
-            webhook_fails: false,
+            command_failed: None,
+            webhook_failed: None,
         }
     }
 
@@ -167,12 +178,16 @@ impl<'a> Teller<'a> {
         };
         self.seen = Some(seen);
         for event in store.events(self.run, seen)? {
-            if let Some(text) = choice::text(self.run, &event) {
-                self.tell(&event, &text).await;
+            let text = choice::text(self.run, &event);
+            if let Some(text) = &text {
+                self.tell(&event, text).await;
+            }
+            // Before the mark, which a full disk may refuse: this one does not tell it again.
+            self.seen = Some(event.id);
+            if text.is_some() {
                 // Only what was told is marked: the rest is passed over again at no cost.
                 store.set_meta(&mark, &event.id.to_string())?;
             }
-            self.seen = Some(event.id);
         }
         Ok(())
     }
@@ -189,29 +204,39 @@ impl<'a> Teller<'a> {
             time_us: event.time_us,
         };
         let body = serde_json::to_vec(&message).expect("a message is plain data");
-        if let Some(text) = &self.notify.command {
+        if let Some(text) = self
+            .notify
+            .command
+            .as_ref()
+            .filter(|_| rested(self.command_failed))
+        {
             let shell = (self.lifecycle.shell)("SHELL").filter(|shell| shell.starts_with('/'));
             let shell = shell.as_deref().unwrap_or("/bin/sh");
             let told = command::run(shell, text, self.dir, &message, &body).await;
             let failed = told.map_err(|why| format!("the command of `notify.command` {why}"));
-            self.command_fails = self.complain(failed, self.command_fails);
+            self.command_failed = self.complain(failed, self.command_failed);
         }
-        if let Some(url) = &self.url {
+        if let Some(url) = self.url.as_ref().filter(|_| rested(self.webhook_failed)) {
             let told = match url {
                 Ok(url) => webhook::send(url, &body).await,
                 Err(why) => Err(why.clone()),
             };
             let failed = told.map_err(|why| format!("the webhook was not told: {why}"));
-            self.webhook_fails = self.complain(failed, self.webhook_fails);
+            self.webhook_failed = self.complain(failed, self.webhook_failed);
         }
     }
 
-    /// Says what went wrong, unless it went wrong before. Answers whether it did.
-    fn complain(&self, told: Result<(), String>, before: bool) -> bool {
-        if let (Err(why), false) = (&told, before) {
+    /// Says what went wrong, unless it went wrong before. Answers when it did.
+    fn complain(&self, told: Result<(), String>, before: Option<Instant>) -> Option<Instant> {
+        if let (Err(why), None) = (&told, before) {
             let text = format!("A notification failed, which does the run no harm: {why}.");
             self.lifecycle.report.status(self.run, &text);
         }
-        told.is_err()
+        told.is_err().then(Instant::now)
     }
+}
+
+/// Whether a way may be tried again: one that hangs must not take its half minute for each event of a long night.
+fn rested(failed: Option<Instant>) -> bool {
+    failed.is_none_or(|failed| failed.elapsed() >= PAUSE)
 }

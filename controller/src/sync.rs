@@ -106,7 +106,7 @@ impl SyncError {
 }
 
 /// Copies the files of `from` that neither `.gitignore` nor `.spotterignore` excludes into the directory `to` on the box
-/// (absolute). Files that an earlier copy brought and that are gone here are removed there; nothing else is.
+/// (absolute); `without`: a file that stays here. Files that an earlier copy brought and that are gone here are removed there; nothing else is.
 ///
 /// # Errors
 /// See [`SyncError`]. A repetition continues where a broken one stopped.
@@ -114,6 +114,7 @@ pub async fn push(
     tunnel: &Tunnel,
     from: &Path,
     to: &str,
+    without: Option<&Path>,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<SyncReport, SyncError> {
     if !to.starts_with('/') || to.chars().any(char::is_control) {
@@ -122,11 +123,14 @@ pub async fn push(
         });
     }
     let root = from.to_owned();
-    let files = tokio::task::spawn_blocking(move || list_files(&root))
+    let mut files = tokio::task::spawn_blocking(move || list_files(&root))
         .await
         .map_err(|err| {
             SyncError::local("the list of files could not be made", io::Error::other(err))
         })??;
+    if let Some(private) = without.and_then(|path| path.strip_prefix(from).ok()) {
+        files.remove(private.as_os_str().as_bytes());
+    }
     let record = format!(
         ".spotter/sync/{}",
         &blake3::hash(to.as_bytes()).to_hex()[..16]

@@ -41,8 +41,10 @@ const FILES: usize = 4096;
 const FREE: u8 = 0;
 /// There is one, or will be at once.
 const HELD: u8 = 1;
-/// A writer came, or might have come while it was being taken.
+/// A writer came, or might have come while it was being taken; nobody but its owner touches the file's lease any more.
 const BROKEN: u8 = 2;
+/// The same, and the watchman is giving it back just now: until he has, its number must not be used for another.
+const BREAKING: u8 = 3;
 
 /// By number of the open file. It is not [`FREE`] from before the kernel grants a lease until after it is given back, so that there is
 /// none that the watchman does not see.
@@ -80,7 +82,6 @@ pub fn take(file: &Arc<File>) -> Result<Lease, NoLease> {
     };
     own(fd, watchman).map_err(NoLease::Unavailable)?;
     for _ in 0..TRIES {
-        state.store(HELD, Ordering::SeqCst);
         set_lease(fd, libc::F_RDLCK).map_err(|err| match err.raw_os_error() {
             Some(libc::EAGAIN) => NoLease::Writer,
             _ => NoLease::Unavailable(err),
@@ -89,7 +90,9 @@ pub fn take(file: &Arc<File>) -> Result<Lease, NoLease> {
             return Ok(lease);
         }
         // A writer came at once; or the watchman, called for another file, looked at this one before there was a lease.
+        lease.retire();
         release(fd);
+        state.store(HELD, Ordering::SeqCst);
     }
     Err(NoLease::Writer)
 }
@@ -97,12 +100,27 @@ pub fn take(file: &Arc<File>) -> Result<Lease, NoLease> {
 impl Lease {
     /// Whether a writer came: bytes that were read before this says so are those of before.
     pub fn is_broken(&self) -> bool {
-        self.state.load(Ordering::SeqCst) == BROKEN
+        self.state.load(Ordering::SeqCst) != HELD
+    }
+
+    /// From here on the watchman leaves it alone.
+    fn retire(&self) {
+        while let Err(state) =
+            self.state
+                .compare_exchange(HELD, BROKEN, Ordering::SeqCst, Ordering::SeqCst)
+        {
+            if state != BREAKING {
+                return;
+            }
+            // Two calls of the kernel, by a thread that goes before us.
+            thread::yield_now();
+        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.retire();
         release(self.file.as_raw_fd());
         // Before the number of the file can belong to another.
         self.state.store(FREE, Ordering::SeqCst);
@@ -135,15 +153,14 @@ fn watchman() -> Option<libc::pid_t> {
 /// Lets go of every lease that somebody waits for. Signals that came together are one signal, so all are looked at.
 fn let_go() {
     for (fd, state) in (0..).zip(&STATES) {
-        if state.load(Ordering::SeqCst) == FREE || is_kept(fd) {
+        if state.load(Ordering::SeqCst) != HELD || is_kept(fd) {
             continue;
         }
         // First the flag: no byte changes before the lease is gone. One that was given back meanwhile is not ours any more.
-        let marked = state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |state| {
-            (state != FREE).then_some(BROKEN)
-        });
+        let marked = state.compare_exchange(HELD, BREAKING, Ordering::SeqCst, Ordering::SeqCst);
         if marked.is_ok() {
             release(fd);
+            state.store(BROKEN, Ordering::SeqCst);
         }
     }
 }

@@ -36,12 +36,16 @@ use crate::{
     journal::Journal,
     logs::Logs,
     now_us,
+    self_stop::OwnInstance,
     sessions::{Session, SessionState, Sessions, processes},
     telemetry::{Telemetry, TelemetryConfig},
 };
 
 /// Waits between two looks at the sessions' directories while logs grow quickly.
 const REPORT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Whoever had the agent wiped destroys the box at once; one that is still there after so long was forgotten by a laptop that died.
+const DESTROYED_WITHIN: Duration = Duration::from_secs(300);
 
 /// The daemon's parts.
 pub struct Core {
@@ -272,17 +276,25 @@ impl Core {
         self.stop.cancel();
     }
 
-    /// Removes what the agent kept, when the box is about to be destroyed.
+    /// Removes what the agent kept, when the box is about to be destroyed; and ends the box if it never is: then nothing else here
+    /// would, and it is paid for.
     pub async fn wipe_if_asked(&self) -> anyhow::Result<()> {
         let asked = *lock(&self.wipe);
         if asked {
+            let url = self.run().map(|run| run.provider_url).unwrap_or_default();
+            let own = OwnInstance::find(&self.home, &url);
             // What follows removes the file in any case.
             if let Err(err) = self.credentials.wipe() {
                 warn!(error = %err, "the bucket keys were not overwritten");
             }
             self.sessions.close_windows().await;
-            std::fs::remove_dir_all(self.home.path())
-                .with_context(|| format!("{} cannot be removed", self.home.path().display()))?;
+            let removed = std::fs::remove_dir_all(self.home.path())
+                .with_context(|| format!("{} cannot be removed", self.home.path().display()));
+            if let Ok(own) = own {
+                time::sleep(DESTROYED_WITHIN).await;
+                own.stop_while(|| true).await;
+            }
+            removed?;
         }
         Ok(())
     }

@@ -83,7 +83,7 @@ pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandEr
         if chosen && !args.dry_run {
             if let Some(instance) = instances.iter().find(|found| found.id == row.instance) {
                 let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
-                lifecycle.wipe_unclaimed(instance).await?;
+                lifecycle.wipe_unclaimed(instance).await;
             }
             row.destroyed = end(ui, provider.as_ref(), row.instance).await?;
         }

@@ -45,7 +45,7 @@ pub(super) async fn run(
     let mut child = command
         .spawn()
         .map_err(|err| format!("cannot be started by {shell}: {err}"))?;
-    let group = child.id().and_then(|id| i32::try_from(id).ok());
+    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
     let stdin = child.stdin.take();
     let ended = time::timeout(LIMIT, async {
         if let Some(mut stdin) = stdin {
@@ -59,16 +59,26 @@ pub(super) async fn run(
         child.wait().await
     })
     .await;
+    if ended.is_ok() {
+        // What it left in the background on purpose may stay.
+        group.0 = None;
+    }
     match ended {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(format!("ended with {status}{}", complaint(said))),
         Ok(Err(err)) => Err(format!("cannot be waited for: {err}")),
-        Err(_) => {
-            if let Some(group) = group {
-                // Gone already is as good.
-                let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-            }
-            Err(format!("had not ended in {} s", LIMIT.as_secs()))
+        Err(_) => Err(format!("had not ended in {} s", LIMIT.as_secs())),
+    }
+}
+
+/// A command and what it started: all of it ends with whoever does not wait for it any more.
+struct Group(Option<i32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // Gone already is as good.
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
     }
 }

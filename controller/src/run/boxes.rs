@@ -171,7 +171,7 @@ impl Lifecycle {
             ours = self.look_for_label(&attempt.label, &|_| {}).await?;
         }
         if let Some(id) = ours {
-            self.wipe_before_destroy(attempt, id, site).await?;
+            self.wipe_before_destroy(attempt, id, site).await;
             crate::fault::point("provider.destroy.before");
             self.provider.destroy(id).await?;
             crate::fault::point("provider.destroy.after");

@@ -5,12 +5,10 @@ use std::{sync::Arc, time::Duration};
 use serde_json::json;
 
 use crate::{
-    error::CommandError,
     provider::{Instance, InstanceId},
     run::{
         State,
         boxes::has_bucket,
-        halt::Halt,
         label,
         lifecycle::Lifecycle,
         site::{Place, Site, SiteError},
@@ -27,60 +25,78 @@ const WIPED: &str = "box_wiped";
 const NOT_WIPED: &str = "box_not_wiped";
 
 impl Lifecycle {
-    /// Lets a box that is about to be destroyed wipe its bucket keys, where it may hold any and answers soon.
-    ///
-    /// # Errors
-    /// Only the provider's and the store's: who cannot ask what the box does cannot destroy it either, and takes both steps again.
+    /// Lets a box that is about to be destroyed wipe its bucket keys, where it may hold any and answers soon. Nothing that fails
+    /// here keeps a box that is paid for: it is told, and the box goes.
     pub(crate) async fn wipe_before_destroy(
         &self,
         attempt: &AttemptRecord,
         id: InstanceId,
         site: Option<Arc<dyn Site>>,
-    ) -> Result<(), Halt> {
-        let run = self.store.run(&attempt.run)?;
-        if !may_hold_keys(&run, attempt) || self.is_wiped(attempt)? {
-            return Ok(());
-        }
-        let wiped = match self.provider.instance(id).await? {
-            Some(found) if found.contract_running => {
-                self.try_wipe(&self.place(attempt, id), &run.spec, site)
-                    .await
-            }
-            Some(_) => Err("it is stopped".to_owned()),
-            None => Err("the provider does not know it".to_owned()),
+    ) {
+        let Ok(run) = self.store.run(&attempt.run) else {
+            return;
         };
-        match wiped {
-            Ok(()) => self.note(&run, attempt.number, WIPED, json!({ "instance": id }))?,
-            Err(why) if persists(&run) => {
+        if !may_hold_keys(&run, attempt) || self.is_wiped(attempt).unwrap_or(false) {
+            return;
+        }
+        let mut place = self.place(attempt, id);
+        let newest = self.store.latest_attempt(&run.name);
+        if !newest.is_ok_and(|newest| newest.is_some_and(|newest| newest.number == attempt.number))
+        {
+            // The host name of the run belongs to the box that works for it.
+            place.run = format!("gc-{id}");
+        }
+        let wiped = match self.provider.instance(id).await {
+            Ok(Some(found)) if found.contract_running => {
+                self.try_wipe(&place, &run.spec, site).await
+            }
+            Ok(Some(_)) => Err("it is stopped".to_owned()),
+            Ok(None) => Err("the provider does not know it".to_owned()),
+            Err(err) => Err(err.to_string()),
+        };
+        self.tell_wiped(&run, attempt.number, id, wiped);
+    }
+
+    /// Records what became of the keys of a box.
+    fn tell_wiped(&self, run: &RunRecord, number: u32, id: InstanceId, wiped: Result<(), String>) {
+        let noted = match wiped {
+            Ok(()) => self.note(run, number, WIPED, json!({ "instance": id })),
+            Err(why) if persists(run) => {
                 self.say(
-                    &run,
+                    run,
                     &format!(
                         "Instance {id} goes with the bucket keys on its disk, which could not be wiped: {why}. \
                          Keys without an end of their own are better replaced."
                     ),
                 );
                 let detail = json!({"instance": id, "reason": why});
-                self.note(&run, attempt.number, NOT_WIPED, detail)?;
+                self.note(run, number, NOT_WIPED, detail)
             }
-            Err(why) => tracing::debug!(instance = id, why, "the agent did not wipe its memory"),
+            Err(why) => {
+                tracing::debug!(instance = id, why, "the agent did not wipe its memory");
+                return;
+            }
+        };
+        if let Err(err) = noted {
+            tracing::warn!(%err, instance = id, "what became of its bucket keys was not recorded");
         }
-        Ok(())
     }
 
     /// The same for a box that no attempt claims: one of a run of this store may have been given keys all the same.
-    pub(crate) async fn wipe_unclaimed(&self, found: &Instance) -> Result<(), CommandError> {
+    pub(crate) async fn wipe_unclaimed(&self, found: &Instance) {
         let label = found.label.as_deref().and_then(label::parse);
         let Some(label) = label.filter(|label| label.store == self.store.id()) else {
             // It knows another spotter's ssh key, and would not let us in.
-            return Ok(());
+            return;
         };
-        let run = match self.store.run(label.run) {
-            Ok(run) => run,
-            Err(StoreError::NoSuchRun { .. }) => return Ok(()),
-            Err(err) => return Err(err.into()),
+        let Ok(run) = self.store.run(label.run) else {
+            return;
         };
-        if !has_bucket(&run) || !found.contract_running {
-            return Ok(());
+        if !has_bucket(&run) {
+            return;
+        }
+        if !found.contract_running {
+            return self.tell_wiped(&run, 0, found.id, Err("it is stopped".to_owned()));
         }
         let place = Place {
             provider: self.provider.name(),
@@ -91,12 +107,7 @@ impl Lifecycle {
         };
         let wiped = self.try_wipe(&place, &run.spec, None).await;
         self.sites.forget(&place);
-        let (kind, why) = match wiped {
-            Ok(()) => (WIPED, None),
-            Err(why) => (NOT_WIPED, Some(why)),
-        };
-        let detail = json!({"instance": found.id, "reason": why});
-        self.note(&run, 0, kind, detail)
+        self.tell_wiped(&run, 0, found.id, wiped);
     }
 
     async fn try_wipe(

@@ -86,10 +86,10 @@ fn explain(err: &Error) -> YamlError {
             field, expected, ..
         } => unknown_key(field, expected),
         Error::SerdeMissingField { field, .. } => format!("the key `{field}` is missing"),
-        Error::DuplicateMappingKey { key: Some(key), .. } => {
+        Error::DuplicateMappingKey { key: Some(key), .. } if is_word(key) => {
             format!("the key `{key}` is there twice")
         }
-        Error::DuplicateMappingKey { key: None, .. } => "a key is there twice".to_owned(),
+        Error::DuplicateMappingKey { .. } => "a key is there twice".to_owned(),
         Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
             format!("expected {expected}")
         }
@@ -110,15 +110,26 @@ fn explain(err: &Error) -> YamlError {
 }
 
 fn unknown_key(key: &str, known: &[&'static str]) -> String {
-    // A key is shown, but not a novel: a value may have slipped into its place.
-    let shown: String = key.chars().filter(|c| !c.is_control()).take(40).collect();
+    // A value may have slipped into its place, and values may be secrets.
+    let shown = match is_word(key) {
+        true => format!("`{key}`"),
+        false => "here, which is no word".to_owned(),
+    };
     match nearest(key, known.iter().copied()) {
-        Some(near) => format!("unknown key `{shown}`, did you mean `{near}`?"),
+        Some(near) => format!("unknown key {shown}, did you mean `{near}`?"),
         None => format!(
-            "unknown key `{shown}`; the keys here are {}",
+            "unknown key {shown}; the keys here are {}",
             known.join(", ")
         ),
     }
+}
+
+/// Whether it looks like a key.
+fn is_word(key: &str) -> bool {
+    (1..=24).contains(&key.len())
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
 /// The known word that somebody meant by `word`, if one is near enough.

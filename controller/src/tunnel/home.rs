@@ -186,9 +186,14 @@ impl SshHome {
         for path in [
             self.dir.join("known_hosts.d").join(&alias),
             self.dir.join("config.d").join(&alias),
-            self.dir.join("runs").join(run),
         ] {
             let _ = fs::remove_file(path);
+        }
+        // The run's name may be another box's by now.
+        let name = self.dir.join("runs").join(run);
+        let ours = format!("HostKeyAlias {alias}\n");
+        if fs::read_to_string(&name).is_ok_and(|text| text.contains(&ours)) {
+            let _ = fs::remove_file(name);
         }
     }
 }

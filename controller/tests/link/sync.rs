@@ -92,7 +92,9 @@ async fn pushes_what_is_not_ignored_and_removes_only_what_it_brought(method: Met
     project(&here);
     let to = there.to_str().unwrap();
     let mut told = 0;
-    let report = push(&tunnel, &here, to, &mut |_| told += 1).await.unwrap();
+    let report = push(&tunnel, &here, to, None, &mut |_| told += 1)
+        .await
+        .unwrap();
     assert_eq!(
         (report.method, report.files, report.removed),
         (method, 6, 0)
@@ -113,7 +115,7 @@ async fn pushes_what_is_not_ignored_and_removes_only_what_it_brought(method: Met
     fs::remove_dir_all(here.join("old")).unwrap();
     fs::remove_file(here.join("keep.tmp")).unwrap();
     write(&here, "train.py", b"print('hello again')\n");
-    let report = push(&tunnel, &here, to, &mut |_| ()).await.unwrap();
+    let report = push(&tunnel, &here, to, None, &mut |_| ()).await.unwrap();
     assert_eq!((report.files, report.removed), (4, 2));
     let found = tree(&there);
     assert_eq!(found.get("train.py").unwrap(), b"print('hello again')\n");
@@ -187,7 +189,14 @@ async fn a_path_that_leads_out_is_refused() {
         .await;
         assert!(matches!(outcome, Err(SyncError::Path { .. })), "{path}");
     }
-    let outcome = push(&tunnel, &test_box.path("laptop"), "relative", &mut |_| ()).await;
+    let outcome = push(
+        &tunnel,
+        &test_box.path("laptop"),
+        "relative",
+        None,
+        &mut |_| (),
+    )
+    .await;
     assert!(matches!(outcome, Err(SyncError::Path { .. })));
 }
 
@@ -225,7 +234,7 @@ async fn a_copy_goes_on_after_its_connection_was_killed() {
             signal::killpg(Pid::from_raw(group as i32), signal::Signal::SIGKILL).unwrap();
         }
     });
-    let report = push(&tunnel, &here, there.to_str().unwrap(), &mut |_| ())
+    let report = push(&tunnel, &here, there.to_str().unwrap(), None, &mut |_| ())
         .await
         .unwrap();
     killer.await.unwrap();

@@ -193,8 +193,11 @@ pub fn plain(world: &World, text: &str) -> String {
     text = one(&text, r"\$\d+\.\d+", "$$[money]");
     text = one(&text, r"\b([Oo]ffer,?|[Ii]nstance) \d+", "$1 [id]");
     text = one(&text, r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "[ulid]");
-    // A watcher says the same as often as it looked.
-    let mut lines: Vec<&str> = text.lines().collect();
+    // A watcher says the same as often as it looked; and how large the agent is, is its own affair.
+    let mut lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.contains("] agent: "))
+        .collect();
     lines.dedup();
     let whole = lines.join("\n");
     Regex::new(r"\b(\d+) s\b")

@@ -345,7 +345,17 @@ fn decoded(key: &str, encoding: Option<&str>) -> Result<String, XmlError> {
 }
 
 fn next_of<M>(result: &Element, marker: Option<M>) -> Result<Option<M>, XmlError> {
-    let truncated = result.text("IsTruncated").map(str::trim) == Some("true");
+    let truncated = match result.text("IsTruncated").map(str::trim) {
+        None | Some("false" | "0") => false,
+        Some("true" | "1") => true,
+        // Half a listing that is taken as whole would hide checkpoints.
+        Some(other) => {
+            return Err(XmlError::Shape(format!(
+                "IsTruncated is {}",
+                bounded(other)
+            )));
+        }
+    };
     match (truncated, marker) {
         (false, _) => Ok(None),
         (true, Some(marker)) => Ok(Some(marker)),

@@ -199,6 +199,11 @@ fn hostile_answers_are_refused_and_cheap() {
         objects(b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>").is_err(),
         "no size"
     );
+    for said in ["True", "yes", ""] {
+        let body =
+            format!("<ListBucketResult><IsTruncated>{said}</IsTruncated></ListBucketResult>");
+        assert!(objects(body.as_bytes()).is_err(), "{said}");
+    }
     assert!(objects(b"<ListPartsResult/>").is_err(), "another answer");
     let wrong_utf8 = "<ListBucketResult><EncodingType>url</EncodingType><Contents><Key>%ff</Key><Size>1</Size></Contents></ListBucketResult>";
     assert!(objects(wrong_utf8.as_bytes()).is_err());
