@@ -337,6 +337,16 @@ impl ProviderError {
         self.is_ambiguous() || matches!(self, Self::RateLimited { .. })
     }
 
+    /// An instance that was made all the same, bills its disk and must be destroyed.
+    pub fn leftover(&self) -> Option<InstanceId> {
+        match self {
+            Self::OfferGone { leftover, .. }
+            | Self::BidTooLow { leftover, .. }
+            | Self::Refused { leftover, .. } => *leftover,
+            _ => None,
+        }
+    }
+
     /// The request may have been carried out though no answer came.
     pub fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Unreachable { .. })

@@ -33,6 +33,7 @@ struct State {
     slow_answers: Option<Duration>,
     nulls: u32,
     twins: u32,
+    low_bids: u32,
     queue_starts: bool,
     gone: Vec<OfferId>,
     unreachable: bool,
@@ -71,6 +72,7 @@ impl MemoryMarket {
             slow_answers: None,
             nulls: 0,
             twins: 0,
+            low_bids: 0,
             queue_starts: false,
             gone: Vec::new(),
             unreachable: false,
@@ -109,6 +111,12 @@ impl MemoryMarket {
     /// The next `count` rents are carried out twice.
     pub fn rent_twice(&self, count: u32) {
         self.state().twins = count;
+    }
+
+    /// The price of the next `count` offers that are bid for rose since they were listed: the bid is refused, and a stopped box is
+    /// made all the same.
+    pub fn raise_floors(&self, count: u32) {
+        self.state().low_bids = count;
     }
 
     /// A stopped box that is started waits in the queue for its GPU.
@@ -280,7 +288,8 @@ impl MemoryMarket {
         let offer = state.offers.remove(position);
         let id = state.next_id;
         state.next_id += 1;
-        let instance = Instance {
+        let too_low = request.bid_usd_per_hour.filter(|_| state.low_bids > 0);
+        let mut instance = Instance {
             id,
             machine_id: offer.machine_id,
             label: Some(request.label.clone()),
@@ -302,17 +311,30 @@ impl MemoryMarket {
             charged_gpu_usd_per_hour: None,
             inet_down_mbps: 0.0,
         };
+        if too_low.is_some() {
+            state.low_bids -= 1;
+            instance.intended = Intended::Stopped;
+            instance.actual = Actual::Created;
+            instance.contract_running = false;
+        }
         let now = Instant::now();
         let rented = Rented {
             instance,
             created: now,
             gpu: Duration::ZERO,
-            gpu_since: Some(now + LOADING),
+            gpu_since: too_low.is_none().then_some(now + LOADING),
             destroyed: None,
             rival_usd_per_hour: None,
             spoil: state.spoils.pop_front(),
         };
         state.rented.insert(id, rented);
+        if let Some(bid_usd_per_hour) = too_low {
+            return Err(ProviderError::BidTooLow {
+                bid_usd_per_hour,
+                message: "the floor rose".to_owned(),
+                leftover: Some(id),
+            });
+        }
         if state.lose_answers > 0 {
             state.lose_answers -= 1;
             let message = "connection closed before the answer".to_owned();

@@ -15,6 +15,7 @@ use crate::{
         pricing::{self, Order},
         status::{Action, Meaning},
     },
+    spec::Resources,
     store::{AttemptRecord, RunRecord, StoreError},
 };
 
@@ -38,6 +39,20 @@ const HOPELESS: [&str; 6] = [
     "unexpected eof",
 ];
 
+/// Offers that were ordered and did not become a box, and what was said of the last one.
+#[derive(Debug, Default)]
+struct Refused {
+    offers: Vec<u64>,
+    last: Option<String>,
+}
+
+impl Refused {
+    fn by_market(&mut self, offer: u64, err: &ProviderError) {
+        self.offers.push(offer);
+        self.last = Some(format!("the last order: {err}"));
+    }
+}
+
 impl Lifecycle {
     /// Planned or renting: ends with a rented instance in the record.
     pub(crate) async fn rent(
@@ -50,10 +65,10 @@ impl Lifecycle {
         {
             return self.adopt(attempt, id).await;
         }
-        let mut refused_offers: Vec<u64> = Vec::new();
+        let mut refused = Refused::default();
         for _ in 0..OFFERS_TRIED {
             self.still_ours(run, attempt)?;
-            let Some((offer, order)) = self.choose(run, attempt, &refused_offers).await? else {
+            let Some((offer, order)) = self.choose(run, attempt, &refused).await? else {
                 return Ok(());
             };
             attempt.machine_id = Some(offer.machine_id);
@@ -89,19 +104,32 @@ impl Lifecycle {
             crate::fault::point("provider.rent.after");
             match answer {
                 Ok(id) => return self.adopt(attempt, id).await,
+                Err(err @ ProviderError::OfferGone { .. }) => {
+                    self.say(
+                        run,
+                        &format!("Offer {} is gone; trying the next one.", offer.id),
+                    );
+                    self.discard(run, attempt, err.leftover()).await?;
+                    refused.by_market(offer.id, &err);
+                }
                 Err(
-                    ProviderError::OfferGone { leftover, .. }
-                    | ProviderError::BidTooLow { leftover, .. },
+                    ref err @ ProviderError::BidTooLow {
+                        bid_usd_per_hour: bid,
+                        ref message,
+                        ..
+                    },
                 ) => {
-                    self.discard(leftover).await?;
+                    let (id, listed) = (offer.id, offer.min_bid_usd_per_hour);
+                    let listed = listed.unwrap_or(offer.gpu_usd_per_hour);
                     self.say(
                         run,
                         &format!(
-                            "Offer {} is gone or was outbid; trying the next one.",
-                            offer.id
+                            "The bid of ${bid:.3}/h for offer {id} is below the floor, which was ${listed:.3}/h when it was listed \
+                             ({message}); trying the next one."
                         ),
                     );
-                    refused_offers.push(offer.id);
+                    self.discard(run, attempt, err.leftover()).await?;
+                    refused.by_market(id, err);
                 }
                 Err(err) if err.is_ambiguous() => {
                     self.say(
@@ -113,12 +141,10 @@ impl Lifecycle {
                     if let Some(id) = self.look_for_lost_answer(run, attempt).await? {
                         return self.adopt(attempt, id).await;
                     }
-                    refused_offers.push(offer.id);
+                    refused.by_market(offer.id, &err);
                 }
                 Err(err) => {
-                    if let ProviderError::Refused { leftover, .. } = &err {
-                        self.discard(*leftover).await?;
-                    }
+                    self.discard(run, attempt, err.leftover()).await?;
                     return Err(self.not_rented(run, err));
                 }
             }
@@ -126,18 +152,20 @@ impl Lifecycle {
         if attempt.number > 1 {
             self.say(
                 run,
-                &format!("{OFFERS_TRIED} offers in a row were gone. Looking again in a minute."),
+                &format!("{OFFERS_TRIED} orders in a row failed. Looking again in a minute."),
             );
             tokio::time::sleep(MARKET_PAUSE).await;
             return Ok(());
         }
         let text = format!(
-            "run `{}` was not rented: {OFFERS_TRIED} offers in a row were gone",
+            "run `{}` was not rented: {OFFERS_TRIED} orders in a row failed",
             run.name
         );
-        Err(Halt::Fatal(
-            CommandError::new(text).hint("try again, or widen `resources` in the run file"),
-        ))
+        let err = CommandError::new(text)
+            .because(refused.last.expect("each of these orders failed"))
+            .hint(see_market(&run.spec.resources))
+            .hint("or widen `resources` in the run file");
+        Err(Halt::Fatal(err))
     }
 
     fn not_rented(&self, run: &RunRecord, err: ProviderError) -> Halt {
@@ -157,7 +185,7 @@ impl Lifecycle {
     /// Whether there is an offer to take now; the error says why not. Spends and records nothing.
     pub async fn find_offer(&self, run: &RunRecord) -> Result<(), CommandError> {
         let draft = self.draft(run, 1);
-        match self.choose(run, &draft, &[]).await {
+        match self.choose(run, &draft, &Refused::default()).await {
             Ok(_) => Ok(()),
             Err(halt) => match halt {
                 Halt::Fatal(err) | Halt::Pause(err) | Halt::Wait(err) => Err(err),
@@ -173,7 +201,7 @@ impl Lifecycle {
         &self,
         run: &RunRecord,
         attempt: &AttemptRecord,
-        refused: &[u64],
+        refused: &Refused,
     ) -> Result<Option<(Offer, Order)>, Halt> {
         let resources = &run.spec.resources;
         let query = pricing::query(resources, OFFERS_LISTED);
@@ -186,7 +214,7 @@ impl Lifecycle {
         let mut too_dear = None;
         let mut avoided = None;
         for offer in &found {
-            if refused.contains(&offer.id) || bad_machines.contains(&offer.machine_id) {
+            if refused.offers.contains(&offer.id) || bad_machines.contains(&offer.machine_id) {
                 continue;
             }
             match (
@@ -213,12 +241,7 @@ impl Lifecycle {
             );
             return Ok(Some((offer, order)));
         }
-        let gpus = format!(
-            "{}:{}",
-            resources.gpu_name.as_deref().unwrap_or("any"),
-            resources.num_gpus
-        );
-        let disk_gb = resources.disk_gb;
+        let (gpus, disk_gb) = (gpus(resources), resources.disk_gb);
         let why = match too_dear {
             Some((id, reason)) => format!("the cheapest offer, {id}, is too dear: {reason}"),
             None if found.is_empty() => {
@@ -235,14 +258,14 @@ impl Lifecycle {
             tokio::time::sleep(MARKET_PAUSE).await;
             return Ok(None);
         }
-        let err = CommandError::new(format!(
-            "run `{}` was not rented: no offer to take",
-            run.name
-        ))
-        .because(why)
-        .hint(format!(
-            "see the market with `spotter offers --gpus \"{gpus}\" --disk {disk_gb}GB`"
-        ));
+        let text = format!("run `{}` was not rented: no offer to take", run.name);
+        let why = match &refused.last {
+            Some(last) => format!("{why}; {last}"),
+            None => why,
+        };
+        let err = CommandError::new(text)
+            .because(why)
+            .hint(see_market(resources));
         Err(Halt::Fatal(err))
     }
 
@@ -359,13 +382,7 @@ impl Lifecycle {
         if claims::is_claimed(&on_record, id) {
             return Ok(());
         }
-        while let Err(err) = self.provider.destroy(id).await {
-            if !err.may_pass() {
-                return Err(err.into());
-            }
-            tracing::warn!(%err, instance = id, "a box that nobody claims is still there, trying again");
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+        self.destroy_patiently(id).await?;
         if on_record.state == State::Gone {
             let (run, number) = (&attempt.run, attempt.number);
             self.store
@@ -386,11 +403,35 @@ impl Lifecycle {
             })
     }
 
-    /// An instance that an error left behind bills storage until it is destroyed.
-    async fn discard(&self, leftover: Option<InstanceId>) -> Result<(), Halt> {
-        if let Some(id) = leftover {
-            self.provider.destroy(id).await?;
+    /// An instance that an error left behind bills storage until it is destroyed; that bill is the attempt's, too.
+    async fn discard(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        leftover: Option<InstanceId>,
+    ) -> Result<(), Halt> {
+        let Some(id) = leftover else { return Ok(()) };
+        self.destroy_patiently(id).await?;
+        let detail = serde_json::json!({"instance": id});
+        self.note(run, attempt.number, "leftover_destroyed", detail)?;
+        self.say(
+            run,
+            &format!("Instance {id}, which was made all the same, is destroyed."),
+        );
+        Ok(())
+    }
+
+    /// Destroys a box that no record holds, for as long as it takes: nobody else would.
+    async fn destroy_patiently(&self, id: InstanceId) -> Result<(), Halt> {
+        crate::fault::point("provider.discard.before");
+        while let Err(err) = self.provider.destroy(id).await {
+            if !err.may_pass() {
+                return Err(err.into());
+            }
+            tracing::warn!(%err, instance = id, "a box that nobody claims is still there, trying again");
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
+        crate::fault::point("provider.discard.after");
         Ok(())
     }
 
@@ -602,6 +643,17 @@ fn image_limit(run: &RunRecord, instance: &Instance) -> Duration {
         instance.inet_down_mbps,
         run.spec.bring_up(),
     )
+}
+
+/// What is rented, as `--gpus` takes it.
+fn gpus(resources: &Resources) -> String {
+    let name = resources.gpu_name.as_deref().unwrap_or("any");
+    format!("{name}:{}", resources.num_gpus)
+}
+
+fn see_market(resources: &Resources) -> String {
+    let (gpus, disk_gb) = (gpus(resources), resources.disk_gb);
+    format!("see the market with `spotter offers --gpus \"{gpus}\" --disk {disk_gb}GB`")
 }
 
 /// Under which name the store remembers a machine.

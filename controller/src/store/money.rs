@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{AttemptRecord, Store, StoreError, collect, doing, rows::unreadable, write};
+use super::{
+    AttemptRecord, EventRecord, Store, StoreError, collect, doing, rows::unreadable, write,
+};
 use crate::{
     fault,
     ledger::{self, Charged, Cost, CostKind, Interval},
@@ -185,13 +187,15 @@ impl Store {
         )
     }
 
-    /// Instances that an attempt is billed for: its own, and twins of it that were destroyed.
+    /// Instances that an attempt is billed for: its own, and those beside it that were destroyed: twins, and what refused orders
+    /// left behind.
     pub fn billed_instances(&self, attempt: &AttemptRecord) -> Result<Vec<InstanceId>, StoreError> {
-        let twins = self.events_of(&attempt.run, attempt.number, "twin_destroyed")?;
-        let twins = twins
-            .iter()
-            .filter_map(|event| event.detail["instance"].as_u64());
-        let mut ids: Vec<InstanceId> = attempt.instance.into_iter().chain(twins).collect();
+        let mut ids: Vec<InstanceId> = attempt.instance.into_iter().collect();
+        for kind in ["twin_destroyed", "leftover_destroyed"] {
+            let destroyed = self.events_of(&attempt.run, attempt.number, kind)?;
+            let of = |event: &EventRecord| event.detail["instance"].as_u64();
+            ids.extend(destroyed.iter().filter_map(of));
+        }
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)

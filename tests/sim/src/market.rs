@@ -374,6 +374,16 @@ impl Market {
         }
     }
 
+    /// The machine of an offer asks at least this much for all GPUs of the offer from now on, $/h.
+    pub fn raise_floor(&mut self, now: Millis, offer: u64, usd_per_hour: f64) {
+        self.advance(now);
+        if let Some((machine, gpus)) = self.listing(offer) {
+            let spec = &mut self.machines[machine].spec;
+            let each = usd_per_hour / gpus.len() as f64;
+            spec.min_bid_usd_per_hour = spec.min_bid_usd_per_hour.max(each);
+        }
+    }
+
     /// All machines.
     pub fn machines(&self) -> &[Machine] {
         &self.machines

@@ -153,6 +153,39 @@ async fn a_bid_under_the_floor_leaves_a_stopped_instance_whose_number_is_known()
     let id = body["new_contract"].as_u64().unwrap();
     vast.destroy(id).await.unwrap();
     assert_eq!(vast.instance(id).await.unwrap(), None);
+    // And it was reported of orders that ask not to be, when the price rose on their way.
+    sim.sim("faults", json!({"bids_too_low": 1})).await;
+    let query = asked("gpu_name=RTX_4090", Rental::Interruptible);
+    let offer = vast.offers(&query).await.unwrap().remove(0);
+    let floor = offer.min_bid_usd_per_hour.unwrap();
+    let answer = client(&sim)
+        .rent(&order(offer.id, "ours", Some(floor)))
+        .await
+        .unwrap_err();
+    let id = answer.leftover().expect("the refusal names what it left");
+    assert!(
+        matches!(answer, ProviderError::BidTooLow { .. }),
+        "{answer}"
+    );
+    let left = vast.instance(id).await.unwrap().unwrap();
+    assert_eq!(left.label.as_deref(), Some("ours"));
+    assert_eq!(
+        (left.intended, left.contract_running),
+        (Intended::Stopped, false)
+    );
+    assert_eq!(left.gpu_usd_per_hour, floor, "what was bid");
+    let again = client(&sim).offers(&query).await.unwrap();
+    let of_machine = |offers: &[Offer]| {
+        let same = |row: &&Offer| row.machine_id == offer.machine_id;
+        offers
+            .iter()
+            .find(same)
+            .and_then(|row| row.min_bid_usd_per_hour)
+    };
+    assert!(
+        of_machine(&again) > Some(floor),
+        "the price rose for everybody"
+    );
     sim.close().await;
 }
 

@@ -11,6 +11,7 @@ on_both_tiers! {
     what_cannot_be_done_is_refused_before_anything_is_rented: before_renting;
     a_bucket_that_refuses_the_box_ends_the_box: refused_from_the_box;
     offers_that_are_gone_are_passed_over_until_one_is_left: offers_gone;
+    a_bid_below_the_floor_leaves_nothing_rented: bid_below_floor;
     offers_that_are_all_gone_are_not_tried_for_ever: every_offer_gone;
     a_box_that_refuses_our_key_is_given_up_and_nothing_is_left_rented: key_refused;
     a_box_that_never_opens_a_port_for_ssh_is_given_up_and_nothing_is_left_rented: no_port;
@@ -117,12 +118,88 @@ fn offers_gone(world: &World) {
     world.ctl(&["faults", r#"{"offers_gone": 2, "offers_gone_status": 410}"#]);
     let said = world.ok(&["run", "gone.yaml"]);
     assert_eq!(
-        said.stderr.matches("is gone or was outbid").count(),
+        said.stderr.matches("is gone; trying the next one").count(),
         2,
         "{}",
         said.out
     );
     world.assert_nothing_rented();
+}
+
+/// The price rises between the search and the order: the market refuses, and makes a stopped box all the same, which bills its disk.
+fn bid_below_floor(world: &World) {
+    let file = |name: &'static str| {
+        world.training(&Training::interruptible(name, 15));
+        format!("{name}.yaml")
+    };
+    let rise = |times: u32| world.ctl(&["faults", &format!("{{\"bids_too_low\": {times}}}")]);
+    // What the refused bid left comes first, and charged no GPU; answers how many there are.
+    let bills = |run: &str| {
+        let bills = world.bills_of(run);
+        for bill in &bills {
+            assert!(!bill["destroyed_ms"].is_null(), "{bill}");
+        }
+        assert_eq!(bills[0]["gpu_seconds"], 0.0, "{bills:?}");
+        assert!(bills[0]["storage_usd"].as_f64() > Some(0.0), "{bills:?}");
+        bills
+    };
+
+    let once = file("rose");
+    rise(1);
+    let said = world.ok(&["run", &once]);
+    assert_eq!(
+        said.stderr.matches("is below the floor").count(),
+        1,
+        "{}",
+        said.out
+    );
+    world.assert_nothing_rented();
+    let both = bills("rose");
+    assert_eq!(
+        both.len(),
+        2,
+        "its box, and what the refused bid left: {both:?}"
+    );
+    assert!(both[1]["gpu_seconds"].as_f64() > Some(0.0), "{both:?}");
+    let billed_usd: f64 = both
+        .iter()
+        .filter_map(|bill| bill["total_usd"].as_f64())
+        .sum();
+    let status = world.status("rose");
+    let charged_usd = status["charged_usd"].as_f64().expect("both are gone");
+    assert!((charged_usd - billed_usd).abs() < 1e-6, "{status} {both:?}");
+    assert_eq!(status["attempts"].as_array().unwrap().len(), 1, "{status}");
+
+    // Killed before the box that nobody wants is destroyed: it is found by its label.
+    let killed = file("killed");
+    rise(1);
+    let died = world
+        .spotter(&["run", &killed])
+        .env("SPOTTER_DIE_AT", "provider.discard.before")
+        .output()
+        .unwrap();
+    assert_eq!(died.status.code(), None, "{died:?}");
+    assert_eq!(world.alive().len(), 1);
+    world.ok(&["up", "killed"]);
+    world.assert_nothing_rented();
+    assert_eq!(bills("killed").len(), 2);
+
+    // A price that runs away from a highest bid, on the one machine that is asked for.
+    let ever = file("rises");
+    let yaml = std::fs::read_to_string(world.work().join(&ever)).unwrap();
+    let narrow = yaml.replace(
+        "rental: interruptible",
+        "rental: interruptible, offers: \"geolocation=CZ\", bid: {max: 0.30}",
+    );
+    assert_ne!(narrow, yaml);
+    world.write(&ever, &narrow);
+    rise(100);
+    refused(world, "bid_refused", &mut world.spotter(&["run", &ever]));
+    let left = bills("rises");
+    assert!(
+        left.iter().all(|bill| bill["gpu_seconds"] == 0.0),
+        "{left:?}"
+    );
 }
 
 /// Orders have their pace, so this takes a minute.
@@ -174,6 +251,15 @@ fn refused(world: &World, name: &str, command: &mut Command) {
     world.assert_nothing_rented();
 }
 
+/// What ssh may say of a box that does not let it in. Which of them it saw last is a matter of the tier and of the moment.
+const WHY_SSH: [&str; 5] = [
+    "connection refused",
+    "no answer in time",
+    "cannot be reached",
+    "connection closed before login",
+    "key not accepted",
+];
+
 /// What differs from one telling to the next is replaced by its name.
 pub fn plain(world: &World, text: &str) -> String {
     let mut text = text.replace(&world.dir().display().to_string(), "[home]");
@@ -183,12 +269,13 @@ pub fn plain(world: &World, text: &str) -> String {
             .replace_all(text, by)
             .into_owned()
     };
-    text = one(
-        &text,
-        // Which of its failures ssh saw last is a matter of the tier and of the moment: nobody at the address, a refusal, silence.
-        r"ssh \S+: [a-z ]+(?:\([^)]*\))?",
-        "ssh [address]: [why]",
-    );
+    text = Regex::new(r"ssh \S+:\d+: ([a-z ]+)(?:\((?:[^()]|\([^()]*\))*\))?")
+        .unwrap()
+        .replace_all(&text, |found: &Captures<'_>| {
+            assert!(WHY_SSH.contains(&found[1].trim()), "{}", &found[0]);
+            "ssh [address]: [why]"
+        })
+        .into_owned();
     text = one(&text, r"\b(127|10)(\.\d+){3}(:\d+)?", "[address]");
     text = one(&text, r"\$\d+\.\d+", "$$[money]");
     text = one(&text, r"\b([Oo]ffer,?|[Ii]nstance) \d+", "$1 [id]");

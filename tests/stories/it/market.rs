@@ -41,6 +41,57 @@ async fn a_create_that_is_carried_out_twice_leaves_one_box_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_bid_below_the_floor_leaves_behind_is_destroyed_at_once_and_paid_by_its_run() {
+    let world = World::new(6, 300);
+    world.market.raise_floors(1);
+    world.market.fail("destroy instance", 2);
+    world.plan(&spec(RUN));
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        let attempt = world.until(RUN, 1, State::Loading).await;
+        let alive = world.market.alive();
+        assert_eq!(alive.len(), 1, "the stopped box is gone");
+        assert_eq!(Some(alive[0].id), attempt.instance);
+    });
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert!(
+        world.was_told("The bid of $0.230/h for offer 1 is below the floor, which was $0.200/h")
+    );
+    assert!(world.was_told("Instance 1000, which was made all the same, is destroyed."));
+    let attempts = world.attempts(RUN);
+    assert_eq!(attempts.len(), 1, "an order that was refused is no attempt");
+    let billed = world.store.billed_instances(&attempts[0]).unwrap();
+    assert_eq!(billed, [1000, 1001]);
+    let charges = world.market.charges(0.0, &billed).await.unwrap();
+    assert!(charges[0].gpu_usd == 0.0 && charges[0].disk_usd > 0.0);
+    let theirs: f64 = charges.iter().map(Charge::total_usd).sum();
+    let ours = world.store.charged(RUN).unwrap()[0].cost.total_usd();
+    assert!((ours - theirs).abs() < 1e-9, "{ours} {theirs}");
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spotter_that_dies_before_it_destroys_what_a_low_bid_left_goes_on_elsewhere() {
+    let world = World::new(6, 300);
+    world.market.raise_floors(1);
+    world.market.queue_starts();
+    world.market.fail("destroy instance", 1);
+    world.plan(&spec(RUN));
+    // The refusal came, and the box that it left is still there.
+    world.drive_for(RUN, Duration::from_secs(1)).await;
+    assert_eq!(world.market.alive().len(), 1);
+    assert_eq!(world.attempts(RUN)[0].state, State::Renting);
+
+    let run = world.drive(RUN).await;
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(
+        world.attempts(RUN).len(),
+        2,
+        "found by its label, and given up"
+    );
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_create_that_appears_after_the_look_for_it_is_found_within_a_minute() {
     let world = World::new(6, 3_000);
     world.market.carry_out_late(Duration::from_secs(90));

@@ -105,6 +105,9 @@ pub struct Faults {
     pub offers_gone: u32,
     /// 404, 410 or 400; 0 means 404.
     pub offers_gone_status: u16,
+    /// Creates whose machine asks more than their bid by then: they are refused, and a stopped instance is made all the same, also
+    /// for an order that asks not to be left with one.
+    pub bids_too_low: u32,
     /// Creates whose bid is ignored: the instance is on-demand.
     pub wrong_rental: u32,
     /// Creates whose disk is half as large as ordered.

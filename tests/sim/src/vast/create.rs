@@ -9,6 +9,7 @@ use axum::{
 use serde_json::{Map, Value, json};
 
 use crate::{
+    control::faults,
     market::instance::Order,
     vast::{
         DropConnection,
@@ -21,6 +22,9 @@ use crate::{
 
 /// Disk when the order names none, GB.
 const DEFAULT_DISK_GB: f64 = 10.0;
+
+/// What a machine asks by the time an order comes that a fault makes too low, over its bid.
+const RISEN_OVER_BID: f64 = 1.25;
 
 /// `PUT /api/v0/asks/{offer}/`.
 pub async fn create(
@@ -70,10 +74,16 @@ pub async fn launch(State(world): State<Arc<World>>, call: Call) -> Answer {
     rent(&world, account, offer, order)
 }
 
-fn rent(world: &Arc<World>, account: usize, offer: u64, order: Order) -> Answer {
+fn rent(world: &Arc<World>, account: usize, offer: u64, mut order: Order) -> Answer {
     if let Some(status) = world.faults().offer_gone() {
         world.act(|market, now| market.withdraw(now, offer));
         return Err(gone(status, offer));
+    }
+    if let Some(bid) = order.bid_usd_per_hour
+        && faults::take(&mut world.faults().bids_too_low)
+    {
+        order.cancel_unavailable = false;
+        world.act(|market, now| market.raise_floor(now, offer, bid * RISEN_OVER_BID));
     }
     let rented = world
         .act(|market, now| market.rent(now, account, offer, order))
