@@ -1,8 +1,14 @@
 //! (g) A lost answer never rents twice; two stores on one account leave each other alone.
 
+use std::{cell::Cell, path::PathBuf};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 
-use crate::world::{Tier, Training, World, on, on_both_tiers};
+use crate::world::{Said, Tier, Training, World, on, on_both_tiers};
 
 on_both_tiers! {
     a_create_whose_answer_was_lost_rents_once: lost_create;
@@ -69,12 +75,6 @@ fn orphan(world: &World) {
     let orphan = rent(world, &format!("spotter/{store}/ghost/1/00aa"));
     let others = rent(world, "spotter/01JZZZZZZZZZZZZZZZZZZZZZZZ/theirs/1/00bb");
     let by_hand = rent(world, "my own box");
-    let alive = |world: &World| -> Vec<u64> {
-        let rows = world.alive();
-        let mut ids: Vec<u64> = rows.iter().map(|row| row["id"].as_u64().unwrap()).collect();
-        ids.sort_unstable();
-        ids
-    };
     let owners = |out: &str| -> Vec<(u64, String, bool)> {
         let rows: Value = serde_json::from_str(out).unwrap();
         let mut rows: Vec<_> = rows
@@ -105,13 +105,13 @@ fn orphan(world: &World) {
 
     let looked = world.ok(&["gc", "--dry-run", "--json"]);
     assert_eq!(owners(&looked.stdout), all(false));
-    assert_eq!(alive(world).len(), 4, "a look destroys nothing");
+    assert_eq!(ids(world).len(), 4, "a look destroys nothing");
 
     let swept = world.ok(&["gc", "--json"]);
     assert_eq!(owners(&swept.stdout), all(true));
     let mut left = vec![claimed, others, by_hand];
     left.sort_unstable();
-    assert_eq!(alive(world), left, "the orphan is gone, and only it");
+    assert_eq!(ids(world), left, "the orphan is gone, and only it");
 
     // By name, boxes of others go, too; what a run here has is not given up in passing.
     let refused = world.say(&["gc", "--instance", &claimed.to_string()]);
@@ -121,52 +121,178 @@ fn orphan(world: &World) {
         "{}",
         refused.out
     );
-    assert_eq!(alive(world), left);
+    assert_eq!(ids(world), left);
     world.ok(&["gc", "--instance", &others.to_string()]);
     left.retain(|id| *id != others);
-    assert_eq!(alive(world), left);
+    assert_eq!(ids(world), left);
     let unknown = world.say(&["gc", "--instance", "1"]);
     assert_eq!(unknown.code, 2, "{}", unknown.out);
     world.ok(&["gc", "--instance", &by_hand.to_string()]);
-    assert_eq!(alive(world), [claimed]);
+    assert_eq!(ids(world), [claimed]);
 
     world.ok(&["destroy", "--lose-data", "mine"]);
     world.assert_nothing_rented();
 }
 
+/// A laptop on the account of this world: `spotter` with a home of its own.
+struct Laptop<'a> {
+    world: &'a World,
+    home: PathBuf,
+    /// The box that it rented last.
+    instance: Cell<u64>,
+}
+
+impl Laptop<'_> {
+    fn say(&self, args: &[&str]) -> Said {
+        let mut command = self.world.spotter(args);
+        Said::of(command.env("SPOTTER_HOME", &self.home).output().unwrap())
+    }
+
+    fn ok(&self, args: &[&str]) -> Said {
+        let said = self.say(args);
+        assert_eq!(said.code, 0, "{args:?}: {}", said.out);
+        said
+    }
+
+    /// Does something that rents a box, which is the only new one.
+    fn rents(&self, args: &[&str]) {
+        let before = ids(self.world);
+        self.ok(args);
+        let mut new = ids(self.world);
+        new.retain(|id| !before.contains(id));
+        assert_eq!(new.len(), 1, "{args:?}");
+        self.instance.set(new[0]);
+    }
+
+    /// Watches for a while, and leaves.
+    fn watches(&self) {
+        let mut command = self.world.spotter(&["up", "mine"]);
+        let mut child = command.env("SPOTTER_HOME", &self.home).spawn().unwrap();
+        self.world.until("the watch", || {
+            let runs: Value = serde_json::from_str(&self.ok(&["ps", "--json"]).stdout).unwrap();
+            (runs["runs"][0]["watched_by_pid"] == child.id()).then_some(())
+        });
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    fn status(&self) -> Value {
+        let said = self.ok(&["status", "--recorded", "--json", "mine"]);
+        serde_json::from_str(&said.stdout).unwrap()
+    }
+
+    /// `gc` knows its own box, if it has one, destroys nothing, and says whose the other is.
+    fn sweeps(&self, own: bool, other: Option<&Laptop<'_>>) {
+        let swept: Value = serde_json::from_str(&self.ok(&["gc", "--json"]).stdout).unwrap();
+        let mut found: Vec<(u64, &str)> = Vec::new();
+        for row in swept.as_array().unwrap() {
+            assert_eq!(row["destroyed"], false, "{row}");
+            let owner = row["owner"].as_str().unwrap();
+            found.push((row["instance"].as_u64().unwrap(), owner));
+        }
+        let mut expected = Vec::new();
+        if own {
+            expected.push((self.instance.get(), "claimed"));
+        }
+        if let Some(other) = other {
+            expected.push((other.instance.get(), "other store"));
+        }
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+    }
+
+    /// Its box runs, and its GPU and disk are charged for as before.
+    fn goes_on(&self) {
+        let id = self.instance.get();
+        let rows = self.world.alive();
+        let row = rows.iter().find(|row| row["id"] == id);
+        let row = row.unwrap_or_else(|| panic!("instance {id} is gone"));
+        assert_eq!(row["cur_state"], "running", "{row}");
+        let before = self.world.bill(id);
+        self.world.until("its bill to go on", || {
+            let now = self.world.bill(id);
+            let more = |key: &str| now[key].as_f64() > before[key].as_f64();
+            (more("gpu_seconds") && more("storage_usd")).then_some(())
+        });
+        let status = self.status();
+        assert_eq!(status["outcome"], Value::Null, "{status}");
+        let attempts = status["attempts"].as_array().unwrap();
+        let last = attempts.last().unwrap();
+        assert_eq!(last["state"], "running", "{status}");
+        assert_eq!(last["instance"], id, "{status}");
+    }
+}
+
+/// Instances that exist.
+fn ids(world: &World) -> Vec<u64> {
+    let rows = world.alive();
+    let mut ids: Vec<u64> = rows.iter().map(|row| row["id"].as_u64().unwrap()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Two laptops on one account, each with a run of the same name, in prefixes of their own.
 fn two_stores(world: &World) {
-    world.training(&Training::interruptible("mine", 600));
-    world.ok(&["run", "mine.yaml", "--detach"]);
-    let alive = world.alive();
-    assert_eq!(alive.len(), 1);
+    world.training(&Training::interruptible("mine", 3_000));
+    let yaml = std::fs::read_to_string(world.work().join("mine.yaml")).unwrap();
+    let theirs = yaml.replace("/runs\n", "/theirs\n");
+    assert_ne!(theirs, yaml, "another prefix of the bucket");
+    world.write(
+        "theirs.yaml",
+        &theirs.replace("results-mine", "results-theirs"),
+    );
+    let laptop = |home: PathBuf| Laptop {
+        world,
+        home,
+        instance: Cell::new(0),
+    };
+    let a = laptop(world.spotter_home());
+    let b = laptop(world.work().join("other-home"));
 
-    // Another laptop with the same account.
-    let other = world.work().join("other-home");
-    let gc = world
-        .spotter(&["gc", "--json"])
-        .env("SPOTTER_HOME", &other)
-        .output()
-        .unwrap();
-    let rows: Value = serde_json::from_slice(&gc.stdout).unwrap();
-    assert_eq!(rows[0]["owner"], "other store", "{rows}");
-    assert_eq!(rows[0]["destroyed"], false);
-    assert_eq!(world.alive().len(), 1);
+    a.rents(&["run", "mine.yaml", "--detach"]);
+    b.rents(&["run", "theirs.yaml", "--detach"]);
+    for laptop in [&a, &b] {
+        laptop.watches();
+    }
+    a.sweeps(true, Some(&b));
+    b.sweeps(true, Some(&a));
+    a.goes_on();
+    b.goes_on();
 
-    let mine = world.ok(&["gc", "--json"]);
-    let rows: Value = serde_json::from_str(&mine.stdout).unwrap();
-    assert_eq!(rows[0]["owner"], "claimed", "{rows}");
-    assert_eq!(world.alive().len(), 1);
-
-    // What is not saved holds the box; a stop saves it and lets it go.
-    let refused = world.say(&["destroy", "mine"]);
+    // What is not saved holds the box; a stop saves it and lets it go. The other's is not asked about either.
+    let refused = a.say(&["destroy", "mine"]);
     assert_eq!(refused.code, 1, "{}", refused.out);
     assert!(
         refused.stderr.contains("the training runs"),
         "{}",
         refused.out
     );
-    assert_eq!(world.alive().len(), 1);
-    world.ok(&["stop", "mine"]);
-    assert_eq!(world.status("mine")["outcome"], "stopped");
+    a.goes_on();
+    a.ok(&["stop", "mine"]);
+    assert_eq!(a.status()["outcome"], "stopped");
+    assert_eq!(ids(world), [b.instance.get()]);
+    b.goes_on();
+    for args in [&["up", "mine"][..], &["stop", "mine"], &["destroy", "mine"]] {
+        a.say(args);
+    }
+    a.sweeps(false, Some(&b));
+    b.goes_on();
+
+    // And the other way about.
+    a.rents(&["resume", "mine", "--elsewhere", "--detach"]);
+    b.sweeps(true, Some(&a));
+    b.ok(&["destroy", "--lose-data", "mine"]);
+    assert_eq!(ids(world), [a.instance.get()]);
+    for args in [&["up", "mine"][..], &["stop", "mine"], &["destroy", "mine"]] {
+        b.say(args);
+    }
+    b.sweeps(false, Some(&a));
+    a.goes_on();
+    a.sweeps(true, None);
+
+    assert_eq!(b.status()["attempts"].as_array().unwrap().len(), 1);
+    a.ok(&["stop", "mine"]);
     world.assert_nothing_rented();
+    assert_eq!(world.bills_of("mine").len(), 3, "one box for each start");
 }
