@@ -14,6 +14,7 @@ pub use onstart::{ONSTART_LIMIT_CHARS, OnstartError, onstart};
 
 use crate::{
     agent_client::{AgentClient, AgentError, AgentStatus, BridgeDial},
+    fault,
     tunnel::{Lane, Told, Tunnel, TunnelError, shell_word},
 };
 
@@ -147,7 +148,9 @@ pub async fn bootstrap(
                 home: facts.home,
             });
         }
+        fault::point("agent.upload.before");
         upload(tunnel, agent, &directory, told).await?;
+        fault::point("agent.upload.after");
         info!(
             hash = agent.hash(),
             bytes = agent.bytes().len(),
@@ -156,6 +159,7 @@ pub async fn bootstrap(
     }
     let path = format!("{directory}/bin/agent-{}", agent.hash());
     let (client, status, replaced) = connect(tunnel, agent, path, socket).await?;
+    fault::point("agent.daemon.after");
     Ok(Ready {
         client,
         status,

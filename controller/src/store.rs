@@ -349,6 +349,7 @@ impl Store {
 
     /// Keeps a value under a name. Never a secret.
     pub fn set_meta(&self, key: &str, value: &str) -> Result<(), StoreError> {
+        crate::fault::point("store.meta.before");
         self.lock()
             .execute(
                 "INSERT INTO meta (key, value) VALUES (?1, ?2)
@@ -356,6 +357,7 @@ impl Store {
                 [key, value],
             )
             .map_err(doing("keep a setting"))?;
+        crate::fault::point("store.meta.after");
         Ok(())
     }
 

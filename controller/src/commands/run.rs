@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     commands::{Deps, watching},
     error::CommandError,
-    notify,
+    fault, notify,
     run::{lifecycle::Goal, site::SiteError},
     spec::{BareRun, OnDone, RunSpec},
     store::RunRecord,
@@ -209,7 +209,9 @@ pub async fn run(
                 "the system's ssh does it: install OpenSSH's client (Debian, Ubuntu: `apt-get install openssh-client`)",
             )
         })?;
+    fault::point("provider.register_key.before");
     provider.register_key(&key).await?;
+    fault::point("provider.register_key.after");
 
     let record = RunRecord {
         name: spec.name.clone(),

@@ -303,6 +303,7 @@ impl Lifecycle {
         }
         // An account key reaches only boxes made after it; attaching is repeatable.
         if is_new || replaced {
+            crate::fault::point("provider.attach_key.before");
             match self.provider.attach_key(id, &key).await {
                 Ok(()) => {
                     crate::fault::point("provider.attach_key.after");

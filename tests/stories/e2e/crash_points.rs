@@ -1,7 +1,8 @@
 //! (c) The controller killed at every point from renting to running, as the program itself enumerates them.
 //!
-//! Every point has its turn on tier 1. What differs on tier 2 is the box and not the controller, so there one of three is drawn by a
-//! seed (`SPOTTER_CRASH_SEED` draws others), and likewise for those after which nobody comes back.
+//! Every point has its turn on tier 1, with `up` after it and with nobody after it. What differs on tier 2 is the box and not the
+//! controller, so there one of three is drawn by its name and a seed (`SPOTTER_CRASH_SEED` draws others), and another third of those
+//! after which nobody comes back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,18 +20,20 @@ on_both_tiers! {
 
 /// Runs at once: each mostly waits for its box, and one account may have many.
 const AT_ONCE: usize = 4;
-/// Passes of one point that have their turn: what comes again and again is a loop that waits.
-const PASSES: u32 = 2;
+/// The point behind which there is a box, whatever the controller has heard of it.
+const ORDERED: &str = "provider.rent.after#1";
+/// GPUs that are rented in turn: boxes that nobody comes back to hold theirs until they end, and of one kind there are not enough.
+const GPUS: [&str; 2] = ["RTX 4090:1", "RTX 3090:1"];
 
 fn killed_then_up(world: &World) {
     let all = points(world);
     let points = match world.tier() {
         Tier::One => all,
-        Tier::Two => drawn(all),
+        Tier::Two => drawn(&all, 0),
     };
     println!("{} points: {points:?}", points.len());
     each(&points, |number, point| {
-        let name = kill_at(world, point, &format!("crash-{number}"), 15, "3m");
+        let name = kill_at(world, point, number, "crash", 15, "3m");
         if world.status(name).is_null() {
             // Killed before the run was written down: nothing can have been rented for it.
             return;
@@ -53,29 +56,35 @@ fn killed_then_up(world: &World) {
 }
 
 fn killed_for_good(world: &World) {
-    let points = drawn(points(world));
+    let all = points(world);
+    let after_the_order = |point: &str| {
+        let place = |wanted: &str| all.iter().position(|known| known == wanted);
+        place(point) >= place(ORDERED)
+    };
+    let points = match world.tier() {
+        Tier::One => all.clone(),
+        Tier::Two => drawn(&all, 1),
+    };
     println!("{} points: {points:?}", points.len());
     each(&points, |number, point| {
         // Where the session has started already, the box does its job first.
-        kill_at(world, point, &format!("dead-{number}"), 60, "45s");
+        kill_at(world, point, number, "dead", 60, "45s");
     });
     // Before the order there is no box; after it there is one, whatever the controller had heard of it.
     let left = world.alive();
-    let expected = points.iter().filter(|point| is_after_the_order(point));
-    let expected = expected.count();
-    assert!(expected > 2, "{points:?}");
-    assert!(
-        (expected..=points.len()).contains(&left.len()),
-        "{} boxes are left after {points:?}",
-        left.len()
-    );
-    for number in 0..points.len() {
+    for (number, point) in points.iter().enumerate() {
         let run = format!("dead-{number}");
         let of_run = left.iter().filter(|row| run_of(row) == run).count();
-        assert!(of_run <= 1, "{of_run} boxes are left of {run}");
         let bills = world.bills_of(&run);
-        assert!(!gpus_charged_at_once(&bills), "{bills:?}");
+        let expected = usize::from(after_the_order(point));
+        assert_eq!(
+            (of_run, bills.len()),
+            (expected, expected),
+            "boxes that are left, and that were ever rented, of the run killed at {point}: {bills:?}"
+        );
     }
+    let with_box = points.iter().filter(|point| after_the_order(point)).count();
+    assert!(with_box > 2, "{points:?}");
     let ended = world.until("every box to stop itself", || {
         let rows = world.alive();
         let running = rows.iter().filter(|row| row["cur_state"] == "running");
@@ -87,15 +96,37 @@ fn killed_for_good(world: &World) {
         assert_eq!(row["cur_state"], "stopped", "{row}");
         assert_eq!(row["intended_status"], "stopped", "{row}");
     }
-    let gpu_seconds = || -> Vec<Value> {
-        let bill = world.ctl(&["bill"]);
-        let rows = bill["instances"].as_array().unwrap();
-        rows.iter().map(|row| row["gpu_seconds"].clone()).collect()
+    // What they cost from here on is their disks, until somebody destroys them.
+    let bills = || {
+        world.ctl(&["bill"])["instances"]
+            .as_array()
+            .unwrap()
+            .clone()
     };
-    let then = gpu_seconds();
-    assert!(then.iter().all(Value::is_number), "{then:?}");
+    let then = bills();
     std::thread::sleep(std::time::Duration::from_secs(2));
-    assert_eq!(then, gpu_seconds(), "no GPU is charged any more");
+    let mut disks_usd_per_hour = 0.0;
+    for (then, now) in then.iter().zip(bills()) {
+        assert_eq!(then["id"], now["id"]);
+        assert_eq!(
+            then["gpu_seconds"], now["gpu_seconds"],
+            "no GPU is charged any more: {now}"
+        );
+        if !now["destroyed_ms"].is_null() {
+            continue;
+        }
+        let last = now["intervals"].as_array().and_then(|all| all.last());
+        let last = last.expect("a bill has intervals");
+        assert!(last["end_ms"].is_null(), "{now}");
+        assert_eq!(last["gpu_usd_per_hour"], 0.0, "{now}");
+        let storage_usd = |bill: &Value| bill["storage_usd"].as_f64().unwrap();
+        assert!(storage_usd(&now) > storage_usd(then), "{now}");
+        disks_usd_per_hour += last["storage_usd_per_hour"].as_f64().unwrap();
+    }
+    let disks = ended.len();
+    println!(
+        "{disks} boxes ended themselves: no GPU is charged; their disks cost ${disks_usd_per_hour:.3}/h until they are destroyed"
+    );
 }
 
 /// Run that an instance was rented for.
@@ -104,32 +135,24 @@ fn run_of(row: &Value) -> &str {
     label.split('/').nth(2).unwrap_or_default()
 }
 
-/// Points that are passed only when there is a box.
-fn is_after_the_order(point: &str) -> bool {
-    let (name, _) = point.split_once('#').unwrap();
-    let states = ["loading", "preparing", "syncing", "running"];
-    name == "provider.rent.after"
-        || name.starts_with("agent.")
-        || name.starts_with("store.interval.")
-        || states
-            .iter()
-            .any(|state| name.starts_with(&format!("store.{state}.")))
-}
-
 /// Starts a run that is killed at this point, and returns its name.
 fn kill_at(
     world: &World,
     point: &str,
-    name: &str,
+    number: usize,
+    kind: &str,
     steps: u64,
     bring_up: &'static str,
 ) -> &'static str {
-    let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    let name: &'static str = Box::leak(format!("{kind}-{number}").into_boxed_str());
     let mut training = training(name, steps);
     training.bring_up = bring_up;
     world.training(&training);
+    let file = format!("{name}.yaml");
+    let yaml = fs::read_to_string(world.work().join(&file)).unwrap();
+    world.write(&file, &yaml.replace(GPUS[0], GPUS[number % GPUS.len()]));
     let killed = world
-        .spotter(&["run", &format!("{name}.yaml"), "--detach"])
+        .spotter(&["run", &file, "--detach"])
         .env("SPOTTER_DIE_AT", point)
         .output()
         .unwrap();
@@ -165,18 +188,17 @@ fn each(points: &[String], work: impl Fn(usize, &str) + Sync) {
     });
 }
 
-/// One of three, from the seed on; the order and what starts the training are always among them.
-fn drawn(points: Vec<String>) -> Vec<String> {
-    let seed = std::env::var("SPOTTER_CRASH_SEED").map_or(1_usize, |text| text.parse().unwrap());
-    let always = ["provider.rent.after#1", "agent.start_session.after#1"];
-    points
-        .into_iter()
-        .enumerate()
-        .filter(|(number, point)| {
-            (number + seed).is_multiple_of(3) || always.contains(&point.as_str())
-        })
-        .map(|(_, point)| point)
-        .collect()
+/// One of three, by its name and the seed, so that a new point changes no other's turn; the order and what starts the training are
+/// always among them.
+fn drawn(points: &[String], turn: u64) -> Vec<String> {
+    let seed = std::env::var("SPOTTER_CRASH_SEED").map_or(1_u64, |text| text.parse().unwrap());
+    let always = [ORDERED, "agent.start_session.after#1"];
+    let is_drawn = |point: &&String| {
+        let hash = blake3::hash(format!("{seed} {point}").as_bytes());
+        let number = u64::from(hash.as_bytes()[0]);
+        (number + turn).is_multiple_of(3) || always.contains(&point.as_str())
+    };
+    points.iter().filter(is_drawn).cloned().collect()
 }
 
 /// The points that a run passes from its start until its training runs, in the program's own words and in their order.
@@ -202,20 +224,29 @@ fn points(world: &World) -> Vec<String> {
             let (name, _) = point.split_once('#').unwrap();
             let nth = passes.entry(name.to_owned()).or_default();
             *nth += 1;
-            *nth <= PASSES && seen.insert((*point).to_owned())
+            seen.insert((*point).to_owned())
         })
         .map(str::to_owned)
         .collect();
     world.ok(&["wait", "trace"]);
     // Each call that changes something outside, and each write of the record.
     for name in [
+        "provider.register_key.before",
+        "provider.register_key.after",
         "store.run.before",
+        "store.run.after",
         "store.lease.after",
         "store.renting.after",
         "provider.rent.before",
         "provider.rent.after",
         "store.loading.after",
+        "provider.attach_key.before",
         "provider.attach_key.after",
+        "store.meta.before",
+        "store.meta.after",
+        "agent.upload.before",
+        "agent.upload.after",
+        "agent.daemon.after",
         "agent.preflight.after",
         "agent.configure.after",
         "agent.credentials.after",
