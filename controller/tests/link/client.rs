@@ -151,12 +151,23 @@ impl agent_server::Agent for Fake {
         &self,
         request: Request<v1::SamplesRequest>,
     ) -> Result<Response<Self::SamplesStream>, Status> {
-        let after = request.into_inner().after_us;
-        let samples = stream::iter((after + 1..=20).map(|time_us| v1::Sample {
+        let request = request.into_inner();
+        let after = request.after_us;
+        self.0
+            .asked
+            .lock()
+            .unwrap()
+            .push(format!("samples {after}"));
+        // Here as well: the reading that was delivered last comes again.
+        let samples = stream::iter((after.max(1)..=20).map(|time_us| v1::Sample {
             time_us,
             ..Default::default()
         }));
-        Ok(Response::new(self.breaking(samples)))
+        let messages = match request.follow {
+            true => samples.chain(stream::pending()).boxed(),
+            false => samples.boxed(),
+        };
+        Ok(Response::new(self.breaking(messages)))
     }
 
     async fn logs(
@@ -579,6 +590,26 @@ async fn samples_without_following_end() {
         .collect()
         .await;
     assert_eq!(seen, (5..=20).collect::<Vec<u64>>());
+}
+
+#[tokio::test]
+async fn readings_that_are_followed_come_once_each_however_often_the_link_breaks() {
+    let fake = Fake::default();
+    fake.0.cut_every.store(4, SeqCst);
+    let samples = fake.client().samples(4, true).take(16);
+    let seen: Vec<u64> = samples
+        .map(|sample| sample.unwrap().time_us)
+        .collect()
+        .await;
+    assert_eq!(seen, (5..=20).collect::<Vec<u64>>());
+    // Over each cable come four readings at most, of which the first was known.
+    let asked = fake.0.asked.lock().unwrap().clone();
+    assert!(asked.len() >= 6, "the link never broke: {asked:?}");
+    assert_eq!(asked[0], "samples 4");
+    assert!(
+        asked[1..].iter().all(|later| *later != "samples 4"),
+        "{asked:?}"
+    );
 }
 
 #[tokio::test]

@@ -78,6 +78,20 @@ fn read_gpu_at_us(status: &Value) -> Option<u64> {
     (!gpus.is_empty()).then(|| sample["time_us"].as_u64())?
 }
 
+/// Numbers of the agent's events that are on record, in their order.
+fn agent_events(world: &World, run: &str) -> Vec<u64> {
+    let said = world.ok(&["events", run, "--json"]);
+    let printed: Value = serde_json::from_str(&said.stdout).unwrap();
+    let events = printed["events"].as_array().unwrap();
+    let mut of_agent: Vec<u64> = events
+        .iter()
+        .filter(|event| event["origin"] == "agent")
+        .map(|event| event["seq"].as_u64().unwrap())
+        .collect();
+    of_agent.sort_unstable();
+    of_agent
+}
+
 /// Its process, and when that started: the same before and after.
 #[track_caller]
 fn assert_same_training(before: &Value, after: &Value) {
@@ -159,6 +173,7 @@ fn cut_link(world: &World) {
     let instance = world.until_step("cut", 1, 10);
     let spotter = world.home(instance).join(".spotter");
     let before = live(world, "cut");
+    let known = agent_events(world, "cut");
 
     world.ctl(&["link", &instance.to_string(), "drop"]);
     thread::sleep(Duration::from_secs(25));
@@ -186,6 +201,11 @@ fn cut_link(world: &World) {
     let status = world.status("cut");
     assert_eq!(status["attempts"].as_array().unwrap().len(), 1, "{status}");
     assert_log_is_the_box_s(world, "cut", &spotter, 450);
+    // The agent's own numbers: every event came, and none twice.
+    let events = agent_events(world, "cut");
+    let all: Vec<u64> = (1..=events.len() as u64).collect();
+    assert_eq!(events, all);
+    assert!(known.len() < events.len() && events.starts_with(&known));
     world.ok(&["destroy", "cut"]);
     world.assert_nothing_rented();
 }
