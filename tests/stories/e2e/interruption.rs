@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     happy::assert_paid_as_billed,
+    json::{INTERRUPTION, WAITING, assert_has},
     world::{Training, World, on_both_tiers},
 };
 
@@ -83,6 +84,7 @@ fn stay(world: &World) {
     world.until("the wait", || {
         (world.status("stay")["state"] == "waiting").then_some(())
     });
+    assert_has(&world.status("stay")["waiting"], WAITING);
     let said = world.ok(&["status", "--recorded", "stay"]);
     let waits = format!("waits        for instance {first}");
     assert!(said.stdout.contains(&waits), "{}", said.out);
@@ -95,6 +97,7 @@ fn stay(world: &World) {
     assert_eq!(status["attempts"][0]["instance"], first, "{status}");
     let interruptions = status["interruptions"].as_array().unwrap();
     assert_eq!(interruptions.len(), 1, "{status}");
+    assert_has(&interruptions[0], INTERRUPTION);
     assert_eq!(interruptions[0]["resumed_by"], 1, "{status}");
     let (step, from) = (
         interruptions[0]["step"].as_u64().unwrap(),

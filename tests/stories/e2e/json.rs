@@ -1,6 +1,8 @@
 //! `--json` on every verb that has data: one JSON value on stdout and nothing else, or one per line where something is followed; and
 //! every key that `controller/docs/json.md` promises of it.
 
+mod documented;
+
 use std::{collections::BTreeSet, process::Stdio};
 
 use nix::{
@@ -31,7 +33,8 @@ struct Case {
     form: Form,
     /// Heading of the section in the documentation, without its marks.
     section: &'static str,
-    /// Where the object (or the list of objects) lies that has the keys, as a JSON pointer; and the keys.
+    /// Where the object (or the list of objects) lies that has the keys, as a JSON pointer; and the keys. There is at least one, but
+    /// for a pointer that ends with `?`: there may be none.
     keys: &'static [(&'static str, &'static str)],
 }
 
@@ -68,11 +71,18 @@ const PLAN: &str = "run gpu num_gpus disk_gb rental max_price_usd_per_hour budge
     setup_hours optimizations rental_advice probe gates";
 const PLANNED: &str = "offer machine_id gpu num_gpus geolocation reliability vram_gib ram_gb tensor_tflops memory_gb_per_s \
     bid_usd_per_hour running_usd_per_hour stopped_usd_per_hour budget_hours go effort risks outlook";
-const SUMMARY: &str = "name state outcome reason step attempts steps_redone checkpoints_committed last_checkpoint_step cost_usd \
-    ledger_usd charged_usd usd_per_hour watched";
-const STATUS: &str = "backup_alarm unsaved rare_checkpoints window contradiction warnings agent";
-const ATTEMPT: &str = "number state instance gpu gpu_usd_per_hour from_step to_step steps_redone checkpoints_committed ledger charged \
-    reason diagnosis";
+const SUMMARY: &str = "name state outcome reason step attempts steps_redone interruptions steps_lost checkpoints_committed \
+    last_checkpoint_step cost_usd ledger_usd charged_usd usd_per_hour watched";
+const STATUS: &str =
+    "backup_alarm unsaved rare_checkpoints window contradiction warnings waiting agent";
+const ATTEMPT: &str = "number state instance gpu gpu_usd_per_hour from_step to_step steps_redone steps_lost checkpoints_committed \
+    ledger charged reason diagnosis";
+/// Tried where a box is taken back.
+pub const INTERRUPTION: &str =
+    "attempt time_us reason step saved_step resumed_by resumed_step steps_lost";
+/// Tried where a box is waited for.
+pub const WAITING: &str =
+    "instance since_us until_us bid_usd_per_hour ceiling_usd_per_hour storage_usd_per_hour";
 const MONEY: &str = "gpu_usd disk_usd bandwidth_usd";
 const RUNS: &str = "run created_us state outcome reason stop_requested attempt instance gpu num_gpus rental step usd_per_hour cost_usd \
     saved_step saved_us unsaved backup_alarm contradiction ended_by market watched_by_pid";
@@ -92,8 +102,40 @@ const WHILE_IT_RUNS: &[Case] = &[
         &[
             ("", PLAN),
             ("/offers", PLANNED),
+            ("/rental_advice?", "advice why"),
+            ("/gates?", "what expect abort"),
+        ],
+    ),
+    one(
+        "plan model.yaml",
+        "plan",
+        &[
+            ("", PLAN),
+            ("/offers", PLANNED),
             ("/rental_advice", "advice why"),
+            (
+                "/probe",
+                "here_usd probe_usd probe_first probe_usd_per_hour",
+            ),
             ("/gates", "what expect abort"),
+            (
+                "/offers/0/outlook",
+                "checks peak_vram_gib forecast other blockers",
+            ),
+            (
+                "/offers/0/outlook/checks",
+                "what needs safe_up_to risky_up_to has unit verdict detail",
+            ),
+            ("/offers/0/outlook/peak_vram_gib", "low base high"),
+            (
+                "/offers/0/outlook/forecast",
+                "method tokens_per_s train_hours wall_hours cost_usd setup_tax",
+            ),
+            ("/offers/0/outlook/forecast/tokens_per_s", "low base high"),
+            (
+                "/offers/0/outlook/forecast/cost_usd",
+                "optimistic base pessimistic",
+            ),
         ],
     ),
     one(
@@ -110,9 +152,28 @@ const WHILE_IT_RUNS: &[Case] = &[
                 "/summary",
                 "rows not_predicted error tokens_per_s hours peak_vram transfer verdicts",
             ),
+            (
+                "/rows/0/tokens_per_s?",
+                "low predicted high actual error in_range",
+            ),
+            ("/rows/0/verdicts", "card_gb verdict fits"),
+            ("/summary/tokens_per_s", "rows median p90 coverage"),
+            (
+                "/summary/verdicts",
+                "pairs fits tight does_not_fit false_fits false_does_not_fit false_fits_share false_does_not_fit_share \
+                 not_said_to_fit_share",
+            ),
         ],
     ),
-    one("ps", "ps", &[("", "runs"), ("/runs", RUNS)]),
+    one(
+        "ps",
+        "ps",
+        &[
+            ("", "runs"),
+            ("/runs", RUNS),
+            ("/runs/0/market", "news usd_per_hour acts"),
+        ],
+    ),
     one(
         "events json",
         "events",
@@ -171,7 +232,7 @@ const WHILE_IT_RUNS: &[Case] = &[
         "logs",
         &[
             ("", "run attempt session position gap_bytes text"),
-            ("/position", "generation offset"),
+            ("/position?", "generation offset"),
         ],
     ),
     lines(
@@ -179,7 +240,7 @@ const WHILE_IT_RUNS: &[Case] = &[
         "metrics",
         &[
             ("", "run attempt time_us span_s gpus host processes"),
-            ("/processes", "pid name cpu_percent memory_bytes"),
+            ("/processes?", "pid name cpu_percent memory_bytes"),
         ],
     ),
     one(
@@ -187,7 +248,7 @@ const WHILE_IT_RUNS: &[Case] = &[
         "checkpoints",
         &[(
             "",
-            "id step attempt committed_us size_bytes files path pinned",
+            "id step attempt committed_us size_bytes files path pinned metric",
         )],
     ),
     one(
@@ -195,7 +256,7 @@ const WHILE_IT_RUNS: &[Case] = &[
         "checkpoints",
         &[(
             "",
-            "id step attempt committed_us size_bytes files path pinned",
+            "id step attempt committed_us size_bytes files path pinned metric",
         )],
     ),
     one(
@@ -204,7 +265,7 @@ const WHILE_IT_RUNS: &[Case] = &[
         &[
             (
                 "",
-                "id step attempt committed_us rule path prev size_bytes files",
+                "id step attempt committed_us rule path prev metric size_bytes files",
             ),
             ("/files", "path size_bytes mode mtime_ns blake3 key shared"),
         ],
@@ -256,6 +317,11 @@ const WHILE_IT_RUNS: &[Case] = &[
             "line kind step total_steps epoch loss eval_loss lr grad_norm throughput throughput_unit eta",
         )],
     ),
+    lines(
+        "parse failed.log",
+        "parse",
+        &[("", "kind failure_class line evidence meaning advice")],
+    ),
     one(
         "parse --summary printed.log",
         "parse --summary",
@@ -295,7 +361,14 @@ const WHILE_IT_RUNS: &[Case] = &[
 
 /// After it was stopped, its box kept on its disk.
 const AFTERWARDS: &[Case] = &[
-    one("wait json", "wait", &[("", "run outcome reason diagnosis")]),
+    one(
+        "wait json",
+        "wait",
+        &[(
+            "",
+            "run outcome reason diagnosis interruptions steps_lost error usd_per_hour",
+        )],
+    ),
     one(
         "checkpoints push json step-900.txt",
         "checkpoints",
@@ -310,6 +383,7 @@ const AFTERWARDS: &[Case] = &[
                 "dry_run deleted purged waiting orphans orphan_bytes aborted_uploads",
             ),
             ("/deleted", "id step size_bytes"),
+            ("/purged?", "id objects size_bytes"),
             ("/waiting", "id due_us"),
         ],
     ),
@@ -335,14 +409,30 @@ fn every_verb(world: &World) {
     training.command = Some("bash train.sh 30; [ -n \"$SPOTTER_CHECKPOINT\" ] || sleep 600");
     world.training(&training);
     let published = stories::workspace().join("controller/data/published-runs.tsv");
-    world.write(
-        "published.tsv",
-        &std::fs::read_to_string(published).unwrap(),
-    );
+    let published = std::fs::read_to_string(published).unwrap();
+    let (head, rows) = published.split_once('\n').unwrap();
+    // Those first that state both a speed and a peak: their rows have all the keys.
+    let mut rows: Vec<&str> = rows.lines().collect();
+    let column = |name: &str| head.split('\t').position(|column| column == name).unwrap();
+    let stated = ["tokens_per_s_total", "peak_vram_gb_per_gpu"].map(column);
+    rows.sort_by_key(|row| {
+        let cells: Vec<&str> = row.split('\t').collect();
+        stated.iter().any(|column| cells[*column].is_empty())
+    });
+    world.write("published.tsv", &format!("{head}\n{}\n", rows.join("\n")));
     world.write("step-900.txt", "900\n");
     world.write(
         "printed.log",
         "step 1/9 | loss 2.5 | lr 1.00e-03 | 100.0 ms/step | 1,000 tok/s\nstep 2/9 | loss 2.25\n",
+    );
+    world.write(
+        "failed.log",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n",
+    );
+    let yaml = std::fs::read_to_string(world.work().join("json.yaml")).unwrap();
+    world.write(
+        "model.yaml",
+        &format!("{yaml}model: {{params: 124M, tokens: 10M}}\n"),
     );
     world.ok(&["run", "json.yaml", "--detach"]);
     let id = world.until("three checkpoints in the bucket", || {
@@ -354,6 +444,7 @@ fn every_verb(world: &World) {
     for verb in ["up", "wait"] {
         left(world, verb);
     }
+    would_lose(world);
     for case in WHILE_IT_RUNS {
         check(world, case, &id, &documented);
     }
@@ -424,25 +515,25 @@ fn check(world: &World, case: &Case, id: &str, documented: &str) {
     if case.form == Form::One {
         assert_eq!(values.len(), 1, "{args:?} printed more: {printed}");
     }
-    let section = section(documented, case.section);
+    let section = documented::section(documented, case.section);
     for (at, keys) in case.keys {
+        let may_be_none = at.ends_with('?');
+        let at = at.trim_end_matches('?');
         for value in &values {
             let found = value
                 .pointer(at)
                 .unwrap_or_else(|| panic!("{args:?}: nothing at `{at}` of {value}"));
             let objects: Vec<&Value> = match found {
                 Value::Array(rows) => rows.iter().collect(),
-                // What is documented to be unknown at times has no keys then.
-                Value::Null => continue,
+                Value::Null => Vec::new(),
                 one => vec![one],
             };
+            assert!(
+                may_be_none || !objects.is_empty(),
+                "{args:?}: nothing to try at `{at}` of {value}"
+            );
             for object in objects {
-                for key in keys.split_whitespace() {
-                    assert!(
-                        object.get(key).is_some(),
-                        "{args:?}: `{key}` is missing at `{at}` in {object}"
-                    );
-                }
+                assert_has(object, keys);
             }
         }
         for key in keys.split_whitespace() {
@@ -453,17 +544,28 @@ fn check(world: &World, case: &Case, id: &str, documented: &str) {
     }
 }
 
-/// Text of a section, by the verbs in its heading.
-fn section<'a>(documented: &'a str, heading: &str) -> &'a str {
-    let mark = |line: &str| line.trim_start_matches('#').replace(['`', ' '], "");
-    let wanted = heading.replace(' ', "");
-    let mut at = 0;
-    for line in documented.split_inclusive('\n') {
-        at += line.len();
-        if line.starts_with('#') && mark(line.trim_end()) == wanted {
-            let rest = &documented[at..];
-            return rest.split("\n#").next().unwrap();
-        }
+/// Every one of these keys is there, whatever its value.
+#[track_caller]
+pub fn assert_has(object: &Value, keys: &str) {
+    for key in keys.split_whitespace() {
+        assert!(object.get(key).is_some(), "`{key}` is missing in {object}");
     }
-    panic!("there is no section `{heading}`");
+}
+
+const LOSSES: (&str, &str) = (
+    "run attempt instance reason would_lose",
+    "what name size_bytes",
+);
+
+/// A refusal is data as well: the box trains, and its result is nowhere else.
+fn would_lose(world: &World) {
+    let refused = world.say(&["destroy", "json", "--json"]);
+    assert_eq!(refused.code, 1, "{}", refused.out);
+    let value: Value = serde_json::from_str(&refused.stdout).unwrap();
+    assert_has(&value, LOSSES.0);
+    let losses = value["would_lose"].as_array().unwrap();
+    assert!(!losses.is_empty(), "{value}");
+    for loss in losses {
+        assert_has(loss, LOSSES.1);
+    }
 }
