@@ -116,10 +116,11 @@ impl Http {
                 provider: NAME,
                 retry_after,
             };
-            self.limits.wait(operation).await.map_err(rate_limited)?;
+            let sent = self.limits.wait(operation).await.map_err(rate_limited)?;
             let result = self
                 .send(operation, &method, path, body.as_ref(), &authorization)
                 .await;
+            self.limits.answered(sent).await;
             let last = tries >= TRIES;
             match result {
                 Ok((answer, headers)) if answer.status == StatusCode::TOO_MANY_REQUESTS => {

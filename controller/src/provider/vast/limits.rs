@@ -1,7 +1,7 @@
 //! Vast.ai's rates: the documented minimal interval per route, what refusals teach, and how long to wait after one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -9,14 +9,12 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 use tokio::{sync::Mutex, time::Instant};
 
-/// Minimal seconds between two calls of one operation, as documented (thresholds of the API reference, Aug 2026).
-/// Searches are capped at ten a minute; a person's first ones must not wait, so they get a bucket of their own.
+/// Minimal seconds between two calls of one route, as documented (thresholds of the API reference, Aug 2026).
 const INTERVALS: &[(&str, f64)] = &[
     ("create instance", 4.5),
     ("show instance", 2.0),
     ("list instances", 1.0),
-    ("start instance", 1.0),
-    ("stop instance", 1.0),
+    (CHANGE, 1.0),
     ("destroy instance", 3.0),
     ("change bid", 5.5),
     ("request logs", 1.5),
@@ -25,14 +23,25 @@ const INTERVALS: &[(&str, f64)] = &[
     ("create ssh key", 1.0),
     ("show user", 1.0),
     ("show charges", 1.0),
-    ("search offers", 6.0),
 ];
-/// Searches that may go out at once before the interval holds.
-const SEARCH_BURST: u32 = 5;
+/// Start and stop are one request with two bodies, and so one route.
+const CHANGE: &str = "change instance";
+/// Searches are capped at ten a minute. Five in half of one never exceed that, and a person's first ones need not wait.
+const SEARCHES: (&str, usize, Duration) = ("search offers", 5, Duration::from_secs(30));
+/// After a refused create its route is closed for longer than its interval.
+const PENALTY: (&str, Duration) = ("create instance", Duration::from_secs(12));
 /// Longest wait that a caller is made to sit through; one that is longer is an error at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest wait that is believed: the daily quota of searches is renewed at midnight.
 const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// The route of an operation: those of one route share its rate.
+fn route(operation: &'static str) -> &'static str {
+    match operation {
+        "start instance" | "stop instance" => CHANGE,
+        other => other,
+    }
+}
 
 /// Keeps this process to the documented rates, and to those that it is told.
 #[derive(Debug, Default)]
@@ -42,54 +51,90 @@ pub(super) struct Limits {
 
 #[derive(Debug)]
 struct Route {
-    /// Minimal time between two calls: documented, or longer where a refusal said so.
-    interval: Duration,
-    /// When the bucket is full again.
-    full_at: Instant,
+    /// So many calls may go out in a period: as documented, or fewer where a refusal said so.
+    calls: usize,
+    period: Duration,
+    /// The last calls, oldest first: when they were answered, or sent while they are not.
+    recent: VecDeque<Instant>,
     /// Nothing before this: a refusal said so.
     not_before: Instant,
 }
 
 impl Route {
-    fn new(operation: &str, now: Instant) -> Self {
-        let interval = INTERVALS.iter().find(|(name, _)| *name == operation);
+    fn new(name: &str, now: Instant) -> Self {
+        let interval = INTERVALS.iter().find(|(known, _)| *known == name);
+        let (calls, period) = match interval {
+            Some((_, seconds)) => (1, Duration::from_secs_f64(*seconds)),
+            None if name == SEARCHES.0 => (SEARCHES.1, SEARCHES.2),
+            None => (1, Duration::ZERO),
+        };
         Self {
-            interval: interval.map_or(Duration::ZERO, |(_, s)| Duration::from_secs_f64(*s)),
-            full_at: now,
+            calls,
+            period,
+            recent: VecDeque::new(),
             not_before: now,
         }
+    }
+
+    /// When the next call may go out.
+    fn free_at(&self) -> Instant {
+        let full = self.recent.len() >= self.calls;
+        let oldest = self.recent.front().filter(|_| full);
+        oldest.map_or(self.not_before, |oldest| {
+            self.not_before.max(*oldest + self.period)
+        })
+    }
+
+    /// What one call costs of the period in the long run.
+    fn interval(&self) -> Duration {
+        self.period / self.calls as u32
     }
 }
 
 impl Limits {
-    /// Waits until `operation` may be called. The error is how long that would be, where it is longer than [`PATIENCE`].
-    pub(super) async fn wait(&self, operation: &'static str) -> Result<(), Duration> {
-        let burst = if operation == "search offers" {
-            SEARCH_BURST
-        } else {
-            1
+    /// Waits until `operation` may be called, and counts that call. The error is how long that would be, where a refusal closed its
+    /// route for longer than [`PATIENCE`].
+    pub(super) async fn wait(&self, operation: &'static str) -> Result<Sent, Duration> {
+        let name = route(operation);
+        loop {
+            let free_at = {
+                let mut routes = self.routes.lock().await;
+                let now = Instant::now();
+                let route = routes.entry(name).or_insert_with(|| Route::new(name, now));
+                let closed = route.not_before.saturating_duration_since(now);
+                if closed > PATIENCE {
+                    return Err(closed);
+                }
+                let free_at = route.free_at();
+                if free_at <= now {
+                    route.recent.push_back(now);
+                    while route.recent.len() > route.calls {
+                        route.recent.pop_front();
+                    }
+                    return Ok(Sent {
+                        route: name,
+                        at: now,
+                    });
+                }
+                free_at
+            };
+            // Who waits for the same moment has to look again: one of them takes it.
+            tokio::time::sleep_until(free_at).await;
+        }
+    }
+
+    /// The call was answered, or given up: intervals count from here. The server saw it at some moment since it was sent, and one
+    /// that was long on its way must not bring the next too close to it.
+    pub(super) async fn answered(&self, sent: Sent) {
+        let mut routes = self.routes.lock().await;
+        let Some(route) = routes.get_mut(sent.route) else {
+            return;
         };
-        let start = {
-            let mut routes = self.routes.lock().await;
-            let now = Instant::now();
-            let route = routes
-                .entry(operation)
-                .or_insert_with(|| Route::new(operation, now));
-            let closed = route.not_before.saturating_duration_since(now);
-            if closed > PATIENCE {
-                return Err(closed);
-            }
-            let earliest = route.full_at.max(now) + route.interval;
-            route.full_at = earliest;
-            // A call may start when at most `burst` intervals are owed after it.
-            earliest
-                .checked_sub(route.interval * burst)
-                .unwrap_or(now)
-                .max(now)
-                .max(route.not_before)
-        };
-        tokio::time::sleep_until(start).await;
-        Ok(())
+        // Where the call is not among the last ones any more, later ones hold the route.
+        if let Some(call) = route.recent.iter().position(|at| *at == sent.at) {
+            route.recent.remove(call);
+            route.recent.push_back(Instant::now());
+        }
     }
 
     /// Learns from a refusal, so that no call of this process goes out before it may. Answers how long that is.
@@ -99,27 +144,44 @@ impl Limits {
         refusal: &Refusal,
         tries: u32,
     ) -> Duration {
+        let name = route(operation);
         let mut routes = self.routes.lock().await;
         let now = Instant::now();
-        let route = routes
-            .entry(operation)
-            .or_insert_with(|| Route::new(operation, now));
+        let route = routes.entry(name).or_insert_with(|| Route::new(name, now));
         if let Some(threshold) = refusal.threshold.filter(|threshold| *threshold < PATIENCE) {
-            route.interval = route.interval.max(threshold);
+            route.period = threshold.max(route.interval());
+            route.calls = 1;
+            while route.recent.len() > 1 {
+                route.recent.pop_front();
+            }
         }
-        let wait = match refusal.wait {
-            Some(wait) => wait + jitter(Duration::from_millis(300)),
-            None => backoff(tries).max(route.interval + jitter(Duration::from_millis(300))),
+        let least = match name == PENALTY.0 {
+            true => PENALTY.1,
+            false => route.interval(),
         };
+        let wait = match refusal.wait {
+            Some(wait) => wait,
+            None => backoff(tries)
+                .max(least)
+                .max(refusal.threshold.unwrap_or_default()),
+        };
+        let wait = wait + jitter(Duration::from_millis(300));
         route.not_before = route.not_before.max(now + wait);
         wait
     }
 }
 
+/// A call that went out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Sent {
+    route: &'static str,
+    at: Instant,
+}
+
 /// What a 429 says.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Refusal {
-    /// How long to wait: by its header, a body's `retry_after`, or the `threshold=` in its text.
+    /// How long to wait: by its header, a body's `retry_after`, or the quota of a day.
     pub(super) wait: Option<Duration>,
     /// The route's interval, where it is named.
     pub(super) threshold: Option<Duration>,
@@ -151,8 +213,7 @@ impl Refusal {
         let wait = header(RETRY_AFTER.as_str())
             .or_else(|| body.get("retry_after").and_then(Value::as_f64))
             .and_then(duration)
-            .or_else(|| quota.then(renewed).flatten())
-            .or(threshold);
+            .or_else(|| quota.then(renewed).flatten());
         Self { wait, threshold }
     }
 }
@@ -186,7 +247,7 @@ mod tests {
             (
                 &none,
                 "API requests too frequent: endpoint threshold=4",
-                Some(4),
+                None,
                 Some(4),
             ),
             (
@@ -198,7 +259,7 @@ mod tests {
             (
                 &none,
                 r#"{"detail":"API requests too frequent endpoint threshold=2.0"}"#,
-                Some(2),
+                None,
                 Some(2),
             ),
             (
@@ -209,7 +270,7 @@ mod tests {
             ),
             (&none, "API requests too frequent", None, None),
             (&none, r#"{"retry_after":-1}"#, None, None),
-            (&none, "threshold=1e999", Some(1), Some(1)),
+            (&none, "threshold=1e999", None, Some(1)),
         ];
         for (headers, text, wait, threshold) in cases {
             let body = serde_json::from_str(text).unwrap_or(Value::Null);
@@ -250,17 +311,45 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::from_secs(4));
 
         let start = Instant::now();
-        for _ in 0..5 {
+        let mut sent_s = Vec::new();
+        for _ in 0..21 {
             limits.wait("search offers").await.unwrap();
+            sent_s.push(start.elapsed().as_secs());
         }
-        assert_eq!(start.elapsed(), Duration::ZERO);
-        limits.wait("search offers").await.unwrap();
-        assert_eq!(start.elapsed(), Duration::from_secs(6));
-        // In the long run ten a minute.
-        for _ in 0..20 {
-            limits.wait("search offers").await.unwrap();
+        assert_eq!(sent_s[..6], [0, 0, 0, 0, 0, 30]);
+        for first in sent_s.windows(11) {
+            assert!(first[10] - first[0] >= 60, "ten in a minute: {sent_s:?}");
         }
-        assert_eq!(start.elapsed(), Duration::from_secs(126));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starting_and_stopping_share_the_rate_of_their_route() {
+        let limits = Limits::default();
+        let start = Instant::now();
+        limits.wait("stop instance").await.unwrap();
+        limits.wait("start instance").await.unwrap();
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
+        // Whoever waits at the same time goes one after the other.
+        let (one, other) =
+            tokio::join!(limits.wait("stop instance"), limits.wait("start instance"));
+        assert_ne!(one.unwrap(), other.unwrap());
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
+        limits.wait("destroy instance").await.unwrap();
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_call_keeps_its_distance_from_an_answer_that_came_late() {
+        let limits = Limits::default();
+        let start = Instant::now();
+        let sent = limits.wait("show instance").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        limits.answered(sent).await;
+        limits.wait("show instance").await.unwrap();
+        assert_eq!(start.elapsed(), Duration::from_millis(2700));
+        // One whose answer is still to come does not hold the route for longer than its interval.
+        limits.wait("show instance").await.unwrap();
+        assert_eq!(start.elapsed(), Duration::from_millis(4700));
     }
 
     #[tokio::test(start_paused = true)]
@@ -297,8 +386,14 @@ mod tests {
         let closed = limits.wait("search offers").await.unwrap_err();
         assert!(closed >= Duration::from_secs(7200));
         assert_eq!(start.elapsed(), Duration::ZERO);
-        // Without any figure the wait begins at the route's own interval.
+        // Without any figure the wait begins at the route's own interval, and at the penalty of one that has one.
         let unknown = limits.refused("change bid", &Refusal::default(), 1).await;
         assert!(unknown >= Duration::from_millis(5500));
+        let named = Refusal {
+            wait: None,
+            threshold: Some(Duration::from_millis(4500)),
+        };
+        let penalty = limits.refused("create instance", &named, 1).await;
+        assert!(penalty >= Duration::from_secs(12));
     }
 }
