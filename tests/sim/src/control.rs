@@ -19,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     boxes::LinkFault,
-    market::{InstanceId, Market, Millis, Refused, contracts::Intruder, instance::Instance},
+    market::{
+        InstanceId, Market, Millis, Refused, contracts::Intruder, instance::Instance,
+        term::LONGEST_S,
+    },
     vast::{call::answer, rows},
     world::World,
 };
@@ -73,6 +76,7 @@ pub fn router(control: Control) -> Router {
         .route("/sim/host-loss", post(host_loss))
         .route("/sim/host-back", post(host_back))
         .route("/sim/container-ends", post(container_ends))
+        .route("/sim/contract-ends", post(contract_ends))
         .route("/sim/rewrite-keys", post(rewrite_keys))
         .route("/sim/link", post(link))
         .route("/sim/traffic", post(traffic))
@@ -217,8 +221,42 @@ async fn tenant_leaves(State(control): State<Control>, body: String) -> Reply {
     one(&control, &body, "left", Market::tenant_leaves)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostLoss {
+    id: InstanceId,
+    #[serde(default)]
+    unnoticed: bool,
+}
+
 async fn host_loss(State(control): State<Control>, body: String) -> Reply {
-    one(&control, &body, "lost", Market::lose_host)
+    let HostLoss { id, unnoticed } = read(&body)?;
+    let lost = control.world.act(|market, now| match unnoticed {
+        true => market.lose_host_unnoticed(now, id),
+        false => market.lose_host(now, id),
+    })?;
+    reply(&json!({"lost": lost}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ContractEnds {
+    id: InstanceId,
+    #[serde(default)]
+    in_s: f64,
+}
+
+async fn contract_ends(State(control): State<Control>, body: String) -> Reply {
+    let ContractEnds { id, in_s } = read(&body)?;
+    if !(0.0..=LONGEST_S).contains(&in_s) {
+        return Err(Complaint(format!(
+            "in_s is 0 to {LONGEST_S} seconds, not {in_s}"
+        )));
+    }
+    let end_ms = control
+        .world
+        .act(|market, now| market.end_term(now, id, (in_s * 1000.0) as Millis))?;
+    reply(&json!({"end_date": end_ms as f64 / 1000.0}))
 }
 
 async fn host_back(State(control): State<Control>, body: String) -> Reply {
@@ -294,20 +332,23 @@ async fn change_faults(State(control): State<Control>, body: String) -> Reply {
         faults.change(change)?;
         faults.clone()
     };
-    control.world.act(|market, _| {
-        market.set_loading(changed.loading);
-        market.set_pull_failure(changed.pull_failure.clone());
-    });
+    turn(&control, &changed);
     reply(&json!(changed))
 }
 
 async fn clear_faults(State(control): State<Control>) -> Reply {
     *control.world.faults() = faults::Faults::default();
-    control.world.act(|market, _| {
-        market.set_loading(faults::Faults::default().loading);
-        market.set_pull_failure(None);
-    });
+    turn(&control, &faults::Faults::default());
     reply(&json!(faults::Faults::default()))
+}
+
+/// Tells the market of the switches that are its own.
+fn turn(control: &Control, faults: &faults::Faults) {
+    control.world.act(|market, _| {
+        market.set_loading(faults.loading);
+        market.set_pull_failure(faults.pull_failure.clone());
+        market.set_destroy_delay((faults.destroy_delay_s * 1000.0) as Millis);
+    });
 }
 
 async fn bucket(State(control): State<Control>, body: String) -> Reply {

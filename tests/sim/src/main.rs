@@ -4,7 +4,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use spotter_sim::{
-    Ready, SimConfig, boxes::Tier, control::verbs::Verb, sim::DEFAULT_DEPOSIT_USD,
+    Ready, SimConfig,
+    boxes::Tier,
+    control::verbs::Verb,
+    market::catalogue::{MACHINES, MOST_MACHINES},
+    sim::DEFAULT_DEPOSIT_USD,
     world::AccountConfig,
 };
 
@@ -46,6 +50,9 @@ struct Serve {
     /// Machines, prices and generated keys follow from it
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Machines of the market, up to 240; the usual ones have some forty offers
+    #[arg(long, default_value_t = MACHINES)]
+    machines: usize,
     /// Port of API and control interface; 0: any
     #[arg(long, default_value_t = 0)]
     port: u16,
@@ -70,6 +77,12 @@ impl Serve {
             return Err(format!(
                 "--time-scale has to be above 0, not {}",
                 self.time_scale
+            ));
+        }
+        if !(1..=MOST_MACHINES).contains(&self.machines) {
+            return Err(format!(
+                "--machines is 1 to {MOST_MACHINES}, not {}",
+                self.machines
             ));
         }
         let mut keys: Vec<Vec<String>> = self
@@ -102,6 +115,7 @@ impl Serve {
             tier,
             time_scale: self.time_scale,
             seed: self.seed,
+            machines: self.machines,
             port: self.port,
             accounts,
             with_stdin: self.with_stdin,

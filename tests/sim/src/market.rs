@@ -12,6 +12,7 @@ pub mod instance;
 pub mod keys;
 pub mod machine;
 pub mod pace;
+pub mod term;
 
 use std::collections::BTreeMap;
 
@@ -113,6 +114,7 @@ pub struct Market {
     pub(crate) delays: Delays,
     pub(crate) loading: Loading,
     pub(crate) pull_failure: Option<String>,
+    destroy_delay_ms: Millis,
     effects: Vec<Effect>,
     next_offer: u64,
     next_instance: InstanceId,
@@ -137,6 +139,7 @@ impl Market {
             delays,
             loading: Loading::Normal,
             pull_failure: None,
+            destroy_delay_ms: 0,
             effects: Vec::new(),
             next_offer: 36_230_001,
             next_instance: 7_835_610,
@@ -204,7 +207,9 @@ impl Market {
             exit_shows_ms: 0,
             ended: false,
             restart: None,
+            delete_ms: None,
             destroyed_ms: None,
+            shown_until_ms: 0,
             ssh_keys: self.accounts[account].ssh_keys.clone(),
             api_key: self.secret("instance key", id),
             jupyter_token: self.secret("jupyter token", id),
@@ -243,7 +248,13 @@ impl Market {
     pub fn destroy(&mut self, now: Millis, id: InstanceId) -> Result<(), Refused> {
         self.advance(now);
         self.living(id)?;
+        self.unload(id, now);
+        Ok(())
+    }
+
+    fn unload(&mut self, id: InstanceId, now: Millis) {
         self.release(id);
+        let shown_until_ms = now + self.destroy_delay_ms;
         let instance = self.at(id);
         instance.contract = Contract::Unloaded;
         instance.intended = Intended::Stopped;
@@ -252,10 +263,10 @@ impl Market {
         instance.address = None;
         instance.next = None;
         instance.destroyed_ms = Some(now);
+        instance.shown_until_ms = shown_until_ms;
         instance.bill.close(now);
         self.effects.push(Effect::Destroy(id));
         self.settle(now);
-        Ok(())
     }
 
     /// Sets the label.
@@ -316,6 +327,8 @@ impl Market {
                     self.rival_leaves(machine, rival);
                     self.settle(due);
                 }
+                Due::TermEnds(machine) => self.term_ends(machine, due),
+                Due::Deleted(id) => self.unload(id, due),
             }
         }
         for account in 0..self.accounts.len() {
@@ -361,6 +374,11 @@ impl Market {
     /// Image pulls end with this text from now on, or well again.
     pub fn set_pull_failure(&mut self, text: Option<String>) {
         self.pull_failure = text;
+    }
+
+    /// How long instances that are destroyed from now on are shown.
+    pub fn set_destroy_delay(&mut self, delay_ms: Millis) {
+        self.destroy_delay_ms = delay_ms;
     }
 
     /// Takes an offer off the list; its GPUs are listed again under a new number.
@@ -508,7 +526,22 @@ impl Market {
                     Some((rival.until_ms?, Due::RivalLeaves(index, rival.id)))
                 })
             });
-        steps.chain(rivals).min_by_key(|(due, _)| *due)
+        let terms = self
+            .machines
+            .iter()
+            .enumerate()
+            .filter(|(_, machine)| !machine.ended)
+            .map(|(index, machine)| (machine.spec.end_ms, Due::TermEnds(index)));
+        let deletions = self
+            .instances
+            .values()
+            .filter(|instance| instance.destroyed_ms.is_none())
+            .filter_map(|instance| Some((instance.delete_ms?, Due::Deleted(instance.id))));
+        steps
+            .chain(rivals)
+            .chain(terms)
+            .chain(deletions)
+            .min_by_key(|(due, _)| *due)
     }
 
     fn stop_all(&mut self, account: usize, now: Millis) {
@@ -545,6 +578,8 @@ impl Market {
 enum Due {
     Step(InstanceId),
     RivalLeaves(usize, u64),
+    TermEnds(usize),
+    Deleted(InstanceId),
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub struct SimConfig {
     pub seed: u64,
     /// Port of API and control interface; 0: any.
     pub port: u16,
+    /// Machines of the market.
+    pub machines: usize,
     /// Accounts; empty: one, with a generated key.
     pub accounts: Vec<AccountConfig>,
     /// End when standard input closes.
@@ -116,6 +118,7 @@ async fn serve(
             time_scale: config.time_scale,
             accounts: accounts.clone(),
             url: url.clone(),
+            machines: config.machines,
         },
         boxes,
     );

@@ -13,6 +13,7 @@ pub mod extras;
 pub mod filter;
 pub mod instances;
 pub mod keys;
+pub mod limits;
 pub mod results;
 pub mod rows;
 pub mod search;
@@ -24,7 +25,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::{Body, to_bytes},
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     http::header,
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
@@ -34,7 +35,10 @@ use serde_json::{Value, json};
 
 use crate::{
     control::faults::{ErrorBody, Fate, TooManyBody},
-    vast::call::{ApiError, answer},
+    vast::{
+        call::{ApiError, answer, shown_key},
+        limits::TooOften,
+    },
     world::{SeenRequest, World},
 };
 
@@ -207,11 +211,14 @@ async fn surround(State(world): State<Arc<World>>, request: Request, next: Next)
         tokio::time::sleep(Duration::from_millis(latency_ms)).await;
     }
     let response = match fate {
-        Fate::Served => {
-            next.run(Request::from_parts(parts, Body::from(bytes)))
-                .await
-        }
-        Fate::TooMany(body, retry_after_s) => too_many(body, retry_after_s),
+        Fate::Served => match admit(&world, &parts) {
+            None => {
+                next.run(Request::from_parts(parts, Body::from(bytes)))
+                    .await
+            }
+            Some(refused) => refused,
+        },
+        Fate::TooMany(body, retry_after_s) => too_many(body, retry_after_s, None),
         Fate::ServerError(status, body) => server_error(status, body),
         Fate::SaysNo => answer(
             200,
@@ -233,23 +240,54 @@ async fn surround(State(world): State<Arc<World>>, request: Request, next: Next)
     response
 }
 
-fn too_many(body: TooManyBody, retry_after_s: Option<u64>) -> Response {
-    let text =
-        |text: &'static str| (axum::http::StatusCode::TOO_MANY_REQUESTS, text).into_response();
+/// The refusal of a call that its key makes too often, where rates are enforced.
+fn admit(world: &World, parts: &axum::http::request::Parts) -> Option<Response> {
+    let (enforced, body, retry_after_s) = {
+        let faults = world.faults();
+        (
+            faults.rate_limits,
+            faults.too_many_body,
+            faults.retry_after_s,
+        )
+    };
+    let route = parts.extensions.get::<MatchedPath>()?;
+    let key = shown_key(&parts.headers, &parts.uri)?;
+    if !enforced {
+        return None;
+    }
+    let admitted =
+        world
+            .limits()
+            .admit(world.now_ms(), &key, parts.method.as_str(), route.as_str());
+    admitted
+        .err()
+        .map(|refused| too_many(body, retry_after_s, Some(refused)))
+}
+
+/// A 429 in one of its forms. What it says of threshold and wait is what was seen, or that of the route which was called too often.
+fn too_many(body: TooManyBody, retry_after_s: Option<u64>, refused: Option<TooOften>) -> Response {
+    let text = |text: String| (axum::http::StatusCode::TOO_MANY_REQUESTS, text).into_response();
+    let said = |seen: f64| {
+        let threshold_s = refused.map_or(seen, |refused| refused.threshold_s);
+        format!("endpoint threshold={threshold_s:?}")
+    };
+    let wait_s = retry_after_s
+        .or(refused.map(|refused| refused.wait_s))
+        .unwrap_or(2);
     let mut response = match body {
-        TooManyBody::Text => text("API requests too frequent"),
-        TooManyBody::TextThreshold => text("API requests too frequent: endpoint threshold=4.5"),
+        TooManyBody::Text => text("API requests too frequent".to_owned()),
+        TooManyBody::TextThreshold => text(format!("API requests too frequent: {}", said(4.5))),
         TooManyBody::Detail => answer(
             429,
-            &json!({"detail": "API requests too frequent endpoint threshold=2.0"}),
+            &json!({"detail": format!("API requests too frequent {}", said(2.0))}),
         ),
         TooManyBody::Json => answer(
             429,
-            &json!({"success": false, "error": "rate_limit_exceeded", "msg": "API requests too frequent endpoint threshold=3.0"}),
+            &json!({"success": false, "error": "rate_limit_exceeded", "msg": format!("API requests too frequent {}", said(3.0))}),
         ),
         TooManyBody::RetryAfter => answer(
             429,
-            &json!({"success": false, "error": "rate_limit_exceeded", "msg": "API requests too frequent", "retry_after": retry_after_s.unwrap_or(2)}),
+            &json!({"success": false, "error": "rate_limit_exceeded", "msg": "API requests too frequent", "retry_after": wait_s}),
         ),
         TooManyBody::SearchQuota => answer(
             429,

@@ -19,7 +19,7 @@ use crate::{
     boxes::{BoxSpec, Boxes},
     control::faults::{self, Faults},
     market::{Account, Delays, Effect, InstanceId, Market, Millis, catalogue, instance::Instance},
-    vast::{extras::Extras, results::Results},
+    vast::{extras::Extras, limits::Limits, results::Results},
 };
 
 /// Docker's default between TERM and KILL.
@@ -51,6 +51,8 @@ pub struct WorldConfig {
     pub accounts: Vec<AccountConfig>,
     /// Address of the API as boxes see it, for `VAST_URL`.
     pub url: String,
+    /// Machines of the market.
+    pub machines: usize,
 }
 
 /// One API request that was answered, for tests that count them.
@@ -82,6 +84,7 @@ pub struct World {
     faults: Mutex<Faults>,
     extras: Mutex<Extras>,
     results: Mutex<Results>,
+    limits: Mutex<Limits>,
     seen: Mutex<VecDeque<SeenRequest>>,
     orders: Mutex<HashMap<InstanceId, mpsc::UnboundedSender<BoxOrder>>>,
     clock: Clock,
@@ -143,7 +146,7 @@ impl World {
         let market = Market::new(
             config.seed,
             Delays::scaled(config.time_scale),
-            catalogue::machines(config.seed, now),
+            catalogue::machines_of(config.machines, config.seed, now),
             accounts,
             now,
         );
@@ -154,6 +157,7 @@ impl World {
             faults: Mutex::default(),
             extras: Mutex::default(),
             results: Mutex::default(),
+            limits: Mutex::default(),
             seen: Mutex::default(),
             orders: Mutex::default(),
             clock,
@@ -202,6 +206,11 @@ impl World {
     /// Results that clients fetch later.
     pub(crate) fn results(&self) -> MutexGuard<'_, Results> {
         lock(&self.results)
+    }
+
+    /// Who called what when, for the API's rates.
+    pub(crate) fn limits(&self) -> MutexGuard<'_, Limits> {
+        lock(&self.limits)
     }
 
     /// Address of the API.

@@ -251,3 +251,139 @@ async fn the_control_interface_says_what_it_could_not_do() {
     );
     sim.close().await;
 }
+
+#[tokio::test]
+async fn enforced_rates_refuse_with_the_routes_own_figures_and_each_key_by_itself() {
+    let sim = Sim::open().await;
+    sim.sim("faults", json!({"rate_limits": true})).await;
+    // Ten in a minute: the longest period, so that no slow machine gets an eleventh through.
+    let search = |key: &'static str| sim.call_as(key, "POST", "/api/v0/bundles/", json!({}));
+    for _ in 0..10 {
+        assert_eq!(search("a").await.0, 200);
+    }
+    let json_text = "API requests too frequent endpoint threshold=6.0";
+    for (form, expected) in [
+        ("text", json!("API requests too frequent")),
+        (
+            "text_threshold",
+            json!("API requests too frequent: endpoint threshold=6.0"),
+        ),
+        ("detail", json!({ "detail": json_text })),
+        (
+            "json",
+            json!({"success": false, "error": "rate_limit_exceeded", "msg": json_text}),
+        ),
+    ] {
+        sim.sim("faults", json!({"too_many_body": form})).await;
+        assert_eq!(search("a").await, (429, expected), "{form}");
+    }
+    sim.sim("faults", json!({"too_many_body": "retry_after"}))
+        .await;
+    let (status, body) = search("a").await;
+    let wait_s = body["retry_after"].as_u64().unwrap();
+    assert!(status == 429 && (1..=60).contains(&wait_s), "{body}");
+    assert_eq!(search("b").await.0, 200, "another key, another rate");
+    assert_eq!(
+        sim.call("GET", "/api/v1/instances/", Value::Null).await.0,
+        200,
+        "another route, another rate"
+    );
+    sim.sim("faults", json!({"rate_limits": false})).await;
+    assert_eq!(search("a").await.0, 200);
+    sim.close().await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_lost_unnoticed_is_shown_running_with_its_ports() {
+    let sim = Sim::open().await;
+    let id = sim.running(None).await;
+    let before = sim.row(id).await;
+    let lost = sim
+        .sim("host-loss", json!({"id": id, "unnoticed": true}))
+        .await;
+    assert_eq!(lost, json!({"lost": [id]}));
+    sim.until_told(id, "lose power").await;
+    let row = sim.row(id).await;
+    assert_eq!(row["actual_status"], "running");
+    assert_eq!(row["ports"], before["ports"]);
+    sim.sim("host-back", json!({"id": id})).await;
+    sim.until(id, "actual_status", "running").await;
+    while sim.row(id).await["ports"] == before["ports"] {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sim.close().await;
+}
+
+#[tokio::test]
+async fn a_contract_that_ends_is_announced_stops_its_instance_and_cannot_be_started_again() {
+    let sim = Sim::open().await;
+    let id = sim.running(None).await;
+    let told = sim
+        .sim("contract-ends", json!({"id": id, "in_s": 3600}))
+        .await;
+    let row = sim.row(id).await;
+    assert_eq!(row["end_date"], told["end_date"]);
+    assert!((0.0..=3600.0).contains(&row["duration"].as_f64().unwrap()));
+    assert_eq!(row["actual_status"], "running");
+
+    sim.sim("contract-ends", json!({"id": id})).await;
+    let row = sim.until(id, "actual_status", "exited").await;
+    assert_eq!(
+        (&row["intended_status"], &row["cur_state"]),
+        (&json!("stopped"), &json!("stopped"))
+    );
+    let path = format!("/api/v0/instances/{id}/");
+    let (status, body) = sim.call("PUT", &path, json!({"state": "running"})).await;
+    assert!(
+        status == 400 && body["msg"].as_str().unwrap().contains("has ended"),
+        "{body}"
+    );
+    let machine = json!({"machine_id": {"eq": row["machine_id"]}});
+    let (_, found) = sim.call("POST", "/api/v0/bundles/", machine).await;
+    assert_eq!(found["offers"], json!([]));
+    let (status, body) = sim
+        .call("POST", "/sim/contract-ends", json!({"id": id, "in_s": -1}))
+        .await;
+    assert!(status == 400 && body["error"].as_str().unwrap().contains("in_s"));
+    sim.close().await;
+}
+
+#[tokio::test]
+async fn a_destroyed_instance_may_take_its_time_to_vanish() {
+    let sim = Sim::open().await;
+    let (slow, quick) = (sim.running(None).await, sim.running(None).await);
+    let path = |id: u64| format!("/api/v0/instances/{id}/");
+    sim.sim("faults", json!({"destroy_delay_s": 1000.0})).await;
+    assert_eq!(sim.call("DELETE", &path(slow), json!({})).await.0, 200);
+    assert_eq!(sim.row(slow).await["cur_state"], "unloaded");
+    let (_, listed) = sim.call("GET", "/api/v1/instances/", Value::Null).await;
+    assert_eq!(listed["instances"].as_array().unwrap().len(), 2);
+    let (status, body) = sim.call("DELETE", &path(slow), json!({})).await;
+    assert_eq!((status, &body["error"]), (404, &json!("no_such_instance")));
+    sim.sim("faults", json!({"destroy_delay_s": 0.0})).await;
+    assert_eq!(sim.call("DELETE", &path(quick), json!({})).await.0, 200);
+    assert_eq!(sim.row(quick).await, Value::Null);
+    let (_, bill) = sim
+        .call("GET", &format!("/sim/bill/{slow}"), Value::Null)
+        .await;
+    assert!(bill["destroyed_ms"].is_number(), "{bill}");
+    sim.close().await;
+}
+
+#[tokio::test]
+async fn a_search_answers_64_offers_at_most_however_many_there_are() {
+    let sim = Sim::open_with(60).await;
+    let (_, state) = sim.call("GET", "/sim/state", Value::Null).await;
+    let listed: usize = state["machines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|machine| machine["listings"].as_array().unwrap().len())
+        .sum();
+    assert!(listed > 150, "{listed} offers");
+    for query in [json!({}), json!({"limit": 1000}), json!({"limit": 64})] {
+        let (_, found) = sim.call("POST", "/api/v0/bundles/", query).await;
+        assert_eq!(found["offers"].as_array().unwrap().len(), 64);
+    }
+    sim.close().await;
+}

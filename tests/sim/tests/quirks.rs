@@ -554,3 +554,118 @@ async fn charges_of_all_pages_add_up_to_the_bill() {
     assert!((charges[0].bandwidth_usd - part("traffic_usd")).abs() < 1e-9);
     sim.close().await;
 }
+
+#[tokio::test]
+async fn one_program_keeps_to_the_rate_of_every_route() {
+    let sim = Sim::open().await;
+    let bid = sim.running(Some(0.75)).await;
+    let (switched, ended) = (sim.running(None).await, sim.running(None).await);
+    sim.sim("faults", json!({"rate_limits": true})).await;
+    let vast = client(&sim);
+    let offers = vast.offers(&asked("", Rental::OnDemand)).await.unwrap();
+    let (one, other) = (&offers[0], offers.last().unwrap());
+    assert_ne!(one.machine_id, other.machine_id);
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBlPBq6NbAFE8Gw4YVYpvbwYlQlGuVVhTXcIhlwBaqJp me@laptop";
+    tokio::join!(
+        async {
+            for _ in 0..4 {
+                vast.offers(&asked("", Rental::OnDemand)).await.unwrap();
+            }
+        },
+        async {
+            vast.rent(&order(one.id, "ours/1", None)).await.unwrap();
+            vast.rent(&order(other.id, "ours/2", None)).await.unwrap();
+        },
+        async {
+            for price in [0.8, 0.9] {
+                vast.change_bid(bid, price).await.unwrap();
+            }
+        },
+        async {
+            for _ in 0..3 {
+                vast.instance(bid).await.unwrap().unwrap();
+            }
+        },
+        async {
+            for _ in 0..3 {
+                vast.instances().await.unwrap();
+            }
+        },
+        async {
+            for _ in 0..2 {
+                vast.stop(switched).await.unwrap();
+                assert!(vast.start(switched).await.unwrap());
+            }
+        },
+        async {
+            for _ in 0..2 {
+                vast.destroy(ended).await.unwrap();
+            }
+        },
+        async {
+            for _ in 0..2 {
+                vast.account().await.unwrap();
+                vast.attach_key(bid, key).await.unwrap();
+                vast.charges(0.0, &[bid]).await.unwrap();
+            }
+        },
+    );
+    let refused: Vec<String> = sim
+        .world
+        .seen()
+        .iter()
+        .filter(|seen| seen.status == 429)
+        .map(|seen| format!("{} {}", seen.method, seen.path))
+        .collect();
+    assert_eq!(refused, Vec::<String>::new());
+    let switches = format!("PUT /api/v0/instances/{switched}/");
+    assert_eq!(sent(&sim, &switches), 4);
+    sim.close().await;
+}
+
+#[tokio::test]
+async fn two_programs_with_one_key_share_its_rates_and_both_come_through() {
+    let sim = Sim::open().await;
+    let id = sim.running(Some(0.75)).await;
+    for form in ["text", "text_threshold", "retry_after"] {
+        let switches = json!({"rate_limits": true, "too_many_body": form});
+        sim.sim("faults", switches).await;
+        let (one, other) = (client(&sim), client(&sim));
+        one.instance(id).await.unwrap().unwrap();
+        other.instance(id).await.unwrap().unwrap();
+        one.stop(id).await.unwrap();
+        assert!(other.start(id).await.unwrap(), "{form}");
+    }
+    sim.close().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_is_slow_to_vanish_does_not_run_and_may_be_destroyed_again() {
+    let sim = Sim::open().await;
+    let id = sim.running(None).await;
+    sim.sim("faults", json!({"destroy_delay_s": 1000.0})).await;
+    client(&sim).destroy(id).await.unwrap();
+    let seen = client(&sim).instance(id).await.unwrap().unwrap();
+    assert!(!seen.contract_running && !seen.scheduling, "{seen:?}");
+    client(&sim).destroy(id).await.unwrap();
+    sim.close().await;
+}
+
+#[tokio::test]
+async fn a_contract_that_has_ended_is_refused_for_good_and_its_end_was_known() {
+    let sim = Sim::open().await;
+    let id = sim.running(None).await;
+    let told = sim
+        .sim("contract-ends", json!({"id": id, "in_s": 3600}))
+        .await;
+    let seen = client(&sim).instance(id).await.unwrap().unwrap();
+    assert_eq!(seen.end_s, told["end_date"].as_f64());
+    sim.sim("contract-ends", json!({"id": id})).await;
+    sim.until(id, "actual_status", "exited").await;
+    let answer = client(&sim).start(id).await;
+    assert!(
+        matches!(&answer, Err(ProviderError::Refused { message, .. }) if message.contains("has ended")),
+        "{answer:?}"
+    );
+    sim.close().await;
+}

@@ -83,9 +83,11 @@ pub enum Telemetry {
 pub struct Faults {
     /// Creates that are carried out, and then the connection is dropped instead of an answer.
     pub lose_create_answer: u32,
-    /// Requests that are answered 429.
+    /// The documented rates of each route are enforced, for each key by itself.
+    pub rate_limits: bool,
+    /// Requests that are answered 429, whatever the rate.
     pub too_many_requests: u32,
-    /// With this body.
+    /// Every 429 has this body.
     pub too_many_body: TooManyBody,
     /// And this `Retry-After`, seconds.
     pub retry_after_s: Option<u64>,
@@ -122,6 +124,8 @@ pub struct Faults {
     pub container_ends: u32,
     /// Image pulls end with this text of the host's daemon, and the instance stays `loading` for ever.
     pub pull_failure: Option<String>,
+    /// A destroyed instance is shown this long after it was destroyed, seconds. Its bill has ended.
+    pub destroy_delay_s: f64,
     /// Reads of one instance that say `null` though it exists.
     pub instances_null: u32,
     /// Lists of instances that answer like a route that was switched off: no list in them.
@@ -202,11 +206,12 @@ impl Faults {
             return Err(format!("deprecated_status is 200 or 410, not {found}"));
         }
         for (name, seconds) in [
+            ("destroy_delay_s", self.destroy_delay_s),
             ("key_delay_s", self.key_delay_s),
             ("ports_delay_s", self.ports_delay_s),
             ("result_delay_s", self.result_delay_s),
         ] {
-            if !seconds.is_finite() || seconds < 0.0 {
+            if !(0.0..=1e9).contains(&seconds) {
                 return Err(format!("{name} is a number of seconds, at least 0"));
             }
         }

@@ -45,6 +45,9 @@ pub enum Verb {
     HostLoss {
         /// Instance
         id: u64,
+        /// The API does not notice: it goes on calling its instances running, and charging for them
+        #[arg(long)]
+        unnoticed: bool,
     },
     /// A lost host is back
     HostBack {
@@ -55,6 +58,14 @@ pub enum Verb {
     ContainerEnds {
         /// Instance
         id: u64,
+    },
+    /// The contracts on the machine of an instance end: all stop, none starts again, 48 h later they are deleted
+    ContractEnds {
+        /// Instance
+        id: u64,
+        /// Not now but in this many seconds, which the API shows from now on
+        #[arg(long, default_value_t = 0.0)]
+        in_s: f64,
     },
     /// The provider writes the keys of a box anew: what was added on the box is gone
     RewriteKeys {
@@ -153,9 +164,14 @@ impl Verb {
                 json!({"id": id, "until_s": until_s, "for_s": for_s, "bid": bid, "on_demand": on_demand}),
             ),
             Self::TenantLeaves { id } => post("/sim/tenant-leaves", json!({"id": id})),
-            Self::HostLoss { id } => post("/sim/host-loss", json!({"id": id})),
+            Self::HostLoss { id, unnoticed } => {
+                post("/sim/host-loss", json!({"id": id, "unnoticed": unnoticed}))
+            }
             Self::HostBack { id } => post("/sim/host-back", json!({"id": id})),
             Self::ContainerEnds { id } => post("/sim/container-ends", json!({"id": id})),
+            Self::ContractEnds { id, in_s } => {
+                post("/sim/contract-ends", json!({"id": id, "in_s": in_s}))
+            }
             Self::RewriteKeys { id } => post("/sim/rewrite-keys", json!({"id": id})),
             Self::Link { id, fault } => post("/sim/link", json!({"id": id, "fault": fault})),
             Self::Traffic { id, down_gb, up_gb } => post(

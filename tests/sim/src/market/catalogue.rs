@@ -67,6 +67,7 @@ mod gpus {
 }
 
 /// The processors and boards that go with them.
+#[derive(Clone)]
 struct Platform {
     cpu_name: &'static str,
     cpu_cores: u32,
@@ -125,6 +126,7 @@ const DUAL_XEON: Platform = Platform {
 };
 
 /// One line of the list. Prices are $/h for one GPU; `floor` is the lowest bid's share of the list price.
+#[derive(Clone)]
 struct Row {
     gpu: GpuModel,
     gpus: usize,
@@ -170,11 +172,23 @@ fn rows() -> Vec<Row> {
     ]
 }
 
+/// Machines of the usual market, one for each line of the list.
+pub const MACHINES: usize = 16;
+/// Machines of the largest one: each has an address of its own in the range for documentation.
+pub const MOST_MACHINES: usize = 240;
+
 /// The machines for this seed, listed from a month before `now` until three months after it.
 pub fn machines(seed: u64, now: Millis) -> Vec<Machine> {
+    machines_of(MACHINES, seed, now)
+}
+
+/// The same for a market of `count` machines; beyond [`MACHINES`] the list begins again, at other prices.
+pub fn machines_of(count: usize, seed: u64, now: Millis) -> Vec<Machine> {
     const DAY_MS: Millis = 86_400_000;
     rows()
         .into_iter()
+        .cycle()
+        .take(count.min(MOST_MACHINES))
         .enumerate()
         .map(|(index, row)| {
             let index = index as u64;
@@ -249,6 +263,21 @@ mod tests {
         assert_eq!(machines(7, 0), machines(7, 0));
         assert_ne!(machines(7, 0), machines(8, 0));
         assert_ne!(secret(7, "a", 0), secret(7, "b", 0));
+    }
+
+    #[test]
+    fn a_larger_market_begins_with_the_usual_one_and_repeats_no_number_or_address() {
+        let (usual, larger) = (machines(7, 0), machines_of(100, 7, 0));
+        assert_eq!((usual.len(), larger.len()), (MACHINES, 100));
+        assert_eq!(usual, larger[..MACHINES]);
+        let distinct = |key: &dyn Fn(&MachineSpec) -> String| {
+            let keys: std::collections::BTreeSet<String> =
+                larger.iter().map(|machine| key(&machine.spec)).collect();
+            keys.len()
+        };
+        assert_eq!(distinct(&|spec| spec.id.to_string()), 100);
+        assert_eq!(distinct(&|spec| spec.public_ipaddr.clone()), 100);
+        assert_eq!(machines_of(1000, 7, 0).len(), MOST_MACHINES);
     }
 
     #[test]

@@ -133,6 +133,29 @@ impl Market {
     /// # Errors
     /// When the instance does not exist any more, or its host is lost already.
     pub fn lose_host(&mut self, now: Millis, id: InstanceId) -> Result<Vec<InstanceId>, Refused> {
+        let lost = self.go_dark(now, id)?;
+        let unknown = now + self.delays.unknown_ms;
+        for id in &lost {
+            let instance = self.at(*id);
+            instance.next = Some((unknown, Step::Unknown));
+            instance.address = None;
+        }
+        Ok(lost)
+    }
+
+    /// The same, and the provider does not notice: whatever it said of these instances, it goes on saying, and charges for them.
+    ///
+    /// # Errors
+    /// As with [`Market::lose_host`].
+    pub fn lose_host_unnoticed(
+        &mut self,
+        now: Millis,
+        id: InstanceId,
+    ) -> Result<Vec<InstanceId>, Refused> {
+        self.go_dark(now, id)
+    }
+
+    fn go_dark(&mut self, now: Millis, id: InstanceId) -> Result<Vec<InstanceId>, Refused> {
         self.advance(now);
         let machine = self.living(id)?.machine;
         if self.machines[machine].offline {
@@ -142,11 +165,9 @@ impl Market {
         self.machines[machine].offline = true;
         self.relist(machine);
         let lost = self.living_on(machine);
-        let unknown = now + self.delays.unknown_ms;
         for id in &lost {
             let instance = self.at(*id);
-            instance.next = Some((unknown, Step::Unknown));
-            instance.address = None;
+            instance.next = None;
             instance.restart = None;
             if instance.container != Container::Down {
                 instance.container = Container::Down;
@@ -177,6 +198,7 @@ impl Market {
             let runs = instance.contract == Contract::Running;
             let started = instance.container_started_ms.is_some();
             instance.metered = false;
+            instance.address = None;
             instance.next = runs.then_some((restart, Step::Start));
             instance.status = Some(match (runs, started) {
                 (true, _) => Status::Loading,
@@ -253,7 +275,7 @@ impl Market {
         self.meter(id, now);
     }
 
-    fn living_on(&self, machine: usize) -> Vec<InstanceId> {
+    pub(crate) fn living_on(&self, machine: usize) -> Vec<InstanceId> {
         self.instances
             .values()
             .filter(|instance| instance.machine == machine && instance.destroyed_ms.is_none())

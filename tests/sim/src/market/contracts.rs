@@ -29,10 +29,17 @@ impl Market {
     /// The tenant wants it to run.
     ///
     /// # Errors
-    /// When it does not exist any more, or the account has no credit.
+    /// When it does not exist any more, its contract has ended, or the account has no credit.
     pub fn start(&mut self, now: Millis, id: InstanceId) -> Result<Started, Refused> {
         self.advance(now);
-        let account = self.living(id)?.account;
+        let (account, machine) = {
+            let instance = self.living(id)?;
+            (instance.account, instance.machine)
+        };
+        if self.machines[machine].ended {
+            let text = format!("The contract of instance {id} has ended.");
+            return Err(Refused::Invalid(text));
+        }
         if self.credit_usd(account, now) <= 0.0 {
             return Err(Refused::InsufficientCredit);
         }

@@ -265,8 +265,12 @@ pub struct Instance {
     pub ended: bool,
     /// A restart under way.
     pub restart: Option<Restart>,
+    /// When it will be deleted, because its contract has ended.
+    pub delete_ms: Option<Millis>,
     /// When it was destroyed.
     pub destroyed_ms: Option<Millis>,
+    /// Until when the API shows it though it is destroyed.
+    pub shown_until_ms: Millis,
     /// Keys that may log in.
     pub ssh_keys: Vec<SshKey>,
     /// Key of the instance itself.
@@ -293,6 +297,11 @@ impl Instance {
             Some(Status::Exited) if now < self.exit_shows_ms => Some(Status::Running),
             status => status,
         }
+    }
+
+    /// Whether the API shows it: one that is destroyed may vanish late.
+    pub fn is_shown(&self, now: Millis) -> bool {
+        self.destroyed_ms.is_none() || now < self.shown_until_ms
     }
 
     /// Wants the GPUs and does not have them.

@@ -35,7 +35,7 @@ pub struct GpuModel {
     pub dlperf: f64,
 }
 
-/// What a machine is; does not change.
+/// What a machine is; only the end of its listing changes, on request.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MachineSpec {
     /// Number of the machine.
@@ -155,6 +155,8 @@ pub struct Machine {
     pub rivals: Vec<Rival>,
     /// The host lost power or network.
     pub offline: bool,
+    /// Its listing has ended: nothing is rented or started on it any more.
+    pub ended: bool,
 }
 
 impl Machine {
@@ -167,6 +169,7 @@ impl Machine {
             listings: Vec::new(),
             rivals: Vec::new(),
             offline: false,
+            ended: false,
         }
     }
 
@@ -176,7 +179,7 @@ impl Machine {
     pub fn relist(&mut self, mut next_id: impl FnMut() -> u64) {
         let slots = &self.slots;
         let is_free = |gpus: &[usize]| gpus.iter().all(|gpu| slots[*gpu] == Occupant::Nobody);
-        if self.offline {
+        if self.offline || self.ended {
             self.listings.clear();
             return;
         }

@@ -23,6 +23,8 @@ pub struct Delays {
     pub unknown_ms: Millis,
     /// From `unknown` to `offline`.
     pub offline_ms: Millis,
+    /// From the end of a contract to the deletion of its instance (about 48 h, as documented).
+    pub deletion_ms: Millis,
 }
 
 impl Delays {
@@ -38,6 +40,7 @@ impl Delays {
             resume_ms: scale(45.0),
             unknown_ms: scale(20.0),
             offline_ms: scale(40.0),
+            deletion_ms: scale(172_800.0),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+mod endings;
+
 use super::{contracts::Intruder, *};
 
 const T0: Millis = 1_795_000_000_000;
@@ -397,7 +399,7 @@ fn a_start_during_a_stop_waits_for_the_stop() {
     assert_eq!(market.take_effects(), [Effect::Stop(id)]);
     assert_eq!(
         market.next_due(),
-        None,
+        Some(market.machines[0].spec.end_ms),
         "nothing starts before the stop is done"
     );
     market.box_stopped(now + 5_000, id);

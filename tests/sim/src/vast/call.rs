@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use axum::{
     body::Bytes,
     extract::{FromRequest, Query, Request},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value, json};
@@ -137,15 +137,7 @@ impl FromRequest<Arc<World>> for Call {
     async fn from_request(request: Request, world: &Arc<World>) -> Result<Self, ApiError> {
         let Query(query) = Query::<HashMap<String, String>>::try_from_uri(request.uri())
             .map_err(|err| ApiError::invalid(format!("error 400/101: {err}")))?;
-        let bearer = request
-            .headers()
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .map(|key| key.trim().to_owned());
-        let api_key = bearer
-            .or_else(|| query.get("api_key").cloned())
-            .filter(|key| !key.is_empty())
+        let api_key = shown_key(request.headers(), request.uri())
             .ok_or_else(|| ApiError::new(403, "auth_error", "This action requires login."))?;
         let caller = find_caller(world, &api_key)
             .ok_or_else(|| ApiError::new(404, "auth_error", "Invalid user key"))?;
@@ -168,6 +160,20 @@ impl FromRequest<Arc<World>> for Call {
             body,
         })
     }
+}
+
+/// The key that a request shows, in its header or its query.
+pub(super) fn shown_key(headers: &HeaderMap, uri: &Uri) -> Option<String> {
+    let bearer = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .map(|key| key.trim().to_owned());
+    let by_query = || {
+        let Query(mut query) = Query::<HashMap<String, String>>::try_from_uri(uri).ok()?;
+        query.remove("api_key")
+    };
+    bearer.or_else(by_query).filter(|key| !key.is_empty())
 }
 
 fn find_caller(world: &Arc<World>, api_key: &str) -> Option<Caller> {

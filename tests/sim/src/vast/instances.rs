@@ -71,7 +71,7 @@ pub async fn list(State(world): State<Arc<World>>, call: Call) -> Answer {
         let own = market
             .instances()
             .values()
-            .filter(|instance| instance.account == account && instance.destroyed_ms.is_none());
+            .filter(|instance| instance.account == account && instance.is_shown(now));
         own.map(|instance| {
             let mut row = rows::instance(market, instance, now);
             row.insert("volume_info".to_owned(), json!([]));
@@ -126,7 +126,9 @@ pub async fn by_id(State(world): State<Arc<World>>, Path(id): Path<String>, call
         return ok(json!({"instances": null}));
     }
     let row = world.act(|market, now| {
-        let own = market.living(id).ok().filter(|instance| match call.caller {
+        let known = market.instances().get(&id);
+        let shown = known.filter(|instance| instance.is_shown(now));
+        let own = shown.filter(|instance| match call.caller {
             Caller::Account(account) => instance.account == account,
             Caller::Instance(own) => own == id,
         });

@@ -18,7 +18,9 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use spotter_sim::{
     boxes::{BoxSpec, Boxes, LinkFault, Tier},
-    listen, sim,
+    listen,
+    market::catalogue::MACHINES,
+    sim,
     world::{AccountConfig, World, WorldConfig},
 };
 use tokio::net::TcpListener;
@@ -131,6 +133,11 @@ pub struct Sim {
 impl Sim {
     /// Two keys `a` and `b` of one account, and `other` of a second one. Provider delays are a thousandth of the real ones.
     pub async fn open() -> Self {
+        Self::open_with(MACHINES).await
+    }
+
+    /// The same with so many machines.
+    pub async fn open_with(machines: usize) -> Self {
         // Another test of this process may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -144,6 +151,7 @@ impl Sim {
             time_scale: 1000.0,
             accounts: vec![account(&["a", "b"]), account(&["other"])],
             url: url.clone(),
+            machines,
         };
         let boxes = Arc::new(NoBoxes::default());
         let world = World::open(&config, boxes.clone());
