@@ -1,7 +1,7 @@
 //! Our types to contract types and back: the only file besides `handlers` that names the contract's messages.
 
 use nvml_probe::{GpuInfo, GpuProcess, Hello, MigDevice};
-use spotter_bucket::Best;
+use spotter_bucket::{Batch, Best, Grant};
 use spotter_proto::v1;
 use spotter_trainlog::live::Latest;
 
@@ -205,7 +205,13 @@ pub fn training(record: Latest) -> v1::TrainingRecord {
 }
 
 /// How the backup is doing.
-pub fn backup(state: BackupState, keys_expire_us: Option<u64>) -> v1::BackupStatus {
+///
+/// `left`: what grants are left for and until when, where the box has these in place of keys.
+pub fn backup(
+    state: BackupState,
+    keys_expire_us: Option<u64>,
+    left: Option<(u32, u64)>,
+) -> v1::BackupStatus {
     v1::BackupStatus {
         committed: state.committed,
         pending: state.pending,
@@ -218,13 +224,28 @@ pub fn backup(state: BackupState, keys_expire_us: Option<u64>) -> v1::BackupStat
         alarm: state.alarm,
         unsaved_bytes: state.unsaved_bytes,
         unsaved: state.unsaved,
-        keys_expire_us: keys_expire_us.unwrap_or(0),
+        keys_expire_us: left.map_or(keys_expire_us.unwrap_or(0), |(_, ends_us)| ends_us),
+        checkpoints_left: left.map(|(left, _)| left),
         at_stake: state
             .at_stake
             .into_iter()
             .map(|(path, size_bytes)| v1::AtStake { path, size_bytes })
             .collect(),
         unseen: state.unseen,
+    }
+}
+
+/// Requests that were signed for this box.
+pub fn grants(grants: v1::Grants) -> Batch {
+    let grant = |grant: v1::Grant| Grant {
+        key: grant.key,
+        upload_id: grant.upload_id,
+        signatures: grant.signatures,
+    };
+    Batch {
+        query: grants.query,
+        expires_us: grants.expires_us,
+        grants: grants.grants.into_iter().map(grant).collect(),
     }
 }
 
@@ -321,6 +342,7 @@ pub fn wish(request: v1::ConfigureRequest) -> Wish {
             })
             .collect(),
         authorities: backup.authorities,
+        presigned: backup.presigned,
     });
     Wish {
         run: request.run,

@@ -5,7 +5,7 @@ mod streams;
 
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
-use spotter_bucket::{Bucket, Credentials};
+use spotter_bucket::{Bucket, Credentials, Stock};
 use spotter_proto::v1::{self, agent_server::Agent};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -112,7 +112,8 @@ impl Agent for Handlers {
             sample: core.telemetry.latest().map(convert::sample),
             training: core.training().map(convert::training),
             backup: core.backup().map(|running| {
-                convert::backup(running.backup.state(), core.credentials.expires_us())
+                let left = running.bucket.stock().map(Stock::left);
+                convert::backup(running.backup.state(), core.credentials.expires_us(), left)
             }),
             gpu_problem: core.telemetry.gpu_problem(),
             gpu_driver: core.telemetry.driver().as_deref().map(convert::gpu_driver),
@@ -262,6 +263,15 @@ impl Agent for Handlers {
         request: Request<v1::SetCredentialsRequest>,
     ) -> Answer<v1::SetCredentialsResponse> {
         let request = request.into_inner();
+        if let Some(grants) = request.grants {
+            let running = self.backup()?;
+            let stock = running.bucket.stock().ok_or_else(|| {
+                to_status(Refusal::Invalid("this box works with keys".to_owned()))
+            })?;
+            stock.add(convert::grants(grants));
+            running.backup.credentials_changed();
+            return Ok(Response::new(v1::SetCredentialsResponse {}));
+        }
         let credentials = Credentials {
             access_key_id: request.access_key_id,
             secret_access_key: request.secret_access_key,
@@ -309,8 +319,13 @@ impl Agent for Handlers {
             .backup_now(seconds(request.deadline_s), request.r#final)
             .await
             .map_err(to_status)?;
+        let left = running.bucket.stock().map(Stock::left);
         Ok(Response::new(v1::BackupNowResponse {
-            backup: Some(convert::backup(state, self.core.credentials.expires_us())),
+            backup: Some(convert::backup(
+                state,
+                self.core.credentials.expires_us(),
+                left,
+            )),
         }))
     }
 

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use spotter_bucket::Credentials;
+use spotter_bucket::{Batch, Credentials};
 use spotter_proto::v1::{self, agent_client::AgentClient as Contract};
 use tokio::{
     sync::watch,
@@ -260,6 +260,23 @@ impl AgentClient {
                 session_token: keys.session_token.clone().unwrap_or_default(),
                 expires_us: keys.expires_us.unwrap_or(0),
                 persist,
+                grants: None,
+            };
+            async move { to.set_credentials(request).await }
+        });
+        answer.await.map(|_| ())
+    }
+
+    /// Gives the agent of a box without keys more that it may do; it holds that in memory.
+    ///
+    /// # Errors
+    /// See [`AgentError`].
+    pub async fn give_grants(&self, batch: Batch) -> Result<(), AgentError> {
+        let grants = convert::grants(batch);
+        let answer = self.call("set_credentials", CALL_LIMIT, |mut to| {
+            let request = v1::SetCredentialsRequest {
+                grants: Some(grants.clone()),
+                ..v1::SetCredentialsRequest::default()
             };
             async move { to.set_credentials(request).await }
         });

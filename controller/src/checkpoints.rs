@@ -14,7 +14,7 @@ pub mod verify;
 
 use std::sync::Arc;
 
-use spotter_bucket::{Bucket, Layout, Target, Vault, layout::NameError};
+use spotter_bucket::{Bucket, BucketError, Layout, Target, Vault, layout::NameError};
 
 use crate::clock::Clock;
 use steady::Steady;
@@ -49,6 +49,13 @@ impl Shelf {
             layout: &self.layout,
             run: &self.run,
         }
+    }
+
+    /// Puts commits where they belong that a box without keys left where it could. Returns how many.
+    pub async fn adopt(&self, clock: &Clock) -> Result<usize, BucketError> {
+        self.vault()
+            .adopt((self.server_us(clock) / 1_000_000) as i64)
+            .await
     }
 
     /// Microseconds since the epoch by the server's clock, as far as it has answered yet.

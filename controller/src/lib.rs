@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod error;
 pub mod estimate;
 pub mod fault;
+pub mod granting;
 pub mod ledger;
 pub mod logbook;
 pub mod machine;

@@ -9,7 +9,8 @@ use std::{
 use async_trait::async_trait;
 use futures::StreamExt;
 use spotter_bucket::{
-    Bucket, Ending, Layout, S3Bucket, S3Options, Target, ending::MAX_ENDING_BYTES, prove,
+    Bucket, Ending, ErrorKind, Layout, S3Bucket, S3Options, Target, Vault,
+    ending::MAX_ENDING_BYTES, grants::NOT_GRANTED, prove,
 };
 
 use crate::{
@@ -19,10 +20,12 @@ use crate::{
         SessionRequest, Verdict,
     },
     bootstrap::{self, AgentBinary, BootstrapError},
+    clock::Clock,
     credentials::{Place as Server, key_ring::KeyRing},
     error::chain,
+    granting::{Granting, GrantingError},
     run::site::{KeysGiven, LeftLog, Place, Progress, Site, SiteError, Sites},
-    spec::{BucketServer, Checkpoints, RunSpec, WebhookFrom},
+    spec::{BucketServer, Checkpoints, KeyMode, RunSpec, WebhookFrom},
     sync::{self, SyncError},
     tunnel::{self, FailureKind, Patience, SshHome, Tunnel, TunnelError},
 };
@@ -33,6 +36,8 @@ const CONNECT: Duration = Duration::from_secs(25);
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
 /// Hashing and uploading results of some tens of gigabytes.
 const RESULTS_LIMIT: Duration = Duration::from_secs(3600);
+/// Between two looks at whether a box that saves needs more signed for it.
+const GRANTS_LOOK: Duration = Duration::from_secs(3);
 /// More than an agent leaves of a log when its box is taken back: anything larger is not from one.
 const LEFT_LOG_BYTES: u64 = 64 << 20;
 /// Bytes of a log read at one go; the rest follows at the next look.
@@ -101,25 +106,69 @@ impl Machines {
         Ok(Some((bucket, layout)))
     }
 
-    /// A client for a bucket with the keys of this laptop, which are renewed while it is used.
     async fn client(&self, to: &str, server: &BucketServer) -> Result<S3Bucket, SiteError> {
-        let access = self.keys.access().await.map_err(|err| local(&err))?;
-        let place = access.place.at(server);
-        let target = place.target(to).map_err(|err| local(&err))?;
-        let newest = self.keys.newest(access.credentials);
-        let bucket = S3Bucket::new(
-            target,
-            Arc::new(move || Some(newest.credentials())),
-            S3Options::default(),
-        )
-        .map_err(|err| local(&err))?;
-        let authorities = place.authorities().map_err(|err| local(&err))?;
-        if !authorities.is_empty() {
-            bucket
-                .trust(authorities.as_bytes())
-                .map_err(|err| local(&err))?;
+        client(&self.keys, to, server).await
+    }
+}
+
+/// A client for a bucket with the keys of this laptop, which are renewed while it is used.
+async fn client(
+    keys: &Arc<KeyRing>,
+    to: &str,
+    server: &BucketServer,
+) -> Result<S3Bucket, SiteError> {
+    let access = keys.access().await.map_err(|err| local(&err))?;
+    let place = access.place.at(server);
+    let target = place.target(to).map_err(|err| local(&err))?;
+    let newest = keys.newest(access.credentials);
+    let bucket = S3Bucket::new(
+        target,
+        Arc::new(move || Some(newest.credentials())),
+        S3Options::default(),
+    )
+    .map_err(|err| local(&err))?;
+    let authorities = place.authorities().map_err(|err| local(&err))?;
+    if !authorities.is_empty() {
+        bucket
+            .trust(authorities.as_bytes())
+            .map_err(|err| local(&err))?;
+    }
+    Ok(bucket)
+}
+
+impl Machine {
+    /// The bucket of a run whose box gets no keys.
+    async fn granting(&self) -> Result<Option<Granting>, SiteError> {
+        let kept = self.checkpoints.as_ref();
+        let kept = kept.filter(|kept| kept.keys.mode == KeyMode::Presigned);
+        let Some((kept, to)) = kept.and_then(|kept| Some((kept, kept.to.as_deref()?))) else {
+            return Ok(None);
+        };
+        let bucket = client(&self.keys, to, &kept.server).await?;
+        let granting = Granting::new(bucket, &self.run, kept).map_err(|err| local(&err))?;
+        Ok(Some(granting))
+    }
+
+    /// Signs for the box what it may do next.
+    async fn give_grants(&self, granting: &Granting) -> Result<KeysGiven, SiteError> {
+        let status = self.status().await?;
+        let backup = status.backup.unwrap_or_default();
+        let batches = granting.round(status.attempt, &backup).await;
+        let batches = batches.map_err(|err| match err {
+            GrantingError::Bucket(err) if err.kind == ErrorKind::Transient => {
+                SiteError::Unreachable(chain(&err))
+            }
+            err => local(&err),
+        })?;
+        for batch in batches {
+            self.client.give_grants(batch).await.map_err(agent_failed)?;
         }
-        Ok(bucket)
+        let backup = self.status().await?.backup.unwrap_or_default();
+        Ok(KeysGiven {
+            expires_us: backup.keys_expire_us,
+            signed_for: Some(backup.checkpoints_left.unwrap_or(0)),
+            ..KeysGiven::default()
+        })
     }
 }
 
@@ -142,6 +191,15 @@ impl Sites for Machines {
             return Ok(0);
         };
         prove(&bucket, &layout.data_prefix())
+            .await
+            .map_err(|err| SiteError::Refused(chain(&err)))?;
+        let vault = Vault {
+            bucket: &bucket,
+            layout: &layout,
+            run: &spec.name,
+        };
+        vault
+            .adopt(Clock::system().now_us() / 1_000_000)
             .await
             .map_err(|err| SiteError::Refused(chain(&err)))?;
         let commits = bucket
@@ -311,6 +369,9 @@ impl Site for Machine {
         let Some((kept, to)) = bucket.and_then(|kept| Some((kept, kept.to.as_deref()?))) else {
             return Ok(KeysGiven::default());
         };
+        if let Some(granting) = self.granting().await? {
+            return self.give_grants(&granting).await;
+        }
         let keys = self
             .keys
             .for_box(&kept.keys, to, &kept.server, &self.run)
@@ -324,6 +385,7 @@ impl Site for Machine {
             run_only: keys.run_only,
             expires_us: keys.credentials.expires_us,
             why_own: keys.why_own,
+            signed_for: None,
         })
     }
 
@@ -425,10 +487,27 @@ impl Site for Machine {
     }
 
     async fn backup_now(&self, deadline: Duration, last: bool) -> Result<BackupInfo, SiteError> {
-        self.client
-            .backup_now(deadline, last)
-            .await
-            .map_err(agent_failed)
+        let mut saving = std::pin::pin!(self.client.backup_now(deadline, last));
+        let Some(granting) = self.granting().await? else {
+            return saving.await.map_err(agent_failed);
+        };
+        let saved = loop {
+            tokio::select! {
+                saved = &mut saving => break saved.map_err(agent_failed)?,
+                () = tokio::time::sleep(GRANTS_LOOK) => {}
+            }
+            // The last one may take more than what was signed for.
+            let wants = |status: AgentStatus| status.backup?.problem;
+            let problem = self.status().await.ok().and_then(wants);
+            if problem.is_some_and(|problem| problem.contains(NOT_GRANTED))
+                && let Err(err) = self.give_grants(&granting).await
+            {
+                tracing::warn!(%err, "nothing more was signed for the box, will try again");
+            }
+        };
+        // Its commit is where everybody looks for it.
+        let _ = granting.adopt().await;
+        Ok(saved)
     }
 
     async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, SiteError> {
@@ -473,7 +552,12 @@ impl Site for Machine {
     }
 
     async fn wipe(&self) -> Result<(), SiteError> {
-        self.client.shutdown(true).await.map_err(agent_failed)
+        self.client.shutdown(true).await.map_err(agent_failed)?;
+        if let Ok(Some(granting)) = self.granting().await {
+            let _ = granting.adopt().await;
+            granting.abort_uploads(u32::MAX).await;
+        }
+        Ok(())
     }
 }
 

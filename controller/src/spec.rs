@@ -251,6 +251,8 @@ pub enum KeyMode {
     Session,
     /// The user's own.
     Keys,
+    /// None: what the box may do is signed for it, request by request.
+    Presigned,
 }
 
 /// What happens when the backup falls behind.

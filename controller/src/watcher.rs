@@ -42,6 +42,8 @@ const CREDENTIALS: Duration = Duration::from_secs(10 * 60);
 
 /// Between two tries to get keys where something on this laptop is in the way.
 const KEYS_AGAIN: Duration = Duration::from_secs(60);
+/// Nothing is signed anew more often than this.
+const GRANTS_AGAIN: Duration = Duration::from_secs(20);
 /// How the agent begins to say that it is a matter of rights.
 const REFUSED: &str = "the bucket refuses our keys";
 
@@ -367,16 +369,18 @@ impl Lifecycle {
         if printed && let Err(err) = self.copy_log(run, attempt.number, site, TRAIN).await {
             tracing::debug!(%err, "the log waits for the next look");
         }
-        let wants_keys = status
-            .backup
-            .as_ref()
-            .is_some_and(|backup| backup.problem.is_some());
+        let wants_keys = status.backup.as_ref().is_some_and(|backup| {
+            backup.problem.is_some() || backup.checkpoints_left.is_some_and(|left| left < 3)
+        });
         let due = wants_keys || view.keys_due <= Instant::now();
         if status.backup.is_some() && due && view.keys_wait <= Instant::now() {
             match site.give_credentials().await {
                 Ok(given) => {
                     let renew_in = given.renew_in(self.clock.now_us(), CREDENTIALS);
                     view.keys_due = Instant::now() + renew_in;
+                    if given.signed_for.is_some() {
+                        view.keys_wait = Instant::now() + GRANTS_AGAIN;
+                    }
                     view.keys_problem = None;
                 }
                 Err(err @ SiteError::Unreachable(_)) => {

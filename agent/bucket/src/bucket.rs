@@ -81,6 +81,10 @@ pub trait Bucket: Send + Sync {
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, BucketError>;
     /// Begins a multipart upload and returns its id.
     async fn create_upload(&self, key: &str) -> Result<String, BucketError>;
+    /// The same for an upload of at most so many parts.
+    async fn create_upload_of(&self, key: &str, _parts: usize) -> Result<String, BucketError> {
+        self.create_upload(key).await
+    }
     /// Uploads one part (5 MiB to 5 GiB unless it is the last). Returns its entity tag.
     async fn upload_part(
         &self,
@@ -102,6 +106,14 @@ pub trait Bucket: Send + Sync {
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), BucketError>;
     /// Unfinished uploads whose key begins with `prefix`.
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, BucketError>;
+    /// Where an object that was stored as `key` really lies: elsewhere only where places are given out ([`crate::grants`]).
+    fn stored_as(&self, key: &str) -> String {
+        key.to_owned()
+    }
+    /// Whether there are keys at all, rather than [grants](crate::grants) to store and read: nothing can be deleted or listed with these.
+    fn has_keys(&self) -> bool {
+        true
+    }
     /// Seconds that the server's clock is ahead of ours, as learned from its answers; 0 before the first.
     fn clock_offset_s(&self) -> f64;
 }

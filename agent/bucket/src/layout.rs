@@ -202,6 +202,17 @@ impl Layout {
             .ok()
     }
 
+    /// Where a commit waits whose name was not known when its place was signed for.
+    pub fn waiting_key(&self, place: &Ulid) -> String {
+        format!("{}/commits/waiting-{place}.json", self.root)
+    }
+
+    /// Whether a key is such a place.
+    pub fn is_waiting(&self, key: &str) -> bool {
+        key.strip_prefix(&self.commits_prefix())
+            .is_some_and(|name| name.starts_with("waiting-"))
+    }
+
     /// What the marks of checkpoints that people want to keep begin with.
     pub fn pins_prefix(&self) -> String {
         format!("{}/pins/", self.root)
@@ -344,6 +355,9 @@ mod tests {
             format!("team/a/llama-7b/commits/000000001500-{ULID}.json")
         );
         assert_eq!(layout.commit_of_key(&commit), Some(id));
+        let waiting = layout.waiting_key(&id.ulid);
+        assert!(layout.is_waiting(&waiting) && !layout.is_waiting(&commit));
+        assert_eq!(layout.commit_of_key(&waiting), None);
         assert_eq!(layout.pin_of_key(&layout.pin_key(&id)), Some(id));
         let reader = Ulid::from_parts(1_700_000_000_000, 7);
         let key = layout.reader_key(&id, &reader);

@@ -5,7 +5,7 @@
 //! what a checkpoint is, [`layout`] where its objects lie, [`names`] which step a name speaks of, [`retention`] which of them may go,
 //! [`vault`] lists, pins and deletes them, [`download`] brings their files down or proves them; [`target`] parses `s3://bucket/prefix`,
 //! [`profile`] is what is known of servers by their host, [`verdict`] what follows from what one was seen to do, [`credentials`] holds
-//! keys that never reach a log, [`ending`] is what a box that stops itself leaves, [`roots`] whom a program
+//! keys that never reach a log, [`grants`] is what a box without keys may do, [`ending`] is what a box that stops itself leaves, [`roots`] whom a program
 //! trusts that runs on a box without certificates.
 
 pub mod bucket;
@@ -15,6 +15,7 @@ pub mod contract;
 pub mod credentials;
 pub mod download;
 pub mod ending;
+pub mod grants;
 pub mod layout;
 pub mod manifest;
 #[cfg(any(test, feature = "fakes"))]
@@ -35,6 +36,7 @@ pub use bucket::{
 };
 pub use credentials::Credentials;
 pub use ending::{Cause, EndedBy, Ending};
+pub use grants::{Batch, Grant, Stock};
 pub use layout::{CommitId, Layout};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
 pub use profile::Style;

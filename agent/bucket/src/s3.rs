@@ -2,13 +2,17 @@
 //!
 //! Reading order: [`sign`] (signatures), `address` (URLs), [`clock`] (the server's time), [`xml`] (bodies), `refusal` (what a
 //! no means), `roots` (whom TLS trusts), `exchange` (one request and its tries), `payload` (checksums in place of signed bodies);
-//! here, what each call asks and what it makes of the answer. [`probe`] finds out what a server honours.
+//! here, what each call asks and what it makes of the answer. [`probe`] finds out what a server honours, [`presign`]
+//! signs ahead what others may do.
 
 use std::{
     collections::BTreeMap,
     fmt,
     ops::Range,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -20,6 +24,7 @@ use crate::{
         Bucket, BucketError, CompletedPart, ErrorKind, ListedObject, ListedPart, ListedUpload,
         ObjectInfo,
     },
+    grants::{NOT_GRANTED, Stock},
     target::Target,
     verdict::Payload,
 };
@@ -29,6 +34,7 @@ pub mod clock;
 mod exchange;
 mod options;
 mod payload;
+pub mod presign;
 pub mod probe;
 mod refusal;
 mod roots;
@@ -76,6 +82,22 @@ impl S3Bucket {
             checksums: AtomicBool::new(false),
             sums: Sums::default(),
         })
+    }
+
+    /// A client without keys: it can do what `stock` allows.
+    pub fn granted(
+        target: Target,
+        stock: Arc<Stock>,
+        options: S3Options,
+    ) -> Result<Self, BucketError> {
+        let mut bucket = Self::new(target, Arc::new(|| None), options)?;
+        bucket.exchange.grants = Some(stock);
+        Ok(bucket)
+    }
+
+    /// What this client may do where it has no keys.
+    pub fn stock(&self) -> Option<&Stock> {
+        self.exchange.grants.as_deref()
     }
 
     /// How large payloads go from now on: as [`probe`](Self::probe) found. Uploads that were begun stay as they are.
@@ -295,6 +317,10 @@ impl Bucket for S3Bucket {
     }
 
     async fn delete(&self, key: &str) -> Result<(), BucketError> {
+        if !self.has_keys() {
+            // Whoever has keys cleans up.
+            return Ok(());
+        }
         gone(
             self.exchange
                 .send(on("DeleteObject", Method::DELETE, key))
@@ -304,6 +330,9 @@ impl Bucket for S3Bucket {
 
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, BucketError> {
         const OPERATION: &str = "ListObjectsV2";
+        if let Some(stock) = self.stock() {
+            return Ok(stock.list(prefix));
+        }
         let mut objects = BTreeMap::new();
         let mut token: Option<String> = None;
         for _ in 0..MAX_PAGES {
@@ -346,7 +375,21 @@ impl Bucket for S3Bucket {
     }
 
     async fn create_upload(&self, key: &str) -> Result<String, BucketError> {
-        self.begin(key, self.payload()).await
+        self.create_upload_of(key, 1).await
+    }
+
+    async fn create_upload_of(&self, key: &str, parts: usize) -> Result<String, BucketError> {
+        let Some(stock) = self.stock() else {
+            return self.begin(key, self.payload()).await;
+        };
+        stock.begin(key, parts).map_err(|kind| BucketError {
+            operation: "CreateMultipartUpload",
+            key: key.to_owned(),
+            kind,
+            status: 0,
+            code: None,
+            message: format!("{NOT_GRANTED}; {parts} parts are to go"),
+        })
     }
 
     async fn upload_part(
@@ -437,6 +480,9 @@ impl Bucket for S3Bucket {
 
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), BucketError> {
         self.sums.forget(upload_id);
+        if !self.has_keys() {
+            return Ok(());
+        }
         let query = vec![("uploadId", upload_id)];
         gone(
             self.exchange
@@ -451,6 +497,9 @@ impl Bucket for S3Bucket {
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, BucketError> {
         const OPERATION: &str = "ListMultipartUploads";
         let mut uploads: Vec<ListedUpload> = Vec::new();
+        if !self.has_keys() {
+            return Ok(uploads);
+        }
         let mut marker: Option<xml::UploadMarker> = None;
         for _ in 0..MAX_PAGES {
             let mut query = vec![
@@ -484,6 +533,15 @@ impl Bucket for S3Bucket {
             }
         }
         Err(too_many_pages(OPERATION, prefix))
+    }
+
+    fn stored_as(&self, key: &str) -> String {
+        self.stock()
+            .map_or_else(|| key.to_owned(), |stock| stock.stored_as(key))
+    }
+
+    fn has_keys(&self) -> bool {
+        self.exchange.grants.is_none()
     }
 
     fn clock_offset_s(&self) -> f64 {

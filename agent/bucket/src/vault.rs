@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use crate::{
-    bucket::{Bucket, BucketError, ErrorKind},
+    bucket::{Bucket, BucketError, ErrorKind, ListedObject},
     layout::{CommitId, Layout},
     manifest::{MAX_MANIFEST_BYTES, Manifest},
     retention::{self, Commit},
@@ -24,6 +24,8 @@ use crate::{
 const FORMAT: u32 = 1;
 /// Requests in flight.
 const IN_FLIGHT: usize = 8;
+/// Within so long whoever put a commit has read it back.
+const READ_BACK_S: i64 = 60;
 /// A restore that says nothing for so long is over, whatever became of it.
 const READER_LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -103,6 +105,58 @@ impl Vault<'_> {
             .collect();
         ids.sort_by_key(|id| std::cmp::Reverse(written(id)));
         Ok(ids)
+    }
+
+    /// Puts commits where they belong that a box without keys left where it could. A place that was just filled stays for a minute:
+    /// whoever filled it reads it back. `server_s`: now by the server's clock, seconds since the epoch. Returns how many commits are new.
+    /// What is damaged stays where it is.
+    pub async fn adopt(&self, server_s: i64) -> Result<usize, BucketError> {
+        let listed = self.bucket.list(&self.layout.commits_prefix()).await?;
+        let waiting: Vec<&ListedObject> = listed
+            .iter()
+            .filter(|object| self.layout.is_waiting(&object.key))
+            .filter(|object| object.size_bytes <= MAX_MANIFEST_BYTES as u64)
+            .collect();
+        if waiting.is_empty() {
+            return Ok(0);
+        }
+        let buried = self.bucket.list(&self.layout.tombstones_prefix()).await?;
+        let buried: HashSet<CommitId> = buried
+            .iter()
+            .filter_map(|object| Some(self.layout.tombstone_of_key(&object.key)?.0))
+            .collect();
+        let known: HashSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
+        let mut adopted = 0;
+        for object in waiting {
+            let bytes = match self.bucket.get(&object.key, None).await {
+                Ok(bytes) => bytes,
+                // Somebody else was faster.
+                Err(err) if err.kind == ErrorKind::NotFound => continue,
+                Err(err) => return Err(err),
+            };
+            let Ok(manifest) = Manifest::open(&bytes) else {
+                continue;
+            };
+            let Ok(id) = manifest.id.parse::<CommitId>() else {
+                continue;
+            };
+            if manifest.run != self.run {
+                continue;
+            }
+            let key = self.layout.commit_key(&id);
+            // One that was deleted since must not come back.
+            if !buried.contains(&id) && !known.contains(key.as_str()) {
+                self.bucket.put(&key, bytes.clone()).await?;
+                if self.bucket.get(&key, None).await? != bytes {
+                    continue;
+                }
+                adopted += 1;
+            }
+            if server_s > object.modified_s.saturating_add(READ_BACK_S) {
+                self.bucket.delete(&object.key).await?;
+            }
+        }
+        Ok(adopted)
     }
 
     /// One commit. `None`: there is none of that name; the inner error says how it is damaged.
@@ -272,7 +326,7 @@ impl Vault<'_> {
     /// When the next data is due, milliseconds since the epoch by the server's clock; `None`: nothing waits.
     pub async fn next_purge_ms(&self, grace: Duration) -> Result<Option<u64>, BucketError> {
         let listed = self.bucket.list(&self.layout.tombstones_prefix()).await?;
-        let due = |object: &crate::ListedObject| {
+        let due = |object: &ListedObject| {
             let (_, deleted_ms) = self.layout.tombstone_of_key(&object.key)?;
             Some(deleted_ms.saturating_add(grace.as_millis() as u64))
         };

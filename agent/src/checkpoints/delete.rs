@@ -74,6 +74,11 @@ impl Backup {
         self.delete_on_the_box(ids).await;
         for id in doomed {
             let name = id.to_string();
+            if !self.bucket.has_keys() {
+                // In the bucket that is for whoever has keys.
+                index.remove(&name);
+                continue;
+            }
             let buried = vault.bury(&id, "retention", self.server_us()).await?;
             index.remove(&name);
             if buried {

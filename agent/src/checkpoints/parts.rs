@@ -178,7 +178,7 @@ impl Uploader<'_> {
         self.complete(&upload, size_bytes, &parts).await?;
         let hashes = parts.into_values().map(|part| part.blake3).collect();
         let stored = Stored {
-            key: upload.key.clone(),
+            key: self.bucket.stored_as(&upload.key),
             part_size_bytes,
             parts: hashes,
         };
@@ -267,9 +267,10 @@ impl Uploader<'_> {
             &log.attempt.id,
             source.name_in_bucket(!log.attempt.candidate.directory),
         )?;
+        let parts = source.stat.size_bytes.div_ceil(part_size_bytes) as usize;
         let upload_id = self
             .standing
-            .ask(self.stop, || self.bucket.create_upload(&key))
+            .ask(self.stop, || self.bucket.create_upload_of(&key, parts))
             .await?;
         let upload = UploadRecord {
             key,

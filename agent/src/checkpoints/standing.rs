@@ -239,7 +239,11 @@ impl Standing {
     }
 
     fn denied(&self, err: &BucketError) {
-        let problem = format!("the bucket refuses our keys: {}", chain(err));
+        let problem = match err.status {
+            // Nobody asked the bucket.
+            0 => chain(err),
+            _ => format!("the bucket refuses our keys: {}", chain(err)),
+        };
         let was = std::mem::replace(
             &mut *self
                 .denied

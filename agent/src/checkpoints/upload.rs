@@ -252,7 +252,7 @@ impl Uploader<'_> {
             source,
             read.part_blake3,
             Stored {
-                key,
+                key: self.bucket.stored_as(&key),
                 part_size_bytes: 0,
                 parts: Vec::new(),
             },

@@ -191,6 +191,14 @@ pub async fn watch(core: Arc<Core>) {
             () = time::sleep(LOOK) => {}
         }
         let now = now_us();
+        if let Some(running) = core.backup()
+            && let Some(stock) = running.bucket.stock()
+            && let Some((left, expires_us)) = stock.low(2_000_000 * u64::from(running.plan.every_s))
+        {
+            warn!(left, "the grants of this box run low");
+            let detail = json!({ "checkpoints_left": left, "expires_us": expires_us });
+            core.journal.event("grants.low", detail);
+        }
         match core.credentials.notice(now) {
             Some(Notice::Soon { expires_us }) => {
                 let left_s = expires_us.saturating_sub(now) / 1_000_000;

@@ -109,6 +109,9 @@ pub struct BackupPlan {
     /// Certificates that the bucket's server is trusted by besides those that everybody trusts, PEM; empty: those alone.
     #[serde(default)]
     pub authorities: String,
+    /// The box never gets keys, but grants.
+    #[serde(default)]
+    pub presigned: bool,
 }
 
 /// What the controller asks for, before it is checked.
@@ -177,6 +180,8 @@ pub struct BackupWish {
     pub windows: Vec<Window>,
     /// See [`BackupPlan::authorities`].
     pub authorities: String,
+    /// See [`BackupPlan::presigned`].
+    pub presigned: bool,
 }
 
 /// Why a configuration is refused.
@@ -395,6 +400,7 @@ impl BackupPlan {
             keep_best: wish.keep_best,
             windows: wish.windows,
             authorities: wish.authorities,
+            presigned: wish.presigned,
         })
     }
 }

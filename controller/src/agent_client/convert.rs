@@ -1,5 +1,6 @@
 //! Contract messages to our types and back (pure).
 
+use spotter_bucket::{Batch, Grant};
 use spotter_proto::v1;
 
 use super::types::*;
@@ -246,6 +247,20 @@ impl From<v1::TrainingRecord> for TrainingInfo {
     }
 }
 
+/// What was signed for a box.
+pub fn grants(batch: Batch) -> v1::Grants {
+    let grant = |grant: Grant| v1::Grant {
+        key: grant.key,
+        upload_id: grant.upload_id,
+        signatures: grant.signatures,
+    };
+    v1::Grants {
+        query: batch.query,
+        expires_us: batch.expires_us,
+        grants: batch.grants.into_iter().map(grant).collect(),
+    }
+}
+
 impl From<v1::BackupStatus> for BackupInfo {
     fn from(m: v1::BackupStatus) -> Self {
         BackupInfo {
@@ -262,6 +277,7 @@ impl From<v1::BackupStatus> for BackupInfo {
             unsaved: m.unsaved,
             unseen: m.unseen,
             keys_expire_us: nonzero(m.keys_expire_us),
+            checkpoints_left: m.checkpoints_left,
             at_stake: m
                 .at_stake
                 .into_iter()
@@ -374,6 +390,7 @@ impl From<&BoxConfig> for v1::ConfigureRequest {
                     })
                     .collect(),
                 authorities: backup.authorities.clone(),
+                presigned: backup.presigned,
             }),
             bring_up_s: seconds(config.bring_up),
             idle_stop_s: config.idle_stop.map_or(0, seconds),

@@ -334,6 +334,8 @@ pub struct BackupInfo {
     pub unseen: bool,
     /// When the bucket keys of the box end, or have ended, microseconds since the epoch; `None`: nothing says so.
     pub keys_expire_us: Option<u64>,
+    /// Checkpoints like the last one that can still be stored by what was signed for the box; `None`: it works with keys.
+    pub checkpoints_left: Option<u32>,
     /// The largest of those that are in no commit yet, each with its bytes.
     pub at_stake: Vec<(String, u64)>,
 }
@@ -517,6 +519,8 @@ pub struct BackupConfig {
     pub windows: Vec<UploadWindow>,
     /// Certificates that the bucket's server is trusted by besides those that everybody trusts, PEM; empty: those alone.
     pub authorities: String,
+    /// The box never gets keys: what it may do is signed for it.
+    pub presigned: bool,
 }
 
 /// A command to start.

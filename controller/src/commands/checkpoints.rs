@@ -151,6 +151,17 @@ pub(super) async fn open(
         .await
         .map_err(|err| failed(&err))?;
     let shelf = Shelf::new(bucket, &target, &name).map_err(|err| failed(&err))?;
+    // Where the bucket does not even list them, the verb itself meets that and says so.
+    match shelf.adopt(&deps.clock).await {
+        Err(err) if err.operation != "ListObjectsV2" => {
+            return Err(self::failed(
+                &shelf,
+                format!("checkpoints that wait in the bucket of `{name}` were not put in place"),
+                err,
+            ));
+        }
+        _ => {}
+    }
     Ok((shelf, record))
 }
 

@@ -372,7 +372,15 @@ fn show_agent(ui: &mut Ui, agent: &AgentStatus) {
                 0 => "have ended: hand over others with `spotter up`".to_owned(),
                 left_us => format!("end in {}", text::duration(Duration::from_micros(left_us))),
             };
-            ui.line(format_args!("  bucket keys  {when}"));
+            match backup.checkpoints_left {
+                None => ui.line(format_args!("  bucket keys  {when}")),
+                Some(0) => ui.line(format_args!(
+                    "  signed for   no more checkpoints, LOW: sign for more with `spotter up`"
+                )),
+                Some(left) => ui.line(format_args!(
+                    "  signed for   {left} more checkpoints; the signatures {when}"
+                )),
+            }
         }
         if let Some(problem) = &backup.problem {
             ui.line(format_args!("  problem      {problem}"));

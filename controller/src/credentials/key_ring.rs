@@ -84,7 +84,7 @@ fn ways(rules: &KeyRules, grantor: Grantor, temporary: bool) -> Result<Way, Stri
     let must = match rules.mode {
         KeyMode::Keys => return Ok(Way::Own),
         KeyMode::Session => true,
-        KeyMode::Auto => false,
+        KeyMode::Auto | KeyMode::Presigned => false,
     };
     match (&rules.role, grantor) {
         (Some(role), Grantor::Aws | Grantor::Minio) => Ok(Way::Role(role.clone())),

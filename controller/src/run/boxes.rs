@@ -14,7 +14,7 @@ use crate::{
         lifecycle::{LOOK_AGAIN, Lifecycle},
         site::Site,
     },
-    spec::OnDone,
+    spec::{KeyMode, OnDone},
     store::{AttemptRecord, Outcome, RunRecord},
 };
 
@@ -385,6 +385,12 @@ impl Lifecycle {
         }
         Ok(self.gpu_charge_ends(attempt)?)
     }
+}
+
+/// Whether its boxes get no bucket keys.
+pub(crate) fn is_presigned(run: &RunRecord) -> bool {
+    let checkpoints = run.spec.checkpoints.as_ref();
+    checkpoints.is_some_and(|kept| kept.keys.mode == KeyMode::Presigned)
 }
 
 /// Whether checkpoints of a run outlive its boxes.

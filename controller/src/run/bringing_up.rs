@@ -22,7 +22,7 @@ use crate::{
         site::{Site, SiteError},
         status::Action,
     },
-    spec::{OnDone, OnStale},
+    spec::{KeyMode, OnDone, OnStale},
     store::{AttemptRecord, RunRecord},
 };
 
@@ -411,6 +411,7 @@ impl Lifecycle {
                 style: Style::Auto,
                 windows: checkpoints.windows.clone(),
                 authorities: String::new(),
+                presigned: checkpoints.keys.mode == KeyMode::Presigned,
             })
         });
         BoxConfig {

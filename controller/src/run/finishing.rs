@@ -14,7 +14,7 @@ use crate::{
     error::CommandError,
     run::{
         State, believable_step,
-        boxes::{KEPT, has_bucket},
+        boxes::{KEPT, has_bucket, is_presigned},
         bringing_up::{TRAIN, ended_text, last_lines},
         diagnosis::{self, Diagnosis},
         halt::{Halt, refused},
@@ -223,7 +223,8 @@ impl Lifecycle {
                 run,
                 &format!("Fetching results to {}.", results.to.display()),
             );
-            if has_bucket {
+            // A box without keys has nothing signed for results: they come from it alone.
+            if has_bucket && !is_presigned(run) {
                 let collecting = site.collect_results(&results.fetch);
                 self.shown(run, site, "results to the bucket", collecting)
                     .await

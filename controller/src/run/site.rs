@@ -54,11 +54,18 @@ pub struct KeysGiven {
     pub expires_us: Option<u64>,
     /// Why they are the user's own where narrower ones were wished for.
     pub why_own: Option<String>,
+    /// There are none: requests were signed for so many checkpoints like the last one in all.
+    pub signed_for: Option<u32>,
 }
 
 impl KeysGiven {
     /// Which keys these are, for people; nothing of the user's own that do not end, which is what he would think.
     pub fn text(&self) -> Option<String> {
+        if let Some(checkpoints) = self.signed_for {
+            return Some(format!(
+                "The box gets no bucket keys: {checkpoints} checkpoints are signed for, and more while somebody watches."
+            ));
+        }
         let whose = match (self.run_only, &self.why_own, self.expires_us) {
             (true, _, _) => "keys for this run's part of the bucket alone".to_owned(),
             (false, Some(why), _) => {

@@ -516,7 +516,38 @@ fn resources(keys: &ResourcesKeys) -> Result<Resources, YamlError> {
     })
 }
 
+/// What cannot be had together with `credentials: presigned`.
+fn check_presigned(keys: &CheckpointsKeys) -> Result<(), YamlError> {
+    let Some(credentials) = keys.credentials.as_ref() else {
+        return Ok(());
+    };
+    if credentials.value != "presigned" {
+        return Ok(());
+    }
+    let refuse = |scalar: &Scalar, why: &str| at(scalar, Err(why.to_owned()));
+    if keys.to.is_none() {
+        refuse(
+            credentials,
+            "nothing can be signed without a bucket: set `to`",
+        )?;
+    }
+    if let Some(role) = &keys.role {
+        refuse(
+            role,
+            "no keys go to the box with `credentials: presigned`: leave `role` out",
+        )?;
+    }
+    match &keys.persist {
+        Some(persist) if persist.value == "true" => refuse(
+            persist,
+            "what is signed for the box stays in its memory with `credentials: presigned`: leave `persist` out",
+        ),
+        _ => Ok(()),
+    }
+}
+
 fn checkpoints(keys: &CheckpointsKeys, dir: &Path) -> Result<Checkpoints, YamlError> {
+    check_presigned(keys)?;
     let (sending, server) = (keys.upload.as_ref(), keys.server.as_ref());
     let keep = keys.keep.as_ref();
     Ok(Checkpoints {
@@ -559,6 +590,7 @@ fn checkpoints(keys: &CheckpointsKeys, dir: &Path) -> Result<Checkpoints, YamlEr
                     ("auto", KeyMode::Auto),
                     ("session", KeyMode::Session),
                     ("keys", KeyMode::Keys),
+                    ("presigned", KeyMode::Presigned),
                 ];
                 choice(text, &words)
             })?,

@@ -21,6 +21,7 @@ mod links;
 mod money;
 mod notify;
 mod other_tools;
+mod presigned;
 mod refusals;
 mod results;
 mod screen;

@@ -55,14 +55,26 @@ fn is_virtual(target: &Target, scheme: &str, rest: &str) -> bool {
 pub fn url(bucket_url: &str, key: Option<&str>, query: &[(&str, &str)]) -> String {
     let mut url = format!("{bucket_url}/");
     url.extend(utf8_percent_encode(key.unwrap_or_default(), ENCODED_PATH));
-    for (at, (name, value)) in query.iter().enumerate() {
-        url.push(if at == 0 { '?' } else { '&' });
-        url.push_str(name);
-        // `?uploads` is signed and understood as `?uploads=`; not every server takes the short form.
-        url.push('=');
-        url.extend(utf8_percent_encode(value, ENCODED));
+    if !query.is_empty() {
+        url.push('?');
+        url.push_str(&self::query(query));
     }
     url
+}
+
+/// A query, encoded.
+pub fn query(query: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    for (name, value) in query {
+        if !text.is_empty() {
+            text.push('&');
+        }
+        text.push_str(name);
+        // `?uploads` is signed and understood as `?uploads=`; not every server takes the short form.
+        text.push('=');
+        text.extend(utf8_percent_encode(value, ENCODED));
+    }
+    text
 }
 
 /// Why a key cannot be sent. Components `.` and `..` would be folded away on the road, and another object addressed.

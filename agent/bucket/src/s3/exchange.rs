@@ -2,7 +2,7 @@
 //! broke or the clock was off.
 
 use std::{
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
@@ -13,6 +13,7 @@ use tokio::{
     time::{self, Instant},
 };
 use tracing::{debug, trace};
+use zeroize::Zeroizing;
 
 use super::{
     CredentialSource, S3Options, address,
@@ -24,6 +25,7 @@ use super::{
 use crate::{
     bucket::{BucketError, ErrorKind},
     credentials::Credentials,
+    grants::{NOT_GRANTED, Stock},
     target::Target,
 };
 
@@ -76,10 +78,12 @@ pub(super) struct Answer {
 /// The way to one bucket.
 pub(super) struct Exchange {
     client: RwLock<reqwest::Client>,
-    bucket_url: String,
-    region: String,
+    pub(super) bucket_url: String,
+    pub(super) region: String,
     credentials: CredentialSource,
-    options: S3Options,
+    /// What was signed ahead, where there are no keys.
+    pub(super) grants: Option<Arc<Stock>>,
+    pub(super) options: S3Options,
     clock: Mutex<ServerClock>,
     hashing: Semaphore,
 }
@@ -114,6 +118,7 @@ impl Exchange {
             bucket_url,
             region: target.region.clone(),
             credentials,
+            grants: None,
             options,
             clock: Mutex::new(ServerClock::default()),
             hashing: Semaphore::new(HASHES_AT_ONCE),
@@ -144,6 +149,8 @@ impl Exchange {
                 .map_err(|reason| local(&request, ErrorKind::Refused, reason))?;
         }
         let payload_sha256 = match &request.vouch {
+            // What was signed ahead says nothing of a payload.
+            _ if self.grants.is_some() => String::new(),
             Vouch::Sha256 => self.hash(request.body.clone(), sign::payload_sha256).await,
             Vouch::Claimed(sha256) => sha256.clone(),
             Vouch::Crc32(crc32) => {
@@ -206,25 +213,27 @@ impl Exchange {
         request: &Request<'_>,
         payload_sha256: &str,
     ) -> Result<Answer, Failure> {
-        let Some(credentials) = (self.credentials)() else {
-            return Err(Failure::Untried(local(
-                request,
-                ErrorKind::Denied,
-                "no bucket keys are known",
-            )));
-        };
-        let url = address::url(
-            &self.bucket_url,
-            request.on_object.then_some(request.key),
-            &request.query,
-        );
         let signed_with_s = self.clock().signing_offset_s();
-        let (headers, signature) =
-            self.headers(request, &url, payload_sha256, &credentials, signed_with_s)?;
+        let (url, headers, secrets) = match &self.grants {
+            Some(stock) => self.granted(stock, request)?,
+            None => {
+                let credentials = self.keys(request)?;
+                let url = address::url(
+                    &self.bucket_url,
+                    request.on_object.then_some(request.key),
+                    &request.query,
+                );
+                let (headers, signature) =
+                    self.headers(request, &url, payload_sha256, &credentials, signed_with_s)?;
+                let token = credentials.session_token.clone().unwrap_or_default();
+                let secret = credentials.secret_access_key.clone();
+                (url, headers, Zeroizing::new([token, secret, signature]))
+            }
+        };
         let secrets = [
-            credentials.session_token.as_deref().unwrap_or_default(),
-            &credentials.secret_access_key,
-            &signature,
+            secrets[0].as_str(),
+            secrets[1].as_str(),
+            secrets[2].as_str(),
         ];
         let timed_out =
             |message: &str| Failure::TimedOut(local(request, ErrorKind::Transient, message));
@@ -317,6 +326,46 @@ impl Exchange {
         })
     }
 
+    pub(super) fn keys_now(&self) -> Option<Credentials> {
+        (self.credentials)()
+    }
+
+    fn keys(&self, request: &Request<'_>) -> Result<Credentials, Failure> {
+        self.keys_now().ok_or_else(|| {
+            let text = "no bucket keys are known";
+            Failure::Untried(local(request, ErrorKind::Denied, text))
+        })
+    }
+
+    /// Address, headers and secrets of a request that was signed ahead.
+    fn granted(
+        &self,
+        stock: &Stock,
+        request: &Request<'_>,
+    ) -> Result<(String, HeaderMap, Zeroizing<[String; 3]>), Failure> {
+        let granted = stock
+            .sign(&request.method, request.key, &request.query)
+            .map_err(|kind| Failure::Untried(local(request, kind, NOT_GRANTED)))?;
+        let url = address::url(&self.bucket_url, Some(&granted.key), &request.query);
+        let and = if request.query.is_empty() { '?' } else { '&' };
+        let url = format!("{url}{and}{}", granted.query);
+        let headers = self.plain_headers(request)?;
+        let secrets = Zeroizing::new([granted.query, String::new(), String::new()]);
+        Ok((url, headers, secrets))
+    }
+
+    fn plain_headers(&self, request: &Request<'_>) -> Result<HeaderMap, Failure> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &request.headers {
+            let value = HeaderValue::from_str(value).map_err(|_| {
+                let text = "a header has a value that HTTP does not allow";
+                Failure::Untried(local(request, ErrorKind::Refused, text))
+            })?;
+            headers.insert(HeaderName::from_static(name), value);
+        }
+        Ok(headers)
+    }
+
     /// All headers of a try, and its signature alone (so that it can be kept out of messages).
     fn headers(
         &self,
@@ -336,12 +385,7 @@ impl Exchange {
         };
         let signed = sign::signed_headers(&unsigned, credentials, &self.region, time)
             .map_err(|err| unusable(&err.to_string()))?;
-        let mut headers = HeaderMap::new();
-        for (name, value) in &request.headers {
-            let value = HeaderValue::from_str(value)
-                .map_err(|_| unusable("a header has a value that HTTP does not allow"))?;
-            headers.insert(HeaderName::from_static(name), value);
-        }
+        let mut headers = self.plain_headers(request)?;
         let mut signature = String::new();
         for added in signed {
             let mut value = HeaderValue::from_str(&added.value).map_err(|_| {

@@ -45,6 +45,12 @@ pub struct SignedHeader {
 #[error("request cannot be signed: {0}")]
 pub struct SignError(String);
 
+impl SignError {
+    pub(super) fn new(why: &dyn std::fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
+
 /// Headers that make `request` one of `credentials`, valid around `time`: date, payload hash, token and authorization.
 pub fn signed_headers(
     request: &Unsigned<'_>,

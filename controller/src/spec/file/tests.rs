@@ -64,6 +64,22 @@ fn check_error(text: &str, expected: &str) {
 }
 
 #[test]
+fn a_box_without_keys_needs_a_bucket_and_keeps_nothing() {
+    let with = |keys: &str| format!("{SMALL}checkpoints: {{credentials: presigned{keys}}}\n");
+    let spec = parse(&with(", to: s3://runs"), "run.yaml", dir().path()).unwrap();
+    let keys = spec.checkpoints.unwrap().keys;
+    assert_eq!((keys.mode, keys.persist), (KeyMode::Presigned, false));
+    check_error(
+        &with(""),
+        "run.yaml:4:28: nothing can be signed without a bucket: set `to`",
+    );
+    check_error(
+        &with(", to: s3://runs, persist: true"),
+        "run.yaml:4:63: what is signed for the box stays in its memory with `credentials: presigned`: leave `persist` out",
+    );
+}
+
+#[test]
 fn a_contradiction_has_the_consequence_that_the_run_file_names() {
     for (on_contradiction, go_on_unanswered, expected) in [
         (
@@ -362,7 +378,12 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "credentials: session",
             "credentials: mine",
-            "31:16: expected auto or session or keys",
+            "31:16: expected auto or session or keys or presigned",
+        ),
+        (
+            "credentials: session",
+            "credentials: presigned",
+            "32:9: no keys go to the box with `credentials: presigned`: leave `role` out",
         ),
         (
             "role: arn:aws:iam::123456789012:role/train",

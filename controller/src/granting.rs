@@ -1,0 +1,478 @@
+//! The other end of a box without keys: what it left is put in place, what need not be kept goes, and what it may do next is
+//! signed for it.
+//!
+//! [`Shape`] and [`Shape::plan`] decide how much that is (pure); [`Granting::round`] does it. The box never tells names ahead: it
+//! gets places, and its manifests say what went where.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use spotter_bucket::{
+    Batch, Bucket, BucketError, CommitId, Keep, Layout, Manifest, S3Bucket, grants::NOT_GRANTED,
+    layout::NameError, s3::presign::LONGEST,
+};
+use ulid::Ulid;
+
+use crate::{
+    agent_client::BackupInfo,
+    checkpoints::{
+        Shelf,
+        prune::{self, Order, PruneError},
+    },
+    clock::Clock,
+    spec::Checkpoints,
+};
+
+/// How long a box is to go on while nobody watches, as far as its grants go.
+const ALONE: Duration = Duration::from_secs(24 * 3600);
+/// Checkpoints that are signed for, at least and at most.
+const CHECKPOINTS: (u32, u32) = (8, 144);
+/// Most signatures at a time: two megabytes of them, in the memory of the box.
+const MOST_SIGNATURES: u32 = 60_000;
+/// Most objects, and most uploads that are begun, at a time.
+const MOST_FILES: u32 = 8_000;
+const MOST_UPLOADS: u32 = 256;
+/// Most objects that the box may read: commits, and the data of the newest.
+const MOST_READ: usize = 3_000;
+/// Size of a part where files are not huge, and the most parts of an upload; the agent's own.
+const PART_BYTES: u64 = 8 << 20;
+const MOST_PARTS: u32 = 9_000;
+/// Most bytes of grants in one call to the agent, which takes four million.
+const MOST_BYTES: usize = 2 << 20;
+/// Requests in flight.
+const IN_FLIGHT: usize = 8;
+
+/// What a checkpoint takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Files that go in one request.
+    pub files: u32,
+    /// Files that go in parts.
+    pub uploads: u32,
+    /// Parts of the largest of them.
+    pub parts: u32,
+}
+
+/// What is signed for at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Commits.
+    pub commits: u32,
+    /// Objects that go in one request.
+    pub files: u32,
+    /// Uploads.
+    pub uploads: u32,
+    /// Parts of each.
+    pub parts: u32,
+}
+
+/// Before there was a checkpoint: some dozen of the usual ones, of up to 2.5 GiB a file.
+const UNKNOWN: Plan = Plan {
+    commits: 32,
+    files: 160,
+    uploads: 32,
+    parts: 320,
+};
+
+impl Shape {
+    /// What a checkpoint like this one takes, when its files grow a little.
+    pub fn of(manifest: &Manifest) -> Self {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let in_parts = manifest.files.iter().filter(|file| !file.parts.is_empty());
+        let parts = in_parts.clone().map(|file| file.parts.len()).max();
+        let uploads = in_parts.count();
+        Self {
+            files: count(manifest.files.len() - uploads),
+            uploads: count(uploads),
+            parts: with_slack(count(parts.unwrap_or(0))),
+        }
+    }
+
+    /// What is signed for where checkpoints come so often.
+    pub fn plan(self, every: Duration) -> Plan {
+        let wished = ALONE.as_secs() / every.as_secs().max(1);
+        let wished = u32::try_from(wished).unwrap_or(u32::MAX);
+        // GET, HEAD and PUT of each object, and four for an upload besides its parts.
+        let each = (3 + 3 * self.files).saturating_add(self.uploads.saturating_mul(4 + self.parts));
+        let room = (MOST_SIGNATURES / each)
+            .min(MOST_FILES / self.files.max(1))
+            .min(MOST_UPLOADS / self.uploads.max(1));
+        let commits = wished.clamp(CHECKPOINTS.0, CHECKPOINTS.1).min(room).max(1);
+        Plan {
+            commits,
+            files: commits * self.files,
+            uploads: commits * self.uploads,
+            parts: self.parts,
+        }
+    }
+}
+
+fn with_slack(parts: u32) -> u32 {
+    match parts {
+        0 => 0,
+        parts => (parts + parts / 4 + 1).min(MOST_PARTS),
+    }
+}
+
+/// What to sign for now; `None`: the box has enough. `last`: the newest checkpoint, if there is one; `life_us`: how long what is signed
+/// now lives.
+pub fn wanted(
+    last: Option<&Manifest>,
+    every: Duration,
+    backup: &BackupInfo,
+    now_us: u64,
+    life_us: u64,
+) -> Option<Plan> {
+    let waits = backup
+        .problem
+        .as_ref()
+        .is_some_and(|problem| problem.contains(NOT_GRANTED));
+    let mut plan = last.map_or(UNKNOWN, |last| Shape::of(last).plan(every));
+    let left = backup.checkpoints_left.unwrap_or(0);
+    let ends_soon = backup.keys_expire_us.unwrap_or(0) < now_us + life_us / 2;
+    if !waits && !ends_soon && left >= plan.commits.div_ceil(2) {
+        return None;
+    }
+    if waits {
+        // It is not like the last one: the largest that waits may be one file, or many.
+        let largest = backup.at_stake.iter().map(|(_, bytes)| *bytes).max();
+        let parts = largest.unwrap_or(0).div_ceil(PART_BYTES);
+        let parts = u32::try_from(parts).unwrap_or(MOST_PARTS).min(MOST_PARTS);
+        plan.parts = plan.parts.max(with_slack(parts));
+        plan.files = plan.files.max(MOST_FILES / 4);
+        plan.uploads =
+            (MOST_SIGNATURES / 2 / plan.parts.max(1)).clamp(1, UNKNOWN.uploads.max(plan.uploads));
+    }
+    Some(plan)
+}
+
+/// Why nothing was signed.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantingError {
+    /// The bucket refused.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// A name that no key can have.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// There are no keys to sign with, or they end at once.
+    #[error("there are no bucket keys here that live long enough to sign with")]
+    NoKeys,
+    /// A request could not be signed.
+    #[error(transparent)]
+    Sign(#[from] spotter_bucket::s3::sign::SignError),
+}
+
+/// The bucket of a run whose box has no keys.
+pub struct Granting {
+    bucket: Arc<S3Bucket>,
+    shelf: Shelf,
+    rules: Checkpoints,
+}
+
+impl Granting {
+    /// With the keys of this laptop.
+    pub fn new(bucket: S3Bucket, run: &str, rules: &Checkpoints) -> Result<Self, NameError> {
+        let bucket = Arc::new(bucket);
+        let target = bucket.target().clone();
+        Ok(Self {
+            shelf: Shelf::new(bucket.clone(), &target, run)?,
+            bucket,
+            rules: rules.clone(),
+        })
+    }
+
+    /// Puts commits in place, deletes what need not be kept, and answers what the box may do from now on: read what is there and,
+    /// where it has too little left, store more.
+    ///
+    /// # Errors
+    /// When the bucket cannot be read or nothing can be signed.
+    pub async fn round(
+        &self,
+        attempt: u32,
+        backup: &BackupInfo,
+    ) -> Result<Vec<Batch>, GrantingError> {
+        let vault = self.shelf.vault();
+        self.shelf.adopt(&Clock::system()).await?;
+        self.prune().await;
+        let commits = vault.read_all().await?;
+        let manifests: Vec<&Manifest> = commits
+            .iter()
+            .filter_map(|(_, read)| read.as_ref().ok())
+            .collect();
+        let mut there: Vec<String> = commits
+            .iter()
+            .map(|(id, _)| self.shelf.layout.commit_key(id))
+            .collect();
+        for manifest in &manifests {
+            let keys: Vec<String> = manifest.files.iter().map(|file| file.key.clone()).collect();
+            // The newest in any case.
+            if there.len() > commits.len() && there.len() + keys.len() > MOST_READ {
+                break;
+            }
+            there.extend(keys);
+        }
+        there.sort_unstable();
+        there.dedup();
+        let signer = self
+            .bucket
+            .presigner(LONGEST)
+            .ok_or(GrantingError::NoKeys)?;
+        let now_us = u64::try_from(Clock::system().now_us()).unwrap_or(0);
+        let life_us = signer.expires_us().saturating_sub(now_us);
+        let (signer, reads) = signed(signer, move |signer| {
+            let reads: Result<Vec<_>, _> = there.iter().map(|key| signer.read(key)).collect();
+            signer.batch(reads?)
+        })
+        .await?;
+        let mut batches = split(reads);
+        let last = manifests.first().copied();
+        if let Some(plan) = wanted(last, self.rules.every, backup, now_us, life_us) {
+            self.abort_uploads(attempt.saturating_sub(1)).await;
+            let layout = &self.shelf.layout;
+            let lot = CommitId {
+                step: attempt.into(),
+                ulid: Ulid::generate(),
+            };
+            let mut puts = vec![layout.ending_key(attempt)];
+            for number in 0..plan.files {
+                puts.push(layout.data_key(&lot, &format!("file-{number:05}"))?);
+            }
+            puts.extend((0..plan.commits).map(|_| layout.waiting_key(&Ulid::generate())));
+            let uploads = self.begin_uploads(&lot, plan.uploads, layout).await?;
+            let (_, stock) = signed(signer, move |signer| {
+                let mut grants = Vec::new();
+                for key in &puts {
+                    grants.push(signer.put(key)?);
+                }
+                for (key, id) in &uploads {
+                    grants.push(signer.upload(key, id, plan.parts)?);
+                }
+                signer.batch(grants)
+            })
+            .await?;
+            batches.extend(split(stock));
+        }
+        Ok(batches)
+    }
+
+    async fn begin_uploads(
+        &self,
+        lot: &CommitId,
+        count: u32,
+        layout: &Layout,
+    ) -> Result<Vec<(String, String)>, GrantingError> {
+        let keys: Result<Vec<String>, NameError> = (0..count)
+            .map(|number| layout.data_key(lot, &format!("upload-{number:05}")))
+            .collect();
+        let begin = |key: String| async move {
+            let id = self.shelf.bucket.create_upload(&key).await?;
+            Ok::<_, BucketError>((key, id))
+        };
+        let mut begun = stream::iter(keys?).map(begin).buffer_unordered(IN_FLIGHT);
+        let mut uploads = Vec::new();
+        while let Some(one) = begun.next().await {
+            uploads.push(one?);
+        }
+        Ok(uploads)
+    }
+
+    /// Puts commits where they belong.
+    ///
+    /// # Errors
+    /// When the bucket refuses.
+    pub async fn adopt(&self) -> Result<usize, BucketError> {
+        self.shelf.adopt(&Clock::system()).await
+    }
+
+    /// Ends uploads that were begun for boxes of attempts up to this one. Best effort: what stays costs nothing while it is empty.
+    pub async fn abort_uploads(&self, up_to: u32) {
+        let data = self.shelf.layout.data_prefix();
+        let uploads = self
+            .shelf
+            .bucket
+            .list_uploads(&data)
+            .await
+            .unwrap_or_default();
+        let is_over = |key: &str| {
+            let lot = self.shelf.layout.data_of_key(key);
+            lot.is_some_and(|(lot, name)| name.starts_with("upload-") && lot.step <= up_to.into())
+        };
+        let over = uploads.into_iter().filter(|upload| is_over(&upload.key));
+        let abort = |upload: spotter_bucket::ListedUpload| async move {
+            let ended = self
+                .shelf
+                .bucket
+                .abort_upload(&upload.key, &upload.upload_id);
+            if let Err(err) = ended.await {
+                tracing::debug!(error = %err, "an upload that nobody carries out stays");
+            }
+        };
+        stream::iter(over)
+            .for_each_concurrent(IN_FLIGHT, abort)
+            .await;
+    }
+
+    /// What the box would delete if it could.
+    async fn prune(&self) {
+        let order = Order {
+            keep: Keep {
+                last: self.rules.keep_last,
+                every_steps: self.rules.keep_every_steps.into(),
+                best: self.rules.keep_best.clone(),
+            },
+            grace: self.rules.keep_grace,
+            at_rest: false,
+            dry_run: false,
+            now_us: self.shelf.server_us(&Clock::system()),
+        };
+        match prune::prune(&self.shelf, &order).await {
+            Ok(_) => {}
+            Err(err @ (PruneError::NewestDamaged { .. } | PruneError::Bucket(_))) => {
+                tracing::warn!(error = %err, "old checkpoints were not deleted, will try again");
+            }
+        }
+    }
+}
+
+/// Pieces that a call takes.
+fn split(batch: Batch) -> Vec<Batch> {
+    let mut pieces: Vec<Batch> = Vec::new();
+    let mut bytes = MOST_BYTES;
+    for grant in batch.grants {
+        let more = grant.key.len() + grant.upload_id.len() + grant.signatures.len() + 16;
+        if bytes + more > MOST_BYTES {
+            pieces.push(Batch {
+                query: batch.query.clone(),
+                expires_us: batch.expires_us,
+                grants: Vec::new(),
+            });
+            bytes = 0;
+        }
+        bytes += more;
+        let piece = pieces.last_mut().expect("the first grant made one");
+        piece.grants.push(grant);
+    }
+    pieces
+}
+
+/// Signs aside: thousands of signatures take a moment.
+async fn signed<S: Send + 'static>(
+    signer: S,
+    sign: impl FnOnce(&S) -> Result<Batch, spotter_bucket::s3::sign::SignError> + Send + 'static,
+) -> Result<(S, Batch), GrantingError> {
+    let signing = tokio::task::spawn_blocking(move || {
+        let batch = sign(&signer);
+        (signer, batch)
+    });
+    let (signer, batch) = signing.await.expect("signing does not panic");
+    Ok((signer, batch?))
+}
+
+#[cfg(test)]
+mod tests {
+    use spotter_bucket::{ManifestFile, manifest};
+
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(600);
+
+    fn checkpoint(small: usize, parts: &[usize]) -> Manifest {
+        let file = |parts: usize| ManifestFile {
+            path: String::new(),
+            mode: 0o644,
+            mtime_ns: 0,
+            size_bytes: parts as u64 * PART_BYTES,
+            blake3: String::new(),
+            key: String::new(),
+            part_size_bytes: if parts == 0 { 0 } else { PART_BYTES },
+            parts: vec![String::new(); parts],
+        };
+        let sizes = std::iter::repeat_n(&0, small).chain(parts);
+        Manifest {
+            v: manifest::FORMAT,
+            id: String::new(),
+            run: String::new(),
+            attempt: 1,
+            step: None,
+            rule: String::new(),
+            path: String::new(),
+            directory: true,
+            committed_us: 0,
+            server_us: 0,
+            prev: None,
+            metric: None,
+            files: sizes.map(|parts| file(*parts)).collect(),
+            encoding: None,
+            self_blake3: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_box_is_signed_for_a_day_alone_as_far_as_its_memory_goes() {
+        let check = |small, parts: &[usize], every_s, expected: (u32, u32, u32, u32)| {
+            let shape = Shape::of(&checkpoint(small, parts));
+            let plan = shape.plan(Duration::from_secs(every_s));
+            let found = (plan.commits, plan.files, plan.uploads, plan.parts);
+            assert_eq!(found, expected, "{small} {parts:?} {every_s}");
+        };
+        check(1, &[], 600, (144, 144, 0, 0));
+        check(1, &[], 7200, (12, 12, 0, 0));
+        check(1, &[], 48 * 3600, (8, 8, 0, 0));
+        check(2, &[100], 3600, (24, 48, 24, 126));
+        // Two models of 70 GB: what fits, and never nothing.
+        check(0, &[8_900, 8_900], 600, (3, 0, 6, 9_000));
+        check(20_000, &[], 600, (1, 20_000, 0, 0));
+    }
+
+    #[test]
+    fn what_is_signed_comes_in_calls_that_the_agent_takes() {
+        let grant = |bytes| spotter_bucket::Grant {
+            signatures: vec![0; bytes],
+            ..spotter_bucket::Grant::default()
+        };
+        let batch = Batch {
+            query: "q".to_owned(),
+            expires_us: 7,
+            grants: [1, 1 << 20, 1 << 20, 1 << 20, 3 << 20, 1]
+                .map(grant)
+                .to_vec(),
+        };
+        let pieces = split(batch);
+        let found: Vec<usize> = pieces.iter().map(|piece| piece.grants.len()).collect();
+        assert_eq!(found, [2, 1, 1, 1, 1]);
+        assert!(
+            pieces
+                .iter()
+                .all(|piece| piece.query == "q" && piece.expires_us == 7)
+        );
+        assert!(split(Batch::default()).is_empty());
+    }
+
+    #[test]
+    fn more_is_signed_for_when_half_is_used_or_ends_or_something_waits() {
+        let day_us = ALONE.as_micros() as u64;
+        let now_us = 10 * day_us;
+        let check = |left, ends_us: u64, problem: Option<&str>, expected: Option<(u32, u32)>| {
+            let backup = BackupInfo {
+                checkpoints_left: Some(left),
+                keys_expire_us: Some(ends_us),
+                problem: problem.map(str::to_owned),
+                at_stake: vec![("a".to_owned(), 1_000 * PART_BYTES)],
+                ..BackupInfo::default()
+            };
+            let last = checkpoint(1, &[4]);
+            let found = wanted(Some(&last), EVERY, &backup, now_us, 7 * day_us);
+            let found = found.map(|plan| (plan.commits, plan.parts));
+            assert_eq!(found, expected, "{left} {ends_us} {problem:?}");
+        };
+        let fresh = now_us + 6 * day_us;
+        check(72, fresh, None, None);
+        check(71, fresh, None, Some((144, 6)));
+        check(144, now_us + 3 * day_us, None, Some((144, 6)));
+        check(144, fresh, Some("the server is away"), None);
+        check(144, fresh, Some(NOT_GRANTED), Some((144, 1_251)));
+        let first = wanted(None, EVERY, &BackupInfo::default(), now_us, day_us);
+        assert_eq!(first, Some(UNKNOWN));
+    }
+}
