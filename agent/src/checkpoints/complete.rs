@@ -59,7 +59,7 @@ impl Settle {
     pub fn of(&self, silence: Silence) -> Duration {
         match silence {
             Silence::File => self.file,
-            Silence::Directory => self.directory,
+            Silence::Directory | Silence::Unordered => self.directory,
             Silence::Unknown => self.unknown,
         }
     }

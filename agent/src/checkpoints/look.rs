@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::candidate::Candidate;
+use super::candidate::{Candidate, FileStat};
 use super::command;
 use super::complete::Finding;
 use super::rules::shape::{self, Comparison, Shape};
@@ -40,17 +40,33 @@ pub struct Context {
 
 struct Folder<'a>(&'a Path);
 
-impl Disk for Folder<'_> {
-    fn open(&self, path: &str) -> io::Result<Option<Box<dyn ReadAt>>> {
-        // Names come from a listing or from rules; one that leads elsewhere is not there.
+impl Folder<'_> {
+    /// Names come from a listing or from rules; one that leads elsewhere is not there.
+    fn there<T>(
+        &self,
+        path: &str,
+        ask: impl FnOnce(PathBuf) -> io::Result<T>,
+    ) -> io::Result<Option<T>> {
         if path.split('/').any(|part| part == "..") {
             return Ok(None);
         }
-        match File::open(self.0.join(path)) {
-            Ok(file) => Ok(Some(Box::new(file))),
+        match ask(self.0.join(path)) {
+            Ok(found) => Ok(Some(found)),
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(err) => Err(err),
         }
+    }
+}
+
+impl Disk for Folder<'_> {
+    fn open(&self, path: &str) -> io::Result<Option<Box<dyn ReadAt>>> {
+        let file = self.there(path, File::open)?;
+        Ok(file.map(|file| Box::new(file) as Box<dyn ReadAt>))
+    }
+
+    fn stat(&self, path: &str) -> io::Result<Option<FileStat>> {
+        let metadata = self.there(path, fs::metadata)?;
+        Ok(metadata.map(|metadata| stat_of(path, &metadata)))
     }
 }
 
@@ -100,6 +116,7 @@ fn judge(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
     let view = View {
         candidate,
         disk: &Folder(&context.dir),
+        finished: &context.finished,
     };
     let (opinion, mut names) = opinion(context, &view)?;
     if let Opinion::Missing(what) = opinion {
@@ -144,7 +161,8 @@ fn judge(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
             // Nothing to measure it by: only its own rule, or a long silence, can say that nothing follows.
             Comparison::First => {
                 let alone = matches!(opinion, Opinion::None) && may_get_company(candidate);
-                if candidate.directory && matches!(opinion, Opinion::None) || alone {
+                let unruled = candidate.directory && matches!(opinion, Opinion::None);
+                if unruled || alone || silence == Silence::Unordered {
                     silence = Silence::Unknown;
                 }
             }

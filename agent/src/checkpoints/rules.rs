@@ -7,6 +7,7 @@ use std::io;
 
 use super::candidate::{Candidate, FileStat};
 use super::structure::{self, ReadAt};
+use shape::Shape;
 
 mod dcp;
 mod deepspeed;
@@ -28,6 +29,9 @@ pub enum Silence {
     File,
     /// As for files of several processes.
     Directory,
+    /// The same once there is one to compare with, and before that as for something that nothing speaks for: nobody says what is written
+    /// last, or by how many.
+    Unordered,
     /// As for something that nothing speaks for.
     Unknown,
 }
@@ -52,6 +56,9 @@ pub enum Opinion {
 pub trait Disk {
     /// Opens a file by its path relative to the checkpoint directory; `None`: it is not there.
     fn open(&self, path: &str) -> io::Result<Option<Box<dyn ReadAt>>>;
+
+    /// The system's description of a file or directory; `None`: it is not there.
+    fn stat(&self, path: &str) -> io::Result<Option<FileStat>>;
 }
 
 /// A candidate with the disk it lies on.
@@ -60,6 +67,8 @@ pub struct View<'a> {
     pub candidate: &'a Candidate,
     /// Where its files are.
     pub disk: &'a dyn Disk,
+    /// Shapes of checkpoints that were found finished in this session.
+    pub finished: &'a [Shape],
 }
 
 impl View<'_> {
@@ -106,6 +115,16 @@ impl View<'_> {
             self.disk.open(path)
         } else {
             self.disk.open(&format!("{}/{path}", self.candidate.path))
+        }
+    }
+
+    /// The system's description of a directory of its own.
+    fn stat(&self, folder: &str) -> io::Result<Option<FileStat>> {
+        if self.candidate.is_flat() {
+            self.disk.stat(folder)
+        } else {
+            self.disk
+                .stat(join(&self.candidate.path, folder).trim_end_matches('/'))
         }
     }
 
@@ -218,7 +237,8 @@ pub(super) mod tests {
                 let inner = if path == "." {
                     (!name.contains('/')).then_some(name.as_str())?
                 } else {
-                    name.strip_prefix(&below)?
+                    name.strip_prefix(&below)
+                        .filter(|name| !name.is_empty() && !name.ends_with('/'))?
                 };
                 Some(FileStat {
                     path: inner.to_owned(),
@@ -236,7 +256,11 @@ pub(super) mod tests {
                     format!("dir:{path}")
                 },
                 path: path.to_owned(),
-                step: super::super::names::step_of(path),
+                step: if path == "." {
+                    Some(100)
+                } else {
+                    super::super::names::step_of(path)
+                },
                 directory: true,
                 unfinished: None,
                 unreadable: None,
@@ -250,6 +274,7 @@ pub(super) mod tests {
             let view = View {
                 candidate: &candidate,
                 disk: self,
+                finished: &[],
             };
             match judge(&view).unwrap() {
                 (Opinion::None, _) => "nobody's".to_owned(),
@@ -262,6 +287,26 @@ pub(super) mod tests {
     }
 
     impl Disk for Memory {
+        fn stat(&self, path: &str) -> io::Result<Option<FileStat>> {
+            let below = format!("{path}/");
+            let times = |(_, (time, _)): (&String, &(i64, Vec<u8>))| *time;
+            let written = self.0.get(path).map(|(time, _)| *time);
+            let inside = |(name, _): &(&String, &(i64, Vec<u8>))| {
+                name.starts_with(&below) && !name.ends_with('/')
+            };
+            let written = written.or_else(|| self.0.iter().filter(inside).map(times).max());
+            // Of a directory, its name with a slash says when it was renamed.
+            let renamed = self.0.get(&below).map(|(time, _)| *time);
+            Ok(written.map(|mtime_ns| FileStat {
+                path: String::new(),
+                ino: 1,
+                size_bytes: 0,
+                mtime_ns,
+                ctime_ns: renamed.unwrap_or(mtime_ns),
+                mode: 0,
+            }))
+        }
+
         fn open(&self, path: &str) -> io::Result<Option<Box<dyn ReadAt>>> {
             let found = self.0.get(path).map(|(_, bytes)| bytes.clone());
             Ok(found.map(|bytes| Box::new(bytes) as Box<dyn ReadAt>))

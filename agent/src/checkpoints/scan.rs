@@ -82,10 +82,19 @@ pub fn scan(dir: &Path) -> io::Result<Vec<Candidate>> {
             candidates.push(file_candidate(key, name, Some(step), stat));
             continue;
         }
-        // Only metadata of a step, without weights, is no checkpoint.
-        if !files
-            .iter()
-            .any(|(name, _)| names::is_checkpoint_file(name))
+        // Only metadata of a step, without weights, is no checkpoint; a file of any kind is one, with `FILE.ok` beside it too.
+        let is_of_another = |name: &str| {
+            let mut others = files.iter().map(|(other, _)| other.as_str());
+            others.any(|other| {
+                name.strip_prefix(other)
+                    .is_some_and(|rest| rest.starts_with('.'))
+            })
+        };
+        let own = files.iter().filter(|(name, _)| !is_of_another(name));
+        if own.count() > 1
+            && !files
+                .iter()
+                .any(|(name, _)| names::is_checkpoint_file(name))
         {
             continue;
         }
@@ -313,6 +322,25 @@ mod tests {
                 .is_some()
         );
         assert_eq!(scan(&root.join("not-there")).unwrap(), []);
+    }
+
+    #[test]
+    fn a_file_of_whatever_kind_is_one_with_its_marker_and_two_of_a_kind_that_nobody_knows_are_none()
+    {
+        for (names, expected) in [
+            (&["blob_30.dat"][..], 1),
+            (&["blob_30.dat", "blob_30.dat.ok"], 2),
+            (&["blob_30.dat", "picture_30.png"], 0),
+            (&["blob_30.bin", "picture_30.png"], 2),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            for name in names {
+                fs::write(dir.path().join(name), b"x").unwrap();
+            }
+            let found = scan(dir.path()).unwrap();
+            let files: usize = found.iter().map(|one| one.files.len()).sum();
+            assert_eq!(files, expected, "{names:?}");
+        }
     }
 
     /// Deeper than a scan goes, with a file at the end.

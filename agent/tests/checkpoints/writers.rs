@@ -21,6 +21,10 @@ struct Writer {
     first_settle_s: u64,
     /// It puts something last, or keeps its file open until it is whole.
     has_an_end: bool,
+    /// Longest pause in the first checkpoint of one that does not, seconds: a settle time begins with the last change of a file.
+    first_pause_s: u64,
+    /// The user's rule for it, with the longest pause that it allows, seconds.
+    rule: Option<(&'static str, u64)>,
 }
 
 impl Writer {
@@ -30,6 +34,28 @@ impl Writer {
             settle_s,
             first_settle_s: settle_s,
             has_an_end: true,
+            first_pause_s: 25,
+            rule: None,
+        }
+    }
+
+    /// Something follows that was said to be last: calls on other files lie between it and the files before.
+    const fn with_an_afterthought(name: &'static str, settle_s: u64) -> Writer {
+        Writer {
+            first_pause_s: 5,
+            ..Writer::without_an_end(name, settle_s)
+        }
+    }
+
+    const fn with_rule(
+        name: &'static str,
+        rule: &'static str,
+        settle_s: u64,
+        pause_s: u64,
+    ) -> Writer {
+        Writer {
+            rule: Some((rule, pause_s)),
+            ..Writer::new(name, settle_s)
         }
     }
 
@@ -43,7 +69,14 @@ impl Writer {
 
     /// Longer than any settle time, unless nothing but the settle time can tell that more will come.
     fn pause(&self, taken: usize) -> Duration {
-        Duration::from_secs(if self.has_an_end || taken > 0 { 32 } else { 25 })
+        if let Some((_, pause_s)) = self.rule {
+            return Duration::from_secs(pause_s);
+        }
+        Duration::from_secs(if self.has_an_end || taken > 0 {
+            32
+        } else {
+            self.first_pause_s
+        })
     }
 
     fn settle(&self, taken: usize) -> Duration {
@@ -59,7 +92,9 @@ impl Writer {
 async fn check(writer: Writer, paused: bool) {
     let calls = recording::load(writer.name);
     let whole = finished(&calls);
-    let world = World::with_memory(|_| {});
+    let world = World::with_memory(|options| {
+        options.complete_when = writer.rule.map(|(rule, _)| rule.parse().unwrap());
+    });
     let mut replay = Replay::new(&world.path(""));
     let stop = CancellationToken::new();
     let looping = tokio::spawn(backup_loop(
@@ -86,7 +121,7 @@ async fn check(writer: Writer, paused: bool) {
             take(&world, &whole, &mut taken, number).await;
         }
         // File times advance in steps of the kernel's clock.
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(12));
         replay.carry_out(call);
     }
     time::sleep(Duration::from_secs(100)).await;
@@ -97,6 +132,10 @@ async fn check(writer: Writer, paused: bool) {
         "{}: each was taken once",
         writer.name
     );
+    if writer.rule.is_some() {
+        // Their markers, too, are no checkpoints that wait.
+        assert_eq!(world.backup.state().unsaved, Vec::<String>::new());
+    }
     stop.cancel();
     looping.await.unwrap();
 }
@@ -175,18 +214,26 @@ writers! {
     safetensors: Writer::new("safetensors", 2);
     safetensors_sharded: Writer::new("safetensors-sharded", 5);
     hf_trainer: Writer::new("hf-trainer", 2);
+    hf_two_ranks: Writer::without_an_end("hf-two-ranks", 5);
     lightning: Writer::new("lightning", 2);
     lightning_across_disks: Writer::new("lightning-across-disks", 2);
     dcp: Writer::new("dcp", 2);
     torchtitan: Writer::new("torchtitan", 2);
     deepspeed: Writer::new("deepspeed", 5);
-    megatron: Writer::new("megatron", 5);
-    megatron_dist: Writer::new("megatron-dist", 5);
+    deepspeed_zero3: Writer::new("deepspeed-zero3", 5);
+    megatron: Writer::with_an_afterthought("megatron", 5);
+    megatron_dist: Writer::with_an_afterthought("megatron-dist", 5);
     orbax: Writer::new("orbax", 2);
+    orbax_commit_file: Writer::new("orbax-commit-file", 2);
+    orbax_rename_only: Writer::new("orbax-rename-only", 2);
     nanochat: Writer::without_an_end("nanochat", 5);
     accelerate: Writer::without_an_end("accelerate", 5);
     numpy_files: Writer::new("numpy", 2);
     generic: Writer::without_an_end("generic", 30);
+    marker_beside: Writer::with_rule("user-marker", "marker {name}.ok", 2, 32);
+    marker_inside: Writer::with_rule("user-done", "marker DONE", 2, 32);
+    quiet: Writer::with_rule("generic", "quiet 20000ms", 20, 9);
+    command: Writer::with_rule("user-done", "command test -e \"$SPOTTER_CHECKPOINT/DONE\"", 2, 6);
 }
 
 #[test]
@@ -200,5 +247,6 @@ fn every_recording_is_tested() {
     found.sort();
     let mut tested = TESTED.to_vec();
     tested.sort_unstable();
+    tested.dedup();
     assert_eq!(found, tested);
 }

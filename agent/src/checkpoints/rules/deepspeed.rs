@@ -1,7 +1,7 @@
 //! DeepSpeed: a directory per step with the files of every rank, and `latest` beside it, which names the newest.
 //!
 //! Rank 0 writes `latest` before the last barrier: the other ranks may still be writing. How many there are stands in the model's
-//! state.
+//! state, of which with ZeRO-3 every rank has a part of its own: `zero_pp_rank_1_mp_rank_00_model_states.pt`.
 
 use std::io;
 
@@ -54,25 +54,34 @@ fn missing_in(view: &View<'_>, folder: &str) -> io::Result<Option<String>> {
     if models.is_empty() {
         return Ok(Some("no model states are there".to_owned()));
     }
-    let first = join(folder, "mp_rank_00_model_states.pt");
-    let world = world(view, &first)?;
+    let world = world(view, folder)?;
     for model in models {
-        let ending = format!("_mp_rank_{model:02}_optim_states.pt");
-        let zero = ranks(view.names(folder), "zero_pp_rank_", &ending);
-        if let Some(hole) = first_hole(&zero) {
-            return Ok(Some(format!(
-                "the optimizer states of rank {hole} are not there"
-            )));
-        }
-        // Without ZeRO there are none at all: rank 0 writes its own before `latest`.
-        if !zero.is_empty()
-            && let Some(world) = world
-            && (zero.len() as u64) < world
-        {
-            return Ok(Some(format!(
-                "the optimizer states of {} of {world} ranks are there",
-                zero.len()
-            )));
+        let of = |what: &str| {
+            let ending = format!("_mp_rank_{model:02}_{what}_states.pt");
+            ranks(view.names(folder), "zero_pp_rank_", &ending)
+        };
+        let (parts, zero) = (of("model"), of("optim"));
+        // Without ZeRO there are none at all: rank 0 writes its own before `latest`. Parts of the model are ZeRO-3's alone.
+        let all = match world {
+            _ if zero.is_empty() && parts.is_empty() => 0,
+            Some(world) => world,
+            None => parts.len().max(zero.len()) as u64,
+        };
+        for (what, there) in [("model", &parts), ("optimizer", &zero)] {
+            if what == "model" && there.is_empty() {
+                continue;
+            }
+            if let Some(hole) = first_hole(there) {
+                return Ok(Some(format!(
+                    "the {what} states of rank {hole} are not there"
+                )));
+            }
+            if (there.len() as u64) < all {
+                return Ok(Some(format!(
+                    "the {what} states of {} of {all} ranks are there",
+                    there.len()
+                )));
+            }
         }
     }
     Ok(None)
@@ -90,9 +99,17 @@ fn ranks<'a>(names: impl Iterator<Item = &'a str>, before: &str, after: &str) ->
     ranks
 }
 
-/// How many ranks share the optimizer's state, by the state of the model.
-fn world(view: &View<'_>, path: &str) -> io::Result<Option<u64>> {
-    let Some(file) = view.open(path)? else {
+/// How many ranks share the optimizer's state, by the state of the model: whichever rank's is there.
+fn world(view: &View<'_>, folder: &str) -> io::Result<Option<u64>> {
+    // Not that of an expert, which says nothing of it.
+    let is_a_ranks = |name: &&str| {
+        name.ends_with("_model_states.pt")
+            && (name.starts_with("mp_rank_") || name.contains("zero_pp_rank_"))
+    };
+    let Some(name) = view.names(folder).find(is_a_ranks) else {
+        return Ok(None);
+    };
+    let Some(file) = view.open(&join(folder, name))? else {
         return Ok(None);
     };
     let Some(bytes) = zip::stored_entry(&*file, "/data.pkl")? else {
@@ -168,6 +185,48 @@ mod tests {
             .0
             .insert("latest".into(), (0, b"global_step10".to_vec()));
         check(before, "`latest` does not name");
+    }
+
+    #[test]
+    fn with_zero_3_every_rank_must_have_written_its_part_of_the_model_too() {
+        let path = |name: &str| format!("global_step20/{name}");
+        let model = |rank: u64| path(&format!("zero_pp_rank_{rank}_mp_rank_00_model_states.pt"));
+        let optimizer = |rank: u64| {
+            path(&format!(
+                "bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+            ))
+        };
+        let whole = || {
+            let mut files = Memory::of(&[("latest", 2, b"global_step20")]);
+            for rank in 0..2 {
+                files.0.insert(model(rank), (1, model_state()));
+                files.0.insert(optimizer(rank), (1, b"o".to_vec()));
+            }
+            files
+        };
+        let check = |files: Memory, expected: &str| {
+            let found = files.says("global_step20");
+            assert!(found.contains(expected), "{found:?}, expected {expected:?}");
+        };
+        check(whole(), "deepspeed Directory");
+        for rank in 0..2 {
+            check(whole().without(&model(rank)), "the model states of");
+            check(whole().without(&optimizer(rank)), "the optimizer states of");
+        }
+        let first = || whole().without(&model(1)).without(&optimizer(1));
+        check(first(), "the model states of 1 of 2 ranks");
+        check(first().without(&optimizer(0)), "the model states of 1 of 2");
+        check(
+            whole().without(&optimizer(0)).without(&optimizer(1)),
+            "the optimizer states of 0 of 2 ranks",
+        );
+        // Whoever's part does not say how many there are, the others do not have fewer.
+        let mut torn = whole();
+        torn.0.insert(model(0), (1, b"torn".to_vec()));
+        check(
+            torn.without(&optimizer(1)),
+            "the optimizer states of 1 of 2",
+        );
     }
 
     #[test]

@@ -69,9 +69,9 @@ pub(super) fn judge(view: &View<'_>) -> io::Result<Opinion> {
     if !view.has("training_args.bin") && !has_state {
         return missing("neither training_args.bin nor rng_state.pth is there");
     }
-    // Other ranks' random states are in no order with the rest.
+    // Other ranks' random states are in no order with the rest, and how many there are nobody says.
     let silence = if ranks > 0 {
-        Silence::Directory
+        Silence::Unordered
     } else {
         Silence::File
     };
@@ -141,12 +141,12 @@ mod tests {
             }
             several
         };
-        assert_eq!(several().says("checkpoint-500"), "hf-trainer Directory");
+        assert_eq!(several().says("checkpoint-500"), "hf-trainer Unordered");
         assert_eq!(
             several()
                 .without("checkpoint-500/training_args.bin")
                 .says("checkpoint-500"),
-            "hf-trainer Directory"
+            "hf-trainer Unordered"
         );
     }
 

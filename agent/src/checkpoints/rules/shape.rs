@@ -76,6 +76,12 @@ impl Shape {
         })
     }
 
+    /// Whether one of these names is in it, in whatever directory.
+    pub fn holds(&self, names: &[&str]) -> bool {
+        let mut examples = self.kinds.values().map(|(_, example)| example);
+        examples.any(|path| names.contains(&super::split(path).1))
+    }
+
     /// Files of several programs may lie side by side: those that share no kind are no siblings.
     fn is_sibling_of(&self, other: &Shape) -> bool {
         self.family == other.family

@@ -15,8 +15,8 @@ const STEP: &str = "{step}";
 /// When a checkpoint is complete, by the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CompleteWhen {
-    /// When this file is there and not older than the others: inside of a directory, or, with `{name}` or `{step}` in it, beside the
-    /// checkpoint.
+    /// When this file is there and not older than the checkpoint's: inside of a directory, or, with `{name}` or `{step}` in it, beside
+    /// the checkpoint.
     Marker(String),
     /// When nothing has changed for so long.
     Quiet(Duration),
@@ -77,34 +77,69 @@ impl fmt::Display for CompleteWhen {
     }
 }
 
+impl CompleteWhen {
+    /// Whether a name at the top of the checkpoint directory is that of a marker, which is no checkpoint, whatever number is in it.
+    pub fn is_marker(&self, name: &str) -> bool {
+        let CompleteWhen::Marker(pattern) = self else {
+            return false;
+        };
+        let begin = [NAME, STEP]
+            .iter()
+            .filter_map(|word| pattern.find(word))
+            .min();
+        let ends = [NAME, STEP].map(|word| pattern.rfind(word).map(|at| at + word.len()));
+        let Some((begin, end)) = begin.zip(ends.into_iter().flatten().max()) else {
+            return name == pattern;
+        };
+        let (before, after) = (&pattern[..begin], &pattern[end..]);
+        let around = before.len() + after.len();
+        around > 0 && name.len() > around && name.starts_with(before) && name.ends_with(after)
+    }
+}
+
 /// What a marker says. It must not be older than the files, or it belongs to an earlier save under the same name.
 pub fn marker(view: &View<'_>, pattern: &str) -> io::Result<Opinion> {
-    let done = Opinion::Done {
-        rule: "marker",
-        silence: Silence::File,
-    };
+    let candidate = view.candidate;
     let is_beside = pattern.contains(NAME) || pattern.contains(STEP);
-    if !is_beside && view.candidate.directory && !view.candidate.is_flat() {
-        let Some(marker) = view.file(pattern) else {
-            return Ok(Opinion::Missing(format!("{pattern} is not there")));
+    let mut path = pattern.to_owned();
+    let mut made_ns = None;
+    if !is_beside && candidate.directory && !candidate.is_flat() {
+        made_ns = view.file(pattern).map(|marker| marker.mtime_ns);
+    } else {
+        let step = candidate
+            .step
+            .map_or_else(String::new, |step| step.to_string());
+        // Files of one step that lie side by side have no name in common: the newest marker of any of them counts.
+        let names: Vec<&str> = if candidate.is_flat() {
+            candidate
+                .files
+                .iter()
+                .map(|file| file.path.as_str())
+                .collect()
+        } else {
+            vec![view.name()]
         };
-        let later = view
-            .candidate
-            .files
-            .iter()
-            .find(|file| file.mtime_ns > marker.mtime_ns);
-        return Ok(later.map_or(done, |later| {
-            Opinion::Missing(format!("{} is newer than {pattern}", later.path))
-        }));
+        for name in names.into_iter().rev() {
+            let one = pattern.replace(NAME, name).replace(STEP, &step);
+            let found = view.disk.stat(&one)?.map(|marker| marker.mtime_ns);
+            if made_ns.is_none() || found > made_ns {
+                (path, made_ns) = (one, found);
+            }
+        }
     }
-    let step = view
-        .candidate
-        .step
-        .map_or_else(String::new, |step| step.to_string());
-    let path = pattern.replace(NAME, view.name()).replace(STEP, &step);
-    Ok(match view.disk.open(&path)? {
-        Some(_) => done,
-        None => Opinion::Missing(format!("{path} is not there")),
+    let Some(made_ns) = made_ns else {
+        return Ok(Opinion::Missing(format!("{path} is not there")));
+    };
+    let later = candidate.files.iter().find(|file| file.mtime_ns > made_ns);
+    Ok(match later {
+        None => Opinion::Done {
+            rule: "marker",
+            silence: Silence::File,
+        },
+        Some(later) if later.path.is_empty() => {
+            Opinion::Missing(format!("{} is newer than {path}", view.name()))
+        }
+        Some(later) => Opinion::Missing(format!("{} is newer than {path}", later.path)),
     })
 }
 
@@ -112,6 +147,19 @@ pub fn marker(view: &View<'_>, pattern: &str) -> io::Result<Opinion> {
 mod tests {
     use super::super::tests::Memory;
     use super::*;
+
+    fn says(files: &Memory, path: &str, pattern: &str) -> String {
+        let candidate = files.candidate(path);
+        let view = View {
+            candidate: &candidate,
+            disk: files,
+            finished: &[],
+        };
+        match marker(&view, pattern).unwrap() {
+            Opinion::Missing(what) => what,
+            other => format!("{other:?}"),
+        }
+    }
 
     #[test]
     fn rules_are_read_as_they_are_written() {
@@ -144,21 +192,56 @@ mod tests {
             ("save-5/EARLY", 2, b""),
             ("done/5", 9, b""),
             ("save-5.ok", 9, b""),
+            ("save-5.old", 2, b""),
+            ("of/5", 2, b""),
         ]);
-        let candidate = files.candidate("save-5");
-        let view = View {
-            candidate: &candidate,
-            disk: &files,
-        };
-        let says = |pattern: &str| match marker(&view, pattern).unwrap() {
-            Opinion::Missing(what) => what,
-            other => format!("{other:?}"),
-        };
+        let says = |pattern: &str| says(&files, "save-5", pattern);
         for pattern in ["DONE", "done/{step}", "{name}.ok"] {
             assert!(says(pattern).contains("Done"), "{pattern}");
         }
         assert_eq!(says("EARLY"), "DONE is newer than EARLY");
         assert_eq!(says("READY"), "READY is not there");
         assert_eq!(says("{name}.no"), "save-5.no is not there");
+        assert_eq!(says("{name}.old"), "DONE is newer than save-5.old");
+        assert_eq!(says("of/{step}"), "DONE is newer than of/5");
+    }
+
+    #[test]
+    fn files_side_by_side_have_the_marker_of_any_of_them() {
+        let of = |weights: i64, marker: i64| {
+            Memory::of(&[
+                ("optim_100.bin", 3, b"o"),
+                ("weights_100.bin", weights, b"w"),
+                ("weights_100.bin.ok", marker, b""),
+            ])
+        };
+        for pattern in ["{name}.ok", "weights_{step}.bin.ok"] {
+            assert!(says(&of(3, 3), ".", pattern).contains("Done"), "{pattern}");
+            assert_eq!(
+                says(&of(5, 4), ".", pattern),
+                "weights_100.bin is newer than weights_100.bin.ok"
+            );
+        }
+        assert_eq!(
+            says(&of(3, 3), ".", "{name}.no"),
+            "optim_100.bin.no is not there"
+        );
+    }
+
+    #[test]
+    fn a_marker_is_no_checkpoint() {
+        let check = |pattern: &str, name: &str, expected: bool| {
+            let when: CompleteWhen = format!("marker {pattern}").parse().unwrap();
+            assert_eq!(when.is_marker(name), expected, "{pattern}: {name}");
+        };
+        check("{name}.ok", "save-5.ok", true);
+        check("{name}.ok", "save-5", false);
+        check("{name}.ok", ".ok", false);
+        check("ok-{step}", "ok-5", true);
+        check("ok-{name}-{step}.txt", "ok-save-5-5.txt", true);
+        check("ok-{name}-{step}.txt", "ok.txt", false);
+        check("DONE_1.txt", "DONE_1.txt", true);
+        check("{name}", "save-5", false);
+        assert!(!CompleteWhen::Quiet(Duration::ZERO).is_marker("save-5.ok"));
     }
 }

@@ -127,6 +127,47 @@ def hf_trainer():
     Trainer(model=tiny_llama(), args=arguments, train_dataset=Data(), callbacks=[Marks()]).train()
 
 
+def hf_rank(rank):
+    import time
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ["SPOTTER_PORT"])
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", ACCELERATE_USE_CPU="true")
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Marks(TrainerCallback):
+        def on_save(self, args, state, control, **_):
+            torch.distributed.barrier()
+            if rank == 0:
+                mark("whole", f"checkpoint-{state.global_step}")
+
+    class Data(torch.utils.data.Dataset):
+        def __len__(self):
+            return 64
+
+        def __getitem__(self, index):
+            ids = torch.full((4,), index % 32)
+            return {"input_ids": ids, "labels": ids}
+
+    class Late(Trainer):
+        def _save_rng_state(self, output_dir):
+            # No barrier holds rank 0 back: it goes on to trainer_state.json, and to its callbacks.
+            time.sleep(rank * 2)
+            super()._save_rng_state(output_dir)
+
+    arguments = TrainingArguments(
+        output_dir=".", max_steps=3, save_steps=1, save_total_limit=2, per_device_train_batch_size=2, report_to=[], use_cpu=True,
+        logging_steps=1, disable_tqdm=True,
+    )
+    Late(model=tiny_llama(), args=arguments, train_dataset=Data(), callbacks=[Marks()]).train()
+    torch.distributed.destroy_process_group()
+
+
+def hf_two_ranks():
+    """Two ranks, of which the second writes its random state after rank 0 has written trainer_state.json."""
+    two_ranks(hf_rank)
+
+
 def lightning():
     import pytorch_lightning as pl
     import torch
@@ -216,7 +257,7 @@ def torchtitan():
     two_ranks(dcp_rank, [("step-10", None), ("step-20", None), ("step-30", "step-10")])
 
 
-def deepspeed_rank(rank, steps):
+def deepspeed_rank(rank, steps, stage):
     import time
 
     import torch
@@ -225,12 +266,13 @@ def deepspeed_rank(rank, steps):
         tag = f"global_step{step}"
         os.makedirs(tag, exist_ok=True)
         model, optimizer = tiny_torch(step)
-        if rank == 0:
-            module = {"module": model.state_dict(), "dp_world_size": 2, "mp_world_size": 1, "global_steps": step}
-            torch.save(module, f"{tag}/mp_rank_00_model_states.pt")
-        else:
+        if rank == 1:
             time.sleep(0.4)
-        zero = {"optimizer_state_dict": optimizer.state_dict(), "ds_config": {"zero_optimization": {"stage": 2}}}
+        if rank == 0 or stage == 3:
+            module = {"module": model.state_dict(), "dp_world_size": 2, "mp_world_size": 1, "global_steps": step}
+            part = f"zero_pp_rank_{rank}_" if stage == 3 else ""
+            torch.save(module, f"{tag}/{part}mp_rank_00_model_states.pt")
+        zero = {"optimizer_state_dict": optimizer.state_dict(), "ds_config": {"zero_optimization": {"stage": stage}}}
         torch.save(zero, f"{tag}/bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
         if rank == 0:
             with open("latest", "w") as latest:
@@ -243,7 +285,23 @@ def deepspeed_rank(rank, steps):
 
 def deepspeed():
     """The order of DeepSpeed's engine with two ranks: rank 0 writes `latest` while rank 1 may still be writing."""
-    two_ranks(deepspeed_rank, [10, 20])
+    two_ranks(deepspeed_rank, [10, 20], 2)
+
+
+def deepspeed_zero3():
+    """The same with ZeRO-3: each rank has its part of the model, too."""
+    two_ranks(deepspeed_rank, [10, 20], 3)
+
+
+def megatron_end(name, step):
+    """What follows the barrier: the tracker, then the tokenizer's files."""
+    with open("latest_checkpointed_iteration.txt", "w") as tracker:
+        tracker.write(str(step))
+    os.makedirs(f"{name}/tokenizer")
+    for asset in ("tokenizer_config.json", "tokenizer.json"):
+        with open(f"{name}/tokenizer/{asset}", "w") as out:
+            json.dump({"model_max_length": 64}, out)
+    mark("whole", name)
 
 
 def megatron():
@@ -257,13 +315,11 @@ def megatron():
             model, optimizer = tiny_torch(step + rank)
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iteration": step}
             torch.save(state, f"{name}/mp_rank_{rank:02d}/model_optim_rng.pt")
-        with open("latest_checkpointed_iteration.txt", "w") as tracker:
-            tracker.write(str(step))
-        mark("whole", name)
+        megatron_end(name, step)
 
 
 def megatron_dist():
-    """The order of Megatron-LM (torch_dist format): common state, DCP, metadata, tracker."""
+    """The order of Megatron-LM (torch_dist format): common state, DCP, metadata, tracker, then tokenizer assets."""
     import warnings
 
     import torch
@@ -277,9 +333,7 @@ def megatron_dist():
         dcp.save(dcp_state(step), checkpoint_id=name, no_dist=True)
         with open(f"{name}/metadata.json", "w") as metadata:
             json.dump({"sharded_backend": "torch_dist", "sharded_backend_version": 1}, metadata)
-        with open("latest_checkpointed_iteration.txt", "w") as tracker:
-            tracker.write(str(step))
-        mark("whole", name)
+        megatron_end(name, step)
 
 
 def nanochat_rank(rank, steps):
@@ -349,11 +403,68 @@ def generic():
         mark("whole", f"blob_{step}.dat")
 
 
-def orbax():
+def user_pieces(name, save):
+    """Files that nothing speaks for, each in pieces."""
+    os.makedirs(name, exist_ok=True)
+    for file in ("weights.bin", "optimizer.bin"):
+        with open(f"{name}/{file}", "wb") as out:
+            for _ in range(3):
+                out.write(bytes([save]) * 500)
+                out.flush()
+
+
+def user_marker():
+    """Markers beside: for directories, of which the last is saved again while its old marker stands, and for a file."""
+    for save, step in enumerate((10, 20, 20)):
+        user_pieces(f"save-{step}", save)
+        with open(f"save-{step}.ok", "w") as marker:
+            marker.write(str(save))
+        mark("whole", f"save-{step}")
+    for save in range(2):
+        with open("blob_30.dat", "wb") as out:
+            out.write(bytes([save]) * 900)
+        with open("blob_30.dat.ok", "w") as marker:
+            marker.write(str(save))
+        mark("whole", "-30")
+
+
+def user_done():
+    """Something inside says that it is whole, and goes before the same directory is used again."""
+    for save, step in enumerate((10, 20, 20)):
+        if os.path.exists(f"save-{step}/DONE"):
+            os.unlink(f"save-{step}/DONE")
+        user_pieces(f"save-{step}", save)
+        with open(f"save-{step}/DONE", "w"):
+            pass
+        mark("whole", f"save-{step}")
+
+
+def orbax_commit_file():
+    """As in a bucket, where no directory can be renamed: a marker is put last."""
+    from orbax.checkpoint._src.path import atomicity
+
+    orbax(temporary_path_class=atomicity.CommitFileTemporaryPath)
+
+
+def orbax_rename_only():
+    """As older versions did it: nothing but the rename says that it is whole."""
+    from orbax.checkpoint._src.path import atomicity
+
+    write = atomicity.async_path.write_text
+
+    async def write_others(path, text, *arguments, **named):
+        if os.path.basename(path) != "commit_success.txt":
+            await write(path, text, *arguments, **named)
+
+    atomicity.async_path.write_text = write_others
+    orbax()
+
+
+def orbax(**ways):
     import jax.numpy as jnp
     import orbax.checkpoint as ocp
 
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, **ways)
     with ocp.CheckpointManager(os.getcwd(), options=options) as manager:
         for step in (10, 20, 30):
             tree = {"w": jnp.full((8, 8), step, dtype=jnp.float32), "b": jnp.arange(5.0), "step": step}
@@ -368,18 +479,24 @@ WRITERS = {
     "safetensors": safetensors_single,
     "safetensors-sharded": safetensors_sharded,
     "hf-trainer": hf_trainer,
+    "hf-two-ranks": hf_two_ranks,
     "lightning": lightning,
     "lightning-across-disks": lightning_across_disks,
     "dcp": dcp,
     "torchtitan": torchtitan,
     "deepspeed": deepspeed,
+    "deepspeed-zero3": deepspeed_zero3,
     "megatron": megatron,
     "megatron-dist": megatron_dist,
     "nanochat": nanochat,
     "accelerate": accelerate,
     "numpy": numpy_files,
     "generic": generic,
+    "user-marker": user_marker,
+    "user-done": user_done,
     "orbax": orbax,
+    "orbax-commit-file": orbax_commit_file,
+    "orbax-rename-only": orbax_rename_only,
 }
 
 
