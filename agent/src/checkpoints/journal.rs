@@ -304,9 +304,16 @@ impl AttemptLog {
         }
     }
 
-    /// Notes an entry down. Returns the file when the entry must be on disk before anything else happens: parts can be sent again.
+    /// Notes an entry down. Returns the file when the entry must be on disk before anything else happens.
+    ///
+    /// Parts, and files that went in one request, can be sent again: what a power cut takes of their notes costs that, and no more, since a
+    /// journal is believed up to its first torn line. [`Entry::Sealed`] brings to the disk what is before it.
     pub fn record(&mut self, entry: Entry) -> io::Result<Option<Arc<File>>> {
-        let durable = !matches!(entry, Entry::Part { .. });
+        let durable = match &entry {
+            Entry::Part { .. } => false,
+            Entry::Stored { entry, .. } => entry.part_size_bytes > 0,
+            _ => true,
+        };
         self.attempt.apply(entry.clone());
         self.write(&entry)?;
         Ok(self.file.clone().filter(|_| durable))
@@ -480,6 +487,38 @@ mod tests {
             seen = whole_lines;
         }
         assert_eq!(seen, states.len());
+    }
+
+    #[test]
+    fn nothing_waits_for_the_disk_but_what_cannot_be_had_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = AttemptLog::create(dir.path(), "id", "generic", &candidate());
+        let stored = |part_size_bytes: u64| Entry::Stored {
+            file: 0,
+            entry: ManifestFile {
+                path: String::new(),
+                mode: 0o644,
+                mtime_ns: 5,
+                size_bytes: 30,
+                blake3: "hash".into(),
+                key: "k".into(),
+                part_size_bytes,
+                parts: Vec::new(),
+            },
+        };
+        let sealed = Entry::Sealed {
+            manifest: "{}".into(),
+        };
+        for (entry, waits) in [
+            (part(1), false),
+            (stored(0), false),
+            (stored(10), true),
+            (Entry::Dropped { file: 0 }, true),
+            (sealed, true),
+        ] {
+            let waited = log.record(entry.clone()).unwrap().is_some();
+            assert_eq!(waited, waits, "{entry:?}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::StreamExt;
-use futures::stream;
+use futures::stream::FuturesUnordered;
 use spotter_bucket::layout::NameError;
 use spotter_bucket::{Bucket, BucketError, ErrorKind, Manifest, ManifestError, ManifestFile};
 use tokio::sync::Semaphore;
@@ -26,7 +26,7 @@ use crate::fault;
 pub const MIN_PART_BYTES: u64 = 8 << 20;
 /// Bytes of small files in flight.
 const SMALL_BYTES: u64 = 32 << 20;
-/// Small files in flight.
+/// Most small files in flight.
 const SMALL_IN_FLIGHT: usize = 16;
 
 /// Why an upload did not come to its end.
@@ -223,15 +223,21 @@ impl Uploader<'_> {
                     .map(|entry| (index, entry))
             }
         };
-        let mut stores = stream::iter(indices)
-            .map(store)
-            .buffer_unordered(SMALL_IN_FLIGHT);
-        while let Some(stored) = stores.next().await {
+        let mut in_flight = FuturesUnordered::new();
+        let mut waiting = indices.into_iter();
+        loop {
+            while in_flight.len() < self.tempo.parallel(SMALL_IN_FLIGHT)
+                && let Some(index) = waiting.next()
+            {
+                in_flight.push(store(index));
+            }
+            let Some(stored) = in_flight.next().await else {
+                return Ok(());
+            };
             let (file, entry) = stored?;
             self.add_done(entry.size_bytes);
             self.record(log, Entry::Stored { file, entry }).await;
         }
-        Ok(())
     }
 
     async fn store_small_file(

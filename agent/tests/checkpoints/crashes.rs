@@ -233,3 +233,22 @@ async fn data_of_an_older_checkpoint_that_is_deleted_during_the_upload_is_sent_a
         "the base a second time, the head once"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn notes_of_small_files_that_a_power_cut_takes_cost_their_upload_and_nothing_else() {
+    for lines in 1..=4 {
+        let crashing = CrashBucket::at_nth("PutObject", 5);
+        let bucket = crashing.memory.clone();
+        let world = World::with(crashing.clone(), bucket.clone(), |_| {});
+        for number in 0..6 {
+            world.write(&format!("save-2/{number}.npz"), &npz(number, 900));
+        }
+        assert!(world.backup_until_death(&crashing).await);
+        world.cut_notes(lines);
+        let world = world.restarted(bucket.clone());
+        assert_eq!(world.backup_all().await.len(), 1);
+        assert_whole(&world, &bucket).await;
+        assert_eq!(bucket.keys().len(), 6 + 1, "no litter after {lines}");
+        assert_eq!(world.notes_left(), Vec::<String>::new());
+    }
+}

@@ -9,7 +9,7 @@ use spotter_bucket::memory::MemoryBucket;
 
 use tokio::time::Instant;
 
-use crate::world::{HookBucket, MIB, World, npz};
+use crate::world::{GaugeBucket, HookBucket, MIB, World, npz};
 
 #[tokio::test(start_paused = true)]
 async fn a_finished_checkpoint_reaches_the_bucket_and_comes_back_bit_by_bit() {
@@ -305,11 +305,43 @@ async fn an_upload_is_no_faster_than_the_user_allows_until_the_box_goes_away() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_has_too_much_to_do_gets_fewer_parts_at_once() {
-    let bucket = Arc::new(MemoryBucket::new());
-    let world = World::new(bucket.clone());
-    world.write("step_1.npz", &npz(1, 60 * MIB));
+    let memory = Arc::new(MemoryBucket::new());
+    let gauge = GaugeBucket::new(memory.clone(), "UploadPart");
+    let world = World::with(gauge.clone(), memory.clone(), |options| {
+        options.parallel = 5
+    });
+    // Fourteen parts: five go well, the next ones fail three times each.
+    world.write("step_1.npz", &npz(1, 110 * MIB));
     world.settle().await;
-    bucket.fail_next("UploadPart", 5, ErrorKind::Transient);
+    memory.set_latency(Duration::from_secs(2));
+    memory.fail_after("UploadPart", 5, 15, ErrorKind::Transient);
     assert_eq!(world.backup.round().await.unwrap().len(), 1);
+    let begun = gauge.begun();
+    assert_eq!(begun.len(), 14 + 15);
+    assert_eq!(begun[..5].iter().max(), Some(&5), "{begun:?}");
+    // Those that failed are asked again, whatever their number; then come parts that are new.
+    let new = &begun[5 + 15 + 5..];
+    assert!(new[..2].iter().all(|count| *count <= 3), "{begun:?}");
+    world.assert_one_whole_commit_of(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_files_too_go_as_many_at_once_as_the_server_takes_gladly() {
+    let memory = Arc::new(MemoryBucket::new());
+    let gauge = GaugeBucket::new(memory.clone(), "PutObject");
+    let world = World::with(gauge.clone(), memory.clone(), |options| {
+        options.parallel = 2
+    });
+    for number in 0..40 {
+        world.write(&format!("save-1/{number}.npz"), &npz(number, 900));
+    }
+    world.settle().await;
+    memory.set_latency(Duration::from_secs(2));
+    assert_eq!(world.backup.round().await.unwrap().len(), 1);
+    let begun = gauge.begun();
+    assert_eq!(begun.len(), 40 + 1, "the commit is one too");
+    assert_eq!(begun[..4].iter().max(), Some(&2), "{begun:?}");
+    let most = *begun.iter().max().unwrap();
+    assert!((4..=16).contains(&most), "it takes more: {begun:?}");
     world.assert_one_whole_commit_of(1).await;
 }

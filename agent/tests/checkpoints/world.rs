@@ -245,6 +245,16 @@ impl World {
             .collect()
     }
 
+    /// Takes from the upload journals all lines but the first so many, as a power cut does.
+    pub fn cut_notes(&self, lines: usize) {
+        for path in self.notes_left() {
+            let path = self.options.state_dir.join(path);
+            let text = fs::read_to_string(&path).unwrap();
+            let kept: String = text.split_inclusive('\n').take(lines).collect();
+            fs::write(path, kept).unwrap();
+        }
+    }
+
     /// What every commit in the bucket says, newest first.
     pub async fn manifests(&self) -> Vec<Manifest> {
         let mut manifests = Vec::new();
@@ -324,7 +334,7 @@ fn paths_below(dir: &Path) -> Vec<String> {
 #[async_trait]
 trait Interference: Send + Sync {
     async fn before(&self, operation: &'static str);
-    async fn after(&self);
+    async fn after(&self, operation: &'static str);
 }
 
 /// Something around each call.
@@ -334,7 +344,7 @@ impl<I: Interference + ?Sized> Around<'_, I> {
     async fn call<T>(&self, operation: &'static str, call: impl Future<Output = T>) -> T {
         self.0.before(operation).await;
         let answer = call.await;
-        self.0.after().await;
+        self.0.after(operation).await;
         answer
     }
 }
@@ -482,7 +492,7 @@ impl Interference for CrashBucket {
         }
     }
 
-    async fn after(&self) {
+    async fn after(&self, _: &'static str) {
         if self.calls() >= self.at && self.after {
             self.die().await;
         }
@@ -538,7 +548,49 @@ impl Interference for HookBucket {
         }
     }
 
-    async fn after(&self) {}
+    async fn after(&self, _: &'static str) {}
 }
 
 interfering_bucket!(HookBucket);
+
+/// Counts how many calls of an operation are under way.
+pub struct GaugeBucket {
+    memory: Arc<MemoryBucket>,
+    operation: &'static str,
+    now: AtomicU64,
+    begun: Mutex<Vec<u64>>,
+}
+
+impl GaugeBucket {
+    pub fn new(memory: Arc<MemoryBucket>, operation: &'static str) -> Arc<GaugeBucket> {
+        Arc::new(GaugeBucket {
+            memory,
+            operation,
+            now: AtomicU64::new(0),
+            begun: Mutex::default(),
+        })
+    }
+
+    /// Of each call, how many were under way when it began, itself included.
+    pub fn begun(&self) -> Vec<u64> {
+        self.begun.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Interference for GaugeBucket {
+    async fn before(&self, operation: &'static str) {
+        if operation == self.operation {
+            let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+            self.begun.lock().unwrap().push(now);
+        }
+    }
+
+    async fn after(&self, operation: &'static str) {
+        if operation == self.operation {
+            self.now.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+interfering_bucket!(GaugeBucket);
