@@ -92,6 +92,8 @@ const RETIRES_WITHIN: Duration = Duration::from_secs(30);
 const QUIET_PERIOD: Duration = Duration::from_secs(5);
 /// Rounds that find nothing unfinished before the wait for the next one is doubled.
 const QUIET_ROUNDS: u32 = 20;
+/// Times between checkpoints that are remembered: the longest of them is what a trainer usually takes, since some save in turns.
+const INTERVALS: usize = 4;
 /// Rounds that fail, two to the power of their number seconds apart, before a directory that cannot be read is given up.
 const BLIND_ROUNDS: u32 = 5;
 
@@ -267,6 +269,8 @@ struct Pace {
     last_commit: Option<Duration>,
     /// When the newest checkpoint was found finished.
     last_found: Option<Duration>,
+    /// What lay between the last of this session, newest first; zero: there were not so many.
+    intervals: [Duration; INTERVALS],
 }
 
 impl Backup {
@@ -475,6 +479,10 @@ impl Backup {
             now.saturating_sub(Duration::from_micros(commit::now_us().saturating_sub(us)))
         });
         let mut pace = self.pace();
+        if pace.training_since_us != since_us {
+            // Another session may have another habit.
+            (pace.last_found, pace.intervals) = (None, [Duration::ZERO; INTERVALS]);
+        }
         pace.training_since = since;
         pace.training_since_us = since_us;
     }

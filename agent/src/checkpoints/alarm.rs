@@ -15,6 +15,8 @@ pub struct Facts {
     pub training_since: Option<Duration>,
     /// Newest commit by this agent.
     pub last_commit: Option<Duration>,
+    /// What usually lies between two checkpoints of this session; `None`: there were no two.
+    pub interval: Option<Duration>,
     /// Since when the oldest checkpoint that cannot be saved is as it is, and which and why.
     pub refused: Option<(Duration, String)>,
 }
@@ -45,16 +47,23 @@ pub fn behind(facts: &Facts) -> Option<String> {
         }
     }
     let began = facts.training_since?;
-    let none_since = facts.last_commit.is_none_or(|commit| commit < began);
-    let trained = facts.now.saturating_sub(began);
-    if none_since && trained > facts.every * 2 {
-        return Some(format!(
-            "no checkpoint was saved in the first {} s of the session, {} s are allowed",
-            trained.as_secs(),
-            (facts.every * 2).as_secs()
-        ));
+    let newest = facts.last_commit.filter(|commit| *commit >= began);
+    // A trainer that saves more rarely than that does so by habit; one that has gone twice without has stopped.
+    let usual = facts.interval.filter(|_| newest.is_some());
+    let allowed = facts.every.max(usual.unwrap_or(facts.every) * 2);
+    let age = facts.now.saturating_sub(newest.unwrap_or(began));
+    if age <= allowed {
+        return None;
     }
-    None
+    let (age, allowed) = (age.as_secs(), allowed.as_secs());
+    Some(match newest {
+        None => format!(
+            "no checkpoint was saved in the first {age} s of the session, {allowed} s are allowed"
+        ),
+        Some(_) => {
+            format!("the newest checkpoint was saved {age} s ago, {allowed} s are allowed")
+        }
+    })
 }
 
 #[cfg(test)]
@@ -75,6 +84,7 @@ mod tests {
                 waiting_since: at(waiting),
                 training_since: at(training),
                 last_commit: at(commit),
+                interval: None,
                 refused: None,
             };
             let found = behind(&facts);
@@ -97,7 +107,8 @@ mod tests {
             None,
             Some("no checkpoint was saved"),
         );
-        check(9_000, None, Some(100), Some(200), None);
+        check(1_400, None, Some(100), Some(200), None);
+        check(9_000, None, None, Some(200), None);
         check(
             1_401,
             None,
@@ -105,6 +116,39 @@ mod tests {
             Some(100),
             Some("no checkpoint was saved"),
         );
+    }
+
+    #[test]
+    fn a_trainer_that_has_stopped_saving_is_told_from_one_that_saves_rarely() {
+        // Seconds since the newest commit, usual seconds between two, seconds that are allowed when that is too long.
+        for (age, interval, expected) in [
+            // Saved once: as much as before the first one.
+            (1_200, None, None),
+            (1_201, None, Some(1_200)),
+            // More often than it must.
+            (600, Some(60), None),
+            (601, Some(60), Some(600)),
+            (601, Some(300), Some(600)),
+            // Every hour: an alarm at each of them would be one for ever.
+            (3_600, Some(3_600), None),
+            (7_200, Some(3_600), None),
+            (7_201, Some(3_600), Some(7_200)),
+        ] {
+            let facts = |training: bool| Facts {
+                now: Duration::from_secs(50_000),
+                every: Duration::from_secs(600),
+                waiting_since: None,
+                training_since: training.then_some(Duration::from_secs(100)),
+                last_commit: Some(Duration::from_secs(50_000 - age)),
+                interval: interval.map(Duration::from_secs),
+                refused: None,
+            };
+            let told = expected.map(|allowed: u64| {
+                format!("the newest checkpoint was saved {age} s ago, {allowed} s are allowed")
+            });
+            assert_eq!(behind(&facts(true)), told, "{age} s, {interval:?}");
+            assert_eq!(behind(&facts(false)), None, "nothing is trained");
+        }
     }
 
     #[test]
@@ -116,6 +160,7 @@ mod tests {
                 waiting_since: None,
                 training_since: None,
                 last_commit: None,
+                interval: None,
                 refused: Some((
                     Duration::from_secs(100),
                     "ckpt.pt (no zip end record)".into(),

@@ -53,6 +53,7 @@ impl Backup {
         let dir = self.options.dir.clone();
         let (ledger, ids) = (Arc::clone(&self.ledger), Arc::clone(&self.ids));
         let began_us = self.pace().training_since_us;
+        let when = self.options.complete_when.clone();
         let listing = move || -> io::Result<Listing> {
             // Held during the scan, so that a restore cannot put files there between the scan and the question who they are.
             let ledger = ledger
@@ -73,7 +74,10 @@ impl Backup {
                 .filter(|candidate| candidate.written_ns() >= began_ns)
                 .filter_map(|candidate| Shape::of(&candidate))
                 .collect();
-            let found = scan::scan(&dir)?;
+            let mut found = scan::scan(&dir)?;
+            if let Some(when) = &when {
+                found.retain(|one| one.directory || !when.is_marker(&one.path));
+            }
             let there = found.iter().filter_map(Shape::of).collect();
             let sizes = found.iter().map(Candidate::size_bytes);
             let (count, largest_bytes) = (found.len() as u64, sizes.max().unwrap_or(0));
@@ -131,14 +135,26 @@ impl Backup {
             }
         }
         if found_one {
-            self.tell_room(listing.count, listing.largest_bytes).await;
+            let interval = self.note_found();
+            self.tell_room(listing.count, listing.largest_bytes, interval)
+                .await;
         }
         self.tell_state(tracker);
         Ok(())
     }
 
+    /// Takes note of when a checkpoint was found finished, and returns how long that was after the one before it.
+    fn note_found(&self) -> Option<Duration> {
+        let now = self.now();
+        let mut pace = self.pace();
+        let interval = now.saturating_sub(pace.last_found.replace(now)?);
+        pace.intervals.rotate_right(1);
+        pace.intervals[0] = interval;
+        Some(interval)
+    }
+
     /// Warns before the disk is too small for the checkpoints to come; called when one was found finished.
-    async fn tell_room(&self, there: u64, largest_bytes: u64) {
+    async fn tell_room(&self, there: u64, largest_bytes: u64, interval: Option<Duration>) {
         let dir = self.options.dir.clone();
         let free = task::spawn_blocking(move || landing::free_bytes(&dir))
             .await
@@ -151,13 +167,7 @@ impl Backup {
             }
         };
         let keep = &self.options.keep;
-        let (behind, interval) = {
-            let now = self.now();
-            let mut pace = self.pace();
-            let before = pace.last_found.replace(now);
-            let interval = before.map(|before| now.saturating_sub(before));
-            (self.standing.state().alarm, interval)
-        };
+        let behind = self.standing.state().alarm;
         let best = keep.best.as_ref().map_or(0, |best| u64::from(best.count));
         let kept = keep.newest().map(|newest| newest as u64 + best);
         let short = room::shortage(&room::Facts {
@@ -241,6 +251,11 @@ impl Backup {
                 waiting_since: ready.iter().map(|ready| ready.ready_at).min(),
                 training_since: pace.training_since,
                 last_commit: pace.last_commit,
+                interval: pace
+                    .intervals
+                    .into_iter()
+                    .max()
+                    .filter(|one| !one.is_zero()),
                 refused,
             }
         };

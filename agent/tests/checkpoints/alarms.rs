@@ -72,6 +72,43 @@ async fn a_session_without_any_checkpoint_raises_the_alarm() {
     assert!(!world.backup.state().alarm);
 }
 
+/// Lets so many seconds pass, with a look at the end of each minute.
+async fn train(world: &World, seconds: u64) {
+    for _ in 0..seconds / 60 {
+        time::sleep(Duration::from_secs(60)).await;
+        world.backup.round().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_training_that_has_stopped_saving_raises_the_alarm_and_one_that_saves_rarely_does_not() {
+    let world = World::with_memory(|options| options.every = Duration::from_secs(600));
+    let started_us = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_micros() as u64;
+    world.backup.training(Some(started_us));
+    // Every fifty minutes, of which ten are allowed: an alarm until that is known to be its habit.
+    for step in 1..=4 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        assert_eq!(world.backup_all().await.len(), 1);
+        train(&world, 3_000).await;
+        assert_eq!(world.backup.state().alarm, step == 1, "after {step}");
+    }
+    assert_eq!(world.events("backup.alarm").len(), 1);
+    train(&world, 3_600).await;
+    assert!(world.backup.state().alarm, "a hundred and ten minutes");
+    let told = world.events("backup.alarm");
+    let reason = told[1]["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("the newest checkpoint was saved"),
+        "{reason}"
+    );
+    world.backup.training(None);
+    world.backup.round().await.unwrap();
+    assert!(!world.backup.state().alarm, "nobody trains any more");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bucket_that_refuses_is_an_error_that_is_told_once_and_tried_again() {
     let bucket = Arc::new(MemoryBucket::new());
