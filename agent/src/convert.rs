@@ -357,6 +357,8 @@ pub fn wish(request: v1::ConfigureRequest) -> Wish {
         validation: request.validation.map(validation),
         max_runtime_s: request.max_runtime_s,
         no_progress_s: request.no_progress_s,
+        budget_left_s: request.budget_left_s,
+        budget_finish_s: request.budget_finish_s,
     }
 }
 

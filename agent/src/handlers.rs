@@ -95,8 +95,9 @@ impl Agent for Handlers {
     type LogsStream = Answers<v1::LogChunk>;
     type RestoreStream = Answers<v1::RestoreProgress>;
 
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         let core = &self.core;
+        core.renew_budget(request.into_inner().budget_left_s);
         let run = core.run();
         Ok(Response::new(v1::StatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),

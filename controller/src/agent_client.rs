@@ -120,8 +120,30 @@ impl AgentClient {
     /// # Errors
     /// [`AgentError::Deadline`] when nothing came through in time.
     pub async fn status(&self, limit: Duration) -> Result<AgentStatus, AgentError> {
+        self.ask_status(limit, 0).await
+    }
+
+    /// The same, and on the way tells the agent how long the run's money lasts from now on.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn status_telling(
+        &self,
+        limit: Duration,
+        money_lasts: Duration,
+    ) -> Result<AgentStatus, AgentError> {
+        // 0 would say nothing.
+        self.ask_status(limit, whole_seconds(money_lasts).max(1))
+            .await
+    }
+
+    async fn ask_status(
+        &self,
+        limit: Duration,
+        budget_left_s: u32,
+    ) -> Result<AgentStatus, AgentError> {
         let answer = self.call("status", limit, |mut to| async move {
-            to.status(v1::StatusRequest {}).await
+            to.status(v1::StatusRequest { budget_left_s }).await
         });
         answer.await.map(AgentStatus::from)
     }

@@ -173,6 +173,18 @@ impl Rates {
     }
 }
 
+/// What the open intervals of all attempts cost now.
+pub fn open_rates(intervals: &[Interval]) -> Rates {
+    let mut rates = Rates::default();
+    for open in intervals.iter().filter(|interval| interval.to_us.is_none()) {
+        match open.kind {
+            CostKind::Gpu => rates.gpu_usd_per_hour += open.usd_per_hour,
+            CostKind::Disk => rates.disk_usd_per_hour += open.usd_per_hour,
+        }
+    }
+    rates
+}
+
 /// What a box costs now: as the provider says, else as its status implies. A host that is offline charges nothing.
 pub fn rates(seen: &Instance) -> Rates {
     if seen.actual == Actual::Offline {
@@ -355,6 +367,8 @@ mod tests {
         check(rate_usd_per_hour(&intervals, None), 0.42);
         check(rate_usd_per_hour(&intervals, Some(1)), 0.0);
         check(rate_usd_per_hour(&intervals, Some(2)), 0.42);
+        check(open_rates(&intervals).gpu_usd_per_hour, 0.40);
+        check(open_rates(&intervals).disk_usd_per_hour, 0.02);
     }
 
     #[test]

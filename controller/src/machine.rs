@@ -2,8 +2,8 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -68,6 +68,8 @@ struct Machine {
     checkpoints: Option<Checkpoints>,
     /// The run file, where it holds the URL of a webhook: it stays on the laptop.
     private: Option<PathBuf>,
+    /// When the run's money is over, as far as the agent is to know.
+    paid_until: Mutex<Option<Instant>>,
 }
 
 /// The file of this laptop that must not travel with the code.
@@ -302,6 +304,7 @@ impl Sites for Machines {
             run: spec.name.clone(),
             checkpoints: spec.checkpoints.clone(),
             private: private_file(spec),
+            paid_until: Mutex::new(None),
         }))
     }
 
@@ -323,10 +326,26 @@ impl Sites for Machines {
 #[async_trait]
 impl Site for Machine {
     async fn status(&self) -> Result<AgentStatus, SiteError> {
-        self.client
-            .status(HEARTBEAT_LIMIT)
-            .await
-            .map_err(agent_failed)
+        let paid_until = *self
+            .paid_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let answer = match paid_until {
+            Some(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                self.client.status_telling(HEARTBEAT_LIMIT, left).await
+            }
+            None => self.client.status(HEARTBEAT_LIMIT).await,
+        };
+        answer.map_err(agent_failed)
+    }
+
+    fn allow(&self, money_lasts: Duration) {
+        let until = Instant::now().checked_add(money_lasts);
+        *self
+            .paid_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = until;
     }
 
     async fn preflight(&self, gpus: u32, disk_bytes: u64) -> Result<PreflightReport, SiteError> {

@@ -20,6 +20,7 @@ pub mod label;
 pub mod lease;
 pub mod lifecycle;
 pub(crate) mod market_eye;
+pub mod next;
 pub mod prediction;
 mod preparing;
 pub mod pricing;

@@ -124,6 +124,9 @@ impl Lifecycle {
             if view.counted.is_none_or(|at| at.elapsed() >= MONEY) {
                 view.counted = Some(Instant::now());
                 self.count_money(run, attempt)?;
+                if let (Some(open), Some(allowance)) = (&*site, self.allowance(run, attempt)?) {
+                    open.allow(allowance.left);
+                }
             }
             if view.ahead.is_none_or(|at| at.elapsed() >= AHEAD) {
                 view.ahead = Some(Instant::now());

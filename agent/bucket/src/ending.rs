@@ -48,7 +48,7 @@ pub struct Ending {
 /// Why a box ended a training before its own end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
-    /// `max_runtime`, `no_progress`, `contradiction` or `backup`.
+    /// `max_runtime`, `no_progress`, `contradiction`, `backup` or `budget`.
     pub by: String,
     /// For people.
     pub reason: String,

@@ -25,7 +25,7 @@ use super::{
     ending::{self, Ending},
     keys::{self, CredentialSlot},
     presence::Presence,
-    run_file::{ConfigureError, RunFile, Wish},
+    run_file::{self, ConfigureError, RunFile, Wish},
     training::{self, TRAINING_SESSION},
     validation,
 };
@@ -46,6 +46,8 @@ const REPORT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Whoever had the agent wiped destroys the box at once; one that is still there after so long was forgotten by a laptop that died.
 const DESTROYED_WITHIN: Duration = Duration::from_secs(300);
+/// A newer word on how long the money lasts counts when it differs by so much: a file is written for it.
+const BUDGET_MOVES_US: u64 = 15_000_000;
 
 /// The daemon's parts.
 pub struct Core {
@@ -192,6 +194,23 @@ impl Core {
             self.adopt(run).await;
         }
         Ok(workdir)
+    }
+
+    /// Takes a newer word on how long the money lasts; 0 says nothing. What is about the same is not written down again.
+    pub fn renew_budget(&self, left_s: u32) {
+        let until_us = run_file::in_seconds(left_s);
+        let mut slot = self.run.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(run) = slot
+            .as_mut()
+            .filter(|run| left_s > 0 && run.budget_until_us.abs_diff(until_us) >= BUDGET_MOVES_US)
+        else {
+            return;
+        };
+        run.budget_until_us = until_us;
+        if let Err(err) = run.save(&self.home) {
+            // This daemon holds to it all the same.
+            warn!(error = %err, "how long the money lasts cannot be kept");
+        }
     }
 
     async fn adopt(self: &Arc<Self>, run: RunFile) {

@@ -19,6 +19,10 @@ const GRACE: Duration = Duration::from_secs(120);
 const LAST_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Most that is waited for a backup that was behind for long already: each second is paid for what could not be saved before.
 const BEHIND_LIMIT: Duration = Duration::from_secs(60);
+/// What the time for an end whose money is over is shared by: two saves, the grace between them, and a save and a word before the stop.
+const BUDGET_SHARES: u32 = 5;
+/// Least of that for each: no checkpoint is worth less.
+const BUDGET_LEAST_S: u32 = 10;
 /// Between two looks for an ending that is on record and not carried out.
 const LOOK: Duration = Duration::from_secs(1);
 /// Before one that could not be carried out is tried again: what does not end on SIGKILL waits for the kernel.
@@ -38,6 +42,8 @@ pub enum By {
     Contradiction,
     /// The backup is behind, and the run may not go on without one.
     Backup,
+    /// `limits.budget`.
+    Budget,
 }
 
 impl By {
@@ -48,6 +54,7 @@ impl By {
             Self::NoProgress => "no_progress",
             Self::Contradiction => "contradiction",
             Self::Backup => "backup",
+            Self::Budget => "budget",
         }
     }
 }
@@ -154,7 +161,11 @@ async fn carry_out(core: &Arc<Core>, ending: &Ending) -> bool {
     if !is_about(core, ending) {
         return true;
     }
-    if let Err(err) = core.sessions.end(TRAINING_SESSION, GRACE).await {
+    let grace = match ending.by {
+        By::Budget => GRACE.min(patience),
+        _ => GRACE,
+    };
+    if let Err(err) = core.sessions.end(TRAINING_SESSION, grace).await {
         error!(error = %chain(&err), "the training did not end, will retry");
         return false;
     }
@@ -171,9 +182,15 @@ async fn carry_out(core: &Arc<Core>, ending: &Ending) -> bool {
 
 /// Longest wait for the bucket at any one step of an ending.
 pub fn patience(core: &Core, ending: &Ending) -> Duration {
-    let plan = core.run().and_then(|run| run.backup);
-    match (ending.by, plan) {
+    let Some(run) = core.run() else {
+        return Duration::MAX;
+    };
+    match (ending.by, run.backup) {
         (By::Backup, Some(plan)) => Duration::from_secs(plan.every_s.into()).min(BEHIND_LIMIT),
+        (By::Budget, _) => {
+            let share_s = run.budget_finish_s / BUDGET_SHARES;
+            Duration::from_secs(share_s.max(BUDGET_LEAST_S).into())
+        }
         _ => Duration::MAX,
     }
 }
@@ -204,11 +221,16 @@ pub fn is_over(core: &Core) -> Option<Ending> {
     let ending = of(core)?;
     let training = core.sessions.get(TRAINING_SESSION).ok()?;
     let alone_us = core.presence.alone_since_us()?;
+    let since_us = match ending.by {
+        // Whoever was away before it ended does not come for it, and there is no money to wait with.
+        By::Budget => alone_us,
+        _ => alone_us.max(training.ended_us),
+    };
     let over = training.start.started_us == ending.started_us
         && training.state != SessionState::Running
         && ending.saved
         && !core.is_busy().unwrap_or(true)
-        && now_us().saturating_sub(alone_us.max(training.ended_us)) >= ALONE_US
+        && now_us().saturating_sub(since_us) >= ALONE_US
         && !presence::is_logged_in();
     over.then_some(ending)
 }

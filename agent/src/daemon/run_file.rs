@@ -15,7 +15,7 @@ use crate::{
         rates::{DAY_MIN, Window},
     },
     config::{self, Home},
-    files,
+    files, now_us,
     windows::{Expected, Policy},
 };
 
@@ -56,6 +56,12 @@ pub struct RunFile {
     /// Longest time without a new step, seconds; 0: no limit.
     #[serde(default)]
     pub no_progress_s: u32,
+    /// When the money for this box is over, microseconds since the epoch by its own clock; 0: never.
+    #[serde(default)]
+    pub budget_until_us: u64,
+    /// How long the end of the training may take then, seconds.
+    #[serde(default)]
+    pub budget_finish_s: u32,
 }
 
 /// How the training is held against its estimate.
@@ -141,6 +147,10 @@ pub struct Wish {
     pub max_runtime_s: u32,
     /// See [`RunFile::no_progress_s`].
     pub no_progress_s: u32,
+    /// Seconds from now until [`RunFile::budget_until_us`]; 0: there is none.
+    pub budget_left_s: u32,
+    /// See [`RunFile::budget_finish_s`].
+    pub budget_finish_s: u32,
 }
 
 /// What the controller asks of the backup.
@@ -285,6 +295,8 @@ impl RunFile {
             validation: wish.validation,
             max_runtime_s: wish.max_runtime_s,
             no_progress_s: wish.no_progress_s,
+            budget_until_us: in_seconds(wish.budget_left_s),
+            budget_finish_s: wish.budget_finish_s,
         })
     }
 
@@ -305,6 +317,8 @@ impl RunFile {
             validation: None,
             max_runtime_s: 0,
             no_progress_s: 0,
+            budget_until_us: 0,
+            budget_finish_s: 0,
         }
     }
 
@@ -402,6 +416,14 @@ impl BackupPlan {
             authorities: wish.authorities,
             presigned: wish.presigned,
         })
+    }
+}
+
+/// So many seconds from now, microseconds since the epoch; 0 stays 0.
+pub fn in_seconds(left_s: u32) -> u64 {
+    match left_s {
+        0 => 0,
+        left_s => now_us() + u64::from(left_s) * 1_000_000,
     }
 }
 

@@ -197,13 +197,16 @@ fn limits(
     if watched.ending {
         return None;
     }
-    let trained_s = now_us().saturating_sub(watched.started_us) / 1_000_000;
+    let now_us = now_us();
+    let trained_s = now_us.saturating_sub(watched.started_us) / 1_000_000;
     let still = watched.moved.elapsed();
     let late = || {
         let behind = watched.behind?.elapsed();
         too_long_behind(run, behind, &alarm?.problem)
     };
-    let (by, reason) = reached(run, trained_s, still, step).or_else(late)?;
+    let (by, reason) = reached(run, trained_s, still, step)
+        .or_else(late)
+        .or_else(|| broke(run, now_us))?;
     Some(Ending::new(by, reason, watched.started_us))
 }
 
@@ -225,6 +228,15 @@ fn too_long_behind(run: &RunFile, behind: Duration, problem: &str) -> Option<(By
         behind.as_secs()
     );
     Some((By::Backup, reason))
+}
+
+/// Whether the money for this box is over, and in words (pure).
+fn broke(run: &RunFile, now_us: u64) -> Option<(By, String)> {
+    let over = run.budget_until_us > 0 && now_us >= run.budget_until_us;
+    over.then(|| {
+        let reason = "`limits.budget` is used up, but for what its disk costs while it is stopped";
+        (By::Budget, reason.to_owned())
+    })
 }
 
 /// Which limit is reached, and in words (pure).
@@ -477,6 +489,14 @@ mod tests {
         ] {
             let got = reached(&run, trained_s, second * still_s, step);
             assert_eq!(got.as_ref().map(|(by, _)| *by), expected, "{got:?}");
+        }
+        let paid_until = |budget_until_us| RunFile {
+            budget_until_us,
+            ..RunFile::for_tests()
+        };
+        for (until_us, now_us, over) in [(0, u64::MAX, false), (7, 6, false), (7, 7, true)] {
+            let got = broke(&paid_until(until_us), now_us);
+            assert_eq!(got.map(|(by, _)| by), over.then_some(By::Budget));
         }
         let plan = |stop_when_behind, every_s| RunFile {
             backup: Some(BackupPlan {

@@ -103,7 +103,7 @@ async fn a_bridge_starts_the_daemon_and_carries_calls() {
         .into_inner();
     assert_eq!(started.session.unwrap().name, "train");
     let status = client
-        .status(v1::StatusRequest {})
+        .status(v1::StatusRequest::default())
         .await
         .unwrap()
         .into_inner();

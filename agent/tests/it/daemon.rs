@@ -204,7 +204,7 @@ async fn events_go_on_at_their_number_after_a_kill() {
         .await
         .unwrap();
     let status = client
-        .status(v1::StatusRequest {})
+        .status(v1::StatusRequest::default())
         .await
         .unwrap()
         .into_inner();
@@ -257,7 +257,7 @@ async fn status_tells_what_the_box_is_doing_and_configure_survives_a_restart() {
     let deadline = Instant::now() + PATIENCE;
     let status = loop {
         let status = client
-            .status(v1::StatusRequest {})
+            .status(v1::StatusRequest::default())
             .await
             .unwrap()
             .into_inner();

@@ -116,6 +116,15 @@ async fn a_training_that_stands_still_or_runs_too_long_is_ended_with_its_reason(
             "max_runtime",
             "`limits.max_runtime` is over",
         ),
+        (
+            v1::ConfigureRequest {
+                budget_left_s: 2,
+                ..configure(&bed)
+            },
+            SLOW,
+            "budget",
+            "`limits.budget` is used up",
+        ),
     ] {
         client.configure(limit).await.unwrap();
         bed.start("train", command).await.unwrap();
@@ -133,13 +142,44 @@ async fn a_training_that_stands_still_or_runs_too_long_is_ended_with_its_reason(
     }
     assert_eq!(
         details(&bed, "training.ending").await.len(),
-        2,
+        3,
         "each is told once"
     );
     assert_eq!(
         details(&bed, "session.diagnosed").await,
         Vec::<Value>::new()
     );
+}
+
+#[tokio::test]
+async fn a_newer_word_on_how_long_the_money_lasts_counts_and_no_word_changes_nothing() {
+    let bed = Bed::with_daemon(Window::None).await;
+    let mut client = bed.client().await;
+    let plenty = v1::ConfigureRequest {
+        budget_left_s: 100_000,
+        budget_finish_s: 600,
+        ..configure(&bed)
+    };
+    client.configure(plenty).await.unwrap();
+    bed.start("train", SLOW).await.unwrap();
+    let until_us = || {
+        let bytes = std::fs::read(bed.home().join("run.json")).unwrap();
+        let kept: Value = serde_json::from_slice(&bytes).unwrap();
+        kept["budget_until_us"].as_u64().unwrap()
+    };
+    let first = until_us();
+    for (budget_left_s, changes) in [(0, false), (100_005, false), (50_000, true)] {
+        let request = v1::StatusRequest { budget_left_s };
+        client.status(request).await.unwrap();
+        assert_eq!(until_us() != first, changes, "{budget_left_s}");
+    }
+    client
+        .status(v1::StatusRequest { budget_left_s: 1 })
+        .await
+        .unwrap();
+    let ended = bed.ended("train").await;
+    assert_eq!(ended.state(), v1::SessionState::Stopped);
+    assert_eq!(told(&bed, "training.ending", 1).await[0]["by"], "budget");
 }
 
 #[tokio::test]

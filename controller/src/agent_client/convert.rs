@@ -400,6 +400,13 @@ impl From<&BoxConfig> for v1::ConfigureRequest {
             validation: Some((&config.validation).into()),
             max_runtime_s: config.max_runtime.map_or(0, |left| seconds(left).max(1)),
             no_progress_s: config.no_progress.map_or(0, seconds),
+            // 0 would be no limit.
+            budget_left_s: config
+                .allowance
+                .map_or(0, |allowance| seconds(allowance.left).max(1)),
+            budget_finish_s: config
+                .allowance
+                .map_or(0, |allowance| seconds(allowance.finish)),
         }
     }
 }

@@ -459,6 +459,17 @@ pub struct BoxConfig {
     pub max_runtime: Option<std::time::Duration>,
     /// Longest time without a new step; `None`: no limit.
     pub no_progress: Option<std::time::Duration>,
+    /// How long the money lasts; `None`: for ever.
+    pub allowance: Option<Allowance>,
+}
+
+/// How long a box may go on with the run's money when nobody tells it anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// Until it ends the training.
+    pub left: std::time::Duration,
+    /// How long that may take, until the box has stopped itself.
+    pub finish: std::time::Duration,
 }
 
 /// How a training is held against its estimate.

@@ -6,7 +6,7 @@ use crate::{
     commands::Deps,
     error::CommandError,
     ledger::{self, Cost, CostKind, Reconciliation},
-    run::State,
+    run::{State, next},
     store::{RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -51,6 +51,9 @@ struct RunCost {
     /// Hours that the budget lasts at the present price; null without a budget, or when nothing is paid for.
     budget_hours: Option<f64>,
     attempts: Vec<AttemptCost>,
+    /// What ends its boxes.
+    #[serde(skip)]
+    destroy: String,
 }
 
 /// One attempt.
@@ -200,6 +203,7 @@ fn run_cost(store: &Store, run: &RunRecord, now_us: i64) -> Result<RunCost, Comm
         budget_usd,
         budget_hours: budget_usd.and_then(|budget| lasts(budget - total_usd, usd_per_hour)),
         attempts,
+        destroy: next::destroy(store, run)?,
     })
 }
 
@@ -290,12 +294,12 @@ fn notes(ui: &mut Ui, costs: &Costs) {
             .filter(|attempt| attempt.stopped_but_paid)
         {
             ui.warning(format_args!(
-                "instance {} of `{}` is STOPPED AND STILL PAID FOR: {} for its disk, {} a day; end it with `spotter destroy {}`",
+                "instance {} of `{}` is STOPPED AND STILL PAID FOR: {} for its disk, {} a day; end it with `{}`",
                 text::or_dash(attempt.instance),
                 run.run,
                 text::usd_per_hour(attempt.usd_per_hour),
                 text::usd(attempt.usd_per_hour * 24.0),
-                run.run
+                run.destroy
             ));
         }
         for attempt in &run.attempts {

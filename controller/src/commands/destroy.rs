@@ -12,7 +12,7 @@ use crate::{
     commands::{Deps, watching, watching::ConsoleReport},
     error::CommandError,
     notify,
-    run::{State, bringing_up::TRAIN, has_bucket, lease::Lease, summary::RunSummary},
+    run::{State, bringing_up::TRAIN, has_bucket, lease::Lease, next, summary::RunSummary},
     store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -145,22 +145,7 @@ async fn refuse_loss(
     attempt: &AttemptRecord,
     newest: bool,
 ) -> Result<(), CommandError> {
-    // Nothing was ever trained on it, or everything was fetched and verified.
-    let kept = attempt.is_kept_for_a_look();
-    if attempt.started_us == 0 || (attempt.state == State::Collected && !kept) {
-        return Ok(());
-    }
-    if matches!(
-        run.outcome,
-        Some(Outcome::Done | Outcome::Stopped | Outcome::Limit | Outcome::Contradicted)
-    ) && attempt.state != State::Running
-        && has_bucket(run)
-        && !kept
-    {
-        return Ok(());
-    }
-    // After a crash the last backup said what was left; without an answer of the box that stands.
-    if attempt.state == State::Failed && crash_left_nothing(deps, run, attempt)? {
+    if next::is_saved(&*deps.store()?, run, attempt)? {
         return Ok(());
     }
     let Some((reason, would_lose)) = at_stake(ui, deps, run, attempt, newest).await? else {
@@ -271,18 +256,4 @@ fn no_box_left(summary: &RunSummary) -> String {
     );
     let cost = text::usd(summary.cost_usd);
     format!("`{name}` has no box any more: {which}. It cost {cost} in all, and costs nothing now.")
-}
-
-/// The crash was recorded together with an empty list of what was not saved.
-fn crash_left_nothing(
-    deps: &Deps,
-    run: &RunRecord,
-    attempt: &AttemptRecord,
-) -> Result<bool, CommandError> {
-    let events = deps.store()?.events(&run.name, 0)?;
-    let crash = events
-        .iter()
-        .rev()
-        .find(|event| event.kind == "crashed" && event.attempt == attempt.number);
-    Ok(crash.is_some_and(|crash| crash.detail["unsaved_bytes"] == 0))
 }

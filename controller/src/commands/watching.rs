@@ -15,6 +15,7 @@ use crate::{
     run::{
         diagnosis,
         lifecycle::{Goal, Lifecycle, Report},
+        next,
         summary::{RunSummary, summarise},
         vigil,
     },
@@ -227,12 +228,15 @@ pub fn ways_on(store: &Store, run: &RunRecord) -> Result<Vec<String>, CommandErr
     let mut ways = Vec::new();
     if let Some(kept) = latest.filter(|latest| latest.may_cost() && latest.started_us > 0) {
         ways.push(format!(
-            "wait for its own box with `spotter resume --here {name}`; its disk costs ${:.4}/h until `spotter destroy {name}`",
-            kept.storage_usd_per_hour
+            "wait for its own box with `{}`; its disk costs ${:.4}/h until `{}`",
+            next::resume(store, run, "--here ")?,
+            kept.storage_usd_per_hour,
+            next::destroy(store, run)?
         ));
     }
     ways.push(format!(
-        "go on with another box: `spotter resume --elsewhere {name}`"
+        "go on with another box: `{}`",
+        next::resume(store, run, "--elsewhere ")?
     ));
     Ok(ways)
 }
@@ -247,6 +251,8 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
         None => None,
     };
     let ways = ways_on(store, run)?;
+    let (resume, destroy) = (next::resume(store, run, "")?, next::destroy(store, run)?);
+    let elsewhere = next::resume(store, run, "--elsewhere ")?;
     let failed = |text: &str, kind: ErrorKind| {
         let mut err = CommandError::new(format!("run `{}` {text}", run.name))
             .kind(kind)
@@ -267,29 +273,47 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
     let name = &run.name;
     match run.outcome {
         None | Some(Outcome::Done | Outcome::Stopped) => Ok(()),
-        Some(Outcome::Crashed) => failed("crashed", ErrorKind::Crashed).map_err(|err: CommandError| {
-            err.hint(format!("read its log with `spotter logs {name}`"))
-                .hint(format!(
-                    "start it again on its box with `spotter resume {name}`, or end the box with `spotter destroy {name}`"
+        Some(Outcome::Crashed) => {
+            failed("crashed", ErrorKind::Crashed).map_err(|err: CommandError| {
+                err.hint(format!("read its log with `spotter logs {name}`"))
+                    .hint(format!(
+                        "start it again on its box with `{resume}`, or end the box with `{destroy}`"
+                    ))
+            })
+        }
+        Some(Outcome::Contradicted) => failed(
+            "was ended because it contradicted its estimate",
+            ErrorKind::Contradicted,
+        )
+        .map_err(|err: CommandError| {
+            err.hint(format!(
+                "see its windows with `spotter events {name}`, and go on with `{resume}`"
+            ))
+        }),
+        Some(Outcome::Limit) => {
+            failed("was ended by a limit", ErrorKind::Limit).map_err(|err: CommandError| {
+                let again = format!("when the reason is gone, go on with `{resume}`");
+                match costs {
+                    true => err.hint(format!("{again}; end the box for good with `{destroy}`")),
+                    false => err.hint(again),
+                }
+            })
+        }
+        Some(Outcome::Interrupted) => {
+            failed("was interrupted and not carried on", ErrorKind::Interrupted)
+                .map_err(|err: CommandError| ways.into_iter().fold(err, CommandError::hint))
+        }
+        Some(Outcome::Lost) => {
+            failed("was lost with its box", ErrorKind::Lost).map_err(|err: CommandError| {
+                err.hint(format!(
+                    "go on from its newest checkpoint in the bucket with `{elsewhere}`"
                 ))
-        }),
-        Some(Outcome::Contradicted) => failed("was ended because it contradicted its estimate", ErrorKind::Contradicted)
-            .map_err(|err: CommandError| {
-                err.hint(format!("see its windows with `spotter events {name}`, and go on with `spotter resume {name}`"))
-            }),
-        Some(Outcome::Limit) => failed("was ended by a limit", ErrorKind::Limit).map_err(|err: CommandError| {
-            let again = format!("when the reason is gone, go on with `spotter resume {name}`");
-            match costs {
-                true => err.hint(format!("{again}; end the box for good with `spotter destroy {name}`")),
-                false => err.hint(again),
-            }
-        }),
-        Some(Outcome::Interrupted) => failed("was interrupted and not carried on", ErrorKind::Interrupted)
-            .map_err(|err: CommandError| ways.into_iter().fold(err, CommandError::hint)),
-        Some(Outcome::Lost) => failed("was lost with its box", ErrorKind::Lost).map_err(|err: CommandError| {
-            err.hint(format!("go on from its newest checkpoint in the bucket with `spotter resume --elsewhere {name}`"))
-        }),
-        Some(Outcome::Failed) => failed("did not start", ErrorKind::Failed)
-            .map_err(|err: CommandError| err.hint(format!("see what happened with `spotter events {name}`"))),
+            })
+        }
+        Some(Outcome::Failed) => {
+            failed("did not start", ErrorKind::Failed).map_err(|err: CommandError| {
+                err.hint(format!("see what happened with `spotter events {name}`"))
+            })
+        }
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::{
     error::CommandError,
+    ledger::Rates,
     run::{
-        State,
-        budget::{self, Standing},
+        State, budget,
         halt::Halt,
         label,
         lifecycle::Lifecycle,
@@ -15,7 +15,6 @@ use crate::{
     },
     spec::RunSpec,
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
-    ui::text,
 };
 
 impl AttemptRecord {
@@ -217,16 +216,15 @@ impl Lifecycle {
         let spent_usd = self.spent_usd(&run.name)?;
         // At the price it had: what would be finished at once is not begun.
         let latest = self.store.latest_attempt(&run.name)?;
-        let rate = latest.map_or(0.0, |attempt| attempt.gpu_usd_per_hour);
+        let rates = latest
+            .as_ref()
+            .map(AttemptRecord::prices)
+            .unwrap_or_default();
         if let Some(budget_usd) = run.spec.limits.budget_usd
-            && let Standing::Finish { .. } = budget::standing(Some(budget_usd), spent_usd, rate)
+            && let Some(why) = budget::used_up(budget_usd, spent_usd, rates)
         {
-            let (spent, budget) = (text::usd(spent_usd), text::usd(budget_usd));
-            let text = format!("{spent} are spent of `limits.budget` of {budget}");
-            return Err(refused(
-                text,
-                &format!("--budget {:.2}", (2.0 * budget_usd).max(spent_usd + 1.0)),
-            ));
+            let more = budget::raised_usd(budget_usd, spent_usd);
+            return Err(refused(why, &format!("--budget {more:.2}")));
         }
         if let Some(limit) = run.spec.limits.max_runtime
             && self.runtime_left(run, number + 1) == Some(std::time::Duration::ZERO)
@@ -259,6 +257,16 @@ impl Lifecycle {
         match self.store.create_attempt(&attempt) {
             Err(crate::store::StoreError::AttemptExists { .. }) => Ok(()),
             other => Ok(other?),
+        }
+    }
+}
+
+impl AttemptRecord {
+    /// What its box costs while it trains.
+    pub(crate) fn prices(&self) -> Rates {
+        Rates {
+            gpu_usd_per_hour: self.gpu_usd_per_hour,
+            disk_usd_per_hour: self.storage_usd_per_hour,
         }
     }
 }

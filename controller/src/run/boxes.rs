@@ -12,6 +12,7 @@ use crate::{
         claims::{self, Fate},
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
+        next,
         site::Site,
     },
     spec::{KeyMode, OnDone},
@@ -371,15 +372,12 @@ impl Lifecycle {
             crate::fault::point("provider.stop.before");
             self.provider.stop(id).await?;
             crate::fault::point("provider.stop.after");
-            let lose = match attempt.is_kept_for_a_look() {
-                true => "--lose-data ",
-                false => "",
-            };
+            let destroy = next::destroy(&self.store, run)?;
             self.say(
                 run,
                 &format!(
-                    "Instance {id} is stopped; its disk still costs ${:.4}/h until `spotter destroy {lose}{}`.",
-                    attempt.storage_usd_per_hour, run.name
+                    "Instance {id} is stopped; its disk still costs ${:.4}/h until `{destroy}`.",
+                    attempt.storage_usd_per_hour
                 ),
             );
         }

@@ -427,6 +427,8 @@ impl Lifecycle {
             validation: self.validation(run, attempt),
             max_runtime: self.runtime_left(run, attempt.number),
             no_progress: run.spec.limits.no_progress,
+            // What cannot be read now is told by whoever watches.
+            allowance: self.allowance(run, attempt).ok().flatten(),
         }
     }
 

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use crate::{
-    agent_client::ValidationConfig,
+    agent_client::{Allowance, ValidationConfig},
+    error::CommandError,
+    ledger::{self, Rates},
     run::{
+        budget,
         lifecycle::Lifecycle,
         prediction::prediction,
         site::{Site, SiteError},
@@ -55,6 +58,32 @@ impl Lifecycle {
         site.configure(&self.assignment(run, attempt))
             .await
             .map(drop)
+    }
+
+    /// How long the money lasts for the box of an attempt, which somebody watches now; `None` without a budget.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub(crate) fn allowance(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+    ) -> Result<Option<Allowance>, CommandError> {
+        if run.spec.limits.budget_usd.is_none() {
+            return Ok(None);
+        }
+        let open = ledger::open_rates(&self.store.intervals(&run.name)?);
+        // A box that has just come up is not on record as charged.
+        let rates = Rates {
+            gpu_usd_per_hour: open.gpu_usd_per_hour.max(attempt.gpu_usd_per_hour),
+            disk_usd_per_hour: open.disk_usd_per_hour.max(attempt.storage_usd_per_hour),
+        };
+        let spent_usd = self.spent_usd(&run.name)?;
+        Ok(budget::watched(
+            run.spec.limits.budget_usd,
+            spent_usd,
+            rates,
+        ))
     }
 
     /// What is left of `limits.max_runtime` for the attempt of this number; `None` without the limit.

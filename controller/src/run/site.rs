@@ -118,6 +118,8 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 pub trait Site: Send + Sync {
     /// The agent and the box right now.
     async fn status(&self) -> Result<AgentStatus, SiteError>;
+    /// How long the run's money lasts from now on: told to the agent with each status from now on.
+    fn allow(&self, money_lasts: Duration);
     /// Checks the box against what was promised.
     async fn preflight(&self, gpus: u32, disk_bytes: u64) -> Result<PreflightReport, SiteError>;
     /// Tells the agent its run; answers the absolute working directory. Where a backup is asked for, endpoint and region are

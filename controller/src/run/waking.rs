@@ -10,6 +10,7 @@ use crate::{
     run::{
         State,
         lifecycle::{LOOK_AGAIN, Lifecycle},
+        next,
         status::{Meaning, Seen, row},
     },
     store::{AttemptRecord, RunRecord},
@@ -34,10 +35,11 @@ impl Lifecycle {
             attempt.state,
             State::Interrupted | State::Waiting | State::Lost
         ) {
-            return Err(refused("the market took it back")
-                .hint(format!(
-                    "wait for it with `spotter resume --here {name}`, or go on with `spotter resume --elsewhere {name}`"
-                )));
+            return Err(refused("the market took it back").hint(format!(
+                "wait for it with `{}`, or go on with `{}`",
+                next::resume(&self.store, run, "--here ")?,
+                next::resume(&self.store, run, "--elsewhere ")?
+            )));
         }
         let gone = || refused("the market does not know it any more");
         let found = self.provider.instance(id).await?.ok_or_else(gone)?;
@@ -62,8 +64,9 @@ impl Lifecycle {
                     format!("it did not come up in {} s", PATIENCE.as_secs())
                 };
                 return Err(refused(&why).hint(format!(
-                    "try again later; its disk costs ${:.4}/h until `spotter destroy {name}`",
-                    attempt.storage_usd_per_hour
+                    "try again later; its disk costs ${:.4}/h until `{}`",
+                    attempt.storage_usd_per_hour,
+                    next::destroy(&self.store, run)?
                 )));
             }
         }

@@ -1,10 +1,78 @@
 //! A box whose training is over and for which nobody comes stops itself; what it left says that it was not taken back.
 
-use crate::world::{Training, World, on_both_tiers};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::world::{Tier, Training, World, on, on_both_tiers};
 
 on_both_tiers! {
     a_training_that_ended_while_nobody_looked_is_collected_and_not_trained_again: ended_well;
     a_crash_that_nobody_saw_is_told_and_its_disk_kept: crashed;
+}
+
+/// Money is the market's matter, whatever boxes are made of.
+#[test]
+fn a_box_whose_money_is_over_stops_itself_within_the_budget_while_nobody_looks() {
+    on(Tier::One, broke);
+}
+
+/// What the budget pays for at the price of the box, seconds: a quarter is held back for its disk, a tenth is for its end.
+const PAID_S: f64 = 110.0;
+
+fn broke(world: &World) {
+    world.training(&Training::interruptible("broke", 100_000));
+    let planned = world.say(&["plan", "broke.yaml", "--json"]);
+    let plan: Value = serde_json::from_str(&planned.stdout).unwrap();
+    let usd_per_hour = plan["offers"][0]["running_usd_per_hour"].as_f64();
+    let budget = usd_per_hour.expect("an offer") * PAID_S / 3600.0;
+    let file = std::fs::read_to_string(world.work().join("broke.yaml")).unwrap();
+    let limits = format!("limits: {{budget: {budget:.6}, ");
+    let changed = file.replace("limits: {", &limits);
+    assert_ne!(changed, file);
+    world.write("broke.yaml", &changed);
+    world.ok(&["run", "broke.yaml", "--detach"]);
+
+    let instance = world.alive()[0]["id"].as_u64().unwrap();
+    let kept = std::fs::read(world.home(instance).join(".spotter/run.json")).unwrap();
+    let kept: Value = serde_json::from_slice(&kept).unwrap();
+    let until_ms = kept["budget_until_us"].as_u64().unwrap() / 1000;
+    let now_ms = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        u64::try_from(now.as_millis()).unwrap()
+    };
+    world.until("the end of the money", || {
+        (now_ms() >= until_ms).then_some(())
+    });
+    world.until("the box to stop itself", || {
+        (world.alive()[0]["cur_state"] == "stopped").then_some(())
+    });
+    let stopped_ms = now_ms();
+    assert!(stopped_ms >= until_ms, "not before its time");
+    let bill = world.bill(instance);
+    let total = bill["total_usd"].as_f64().unwrap();
+    assert!(total <= budget, "{total} of {budget}: {bill}");
+
+    // Whoever comes back is told why, and how it goes on.
+    let said = world.say(&["wait", "broke"]);
+    assert_eq!(said.code, 15, "{}", said.out);
+    assert!(
+        said.stderr.contains("`limits.budget` is used up"),
+        "{}",
+        said.out
+    );
+    assert!(
+        said.stderr.contains("`spotter resume broke --budget "),
+        "{}",
+        said.out
+    );
+    let status = world.status("broke");
+    assert_eq!(status["outcome"], "limit", "{status}");
+    assert_eq!(rented(world), 1, "nothing was rented in its place");
+    let again = world.say(&["resume", "broke", "--detach"]);
+    assert_eq!(again.code, 2, "{}", again.out);
+    world.ok(&["destroy", "--lose-data", "broke"]);
+    world.assert_nothing_rented();
 }
 
 /// Starts a run, leaves it alone, and waits until its box has stopped itself.

@@ -82,6 +82,8 @@ pub struct Script {
     pub calls: Vec<(&'static str, u64)>,
     /// Assignments as they came.
     pub configs: Vec<BoxConfig>,
+    /// How long the money lasts, as a box was told last by whoever watches.
+    pub allowed: Option<Duration>,
     /// Requests of sessions as they came.
     pub requests: Vec<SessionRequest>,
     /// Boxes whose agent wiped its keys, which one that is destroyed cannot.
@@ -137,6 +139,7 @@ impl ScriptedBoxes {
             started: Vec::new(),
             calls: Vec::new(),
             configs: Vec::new(),
+            allowed: None,
             requests: Vec::new(),
             wiped: Vec::new(),
             begin: Instant::now(),
@@ -589,6 +592,10 @@ impl Site for ScriptedBox {
             gpu_problem: None,
             gpu_driver: None,
         })
+    }
+
+    fn allow(&self, money_lasts: Duration) {
+        self.boxes.script().allowed = Some(money_lasts);
     }
 
     async fn preflight(&self, _gpus: u32, _disk_bytes: u64) -> Result<PreflightReport, SiteError> {
