@@ -1,4 +1,6 @@
-//! The real [`Site`]: ssh, the agent behind it, and rsync, made to one box.
+//! The real [`Site`]: ssh, the agent behind it, and rsync, made to one box. [`left`]: what a box that is gone left in its bucket.
+
+mod left;
 
 use std::{
     path::{Path, PathBuf},
@@ -9,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 use futures::StreamExt;
 use spotter_bucket::{
-    Bucket, Ending, ErrorKind, Layout, S3Bucket, S3Options, Target, Vault,
-    ending::MAX_ENDING_BYTES, grants::NOT_GRANTED, prove,
+    Bucket, Ending, ErrorKind, Layout, S3Bucket, S3Options, Target, Vault, grants::NOT_GRANTED,
+    prove,
 };
 
 use crate::{
@@ -38,8 +40,6 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
 const RESULTS_LIMIT: Duration = Duration::from_secs(3600);
 /// Between two looks at whether a box that saves needs more signed for it.
 const GRANTS_LOOK: Duration = Duration::from_secs(3);
-/// More than an agent leaves of a log when its box is taken back: anything larger is not from one.
-const LEFT_LOG_BYTES: u64 = 64 << 20;
 /// Bytes of a log read at one go; the rest follows at the next look.
 const LOG_AT_ONCE_BYTES: usize = 4 << 20;
 /// Events read at one go; the rest follows at the next look.
@@ -217,59 +217,19 @@ impl Sites for Machines {
         attempt: u32,
         session: &str,
     ) -> Result<LeftLog, SiteError> {
-        let Some((bucket, layout)) = self.bucket_of(spec).await? else {
-            return Ok(LeftLog::default());
-        };
-        let failed = |err: spotter_bucket::BucketError| SiteError::Unreachable(chain(&err));
-        let mut left = LeftLog::default();
-        for object in bucket
-            .list(&layout.logs_prefix(attempt))
-            .await
-            .map_err(failed)?
-        {
-            let Some((of, generation, offset)) = layout.log_of_key(attempt, &object.key) else {
-                continue;
-            };
-            if of != session {
-                continue;
-            }
-            if object.size_bytes > LEFT_LOG_BYTES {
-                let text = format!("{} of {} bytes", object.key, object.size_bytes);
-                left.too_large.push(text);
-                continue;
-            }
-            let data = bucket
-                .get(&object.key, None)
-                .await
-                .map_err(failed)?
-                .to_vec();
-            let position = LogPosition { generation, offset };
-            left.pieces.push(LogPiece {
-                position,
-                data,
-                gap_bytes: 0,
-                end: false,
-            });
-        }
-        left.pieces.sort_by_key(|piece| piece.position);
-        Ok(left)
+        self.read_left_log(spec, attempt, session).await
+    }
+
+    async fn left_events(
+        &self,
+        spec: &RunSpec,
+        attempt: u32,
+    ) -> Result<Vec<AgentEvent>, SiteError> {
+        self.read_left_events(spec, attempt).await
     }
 
     async fn left_ending(&self, spec: &RunSpec, attempt: u32) -> Result<Option<Ending>, SiteError> {
-        let Some((bucket, layout)) = self.bucket_of(spec).await? else {
-            return Ok(None);
-        };
-        let failed = |err: spotter_bucket::BucketError| SiteError::Unreachable(chain(&err));
-        let key = layout.ending_key(attempt);
-        match bucket.head(&key).await.map_err(failed)? {
-            Some(found) if found.size_bytes <= MAX_ENDING_BYTES => {}
-            _ => return Ok(None),
-        }
-        let bytes = bucket.get(&key, None).await.map_err(failed)?;
-        // Whatever cannot be read says nothing, and the run is carried on.
-        Ok(Ending::parse(&bytes)
-            .inspect_err(|err| tracing::warn!(key, err = %chain(err), "passed over"))
-            .ok())
+        self.read_left_ending(spec, attempt).await
     }
 
     async fn open(

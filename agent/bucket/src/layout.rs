@@ -314,6 +314,11 @@ impl Layout {
         format!("{}/endings/{attempt}.json", self.root)
     }
 
+    /// Where a box that is about to go leaves what happened on it in an attempt and that nobody has read.
+    pub fn events_key(&self, attempt: u32) -> String {
+        format!("{}/events/{attempt}.jsonl", self.root)
+    }
+
     /// The commits of a listing of [`Layout::commits_prefix`], newest first; anything else there is passed over.
     pub fn newest_first(&self, listed: &[ListedObject]) -> Vec<CommitId> {
         let mut ids: Vec<CommitId> = listed

@@ -1,5 +1,5 @@
-//! The last words of a box: when its container is ended, the last checkpoint and the last lines of the log go to the bucket, as
-//! far as the grace allows; when it stops itself, how its training ended.
+//! The last words of a box: when its container is ended, the last checkpoint, what happened and the last lines of the log go to the
+//! bucket, as far as the grace allows; when it stops itself, how its training ended and what happened.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,6 +21,8 @@ const LIMIT: Duration = Duration::from_secs(8);
 const TRAINING_ENDS: Duration = Duration::from_secs(4);
 /// Most of a log that is left behind: what a watcher read before need not go again, and a slow uplink has seconds.
 const LOG_BYTES: u64 = 1 << 20;
+/// Most events that are left behind, the newest: four weeks of windows.
+const EVENTS: u64 = 4096;
 /// The end of the log comes after the checkpoint, and may not cost it anything.
 const LOGS_LIMIT: Duration = Duration::from_millis(1500);
 /// A box that stops itself is in no hurry, but it is paid for: as long as a bucket may be away for a moment.
@@ -115,18 +117,54 @@ async fn try_leave_ending(
             by: cause.by.as_str().to_owned(),
             reason: cause.reason,
         });
-    let key = Layout::new(&running.plan.target.prefix, &run.run)
-        .map_err(|err| chain(&err))?
-        .ending_key(run.attempt);
-    running
-        .bucket
-        .put(&key, Bytes::from(ending.to_bytes()))
-        .await
-        .map(drop)
-        .map_err(|err| chain(&err))
+    let layout = Layout::new(&running.plan.target.prefix, &run.run).map_err(|err| chain(&err))?;
+    // First, so that whoever believes the ending finds them.
+    leave_events(core, running, &layout, run.attempt).await?;
+    put(running, layout.ending_key(run.attempt), ending.to_bytes()).await
 }
 
-/// The box may never be asked again: the ends of its logs go where the controller finds them.
+/// The newest of what nobody has read, a line of JSON each.
+async fn leave_events(
+    core: &Arc<Core>,
+    running: &RunningBackup,
+    layout: &Layout,
+    attempt: u32,
+) -> Result<(), String> {
+    let read = core.blocking(|core| match core.journal.oldest_unacknowledged() {
+        0 => Ok(Vec::new()),
+        oldest => {
+            let newest = core.journal.last();
+            let from = oldest.max(newest.saturating_sub(EVENTS));
+            core.journal.read(from, EVENTS as usize)
+        }
+    });
+    let events = read
+        .await
+        .map_err(|err| err.to_string())?
+        .map_err(|err| chain(&err))?;
+    let mut lines = Vec::new();
+    for event in &events {
+        lines.extend(serde_json::to_vec(event).map_err(|err| err.to_string())?);
+        lines.push(b'\n');
+    }
+    if lines.len() as u64 > LOG_BYTES {
+        let from = lines.len() - LOG_BYTES as usize;
+        // Half a line is none.
+        let whole = lines[from..].iter().position(|byte| *byte == b'\n');
+        lines.drain(..whole.map_or(lines.len(), |at| from + at + 1));
+    }
+    match lines.is_empty() {
+        true => Ok(()),
+        false => put(running, layout.events_key(attempt), lines).await,
+    }
+}
+
+async fn put(running: &RunningBackup, key: String, data: Vec<u8>) -> Result<(), String> {
+    let put = running.bucket.put(&key, Bytes::from(data)).await;
+    put.map(drop).map_err(|err| chain(&err))
+}
+
+/// The box may never be asked again: what happened and the ends of its logs go where the controller finds them.
 async fn leave_logs(core: &Arc<Core>, running: &RunningBackup) {
     let Some(run) = core.run() else { return };
     let layout = match Layout::new(&running.plan.target.prefix, &run.run) {
@@ -136,6 +174,9 @@ async fn leave_logs(core: &Arc<Core>, running: &RunningBackup) {
             return;
         }
     };
+    if let Err(why) = leave_events(core, running, &layout, run.attempt).await {
+        warn!(why, "what happened was not left in the bucket");
+    }
     let mut sessions = core.sessions.list().unwrap_or_default();
     sessions.sort_by_key(|session| session.name != TRAINING_SESSION);
     for session in sessions {
@@ -180,10 +221,5 @@ async fn leave_log(
     let key = layout
         .log_key(attempt, &session.name, start.generation, start.offset)
         .map_err(|err| chain(&err))?;
-    running
-        .bucket
-        .put(&key, Bytes::from(data))
-        .await
-        .map(drop)
-        .map_err(|err| chain(&err))
+    put(running, key, data).await
 }

@@ -17,6 +17,7 @@ use crate::{
         State,
         boxes::{KEPT, has_bucket},
         bringing_up::{TRAIN, ended_text},
+        diagnosis,
         halt::Halt,
         lifecycle::Lifecycle,
         site::SiteError,
@@ -77,13 +78,14 @@ impl Lifecycle {
         } else {
             let log = self.logbook.path(&run.name, attempt.number, TRAIN);
             let tail = tail(&log).unwrap_or_default();
+            let found = diagnosis::of(&self.store, attempt)?;
             self.record_crash(
                 run,
                 attempt,
                 &training,
                 &tail,
                 Some(ending.unsaved_bytes),
-                None,
+                found,
             )?;
         }
         Ok(true)

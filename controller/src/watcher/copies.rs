@@ -1,12 +1,14 @@
 //! Brings home what a box prints and does: each byte and each event once, however often the link broke.
 
 use crate::{
+    agent_client::AgentEvent,
+    error::chain,
     run::{
         bringing_up::TRAIN,
         lifecycle::Lifecycle,
         site::{Site, SiteError},
     },
-    store::{AttemptRecord, RunRecord, StoredEvent},
+    store::{AttemptRecord, RunRecord, StoreError, StoredEvent},
 };
 
 impl Lifecycle {
@@ -52,6 +54,7 @@ impl Lifecycle {
                 copy.append(piece).map_err(local)?;
             }
         }
+        self.take_left_events(run, attempt).await?;
         for object in &left.too_large {
             self.say(
                 run,
@@ -59,6 +62,30 @@ impl Lifecycle {
             );
         }
         Ok(())
+    }
+
+    /// What happened on a box that is gone, as it left it; what it could not leave is told as a gap.
+    async fn take_left_events(&self, run: &RunRecord, attempt: u32) -> Result<(), SiteError> {
+        let local = |err: StoreError| SiteError::Local(chain(&err));
+        let left = self.sites.left_events(&run.spec, attempt).await?;
+        let Some(first) = left.first().map(|event| event.seq) else {
+            return Ok(());
+        };
+        let attempts = self.store.attempts(&run.name).map_err(local)?;
+        let known = attempts.iter().find(|known| known.number == attempt);
+        let next = known.map_or(0, |known| known.last_event) + 1;
+        if first > next {
+            let detail = serde_json::json!({"from": next, "to": first - 1});
+            let now_us = self.clock.now_us();
+            self.store
+                .note(&run.name, attempt, now_us, "events_gap", &detail)
+                .map_err(local)?;
+        }
+        let stored: Vec<StoredEvent> = left.into_iter().map(stored).collect();
+        self.store
+            .append_events(&run.name, attempt, &stored)
+            .map(drop)
+            .map_err(local)
     }
 
     /// The same for whoever only looks: the attempt as it is on record is not changed but for the events.
@@ -83,15 +110,7 @@ impl Lifecycle {
             if events.is_empty() {
                 return Ok(());
             }
-            let stored: Vec<StoredEvent> = events
-                .into_iter()
-                .map(|event| StoredEvent {
-                    seq: event.seq,
-                    time_us: event.time_us as i64,
-                    detail: event.detail,
-                    kind: event.kind,
-                })
-                .collect();
+            let stored: Vec<StoredEvent> = events.into_iter().map(stored).collect();
             let last = self
                 .store
                 .append_events(&run.name, attempt.number, &stored)
@@ -110,5 +129,14 @@ impl Lifecycle {
                 }
             }
         }
+    }
+}
+
+fn stored(event: AgentEvent) -> StoredEvent {
+    StoredEvent {
+        seq: event.seq,
+        time_us: event.time_us as i64,
+        detail: event.detail,
+        kind: event.kind,
     }
 }

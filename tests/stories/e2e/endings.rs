@@ -69,6 +69,11 @@ fn broke(world: &World) {
     let status = world.status("broke");
     assert_eq!(status["outcome"], "limit", "{status}");
     assert_eq!(rented(world), 1, "nothing was rented in its place");
+    // And what happened meanwhile, though the box cannot be asked any more.
+    let events = world.ok(&["events", "broke", "--json"]);
+    let told = |kind: &str| events.stdout.contains(&format!("\"{kind}\""));
+    assert!(told("training.ending"), "{}", events.out);
+    assert!(told("checkpoint.committed"), "{}", events.out);
     let again = world.say(&["resume", "broke", "--detach"]);
     assert_eq!(again.code, 2, "{}", again.out);
     world.ok(&["destroy", "--lose-data", "broke"]);

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use spotter::{
-    agent_client::{LogPiece, LogPosition},
+    agent_client::{AgentEvent, LogPiece, LogPosition},
     provider::Provider,
     run::{State, lease::Lease, lifecycle::Goal},
     spec::{OnDone, Results},
@@ -209,4 +210,36 @@ async fn results_that_are_not_what_the_box_has_end_nothing_and_are_fetched_again
         "nothing is trained again"
     );
     assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_while_nobody_watched_is_told_when_somebody_is_back() {
+    let world = World::new(3, 100);
+    world.plan(&spec(RUN));
+    ended_alone(&world, ending(0, 0)).await;
+    let known = world.attempts(RUN)[0].last_event;
+    let left = |seq: u64, kind: &str| AgentEvent {
+        seq,
+        time_us: 7,
+        kind: kind.to_owned(),
+        run: RUN.to_owned(),
+        attempt: 1,
+        detail: json!({"reason": "the training is over and nobody came for it"}),
+    };
+    // The oldest of what nobody saw did not fit.
+    world.boxes.script().left_events = vec![
+        left(known + 3, "session.ended"),
+        left(known + 4, "self_stop"),
+    ];
+    let run = world.drive(RUN).await;
+    assert_trained_once(&run, &world, Outcome::Done);
+    let events = world.store.events(RUN, 0).unwrap();
+    let of = |kind: &str| {
+        let found: Vec<_> = events.iter().filter(|event| event.kind == kind).collect();
+        assert_eq!(found.len(), 1, "{kind}");
+        found[0].clone()
+    };
+    assert_eq!(of("self_stop").seq, known + 4);
+    let gap = of("events_gap");
+    assert_eq!(gap.detail, json!({"from": known + 1, "to": known + 2}));
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use spotter_bucket::{Bucket, Ending, ErrorKind, Manifest, Target, memory::MemoryBucket};
 
 use crate::{
+    agent_client::AgentEvent,
     cli::{Cli, GlobalFlags},
     clock::Clock,
     commands::{Deps, execute},
@@ -59,6 +60,10 @@ impl Sites for Only {
 
     async fn left_log(&self, _: &RunSpec, _: u32, _: &str) -> Result<LeftLog, SiteError> {
         Ok(LeftLog::default())
+    }
+
+    async fn left_events(&self, _: &RunSpec, _: u32) -> Result<Vec<AgentEvent>, SiteError> {
+        Ok(Vec::new())
     }
 
     async fn left_ending(&self, _: &RunSpec, _: u32) -> Result<Option<Ending>, SiteError> {

@@ -76,6 +76,8 @@ pub struct Script {
     pub left_log: LeftLog,
     /// Questions about that which get no answer.
     pub logs_away: u32,
+    /// What boxes left there of what happened on them.
+    pub left_events: Vec<AgentEvent>,
     /// Trainings that were started: instance and first step.
     pub started: Vec<(u64, u64)>,
     /// Every call, and which box it was for.
@@ -136,6 +138,7 @@ impl ScriptedBoxes {
             bucket_away: 0,
             left_log: LeftLog::default(),
             logs_away: 0,
+            left_events: Vec::new(),
             started: Vec::new(),
             calls: Vec::new(),
             configs: Vec::new(),
@@ -526,6 +529,18 @@ impl Sites for ScriptedBoxes {
             ));
         }
         Ok(script.left_log.clone())
+    }
+
+    async fn left_events(
+        &self,
+        _spec: &RunSpec,
+        attempt: u32,
+    ) -> Result<Vec<AgentEvent>, SiteError> {
+        let left = self.script().left_events.clone();
+        Ok(left
+            .into_iter()
+            .filter(|event| event.attempt == attempt)
+            .collect())
     }
 
     async fn left_ending(
