@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     error::CommandError,
     ledger::CostKind,
-    provider::{Instance, Intended, ProviderError},
+    provider::{Instance, InstanceId, Intended, ProviderError},
     run::{
         State,
         claims::{self, Fate},
@@ -16,7 +16,7 @@ use crate::{
         site::Site,
     },
     spec::{KeyMode, OnDone},
-    store::{AttemptRecord, Outcome, RunRecord},
+    store::{AttemptRecord, Outcome, RunRecord, StoreError},
 };
 
 /// Begins the reason of an attempt whose box is stopped, not destroyed, because something was not as ordered.
@@ -110,19 +110,15 @@ impl Lifecycle {
                 continue;
             }
             let mut old = old.clone();
-            self.end_box(&mut old).await?;
             let resumed = newer.iter().rev().find_map(|newer| newer.resumed_step);
             let redone = match (old.last_step, resumed) {
                 (Some(reached), Some(resumed)) => reached.saturating_sub(resumed),
                 (Some(reached), None) => reached,
                 _ => 0,
             };
-            self.note(
-                run,
-                old.number,
-                "box_destroyed",
-                serde_json::json!({"instance": old.instance, "steps_redone": redone}),
-            )?;
+            self.try_end_box(&mut old, None, Some(redone))
+                .await
+                .map_err(|halt| halt.into_error(&run.name))?;
         }
         Ok(())
     }
@@ -139,7 +135,7 @@ impl Lifecycle {
     /// Destroys the box of an attempt, waits until the provider confirms it, and closes its account.
     pub(crate) async fn end_box(&self, attempt: &mut AttemptRecord) -> Result<(), CommandError> {
         let run = attempt.run.clone();
-        self.try_end_box(attempt, None)
+        self.try_end_box(attempt, None, None)
             .await
             .map_err(|halt| halt.into_error(&run))
     }
@@ -152,18 +148,20 @@ impl Lifecycle {
     ) -> Result<(), CommandError> {
         let mut told = String::new();
         loop {
-            let ended = self.try_end_box(attempt, None).await;
+            let ended = self.try_end_box(attempt, None, None).await;
             if self.done_or_wait(run, ended, &mut told).await?.is_some() {
                 return Ok(());
             }
         }
     }
 
-    /// The one place that ends a box of an attempt. `site` is the open way to it, if there is one.
+    /// The one place that ends a box of an attempt. `site` is the open way to it, if there is one; `steps_redone`: what its successor
+    /// trained again, where it has one.
     async fn try_end_box(
         &self,
         attempt: &mut AttemptRecord,
         site: Option<Arc<dyn Site>>,
+        steps_redone: Option<u64>,
     ) -> Result<(), Halt> {
         self.store.fence(&attempt.run)?;
         let mut ours = attempt.instance;
@@ -215,11 +213,32 @@ impl Lifecycle {
                 }
             }
             self.sites.forget(&self.place(attempt, id));
+            self.destroyed(attempt, id, steps_redone)?;
         }
         attempt.gone_us = self.clock.now_us();
         self.charges_end(attempt, attempt.gone_us)?;
         self.move_to(attempt, State::Gone)?;
         self.reconcile(attempt).await;
+        Ok(())
+    }
+
+    /// Tells once that the provider confirmed the end of a box.
+    fn destroyed(
+        &self,
+        attempt: &AttemptRecord,
+        id: InstanceId,
+        steps_redone: Option<u64>,
+    ) -> Result<(), StoreError> {
+        const KIND: &str = "box_destroyed";
+        let (run, number) = (&attempt.run, attempt.number);
+        if self.store.newest_event(run, number, KIND)?.is_none() {
+            let mut detail = serde_json::json!({"instance": id});
+            if let Some(steps) = steps_redone {
+                detail["steps_redone"] = steps.into();
+            }
+            self.store
+                .note(run, number, self.clock.now_us(), KIND, &detail)?;
+        }
         Ok(())
     }
 
@@ -339,7 +358,7 @@ impl Lifecycle {
                 OnDone::Destroy => {
                     // The open link is one to the newest box.
                     let site = site.clone().filter(|_| newer.is_empty());
-                    self.try_end_box(&mut attempt, site).await?;
+                    self.try_end_box(&mut attempt, site, None).await?;
                     if attempt.instance.is_some() {
                         self.say(run, "The box is destroyed; it costs nothing any more.");
                     }
@@ -372,6 +391,10 @@ impl Lifecycle {
             crate::fault::point("provider.stop.before");
             self.provider.stop(id).await?;
             crate::fault::point("provider.stop.after");
+            let detail = serde_json::json!({
+                "instance": id, "storage_usd_per_hour": attempt.storage_usd_per_hour,
+            });
+            self.note(run, attempt.number, "box_stopped", detail)?;
             let destroy = next::destroy(&self.store, run)?;
             self.say(
                 run,

@@ -108,18 +108,7 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let mut connection = self.lock();
         let transaction = write(&mut connection)?;
-        let seq = u64::try_from(last_seq(&transaction, run, attempt, Origin::Spotter)? + 1)
-            .expect("counted from 0");
-        insert(
-            &transaction,
-            run,
-            attempt,
-            Origin::Spotter,
-            seq,
-            time_us,
-            kind,
-            detail,
-        )?;
+        let seq = tell(&transaction, run, attempt, time_us, kind, detail)?;
         transaction.commit().map_err(doing("store an event"))?;
         drop(connection);
         fault::point(&format!("store.note.{kind}.after"));
@@ -181,8 +170,32 @@ pub const ENDED: &str = "ended";
 /// Most of a JSON object that an event may carry; the agent's own bound is the same.
 const MAX_DETAIL_BYTES: usize = 64 * 1024;
 
+/// Stores something that spotter did or saw, within a transaction. Answers its number.
+pub(super) fn tell(
+    connection: &Connection,
+    run: &str,
+    attempt: u32,
+    time_us: i64,
+    kind: &str,
+    detail: &serde_json::Value,
+) -> Result<u64, StoreError> {
+    let seq = u64::try_from(last_seq(connection, run, attempt, Origin::Spotter)? + 1)
+        .expect("counted from 0");
+    insert(
+        connection,
+        run,
+        attempt,
+        Origin::Spotter,
+        seq,
+        time_us,
+        kind,
+        detail,
+    )?;
+    Ok(seq)
+}
+
 #[expect(clippy::too_many_arguments, reason = "one column each")]
-pub(super) fn insert(
+fn insert(
     connection: &Connection,
     run: &str,
     attempt: u32,
@@ -214,7 +227,7 @@ pub(super) fn insert(
     Ok(())
 }
 
-pub(super) fn last_seq(
+fn last_seq(
     connection: &Connection,
     run: &str,
     attempt: u32,

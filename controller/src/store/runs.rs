@@ -1,10 +1,12 @@
 //! Runs in the store: written down, read, ended.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::json;
 
 use super::{
-    AttemptRecord, Origin, Outcome, RunRecord, Store, StoreError, collect, doing, events, rows,
-    write,
+    AttemptRecord, Outcome, RunRecord, Store, StoreError, collect, doing,
+    events::{self, tell},
+    rows, write,
 };
 use crate::fault;
 
@@ -96,42 +98,22 @@ impl Store {
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
         fault::point(&format!("store.run.{}.before", outcome.name()));
-        let failed = || doing("record the end of the run");
         let mut connection = self.lock();
         let transaction = write(&mut connection)?;
-        let goes_on = transaction
-            .query_row(
-                "SELECT outcome IS NULL FROM runs WHERE name = ?1",
-                [name],
-                |row| row.get(0),
-            )
-            .optional()
-            .map_err(failed())?;
-        let Some(goes_on) = goes_on else {
-            return Err(StoreError::NoSuchRun {
-                name: name.to_owned(),
-            });
-        };
+        let goes_on = flag(&transaction, name, "outcome IS NULL")?;
         if goes_on {
             transaction
                 .execute(
                     "UPDATE runs SET reason = ?3, outcome = ?2 WHERE name = ?1",
                     params![name, outcome.name(), reason],
                 )
-                .map_err(failed())?;
-            let seq = events::last_seq(&transaction, name, 0, Origin::Spotter)? + 1;
-            events::insert(
-                &transaction,
-                name,
-                0,
-                Origin::Spotter,
-                u64::try_from(seq).expect("counted from 0"),
-                self.now_us(),
-                events::ENDED,
-                &serde_json::json!({"outcome": outcome.name(), "reason": reason}),
-            )?;
+                .map_err(doing("record the end of the run"))?;
+            let detail = json!({"outcome": outcome.name(), "reason": reason});
+            tell(&transaction, name, 0, self.now_us(), events::ENDED, &detail)?;
         }
-        transaction.commit().map_err(failed())?;
+        transaction
+            .commit()
+            .map_err(doing("record the end of the run"))?;
         drop(connection);
         fault::point(&format!("store.run.{}.after", outcome.name()));
         Ok(())
@@ -170,19 +152,45 @@ impl Store {
         transaction.commit().map_err(doing("open the run again"))
     }
 
-    /// Records that the user wants the run to end; whoever watches it sees this at the next look.
+    /// Records that the user wants the run to end, with an event `stop_requested`; whoever watches it sees this at the next look.
     pub fn request_stop(&self, run: &str) -> Result<(), StoreError> {
         fault::point("store.stop_requested.before");
-        let changed = self
-            .lock()
-            .execute("UPDATE runs SET stop_requested = 1 WHERE name = ?1", [run])
-            .map_err(doing("record the wish to stop"))?;
-        fault::point("store.stop_requested.after");
-        if changed == 0 {
-            return Err(StoreError::NoSuchRun {
-                name: run.to_owned(),
-            });
+        let mut connection = self.lock();
+        let transaction = write(&mut connection)?;
+        if !flag(&transaction, run, "stop_requested")? {
+            transaction
+                .execute("UPDATE runs SET stop_requested = 1 WHERE name = ?1", [run])
+                .map_err(doing("record the wish to stop"))?;
+            let detail = json!({});
+            tell(
+                &transaction,
+                run,
+                0,
+                self.now_us(),
+                "stop_requested",
+                &detail,
+            )?;
         }
+        transaction
+            .commit()
+            .map_err(doing("record the wish to stop"))?;
+        drop(connection);
+        fault::point("store.stop_requested.after");
         Ok(())
     }
+}
+
+/// What the record says of a run, which must exist. `what` is an expression of ours.
+fn flag(connection: &Connection, run: &str, what: &str) -> Result<bool, StoreError> {
+    connection
+        .query_row(
+            &format!("SELECT {what} FROM runs WHERE name = ?1"),
+            [run],
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(doing("read the run"))?
+        .ok_or_else(|| StoreError::NoSuchRun {
+            name: run.to_owned(),
+        })
 }

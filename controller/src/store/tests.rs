@@ -294,6 +294,39 @@ fn an_ended_run_is_opened_again_by_a_person_only() {
 }
 
 #[test]
+fn that_a_run_was_stopped_and_has_ended_is_an_event_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    store.create_run(&run("a")).unwrap();
+    for _again in 0..2 {
+        store.request_stop("a").unwrap();
+        store.end_run("a", Outcome::Stopped, Some("x")).unwrap();
+    }
+    store.end_run("a", Outcome::Done, None).unwrap();
+    let told: Vec<_> = store
+        .events("a", 0)
+        .unwrap()
+        .into_iter()
+        .map(|event| (event.kind, event.attempt, event.detail))
+        .collect();
+    let expected = [
+        ("stop_requested", serde_json::json!({})),
+        (
+            "ended",
+            serde_json::json!({"outcome": "stopped", "reason": "x"}),
+        ),
+    ];
+    let expected = expected.map(|(kind, detail)| (kind.to_owned(), 0, detail));
+    assert_eq!(told, expected);
+    for missing in [
+        store.request_stop("b"),
+        store.end_run("b", Outcome::Done, None),
+    ] {
+        assert!(matches!(missing, Err(StoreError::NoSuchRun { .. })));
+    }
+}
+
+#[test]
 fn the_newest_event_of_a_kind_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
