@@ -12,6 +12,7 @@ use crate::{
         bringing_up::{key_name, key_stamp},
         lifecycle::{Lifecycle, Report},
         site::{Place, Site, Sites},
+        waiting::Looks,
     },
     store::{Outcome, RunRecord},
 };
@@ -59,6 +60,7 @@ impl Deps {
             logbook: Logbook::new(self.config.home()),
             report,
             shell: Arc::new(Config::shell_variable),
+            looks: Looks::default(),
         })
     }
 

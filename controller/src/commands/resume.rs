@@ -7,7 +7,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     commands::{Deps, watching},
     error::CommandError,
-    run::{State, lease::Lease, lifecycle::Goal},
+    run::{
+        State,
+        lease::Lease,
+        lifecycle::{Goal, Lifecycle},
+    },
     spec::{
         accelerators::{self, Accelerators},
         values,
@@ -52,13 +56,13 @@ fn waits(store: &Store, run: &RunRecord) -> Result<bool, CommandError> {
 }
 
 /// Refuses when the run's own box is gone: whoever says `--here` does not want to pay for another one.
-async fn has_box(deps: &Deps, run: &RunRecord) -> Result<(), CommandError> {
+async fn has_box(lifecycle: &Lifecycle, run: &RunRecord) -> Result<(), CommandError> {
     let name = &run.name;
-    let latest = deps.store()?.latest_attempt(name)?;
+    let latest = lifecycle.store.latest_attempt(name)?;
     let there = match latest.filter(AttemptRecord::may_cost) {
         Some(AttemptRecord {
             instance: Some(id), ..
-        }) => deps.provider()?.instance(id).await?.is_some(),
+        }) => lifecycle.find_box(id).await?.is_some(),
         _ => false,
     };
     if there {
@@ -136,7 +140,7 @@ pub async fn resume(
             }
             Some(_) => {
                 if args.here {
-                    has_box(deps, &run).await?;
+                    has_box(&lifecycle, &run).await?;
                 }
                 lifecycle.reopen(&run, here).await?;
             }

@@ -155,7 +155,7 @@ impl Lifecycle {
             .next_back()
             .filter(|last| here && last.may_cost());
         if let Some(id) = old.as_ref().and_then(|old| old.instance)
-            && self.provider.instance(id).await?.is_none()
+            && self.find_box(id).await?.is_none()
         {
             self.say(run, &format!("Instance {id} does not exist any more."));
             old = None;

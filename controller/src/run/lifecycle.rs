@@ -19,6 +19,7 @@ use crate::{
         State,
         halt::Halt,
         site::{Place, Site, Sites},
+        waiting::Looks,
     },
     store::{AttemptRecord, Outcome, RunRecord, Store, StoreError},
 };
@@ -66,6 +67,8 @@ pub struct Lifecycle {
     pub report: Arc<dyn Report>,
     /// Values of variables that the run file leaves to the caller's shell.
     pub shell: Shell,
+    /// What was seen of boxes that are waited for.
+    pub looks: Looks,
 }
 
 impl Lifecycle {

@@ -1,7 +1,11 @@
 //! Waits for a box that the market took back: in the market's queue, with a higher bid where that is allowed, until it is there again
 //! and its training goes on. What to do is decided in `recovery`.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde::Serialize;
 use serde_json::json;
@@ -9,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     error::CommandError,
-    provider::{Instance, InstanceId, Intended},
+    provider::{Instance, InstanceId, Intended, ProviderError},
     run::{
         State,
         halt::Halt,
@@ -29,6 +33,90 @@ const COMING: &str = "box_coming";
 const AWAY: &str = "box_away";
 /// Event of a bid that was raised, by this or by hand.
 const BID: &str = "bid_changed";
+
+/// Event of a box that somebody stopped while it was waited for.
+const HELD: &str = "box_held";
+/// Looks further apart than this say nothing about what happened between them.
+const LOOKS_APART_US: i64 = 60_000_000;
+
+/// What was seen of boxes that are waited for, by run.
+#[derive(Debug, Default)]
+pub struct Looks(Mutex<HashMap<String, Look>>);
+
+/// What the newest look at a box saw, and what was ordered since it was taken back.
+#[derive(Debug, Clone, Copy, Default)]
+struct Look {
+    at_us: i64,
+    /// It was meant to run: in the market's queue, or on its way.
+    queued: bool,
+    /// It was started, once.
+    started: bool,
+    /// Somebody took it out of the queue.
+    held: bool,
+}
+
+/// How a box that is waited for is meant to be, by the market.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meant {
+    /// Stopped, whoever did it.
+    Stopped,
+    /// To run when its GPU is free.
+    Queued,
+    /// To run, and it does or is about to.
+    Running,
+}
+
+/// What to do about one that is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nudge {
+    /// Nothing.
+    Leave,
+    /// Start it: out of the market's queue it might never come back by itself.
+    Start,
+    /// It was in the queue a moment ago and is not: somebody meant that.
+    Hold,
+}
+
+impl Looks {
+    fn of<T>(&self, run: &str, use_it: impl FnOnce(&mut Look) -> T) -> T {
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        use_it(looks.entry(run.to_owned()).or_default())
+    }
+}
+
+impl Look {
+    /// Takes in one look; a box is started once for each time that it was taken back.
+    fn take(&mut self, meant: Meant, now_us: i64) -> Nudge {
+        let before = match now_us.saturating_sub(self.at_us) {
+            0..=LOOKS_APART_US => *self,
+            _ => Look::default(),
+        };
+        *self = Look {
+            at_us: now_us,
+            ..before
+        };
+        match meant {
+            // Whatever stops it now is a new matter.
+            Meant::Running => {
+                *self = Look {
+                    at_us: now_us,
+                    ..Look::default()
+                };
+                Nudge::Leave
+            }
+            Meant::Queued => {
+                (self.queued, self.held) = (true, false);
+                Nudge::Leave
+            }
+            Meant::Stopped if before.queued || before.held => {
+                (self.queued, self.held) = (false, true);
+                Nudge::Hold
+            }
+            Meant::Stopped if before.started => Nudge::Leave,
+            Meant::Stopped => Nudge::Start,
+        }
+    }
+}
 
 /// A run that waits for its box, for people and programs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -131,19 +219,17 @@ impl Lifecycle {
             return Err(Halt::Lost("no instance was recorded".to_owned()));
         };
         let id = waiting.instance;
-        let mut found = self.provider.instance(id).await?;
-        // One answer is no verdict: the market also forgets for a moment.
-        let since = Instant::now();
-        while found.is_none() && since.elapsed() < UNKNOWN_FOR {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            self.still_ours(run, attempt)?;
-            found = self.provider.instance(id).await?;
-        }
+        let found = self.find_box(id).await?;
+        self.still_ours(run, attempt)?;
         if let Some(found) = &found {
             let now_us = self.clock.now_us();
             self.store.meter(&run.name, attempt.number, found, now_us)?;
         }
         let wait = self.wait_so_far(run, attempt, &waiting, found.as_ref())?;
+        let nudge = self.nudge(run, wait.presence, found.as_ref());
+        if nudge == Nudge::Hold {
+            self.hold(run, attempt, &waiting)?;
+        }
         match (recovery::here(&wait), &found) {
             (Patience::GoOn, Some(found)) => {
                 return self.go_on_here(run, attempt, found, wait.waited);
@@ -157,16 +243,70 @@ impl Lifecycle {
                 self.say(run, &format!("`{}` is not carried on: {why}.", run.name));
                 return Ok(self.end(run, Outcome::Interrupted, Some(&reason))?);
             }
+            // Whoever stopped it does not want it dearer either.
+            (Patience::Wait | Patience::Bid(_), _) if nudge == Nudge::Hold => {}
             (Patience::Bid(usd_per_hour), _) => self.raise(run, attempt, id, usd_per_hour).await?,
-            // Out of the market's queue it might never come back by itself.
-            (Patience::Wait, Some(found)) if found.intended == Intended::Stopped => {
+            (Patience::Wait, _) if nudge == Nudge::Start => {
                 self.store.fence(&run.name)?;
                 self.provider.start(id).await?;
+                self.looks.of(&run.name, |look| look.started = true);
             }
             (Patience::Wait, _) => {}
         }
         tokio::time::sleep(LOOK_AGAIN).await;
         Ok(())
+    }
+
+    /// What the market knows of a box, which is given some time to remember: one answer that it knows nothing is no verdict.
+    pub async fn find_box(&self, id: InstanceId) -> Result<Option<Instance>, ProviderError> {
+        let since = Instant::now();
+        loop {
+            let found = self.provider.instance(id).await?;
+            if found.is_some() || since.elapsed() >= UNKNOWN_FOR {
+                return Ok(found);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// What to do about a box that is stopped.
+    fn nudge(&self, run: &RunRecord, presence: Presence, found: Option<&Instance>) -> Nudge {
+        let Some(found) = found else {
+            return Nudge::Leave;
+        };
+        let meant = match (found.intended, presence) {
+            (Intended::Stopped, _) => Meant::Stopped,
+            (_, Presence::Away | Presence::Gone) => Meant::Queued,
+            (_, Presence::Coming | Presence::Back) => Meant::Running,
+        };
+        let now_us = self.clock.now_us();
+        self.looks.of(&run.name, |look| look.take(meant, now_us))
+    }
+
+    /// Tells once in a wait that its box was stopped by hand; the wait goes on, for whoever starts it again.
+    fn hold(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        waiting: &Waiting,
+    ) -> Result<(), Halt> {
+        let told = self
+            .store
+            .newest_event(&run.name, attempt.number, HELD)?
+            .is_some_and(|told| told.time_us >= waiting.since_us);
+        if told {
+            return Ok(());
+        }
+        let name = &run.name;
+        self.say(
+            run,
+            &format!(
+                "Instance {} was stopped by hand while it was waited for: it is not started again. Its disk costs ${:.4}/h. Put it                  back into the queue with `spotter bid {name} USD`, go on with another box (`spotter resume --elsewhere {name}`), or                  end the run with `spotter stop {name}`.",
+                waiting.instance, waiting.storage_usd_per_hour
+            ),
+        );
+        let detail = json!({"instance": waiting.instance});
+        Ok(self.note(run, attempt.number, HELD, detail)?)
     }
 
     /// What the decision needs.
@@ -328,5 +468,50 @@ fn presence(found: Option<&Instance>) -> Presence {
         // A container that is started again shows its old status for a while.
         (_, true) if found.intended == Intended::Running => Presence::Coming,
         _ => Presence::Away,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_box_is_started_once_for_each_time_that_it_is_taken_back_and_left_to_whoever_stops_it() {
+        use Meant::{Queued, Running, Stopped};
+        use Nudge::{Hold, Leave, Start};
+        // Looks as (seconds since the one before, what was seen, what is done).
+        let check = |looks: &[(i64, Meant, Nudge)]| {
+            let (mut look, mut now_us) = (Look::default(), 1_000_000_000_000);
+            for (number, (passed_s, meant, expected)) in looks.iter().enumerate() {
+                now_us += passed_s * 1_000_000;
+                let nudge = look.take(*meant, now_us);
+                assert_eq!(nudge, *expected, "{number} of {looks:?}");
+                look.started |= nudge == Start;
+            }
+        };
+        check(&[(3, Stopped, Start), (3, Stopped, Leave), (3, Queued, Leave)]);
+        check(&[
+            (3, Stopped, Start),
+            (3, Queued, Leave),
+            (3, Stopped, Hold),
+            (3, Stopped, Hold),
+            // Put back by the one who stopped it, who may do so again.
+            (3, Queued, Leave),
+            (3, Stopped, Hold),
+        ]);
+        // Given back, and taken again.
+        check(&[
+            (3, Stopped, Start),
+            (3, Queued, Leave),
+            (3, Running, Leave),
+            (3, Stopped, Start),
+            (3, Stopped, Leave),
+        ]);
+        // What happened while nobody looked is not known.
+        check(&[
+            (3, Stopped, Start),
+            (3, Queued, Leave),
+            (3600, Stopped, Start),
+        ]);
     }
 }

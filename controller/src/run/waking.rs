@@ -42,7 +42,7 @@ impl Lifecycle {
             )));
         }
         let gone = || refused("the market does not know it any more");
-        let found = self.provider.instance(id).await?.ok_or_else(gone)?;
+        let found = self.find_box(id).await?.ok_or_else(gone)?;
         if is_up(attempt, &found) {
             return self.is_awake(attempt, &found);
         }
@@ -51,7 +51,7 @@ impl Lifecycle {
         let begun = Instant::now();
         loop {
             tokio::time::sleep(LOOK_AGAIN).await;
-            let found = self.provider.instance(id).await?.ok_or_else(gone)?;
+            let found = self.find_box(id).await?.ok_or_else(gone)?;
             if is_up(attempt, &found) {
                 return self.is_awake(attempt, &found);
             }

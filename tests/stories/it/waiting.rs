@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use spotter::{
+    provider::{Intended, Provider},
     run::{State, interruptions::interruptions, lease::Lease},
     spec::{RecoverPolicy, RunSpec},
     store::{AttemptRecord, Outcome},
@@ -132,6 +133,58 @@ async fn a_wait_ends_with_its_time_with_the_money_or_by_a_persons_wish() {
         !old.scheduling && !old.contract_running,
         "it is in no queue"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_box_that_somebody_stops_while_it_is_waited_for_is_left_to_him() {
+    let world = World::new(3, 200);
+    let mut story = waits();
+    story.resources.bid_max_usd_per_hour = Some(0.40);
+    world.plan(&story);
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        // More than may be bid.
+        let first = outbid_at(&world, 75, 0.50).await.instance.unwrap();
+        world.until(RUN, 1, State::Waiting).await;
+        let seen = || world.market.alive().remove(0);
+        tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
+        assert!(seen().scheduling, "it is in the market's queue");
+        world.market.stop(first).await.unwrap();
+        let before = bids(&world);
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(seen().intended, Intended::Stopped, "nobody starts it again");
+        }
+        assert_eq!(bids(&world), before, "nor is more bid for it");
+        assert!(world.was_told("was stopped by hand while it was waited for"));
+        assert_eq!(world.attempts(RUN)[0].state, State::Waiting);
+        // Whoever stopped it starts it again.
+        world.market.give_back(first);
+    });
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(world.attempts(RUN).len(), 1);
+    let kinds = world.kinds(RUN);
+    assert_eq!(kinds.iter().filter(|kind| *kind == "box_held").count(), 1);
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_answer_that_a_box_is_unknown_does_not_rent_another_one() {
+    let world = World::new(3, 200);
+    let mut story = waits();
+    story.recover.policy = RecoverPolicy::Ask;
+    world.plan(&story);
+    let (run, first) = tokio::join!(world.drive(RUN), outbid_at(&world, 75, 0.30));
+    world.market.deny_instances(3);
+    {
+        let _lease = Lease::take(&world.store, RUN).unwrap().unwrap();
+        world.lifecycle().reopen(&run, true).await.unwrap();
+    }
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        world.until(RUN, 1, State::Waiting).await;
+        world.market.give_back(first.instance.unwrap());
+    });
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(world.attempts(RUN).len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

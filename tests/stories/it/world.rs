@@ -22,6 +22,7 @@ use spotter::{
         State,
         lease::Lease,
         lifecycle::{Goal, Lifecycle, Report},
+        waiting::Looks,
     },
     spec::{
         Checkpoints, KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy, Resources, Results,
@@ -118,6 +119,7 @@ impl World {
             logbook: Logbook::new(self.home.path()),
             report: Arc::clone(&self.told) as Arc<dyn Report>,
             shell: Arc::new(|_| None),
+            looks: Looks::default(),
         }
     }
 
