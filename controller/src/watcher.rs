@@ -21,7 +21,7 @@ use crate::{
         halt::Halt,
         lifecycle::{Lifecycle, TEND},
         site::{Site, SiteError},
-        status::Seen,
+        status::{Meaning, Seen, row},
         windows,
     },
     spec::OnStale,
@@ -58,6 +58,8 @@ struct View {
     instance_since: Instant,
     asked: Option<Instant>,
     link_lost: bool,
+    /// That was told.
+    told_lost: bool,
     keys_due: Instant,
     /// Not before this, since they were refused a moment ago; and what was told of it.
     keys_wait: Instant,
@@ -95,6 +97,7 @@ impl Lifecycle {
             instance_since: now,
             asked: None,
             link_lost: false,
+            told_lost: false,
             // A fresh start has just given them; an older run gets them at once.
             keys_due: now,
             keys_wait: now,
@@ -316,15 +319,22 @@ impl Lifecycle {
     }
 
     fn link_lost(&self, run: &RunRecord, view: &mut View, why: &str) {
-        if !view.link_lost {
-            view.link_lost = true;
-            self.say(
-                run,
-                &format!(
-                    "No word from the box: {why}. The training goes on without us; reconnecting."
-                ),
-            );
+        view.link_lost = true;
+        // A box that was taken back goes silent a moment before the market says so, and from now on that is asked at every look.
+        if view.told_lost
+            || view.heard.elapsed() < HEARTBEAT_LATE
+            || decide(&sight(view)) != Verdict::GoOn
+        {
+            return;
         }
+        view.told_lost = true;
+        let seen = view.instance.flatten();
+        let runs = seen.is_some_and(|seen| row(State::Running, seen).meaning == Meaning::Up);
+        let training = match runs {
+            true => "The training goes on without us; reconnecting",
+            false => "Reconnecting",
+        };
+        self.say(run, &format!("No word from the box: {why}. {training}."));
     }
 
     /// One heartbeat: status, new events, keys.
@@ -357,8 +367,8 @@ impl Lifecycle {
         } else {
             None
         };
-        if view.link_lost {
-            view.link_lost = false;
+        view.link_lost = false;
+        if std::mem::take(&mut view.told_lost) {
             self.say(run, "Connected again.");
         }
         if status.last_event > attempt.last_event

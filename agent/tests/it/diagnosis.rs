@@ -57,7 +57,7 @@ async fn each_end_is_explained_once_and_a_good_one_not_at_all() {
             ),
             "traceback_other",
         ),
-        ("silent", "exit 3".to_owned(), "traceback_other"),
+        ("silent", "exit 3".to_owned(), "exit_code"),
         ("told-to-end", "kill -TERM $$".to_owned(), "preempted"),
         (
             "retried",

@@ -64,6 +64,8 @@ pub enum Class {
     Preempted,
     /// Any other exception or crash.
     TracebackOther,
+    /// It chose to end with an exit code, and its log names no error.
+    ExitCode,
 }
 
 impl Class {
@@ -86,6 +88,7 @@ impl Class {
             Self::CorruptCheckpoint => "corrupt_checkpoint",
             Self::Preempted => "preempted",
             Self::TracebackOther => "traceback_other",
+            Self::ExitCode => "exit_code",
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     },
     error::CommandError,
     ledger,
-    run::{State, alarms, diagnosis, windows},
+    run::{State, alarms, diagnosis, next, windows},
     store::{AttemptRecord, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -62,6 +62,9 @@ struct Row {
     market: Option<MarketWord>,
     /// Process that watches the run; null: nobody does, so nobody would recover it.
     watched_by_pid: Option<u32>,
+    /// What to do about the box of a run that is over and that is kept for a look.
+    #[serde(skip)]
+    left_over: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -119,6 +122,14 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
         }
     }
     for row in &rows.runs {
+        if let Some(left_over) = &row.left_over {
+            let why = row.reason.as_deref().unwrap_or_default();
+            ui.warning(format_args!(
+                "`{}` is over ({}: {why}); {left_over}",
+                row.run,
+                row.outcome.unwrap_or_default()
+            ));
+        }
         if row.outcome.is_none() && row.market.is_some_and(|word| word.acts) {
             ui.warning(format_args!(
                 "`{}` is not what its record says ({}) and nobody acts for it",
@@ -213,6 +224,10 @@ fn row(
         },
         market: None,
         watched_by_pid: store.lease(&run.name)?.map(|lease| lease.pid),
+        left_over: match latest.filter(|attempt| attempt.is_kept_for_a_look()) {
+            Some(_) => next::left_over(store, run)?,
+            None => None,
+        },
     })
 }
 

@@ -12,7 +12,7 @@ use crate::{
         State, alarms,
         bringing_up::TRAIN,
         diagnosis::Diagnosis,
-        foresight,
+        foresight, next,
         summary::RunSummary,
         waiting::{self, Waiting},
         windows,
@@ -132,7 +132,9 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
             run.name
         ));
     }
-    for hint in watching::ways_on(&store, &run)? {
+    let ways = watching::ways_on(&store, &run)?;
+    let left_over = next::left_over(&store, &run)?.filter(|_| ways.is_empty());
+    for hint in ways.iter().chain(&left_over) {
         ui.hint(format_args!("{hint}"));
     }
     for warning in &warnings {

@@ -198,7 +198,7 @@ fn row(
     Ok(Waited {
         run: run.name,
         outcome: run.outcome,
-        reason: run.reason,
+        reason: summary.reason,
         diagnosis: diagnosis.transpose()?.flatten(),
         interruptions: summary.interruptions,
         steps_lost: summary.steps_lost,

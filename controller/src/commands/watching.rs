@@ -246,6 +246,10 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
     let reason = run.reason.clone();
     let attempt = store.latest_attempt(&run.name)?;
     let costs = attempt.as_ref().is_some_and(AttemptRecord::may_cost);
+    let kept = attempt.as_ref().and_then(|attempt| {
+        let kept = attempt.may_cost() && attempt.is_kept_for_a_look();
+        attempt.reason.clone().filter(|_| kept)
+    });
     let found = match attempt {
         Some(attempt) => diagnosis::of(store, &attempt)?,
         None => None,
@@ -271,6 +275,16 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
         Err(err)
     };
     let name = &run.name;
+    // Something that was ordered was not done; where nothing was, the box is kept as promised.
+    if run.outcome == Some(Outcome::Done)
+        && !run.spec.brings_nothing_home()
+        && let Some(kept) = kept
+    {
+        let text = format!("run `{name}` ended well, but not all of it is brought home");
+        let err = CommandError::new(text).because(kept).about(name);
+        let left_over = next::left_over(store, run)?;
+        return Err(left_over.into_iter().fold(err, CommandError::hint));
+    }
     match run.outcome {
         None | Some(Outcome::Done | Outcome::Stopped) => Ok(()),
         Some(Outcome::Crashed) => {

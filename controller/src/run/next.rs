@@ -60,6 +60,29 @@ pub fn destroy(store: &Store, run: &RunRecord) -> Result<String, StoreError> {
     Ok(format!("spotter destroy {lose}{}", run.name))
 }
 
+/// What to do about a box that outlives its run, a sentence; `None`: none does.
+///
+/// # Errors
+/// When the record cannot be read.
+pub fn left_over(store: &Store, run: &RunRecord) -> Result<Option<String>, StoreError> {
+    let usd_per_hour = ledger::rate_usd_per_hour(&store.intervals(&run.name)?, None);
+    let newest = store.latest_attempt(&run.name)?;
+    let Some(newest) = newest.filter(|newest| newest.may_cost()) else {
+        return Ok(None);
+    };
+    let name = &run.name;
+    let look = match newest.is_kept_for_a_look() {
+        true => format!(
+            "look into it with `spotter ssh --start {name}`, bring files home with `spotter fetch {name} PATH --to DIR`, then "
+        ),
+        false => String::new(),
+    };
+    let destroy = destroy(store, run)?;
+    Ok(run.outcome.map(|_| {
+        format!("its box still costs ${usd_per_hour:.4}/h: {look}end it with `{destroy}`")
+    }))
+}
+
 /// Whether the record says that nothing is lost with the box of an attempt.
 ///
 /// # Errors

@@ -84,6 +84,13 @@ pub struct AttemptSummary {
     pub diagnosis: Option<Diagnosis>,
 }
 
+/// Why the newest box of an ended run is kept; `None`: it is not.
+fn kept(run: &RunRecord, attempts: &[AttemptRecord]) -> Option<String> {
+    let newest = attempts.last().filter(|_| run.outcome.is_some())?;
+    let kept = newest.may_cost() && newest.is_kept_for_a_look();
+    newest.reason.clone().filter(|_| kept)
+}
+
 /// Puts a run's records together. `now_us` closes what is still open.
 pub fn summarise(
     run: &RunRecord,
@@ -167,7 +174,8 @@ pub fn summarise(
         name: run.name.clone(),
         state: attempts.last().map(|attempt| attempt.state),
         outcome: run.outcome,
-        reason: run.reason.clone(),
+        // A run that ended well has no reason; that its box is kept has one.
+        reason: run.reason.clone().or_else(|| kept(run, attempts)),
         step: reached,
         steps_redone: rows.iter().map(|row| row.steps_redone).sum(),
         steps_lost: rows.iter().filter_map(|row| row.steps_lost).sum(),

@@ -16,7 +16,24 @@ fn patterns(world: &World) {
         "keep.yaml",
         &file.replace("[out/final.txt]", "['out/*.txt', 'none/*.pt']"),
     );
-    let said = world.ok(&["run", "keep.yaml"]);
+    let said = world.say(&["run", "keep.yaml"]);
+    // Not all that was ordered is here, and whoever scripts it must see that.
+    assert_eq!(said.code, 1, "{}", said.out);
+    for told in [
+        "spotter ssh --start keep",
+        "spotter destroy --lose-data keep",
+    ] {
+        assert!(said.stderr.contains(told), "{}", said.out);
+    }
+    for words in [&["status", "keep"][..], &["ps", "--recorded"]] {
+        let looked = world.ok(words);
+        assert!(looked.out.contains("none/*.pt"), "{}", looked.out);
+        assert!(
+            looked.stderr.contains("spotter destroy --lose-data keep"),
+            "{}",
+            looked.out
+        );
+    }
     assert!(
         said.stderr
             .contains("results that do not exist on the box: none/*.pt"),

@@ -87,12 +87,9 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
             format!("it was ended by signal {signal}"),
         ),
         _ if log.is_some() => log,
-        _ => end.exit_code.and_then(|code| {
-            shown(
-                Class::TracebackOther,
-                format!("it ended with exit code {code}"),
-            )
-        }),
+        _ => end
+            .exit_code
+            .and_then(|code| shown(Class::ExitCode, format!("it ended with exit code {code}"))),
     }
 }
 
@@ -133,7 +130,13 @@ mod tests {
                 code(1),
                 Class::CudaOom,
             ),
-            ("no words", None, code(1), Class::TracebackOther),
+            ("no words", None, code(3), Class::ExitCode),
+            (
+                "an exception and an exit code",
+                log(Class::TracebackOther),
+                code(3),
+                Class::TracebackOther,
+            ),
             ("a kill", None, signal(SIGKILL), Class::HostOom),
             ("a kill seen by a shell", None, code(137), Class::HostOom),
             (

@@ -119,6 +119,10 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
             "somebody or something killed it, and the container's memory was not the reason".to_owned(),
             "start it again; if it is killed again, look for who does it, or take another machine".to_owned(),
         ),
+        Class::ExitCode => (
+            "the program ended itself as failed, and its log names no error".to_owned(),
+            "read the last lines of its log, and look where the program ends with this code".to_owned(),
+        ),
         Class::TracebackOther => (
             "the program ended by an error of its own".to_owned(),
             "read the lines before its end; it will fail again until that is mended".to_owned(),
@@ -272,6 +276,7 @@ mod tests {
             Class::CorruptCheckpoint,
             Class::Preempted,
             Class::TracebackOther,
+            Class::ExitCode,
         ] {
             let got = explain(&found(class, ""), &Facts::default());
             assert!(!got.meaning.is_empty() && !got.advice.is_empty(), "{class}");
