@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod events;
 pub mod fetch;
 pub mod gc;
+pub mod history;
 pub mod init;
 pub mod logs;
 mod market_word;
@@ -245,6 +246,7 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::Accept(args) => block_on(accept::accept(ui, deps, args)),
         Verb::Cost(args) => block_on(cost::cost(ui, deps, args)),
         Verb::Bid(args) => block_on(bid::bid(ui, deps, args)),
+        Verb::History(args) => history::history(ui, deps, args),
         Verb::Ps(args) => ps::ps(ui, deps, args),
         Verb::Status(args) => block_on(status::status(ui, deps, args)),
         Verb::Logs(args) => block_on(logs::logs(ui, deps, args)),

@@ -5,6 +5,7 @@
 //! source beside it, and all of them are in `docs/estimator.md`.
 
 pub mod advice;
+pub mod baseline;
 pub mod calibrated;
 pub mod evaluate;
 pub mod gpus;

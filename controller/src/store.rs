@@ -7,6 +7,7 @@ mod attempts;
 mod events;
 mod leases;
 mod money;
+mod observations;
 mod rows;
 mod runs;
 mod schema;
@@ -27,6 +28,7 @@ pub use self::{
     events::{ENDED, EventRecord, Origin, StoredEvent},
     leases::Lease,
     money::ChargeRecord,
+    observations::{Measured, Observation, ObservationRecord, Source},
 };
 use crate::{
     clock::Clock,
@@ -359,6 +361,26 @@ impl Store {
             .map_err(doing("keep a setting"))?;
         crate::fault::point("store.meta.after");
         Ok(())
+    }
+
+    /// All names that begin so, with their values, in order.
+    pub fn metas(&self, prefix: &str) -> Result<Vec<(String, String)>, StoreError> {
+        collect(
+            &self.lock(),
+            "SELECT key, value FROM meta WHERE substr(key, 1, length(?1)) = ?1 ORDER BY key",
+            [prefix],
+            |row| Ok(Ok((row.get(0)?, row.get(1)?))),
+            "list settings",
+        )
+    }
+
+    /// Forgets what is kept under a name. False: nothing was.
+    pub fn forget_meta(&self, key: &str) -> Result<bool, StoreError> {
+        let gone = self
+            .lock()
+            .execute("DELETE FROM meta WHERE key = ?1", [key])
+            .map_err(doing("forget a setting"))?;
+        Ok(gone > 0)
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {

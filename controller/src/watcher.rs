@@ -20,6 +20,7 @@ use crate::{
         cadence::Cadence,
         halt::Halt,
         lifecycle::{Lifecycle, TEND},
+        observing::Meter,
         site::{Site, SiteError},
         status::{Meaning, Seen, row},
         windows,
@@ -76,6 +77,7 @@ struct View {
     contradicted: bool,
     /// What was told of its disk, as long as that holds.
     disk: Option<String>,
+    meter: Meter,
 }
 
 impl Lifecycle {
@@ -113,6 +115,7 @@ impl Lifecycle {
             cadence: Cadence::default(),
             contradicted: false,
             disk: None,
+            meter: Meter::default(),
         };
         loop {
             self.still_ours(run, attempt)?;
@@ -357,6 +360,7 @@ impl Lifecycle {
             }
         };
         view.heard = Instant::now();
+        self.measure(attempt, &status, &mut view.meter)?;
         view.restarted |= view.boot.as_ref().is_some_and(|boot| *boot != status.boot);
         view.boot.get_or_insert_with(|| status.boot.clone());
         let ended = status

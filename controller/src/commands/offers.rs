@@ -8,6 +8,7 @@ use crate::{
     commands::{
         Deps,
         plan::{
+            known::Known,
             figures,
             options::{Candidate, Plan},
         },
@@ -94,7 +95,11 @@ pub async fn offers(ui: &mut Ui, deps: &Deps, args: &OffersArgs) -> Result<(), C
     let spec = run_file(args)?;
     let query = asked(args, spec.as_ref())?;
     let found = deps.provider()?.offers(&query).await?;
-    let (rows, too_dear) = judged(&found, spec.as_ref());
+    let known = match &spec {
+        Some(spec) => Known::of(deps, spec)?,
+        None => Known::default(),
+    };
+    let (rows, too_dear) = judged(&found, spec.as_ref(), &known);
     let mut rows = sorted(rows, args.sort);
     if !args.all {
         let mut machines = BTreeSet::new();
@@ -181,7 +186,11 @@ fn asked(args: &OffersArgs, spec: Option<&RunSpec>) -> Result<OfferQuery, Comman
 }
 
 /// Each offer with its price and, for a run, what it would do; and how many cost more than the run file allows.
-fn judged<'a>(found: &'a [Offer], spec: Option<&RunSpec>) -> (Vec<Row<'a>>, usize) {
+fn judged<'a>(
+    found: &'a [Offer],
+    spec: Option<&RunSpec>,
+    known: &Known,
+) -> (Vec<Row<'a>>, usize) {
     let Some(spec) = spec else {
         let rows = found
             .iter()
@@ -198,6 +207,7 @@ fn judged<'a>(found: &'a [Offer], spec: Option<&RunSpec>) -> (Vec<Row<'a>>, usiz
         Method::Calibrated,
         &orders,
         &Shipped::get().calibration,
+        known,
     );
     let mut rows: Vec<Row<'a>> = Vec::new();
     for Candidate {

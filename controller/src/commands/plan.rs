@@ -2,6 +2,7 @@
 
 mod evaluate;
 pub(super) mod figures;
+pub(super) mod known;
 pub(super) mod options;
 mod page;
 mod report;
@@ -9,6 +10,7 @@ mod report;
 use std::path::PathBuf;
 
 use self::{
+    known::Known,
     options::{Candidate, Plan},
     page::Page,
 };
@@ -55,10 +57,12 @@ pub async fn plan(ui: &mut Ui, deps: &Deps, args: &PlanArgs) -> Result<(), Comma
     let found = deps.provider()?.offers(&query).await?;
     let (affordable, refused) = affordable(&found, &spec);
 
-    let mut plan = Plan::of(&spec, args.method, &affordable, &Shipped::get().calibration);
+    let known = Known::of(deps, &spec)?;
+    let calibration = &Shipped::get().calibration;
+    let mut plan = Plan::of(&spec, args.method, &affordable, calibration, &known);
     plan.too_dear = refused.len();
     plan.offers.truncate(args.limit as usize);
-    show(ui, &spec, &plan, args);
+    show(ui, &spec, &plan, &known, args);
     if plan.go {
         return Ok(());
     }
@@ -83,7 +87,7 @@ fn affordable<'a>(found: &'a [Offer], spec: &RunSpec) -> (Vec<(&'a Offer, Order)
     (orders, refused)
 }
 
-fn show(ui: &mut Ui, spec: &RunSpec, plan: &Plan<'_>, args: &PlanArgs) {
+fn show(ui: &mut Ui, spec: &RunSpec, plan: &Plan<'_>, known: &Known, args: &PlanArgs) {
     ui.status(format_args!(
         "Run `{}`: {} {}, {:.0} GB of disk. Nothing is rented by this.",
         plan.run,
@@ -106,7 +110,7 @@ fn show(ui: &mut Ui, spec: &RunSpec, plan: &Plan<'_>, args: &PlanArgs) {
         return;
     }
     let page: Page = match &spec.model {
-        Some(model) if !plan.offers.is_empty() => report::page(plan, model),
+        Some(model) if !plan.offers.is_empty() => report::page(plan, model, known),
         _ => {
             ui.hint(format_args!(
                 "say in `model:` what is trained, and the plan tells whether it fits, its time and its cost"

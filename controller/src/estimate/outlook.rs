@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{
+    baseline::{self, Carried, Past},
     calibrated::{Calibration, Predicted},
     evaluate::{self, Method},
     hours,
@@ -32,10 +33,14 @@ pub struct Demand<'a> {
     pub backed_up: bool,
     /// Setting up and debugging, hours.
     pub setup_hours: f64,
+    /// These hours were measured, downloads and all.
+    pub setup_measured: bool,
     /// Dollars for all of it.
     pub budget_usd: Option<f64>,
     /// Rented with a bid.
     pub interruptible: bool,
+    /// Speeds that the same code has shown before.
+    pub past: &'a [Past],
 }
 
 /// What an offer has.
@@ -93,6 +98,8 @@ pub struct Check {
 pub struct Forecast {
     /// The method.
     pub method: Method,
+    /// The earlier speed that it goes by; `None`: a cold estimate.
+    pub baseline: Option<Carried>,
     /// Tokens per second of all GPUs.
     pub tokens_per_s: Predicted,
     /// Hours of training alone; absent when the tokens are not stated.
@@ -351,7 +358,12 @@ fn forecast(
     calibration: &Calibration,
 ) -> Forecast {
     let machine = &supply.machine;
-    let per_gpu = match method {
+    let past = baseline::closest(demand.past, demand.job, machine);
+    let carried = past.map(|past| match method {
+        Method::Calibrated => past.carried_over(demand.job, machine, calibration),
+        Method::Playbook => past.carried_over_by_hand(demand.job, machine),
+    });
+    let cold = || match method {
         Method::Calibrated => calibration.tokens_per_s_per_gpu(demand.job, machine),
         Method::Playbook => {
             let base = playbook::cold_tokens_per_s_per_gpu(demand.job, machine).base;
@@ -363,6 +375,7 @@ fn forecast(
             }
         }
     };
+    let per_gpu = carried.map_or_else(cold, |(speed, _)| speed);
     let tokens_per_s = per_gpu.times(machine.gpus());
     let train_hours = demand.tokens.map(|tokens| {
         let hours = |speed: f64| tokens / speed / 3600.0;
@@ -372,7 +385,10 @@ fn forecast(
             pessimistic: hours(tokens_per_s.low),
         }
     });
-    let before = demand.setup_hours + download_hours(demand, supply);
+    let before = match demand.setup_measured {
+        true => demand.setup_hours,
+        false => demand.setup_hours + download_hours(demand, supply),
+    };
     let beside = hours::beside_training(machine);
     let wall_hours = train_hours.map(|hours| hours.map(|hours| before + hours * beside));
     let cost_usd = wall_hours.zip(train_hours).map(|(wall, train)| Scenarios {
@@ -382,6 +398,7 @@ fn forecast(
     });
     Forecast {
         method,
+        baseline: carried.map(|(_, carried)| carried),
         tokens_per_s,
         train_hours,
         wall_hours,

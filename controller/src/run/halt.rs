@@ -11,6 +11,8 @@ use crate::{
         endings::Disk,
         finishing::Ending,
         lifecycle::{LOOK_AGAIN, Lifecycle},
+        machines,
+        market_eye::UNKNOWN,
         site::{Site, SiteError},
     },
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
@@ -198,6 +200,11 @@ impl Lifecycle {
                 );
                 let detail = serde_json::json!({"reason": why, "step": attempt.last_step});
                 self.note(run, attempt.number, "lost", detail)?;
+                // One that is gone without a trace may have been ended by a person.
+                if let Some(machine) = attempt.machine_id.filter(|_| why != UNKNOWN) {
+                    let died = format!("a box of it died: {why}");
+                    machines::remember(&self.store, machine, self.clock.now_us(), &died)?;
+                }
                 self.box_went(attempt, State::Lost, why)
             }
             Halt::StoppedByHand(why) => self.stopped_by_hand(run, attempt, why).await,

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    agent_client::TrainingInfo,
+    agent_client::{AgentStatus, TrainingInfo},
     clock::Clock,
     error::CommandError,
     ledger,
@@ -18,6 +18,7 @@ use crate::{
     run::{
         State,
         halt::Halt,
+        observing::{self, Meter},
         site::{Place, Site, Sites},
         waiting::Looks,
     },
@@ -82,6 +83,10 @@ impl Lifecycle {
             if tended.is_none_or(|at| at.elapsed() >= TEND) {
                 tended = Some(Instant::now());
                 self.tend().await;
+            }
+            // Figures for later plans: no run is held up for them.
+            if let Err(err) = observing::observe_run(&self.store, &self.logbook, &run, self.clock.now_us()) {
+                tracing::debug!(%err, "what the run was seen to do is not written down");
             }
             if run.outcome.is_some() {
                 self.settle_patiently(&run, site.take()).await?;
@@ -232,6 +237,24 @@ impl Lifecycle {
 
     pub(crate) fn say(&self, run: &RunRecord, text: &str) {
         self.report.status(&run.name, text);
+    }
+
+    /// Keeps the most of what looks at a box show.
+    pub(crate) fn measure(
+        &self,
+        attempt: &AttemptRecord,
+        status: &AgentStatus,
+        meter: &mut Meter,
+    ) -> Result<(), StoreError> {
+        if let Some(sample) = &status.sample {
+            meter.add(sample);
+        }
+        match meter.news() {
+            Some(most) => self
+                .store
+                .record_measured(&attempt.run, attempt.number, &most),
+            None => Ok(()),
+        }
     }
 
     /// What a run cost up to now, dollars.

@@ -1,7 +1,12 @@
 //! What the estimator predicts for the box that an attempt runs on (pure): handed to the agent, which holds the training against it.
 
 use crate::{
-    estimate::{calibrated::Shipped, gpus::Gpus, job::Machine},
+    estimate::{
+        baseline::{self, Past},
+        calibrated::Shipped,
+        gpus::Gpus,
+        job::Machine,
+    },
     spec::RunSpec,
 };
 
@@ -14,8 +19,8 @@ pub struct Prediction {
     pub tokens_per_step: Option<f64>,
 }
 
-/// Predicts for the GPUs of an attempt, as it has them: `RTX 4090:1`.
-pub fn prediction(spec: &RunSpec, gpus: &str) -> Prediction {
+/// Predicts for the GPUs of an attempt, as it has them: `RTX 4090:1`. What the same code did before says more than any formula.
+pub fn prediction(spec: &RunSpec, gpus: &str, past: &[Past]) -> Prediction {
     let Some(model) = &spec.model else {
         return Prediction::default();
     };
@@ -27,9 +32,11 @@ pub fn prediction(spec: &RunSpec, gpus: &str) -> Prediction {
     });
     Prediction {
         tokens_per_s: machine.map(|machine| {
-            let per_gpu = Shipped::get()
-                .calibration
-                .tokens_per_s_per_gpu(&model.job(), &machine);
+            let (job, calibration) = (model.job(), &Shipped::get().calibration);
+            let carried = baseline::closest(past, &job, &machine)
+                .map(|past| past.carried_over(&job, &machine, calibration).0);
+            let per_gpu =
+                carried.unwrap_or_else(|| calibration.tokens_per_s_per_gpu(&job, &machine));
             per_gpu.times(machine.gpus()).base
         }),
         tokens_per_step: model.batch_tokens,
@@ -54,13 +61,13 @@ mod tests {
         let model = spec(
             "model: {params: 956M, tokens: 49.8B, seq_len: 2048, micro_batch: 8, batch_tokens: 524288}\n",
         );
-        let got = prediction(&model, "H100 SXM:4");
-        let one = prediction(&model, "H100 SXM:1").tokens_per_s.unwrap();
+        let got = prediction(&model, "H100 SXM:4", &[]);
+        let one = prediction(&model, "H100 SXM:1", &[]).tokens_per_s.unwrap();
         let four = got.tokens_per_s.unwrap();
         assert!((100_000.0..2_000_000.0).contains(&four), "{four}");
         assert!(four > 2.0 * one, "{four} {one}");
         assert_eq!(got.tokens_per_step, Some(524_288.0));
-        assert_eq!(prediction(&model, "Quantum 9000:4").tokens_per_s, None);
-        assert_eq!(prediction(&spec(""), "H100 SXM:4"), Prediction::default());
+        assert_eq!(prediction(&model, "Quantum 9000:4", &[]).tokens_per_s, None);
+        assert_eq!(prediction(&spec(""), "H100 SXM:4", &[]), Prediction::default());
     }
 }

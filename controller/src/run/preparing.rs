@@ -10,6 +10,7 @@ use crate::{
         bringing_up::{SETUP, SMOKE, ended_text, last_lines},
         halt::{Halt, refused},
         lifecycle::Lifecycle,
+        observing::Meter,
         site::{Site, SiteError},
     },
     spec::Smoke,
@@ -45,7 +46,7 @@ impl Lifecycle {
             plan.timeout = Some(self.bring_up_left(run, attempt).max(Duration::from_secs(1)));
             session = Some(self.begin(run, attempt, site, &plan).await?);
         }
-        let ended = self.until_ended(site, SETUP, session).await?;
+        let ended = self.until_ended(attempt, site, SETUP, session).await?;
         self.copy_log(run, attempt.number, site, SETUP)
             .await
             .map_err(|err| refused("the log of `setup` was not copied", err))?;
@@ -87,7 +88,7 @@ impl Lifecycle {
             let plan = self.smoke_plan(run, attempt, smoke, workdir)?;
             session = Some(self.begin(run, attempt, site, &plan).await?);
         }
-        let ended = self.until_ended(site, SMOKE, session).await?;
+        let ended = self.until_ended(attempt, site, SMOKE, session).await?;
         self.copy_log(run, attempt.number, site, SMOKE)
             .await
             .map_err(|err| refused("the log of `smoke` was not copied", err))?;
@@ -179,11 +180,13 @@ impl Lifecycle {
     /// Looks until a session has ended by itself; the market's word, should it have ended the box, comes from elsewhere.
     async fn until_ended(
         &self,
+        attempt: &AttemptRecord,
         site: &dyn Site,
         name: &str,
         mut session: Option<SessionInfo>,
     ) -> Result<SessionInfo, Halt> {
         let mut explained = false;
+        let mut meter = Meter::default();
         loop {
             let Some(known) = &session else {
                 return Err(Halt::BadBox(format!("the box forgot its `{name}`")));
@@ -201,7 +204,10 @@ impl Lifecycle {
                 _ => return Ok(known.clone()),
             }
             session = match site.status().await {
-                Ok(status) => status.session(name).cloned(),
+                Ok(status) => {
+                    self.measure(attempt, &status, &mut meter)?;
+                    status.session(name).cloned()
+                }
                 Err(SiteError::Unreachable(why)) => {
                     tracing::debug!(why, name, "no word from the agent");
                     tokio::time::sleep(LOOK).await;

@@ -11,12 +11,13 @@ use crate::{
         State, claims, deadline,
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
+        machines,
         market_eye::{Eye, UNKNOWN},
         pricing::{self, Order},
         status::{Action, Meaning},
     },
     spec::Resources,
-    store::{AttemptRecord, RunRecord, StoreError},
+    store::{AttemptRecord, Measured, RunRecord, StoreError},
 };
 
 /// Offers tried before a rent gives up; a marketplace's offers are often gone when one reaches for them.
@@ -76,6 +77,13 @@ impl Lifecycle {
             attempt.gpu_usd_per_hour = order.gpu_usd_per_hour;
             attempt.storage_usd_per_hour = order.storage_usd_per_hour;
             self.move_to(attempt, State::Renting)?;
+            let promised = Measured {
+                advertised_down_mbps: Some(offer.inet_down_mbps).filter(|mbps| *mbps > 0.0),
+                advertised_up_mbps: Some(offer.inet_up_mbps).filter(|mbps| *mbps > 0.0),
+                ..Measured::default()
+            };
+            self.store
+                .record_measured(&run.name, attempt.number, &promised)?;
 
             let request = RentRequest {
                 offer: offer.id,
@@ -219,7 +227,7 @@ impl Lifecycle {
             }
             match (
                 pricing::order(offer, resources),
-                self.bad_machine(offer.machine_id)?,
+                machines::avoided(&self.store, offer.machine_id, self.clock.now_us())?,
             ) {
                 (Ok(order), None) => return Ok(Some((offer.clone(), order))),
                 (Ok(order), Some(why)) => {
@@ -236,7 +244,7 @@ impl Lifecycle {
             self.say(
                 run,
                 &format!(
-                    "Only machine {machine} is left, where a box did not come up lately: {why}."
+                    "Only machine {machine} is left, of which something bad is known lately: {why}."
                 ),
             );
             return Ok(Some((offer, order)));
@@ -269,17 +277,6 @@ impl Lifecycle {
         Err(Halt::Fatal(err))
     }
 
-    /// Why a machine is avoided: a box of any run did not come up there lately.
-    fn bad_machine(&self, machine: u64) -> Result<Option<String>, Halt> {
-        let Some(noted) = self.store.meta(&bad_machine_key(machine))? else {
-            return Ok(None);
-        };
-        let (at_us, why) = noted.split_once(' ').unwrap_or(("0", &noted));
-        let age_us = self.clock.now_us() - at_us.parse::<i64>().unwrap_or(0);
-        let lately = age_us < deadline::AVOIDED.as_micros() as i64;
-        Ok(lately.then(|| why.to_owned()))
-    }
-
     /// Remembers a machine whose box did not come up. What its training or set-up did is not the machine's fault.
     pub(crate) fn remember_machine(
         &self,
@@ -289,8 +286,7 @@ impl Lifecycle {
         if let Some(machine) = attempt.machine_id
             && matches!(attempt.state, State::Loading | State::Preparing)
         {
-            let noted = format!("{} {why}", self.clock.now_us());
-            self.store.set_meta(&bad_machine_key(machine), &noted)?;
+            machines::remember(&self.store, machine, self.clock.now_us(), why)?;
         }
         Ok(())
     }
@@ -654,11 +650,6 @@ fn gpus(resources: &Resources) -> String {
 fn see_market(resources: &Resources) -> String {
     let (gpus, disk_gb) = (gpus(resources), resources.disk_gb);
     format!("see the market with `spotter offers --gpus \"{gpus}\" --disk {disk_gb}GB`")
-}
-
-/// Under which name the store remembers a machine.
-fn bad_machine_key(machine: u64) -> String {
-    format!("bad_machine/{machine}")
 }
 
 fn outbid(why: &str) -> Halt {

@@ -9,6 +9,7 @@ use crate::{
     run::{
         budget,
         lifecycle::Lifecycle,
+        past,
         prediction::prediction,
         site::{Site, SiteError},
         windows,
@@ -34,7 +35,10 @@ impl Lifecycle {
     /// What the agent holds the training against.
     pub(crate) fn validation(&self, run: &RunRecord, attempt: &AttemptRecord) -> ValidationConfig {
         let validate = &run.spec.validate;
-        let predicted = prediction(&run.spec, &attempt.gpu);
+        // Without the record of earlier runs it is a cold estimate, which is better than none.
+        let known = self.store.observations().unwrap_or_default();
+        let past = past::of(&run.spec, &known);
+        let predicted = prediction(&run.spec, &attempt.gpu, &past);
         ValidationConfig {
             window: validate.window,
             on_contradiction: validate.on_contradiction.clone(),

@@ -8,8 +8,11 @@ use super::{BUSY, StoreError, doing, write};
 use crate::clock::Clock;
 
 /// Every schema this spotter knows: its number and what leads to it from the one before.
-pub(super) const MIGRATIONS: &[(u32, &str)] =
-    &[(1, include_str!("v1.sql")), (2, include_str!("v2.sql"))];
+pub(super) const MIGRATIONS: &[(u32, &str)] = &[
+    (1, include_str!("v1.sql")),
+    (2, include_str!("v2.sql")),
+    (3, include_str!("v3.sql")),
+];
 
 /// Sets the connection up and brings the schema up to date.
 pub(super) fn prepare(

@@ -68,9 +68,9 @@ const OFFER: &str = "id machine_id gpu_name num_gpus vram_mib ram_mb cpu_cores d
     gpu_usd_per_hour storage_usd_per_hour min_bid_usd_per_hour inet_down_mbps inet_up_mbps inet_down_usd_per_gb inet_up_usd_per_gb \
     reliability verified datacenter geolocation cuda compute_cap nvlink_gbps direct_ports max_duration_s go outlook risks";
 const PLAN: &str = "run gpu num_gpus disk_gb rental max_price_usd_per_hour budget_usd checkpoints_to model method go offers too_dear \
-    setup_hours optimizations rental_advice probe gates";
+    setup_hours setup_measured history optimizations rental_advice probe gates";
 const PLANNED: &str = "offer machine_id gpu num_gpus geolocation reliability vram_gib ram_gb tensor_tflops memory_gb_per_s \
-    bid_usd_per_hour running_usd_per_hour stopped_usd_per_hour budget_hours go effort risks outlook";
+    bid_usd_per_hour running_usd_per_hour stopped_usd_per_hour budget_hours avoided go effort risks outlook";
 const SUMMARY: &str = "name state outcome reason step attempts steps_redone interruptions steps_lost checkpoints_committed \
     last_checkpoint_step cost_usd ledger_usd charged_usd usd_per_hour watched";
 const STATUS: &str =
@@ -86,6 +86,9 @@ pub const WAITING: &str =
 const MONEY: &str = "gpu_usd disk_usd bandwidth_usd";
 const RUNS: &str = "run created_us state outcome reason stop_requested attempt instance gpu num_gpus rental step usd_per_hour cost_usd \
     saved_step saved_us unsaved backup_alarm contradiction ended_by market watched_by_pid";
+const OBSERVATION: &str = "id edited source run attempt observed_us code model gpu num_gpus machine_id tokens_per_s steps_per_s \
+    predicted_tokens_per_s gpu_utilisation_percent peak_vram_gib peak_ram_gb setup_s debug_s trained_s down_mbps up_mbps \
+    advertised_down_mbps advertised_up_mbps note";
 const ENDED: &str = "status, run, up, resume, stop";
 
 /// While the training runs, in this order.
@@ -387,6 +390,12 @@ const AFTERWARDS: &[Case] = &[
             ("/waiting", "id due_us"),
         ],
     ),
+    one(
+        "history",
+        "history",
+        &[("", "observations"), ("/observations", OBSERVATION)],
+    ),
+    one("history machines", "history", &[("", "machines")]),
     one(
         "destroy --lose-data json",
         "destroy",

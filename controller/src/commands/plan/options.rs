@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::known::Known;
 use crate::{
     estimate::{
         advice::{self, Effort, Gate, Probe},
@@ -14,6 +15,7 @@ use crate::{
     provider::{Offer, Rental},
     run::pricing::Order,
     spec::{Model, RunSpec},
+    store::ObservationRecord,
 };
 
 /// Setting up and debugging when nobody says, hours.
@@ -42,6 +44,10 @@ pub(in crate::commands) struct Plan<'a> {
     pub(in crate::commands) too_dear: usize,
     /// Setting up and debugging, hours.
     pub(in crate::commands) setup_hours: Option<f64>,
+    /// These hours are what earlier runs of the same code paid.
+    pub(in crate::commands) setup_measured: bool,
+    /// What earlier runs of the same code were seen to do, the newest last.
+    pub(in crate::commands) history: &'a [ObservationRecord],
     /// What to do before more money, simplest first, for the first option.
     pub(in crate::commands) optimizations: Vec<String>,
     /// How to rent, for the first option.
@@ -77,6 +83,8 @@ pub(in crate::commands) struct Candidate<'a> {
     pub(in crate::commands) stopped_usd_per_hour: f64,
     /// Hours until `limits.budget` is spent; absent without one.
     pub(in crate::commands) budget_hours: Option<f64>,
+    /// Why its machine is avoided while there are others; absent when it is not.
+    pub(in crate::commands) avoided: Option<&'a str>,
     /// Nothing forbids it.
     pub(in crate::commands) go: bool,
     /// What it would do; absent without `model`, or for a GPU that is not known.
@@ -97,6 +105,7 @@ impl<'a> Plan<'a> {
         method: Method,
         orders: &[(&'a Offer, Order)],
         calibration: &Calibration,
+        known: &'a Known,
     ) -> Self {
         let resources = &spec.resources;
         let job = spec.model.as_ref().map(Model::job);
@@ -104,20 +113,29 @@ impl<'a> Plan<'a> {
             .model
             .as_ref()
             .zip(job.as_ref())
-            .map(|(model, job)| demand(spec, model, job));
+            .map(|(model, job)| demand(spec, model, job, known));
         let mut offers: Vec<Candidate<'a>> = orders
             .iter()
             .map(|(offer, order)| {
-                candidate(spec, offer, order, demand.as_ref(), method, calibration)
+                let mut found =
+                    candidate(spec, offer, order, demand.as_ref(), method, calibration);
+                if let Some(why) = known.avoided.get(&offer.machine_id) {
+                    found.avoided = Some(why);
+                    found.risks.insert(0, format!("its machine is avoided: {why}"));
+                }
+                found
             })
             .collect();
-        if demand.is_some() {
-            offers.sort_by(|a, b| {
-                (!a.go, a.rank())
-                    .partial_cmp(&(!b.go, b.rank()))
-                    .unwrap_or(std::cmp::Ordering::Equal)
-            });
-        }
+        let by_rank = demand.is_some();
+        offers.sort_by(|a, b| {
+            let key = |option: &Candidate<'_>| {
+                let rank = if by_rank { option.rank() } else { 0.0 };
+                (!option.go, option.avoided.is_some(), rank)
+            };
+            key(a)
+                .partial_cmp(&key(b))
+                .unwrap_or(std::cmp::Ordering::Equal)
+        });
         let mut plan = Self {
             run: &spec.name,
             gpu: resources.gpu_name.as_deref(),
@@ -136,6 +154,8 @@ impl<'a> Plan<'a> {
             offers,
             too_dear: 0,
             setup_hours: demand.as_ref().map(|demand| demand.setup_hours),
+            setup_measured: demand.as_ref().is_some_and(|demand| demand.setup_measured),
+            history: &known.history,
             optimizations: Vec::new(),
             rental_advice: None,
             probe: None,
@@ -192,6 +212,7 @@ fn demand<'a>(
     spec: &'a RunSpec,
     model: &'a Model,
     job: &'a crate::estimate::job::Job,
+    known: &'a Known,
 ) -> Demand<'a> {
     let checkpoints = spec.checkpoints.as_ref();
     Demand {
@@ -207,9 +228,14 @@ fn demand<'a>(
         backup_every_hours: checkpoints
             .map_or(f64::INFINITY, |kept| kept.every.as_secs_f64() / 3600.0),
         backed_up: checkpoints.is_some_and(|kept| kept.to.is_some()),
-        setup_hours: model.setup_hours.unwrap_or(USUAL_SETUP_HOURS),
+        setup_hours: model
+            .setup_hours
+            .or(known.setup_hours)
+            .unwrap_or(USUAL_SETUP_HOURS),
+        setup_measured: model.setup_hours.is_none() && known.setup_hours.is_some(),
         budget_usd: spec.limits.budget_usd,
         interruptible: spec.resources.rental == Rental::Interruptible,
+        past: &known.past,
     }
 }
 
@@ -247,6 +273,7 @@ fn candidate<'a>(
             .budget_usd
             .filter(|_| running > 0.0)
             .map(|usd| usd / running),
+        avoided: None,
         // What cannot be judged is not forbidden.
         go: outlook.as_ref().is_none_or(Outlook::go),
         effort: judged.map(|((demand, supply), outlook)| advice::effort(demand, supply, outlook)),

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 
 use super::{
     figures::{self, hours, scenarios},
+    known::Known,
     options::{Candidate, Plan},
     page::Page,
 };
 use crate::{
     estimate::{
         advice::Effort,
+        baseline::Carried,
         outlook::{Check, Forecast, Outlook},
         playbook::SETUP_TAX,
     },
     spec::Model,
+    store::ObservationRecord,
     ui::text,
 };
 
@@ -51,7 +54,7 @@ pub(super) fn prices(plan: &Plan<'_>) -> Page {
 }
 
 /// The whole plan.
-pub(super) fn page(plan: &Plan<'_>, model: &Model) -> Page {
+pub(super) fn page(plan: &Plan<'_>, model: &Model, known: &Known) -> Page {
     let mut page = Page::default();
     page.heading(format!("Plan of `{}`: {}", plan.run, trained(model)));
     page.table(&HARDWARE, plan.offers.iter().map(hardware).collect());
@@ -68,6 +71,7 @@ pub(super) fn page(plan: &Plan<'_>, model: &Model) -> Page {
         page.line("None of these GPUs is in spotter's table, so nothing can be said about fit, time and cost.");
         return page;
     };
+    history(&mut page, plan, outlook, known);
     if outlook.runs() && model.tokens.is_none() {
         page.line("Say in `model.tokens` how long it trains, and time and cost are told.");
     }
@@ -181,6 +185,59 @@ fn forecast(option: &Candidate<'_>) -> Vec<String> {
     ]
 }
 
+const HISTORY: [&str; 8] = [
+    "ID>", "RUN", "TRY>", "GPU", "TOKENS/S>", "PREDICTED>", "GPU%>", "SETUP>",
+];
+/// Observations that a plan shows; `history` has all.
+const HISTORY_ROWS: usize = 5;
+
+/// What earlier runs of the same code did against what was predicted of them, and which of them the figures go by.
+fn history(page: &mut Page, plan: &Plan<'_>, outlook: &Outlook, known: &Known) {
+    if plan.history.is_empty() {
+        return;
+    }
+    page.heading("What this code did before, against what was predicted of it");
+    let newest = plan.history.len().saturating_sub(HISTORY_ROWS);
+    let row = |record: &ObservationRecord| {
+        let seen = &record.seen;
+        let predicted = seen.predicted_tokens_per_s.map(|predicted| {
+            let share = seen.tokens_per_s.map(|speed| speed / predicted);
+            let share = share.map_or_else(String::new, |share| format!(" ({:.0}%)", share * 100.0));
+            format!("{}{share}", figures::count(predicted))
+        });
+        let used = seen.gpu_utilisation_percent;
+        vec![
+            record.id.to_string(),
+            seen.run.clone(),
+            text::or_dash(seen.attempt),
+            seen.gpus(),
+            text::or_dash(seen.tokens_per_s.map(figures::count)),
+            text::or_dash(predicted),
+            text::or_dash(used.map(|used| format!("{used:.0}"))),
+            text::or_dash(seen.setup_s.map(|setup_s| hours_and_minutes(setup_s / 3600.0))),
+        ]
+    };
+    page.table(&HISTORY, plan.history[newest..].iter().map(row).collect());
+    let carried = outlook.forecast.baseline;
+    page.line(match carried.and_then(|carried| Some((carried, known.find(carried.observation)?))) {
+        Some((carried, record)) => carried_words(carried, record),
+        None => "none of it tells a speed on a GPU that is known, so the estimate is a cold one".to_owned(),
+    });
+}
+
+/// By which observation a speed goes, and how.
+fn carried_words(carried: Carried, record: &ObservationRecord) -> String {
+    let seen = &record.seen;
+    let from = format!("{} ({}) on {}", record.id, seen.whose(), seen.gpus());
+    match carried.as_is {
+        true => format!("the first offer's speed is that of {from}, as it is"),
+        false => format!(
+            "the first offer's speed is that of {from}, carried over by peak and bandwidth: each GPU x {:.2}",
+            carried.factor
+        ),
+    }
+}
+
 const METHODS: [&str; 5] = ["METHOD", "TOKENS/S>", "RANGE>", "HOURS>", "COST>"];
 
 fn method(forecast: &Forecast) -> Vec<String> {
@@ -237,8 +294,12 @@ fn setup(page: &mut Page, plan: &Plan<'_>, outlook: &Outlook) {
             true => "more than 25%: not ready for dear hardware",
             false => "within the 25% that are worth it",
         };
+        let known = match plan.setup_measured {
+            true => ", as earlier runs of this code took,",
+            false => "",
+        };
         page.line(format!(
-            "{} of setup and downloads are {:.0}% of the wall time: {judged}",
+            "{} of setup and downloads{known} are {:.0}% of the wall time: {judged}",
             hours_and_minutes(
                 outlook
                     .forecast

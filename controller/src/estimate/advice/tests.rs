@@ -92,6 +92,7 @@ fn a_good_offer_has_no_risk_and_every_bad_trait_is_named() {
     check_risk(
         &Demand {
             setup_hours: 80.0,
+            setup_measured: false,
             ..good.clone()
         },
         &there,
@@ -169,6 +170,7 @@ fn debugging_goes_where_it_is_cheaper_unless_moving_eats_it_up() {
     let job = small();
     let demand = Demand {
         setup_hours: 2.0,
+        setup_measured: false,
         ..demand(&job)
     };
     let found = probe(&demand, 10.0, 0.5);

@@ -14,8 +14,10 @@ pub(in crate::estimate) fn demand(job: &Job) -> Demand<'_> {
         backup_every_hours: 1.0 / 6.0,
         backed_up: true,
         setup_hours: 0.5,
+        setup_measured: false,
         budget_usd: None,
         interruptible: false,
+        past: &[],
     }
 }
 
