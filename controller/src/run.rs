@@ -33,6 +33,7 @@ pub mod runtime;
 pub mod site;
 pub mod status;
 pub mod summary;
+pub mod to_come;
 pub mod vigil;
 pub mod waiting;
 mod waking;

@@ -6,8 +6,13 @@ use crate::{
     commands::Deps,
     error::CommandError,
     ledger::{self, Cost, CostKind, Reconciliation},
-    run::{State, next},
-    store::{RunRecord, Store},
+    run::{
+        State, next, past,
+        prediction::prediction,
+        to_come::{ToCome, to_come},
+        windows,
+    },
+    store::{ObservationRecord, RunRecord, Store},
     ui::{Table, Ui, text},
 };
 
@@ -50,6 +55,8 @@ struct RunCost {
     budget_usd: Option<f64>,
     /// Hours that the budget lasts at the present price; null without a budget, or when nothing is paid for.
     budget_hours: Option<f64>,
+    /// Until its training ends; null where nobody can tell, or nothing trains.
+    to_come: Option<ToCome>,
     attempts: Vec<AttemptCost>,
     /// What ends its boxes.
     #[serde(skip)]
@@ -100,9 +107,10 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
         }
     }
     let now_us = deps.clock.now_us();
+    let known = store.observations()?;
     let runs: Vec<RunCost> = runs
         .iter()
-        .map(|run| run_cost(&store, run, now_us))
+        .map(|run| run_cost(&store, run, &known, now_us))
         .collect::<Result<_, _>>()?;
     let usd_per_hour: f64 = runs.iter().map(|run| run.usd_per_hour).sum();
     let costs = Costs {
@@ -149,7 +157,38 @@ pub(super) async fn read_charges(
     Ok(())
 }
 
-fn run_cost(store: &Store, run: &RunRecord, now_us: i64) -> Result<RunCost, CommandError> {
+/// What is to come of a run that trains.
+fn rest(
+    store: &Store,
+    run: &RunRecord,
+    known: &[ObservationRecord],
+    usd_per_hour: f64,
+) -> Result<Option<ToCome>, CommandError> {
+    let latest = store.latest_attempt(&run.name)?;
+    let training = latest.filter(|attempt| attempt.state == State::Running);
+    let Some(attempt) = training.filter(|_| run.outcome.is_none()) else {
+        return Ok(None);
+    };
+    let predicted = prediction(&run.spec, &attempt.gpu, &past::of(&run.spec, known));
+    let window = windows::newest(store, &attempt)?;
+    // From where it resumed, until its first step is seen.
+    let step = attempt.last_step.or(attempt.resumed_step);
+    let model = run.spec.model.as_ref();
+    Ok(to_come(
+        model,
+        window.as_ref(),
+        &predicted,
+        step,
+        usd_per_hour,
+    ))
+}
+
+fn run_cost(
+    store: &Store,
+    run: &RunRecord,
+    known: &[ObservationRecord],
+    now_us: i64,
+) -> Result<RunCost, CommandError> {
     let intervals = store.intervals(&run.name)?;
     let charges = store.charges(&run.name)?;
     let mut cost = Cost::default();
@@ -202,6 +241,7 @@ fn run_cost(store: &Store, run: &RunRecord, now_us: i64) -> Result<RunCost, Comm
         total_usd,
         budget_usd,
         budget_hours: budget_usd.and_then(|budget| lasts(budget - total_usd, usd_per_hour)),
+        to_come: rest(store, run, known, usd_per_hour)?,
         attempts,
         destroy: next::destroy(store, run)?,
     })
@@ -221,7 +261,8 @@ fn hours(hours: Option<f64>) -> String {
 
 fn runs_table(runs: &[RunCost]) -> Table {
     let mut table = Table::new(&[
-        "RUN", "STATE", "NOW>", "GPU>", "STORAGE>", "TRAFFIC>", "TOTAL>", "BUDGET>", "LASTS>",
+        "RUN", "STATE", "NOW>", "GPU>", "STORAGE>", "TRAFFIC>", "TOTAL>", "TO COME>", "BUDGET>",
+        "LASTS>",
     ]);
     for run in runs {
         let state = run
@@ -236,6 +277,7 @@ fn runs_table(runs: &[RunCost]) -> Table {
             text::usd(run.cost.disk_usd),
             text::usd(run.cost.bandwidth_usd),
             text::usd(run.total_usd),
+            text::or_dash(run.to_come.map(|rest| text::usd(rest.usd.base))),
             text::or_dash(run.budget_usd.map(text::usd)),
             hours(run.budget_hours),
         ]);
@@ -311,6 +353,20 @@ fn notes(ui: &mut Ui, costs: &Costs) {
                 ));
             }
         }
+        if let Some(rest) = run.to_come {
+            let by = match rest.measured {
+                true => "by what it does now",
+                false => "by its estimate",
+            };
+            ui.status(format_args!(
+                "`{}`: about {} and {} are to come ({} to {}), {by}.",
+                run.run,
+                hours(Some(rest.hours.base)),
+                text::usd(rest.usd.base),
+                text::usd(rest.usd.optimistic),
+                text::usd(rest.usd.pessimistic)
+            ));
+        }
         if let (Some(budget), Some(left)) = (run.budget_usd, run.budget_hours) {
             ui.status(format_args!(
                 "`{}`: {} of {} are spent; the rest lasts {} at {}.",
@@ -324,7 +380,7 @@ fn notes(ui: &mut Ui, costs: &Costs) {
     }
     if costs.usd_per_hour > 0.0 {
         ui.status(format_args!(
-            "To come: {} for every day that this goes on.",
+            "It costs {} for every day that this goes on.",
             text::usd(costs.usd_per_hour * 24.0)
         ));
     }

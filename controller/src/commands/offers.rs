@@ -8,8 +8,8 @@ use crate::{
     commands::{
         Deps,
         plan::{
-            known::Known,
             figures,
+            known::Known,
             options::{Candidate, Plan},
         },
     },
@@ -186,11 +186,7 @@ fn asked(args: &OffersArgs, spec: Option<&RunSpec>) -> Result<OfferQuery, Comman
 }
 
 /// Each offer with its price and, for a run, what it would do; and how many cost more than the run file allows.
-fn judged<'a>(
-    found: &'a [Offer],
-    spec: Option<&RunSpec>,
-    known: &Known,
-) -> (Vec<Row<'a>>, usize) {
+fn judged<'a>(found: &'a [Offer], spec: Option<&RunSpec>, known: &Known) -> (Vec<Row<'a>>, usize) {
     let Some(spec) = spec else {
         let rows = found
             .iter()

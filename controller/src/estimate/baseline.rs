@@ -50,7 +50,12 @@ pub fn closest<'p>(past: &'p [Past], job: &Job, machine: &Machine<'_>) -> Option
         let rank = |past: &Past| {
             let same_gpu = past.machine.gpu.name == machine.gpu.name;
             let same_count = past.machine.num_gpus == machine.num_gpus;
-            (!same_gpu, !same_count, past.job != *job, past.distance(machine))
+            (
+                !same_gpu,
+                !same_count,
+                past.job != *job,
+                past.distance(machine),
+            )
         };
         let (a_rank, b_rank) = (rank(a), rank(b));
         (a_rank.0, a_rank.1, a_rank.2)
@@ -123,7 +128,10 @@ impl Past {
     fn distance(&self, machine: &Machine<'_>) -> f64 {
         let folds = |a: f64, b: f64| (a / b).ln().abs();
         folds(self.machine.gpu.tensor_tflops, machine.gpu.tensor_tflops)
-            + folds(self.machine.gpu.memory_gb_per_s, machine.gpu.memory_gb_per_s)
+            + folds(
+                self.machine.gpu.memory_gb_per_s,
+                machine.gpu.memory_gb_per_s,
+            )
             + folds(self.machine.gpus(), machine.gpus())
     }
 }
@@ -180,7 +188,10 @@ mod tests {
         let (seen, job) = (past(3, "RTX 4090", 2, 0), Job::new(124e6));
         let here = machine("RTX 4090", 2);
         let (speed, carried) = seen.carried_over(&job, &here, calibration);
-        assert_eq!((speed.base, carried.factor, carried.as_is), (100_000.0, 1.0, true));
+        assert_eq!(
+            (speed.base, carried.factor, carried.as_is),
+            (100_000.0, 1.0, true)
+        );
         assert!(speed.low > 0.8 * speed.base && speed.high < 1.2 * speed.base);
         let (by_hand, _) = seen.carried_over_by_hand(&job, &here);
         assert_eq!(by_hand.base, 100_000.0);
@@ -212,6 +223,10 @@ mod tests {
         let (_, by_hand) = seen.carried_over_by_hand(&job, &there);
         // From Ampere to Hopper is another architecture.
         let expected = 0.7 * peaks.min(bandwidths);
-        assert!((by_hand.factor - expected).abs() < 1e-9, "{}", by_hand.factor);
+        assert!(
+            (by_hand.factor - expected).abs() < 1e-9,
+            "{}",
+            by_hand.factor
+        );
     }
 }

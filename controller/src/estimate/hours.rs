@@ -3,7 +3,7 @@
 use super::job::Machine;
 
 /// Time that passes beside training, relative to training: evaluations and checkpoints.
-const BESIDE_ON_ONE_HOST: f64 = 1.05;
+pub const BESIDE_ON_ONE_HOST: f64 = 1.05;
 /// The same on several hosts, where restarts come on top: long trainings on clusters train nine tenths of the time (Grattafiori et
 /// al. 2024, section 3.3.4).
 const BESIDE_ON_SEVERAL: f64 = 1.12;

@@ -85,7 +85,9 @@ impl Lifecycle {
                 self.tend().await;
             }
             // Figures for later plans: no run is held up for them.
-            if let Err(err) = observing::observe_run(&self.store, &self.logbook, &run, self.clock.now_us()) {
+            if let Err(err) =
+                observing::observe_run(&self.store, &self.logbook, &run, self.clock.now_us())
+            {
                 tracing::debug!(%err, "what the run was seen to do is not written down");
             }
             if run.outcome.is_some() {

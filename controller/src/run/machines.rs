@@ -123,7 +123,10 @@ mod tests {
         assert_eq!(avoided(&store, 42, 0).unwrap(), None);
         let known = all(&store, 7 * day_us).unwrap();
         assert_eq!(
-            known.iter().map(|known| (known.machine_id, known.avoided)).collect::<Vec<_>>(),
+            known
+                .iter()
+                .map(|known| (known.machine_id, known.avoided))
+                .collect::<Vec<_>>(),
             [(7, false), (41, true)]
         );
         assert!(forgive(&store, 41).unwrap());

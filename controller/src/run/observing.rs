@@ -210,8 +210,15 @@ fn speeds(log: &[u8], spec: &RunSpec, gpus: Option<u32>, predicted: Option<f64>)
     reader.feed(log, &mut keep);
     reader.end(&mut keep);
     let steady = &records[records.len().div_ceil(WARMING_UP).min(records.len())..];
-    let step_s = median(steady.iter().filter_map(|record| record.step_time_s).collect());
-    let steps_per_s = step_s.filter(|step_s| *step_s > 0.0).map(|step_s| 1.0 / step_s);
+    let step_s = median(
+        steady
+            .iter()
+            .filter_map(|record| record.step_time_s)
+            .collect(),
+    );
+    let steps_per_s = step_s
+        .filter(|step_s| *step_s > 0.0)
+        .map(|step_s| 1.0 / step_s);
     let gpus = f64::from(gpus.unwrap_or(1));
     let printed = |record: &Record| {
         let printed = record.tokens_per_s.filter(|speed| *speed > 0.0)?;

@@ -118,7 +118,10 @@ mod tests {
         let ids = |past: Vec<Past>| past.iter().map(|past| past.observation).collect::<Vec<_>>();
         assert_eq!(ids(of(&this, &known)), [1, 2, 6]);
         assert_eq!(
-            related(&this, &known).iter().map(|record| record.id).collect::<Vec<_>>(),
+            related(&this, &known)
+                .iter()
+                .map(|record| record.id)
+                .collect::<Vec<_>>(),
             [1, 2, 4, 5, 6]
         );
     }

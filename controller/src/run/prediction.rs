@@ -3,7 +3,7 @@
 use crate::{
     estimate::{
         baseline::{self, Past},
-        calibrated::Shipped,
+        calibrated::{Predicted, Shipped},
         gpus::Gpus,
         job::Machine,
     },
@@ -15,6 +15,8 @@ use crate::{
 pub struct Prediction {
     /// Tokens per second of all GPUs.
     pub tokens_per_s: Option<f64>,
+    /// The same with its range.
+    pub speed: Option<Predicted>,
     /// Tokens of all GPUs between two optimizer steps.
     pub tokens_per_step: Option<f64>,
 }
@@ -30,15 +32,16 @@ pub fn prediction(spec: &RunSpec, gpus: &str, past: &[Past]) -> Prediction {
         gpu,
         num_gpus: Some(count),
     });
+    let speed = machine.map(|machine| {
+        let (job, calibration) = (model.job(), &Shipped::get().calibration);
+        let carried = baseline::closest(past, &job, &machine)
+            .map(|past| past.carried_over(&job, &machine, calibration).0);
+        let per_gpu = carried.unwrap_or_else(|| calibration.tokens_per_s_per_gpu(&job, &machine));
+        per_gpu.times(machine.gpus())
+    });
     Prediction {
-        tokens_per_s: machine.map(|machine| {
-            let (job, calibration) = (model.job(), &Shipped::get().calibration);
-            let carried = baseline::closest(past, &job, &machine)
-                .map(|past| past.carried_over(&job, &machine, calibration).0);
-            let per_gpu =
-                carried.unwrap_or_else(|| calibration.tokens_per_s_per_gpu(&job, &machine));
-            per_gpu.times(machine.gpus()).base
-        }),
+        tokens_per_s: speed.map(|speed| speed.base),
+        speed,
         tokens_per_step: model.batch_tokens,
     }
 }
@@ -68,6 +71,9 @@ mod tests {
         assert!(four > 2.0 * one, "{four} {one}");
         assert_eq!(got.tokens_per_step, Some(524_288.0));
         assert_eq!(prediction(&model, "Quantum 9000:4", &[]).tokens_per_s, None);
-        assert_eq!(prediction(&spec(""), "H100 SXM:4", &[]), Prediction::default());
+        assert_eq!(
+            prediction(&spec(""), "H100 SXM:4", &[]),
+            Prediction::default()
+        );
     }
 }

@@ -284,7 +284,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         // `max` of SQLite is nothing where one of the two is.
         let greatest = |name: &str| {
-            format!("{name} = max(coalesce(excluded.{name}, {name}), coalesce({name}, excluded.{name}))")
+            format!(
+                "{name} = max(coalesce(excluded.{name}, {name}), coalesce({name}, excluded.{name}))"
+            )
         };
         let newest = |name: &str| format!("{name} = coalesce(excluded.{name}, {name})");
         let sql = format!(

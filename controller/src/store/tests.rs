@@ -722,7 +722,10 @@ fn a_store_of_schema_2_is_read_and_keeps_observations() {
     assert_eq!(attempt.old_session_us, 1_800_000_300_000_000);
     assert_eq!(store.events("flightmind", 0).unwrap().len(), 2);
     assert_eq!(store.observations().unwrap(), []);
-    assert_eq!(store.measured("flightmind", 1).unwrap(), Measured::default());
+    assert_eq!(
+        store.measured("flightmind", 1).unwrap(),
+        Measured::default()
+    );
     store.observe(&seen("flightmind", Some(1), 10.0)).unwrap();
     assert_eq!(store.observations().unwrap().len(), 1);
 }
@@ -750,7 +753,11 @@ fn an_attempt_is_observed_once_and_what_people_did_to_it_stays() {
     assert_eq!(store.observed_us("a", 1).unwrap(), Some(T0));
 
     let first = store.observations().unwrap()[0].id;
-    assert!(store.edit_observation(first, &seen("a", Some(1), 15.0)).unwrap());
+    assert!(
+        store
+            .edit_observation(first, &seen("a", Some(1), 15.0))
+            .unwrap()
+    );
     store.observe(&seen("a", Some(1), 12.0)).unwrap();
     assert_eq!(speeds(), [Some(15.0), Some(20.0)]);
     assert!(store.observation(first).unwrap().unwrap().edited);
@@ -762,11 +769,23 @@ fn an_attempt_is_observed_once_and_what_people_did_to_it_stays() {
     store.observe(&seen("a", Some(1), 12.0)).unwrap();
     assert_eq!(speeds(), [Some(20.0)]);
     assert_eq!(store.observation(first).unwrap(), None);
-    assert!(!store.edit_observation(first, &seen("a", Some(1), 1.0)).unwrap());
-    assert_eq!(store.observed_us("a", 1).unwrap(), Some(T0), "it was observed");
+    assert!(
+        !store
+            .edit_observation(first, &seen("a", Some(1), 1.0))
+            .unwrap()
+    );
+    assert_eq!(
+        store.observed_us("a", 1).unwrap(),
+        Some(T0),
+        "it was observed"
+    );
 
     // What comes from elsewhere is added once, also when its number is taken here.
-    let more = [seen("a", Some(2), 20.0), seen("a", Some(2), 21.0), seen("b", None, 5.0)];
+    let more = [
+        seen("a", Some(2), 20.0),
+        seen("a", Some(2), 21.0),
+        seen("b", None, 5.0),
+    ];
     assert_eq!(store.add_observations(&more).unwrap(), 2);
     assert_eq!(store.add_observations(&more).unwrap(), 0);
     assert_eq!(speeds(), [Some(20.0), Some(21.0), Some(5.0)]);
@@ -811,7 +830,10 @@ fn names_that_begin_alike_are_listed_and_one_is_forgotten() {
         store.set_meta(key, value).unwrap();
     }
     let found = store.metas("m/").unwrap();
-    assert_eq!(found, [("m/1".into(), "a".into()), ("m/2".into(), "b".into())]);
+    assert_eq!(
+        found,
+        [("m/1".into(), "a".into()), ("m/2".into(), "b".into())]
+    );
     assert!(store.forget_meta("m/1").unwrap());
     assert!(!store.forget_meta("m/1").unwrap());
     assert_eq!(store.metas("m/").unwrap().len(), 1);

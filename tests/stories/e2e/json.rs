@@ -208,7 +208,7 @@ const WHILE_IT_RUNS: &[Case] = &[
             ("", "credit_usd credit_hours usd_per_hour total_usd runs"),
             (
                 "/runs",
-                "run outcome usd_per_hour cost total_usd budget_usd budget_hours attempts",
+                "run outcome usd_per_hour cost total_usd budget_usd budget_hours to_come attempts",
             ),
             (
                 "/runs/0/attempts",

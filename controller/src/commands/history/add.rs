@@ -27,8 +27,11 @@ pub(super) struct AddArgs {
 pub(super) fn add(ui: &mut Ui, deps: &Deps, args: &AddArgs) -> Result<(), CommandError> {
     let spec = RunSpec::load(&args.file)?;
     if args.figures.are_none() {
-        return Err(CommandError::usage("nothing to add: no figure was given")
-            .hint("give what you know, such as `--tokens-per-s 142k --peak-vram 21.5 --setup 20m`"));
+        return Err(
+            CommandError::usage("nothing to add: no figure was given").hint(
+                "give what you know, such as `--tokens-per-s 142k --peak-vram 21.5 --setup 20m`",
+            ),
+        );
     }
     let resources = &spec.resources;
     let gpu = match args.figures.gpu()? {
@@ -43,7 +46,8 @@ pub(super) fn add(ui: &mut Ui, deps: &Deps, args: &AddArgs) -> Result<(), Comman
     seen.code = Some(observing::code(&spec));
     seen.model.clone_from(&spec.model);
     args.figures.put_into(&mut seen)?;
-    deps.store()?.add_observations(std::slice::from_ref(&seen))?;
+    deps.store()?
+        .add_observations(std::slice::from_ref(&seen))?;
     if spec.model.is_none() {
         ui.hint(format_args!(
             "a speed is carried over to other GPUs only where `model:` says what is trained"

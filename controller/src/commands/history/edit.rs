@@ -29,8 +29,10 @@ struct Removed<'a> {
 
 pub(super) fn edit(ui: &mut Ui, deps: &Deps, args: &EditArgs) -> Result<(), CommandError> {
     if args.figures.are_empty() {
-        return Err(CommandError::usage("nothing to change: no figure was given")
-            .hint("give what it should say, such as `--tokens-per-s 142k`"));
+        return Err(
+            CommandError::usage("nothing to change: no figure was given")
+                .hint("give what it should say, such as `--tokens-per-s 142k`"),
+        );
     }
     let store = existing(deps, args.id)?;
     let found = store.observation(args.id)?;

@@ -3,11 +3,7 @@
 use std::{io::Write, path::PathBuf};
 
 use super::rows;
-use crate::{
-    commands::Deps,
-    error::CommandError,
-    ui::Ui,
-};
+use crate::{commands::Deps, error::CommandError, ui::Ui};
 
 /// Write the observations as a table that `import` and `plan --evaluate` read, or with --json as JSON lines
 ///
@@ -31,7 +27,8 @@ pub(super) fn export(ui: &mut Ui, deps: &Deps, args: &ExportArgs) -> Result<(), 
     match &args.file {
         None => ui.bytes(text.as_bytes()),
         Some(path) => {
-            let failed = |err| CommandError::new(format!("`{}` was not written", path.display())).cause(err);
+            let failed =
+                |err| CommandError::new(format!("`{}` was not written", path.display())).cause(err);
             // Never over something that is there.
             let mut file = std::fs::OpenOptions::new()
                 .write(true)
@@ -39,7 +36,10 @@ pub(super) fn export(ui: &mut Ui, deps: &Deps, args: &ExportArgs) -> Result<(), 
                 .open(path)
                 .map_err(failed)?;
             file.write_all(text.as_bytes()).map_err(failed)?;
-            ui.status(format_args!("Wrote {written} observations to {}.", path.display()));
+            ui.status(format_args!(
+                "Wrote {written} observations to {}.",
+                path.display()
+            ));
         }
     }
     if written < all.len() {

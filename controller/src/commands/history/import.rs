@@ -28,7 +28,8 @@ const MAX_BYTES: u64 = 64 << 20;
 
 pub(super) fn import(ui: &mut Ui, deps: &Deps, args: &ImportArgs) -> Result<(), CommandError> {
     let shown = args.file.display();
-    let text = read(args).map_err(|err| CommandError::usage(format!("`{shown}` was not read")).cause(err))?;
+    let text = read(args)
+        .map_err(|err| CommandError::usage(format!("`{shown}` was not read")).cause(err))?;
     let found = rows::parse(&text).map_err(|why| {
         CommandError::usage(format!("{shown}:{why}")).because("nothing was imported")
     })?;
@@ -48,9 +49,14 @@ pub(super) fn import(ui: &mut Ui, deps: &Deps, args: &ImportArgs) -> Result<(), 
 fn read(args: &ImportArgs) -> std::io::Result<String> {
     let mut text = String::new();
     if args.file.as_os_str() == "-" {
-        std::io::stdin().lock().take(MAX_BYTES).read_to_string(&mut text)?;
+        std::io::stdin()
+            .lock()
+            .take(MAX_BYTES)
+            .read_to_string(&mut text)?;
     } else {
-        std::fs::File::open(&args.file)?.take(MAX_BYTES).read_to_string(&mut text)?;
+        std::fs::File::open(&args.file)?
+            .take(MAX_BYTES)
+            .read_to_string(&mut text)?;
     }
     Ok(text)
 }

@@ -41,7 +41,16 @@ pub(super) fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), CommandE
 
 fn table(observations: &[ObservationRecord]) -> Table {
     let mut table = Table::new(&[
-        "ID>", "RUN", "TRY>", "GPU", "TOKENS/S>", "OF PRED>", "GPU%>", "VRAM>", "RAM>", "SETUP>",
+        "ID>",
+        "RUN",
+        "TRY>",
+        "GPU",
+        "TOKENS/S>",
+        "OF PRED>",
+        "GPU%>",
+        "VRAM>",
+        "RAM>",
+        "SETUP>",
         "FROM",
     ]);
     for record in observations {

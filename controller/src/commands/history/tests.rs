@@ -113,15 +113,46 @@ impl Home {
 fn what_is_added_by_hand_is_listed_changed_and_removed() {
     let home = Home::new();
     insta::assert_snapshot!("nothing", home.screen(&["history"]));
-    home.add(&["--tokens-per-s", "142k", "--peak-vram", "20.5", "--setup", "25m"]);
-    home.add(&["--gpu", "H100 SXM:2", "--tokens-per-s", "900k", "--gpu-utilisation", "97%"]);
+    home.add(&[
+        "--tokens-per-s",
+        "142k",
+        "--peak-vram",
+        "20.5",
+        "--setup",
+        "25m",
+    ]);
+    home.add(&[
+        "--gpu",
+        "H100 SXM:2",
+        "--tokens-per-s",
+        "900k",
+        "--gpu-utilisation",
+        "97%",
+    ]);
     insta::assert_snapshot!("listed", home.screen(&["history"]));
-    let changed = home.json(&["history", "edit", "1", "--tokens-per-s", "150k", "--note", "warm"]);
+    let changed = home.json(&[
+        "history",
+        "edit",
+        "1",
+        "--tokens-per-s",
+        "150k",
+        "--note",
+        "warm",
+    ]);
     assert_eq!(changed["tokens_per_s"], 150_000.0);
-    assert_eq!((&changed["note"], &changed["edited"]), (&"warm".into(), &true.into()));
+    assert_eq!(
+        (&changed["note"], &changed["edited"]),
+        (&"warm".into(), &true.into())
+    );
     assert_eq!(changed["peak_vram_gib"], 20.5, "the rest stays");
     insta::assert_snapshot!("unknown", home.screen(&["history", "rm", "1", "7"]));
-    assert_eq!(home.json(&["history", "ls", "gpt2"])["observations"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        home.json(&["history", "ls", "gpt2"])["observations"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
     assert_eq!(home.json(&["history", "rm", "1"])["removed"][0], 1);
     let left = home.json(&["history", "ls"]);
     assert_eq!(left["observations"][0]["gpu"], "H100 SXM");
@@ -149,18 +180,44 @@ fn an_export_is_imported_once_and_a_bad_file_not_at_all() {
     home.write("all.jsonl", &lines);
     for name in ["all.tsv", "all.jsonl"] {
         let found = home.json(&["history", "import", &home.path(name)]);
-        assert_eq!((&found["added"], &found["known"]), (&0.into(), &1.into()), "{name}");
+        assert_eq!(
+            (&found["added"], &found["known"]),
+            (&0.into(), &1.into()),
+            "{name}"
+        );
         let other = Home::new();
         let found = other.json(&["history", "import", &home.path(name)]);
-        assert_eq!((&found["added"], &found["known"]), (&1.into(), &0.into()), "{name}");
+        assert_eq!(
+            (&found["added"], &found["known"]),
+            (&1.into(), &0.into()),
+            "{name}"
+        );
         let seen = &other.json(&["history"])["observations"][0];
-        assert_eq!((&seen["source"], &seen["tokens_per_s"]), (&"imported".into(), &142_000.0.into()));
+        assert_eq!(
+            (&seen["source"], &seen["tokens_per_s"]),
+            (&"imported".into(), &142_000.0.into())
+        );
     }
     home.write("bad.tsv", &format!("{table}b\t\t1e9\n"));
-    insta::assert_snapshot!("bad_table", home.screen(&["history", "import", &home.path("bad.tsv")]));
-    home.write("bad.jsonl", &format!("{lines}{{\"run\": \"b\", \"gpu\": \"H100\", \"tokens_per_s\": \"many\"}}\n"));
-    insta::assert_snapshot!("bad_lines", home.screen(&["history", "import", &home.path("bad.jsonl")]));
-    assert_eq!(home.json(&["history"])["observations"].as_array().unwrap().len(), 1);
+    insta::assert_snapshot!(
+        "bad_table",
+        home.screen(&["history", "import", &home.path("bad.tsv")])
+    );
+    home.write(
+        "bad.jsonl",
+        &format!("{lines}{{\"run\": \"b\", \"gpu\": \"H100\", \"tokens_per_s\": \"many\"}}\n"),
+    );
+    insta::assert_snapshot!(
+        "bad_lines",
+        home.screen(&["history", "import", &home.path("bad.jsonl")])
+    );
+    assert_eq!(
+        home.json(&["history"])["observations"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     // Never over a file that is there.
     let (code, _, _) = home.spotter(&["history", "export", &home.path("all.tsv")]);
     assert_eq!(code, 1);
@@ -171,8 +228,14 @@ fn a_plan_goes_by_what_the_same_code_did_and_says_so() {
     let home = Home::new();
     let file = home.path("run.yaml");
     let cold = home.json(&["plan", &file]);
-    assert_eq!(cold["offers"][0]["outlook"]["forecast"]["baseline"], Value::Null);
-    assert_eq!((&cold["setup_hours"], &cold["setup_measured"]), (&0.5.into(), &false.into()));
+    assert_eq!(
+        cold["offers"][0]["outlook"]["forecast"]["baseline"],
+        Value::Null
+    );
+    assert_eq!(
+        (&cold["setup_hours"], &cold["setup_measured"]),
+        (&0.5.into(), &false.into())
+    );
     home.add(&["--gpu", "RTX 3090:1", "--tokens-per-s", "60k"]);
     let carried = home.json(&["plan", &file]);
     let forecast = &carried["offers"][0]["outlook"]["forecast"];
@@ -185,9 +248,18 @@ fn a_plan_goes_by_what_the_same_code_did_and_says_so() {
     home.add(&["--tokens-per-s", "142k", "--setup", "15m"]);
     let plan = home.json(&["plan", &file]);
     let forecast = &plan["offers"][0]["outlook"]["forecast"];
-    assert_eq!((&forecast["baseline"]["observation"], &forecast["baseline"]["as_is"]), (&2.into(), &true.into()));
+    assert_eq!(
+        (
+            &forecast["baseline"]["observation"],
+            &forecast["baseline"]["as_is"]
+        ),
+        (&2.into(), &true.into())
+    );
     assert_eq!(forecast["tokens_per_s"]["base"], 142_000.0);
-    assert_eq!((&plan["setup_hours"], &plan["setup_measured"]), (&0.25.into(), &true.into()));
+    assert_eq!(
+        (&plan["setup_hours"], &plan["setup_measured"]),
+        (&0.25.into(), &true.into())
+    );
     assert_eq!(plan["history"].as_array().unwrap().len(), 2);
     let (_, page, _) = home.spotter(&["plan", &file]);
     let block: Vec<&str> = page
@@ -197,7 +269,9 @@ fn a_plan_goes_by_what_the_same_code_did_and_says_so() {
         .collect();
     insta::assert_snapshot!("plan_block", block.join("\n"));
     // Another model is another training.
-    let text = std::fs::read_to_string(&file).unwrap().replace("124M", "350M");
+    let text = std::fs::read_to_string(&file)
+        .unwrap()
+        .replace("124M", "350M");
     home.write("large.yaml", &text);
     let other = home.json(&["plan", &home.path("large.yaml")]);
     assert_eq!(other["history"], Value::Array(Vec::new()));
@@ -210,16 +284,36 @@ fn machines_with_a_past_come_last_in_a_plan_until_they_are_forgiven() {
     let first = |plan: &Value| plan["offers"][0]["machine_id"].as_u64().unwrap();
     let best = first(&home.json(&["plan", &file]));
     let store = home.deps().store().unwrap();
-    known_machines::remember(&store, best, NOW - 3_600_000_000, "ssh did not let us in within 600 s").unwrap();
+    known_machines::remember(
+        &store,
+        best,
+        NOW - 3_600_000_000,
+        "ssh did not let us in within 600 s",
+    )
+    .unwrap();
     let shown = home.screen(&["history", "machines"]);
     insta::assert_snapshot!("machines", shown.replace(&best.to_string(), "41"));
     let plan = home.json(&["plan", &file]);
     assert_ne!(first(&plan), best);
     let last = plan["offers"].as_array().unwrap().last().unwrap().clone();
     assert_eq!(last["avoided"], "ssh did not let us in within 600 s");
-    assert!(last["risks"][0].as_str().unwrap().starts_with("its machine is avoided: ssh"));
-    assert_eq!(home.json(&["history", "forgive", &best.to_string()])["forgiven"], best);
+    assert!(
+        last["risks"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("its machine is avoided: ssh")
+    );
+    assert_eq!(
+        home.json(&["history", "forgive", &best.to_string()])["forgiven"],
+        best
+    );
     assert_eq!(first(&home.json(&["plan", &file])), best);
-    assert_eq!(home.json(&["history", "machines"])["machines"], Value::Array(Vec::new()));
-    insta::assert_snapshot!("nothing_to_forgive", home.screen(&["history", "forgive", "7"]));
+    assert_eq!(
+        home.json(&["history", "machines"])["machines"],
+        Value::Array(Vec::new())
+    );
+    insta::assert_snapshot!(
+        "nothing_to_forgive",
+        home.screen(&["history", "forgive", "7"])
+    );
 }

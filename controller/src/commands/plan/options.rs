@@ -117,11 +117,12 @@ impl<'a> Plan<'a> {
         let mut offers: Vec<Candidate<'a>> = orders
             .iter()
             .map(|(offer, order)| {
-                let mut found =
-                    candidate(spec, offer, order, demand.as_ref(), method, calibration);
+                let mut found = candidate(spec, offer, order, demand.as_ref(), method, calibration);
                 if let Some(why) = known.avoided.get(&offer.machine_id) {
                     found.avoided = Some(why);
-                    found.risks.insert(0, format!("its machine is avoided: {why}"));
+                    found
+                        .risks
+                        .insert(0, format!("its machine is avoided: {why}"));
                 }
                 found
             })

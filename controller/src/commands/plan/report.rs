@@ -186,7 +186,14 @@ fn forecast(option: &Candidate<'_>) -> Vec<String> {
 }
 
 const HISTORY: [&str; 8] = [
-    "ID>", "RUN", "TRY>", "GPU", "TOKENS/S>", "PREDICTED>", "GPU%>", "SETUP>",
+    "ID>",
+    "RUN",
+    "TRY>",
+    "GPU",
+    "TOKENS/S>",
+    "PREDICTED>",
+    "GPU%>",
+    "SETUP>",
 ];
 /// Observations that a plan shows; `history` has all.
 const HISTORY_ROWS: usize = 5;
@@ -214,15 +221,23 @@ fn history(page: &mut Page, plan: &Plan<'_>, outlook: &Outlook, known: &Known) {
             text::or_dash(seen.tokens_per_s.map(figures::count)),
             text::or_dash(predicted),
             text::or_dash(used.map(|used| format!("{used:.0}"))),
-            text::or_dash(seen.setup_s.map(|setup_s| hours_and_minutes(setup_s / 3600.0))),
+            text::or_dash(
+                seen.setup_s
+                    .map(|setup_s| hours_and_minutes(setup_s / 3600.0)),
+            ),
         ]
     };
     page.table(&HISTORY, plan.history[newest..].iter().map(row).collect());
     let carried = outlook.forecast.baseline;
-    page.line(match carried.and_then(|carried| Some((carried, known.find(carried.observation)?))) {
-        Some((carried, record)) => carried_words(carried, record),
-        None => "none of it tells a speed on a GPU that is known, so the estimate is a cold one".to_owned(),
-    });
+    page.line(
+        match carried.and_then(|carried| Some((carried, known.find(carried.observation)?))) {
+            Some((carried, record)) => carried_words(carried, record),
+            None => {
+                "none of it tells a speed on a GPU that is known, so the estimate is a cold one"
+                    .to_owned()
+            }
+        },
+    );
 }
 
 /// By which observation a speed goes, and how.

@@ -102,7 +102,10 @@ fn windows_tell_the_steady_part_of_a_training() {
     assert_eq!(seen.predicted_tokens_per_s, Some(9_000.0));
     assert_eq!(seen.gpu_utilisation_percent, Some(88.0));
     assert_eq!(seen.peak_vram_gib, Some(21.0));
-    assert_eq!((seen.peak_ram_gb, seen.advertised_down_mbps), (Some(30.0), Some(800.0)));
+    assert_eq!(
+        (seen.peak_ram_gb, seen.advertised_down_mbps),
+        (Some(30.0), Some(800.0))
+    );
     assert_eq!(seen.setup_s, Some(600.0));
     assert_eq!((seen.trained_s, seen.debug_s), (Some(3_600.0), Some(0.0)));
     assert_eq!(seen.model.unwrap().params, 124e6);
@@ -127,7 +130,10 @@ fn a_short_training_is_read_from_its_log_and_a_crash_is_debugging() {
     assert_eq!(seen.steps_per_s, Some(4.0));
     // 1,000 tokens a step, as the run file says.
     assert_eq!(seen.tokens_per_s, Some(4_000.0));
-    assert_eq!((seen.trained_s, seen.debug_s), (Some(3_600.0), Some(3_600.0)));
+    assert_eq!(
+        (seen.trained_s, seen.debug_s),
+        (Some(3_600.0), Some(3_600.0))
+    );
     let without = observation(&spec(""), &attempt(State::Failed), &record, &log, 0).unwrap();
     assert_eq!((without.tokens_per_s, without.model), (None, None));
     assert_eq!(without.steps_per_s, Some(4.0));
@@ -138,7 +144,9 @@ fn a_smoke_says_what_the_training_did_not() {
     let spec = spec("smoke: {run: python train.py --steps 20}\n");
     let log = |session: &str| -> Vec<u8> {
         match session {
-            SMOKE => b"step 1 tok/s 100\nstep 2 tok/s 900\nstep 3 tok/s 900\nstep 4 tok/s 900\n".to_vec(),
+            SMOKE => {
+                b"step 1 tok/s 100\nstep 2 tok/s 900\nstep 3 tok/s 900\nstep 4 tok/s 900\n".to_vec()
+            }
             _ => Vec::new(),
         }
     };
@@ -149,10 +157,19 @@ fn a_smoke_says_what_the_training_did_not() {
         ..attempt(State::Failed)
     };
     let seen = observation(&spec, &failed, &record, &log, 0).unwrap();
-    assert_eq!((seen.source, seen.tokens_per_s), (Source::Smoked, Some(900.0)));
-    assert_eq!((seen.setup_s, seen.trained_s, seen.debug_s), (Some(300.0), None, None));
+    assert_eq!(
+        (seen.source, seen.tokens_per_s),
+        (Source::Smoked, Some(900.0))
+    );
+    assert_eq!(
+        (seen.setup_s, seen.trained_s, seen.debug_s),
+        (Some(300.0), None, None)
+    );
     // Nothing of it ever ran.
-    assert_eq!(observation(&spec, &failed, &known(Vec::new()), &nothing, 0), None);
+    assert_eq!(
+        observation(&spec, &failed, &known(Vec::new()), &nothing, 0),
+        None
+    );
 }
 
 #[test]
