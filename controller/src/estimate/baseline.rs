@@ -170,10 +170,10 @@ mod tests {
         let job = Job::new(124e6);
         for (gpu, gpus, expected) in [
             ("RTX 4090", 1, 4),
-            ("RTX 4090", 2, 4),
+            ("RTX 4090", 3, 2),
             ("RTX 4090", 4, 2),
             ("H100 SXM", 8, 1),
-            ("A100 SXM4", 1, 1),
+            ("A100 SXM4", 1, 4),
             ("RTX 3090", 1, 5),
         ] {
             let found = closest(&all, &job, &machine(gpu, gpus)).unwrap();

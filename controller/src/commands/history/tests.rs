@@ -292,7 +292,7 @@ fn machines_with_a_past_come_last_in_a_plan_until_they_are_forgiven() {
     )
     .unwrap();
     let shown = home.screen(&["history", "machines"]);
-    insta::assert_snapshot!("machines", shown.replace(&best.to_string(), "41"));
+    insta::assert_snapshot!("machines", shown);
     let plan = home.json(&["plan", &file]);
     assert_ne!(first(&plan), best);
     let last = plan["offers"].as_array().unwrap().last().unwrap().clone();

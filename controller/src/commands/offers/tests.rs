@@ -47,7 +47,7 @@ async fn offers() -> Vec<Offer> {
 async fn order(sort: Sort, run: bool) -> Vec<u64> {
     let found = offers().await;
     let spec = run.then(|| parse(RUN, "run.yaml", Path::new("/nowhere")).unwrap());
-    let (rows, _) = judged(&found, spec.as_ref());
+    let (rows, _) = judged(&found, spec.as_ref(), &Known::default());
     sorted(rows, sort).iter().map(|row| row.offer.id).collect()
 }
 
@@ -70,7 +70,7 @@ async fn what_comes_first_is_what_was_asked_for() {
 async fn both_tables_fit_80_columns_and_tell_all_in_120() {
     let found = offers().await;
     let spec = parse(RUN, "run.yaml", Path::new("/nowhere")).unwrap();
-    let (rows, too_dear) = judged(&found, Some(&spec));
+    let (rows, too_dear) = judged(&found, Some(&spec), &Known::default());
     assert_eq!(too_dear, 0);
     let paper = |table: Table| {
         let text = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));

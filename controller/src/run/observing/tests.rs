@@ -16,7 +16,7 @@ fn spec(more: &str) -> RunSpec {
     let text = format!(
         "name: a\nworkdir: .\nresources: {{accelerators: \"RTX 4090:2\"}}\nrun: python train.py\n{more}"
     );
-    crate::spec::parse(&text, "run.yaml", Path::new("/home/ada/gpt2")).unwrap()
+    crate::spec::parse(&text, "run.yaml", Path::new("/")).unwrap()
 }
 
 const MODEL: &str = "model: {params: 124M, batch_tokens: 1000}\n";
