@@ -109,7 +109,7 @@ fn cell(record: &ObservationRecord, model: &Model, column: &str) -> String {
     fn or_empty(value: Option<impl Display>) -> String {
         value.map_or_else(String::new, |value| value.to_string())
     }
-    let plain = |text: &str| text.replace(['\t', '\n', '\r'], " ");
+    let plain = |text: &str| text.replace(char::is_control, " ");
     let seen = &record.seen;
     let gpus = seen.num_gpus.map(f64::from);
     match column {
