@@ -5,7 +5,7 @@ mod left;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -36,6 +36,8 @@ use crate::{
 const CONNECT: Duration = Duration::from_secs(25);
 /// A heartbeat that takes longer than this counts as missed.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a reckoning of the money is handed on: whoever watches makes a new one every ten seconds.
+const RECKONED: Duration = Duration::from_secs(30);
 /// Hashing and uploading results of some tens of gigabytes.
 const RESULTS_LIMIT: Duration = Duration::from_secs(3600);
 /// Between two looks at whether a box that saves needs more signed for it.
@@ -69,7 +71,8 @@ struct Machine {
     /// The run file, where it holds the URL of a webhook: it stays on the laptop.
     private: Option<PathBuf>,
     /// When the run's money is over, as far as the agent is to know.
-    paid_until: Mutex<Option<Instant>>,
+    /// For how long the money lasts, and when that was reckoned: by the date, since other clocks stand still while a laptop sleeps.
+    paid: Mutex<Option<(SystemTime, Duration)>>,
 }
 
 /// The file of this laptop that must not travel with the code.
@@ -264,7 +267,7 @@ impl Sites for Machines {
             run: spec.name.clone(),
             checkpoints: spec.checkpoints.clone(),
             private: private_file(spec),
-            paid_until: Mutex::new(None),
+            paid: Mutex::new(None),
         }))
     }
 
@@ -286,26 +289,21 @@ impl Sites for Machines {
 #[async_trait]
 impl Site for Machine {
     async fn status(&self) -> Result<AgentStatus, SiteError> {
-        let paid_until = *self
-            .paid_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let answer = match paid_until {
-            Some(until) => {
-                let left = until.saturating_duration_since(Instant::now());
-                self.client.status_telling(HEARTBEAT_LIMIT, left).await
-            }
+        let paid = *self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = paid.and_then(|(at, lasts)| {
+            let age = at.elapsed().ok().filter(|age| *age <= RECKONED)?;
+            Some(lasts.saturating_sub(age))
+        });
+        let answer = match left {
+            Some(left) => self.client.status_telling(HEARTBEAT_LIMIT, left).await,
             None => self.client.status(HEARTBEAT_LIMIT).await,
         };
         answer.map_err(agent_failed)
     }
 
     fn allow(&self, money_lasts: Duration) {
-        let until = Instant::now().checked_add(money_lasts);
-        *self
-            .paid_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = until;
+        let reckoned = (SystemTime::now(), money_lasts);
+        *self.paid.lock().unwrap_or_else(PoisonError::into_inner) = Some(reckoned);
     }
 
     async fn preflight(&self, gpus: u32, disk_bytes: u64) -> Result<PreflightReport, SiteError> {

@@ -134,7 +134,7 @@ async fn leave_events(
         0 => Ok(Vec::new()),
         oldest => {
             let newest = core.journal.last();
-            let from = oldest.max(newest.saturating_sub(EVENTS));
+            let from = oldest.max(newest.saturating_sub(EVENTS - 1));
             core.journal.read(from, EVENTS as usize)
         }
     });
@@ -174,9 +174,6 @@ async fn leave_logs(core: &Arc<Core>, running: &RunningBackup) {
             return;
         }
     };
-    if let Err(why) = leave_events(core, running, &layout, run.attempt).await {
-        warn!(why, "what happened was not left in the bucket");
-    }
     let mut sessions = core.sessions.list().unwrap_or_default();
     sessions.sort_by_key(|session| session.name != TRAINING_SESSION);
     for session in sessions {
@@ -186,6 +183,10 @@ async fn leave_logs(core: &Arc<Core>, running: &RunningBackup) {
                 why, "its log was not left in the bucket"
             );
         }
+    }
+    // After the lines that nobody has seen: a slow uplink has time for one of them.
+    if let Err(why) = leave_events(core, running, &layout, run.attempt).await {
+        warn!(why, "what happened was not left in the bucket");
     }
 }
 

@@ -193,7 +193,7 @@ fn take_windows(seen: &mut Observation, windows: &[&Value]) {
     let peak = |window: &&Value| window["memory_peak_gib"].as_f64();
     seen.peak_vram_gib = windows.iter().filter_map(peak).reduce(f64::max);
     let told = |window: &&Value| window["predicted_tokens_per_s"].as_f64();
-    let told = windows.iter().rev().find_map(|window| told(&window));
+    let told = windows.iter().rev().find_map(told);
     seen.predicted_tokens_per_s = told.or(seen.predicted_tokens_per_s);
 }
 

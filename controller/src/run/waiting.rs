@@ -85,11 +85,15 @@ impl Looks {
 }
 
 impl Look {
-    /// Takes in one look; a box is started once for each time that it was taken back.
-    fn take(&mut self, meant: Meant, now_us: i64) -> Nudge {
+    /// Takes in one look; a box is started once for each time that it was taken back. `held`: the record says that somebody stopped
+    /// it in this wait, which also holds for whoever begins to watch only now.
+    fn take(&mut self, meant: Meant, held: bool, now_us: i64) -> Nudge {
         let before = match now_us.saturating_sub(self.at_us) {
             0..=LOOKS_APART_US => *self,
-            _ => Look::default(),
+            _ => Look {
+                held,
+                ..Look::default()
+            },
         };
         *self = Look {
             at_us: now_us,
@@ -226,7 +230,8 @@ impl Lifecycle {
             self.store.meter(&run.name, attempt.number, found, now_us)?;
         }
         let wait = self.wait_so_far(run, attempt, &waiting, found.as_ref())?;
-        let nudge = self.nudge(run, wait.presence, found.as_ref());
+        let held = self.was_held(run, attempt, &waiting)?;
+        let nudge = self.nudge(run, wait.presence, found.as_ref(), held);
         if nudge == Nudge::Hold {
             self.hold(run, attempt, &waiting)?;
         }
@@ -270,7 +275,13 @@ impl Lifecycle {
     }
 
     /// What to do about a box that is stopped.
-    fn nudge(&self, run: &RunRecord, presence: Presence, found: Option<&Instance>) -> Nudge {
+    fn nudge(
+        &self,
+        run: &RunRecord,
+        presence: Presence,
+        found: Option<&Instance>,
+        held: bool,
+    ) -> Nudge {
         let Some(found) = found else {
             return Nudge::Leave;
         };
@@ -280,7 +291,24 @@ impl Lifecycle {
             (_, Presence::Coming | Presence::Back) => Meant::Running,
         };
         let now_us = self.clock.now_us();
-        self.looks.of(&run.name, |look| look.take(meant, now_us))
+        self.looks
+            .of(&run.name, |look| look.take(meant, held, now_us))
+    }
+
+    /// Whether its box was stopped by hand in this wait, and not started since.
+    fn was_held(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        waiting: &Waiting,
+    ) -> Result<bool, Halt> {
+        let newest = |kind: &str| self.store.newest_event(&run.name, attempt.number, kind);
+        let Some(held) = newest(HELD)?.filter(|held| held.time_us >= waiting.since_us) else {
+            return Ok(false);
+        };
+        // A box that came up, or was bid for, afterwards is wanted again.
+        let since = [newest(COMING)?, newest(BID)?];
+        Ok(since.into_iter().flatten().all(|event| event.id < held.id))
     }
 
     /// Tells once in a wait that its box was stopped by hand; the wait goes on, for whoever starts it again.
@@ -290,18 +318,16 @@ impl Lifecycle {
         attempt: &AttemptRecord,
         waiting: &Waiting,
     ) -> Result<(), Halt> {
-        let told = self
-            .store
-            .newest_event(&run.name, attempt.number, HELD)?
-            .is_some_and(|told| told.time_us >= waiting.since_us);
-        if told {
+        if self.was_held(run, attempt, waiting)? {
             return Ok(());
         }
         let name = &run.name;
         self.say(
             run,
             &format!(
-                "Instance {} was stopped by hand while it was waited for: it is not started again. Its disk costs ${:.4}/h. Put it                  back into the queue with `spotter bid {name} USD`, go on with another box (`spotter resume --elsewhere {name}`), or                  end the run with `spotter stop {name}`.",
+                "Instance {} was stopped by hand while it was waited for: it is not started again. Its disk costs ${:.4}/h. Put it \
+                 back into the queue with `spotter bid {name} USD`, go on with another box (`spotter resume --elsewhere {name}`), or \
+                 end the run with `spotter stop {name}`.",
                 waiting.instance, waiting.storage_usd_per_hour
             ),
         );
@@ -484,12 +510,15 @@ mod tests {
             let (mut look, mut now_us) = (Look::default(), 1_000_000_000_000);
             for (number, (passed_s, meant, expected)) in looks.iter().enumerate() {
                 now_us += passed_s * 1_000_000;
-                let nudge = look.take(*meant, now_us);
+                let nudge = look.take(*meant, false, now_us);
                 assert_eq!(nudge, *expected, "{number} of {looks:?}");
                 look.started |= nudge == Start;
             }
         };
         check(&[(3, Stopped, Start), (3, Stopped, Leave), (3, Queued, Leave)]);
+        // Whoever watches only now is told by the record that it was stopped by hand.
+        assert_eq!(Look::default().take(Stopped, true, 1), Hold);
+        assert_eq!(Look::default().take(Queued, true, 1), Leave);
         check(&[
             (3, Stopped, Start),
             (3, Queued, Leave),
