@@ -4,7 +4,7 @@
 //! [`Shape`] and [`Shape::plan`] decide how much that is (pure); [`Granting::round`] does it. The box never tells names ahead: it
 //! gets places, and its manifests say what went where.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use spotter_bucket::{
@@ -228,7 +228,7 @@ impl Granting {
         let mut batches = split(reads);
         let last = manifests.first().copied();
         if let Some(plan) = wanted(last, self.rules.every, backup, now_us, life_us) {
-            self.abort_uploads(attempt.saturating_sub(1)).await;
+            self.abort_uploads(0..=attempt.saturating_sub(1)).await;
             let layout = &self.shelf.layout;
             let lot = CommitId {
                 step: attempt.into(),
@@ -285,8 +285,8 @@ impl Granting {
         self.shelf.adopt(&Clock::system()).await
     }
 
-    /// Ends uploads that were begun for boxes of attempts up to this one. Best effort: what stays costs nothing while it is empty.
-    pub async fn abort_uploads(&self, up_to: u32) {
+    /// Ends uploads that were begun for boxes of these attempts. Best effort: what stays costs nothing while it is empty.
+    pub async fn abort_uploads(&self, attempts: RangeInclusive<u32>) {
         let data = self.shelf.layout.data_prefix();
         let uploads = self
             .shelf
@@ -296,7 +296,10 @@ impl Granting {
             .unwrap_or_default();
         let is_over = |key: &str| {
             let lot = self.shelf.layout.data_of_key(key);
-            lot.is_some_and(|(lot, name)| name.starts_with("upload-") && lot.step <= up_to.into())
+            lot.is_some_and(|(lot, name)| {
+                name.starts_with("upload-")
+                    && u32::try_from(lot.step).is_ok_and(|attempt| attempts.contains(&attempt))
+            })
         };
         let over = uploads.into_iter().filter(|upload| is_over(&upload.key));
         let abort = |upload: spotter_bucket::ListedUpload| async move {

@@ -40,6 +40,8 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
 const RECKONED: Duration = Duration::from_secs(30);
 /// Hashing and uploading results of some tens of gigabytes.
 const RESULTS_LIMIT: Duration = Duration::from_secs(3600);
+/// Longest time for what a box that goes leaves half done in the bucket: it is paid for meanwhile.
+const TIDY_LIMIT: Duration = Duration::from_secs(4);
 /// Between two looks at whether a box that saves needs more signed for it.
 const GRANTS_LOOK: Duration = Duration::from_secs(3);
 /// Bytes of a log read at one go; the rest follows at the next look.
@@ -529,10 +531,19 @@ impl Site for Machine {
     }
 
     async fn wipe(&self) -> Result<(), SiteError> {
+        let granting = self.granting().await.ok().flatten();
+        let attempt = match &granting {
+            Some(_) => self.status().await?.attempt,
+            None => 0,
+        };
         self.client.shutdown(true).await.map_err(agent_failed)?;
-        if let Ok(Some(granting)) = self.granting().await {
-            let _ = granting.adopt().await;
-            granting.abort_uploads(u32::MAX).await;
+        if let Some(granting) = granting {
+            // Another box of the run may be saving: what was begun for that one goes on. The next round ends what this leaves.
+            let tidy = async {
+                let _ = granting.adopt().await;
+                granting.abort_uploads(attempt..=attempt).await;
+            };
+            let _ = tokio::time::timeout(TIDY_LIMIT, tidy).await;
         }
         Ok(())
     }
