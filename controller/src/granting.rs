@@ -234,7 +234,7 @@ impl Granting {
                 step: attempt.into(),
                 ulid: Ulid::generate(),
             };
-            let mut puts = vec![layout.ending_key(attempt)];
+            let mut puts = vec![layout.ending_key(attempt), layout.events_key(attempt)];
             for number in 0..plan.files {
                 puts.push(layout.data_key(&lot, &format!("file-{number:05}"))?);
             }

@@ -118,8 +118,10 @@ async fn try_leave_ending(
             reason: cause.reason,
         });
     let layout = Layout::new(&running.plan.target.prefix, &run.run).map_err(|err| chain(&err))?;
-    // First, so that whoever believes the ending finds them.
-    leave_events(core, running, &layout, run.attempt).await?;
+    // First, so that whoever believes the ending finds them; it must not wait for them, which may be more than this box may leave.
+    if let Err(why) = leave_events(core, running, &layout, run.attempt).await {
+        warn!(why, "what happened was not left in the bucket");
+    }
     put(running, layout.ending_key(run.attempt), ending.to_bytes()).await
 }
 

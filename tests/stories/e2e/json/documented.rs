@@ -16,11 +16,12 @@ const NO_KEYS: &[(&str, &str)] = &[
          tokens_per_s step_time_s eta_s eta_shift_s step steps loss actual_tokens_per_s predicted_tokens_per_s of_predicted \
          waiting_share gpu_spread_percent cpu_share network_mb_per_s log_kb_per_s bottleneck class evidence contradictions trigger \
          grave throughput gpu_idle memory metric by max_runtime no_progress contradiction backup reason fit largest_bytes \
-         free_bytes full_in_s there kept behind box_wiped box_not_wiped ended outcome",
+         free_bytes full_in_s there kept behind box_wiped box_not_wiped ended outcome \
+         events_gap from to budget stop_requested box_stopped box_destroyed instance",
     ),
     (
         ENDED,
-        "run up resume stop status ps events metrics session class failure_class parse evidence line meaning advice",
+        "run up resume stop wait status ps events metrics session class failure_class parse evidence line meaning advice",
     ),
     ("wait", "status"),
     ("metrics", "host_"),
@@ -33,7 +34,7 @@ const NO_KEYS: &[(&str, &str)] = &[
     (
         "parse",
         "train bar eval failure none cuda_oom host_oom nccl disk_full driver_mismatch unsupported_gpu dataloader_shm xid \
-         device_assert nan_loss network missing_module corrupt_checkpoint preempted traceback_other",
+         device_assert nan_loss network missing_module corrupt_checkpoint preempted traceback_other exit_code",
     ),
     ("gc", "claimed orphan"),
 ];
