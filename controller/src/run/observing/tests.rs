@@ -144,9 +144,10 @@ fn a_smoke_says_what_the_training_did_not() {
     let spec = spec("smoke: {run: python train.py --steps 20}\n");
     let log = |session: &str| -> Vec<u8> {
         match session {
-            SMOKE => {
-                b"step 1 tok/s 100\nstep 2 tok/s 900\nstep 3 tok/s 900\nstep 4 tok/s 900\n".to_vec()
-            }
+            SMOKE => (1..=20)
+                .map(|step| format!("step {step}/20 loss 3.0 step_time 0.25s\n"))
+                .collect::<String>()
+                .into_bytes(),
             _ => Vec::new(),
         }
     };
@@ -157,10 +158,7 @@ fn a_smoke_says_what_the_training_did_not() {
         ..attempt(State::Failed)
     };
     let seen = observation(&spec, &failed, &record, &log, 0).unwrap();
-    assert_eq!(
-        (seen.source, seen.tokens_per_s),
-        (Source::Smoked, Some(900.0))
-    );
+    assert_eq!((seen.source, seen.steps_per_s), (Source::Smoked, Some(4.0)));
     assert_eq!(
         (seen.setup_s, seen.trained_s, seen.debug_s),
         (Some(300.0), None, None)
