@@ -132,7 +132,7 @@ const WHILE_IT_RUNS: &[Case] = &[
             ("/offers/0/outlook/peak_vram_gib", "low base high"),
             (
                 "/offers/0/outlook/forecast",
-                "method tokens_per_s train_hours wall_hours cost_usd setup_tax",
+                "method baseline tokens_per_s train_hours wall_hours cost_usd setup_tax",
             ),
             ("/offers/0/outlook/forecast/tokens_per_s", "low base high"),
             (

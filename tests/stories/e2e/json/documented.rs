@@ -8,7 +8,10 @@ use super::{AFTERWARDS, ENDED, INTERRUPTION, LOSSES, WAITING, WHILE_IT_RUNS};
 /// what does not come about in this story, such as a closed window or damage.
 const NO_KEYS: &[(&str, &str)] = &[
     ("offers", "plan"),
-    ("plan", "calibrated playbook interruptible med fits tight"),
+    (
+        "plan",
+        "calibrated playbook interruptible med fits tight observation factor as_is",
+    ),
     ("ps", "waiting failure_class parse"),
     (
         "events",
@@ -22,6 +25,11 @@ const NO_KEYS: &[(&str, &str)] = &[
     (
         ENDED,
         "run up resume stop wait status ps events metrics session class failure_class parse evidence line meaning advice",
+    ),
+    ("cost", "hours usd measured optimistic base pessimistic"),
+    (
+        "history",
+        "add edit trained smoked typed imported workdir removed added known forgiven since_us until_us avoided reason",
     ),
     ("wait", "status"),
     ("metrics", "host_"),
