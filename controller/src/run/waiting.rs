@@ -517,8 +517,9 @@ mod tests {
         };
         check(&[(3, Stopped, Start), (3, Stopped, Leave), (3, Queued, Leave)]);
         // Whoever watches only now is told by the record that it was stopped by hand.
-        assert_eq!(Look::default().take(Stopped, true, 1), Hold);
-        assert_eq!(Look::default().take(Queued, true, 1), Leave);
+        let now_us = 1_000_000_000_000;
+        assert_eq!(Look::default().take(Stopped, true, now_us), Hold);
+        assert_eq!(Look::default().take(Queued, true, now_us), Leave);
         check(&[
             (3, Stopped, Start),
             (3, Queued, Leave),
