@@ -23,6 +23,8 @@ use crate::{
     spec::Checkpoints,
 };
 
+/// What lives less long is of no use: a box begins nothing with what ends within ten minutes.
+const LEAST_LIFE_US: u64 = 20 * 60 * 1_000_000;
 /// How long a box is to go on while nobody watches, as far as its grants go.
 const ALONE: Duration = Duration::from_secs(24 * 3600);
 /// Checkpoints that are signed for, at least and at most.
@@ -98,10 +100,12 @@ impl Shape {
             .min(MOST_FILES / self.files.max(1))
             .min(MOST_UPLOADS / self.uploads.max(1));
         let commits = wished.clamp(CHECKPOINTS.0, CHECKPOINTS.1).min(room).max(1);
+        // One checkpoint alone may be more than this: whatever a box says of itself, this machine signs no more.
+        let uploads = (MOST_SIGNATURES / (4 + self.parts)).min(MOST_UPLOADS);
         Plan {
             commits,
-            files: commits * self.files,
-            uploads: commits * self.uploads,
+            files: commits.saturating_mul(self.files).min(MOST_FILES),
+            uploads: commits.saturating_mul(self.uploads).min(uploads),
             parts: self.parts,
         }
     }
@@ -205,7 +209,13 @@ impl Granting {
             .map(|(id, _)| self.shelf.layout.commit_key(id))
             .collect();
         for manifest in &manifests {
-            let keys: Vec<String> = manifest.files.iter().map(|file| file.key.clone()).collect();
+            // A box may have written anything into its manifest: it is let read what is its run's.
+            let keys: Vec<String> = manifest
+                .files
+                .iter()
+                .map(|file| file.key.clone())
+                .filter(|key| key.starts_with(&self.shelf.layout.data_prefix()))
+                .collect();
             // The newest in any case.
             if there.len() > commits.len() && there.len() + keys.len() > MOST_READ {
                 break;
@@ -220,6 +230,9 @@ impl Granting {
             .ok_or(GrantingError::NoKeys)?;
         let now_us = u64::try_from(Clock::system().now_us()).unwrap_or(0);
         let life_us = signer.expires_us().saturating_sub(now_us);
+        if life_us < LEAST_LIFE_US {
+            return Err(GrantingError::NoKeys);
+        }
         let (signer, reads) = signed(signer, move |signer| {
             let reads: Result<Vec<_>, _> = there.iter().map(|key| signer.read(key)).collect();
             signer.batch(reads?)

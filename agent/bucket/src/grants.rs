@@ -16,6 +16,8 @@ use crate::{
     layout::Layout,
 };
 
+/// A place is remembered so long after what was signed for it has ended.
+const REMEMBERED_US: u64 = 24 * 3600 * 1_000_000;
 /// What is said of a request that nobody signed.
 pub const NOT_GRANTED: &str =
     "nothing is signed for it any more: whoever watches the run brings more";
@@ -136,7 +138,10 @@ impl Stock {
         let query: Arc<str> = batch.query.into();
         let mut shelves = self.shelves();
         let now_us = (self.now_us)();
-        shelves.taken.retain(|_, held| held.expires_us > now_us);
+        // Where something went is asked for after it went there, also when nothing more may be signed for that place.
+        shelves
+            .taken
+            .retain(|_, held| held.expires_us + REMEMBERED_US > now_us);
         shelves.there.retain(|_, held| held.expires_us > now_us);
         for grant in batch.grants {
             let held = Held {

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// What is taken for usual between two checkpoints where only one was seen.
+const UNKNOWN_PACE: Duration = Duration::from_secs(3 * 3600);
+
 /// What the judgement rests on. Times are since any fixed moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -49,8 +52,13 @@ pub fn behind(facts: &Facts) -> Option<String> {
     let began = facts.training_since?;
     let newest = facts.last_commit.filter(|commit| *commit >= began);
     // A trainer that saves more rarely than that does so by habit; one that has gone twice without has stopped.
-    let usual = facts.interval.filter(|_| newest.is_some());
-    let allowed = facts.every.max(usual.unwrap_or(facts.every) * 2);
+    let usual = match (newest, facts.interval) {
+        (Some(_), Some(interval)) => interval,
+        // What is usual is not known, perhaps because this agent is new here: hours pass before anybody is called.
+        (Some(_), None) => facts.every.max(UNKNOWN_PACE),
+        (None, _) => facts.every,
+    };
+    let allowed = facts.every.max(usual * 2);
     let age = facts.now.saturating_sub(newest.unwrap_or(began));
     if age <= allowed {
         return None;
@@ -122,9 +130,9 @@ mod tests {
     fn a_trainer_that_has_stopped_saving_is_told_from_one_that_saves_rarely() {
         // Seconds since the newest commit, usual seconds between two, seconds that are allowed when that is too long.
         for (age, interval, expected) in [
-            // Saved once: as much as before the first one.
-            (1_200, None, None),
-            (1_201, None, Some(1_200)),
+            // Saved once, or seen to by an agent that is new here: nobody knows yet what is usual.
+            (21_600, None, None),
+            (21_601, None, Some(21_600)),
             // More often than it must.
             (600, Some(60), None),
             (601, Some(60), Some(600)),

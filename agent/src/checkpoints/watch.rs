@@ -47,6 +47,9 @@ struct Listing {
     largest_bytes: u64,
 }
 
+/// Checkpoints that are found within so long of each other belong to one save.
+const SAME_SAVE: Duration = Duration::from_secs(30);
+
 impl Backup {
     /// Looks at the directory: what is there, what is finished, whether we are behind.
     pub(super) async fn look(&self, tracker: &mut Tracker) -> Result<(), BackupError> {
@@ -148,8 +151,11 @@ impl Backup {
         let now = self.now();
         let mut pace = self.pace();
         let interval = now.saturating_sub(pace.last_found.replace(now)?);
-        pace.intervals.rotate_right(1);
-        pace.intervals[0] = interval;
+        // What is found so soon is more of the same save: a directory of each rank, or the best beside the last.
+        if interval >= SAME_SAVE {
+            pace.intervals.rotate_right(1);
+            pace.intervals[0] = interval;
+        }
         Some(interval)
     }
 

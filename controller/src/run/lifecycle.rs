@@ -73,6 +73,14 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
+    /// Figures for later plans: no run is held up for them.
+    fn observe(&self, run: &RunRecord) {
+        let now_us = self.clock.now_us();
+        if let Err(err) = observing::observe_run(&self.store, &self.logbook, run, now_us) {
+            tracing::debug!(%err, "what the run was seen to do is not written down");
+        }
+    }
+
     /// Carries a run on until `goal`. The caller holds the run's lease.
     pub async fn drive(&self, name: &str, goal: Goal) -> Result<RunRecord, CommandError> {
         let mut site: Option<Arc<dyn Site>> = None;
@@ -83,14 +91,10 @@ impl Lifecycle {
             if tended.is_none_or(|at| at.elapsed() >= TEND) {
                 tended = Some(Instant::now());
                 self.tend().await;
-            }
-            // Figures for later plans: no run is held up for them.
-            if let Err(err) =
-                observing::observe_run(&self.store, &self.logbook, &run, self.clock.now_us())
-            {
-                tracing::debug!(%err, "what the run was seen to do is not written down");
+                self.observe(&run);
             }
             if run.outcome.is_some() {
+                self.observe(&run);
                 self.settle_patiently(&run, site.take()).await?;
                 return Ok(self.store.run(name)?);
             }

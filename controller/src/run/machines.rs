@@ -1,11 +1,11 @@
-//! Machines with a past: a box did not come up there, died, or got nothing of the network that was promised. They are avoided for a
-//! while, by all runs of this laptop; a person may forgive them before.
+//! Machines with a past: a box did not come up there, or died. They are avoided for a while, by all runs of this laptop; a person may
+//! forgive them before.
 
 use serde::Serialize;
 
 use crate::{
     run::deadline,
-    store::{Measured, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 /// A machine that is remembered.
@@ -25,10 +25,6 @@ pub struct BadMachine {
 
 /// Under which names the store remembers machines.
 const PREFIX: &str = "bad_machine/";
-/// So much must have come over a line before its speed says anything of the line, GB.
-const TELLING_GB: f64 = 5.0;
-/// A line that never gives more than this share of what was promised was promised wrongly.
-const LIE: f64 = 0.1;
 
 /// Remembers what a machine did.
 ///
@@ -73,17 +69,6 @@ pub fn avoided(store: &Store, machine: u64, now_us: i64) -> Result<Option<String
 /// The store's.
 pub fn forgive(store: &Store, machine: u64) -> Result<bool, StoreError> {
     store.forget_meta(&key(machine))
-}
-
-/// Whether a box got far less of the network than its host promised, in words (pure).
-pub fn broken_promise(seen: &Measured) -> Option<String> {
-    let (received_gb, down_mbps) = (seen.received_gb?, seen.down_mbps?);
-    let promised_mbps = seen.advertised_down_mbps?;
-    (received_gb >= TELLING_GB && down_mbps < LIE * promised_mbps).then(|| {
-        format!(
-            "its network promised {promised_mbps:.0} Mb/s and gave at most {down_mbps:.0} over {received_gb:.0} GB"
-        )
-    })
 }
 
 fn key(machine: u64) -> String {
@@ -132,25 +117,5 @@ mod tests {
         assert!(forgive(&store, 41).unwrap());
         assert!(!forgive(&store, 41).unwrap());
         assert_eq!(avoided(&store, 41, 2 * day_us).unwrap(), None);
-    }
-
-    #[test]
-    fn a_promise_is_broken_only_by_a_line_that_was_used_and_stayed_far_below() {
-        let seen = |received_gb, down_mbps, promised| {
-            broken_promise(&Measured {
-                received_gb: Some(received_gb),
-                down_mbps: Some(down_mbps),
-                advertised_down_mbps: promised,
-                ..Measured::default()
-            })
-        };
-        assert_eq!(
-            seen(12.0, 40.0, Some(800.0)).as_deref(),
-            Some("its network promised 800 Mb/s and gave at most 40 over 12 GB")
-        );
-        // The other end may have been slow, too.
-        assert_eq!(seen(12.0, 90.0, Some(800.0)), None);
-        assert_eq!(seen(1.0, 40.0, Some(800.0)), None);
-        assert_eq!(seen(12.0, 40.0, None), None);
     }
 }

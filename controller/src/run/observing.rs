@@ -16,7 +16,6 @@ use crate::{
     logbook::Logbook,
     run::{
         bringing_up::{SMOKE, TRAIN},
-        machines,
         prediction::prediction,
         runtime::{RUNNING, trained_before},
         windows::WINDOW,
@@ -36,7 +35,7 @@ const TOGETHER_US: u64 = 30_000_000;
 /// What is measured is written down again when it has grown by so much.
 const GROWN: f64 = 1.05;
 
-/// Writes down what the attempts of a run were seen to do that are over, and what speaks against their machines. Answers how many
+/// Writes down what the attempts of a run were seen to do that are over. Answers how many
 /// were new.
 ///
 /// # Errors
@@ -69,12 +68,6 @@ pub fn observe_run(
             continue;
         };
         store.observe(&seen)?;
-        if let Some((machine, why)) = attempt
-            .machine_id
-            .zip(machines::broken_promise(&record.measured))
-        {
-            machines::remember(store, machine, now_us, &why)?;
-        }
         new += 1;
     }
     Ok(new)

@@ -350,7 +350,16 @@ impl Exchange {
         let and = if request.query.is_empty() { '?' } else { '&' };
         let url = format!("{url}{and}{}", granted.query);
         let headers = self.plain_headers(request)?;
-        let secrets = Zeroizing::new([granted.query, String::new(), String::new()]);
+        let value = |name: &str| {
+            let pairs = granted.query.split('&');
+            let found = pairs
+                .filter_map(|pair| pair.split_once('='))
+                .find(|(key, _)| *key == name);
+            found.map_or_else(String::new, |(_, value)| value.to_owned())
+        };
+        // A server may repeat one of them without the rest.
+        let (signature, token) = (value("X-Amz-Signature"), value("X-Amz-Security-Token"));
+        let secrets = Zeroizing::new([granted.query.clone(), signature, token]);
         Ok((url, headers, secrets))
     }
 

@@ -1,6 +1,6 @@
 //! A plan as a page: options, fit, time and cost, what to do about it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     figures::{self, hours, scenarios},
@@ -407,7 +407,7 @@ fn trained(model: &Model) -> String {
 }
 
 fn hours_and_minutes(hours: f64) -> String {
-    text::duration(std::time::Duration::from_secs_f64(
-        (hours * 60.0).round().max(0.0) * 60.0,
-    ))
+    let seconds = (hours * 60.0).round().max(0.0) * 60.0;
+    // What somebody noted by hand may be beyond any clock.
+    text::duration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
