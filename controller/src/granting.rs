@@ -104,7 +104,7 @@ impl Shape {
         let uploads = (MOST_SIGNATURES / (4 + self.parts)).min(MOST_UPLOADS);
         Plan {
             commits,
-            files: commits.saturating_mul(self.files).min(MOST_FILES),
+            files: commits.saturating_mul(self.files).min(MOST_SIGNATURES / 3),
             uploads: commits.saturating_mul(self.uploads).min(uploads),
             parts: self.parts,
         }

@@ -117,6 +117,10 @@ pub async fn resume(
         ) => !elsewhere,
     };
     let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
+    if args.gpus.is_some() {
+        // A name that nobody offers is a mistake, and the run is left as it is.
+        lifecycle.find_offer(&run).await?;
+    }
     {
         let Some(_lease) = Lease::take(&store, &run.name)? else {
             return Err(CommandError::new(format!(

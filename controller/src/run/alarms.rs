@@ -57,8 +57,14 @@ pub fn newest_saved(
     attempts: impl Iterator<Item = u32>,
 ) -> Result<Option<(Option<u64>, i64)>, StoreError> {
     for attempt in attempts {
-        if let Some(event) = store.newest_event(run, attempt, "checkpoint.committed")? {
-            return Ok(Some((event.detail["step"].as_u64(), event.time_us)));
+        // The last ones of a box are sent newest first.
+        let committed = store.events_of(run, attempt, "checkpoint.committed")?;
+        let saved = committed
+            .into_iter()
+            .map(|event| (event.detail["step"].as_u64(), event.time_us))
+            .max();
+        if saved.is_some() {
+            return Ok(saved);
         }
     }
     Ok(None)
