@@ -224,7 +224,7 @@ writers! {
     megatron: Writer::with_an_afterthought("megatron", 5);
     megatron_dist: Writer::with_an_afterthought("megatron-dist", 5);
     orbax: Writer::new("orbax", 2);
-    orbax_commit_file: Writer::without_an_end("orbax-commit-file", 2);
+    orbax_commit_file: Writer::new("orbax-commit-file", 2);
     orbax_rename_only: Writer::new("orbax-rename-only", 2);
     nanochat: Writer::without_an_end("nanochat", 5);
     accelerate: Writer::without_an_end("accelerate", 5);

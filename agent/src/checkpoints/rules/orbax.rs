@@ -22,18 +22,13 @@ pub(super) fn judge(view: &View<'_>) -> io::Result<Opinion> {
         .finished
         .iter()
         .any(|before| before.holds(&SIGNS) && !before.holds(&[MARKER]));
-    let mut silence = Silence::File;
     for top in &signed {
         if signed.iter().any(|other| is_inside(top, other)) || has(top, MARKER) {
             continue;
         }
-        if any_marker {
+        if any_marker || !(unmarked_before || was_renamed(view, top)?) {
             let path = join(top, MARKER);
             return Ok(Opinion::Missing(format!("{path} is not there")));
-        }
-        if !(unmarked_before || was_renamed(view, top)?) {
-            // It came by a rename within one tick of the clock, or it is the first that a marker will end: only silence tells.
-            silence = Silence::Unknown;
         }
     }
     if signed.is_empty() {
@@ -41,7 +36,7 @@ pub(super) fn judge(view: &View<'_>) -> io::Result<Opinion> {
     }
     Ok(Opinion::Done {
         rule: "orbax",
-        silence,
+        silence: Silence::File,
     })
 }
 
@@ -70,7 +65,7 @@ mod tests {
             files
         };
         let missing = "commit_success.txt is not there";
-        assert_eq!(in_place().says("10"), "orbax Unknown");
+        assert_eq!(in_place().says("10"), missing);
         let item = with(in_place(), "10/default/commit_success.txt");
         assert_eq!(item.says("10"), missing);
         assert_eq!(with(item, "10/commit_success.txt").says("10"), "orbax File");
@@ -85,7 +80,7 @@ mod tests {
             ("10/params/", 2, b""),
             ("10/state/_METADATA", 1, b"m"),
         ]);
-        assert_eq!(files.says("10"), "orbax Unknown");
+        assert_eq!(files.says("10"), "state/commit_success.txt is not there");
         files.0.insert("10/state/".into(), (2, Vec::new()));
         assert_eq!(files.says("10"), "orbax File");
     }
