@@ -101,7 +101,8 @@ try:
         (work / f"{name}.yaml").write_text(
             f'name: {name}\nworkdir: .\nresources: {{accelerators: "RTX 4090:1", disk: 20GB, rental: interruptible}}\n'
             f'image: vastai/pytorch\nrun: sleep 600\n'
-            f'checkpoints: {{dir: checkpoints, to: "s3://{ready["s3_bucket"]}/runs", every: 10m}}\n')
+            f'checkpoints: {{dir: checkpoints, to: "s3://{ready["s3_bucket"]}/runs", every: 10m}}\n'
+            f'limits: {{max_runtime: 1h}}\n')
 
     first, later = [], []
     for number in range(5):

@@ -137,7 +137,7 @@ mod tests {
         let spec = spec::parse(&text, "run.yaml", dir.path())
             .unwrap_or_else(|err| panic!("{err}\n{text}"));
         assert_eq!(spec.checkpoints.unwrap().keep_last, 3);
-        assert_eq!(spec.limits.budget_usd, Some(50.0));
+        assert_eq!(spec.limits.budget_usd, Some(20.0));
         assert_eq!(spec.envs.len(), 2);
         assert_eq!(spec.resources.filters.len(), 3);
         assert_eq!(spec.results.unwrap().fetch, ["checkpoints/final.pt"]);

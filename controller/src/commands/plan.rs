@@ -2,6 +2,7 @@
 
 mod evaluate;
 pub(super) mod figures;
+pub(super) mod gate;
 pub(super) mod known;
 pub(super) mod options;
 mod page;

@@ -5,7 +5,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    commands::{Deps, watching},
+    commands::{
+        Deps,
+        plan::gate::{self, Start},
+        watching,
+    },
     error::CommandError,
     run::{
         State,
@@ -44,6 +48,9 @@ pub struct ResumeArgs {
     /// Rent another box, with these GPUs, such as "RTX 4090:1": from now on the run's `resources.accelerators`
     #[arg(long, value_name = "NAME[:COUNT]", value_parser = accelerators::parse, conflicts_with = "here")]
     gpus: Option<Accelerators>,
+    /// Rent those GPUs without a whole plan, however long the run may take and whatever it may cost
+    #[arg(long, requires = "gpus")]
+    no_plan: bool,
     /// Leave as soon as the training runs
     #[arg(long)]
     detach: bool,
@@ -117,10 +124,15 @@ pub async fn resume(
         ) => !elsewhere,
     };
     let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
-    if args.gpus.is_some() {
-        // A name that nobody offers is a mistake, and the run is left as it is.
-        lifecycle.find_offer(&run).await?;
-    }
+    let planned = match args.gpus {
+        None => None,
+        Some(_) => {
+            // A name that nobody offers is a mistake, and the run is left as it is.
+            let offer = lifecycle.find_offer(&run).await?;
+            let (spec, start) = (&run.spec, Start::Resume);
+            Some(gate::pass(ui, deps, spec, &offer, start, args.no_plan)?)
+        }
+    };
     {
         let Some(_lease) = Lease::take(&store, &run.name)? else {
             return Err(CommandError::new(format!(
@@ -148,6 +160,9 @@ pub async fn resume(
                 }
                 lifecycle.reopen(&run, here).await?;
             }
+        }
+        if let Some(planned) = &planned {
+            store.note(&run.name, 0, deps.clock.now_us(), gate::PLANNED, planned)?;
         }
     }
     let goal = if args.detach {

@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    commands::{Deps, watching},
+    commands::{
+        Deps,
+        plan::gate::{self, Start},
+        watching,
+    },
     error::CommandError,
     fault, notify,
     run::{lifecycle::Goal, site::SiteError},
@@ -29,6 +33,9 @@ pub struct RunArgs {
     /// Leave as soon as the training runs
     #[arg(long)]
     detach: bool,
+    /// Rent without a whole plan, however long the run may take and whatever it may cost
+    #[arg(long)]
+    no_plan: bool,
     #[command(flatten)]
     bare: BareFlags,
     /// Without a run file: the training's command, after `--`
@@ -79,6 +86,9 @@ struct BareFlags {
     /// Dollars for all attempts
     #[arg(long, requires = "gpus", value_name = "USD")]
     budget: Option<String>,
+    /// Longest time of training, such as 4h
+    #[arg(long, requires = "gpus", value_name = "TIME")]
+    max_runtime: Option<String>,
     /// File or directory to bring home, into results/NAME; may be given several times
     #[arg(long, requires = "gpus", value_name = "PATH")]
     fetch: Vec<String>,
@@ -110,6 +120,7 @@ impl RunArgs {
             checkpoints_dir: bare.checkpoints_dir.clone(),
             bucket: bare.bucket.clone(),
             budget: bare.budget.clone(),
+            max_runtime: bare.max_runtime.clone(),
             fetch: bare.fetch.clone(),
             command: self.command.clone(),
         })?)
@@ -242,10 +253,16 @@ pub async fn run(
         ));
     }
     // A name is used up only by a run that could begin.
-    deps.lifecycle(watching::ConsoleReport::new(ui))?
+    let offer = deps
+        .lifecycle(watching::ConsoleReport::new(ui))?
         .find_offer(&record)
         .await?;
-    store.create_run(&record)?;
+    let start = match &args.bare.gpus {
+        None => Start::File(&args.file),
+        Some(_) => Start::Flags,
+    };
+    let planned = gate::pass(ui, deps, &spec, &offer, start, args.no_plan)?;
+    store.create_planned_run(&record, gate::PLANNED, &planned)?;
     let goal = if args.detach {
         Goal::Running
     } else {

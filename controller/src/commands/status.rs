@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     agent_client::{AgentStatus, GpuInfo, SessionState},
-    commands::{Deps, market_word::word, watching},
+    commands::{Deps, market_word::word, plan::gate, watching},
     error::CommandError,
     run::{
         State, alarms,
@@ -53,6 +53,8 @@ struct Status {
     warnings: Vec<String>,
     /// How it waits for its box; `null`: it does not.
     waiting: Option<Waiting>,
+    /// What was planned for it, as its newest event `planned` has it; `null`: nothing was.
+    plan: Option<serde_json::Value>,
     /// What the agent says; `null` when it was not asked or did not answer.
     agent: Option<AgentStatus>,
 }
@@ -97,6 +99,9 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         Some(attempt) => waiting::of(&store, &run, &attempt)?,
         None => None,
     };
+    let plan = store
+        .newest_event(&run.name, 0, gate::PLANNED)?
+        .map(|event| event.detail);
     if ui.is_json() {
         let agent = if asks {
             live(ui, deps, &run.name).await?
@@ -113,6 +118,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
             contradiction,
             warnings,
             waiting,
+            plan,
             agent,
         });
         return Ok(());
@@ -125,6 +131,9 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         &unsaved,
         rare.as_deref(),
     );
+    if let Some(plan) = &plan {
+        ui.line(format_args!("  plan         {}", gate::line(plan)));
+    }
     if let Some(waiting) = &waiting {
         ui.line(format_args!("  waits        {}", waiting.text()));
         ui.hint(format_args!(

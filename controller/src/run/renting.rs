@@ -190,11 +190,14 @@ impl Lifecycle {
         }
     }
 
-    /// Whether there is an offer to take now; the error says why not. Spends and records nothing.
-    pub async fn find_offer(&self, run: &RunRecord) -> Result<(), CommandError> {
+    /// The offer that would be taken now; the error says why there is none. Spends and records nothing.
+    pub async fn find_offer(&self, run: &RunRecord) -> Result<(Offer, Order), CommandError> {
         let draft = self.draft(run, 1);
         match self.choose(run, &draft, &Refused::default()).await {
-            Ok(_) => Ok(()),
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => Err(CommandError::bug(
+                "a look at the market waits for a run that does not exist yet",
+            )),
             Err(halt) => match halt {
                 Halt::Fatal(err) | Halt::Pause(err) | Halt::Wait(err) => Err(err),
                 _ => Err(CommandError::bug(

@@ -43,6 +43,8 @@ pub struct BareRun {
     pub bucket: Option<String>,
     /// `--budget`.
     pub budget: Option<String>,
+    /// `--max-runtime`.
+    pub max_runtime: Option<String>,
     /// `--fetch`, several.
     pub fetch: Vec<String>,
     /// Words of the command after `--`.
@@ -117,7 +119,11 @@ impl RunSpec {
             limits: Limits {
                 bring_up: DEFAULT_BRING_UP,
                 budget_usd: or("--budget", bare.budget.as_deref(), values::usd)?,
-                max_runtime: None,
+                max_runtime: or(
+                    "--max-runtime",
+                    bare.max_runtime.as_deref(),
+                    values::duration,
+                )?,
                 no_progress: None,
             },
             results,

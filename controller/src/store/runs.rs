@@ -13,10 +13,29 @@ use crate::fault;
 impl Store {
     /// Writes a new run down.
     pub fn create_run(&self, run: &RunRecord) -> Result<(), StoreError> {
+        self.create(run, None)
+    }
+
+    /// Writes a new run down, and what was planned for it as its first event.
+    pub fn create_planned_run(
+        &self,
+        run: &RunRecord,
+        kind: &str,
+        planned: &serde_json::Value,
+    ) -> Result<(), StoreError> {
+        self.create(run, Some((kind, planned)))
+    }
+
+    fn create(
+        &self,
+        run: &RunRecord,
+        event: Option<(&str, &serde_json::Value)>,
+    ) -> Result<(), StoreError> {
         let spec = serde_json::to_string(&run.spec).expect("a run file is plain data");
         fault::point("store.run.before");
-        let made = self
-            .lock()
+        let mut connection = self.lock();
+        let transaction = write(&mut connection)?;
+        let made = transaction
             .execute(
                 "INSERT INTO runs (name, spec_json, created_us, stop_requested, outcome, reason)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO NOTHING",
@@ -30,12 +49,17 @@ impl Store {
                 ],
             )
             .map_err(doing("write the run down"))?;
-        fault::point("store.run.after");
         if made == 0 {
             return Err(StoreError::RunExists {
                 name: run.name.clone(),
             });
         }
+        if let Some((kind, detail)) = event {
+            tell(&transaction, &run.name, 0, run.created_us, kind, detail)?;
+        }
+        transaction.commit().map_err(doing("write the run down"))?;
+        drop(connection);
+        fault::point("store.run.after");
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use crate::world::{Said, Training, World, on_both_tiers};
 
 on_both_tiers! {
     what_cannot_be_done_is_refused_before_anything_is_rented: before_renting;
+    a_long_run_without_a_plan_starts_only_when_it_is_told_to: without_a_plan;
     a_bucket_that_refuses_the_box_ends_the_box: refused_from_the_box;
     offers_that_are_gone_are_passed_over_until_one_is_left: offers_gone;
     a_bid_below_the_floor_leaves_nothing_rented: bid_below_floor;
@@ -95,6 +96,47 @@ fn before_renting(world: &World) {
     );
     let rented = world.ctl(&["state"])["instances"].as_array().unwrap().len();
     assert_eq!(rented, 0, "none of this was a reason to rent");
+}
+
+fn without_a_plan(world: &World) {
+    world.training(&Training::interruptible("unplanned", 15));
+    let yaml = std::fs::read_to_string(world.work().join("unplanned.yaml")).unwrap();
+    let unbounded = yaml.replace(", max_runtime: 1h", "");
+    assert_ne!(unbounded, yaml);
+    world.write("unplanned.yaml", &unbounded);
+    let mut run = world.spotter(&["run", "unplanned.yaml"]);
+    refused(world, "no_plan", &mut run);
+    let rented = world.ctl(&["state"])["instances"].as_array().unwrap().len();
+    assert_eq!(rented, 0);
+    assert!(world.status("unplanned").is_null(), "its name is free");
+
+    // Said what is trained, it passes, and what was planned is kept.
+    let model = "model: {params: 124M, seq_len: 1024, micro_batch: 16, tokens: 10B}\n";
+    world.write("planned.yaml", &format!("{unbounded}{model}"));
+    let said = world.ok(&["run", "planned.yaml", "--name", "planned", "--detach"]);
+    assert!(said.stderr.contains("Planned: "), "{}", said.out);
+    let plan = world.status("planned")["plan"].clone();
+    assert_eq!(
+        (&plan["needed"], &plan["no_plan"]),
+        (&true.into(), &false.into())
+    );
+    assert_eq!(plan["gates"].as_array().unwrap().len(), 5, "{plan}");
+    world.ok(&["destroy", "--lose-data", "planned"]);
+
+    let said = world.ok(&["run", "--no-plan", "unplanned.yaml"]);
+    assert!(!said.stderr.contains("Planned: "), "{}", said.out);
+    let plan = world.status("unplanned")["plan"].clone();
+    assert_eq!(
+        (&plan["needed"], &plan["no_plan"]),
+        (&true.into(), &true.into())
+    );
+    let shown = world.ok(&["status", "--recorded", "unplanned"]);
+    assert!(
+        shown.stdout.contains("skipped with `--no-plan`"),
+        "{}",
+        shown.out
+    );
+    world.assert_nothing_rented();
 }
 
 fn refused_from_the_box(world: &World) {

@@ -666,7 +666,7 @@ impl Training {
              run: {run}\n\
              checkpoints:\n  dir: checkpoints\n{to}  every: 1m\n  keep: {{last: 3}}\n  settle: 300ms\n\
              recover: {{policy: elsewhere, attempts: 5}}\n\
-             limits: {{bring_up: {bring_up}}}\n\
+             limits: {{bring_up: {bring_up}, max_runtime: 1h}}\n\
              results: {{fetch: [out/final.txt], to: ./results-{name}}}\n\
              on_done: {on_done}\n",
             name = self.name,

@@ -315,18 +315,36 @@ async fn a_run_goes_on_with_another_number_of_gpus_when_somebody_says_so() {
     assert_eq!(run.outcome, Some(Outcome::Interrupted));
 
     // Named as `run` names it.
-    let words = ["spotter", "resume", RUN, "--gpus", "rtx_4090:1"];
-    let (mut ui, deps, verb, paper) = world.typed(&words);
-    let Verb::Resume(args) = &verb else {
-        panic!("`resume` is resume");
+    let words = [
+        "spotter",
+        "resume",
+        RUN,
+        "--gpus",
+        "rtx_4090:1",
+        "--no-plan",
+    ];
+    let try_resume = async |words: &[&str]| {
+        let (mut ui, deps, verb, paper) = world.typed(words);
+        let Verb::Resume(args) = &verb else {
+            panic!("`resume` is resume");
+        };
+        let resumed = resume::resume(&mut ui, &deps, args, CancellationToken::new()).await;
+        (resumed, paper.text())
     };
-    let stop = CancellationToken::new();
-    let resumed = resume::resume(&mut ui, &deps, args, stop).await;
-    assert!(resumed.is_ok(), "{}", paper.text());
+    // Nothing bounds it, and of other hardware nothing was planned.
+    let (refused, _) = try_resume(&words[..5]).await;
+    assert_eq!(refused.unwrap_err().exit_code(), 2);
+    let run = world.store.run(RUN).unwrap();
+    assert_eq!(run.outcome, Some(Outcome::Interrupted));
+    assert_eq!(run.spec.resources.num_gpus, 2, "it is left as it was");
+    let (resumed, text) = try_resume(&words).await;
+    assert!(resumed.is_ok(), "{text}");
 
     let run = world.store.run(RUN).unwrap();
     assert_eq!(run.outcome, Some(Outcome::Done));
     assert_eq!(run.spec.resources.num_gpus, 1, "and so does what follows");
+    let planned = world.store.newest_event(RUN, 0, "planned").unwrap();
+    assert_eq!(planned.unwrap().detail["no_plan"], true);
     let gpus: Vec<String> = world
         .attempts(RUN)
         .iter()
