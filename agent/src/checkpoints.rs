@@ -6,7 +6,7 @@
 //! [`round`] does one round of it while [`watch`] keeps looking.
 //! [`metric`] what the log says of each, [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go, [`alarm`] says whether we are
 //! behind, [`room`] whether the disk will do; [`sweep`] removes what lost boxes left. [`restore`] (files by
-//! [`landing`]) and [`results`] are the two other things that move files.
+//! [`landing`]) and [`results`] are the two other things that move files; [`local`] says what is there to go on from without a bucket.
 
 pub mod alarm;
 mod buffers;
@@ -22,6 +22,7 @@ pub mod journal;
 pub mod landing;
 pub mod lease;
 pub mod ledger;
+pub mod local;
 pub mod look;
 pub mod metric;
 pub mod names;

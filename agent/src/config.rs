@@ -205,6 +205,16 @@ impl Home {
         self.0.join("ending.json")
     }
 
+    /// A training that is being started again after a restart of the container.
+    pub fn restart_file(&self) -> PathBuf {
+        self.0.join("restart.json")
+    }
+
+    /// When a daemon was told to end by its container.
+    pub fn terminated_file(&self) -> PathBuf {
+        self.0.join("terminated")
+    }
+
     /// Segments of the journal.
     pub fn journal(&self) -> PathBuf {
         self.0.join("journal")

@@ -1,5 +1,7 @@
 //! Our types to contract types and back: the only file besides `handlers` that names the contract's messages.
 
+use std::collections::BTreeMap;
+
 use nvml_probe::{GpuInfo, GpuProcess, Hello, MigDevice};
 use spotter_bucket::{Batch, Best, Grant};
 use spotter_proto::v1;
@@ -12,7 +14,7 @@ use crate::{
     journal::Entry,
     logs::{Chunk, Position},
     preflight::{Check, Report},
-    sessions::{Session, SessionState},
+    sessions::{Session, SessionState, again::Again},
     telemetry::{GpuSample, HostSample, ProcessSample, Sample},
     windows::{Expected, OnContradiction, Policy},
 };
@@ -50,6 +52,22 @@ pub fn session(session: Session, windows: &[String]) -> v1::Session {
         tmux: windows.contains(&session.name),
         command: session.spec.command,
         name: session.name,
+    }
+}
+
+/// How a session is started again. What it may not be started without is not kept either.
+pub fn again(again: v1::Again, env: &BTreeMap<String, String>) -> Again {
+    let env = match again.secrets.is_empty() {
+        true => env.clone(),
+        false => BTreeMap::new(),
+    };
+    Again {
+        v: 1,
+        fresh: again.fresh,
+        resume: again.resume,
+        secrets: again.secrets,
+        times: again.times,
+        env,
     }
 }
 

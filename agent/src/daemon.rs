@@ -2,7 +2,8 @@
 //!
 //! [`validation`] holds the training against its estimate and its limits, [`ending`] ends it by them, [`diagnosis`] says what ended it;
 //! [`core`] is what the handlers ask; [`run_file`] what the controller configured; [`backup`] the running backup, [`keys`] its bucket keys;
-//! [`dead_man`] the switch that ends a forgotten box, [`presence`] whether anybody is there.
+//! [`dead_man`] the switch that ends a forgotten box, [`presence`] whether anybody is there, [`restart`] what goes on by itself after a
+//! restart of the container.
 
 pub mod backup;
 pub mod core;
@@ -13,6 +14,7 @@ pub mod goodbye;
 pub mod keys;
 pub mod log_file;
 pub mod presence;
+pub mod restart;
 pub mod run_file;
 pub mod training;
 pub mod validation;
@@ -133,6 +135,8 @@ async fn serve(home: &Home) -> anyhow::Result<()> {
     let _ignored = signal(SignalKind::hangup())?;
 
     let core = Core::open(home).await?;
+    // Before anybody is answered: whoever connects finds a training that runs, and does not start another one.
+    restart::go_on(&core).await;
     let listener = listen(&home.socket())?;
     let closing = CancellationToken::new();
     let server = tokio::spawn(answer(core.clone(), listener, closing.clone()));
@@ -146,8 +150,12 @@ async fn serve(home: &Home) -> anyhow::Result<()> {
 
     tokio::select! {
         () = core.stop.cancelled() => info!("told to stop"),
-        _ = terminate.recv() => goodbye::say(&core).await,
-        _ = interrupt.recv() => goodbye::say(&core).await,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    if !core.stop.is_cancelled() {
+        restart::note_termination(home);
+        goodbye::say(&core).await;
     }
 
     core.stop.cancel();

@@ -3,7 +3,9 @@
 mod refusal;
 mod streams;
 
-use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
+};
 
 use spotter_bucket::{Bucket, Credentials, Stock};
 use spotter_proto::v1::{self, agent_server::Agent};
@@ -200,12 +202,15 @@ impl Agent for Handlers {
         request: Request<v1::StartSessionRequest>,
     ) -> Answer<v1::StartSessionResponse> {
         let request = request.into_inner();
+        let env: BTreeMap<_, _> = request.env.into_iter().collect();
         let new = NewSession {
             name: request.name,
             command: request.command,
-            env: request.env.into_iter().collect(),
+            again: request.again.map(|again| convert::again(again, &env)),
+            env,
             dir: self.core.workdir().join(request.dir),
             timeout_s: request.timeout_s,
+            continues_us: None,
         };
         let core = self.core.clone();
         let session = self

@@ -2,6 +2,7 @@
 //!
 //! The daemon only starts them, reads what their directories say ([`record`]) and reports that once; it may die at any time.
 
+pub mod again;
 pub mod environment;
 pub mod fifo;
 pub mod processes;
@@ -34,6 +35,7 @@ use tracing::warn;
 pub use record::{Session, SessionState};
 
 use self::{
+    again::Again,
     record::{Spec, Stop},
     tmux::{Tmux, TmuxError},
 };
@@ -55,7 +57,7 @@ const NAME_LIMIT: usize = 63;
 const PREVIOUS: &str = ".previous";
 
 /// What to start.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct NewSession {
     /// Name: letters, digits, '-', '_', at most 63 characters.
     pub name: String,
@@ -67,6 +69,10 @@ pub struct NewSession {
     pub dir: PathBuf,
     /// Longest time it may take, seconds; 0: no limit.
     pub timeout_s: u32,
+    /// How the box may start it again by itself.
+    pub again: Option<Again>,
+    /// It goes on for the session of this name that started then, microseconds since the epoch, and with its log.
+    pub continues_us: Option<u64>,
 }
 
 /// Why a session could not be started, ended or typed into.
@@ -165,7 +171,19 @@ impl Sessions {
             name: new.name.clone(),
             source,
         };
-        let first_generation = self.clear(&new.name, &dir)?;
+        let cleared = self.clear(&new.name, &dir)?;
+        fs::DirBuilder::new().mode(0o700).create(&dir).map_err(io)?;
+        let continued = new
+            .continues_us
+            .map(|us| again::continue_log(&self.previous(&new.name, us), &dir));
+        let (first_generation, log_offset) = match continued {
+            Some(Ok(continued)) => continued,
+            Some(Err(err)) => {
+                warn!(session = new.name, error = %err, "the log before the restart stays apart");
+                (cleared, 0)
+            }
+            None => (cleared, 0),
+        };
         let spec = Spec {
             v: 1,
             command: new.command.clone(),
@@ -173,9 +191,12 @@ impl Sessions {
             timeout_s: new.timeout_s,
             tmux: self.tmux.is_some(),
             first_generation,
+            log_offset,
         };
-        fs::DirBuilder::new().mode(0o700).create(&dir).map_err(io)?;
         record::write(&dir, "spec.json", &spec).map_err(io)?;
+        if let Some(again) = &new.again {
+            record::write(&dir, again::FILE, again).map_err(io)?;
+        }
         let pipe = dir.join("env.fifo");
         fifo::create(&pipe).map_err(io)?;
 
@@ -256,6 +277,12 @@ impl Sessions {
         }
     }
 
+    /// Where an earlier life of a session lies.
+    fn previous(&self, name: &str, started_us: u64) -> PathBuf {
+        let previous = self.home.sessions().join(PREVIOUS);
+        previous.join(format!("{name}-{started_us}"))
+    }
+
     /// Makes room for a new session and returns its log's first generation.
     fn clear(&self, name: &str, dir: &Path) -> Result<u64, SessionError> {
         let io = |source| SessionError::Io {
@@ -276,17 +303,12 @@ impl Sessions {
                     session.spec.first_generation,
                 )
                 .map_err(io)?;
-                let previous = self.home.sessions().join(PREVIOUS);
                 fs::DirBuilder::new()
                     .recursive(true)
                     .mode(0o700)
-                    .create(&previous)
+                    .create(self.home.sessions().join(PREVIOUS))
                     .map_err(io)?;
-                fs::rename(
-                    dir,
-                    previous.join(format!("{name}-{}", session.start.started_us)),
-                )
-                .map_err(io)?;
+                fs::rename(dir, self.previous(name, session.start.started_us)).map_err(io)?;
                 Ok(first)
             }
             None if record::is_locked(&record::lock_path(dir)).map_err(io)? => {

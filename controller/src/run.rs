@@ -29,6 +29,7 @@ mod preparing;
 pub mod pricing;
 pub mod recovery;
 pub mod renting;
+pub mod restarts;
 pub mod runtime;
 pub mod site;
 pub mod status;

@@ -21,6 +21,7 @@ use crate::{
         halt::Halt,
         lifecycle::{Lifecycle, TEND},
         observing::Meter,
+        restarts,
         site::{Site, SiteError},
         status::{Meaning, Seen, row},
         windows,
@@ -180,7 +181,13 @@ impl Lifecycle {
     ) -> Result<(), Halt> {
         match verdict {
             Verdict::GoOn => Ok(()),
-            Verdict::Interrupted(why) => Err(Halt::Interrupted(why)),
+            Verdict::Interrupted(why) => {
+                let alone = restarts::why_not(&self.store, attempt)?;
+                Err(Halt::Interrupted(match alone {
+                    Some(reason) => format!("{why}; the box did not go on by itself: {reason}"),
+                    None => why,
+                }))
+            }
             Verdict::Lost(why) => Err(Halt::Lost(why)),
             Verdict::StoppedByHand(why) => Err(Halt::StoppedByHand(why)),
             Verdict::Ended(session) if session.ended_well() => {
@@ -258,7 +265,7 @@ impl Lifecycle {
     async fn look_at_market(
         &self,
         view: &mut View,
-        attempt: &AttemptRecord,
+        attempt: &mut AttemptRecord,
         id: u64,
     ) -> Result<(), Halt> {
         let late = view.heard.elapsed() >= HEARTBEAT_LATE || view.link_lost;
@@ -275,6 +282,11 @@ impl Lifecycle {
                     let now_us = self.clock.now_us();
                     self.store
                         .meter(&attempt.run, attempt.number, instance, now_us)?;
+                    // Ports change when a container is started again.
+                    if !instance.ssh.is_empty() && instance.ssh != attempt.ssh {
+                        attempt.ssh = instance.ssh.clone();
+                        self.store.update_attempt(attempt)?;
+                    }
                 }
                 let seen = Some(instance.as_ref().map(Seen::from));
                 if seen != view.instance {
@@ -379,6 +391,13 @@ impl Lifecycle {
             && let Err(err) = self.copy_events(run, attempt, site).await
         {
             tracing::debug!(%err, "events wait for the next look");
+        }
+        if let Some(session) = status.session(TRAIN)
+            && self.adopt_restarted(run, attempt, session)?
+        {
+            // That restart is explained; what ends from now on ends for its own reason.
+            view.restarted = false;
+            view.boot = Some(status.boot.clone());
         }
         let printed = status
             .session(TRAIN)

@@ -160,6 +160,13 @@ impl Ledger {
             .then_some(saved.id.as_str())
     }
 
+    /// Whether a candidate is saved as it is now, to the last file.
+    pub fn holds(&self, candidate: &Candidate) -> bool {
+        self.saved
+            .get(&candidate.key)
+            .is_some_and(|saved| saved.path == candidate.path && saved.files == candidate.files)
+    }
+
     /// Everything that is saved, by candidate key.
     pub fn saved(&self) -> impl Iterator<Item = &Saved> {
         self.saved.values()
@@ -208,6 +215,8 @@ mod tests {
             Some("first"),
             "half deleted is not new"
         );
+        assert!(ledger.holds(&candidate(&["a", "b"], 1)));
+        assert!(!ledger.holds(&candidate(&["b"], 1)), "half deleted");
         assert_eq!(ledger.commit_of(&candidate(&["a", "b", "c"], 1)), None);
         assert_eq!(ledger.commit_of(&candidate(&["a", "b"], 2)), None);
         ledger.record("second", &candidate(&["a"], 2)).unwrap();

@@ -34,6 +34,14 @@ pub async fn watch(core: Arc<Core>) {
         pause = POLL;
         let Some(run) = core.run() else { continue };
         let asked = if !core.home.started().exists() {
+            // `onstart` came after a training that was started again in this very container.
+            let trains = core.sessions.get(TRAINING_SESSION);
+            if trains.is_ok_and(|session| session.state == SessionState::Running) {
+                if let Err(err) = fs::write(core.home.started(), b"") {
+                    warn!(error = %err, "the dead-man's switch cannot be disarmed, will retry");
+                }
+                continue;
+            }
             let since_us = container_started_us(&core.home, core.started_us);
             if !is_due(since_us, run.bring_up_s, now_us()) {
                 continue;
@@ -161,7 +169,7 @@ async fn end_box(
 }
 
 /// When the container started: when `onstart` saved its environment; where it did not, when this daemon started.
-fn container_started_us(home: &Home, daemon_started_us: u64) -> u64 {
+pub(super) fn container_started_us(home: &Home, daemon_started_us: u64) -> u64 {
     let saved = fs::metadata(home.container_env()).and_then(|meta| meta.modified());
     let since = saved
         .ok()

@@ -20,7 +20,7 @@ use crate::{
 /// The session that trains, as the controller names it.
 pub const TRAINING_SESSION: &str = "train";
 /// How much of an older log is read again after a restart of the daemon.
-const CATCH_UP_BYTES: u64 = 256 << 10;
+pub(super) const CATCH_UP_BYTES: u64 = 256 << 10;
 
 /// Follows one training session after the other until the daemon stops.
 pub async fn follow(core: Arc<Core>) {
@@ -66,7 +66,12 @@ fn read_on(core: &Core, following: Option<Following>) -> Result<Option<Following
     let mut following = match following.filter(|following| Arc::ptr_eq(&following.log, &log)) {
         Some(following) => following,
         None => {
-            let position = log.tail(CATCH_UP_BYTES).map_err(|err| chain(&err))?;
+            let mut position = log.tail(CATCH_UP_BYTES).map_err(|err| chain(&err))?;
+            // What was printed before a restart of the box says nothing of this life, unless it was rotated away.
+            let before = session.spec.log_offset;
+            if session.log_bytes >= before {
+                position.offset = position.offset.max(before);
+            }
             let run = core.run();
             Following {
                 log,

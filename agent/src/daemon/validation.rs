@@ -422,6 +422,7 @@ async fn run_command(
         .collect(),
         dir: run.workdir.clone(),
         timeout_s: COMMAND_LIMIT_S,
+        ..NewSession::default()
     };
     core.sessions
         .start(new)

@@ -32,6 +32,9 @@ pub struct Spec {
     pub tmux: bool,
     /// Generation with which its log begins: above those of earlier sessions of the same name.
     pub first_generation: u64,
+    /// Bytes in its log that the life before it printed; see [`super::again`].
+    #[serde(default)]
+    pub log_offset: u64,
 }
 
 /// The command has started.
@@ -293,6 +296,7 @@ mod tests {
             timeout_s: 0,
             tmux: false,
             first_generation: 0,
+            log_offset: 0,
         };
         write(&dir, "spec.json", &spec).unwrap();
         (root, dir)

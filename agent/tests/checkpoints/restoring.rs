@@ -212,3 +212,37 @@ async fn an_interrupted_restore_goes_on_where_it_was() {
         "the mark is gone"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_a_bucket_a_training_goes_on_from_what_is_known_to_be_whole() {
+    let world = World::new(Arc::new(MemoryBucket::new()));
+    let newest = |committed| {
+        let found = world.backup.newest_local(committed).unwrap();
+        found.map(|local| (local.step, local.path))
+    };
+    assert_eq!(newest(false), None);
+    assert!(!world.backup.has_saved());
+    world.write("step_10.txt", b"any bytes");
+    assert_eq!(newest(false), None, "nothing but silence speaks for it");
+    world.backup_all().await;
+    let saved = Some((Some(10), world.path("step_10.txt")));
+    assert_eq!(newest(false), saved);
+    assert!(world.backup.has_saved());
+
+    world.write("step_20.txt", b"half of any byt");
+    let whole = npz(3, 2000);
+    world.write("step_30.npz", &whole[..whole.len() - 1]);
+    assert_eq!(newest(false), saved, "what is half is not believed");
+    world.write("step_30.npz", &whole);
+    assert_eq!(newest(false), Some((Some(30), world.path("step_30.npz"))));
+    assert_eq!(newest(true), saved, "a host that lost power");
+
+    // Files of a step that lie side by side go on from the directory; one that has lost a file since is not the one that was saved.
+    world.write("model_000040.npz", &npz(4, 2000));
+    world.write("optim_000040.npz", &npz(5, 2000));
+    world.backup_all().await;
+    let dir = world.path("model_000040.npz").parent().unwrap().to_owned();
+    assert_eq!(newest(true), Some((Some(40), dir)));
+    fs::remove_file(world.path("optim_000040.npz")).unwrap();
+    assert_eq!(newest(true), Some((Some(30), world.path("step_30.npz"))));
+}

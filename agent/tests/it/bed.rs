@@ -212,6 +212,7 @@ impl Bed {
             dir: self.work().display().to_string(),
             env: HashMap::new(),
             timeout_s: 0,
+            again: None,
         }
     }
 

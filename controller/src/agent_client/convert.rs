@@ -434,6 +434,12 @@ impl From<&SessionRequest> for v1::StartSessionRequest {
             env: request.env.iter().cloned().collect(),
             dir: request.dir.clone().unwrap_or_default(),
             timeout_s: request.timeout.map_or(0, seconds),
+            again: request.again.clone().map(|again| v1::Again {
+                fresh: again.fresh,
+                resume: again.resume,
+                secrets: again.secrets,
+                times: again.times,
+            }),
         }
     }
 }

@@ -547,6 +547,21 @@ pub struct SessionRequest {
     pub dir: Option<String>,
     /// Longest time; `None`: no limit.
     pub timeout: Option<std::time::Duration>,
+    /// How the box may start it again by itself; `None`: it may not.
+    pub again: Option<Again>,
+}
+
+/// How a box may start a training again that went with a restart of its container.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Again {
+    /// Shell text where there is no checkpoint to go on from.
+    pub fresh: String,
+    /// Shell text where there is one.
+    pub resume: String,
+    /// Variables whose values the box may not keep: where there are any, it does not start anything.
+    pub secrets: Vec<String>,
+    /// How often at most.
+    pub times: u32,
 }
 
 /// A place in a log.

@@ -11,7 +11,7 @@ use crate::{
     run::{
         bringing_up::{key_name, key_stamp},
         lifecycle::{Lifecycle, Report},
-        site::{Place, Site, Sites},
+        site::{Place, Site, SiteError, Sites},
         waiting::Looks,
     },
     store::{Outcome, RunRecord},
@@ -86,14 +86,26 @@ impl Deps {
         let sites = self.sites()?;
         self.not_stopped(&record, place.instance).await?;
         self.same_key(run, place.instance).await?;
-        sites
-            .open(&place, &record.spec, &|_, _| {})
-            .await
-            .map_err(|err| {
-                CommandError::new(format!("the box of `{run}` could not be reached"))
-                    .cause(err)
-                    .about(run)
-            })
+        let mut opened = sites.open(&place, &record.spec, &|_, _| {}).await;
+        if let Err(SiteError::Unreachable(_)) = &opened
+            && let Some(place) = self.moved(place).await
+        {
+            opened = sites.open(&place, &record.spec, &|_, _| {}).await;
+        }
+        opened.map_err(|err| {
+            CommandError::new(format!("the box of `{run}` could not be reached"))
+                .cause(err)
+                .about(run)
+        })
+    }
+
+    /// Where a box is by the provider, if that is not where it was: ports change when a container is started again, and whoever
+    /// watches writes them down.
+    async fn moved(&self, place: Place) -> Option<Place> {
+        let found = self.provider().ok()?.instance(place.instance).await;
+        let addresses = found.ok()??.ssh;
+        let is_new = !addresses.is_empty() && addresses != place.addresses;
+        is_new.then_some(Place { addresses, ..place })
     }
 
     /// Refuses the stopped box of an ended run: ssh would only find nobody at its address.

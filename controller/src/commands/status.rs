@@ -12,7 +12,7 @@ use crate::{
         State, alarms,
         bringing_up::TRAIN,
         diagnosis::Diagnosis,
-        foresight, next,
+        foresight, next, restarts,
         summary::RunSummary,
         waiting::{self, Waiting},
         windows,
@@ -109,6 +109,8 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
             None
         };
         let (window, contradiction) = windows_of(&store, &run.name)?;
+        let mut warnings = warnings;
+        warnings.extend(not_restarted(&store, &run)?);
         ui.json(&Status {
             summary,
             backup_alarm,
@@ -161,7 +163,11 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         .as_ref()
         .and_then(|agent| agent.session(TRAIN))
         .is_some_and(|session| !session.is_running());
-    if run.outcome.is_none() && ended && !summary.watched {
+    let not_restarted = not_restarted(&store, &run)?;
+    if let Some(why) = &not_restarted {
+        ui.warning(format_args!("{why}"));
+        ui.hint(format_args!("go on with `spotter up {}`", run.name));
+    } else if run.outcome.is_none() && ended && !summary.watched {
         ui.warning(format_args!(
             "the training has ended and its box is still paid for"
         ));
@@ -185,6 +191,18 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         ));
     }
     Ok(())
+}
+
+/// Why a box that was restarted did not go on with its training by itself, a sentence; `None` when it had not to, or it goes on again.
+fn not_restarted(store: &Store, run: &RunRecord) -> Result<Option<String>, CommandError> {
+    let latest = store.latest_attempt(&run.name)?;
+    let Some(latest) = latest.filter(|latest| latest.state == State::Running) else {
+        return Ok(None);
+    };
+    let why = restarts::why_not(store, &latest)?.filter(|_| run.outcome.is_none());
+    Ok(why.map(|why| {
+        format!("its box was restarted and did not start the training again by itself: {why}")
+    }))
 }
 
 /// The newest window, and what contradicts the estimate while it runs.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    run::{alarms, cadence, diagnosis, runtime, windows},
+    run::{alarms, cadence, diagnosis, restarts, runtime, windows},
     store::{ENDED, EventRecord},
     ui::text,
 };
@@ -36,6 +36,7 @@ pub(super) fn text(run: &str, event: &EventRecord) -> Option<String> {
         "lost" => with(format!("the box of attempt {attempt} is lost"), "reason"),
         "stopped_by_hand" => with(format!("the box of attempt {attempt} is stopped"), "reason"),
         "waiting" => "its box is waited for".to_owned(),
+        restarts::RESTARTED => restarts::text(detail),
         runtime::RUNNING => return recovered(attempt, detail),
         "crashed" => match word("session") {
             Some(session) => with(format!("`{session}` crashed"), "how"),
@@ -176,6 +177,11 @@ mod tests {
                 "the box of attempt 2 is stopped: x",
             ),
             ("waiting", json!({}), "its box is waited for"),
+            (
+                "training.restarted",
+                json!({"step": 10, "last_step": 12}),
+                "its box was restarted and went on with the training by itself from step 10, 2 steps were lost",
+            ),
             (
                 "running",
                 json!({"resumed_step": 120, "steps_lost": 7}),

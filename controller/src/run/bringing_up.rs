@@ -18,6 +18,7 @@ use crate::{
         interruptions::interruptions,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         market_eye::{Eye, UNKNOWN, UNKNOWN_FOR},
+        restarts,
         runtime::RUNNING,
         site::{Site, SiteError},
         status::Action,
@@ -122,7 +123,8 @@ impl Lifecycle {
                 (Some(resume), true) => resume,
                 _ => &run.spec.run,
             };
-            let plan = self.plan(run, attempt, TRAIN, command, &workdir, &checkpoint)?;
+            let mut plan = self.plan(run, attempt, TRAIN, command, &workdir, &checkpoint)?;
+            plan.again = restarts::again(&run.spec, attempt.number + self.returns(&run.name)?);
             // The intent first: from here on this box may hold a training, and is not given up lightly.
             let before = attempt.started_us;
             attempt.started_us = self.clock.now_us();
@@ -139,6 +141,11 @@ impl Lifecycle {
                 }
             }
             crate::fault::point("agent.start_session.after");
+        } else if let Err(err) = self.copy_events(run, attempt, site).await {
+            tracing::debug!(%err, "how the training came to run is told later");
+        }
+        if let Some(session) = &session {
+            self.adopt_restarted(run, attempt, session)?;
         }
         // Whichever session it is, it is this life's now.
         attempt.old_session_us = 0;
@@ -563,6 +570,7 @@ impl Lifecycle {
             env,
             dir: None,
             timeout: None,
+            again: None,
         })
     }
 }

@@ -4,7 +4,10 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::store::EventRecord;
+use crate::{
+    run::{believable_step, restarts::RESTARTED},
+    store::EventRecord,
+};
 
 /// One interruption.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -75,6 +78,29 @@ pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
                     resumed_step: None,
                     steps_lost: lost(step, saved_step),
                 });
+            }
+            // The box went on by itself: an interruption of which nobody else may know.
+            RESTARTED => {
+                let resumed_step = event.detail["step"].as_u64().unwrap_or(0);
+                let step = believable_step(event.detail["last_step"].as_u64());
+                if found.iter().all(|known| known.resumed_by.is_some()) {
+                    found.push(Interruption {
+                        attempt: event.attempt,
+                        time_us: event.detail["ended_us"].as_i64().unwrap_or(event.time_us),
+                        reason: "its box was restarted".to_owned(),
+                        step,
+                        saved_step,
+                        resumed_by: None,
+                        resumed_step: None,
+                        steps_lost: None,
+                    });
+                }
+                for open in found.iter_mut().filter(|open| open.resumed_by.is_none()) {
+                    open.step = open.step.max(step);
+                    open.resumed_by = Some(event.attempt);
+                    open.resumed_step = Some(resumed_step);
+                    open.steps_lost = lost(open.step, Some(resumed_step));
+                }
             }
             "running" => {
                 let resumed_step = event.detail["resumed_step"].as_u64().unwrap_or(0);
@@ -157,6 +183,22 @@ mod tests {
                 "attempt 1 at step 137: 7 steps lost, went on from 130 (outbid)",
                 "attempt 2 before its first step: no step was seen (outbid)",
                 "attempt 3 at step 131: 131 steps lost, went on from 0 (gone)",
+            ],
+        );
+        // A box that goes on by itself: whether the interruption was seen or not, it is one.
+        let alone = |from: u64, last: u64| json!({"step": from, "last_step": last, "ended_us": 7});
+        check(
+            &[
+                (1, "running", running(None)),
+                (1, "checkpoint.committed", saved(20)),
+                (1, "training.restarted", alone(20, 27)),
+                (1, "interrupted", taken(Some(40))),
+                (1, "training.restarted", alone(30, 43)),
+                (1, "running", running(Some(30))),
+            ],
+            &[
+                "attempt 1 at step 27: 7 steps lost, went on from 20 (its box was restarted)",
+                "attempt 1 at step 43: 13 steps lost, went on from 30 (outbid)",
             ],
         );
         // Two lives on one box.

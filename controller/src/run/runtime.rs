@@ -11,6 +11,7 @@ use crate::{
         lifecycle::Lifecycle,
         past,
         prediction::prediction,
+        restarts::RESTARTED,
         site::{Site, SiteError},
         windows,
     },
@@ -119,6 +120,10 @@ pub fn trained_before(attempts: &[AttemptRecord], events: &[EventRecord], number
                 .filter(|event| event.attempt == attempt.number)
             {
                 if event.kind == RUNNING {
+                    since_us = Some(event.time_us);
+                } else if event.kind == RESTARTED {
+                    let ended_us = event.detail["ended_us"].as_i64().unwrap_or(event.time_us);
+                    trained_us += since_us.map_or(0, |since| ended_us.saturating_sub(since).max(0));
                     since_us = Some(event.time_us);
                 } else if ENDS.contains(&event.kind.as_str()) {
                     trained_us += since_us.take().map_or(0, |since| event.time_us - since);

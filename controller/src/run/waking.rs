@@ -9,8 +9,10 @@ use crate::{
     provider::{Actual, Instance},
     run::{
         State,
+        bringing_up::TRAIN,
         lifecycle::{LOOK_AGAIN, Lifecycle},
-        next,
+        next, restarts,
+        site::SiteError,
         status::{Meaning, Seen, row},
     },
     store::{AttemptRecord, RunRecord},
@@ -18,6 +20,8 @@ use crate::{
 
 /// A container that is on its host already is up within seconds; somebody waits at the keyboard.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
+/// Longest time for a look whether it trains again by itself.
+const STANDS_DOWN: Duration = Duration::from_secs(60);
 
 impl Lifecycle {
     /// Starts the box of an ended run if it is stopped, and answers when ssh can be expected there. The caller holds the lease.
@@ -44,7 +48,7 @@ impl Lifecycle {
         let gone = || refused("the market does not know it any more");
         let found = self.find_box(id).await?.ok_or_else(gone)?;
         if is_up(attempt, &found) {
-            return self.is_awake(attempt, &found);
+            return self.is_awake(run, attempt, &found).await;
         }
         self.say(run, &format!("Starting instance {id}."));
         self.provider.start(id).await?;
@@ -53,7 +57,7 @@ impl Lifecycle {
             tokio::time::sleep(LOOK_AGAIN).await;
             let found = self.find_box(id).await?.ok_or_else(gone)?;
             if is_up(attempt, &found) {
-                return self.is_awake(attempt, &found);
+                return self.is_awake(run, attempt, &found).await;
             }
             if begun.elapsed() >= PATIENCE {
                 // An order that was not carried out in time must not be carried out when nobody waits for it any more.
@@ -82,11 +86,51 @@ impl Lifecycle {
         stopped.map_err(|halt| halt.into_error(&run.name))
     }
 
-    fn is_awake(&self, attempt: &AttemptRecord, found: &Instance) -> Result<(), CommandError> {
+    async fn is_awake(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        found: &Instance,
+    ) -> Result<(), CommandError> {
         let mut attempt = attempt.clone();
         attempt.ssh = found.ssh.clone();
         self.store.update_attempt(&attempt)?;
-        self.gpu_charge_starts(&attempt, found)
+        self.gpu_charge_starts(&attempt, found)?;
+        if run.outcome.is_some() && restarts::again(&run.spec, 0).is_some() {
+            let stood_down = tokio::time::timeout(STANDS_DOWN, self.stand_down(run, &attempt));
+            if stood_down.await.is_err() {
+                tracing::debug!("whether the box trains again could not be asked in time");
+            }
+        }
+        Ok(())
+    }
+
+    /// A box that was told to stop while nobody could reach it takes its restart for an interruption, and goes on with the training.
+    async fn stand_down(&self, run: &RunRecord, attempt: &AttemptRecord) {
+        let Some(id) = attempt.instance else { return };
+        let place = self.place(attempt, id);
+        loop {
+            match self.sites.open(&place, &run.spec, &|_, _| {}).await {
+                Ok(site) => {
+                    let status = site.status().await.ok();
+                    let trains = status
+                        .and_then(|status| Some(status.session(TRAIN)?.is_running()))
+                        .unwrap_or(false);
+                    if trains {
+                        self.say(
+                            run,
+                            "Its training had ended, so what the box started again is ended.",
+                        );
+                        if let Err(err) = site.end_session(TRAIN, Duration::ZERO).await {
+                            tracing::warn!(%err, "the training was not ended");
+                        }
+                    }
+                    return;
+                }
+                Err(SiteError::Unreachable(_)) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(_) => return,
+            }
+        }
     }
 }
 

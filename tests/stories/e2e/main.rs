@@ -8,6 +8,7 @@
 
 mod world;
 
+mod alone;
 mod checkpoints;
 mod crash_points;
 mod disk;
