@@ -7,6 +7,7 @@ mod boxes;
 pub mod bringing_up;
 pub mod budget;
 pub mod cadence;
+pub mod choosing;
 pub mod claims;
 mod deadline;
 pub mod diagnosis;
@@ -38,6 +39,7 @@ pub mod to_come;
 pub mod vigil;
 pub mod waiting;
 mod waking;
+mod way_on;
 pub mod windows;
 mod wiping;
 

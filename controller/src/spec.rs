@@ -35,6 +35,9 @@ pub const DEFAULT_IMAGE: &str = "vastai/pytorch";
 pub const DEFAULT_DISK_GB: f64 = 50.0;
 /// Bid over the price to beat, as a fraction.
 pub const DEFAULT_HEADROOM: f64 = 0.15;
+/// The same where the way on after an interruption is chosen by price: over simulated weeks no headroom was worth what it costs, because
+/// an interruption costs little then.
+pub const DEFAULT_HEADROOM_BY_PRICE: f64 = 0.0;
 /// From paying for a box to a started session.
 pub const DEFAULT_BRING_UP: Duration = Duration::from_secs(45 * 60);
 /// Backup interval.
@@ -301,6 +304,8 @@ pub enum RecoverPolicy {
     Elsewhere,
     /// Wait for the same box, bidding more where that is allowed.
     Here,
+    /// Wait for the same box, bid more for it or rent another one, whatever is expected to cost least.
+    Price,
     /// Stop, and let a person choose.
     Ask,
     /// Stop and tell.

@@ -35,6 +35,7 @@ struct State {
     twins: u32,
     low_bids: u32,
     queue_starts: bool,
+    lists_rivals: bool,
     gone: Vec<OfferId>,
     unreachable: bool,
     failing: BTreeMap<&'static str, u32>,
@@ -74,6 +75,7 @@ impl MemoryMarket {
             twins: 0,
             low_bids: 0,
             queue_starts: false,
+            lists_rivals: false,
             gone: Vec::new(),
             unreachable: false,
             failing: BTreeMap::new(),
@@ -122,6 +124,11 @@ impl MemoryMarket {
     /// A stopped box that is started waits in the queue for its GPU.
     pub fn queue_starts(&self) {
         self.state().queue_starts = true;
+    }
+
+    /// Searches show what has to be bid for boxes that rivals hold.
+    pub fn list_rivals(&self) {
+        self.state().lists_rivals = true;
     }
 
     /// The next `count` calls of this operation are answered with HTTP 503.
@@ -369,7 +376,8 @@ impl MemoryMarket {
     }
 }
 
-fn offer(machine: u64) -> Offer {
+/// An offer of a machine, as every market in memory begins.
+pub fn offer(machine: u64) -> Offer {
     Offer {
         id: machine,
         machine_id: machine,
@@ -461,6 +469,18 @@ impl Provider for MemoryMarket {
                 offer.gpu_usd_per_hour = price;
                 offer.min_bid_usd_per_hour = Some(price);
             }
+        }
+        let taken = state.rented.values().filter(|_| state.lists_rivals);
+        for rented in taken.filter(|rented| rented.destroyed.is_none()) {
+            let Some(rival) = rented.rival_usd_per_hour else {
+                continue;
+            };
+            let price = rival + 0.001;
+            offers.push(Offer {
+                gpu_usd_per_hour: price,
+                min_bid_usd_per_hour: Some(price),
+                ..offer(rented.instance.machine_id)
+            });
         }
         offers.truncate(query.limit as usize);
         Ok(offers)

@@ -47,6 +47,10 @@ impl Lifecycle {
                 spent_usd: self.spent_usd(&run.name)?,
             },
         );
+        let next = match next {
+            Move::Choose => self.choose_move(run, attempt).await?,
+            next => next,
+        };
         // Stopped by us, it cannot be given back by the market while its successor runs: never two GPU charges.
         if next != Move::Here
             && matches!(attempt.state, State::Interrupted | State::Lost)
@@ -75,7 +79,7 @@ impl Lifecycle {
         }
         match next {
             Move::Here => self.begin_waiting(run, attempt),
-            Move::Elsewhere => {
+            Move::Elsewhere | Move::Choose => {
                 self.new_attempt(run, attempt.number + 1)?;
                 Ok(())
             }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::{
     provider::{Offer, OfferQuery, Rental},
+    run::choosing,
     spec::Resources,
 };
 
@@ -113,4 +114,53 @@ pub fn order(offer: &Offer, resources: &Resources) -> Result<Order, TooDear> {
         });
     }
     Ok(order)
+}
+
+/// The same with no more headroom than leaves an hour's worth of what is left of the budget; `None`: there is none. What has to be beaten is
+/// bid all the same: the run is finished in order when its money is over.
+pub fn within_budget(order: Order, offer: &Offer, left_usd: Option<f64>) -> Order {
+    let Some(bid) = order.bid_usd_per_hour else {
+        return order;
+    };
+    let floor = offer.min_bid_usd_per_hour.unwrap_or(offer.gpu_usd_per_hour);
+    let most = choosing::affordable(left_usd, order.storage_usd_per_hour).max(floor);
+    let bid = bid.min(most);
+    Order {
+        bid_usd_per_hour: Some(bid),
+        gpu_usd_per_hour: bid,
+        ..order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{provider::memory, spec::RunSpec};
+
+    #[test]
+    fn a_bid_is_the_price_to_beat_and_headroom_within_maximum_and_budget() {
+        let mut resources = RunSpec::from_flags_for_tests().resources;
+        resources.rental = Rental::Interruptible;
+        let offer = Offer {
+            gpu_usd_per_hour: 0.2,
+            storage_usd_per_hour: 0.01,
+            min_bid_usd_per_hour: Some(0.2),
+            ..memory::offer(1)
+        };
+        let mut check = |headroom, max, left_usd, expected: f64| {
+            resources.bid_headroom = headroom;
+            resources.bid_max_usd_per_hour = max;
+            let order = within_budget(order(&offer, &resources).unwrap(), &offer, left_usd);
+            let bid = order.bid_usd_per_hour.unwrap();
+            assert!((bid - expected).abs() < 1e-9, "{bid} instead of {expected}");
+            assert_eq!(order.gpu_usd_per_hour, bid);
+        };
+        check(0.0, None, None, 0.2);
+        check(0.15, None, None, 0.23);
+        check(0.5, Some(0.25), None, 0.25);
+        check(0.5, Some(0.25), Some(100.0), 0.25);
+        // An hour of it is left, and less than an hour of what has to be beaten.
+        check(0.5, None, Some(0.25), 0.24);
+        check(0.5, None, Some(0.05), 0.2);
+    }
 }

@@ -28,6 +28,8 @@ pub enum Move {
     Elsewhere,
     /// Wait for the same box.
     Here,
+    /// Whichever of both is expected to cost less, by the market's prices.
+    Choose,
     /// End the run.
     GiveUp(GiveUp),
 }
@@ -131,7 +133,7 @@ pub fn decide(spec: &RunSpec, past: &Past<'_>) -> Move {
         match spec.recover.policy {
             RecoverPolicy::Never => return Move::GiveUp(GiveUp::Policy),
             RecoverPolicy::Ask => return Move::GiveUp(GiveUp::Ask),
-            RecoverPolicy::Here | RecoverPolicy::Elsewhere => {}
+            RecoverPolicy::Here | RecoverPolicy::Elsewhere | RecoverPolicy::Price => {}
         }
         if lives >= spec.recover.attempts {
             return Move::GiveUp(GiveUp::Attempts { used: lives });
@@ -147,8 +149,11 @@ pub fn decide(spec: &RunSpec, past: &Past<'_>) -> Move {
         .is_some_and(|checkpoints| checkpoints.to.is_some());
     match spec.recover.policy {
         RecoverPolicy::Here if worth_waiting && !past.failed_here => Move::Here,
+        RecoverPolicy::Price if worth_waiting && !past.failed_here => Move::Choose,
         // Without a bucket its disk holds the only checkpoint: elsewhere the training would begin again.
-        RecoverPolicy::Here if worth_waiting && !has_bucket => Move::GiveUp(GiveUp::NotUp),
+        RecoverPolicy::Here | RecoverPolicy::Price if worth_waiting && !has_bucket => {
+            Move::GiveUp(GiveUp::NotUp)
+        }
         _ => Move::Elsewhere,
     }
 }
@@ -206,6 +211,8 @@ pub enum Patience {
     Bid(f64),
     /// Go on there.
     GoOn,
+    /// Another one is cheaper by now.
+    Leave,
     /// It will not come back.
     Gone,
     /// End the run.
@@ -352,6 +359,17 @@ mod tests {
             spent_usd: 0.0,
         };
         assert_eq!(decide(&without_bucket, &past), Move::GiveUp(GiveUp::NotUp));
+        let priced = {
+            let mut spec = spec.clone();
+            spec.recover.policy = RecoverPolicy::Price;
+            spec
+        };
+        let back = Past {
+            failed_here: false,
+            ..past
+        };
+        assert_eq!(decide(&priced, &back), Move::Choose);
+        assert_eq!(decide(&priced, &past), Move::Elsewhere);
         check(State::Interrupted, false, box_, false, 0.0, Move::Elsewhere);
         check(State::Interrupted, true, None, false, 0.0, Move::Elsewhere);
         check(State::Lost, true, box_, false, 0.0, Move::Elsewhere);

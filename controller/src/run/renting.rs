@@ -29,7 +29,7 @@ const MARKET_PAUSE: Duration = Duration::from_secs(60);
 /// A start that was just asked for is not yet in what the provider says.
 const START_SHOWS: Duration = Duration::from_secs(20);
 /// Offers looked at; many of the cheapest may be taken, too dear or known to be bad.
-const OFFERS_LISTED: u32 = 32;
+pub(crate) const OFFERS_LISTED: u32 = 32;
 /// Words of the host's daemon after which an image never arrives (observed in the provider's own tooling).
 const HOPELESS: [&str; 6] = [
     "error response from daemon",
@@ -222,6 +222,9 @@ impl Lifecycle {
             .await
             .map_err(|err| self.not_rented(run, err))?;
         let bad_machines = self.machines_that_failed(run, attempt)?;
+        let spent_usd = self.spent_usd(&run.name)?;
+        let left_usd = run.spec.limits.budget_usd.map(|budget| budget - spent_usd);
+        let affordable = |order, offer: &Offer| pricing::within_budget(order, offer, left_usd);
         let mut too_dear = None;
         let mut avoided = None;
         for offer in &found {
@@ -232,9 +235,9 @@ impl Lifecycle {
                 pricing::order(offer, resources),
                 machines::avoided(&self.store, offer.machine_id, self.clock.now_us())?,
             ) {
-                (Ok(order), None) => return Ok(Some((offer.clone(), order))),
+                (Ok(order), None) => return Ok(Some((offer.clone(), affordable(order, offer)))),
                 (Ok(order), Some(why)) => {
-                    avoided.get_or_insert((offer.clone(), order, why));
+                    avoided.get_or_insert((offer.clone(), affordable(order, offer), why));
                 }
                 (Err(reason), _) => {
                     too_dear.get_or_insert((offer.id, reason));
@@ -295,7 +298,7 @@ impl Lifecycle {
     }
 
     /// Machines on which this run already failed to come up. One that somebody outbid us for did nothing wrong.
-    fn machines_that_failed(
+    pub(crate) fn machines_that_failed(
         &self,
         run: &RunRecord,
         attempt: &AttemptRecord,

@@ -19,9 +19,11 @@ use crate::{
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         market_eye::{UNKNOWN, UNKNOWN_FOR},
-        recovery::{self, Patience, Presence, Wait},
+        recovery::{self, GiveUp, Patience, Presence, Wait},
         status::{self, Action, Seen},
+        way_on,
     },
+    spec::RecoverPolicy,
     store::{AttemptRecord, Outcome, RunRecord, Store, StoreError},
     ui::text,
 };
@@ -53,6 +55,8 @@ struct Look {
     started: bool,
     /// Somebody took it out of the queue.
     held: bool,
+    /// When the way on was chosen by price, last.
+    chose_us: i64,
 }
 
 /// How a box that is waited for is meant to be, by the market.
@@ -78,6 +82,17 @@ enum Nudge {
 }
 
 impl Looks {
+    /// Whether the way on is to be chosen now; true once in `every_us`.
+    pub(crate) fn choice_is_due(&self, run: &str, now_us: i64, every_us: i64) -> bool {
+        self.of(run, |look| {
+            let due = now_us.saturating_sub(look.chose_us) >= every_us;
+            if due {
+                look.chose_us = now_us;
+            }
+            due
+        })
+    }
+
     fn of<T>(&self, run: &str, use_it: impl FnOnce(&mut Look) -> T) -> T {
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         use_it(looks.entry(run.to_owned()).or_default())
@@ -137,6 +152,8 @@ pub struct Waiting {
     pub ceiling_usd_per_hour: Option<f64>,
     /// What its disk costs meanwhile, $/h.
     pub storage_usd_per_hour: f64,
+    /// Why it waits, by the prices of all ways on; `null`: the run file says so.
+    pub why: Option<String>,
 }
 
 impl Waiting {
@@ -146,8 +163,12 @@ impl Waiting {
             || "is not raised".to_owned(),
             |ceiling| format!("is raised up to {}", text::usd_per_hour(ceiling)),
         );
+        let why = match &self.why {
+            Some(why) => format!("; it {why}"),
+            None => String::new(),
+        };
         format!(
-            "for instance {} until {} at the latest; its disk costs ${:.4}/h meanwhile, the bid of {} {ceiling}",
+            "for instance {} until {} at the latest; its disk costs ${:.4}/h meanwhile, the bid of {} {ceiling}{why}",
             self.instance,
             text::time(self.until_us),
             self.storage_usd_per_hour,
@@ -171,7 +192,12 @@ pub fn of(
     let began = store.newest_event(&run.name, attempt.number, BEGAN)?;
     let since_us = began.map_or(attempt.state_us, |event| event.time_us);
     let limit_us = i64::try_from(run.spec.recover.wait.as_micros()).unwrap_or(i64::MAX);
+    let why = match run.spec.recover.policy {
+        RecoverPolicy::Price => way_on::why(store, &run.name, attempt.number)?,
+        _ => None,
+    };
     Ok(Some(Waiting {
+        why,
         instance,
         since_us,
         until_us: since_us.saturating_add(limit_us),
@@ -235,11 +261,27 @@ impl Lifecycle {
         if nudge == Nudge::Hold {
             self.hold(run, attempt, &waiting)?;
         }
-        match (recovery::here(&wait), &found) {
+        let mut patience = recovery::here(&wait);
+        if run.spec.recover.policy == RecoverPolicy::Price && nudge != Nudge::Hold {
+            patience = match patience {
+                Patience::Wait | Patience::Bid(_) | Patience::GiveUp(GiveUp::Waited { .. }) => {
+                    self.priced_patience(run, attempt, &wait, patience).await?
+                }
+                other => other,
+            };
+        }
+        match (patience, &found) {
             (Patience::GoOn, Some(found)) => {
                 return self.go_on_here(run, attempt, found, wait.waited);
             }
             (Patience::Gone, _) | (_, None) => return Err(Halt::Lost(UNKNOWN.to_owned())),
+            (Patience::Leave, _) => {
+                self.store.fence(&run.name)?;
+                // Out of the queue first: given back later, it would be charged beside its successor.
+                self.provider.stop(id).await?;
+                self.move_to(attempt, State::Interrupted)?;
+                return Ok(self.new_attempt(run, attempt.number + 1)?);
+            }
             (Patience::GiveUp(why), _) => {
                 let reason = match &attempt.reason {
                     Some(reason) => format!("{reason}; not recovered: {why}"),

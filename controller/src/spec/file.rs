@@ -23,10 +23,11 @@ pub use self::notify::webhook_in;
 use self::upload::{ServerKeys, UploadKeys};
 use super::{
     BucketServer, Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR,
-    DEFAULT_DISK_GB, DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE,
-    DEFAULT_KEEP_LAST, DEFAULT_SMOKE_TIMEOUT, DEFAULT_WAIT, DEFAULT_WINDOW, EARLY_WINDOWS, KeyMode,
-    KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy, Resources, Results, RunSpec, Smoke,
-    Validate, YamlError, accelerators, check_rules, from_yaml, query, values,
+    DEFAULT_DISK_GB, DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_HEADROOM_BY_PRICE, DEFAULT_IMAGE,
+    DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST, DEFAULT_SMOKE_TIMEOUT, DEFAULT_WAIT, DEFAULT_WINDOW,
+    EARLY_WINDOWS, KeyMode, KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy, Resources,
+    Results, RunSpec, Smoke, Validate, YamlError, accelerators, check_rules, from_yaml, query,
+    values,
 };
 use crate::{error::CommandError, provider::Rental};
 
@@ -391,7 +392,7 @@ impl FileKeys {
             .map(|keys| results(keys, dir))
             .transpose()?;
         let on_done = OnDone::of(checkpoints.as_ref(), results.as_ref());
-        let spec = RunSpec {
+        let mut spec = RunSpec {
             name: self.name.value.clone(),
             workdir: option(self.workdir.as_ref(), |text| existing_dir(dir, text))?,
             resources,
@@ -423,6 +424,7 @@ impl FileKeys {
                         let words = [
                             ("elsewhere", RecoverPolicy::Elsewhere),
                             ("here", RecoverPolicy::Here),
+                            ("price", RecoverPolicy::Price),
                             ("ask", RecoverPolicy::Ask),
                             ("never", RecoverPolicy::Never),
                         ];
@@ -465,6 +467,12 @@ impl FileKeys {
                 .map(|keys| notify::notify(keys, path))
                 .transpose()?,
         };
+        let bid = self.resources.value.bid.as_ref();
+        if spec.recover.policy == RecoverPolicy::Price
+            && bid.is_none_or(|bid| bid.headroom.is_none())
+        {
+            spec.resources.bid_headroom = DEFAULT_HEADROOM_BY_PRICE;
+        }
         check_rules(&spec).map_err(|(key, why)| YamlError::at(self.place_of(key), why))?;
         Ok(spec)
     }

@@ -82,7 +82,7 @@ pub const INTERRUPTION: &str =
     "attempt time_us reason step saved_step resumed_by resumed_step steps_lost";
 /// Tried where a box is waited for.
 pub const WAITING: &str =
-    "instance since_us until_us bid_usd_per_hour ceiling_usd_per_hour storage_usd_per_hour";
+    "instance since_us until_us bid_usd_per_hour ceiling_usd_per_hour storage_usd_per_hour why";
 const MONEY: &str = "gpu_usd disk_usd bandwidth_usd";
 const RUNS: &str = "run created_us state outcome reason stop_requested attempt instance gpu num_gpus rental step usd_per_hour cost_usd \
     saved_step saved_us unsaved backup_alarm contradiction ended_by market watched_by_pid";

@@ -8,6 +8,7 @@
 
 mod again;
 mod bring_up;
+mod by_price;
 mod cadence;
 mod contract;
 mod diagnosis;

@@ -343,7 +343,7 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "policy: here",
             "policy: there",
-            "36:19: expected elsewhere or here or ask or never",
+            "36:19: expected elsewhere or here or price or ask or never",
         ),
         (
             "bring_up: 30m",

@@ -1,0 +1,452 @@
+//! Where a run goes on whose box was taken back (pure): it waits for that box, bids more for it, or moves to another one, whatever is
+//! expected to cost least, delay included; and says so in one line.
+//!
+//! What each way costs is counted from now until somebody is likely to take the box again, because then one chooses anew. How long that
+//! is, and how long a box stays away, comes from what this market did to boxes before ([`Past`]).
+
+use std::fmt;
+
+use crate::ui::text;
+
+/// What is believed of a market before it was seen: an interruption in so many hours ...
+const BELIEVED_HOURS: f64 = 20.0;
+/// ... and a box that is back after so many. Each weighs like one that was seen.
+const BELIEVED_AWAY_HOURS: f64 = 6.0;
+/// An hour in which nothing is trained costs this share of an hour of training: somebody waits for the result.
+const DELAY_SHARE: f64 = 0.5;
+/// Hours of training to come where nothing tells how many.
+const UNKNOWN_HOURS: f64 = 8.0;
+/// From a box that is back to its training: its container, and a checkpoint that lies on its disk.
+const RETURN_HOURS: f64 = 0.05;
+/// Who has a box for so long is expected to keep it for this times as long again.
+const LINGER: f64 = 1.0;
+/// A box whose rivals bid less than we do is back within a minute; later than this, who holds it is not known.
+const COMES_HOURS: f64 = 0.1;
+/// From the order of another box to its training, where none was brought up so far.
+pub const MOVE_HOURS: f64 = 0.35;
+/// A budget that would be over sooner than this is no place for a higher bid.
+pub const SHORTEST_HOURS: f64 = 1.0;
+
+/// What this market did to interruptible boxes of ours so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Past {
+    /// Hours for which their GPUs were ours.
+    pub hours: f64,
+    /// How often one was taken back.
+    pub interruptions: u32,
+    /// Hours for which they were waited for, those that did not come back included.
+    pub away_hours: f64,
+    /// How often one came back.
+    pub returns: u32,
+}
+
+impl Past {
+    /// Hours until somebody takes a box, on average.
+    pub fn hours_between(&self) -> f64 {
+        (BELIEVED_HOURS + self.hours) / (1.0 + f64::from(self.interruptions))
+    }
+
+    /// Hours until a box is back, on average.
+    pub fn hours_away(&self) -> f64 {
+        (BELIEVED_AWAY_HOURS + self.away_hours) / (1.0 + f64::from(self.returns))
+    }
+}
+
+/// Another box that could be had.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Elsewhere {
+    /// What would be bid for it, headroom included, or paid on-demand, $/h.
+    pub gpu_usd_per_hour: f64,
+    /// Its disk, $/h.
+    pub storage_usd_per_hour: f64,
+}
+
+/// A run without its box.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Crossroads {
+    /// What is bid for its own box, $/h.
+    pub bid_usd_per_hour: f64,
+    /// Its disk, $/h.
+    pub storage_usd_per_hour: f64,
+    /// What has to be bid for it now, $/h; `None`: the market does not offer it, at no price.
+    pub beat_usd_per_hour: Option<f64>,
+    /// Hours since the box was taken, or since the bid for it was raised.
+    pub waited_hours: f64,
+    /// Share by which a bid is above that.
+    pub headroom: f64,
+    /// What may be bid at most, $/h; `None`: what is bid stays as it is.
+    pub ceiling_usd_per_hour: Option<f64>,
+    /// The best other box; `None`: there is none that the run file allows.
+    pub elsewhere: Option<Elsewhere>,
+    /// Hours of training to come; `None`: nothing tells.
+    pub hours_left: Option<f64>,
+    /// From the order of another box to its training, hours.
+    pub move_hours: f64,
+    /// Training that is on the box's disk and not in the bucket, hours: it is done again elsewhere.
+    pub at_risk_hours: f64,
+    /// What is left of the budget, dollars; `None`: there is none.
+    pub left_usd: Option<f64>,
+    /// What the market did so far.
+    pub past: Past,
+}
+
+/// Where it goes on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Way {
+    /// On its own box, when that is back for what is bid now.
+    Wait,
+    /// On its own box, for this bid, $/h.
+    Bid(f64),
+    /// On another box.
+    Move,
+}
+
+impl Way {
+    /// Its name, for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wait => "wait",
+            Self::Bid(_) => "bid",
+            Self::Move => "move",
+        }
+    }
+}
+
+/// One way, and what it is expected to cost until the next choice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Priced {
+    /// The way.
+    pub way: Way,
+    /// What an hour of training costs there, all in, $/h.
+    pub usd_per_hour: f64,
+    /// Hours until it trains on, those that are done again included.
+    pub delay_hours: f64,
+    /// Dollars in all, the delay's worth included.
+    pub usd: f64,
+}
+
+/// What was chosen, and between what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// All ways that were open, the chosen one first.
+    pub ways: Vec<Priced>,
+    /// Training that the prices are for, hours.
+    pub hours: f64,
+}
+
+impl Choice {
+    /// What was chosen.
+    pub fn way(&self) -> Way {
+        self.ways[0].way
+    }
+}
+
+/// Chooses. Waiting is always possible: it costs its disk only.
+pub fn choose(at: &Crossroads) -> Choice {
+    let between = at.past.hours_between();
+    let left = at.hours_left.unwrap_or(UNKNOWN_HOURS).max(0.0);
+    // Hours that are trained, on average, until it is done or taken again.
+    let hours = between * (1.0 - (-left / between).exp());
+    let own = |gpu: f64| gpu + at.storage_usd_per_hour;
+    let dearest = at.elsewhere.map_or(own(at.bid_usd_per_hour), |other| {
+        other.gpu_usd_per_hour + other.storage_usd_per_hour
+    });
+    let delay_usd_per_hour = DELAY_SHARE * dearest;
+
+    // Its rivals bid less by now: the market brings it back by itself.
+    let beaten = at
+        .beat_usd_per_hour
+        .is_some_and(|beat| beat <= at.bid_usd_per_hour);
+    let comes = beaten && at.waited_hours < COMES_HOURS;
+    let away = match comes {
+        true => 0.0,
+        // Some stay for minutes and some for days: who has stayed long is likely to stay longer.
+        false => at.past.hours_away().max(LINGER * at.waited_hours),
+    };
+    let mut ways = vec![Priced {
+        way: Way::Wait,
+        usd_per_hour: own(at.bid_usd_per_hour),
+        delay_hours: away + RETURN_HOURS,
+        usd: away * (at.storage_usd_per_hour + delay_usd_per_hour)
+            + RETURN_HOURS * (own(at.bid_usd_per_hour) + delay_usd_per_hour)
+            + hours * own(at.bid_usd_per_hour),
+    }];
+    if let Some(bid) = allowed_bid(at) {
+        ways.push(Priced {
+            way: Way::Bid(bid),
+            usd_per_hour: own(bid),
+            delay_hours: RETURN_HOURS,
+            usd: RETURN_HOURS * (own(bid) + delay_usd_per_hour) + hours * own(bid),
+        });
+    }
+    if let Some(other) = at.elsewhere {
+        let price = other.gpu_usd_per_hour + other.storage_usd_per_hour;
+        let delay_hours = at.move_hours + at.at_risk_hours;
+        ways.push(Priced {
+            way: Way::Move,
+            usd_per_hour: price,
+            delay_hours,
+            // The old box keeps its disk until the new one trains.
+            usd: delay_hours * (price + delay_usd_per_hour)
+                + at.move_hours * at.storage_usd_per_hour
+                + hours * price,
+        });
+    }
+    ways.sort_by(|one, other| one.usd.total_cmp(&other.usd));
+    Choice { ways, hours }
+}
+
+/// The bid that would have its box now, within every limit; `None`: none does, or none is needed.
+fn allowed_bid(at: &Crossroads) -> Option<f64> {
+    let beat = at.beat_usd_per_hour?;
+    let most = at
+        .ceiling_usd_per_hour?
+        .min(affordable(at.left_usd, at.storage_usd_per_hour));
+    if beat <= at.bid_usd_per_hour || beat > most {
+        return None;
+    }
+    // Rounding up keeps it above what is to be beaten; headroom is cut before a limit is passed.
+    Some(ticks_up(beat * (1.0 + at.headroom)).min(most))
+}
+
+/// To the market's smallest unit, upwards; what is no more than a product's last binary digit makes no unit.
+fn ticks_up(usd_per_hour: f64) -> f64 {
+    (usd_per_hour * 1000.0 - 1e-6).ceil() / 1000.0
+}
+
+/// What may be bid at most so that what is left of a budget lasts for [`SHORTEST_HOURS`], $/h.
+pub fn affordable(left_usd: Option<f64>, storage_usd_per_hour: f64) -> f64 {
+    left_usd.map_or(f64::INFINITY, |left_usd| {
+        (left_usd / SHORTEST_HOURS - storage_usd_per_hour).max(0.0)
+    })
+}
+
+impl fmt::Display for Priced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (usd, price) = (text::usd(self.usd), text::usd_per_hour(self.usd_per_hour));
+        let what = match self.way {
+            Way::Wait => "waiting for its box".to_owned(),
+            Way::Bid(bid) => format!("bidding {} for its box", text::usd_per_hour(bid)),
+            Way::Move => "another box".to_owned(),
+        };
+        write!(f, "{what} {usd} ({price} after {:.1} h)", self.delay_hours)
+    }
+}
+
+/// The whole choice in one line, the chosen way first.
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let chosen = match self.way() {
+            Way::Wait => "waits for its box",
+            Way::Bid(_) => "bids more for its box",
+            Way::Move => "goes on with another box",
+        };
+        write!(
+            f,
+            "{chosen}: the next {:.1} h of training, delay included, cost with ",
+            self.hours
+        )?;
+        for (index, way) in self.ways.iter().enumerate() {
+            let before = match index {
+                0 => "",
+                1 => "; with ",
+                _ => ", with ",
+            };
+            write!(f, "{before}{way}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A box at $0.20/h that was just taken, another at $0.22/h, and a day to go.
+    fn crossroads() -> Crossroads {
+        Crossroads {
+            bid_usd_per_hour: 0.20,
+            storage_usd_per_hour: 0.01,
+            beat_usd_per_hour: None,
+            waited_hours: 0.0,
+            headroom: 0.0,
+            ceiling_usd_per_hour: Some(0.40),
+            elsewhere: Some(Elsewhere {
+                gpu_usd_per_hour: 0.22,
+                storage_usd_per_hour: 0.01,
+            }),
+            hours_left: Some(24.0),
+            move_hours: 0.35,
+            at_risk_hours: 0.0,
+            left_usd: None,
+            past: Past::default(),
+        }
+    }
+
+    #[test]
+    fn the_way_that_costs_least_is_chosen_and_the_choice_says_why() {
+        let check = |what: &str, change: &dyn Fn(&mut Crossroads), expected: Way| {
+            let mut at = crossroads();
+            change(&mut at);
+            let choice = choose(&at);
+            assert_eq!(choice.way(), expected, "{what}: {choice}");
+        };
+        check("dearer by a tenth", &|_| {}, Way::Move);
+        let other = |gpu: f64| {
+            Some(Elsewhere {
+                gpu_usd_per_hour: gpu,
+                storage_usd_per_hour: 0.01,
+            })
+        };
+        check("as cheap", &|at| at.elsewhere = other(0.20), Way::Move);
+        check("much dearer", &|at| at.elsewhere = other(0.60), Way::Wait);
+        check("nothing else", &|at| at.elsewhere = None, Way::Wait);
+        check(
+            "a market whose boxes come back soon",
+            &|at| {
+                at.past = Past {
+                    hours: 40.0,
+                    interruptions: 4,
+                    away_hours: 1.0,
+                    returns: 9,
+                };
+            },
+            Way::Wait,
+        );
+        check(
+            "one whose boxes do not",
+            &|at| {
+                at.elsewhere = other(0.60);
+                at.past.away_hours = 60.0;
+            },
+            Way::Move,
+        );
+        // A rival that bids a little more is outbid; one that bids much more is not.
+        check(
+            "a little more",
+            &|at| at.beat_usd_per_hour = Some(0.21),
+            Way::Bid(0.21),
+        );
+        check(
+            "much more",
+            &|at| at.beat_usd_per_hour = Some(0.39),
+            Way::Move,
+        );
+        check(
+            "with headroom, to the thousandth",
+            &|at| {
+                at.beat_usd_per_hour = Some(0.2102);
+                at.headroom = 0.01;
+            },
+            Way::Bid(0.213),
+        );
+        check(
+            "headroom is cut before a limit is passed",
+            &|at| {
+                at.beat_usd_per_hour = Some(0.21);
+                at.headroom = 0.5;
+                at.ceiling_usd_per_hour = Some(0.215);
+            },
+            Way::Bid(0.215),
+        );
+        check(
+            "above the ceiling",
+            &|at| {
+                at.beat_usd_per_hour = Some(0.21);
+                at.ceiling_usd_per_hour = Some(0.205);
+            },
+            Way::Move,
+        );
+        check(
+            "without a limit the bid stays",
+            &|at| {
+                at.beat_usd_per_hour = Some(0.21);
+                at.ceiling_usd_per_hour = None;
+            },
+            Way::Move,
+        );
+        check(
+            "a budget that would be over within the hour",
+            &|at| {
+                at.beat_usd_per_hour = Some(0.21);
+                at.left_usd = Some(0.215);
+            },
+            Way::Move,
+        );
+        check(
+            "it comes back by itself",
+            &|at| at.beat_usd_per_hour = Some(0.18),
+            Way::Wait,
+        );
+        check(
+            "it should have come back, and did not",
+            &|at| {
+                at.beat_usd_per_hour = Some(0.18);
+                at.waited_hours = 0.2;
+            },
+            Way::Move,
+        );
+        // Hours that would be done again elsewhere speak for its own box.
+        check(
+            "much at risk",
+            &|at| {
+                at.beat_usd_per_hour = Some(0.225);
+                at.at_risk_hours = 3.0;
+            },
+            Way::Bid(0.225),
+        );
+    }
+
+    #[test]
+    fn the_line_has_every_way_with_its_price() {
+        let mut at = crossroads();
+        at.beat_usd_per_hour = Some(0.21);
+        assert_eq!(
+            choose(&at).to_string(),
+            "bids more for its box: the next 14.0 h of training, delay included, cost with bidding $0.210/h for its box $3.09 \
+             ($0.220/h after 0.1 h); with another box $3.34 ($0.230/h after 0.3 h), with waiting for its box $3.70 ($0.210/h after 6.0 h)"
+        );
+    }
+
+    proptest! {
+        /// Whatever is on the market, no bid passes a limit, and nothing is chosen that is not open.
+        #[test]
+        fn no_limit_is_ever_passed(
+            bid in 0.001f64..40.0, storage in 0.0f64..1.0, beat in proptest::option::of(0.001f64..40.0), waited in 0.0f64..50.0,
+            headroom in 0.0f64..2.0, ceiling in proptest::option::of(0.001f64..40.0), other in proptest::option::of(0.001f64..40.0),
+            hours in proptest::option::of(0.0f64..2000.0), left in proptest::option::of(0.0f64..500.0),
+            run_hours in 0.0f64..1000.0, interruptions in 0u32..100, away in 0.0f64..1000.0, returns in 0u32..100,
+        ) {
+            let at = Crossroads {
+                bid_usd_per_hour: bid,
+                storage_usd_per_hour: storage,
+                beat_usd_per_hour: beat,
+                waited_hours: waited,
+                headroom,
+                ceiling_usd_per_hour: ceiling,
+                elsewhere: other.map(|gpu_usd_per_hour| Elsewhere { gpu_usd_per_hour, storage_usd_per_hour: storage }),
+                hours_left: hours,
+                move_hours: 0.3,
+                at_risk_hours: 0.1,
+                left_usd: left,
+                past: Past { hours: run_hours, interruptions, away_hours: away, returns },
+            };
+            let choice = choose(&at);
+            prop_assert!(choice.ways.iter().all(|way| way.usd.is_finite() && way.usd >= 0.0));
+            prop_assert!(choice.ways.is_sorted_by_key(|way| way.usd));
+            for way in &choice.ways {
+                match way.way {
+                    Way::Wait => {}
+                    Way::Move => prop_assert!(other.is_some()),
+                    Way::Bid(new) => {
+                        prop_assert!(ceiling.is_some_and(|most| new <= most));
+                        prop_assert!(left.is_none_or(|left| new + storage <= left / SHORTEST_HOURS + 1e-9));
+                        prop_assert!(new > bid && beat.is_some_and(|beat| new >= beat));
+                    }
+                }
+            }
+        }
+    }
+}
