@@ -20,7 +20,7 @@ const NOT_RESTARTED: &str = "training.not_restarted";
 pub(crate) fn again(spec: &RunSpec, lives: u32) -> Option<Again> {
     match spec.recover.policy {
         RecoverPolicy::Never | RecoverPolicy::Ask => return None,
-        RecoverPolicy::Here | RecoverPolicy::Elsewhere => {}
+        RecoverPolicy::Here | RecoverPolicy::Elsewhere | RecoverPolicy::Price => {}
     }
     let from_shell = spec.envs.iter().filter(|(_, value)| value.is_none());
     Some(Again {
