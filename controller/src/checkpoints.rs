@@ -53,9 +53,15 @@ impl Shelf {
 
     /// Puts commits where they belong that a box without keys left where it could. Returns how many.
     pub async fn adopt(&self, clock: &Clock) -> Result<usize, BucketError> {
-        self.vault()
-            .adopt((self.server_us(clock) / 1_000_000) as i64)
-            .await
+        let server_s = (self.server_us(clock) / 1_000_000) as i64;
+        let adopted = self.vault().adopt(server_s).await?;
+        for passed_over in &adopted.passed_over {
+            tracing::warn!(
+                passed_over,
+                "a checkpoint that waits in the bucket was not put in place"
+            );
+        }
+        Ok(adopted.new)
     }
 
     /// Microseconds since the epoch by the server's clock, as far as it has answered yet.

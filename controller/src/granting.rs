@@ -118,6 +118,13 @@ fn with_slack(parts: u32) -> u32 {
     }
 }
 
+/// Parts of the largest that waits, which may be one file, or many: it need not be like the last one.
+fn parts_waiting(backup: &BackupInfo) -> u32 {
+    let largest = backup.at_stake.iter().map(|(_, bytes)| *bytes).max();
+    let parts = largest.unwrap_or(0).div_ceil(PART_BYTES);
+    u32::try_from(parts).unwrap_or(MOST_PARTS).min(MOST_PARTS)
+}
+
 /// What to sign for now; `None`: the box has enough. `last`: the newest checkpoint, if there is one; `life_us`: how long what is signed
 /// now lives.
 pub fn wanted(
@@ -138,11 +145,7 @@ pub fn wanted(
         return None;
     }
     if waits {
-        // It is not like the last one: the largest that waits may be one file, or many.
-        let largest = backup.at_stake.iter().map(|(_, bytes)| *bytes).max();
-        let parts = largest.unwrap_or(0).div_ceil(PART_BYTES);
-        let parts = u32::try_from(parts).unwrap_or(MOST_PARTS).min(MOST_PARTS);
-        plan.parts = plan.parts.max(with_slack(parts));
+        plan.parts = plan.parts.max(with_slack(parts_waiting(backup)));
         plan.files = plan.files.max(MOST_FILES / 4);
         plan.uploads =
             (MOST_SIGNATURES / 2 / plan.parts.max(1)).clamp(1, UNKNOWN.uploads.max(plan.uploads));
@@ -252,14 +255,24 @@ impl Granting {
                 puts.push(layout.data_key(&lot, &format!("file-{number:05}"))?);
             }
             puts.extend((0..plan.commits).map(|_| layout.waiting_key(&Ulid::generate())));
-            let uploads = self.begin_uploads(&lot, plan.uploads, layout).await?;
+            // What was begun for this box and is not over may be under way: it is signed anew, so that it outlives its first grants.
+            let parts = plan.parts.max(with_slack(parts_waiting(backup)));
+            let room = (MOST_SIGNATURES / (4 + parts)).min(MOST_UPLOADS);
+            let mut uploads = match parts {
+                0 => Vec::new(),
+                _ => self.uploads_of(attempt..=attempt).await,
+            };
+            uploads.sort_unstable();
+            uploads.truncate(room as usize);
+            let more = plan.uploads.saturating_sub(uploads.len() as u32);
+            uploads.extend(self.begin_uploads(&lot, more, layout).await?);
             let (_, stock) = signed(signer, move |signer| {
                 let mut grants = Vec::new();
                 for key in &puts {
                     grants.push(signer.put(key)?);
                 }
                 for (key, id) in &uploads {
-                    grants.push(signer.upload(key, id, plan.parts)?);
+                    grants.push(signer.upload(key, id, parts)?);
                 }
                 signer.batch(grants)
             })
@@ -300,6 +313,18 @@ impl Granting {
 
     /// Ends uploads that were begun for boxes of these attempts. Best effort: what stays costs nothing while it is empty.
     pub async fn abort_uploads(&self, attempts: RangeInclusive<u32>) {
+        let abort = |(key, id): (String, String)| async move {
+            if let Err(err) = self.shelf.bucket.abort_upload(&key, &id).await {
+                tracing::debug!(error = %err, "an upload that nobody carries out stays");
+            }
+        };
+        stream::iter(self.uploads_of(attempts).await)
+            .for_each_concurrent(IN_FLIGHT, abort)
+            .await;
+    }
+
+    /// Uploads that were begun for boxes of these attempts and are not over, by key and id. Best effort.
+    async fn uploads_of(&self, attempts: RangeInclusive<u32>) -> Vec<(String, String)> {
         let data = self.shelf.layout.data_prefix();
         let uploads = self
             .shelf
@@ -307,26 +332,17 @@ impl Granting {
             .list_uploads(&data)
             .await
             .unwrap_or_default();
-        let is_over = |key: &str| {
+        let is_theirs = |key: &str| {
             let lot = self.shelf.layout.data_of_key(key);
             lot.is_some_and(|(lot, name)| {
                 name.starts_with("upload-")
                     && u32::try_from(lot.step).is_ok_and(|attempt| attempts.contains(&attempt))
             })
         };
-        let over = uploads.into_iter().filter(|upload| is_over(&upload.key));
-        let abort = |upload: spotter_bucket::ListedUpload| async move {
-            let ended = self
-                .shelf
-                .bucket
-                .abort_upload(&upload.key, &upload.upload_id);
-            if let Err(err) = ended.await {
-                tracing::debug!(error = %err, "an upload that nobody carries out stays");
-            }
-        };
-        stream::iter(over)
-            .for_each_concurrent(IN_FLIGHT, abort)
-            .await;
+        let theirs = uploads.into_iter().filter(|upload| is_theirs(&upload.key));
+        theirs
+            .map(|upload| (upload.key, upload.upload_id))
+            .collect()
     }
 
     /// What the box would delete if it could.

@@ -205,10 +205,19 @@ impl Sites for Machines {
             layout: &layout,
             run: &spec.name,
         };
-        vault
-            .adopt(Clock::system().now_us() / 1_000_000)
+        // By the server's clock, which has answered by now: a laptop's may be off.
+        let offset_us = (bucket.clock_offset_s() * 1e6) as i64;
+        let server_us = Clock::system().now_us().saturating_add(offset_us);
+        let adopted = vault
+            .adopt(server_us / 1_000_000)
             .await
             .map_err(|err| SiteError::Refused(chain(&err)))?;
+        for passed_over in &adopted.passed_over {
+            tracing::warn!(
+                passed_over,
+                "a checkpoint that waits in the bucket was not put in place"
+            );
+        }
         let commits = bucket
             .list(&layout.commits_prefix())
             .await

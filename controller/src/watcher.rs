@@ -66,6 +66,8 @@ struct View {
     /// Not before this, since they were refused a moment ago; and what was told of it.
     keys_wait: Instant,
     keys_problem: Option<String>,
+    /// Checkpoints that were signed for when that was done last.
+    signed_for: Option<u32>,
     boot: Option<String>,
     restarted: bool,
     ended: Option<Instant>,
@@ -105,6 +107,7 @@ impl Lifecycle {
             keys_due: now,
             keys_wait: now,
             keys_problem: None,
+            signed_for: None,
             boot: None,
             restarted: false,
             ended: None,
@@ -405,8 +408,14 @@ impl Lifecycle {
         if printed && let Err(err) = self.copy_log(run, attempt.number, site, TRAIN).await {
             tracing::debug!(%err, "the log waits for the next look");
         }
+        // Of huge checkpoints one or two are all that is signed for at a time.
+        let enough = view.signed_for.map_or(3, |left| left.min(3));
         let wants_keys = status.backup.as_ref().is_some_and(|backup| {
-            backup.problem.is_some() || backup.checkpoints_left.is_some_and(|left| left < 3)
+            backup.problem.is_some() || backup.checkpoints_left.is_some_and(|left| left < enough)
+        });
+        let is_refused = status.backup.as_ref().is_some_and(|backup| {
+            let problem = backup.problem.as_deref();
+            problem.is_some_and(|problem| problem.contains(REFUSED))
         });
         let due = wants_keys || view.keys_due <= Instant::now();
         if status.backup.is_some() && due && view.keys_wait <= Instant::now() {
@@ -415,7 +424,13 @@ impl Lifecycle {
                     let renew_in = given.renew_in(self.clock.now_us(), CREDENTIALS);
                     view.keys_due = Instant::now() + renew_in;
                     if given.signed_for.is_some() {
-                        view.keys_wait = Instant::now() + GRANTS_AGAIN;
+                        // What is refused as soon as it is signed is for a person to mend.
+                        let again = match is_refused {
+                            true => KEYS_AGAIN,
+                            false => GRANTS_AGAIN,
+                        };
+                        view.keys_wait = Instant::now() + again;
+                        view.signed_for = given.signed_for;
                     }
                     view.keys_problem = None;
                 }

@@ -107,7 +107,22 @@ struct Shelves {
     since: (usize, usize),
     /// Those of the last commit.
     last: (usize, usize),
+    /// What was signed together and the bucket refuses now: its key was revoked, or lost a right. It is of use again when one of its
+    /// requests is carried out, and goes when something else was signed.
+    refused: Option<Arc<str>>,
     told_low: bool,
+}
+
+impl Shelves {
+    /// What is known of an upload, whether something has it or not.
+    fn upload(&mut self, grant: &Grant) -> Option<&mut Held> {
+        let is_it = |held: &&mut Held| {
+            !grant.upload_id.is_empty()
+                && (&held.grant.key, &held.grant.upload_id) == (&grant.key, &grant.upload_id)
+        };
+        let taken = self.taken.values_mut();
+        taken.chain(&mut self.free).find(is_it)
+    }
 }
 
 /// What a box without keys may do.
@@ -143,6 +158,19 @@ impl Stock {
             .taken
             .retain(|_, held| held.expires_us + REMEMBERED_US > now_us);
         shelves.there.retain(|_, held| held.expires_us > now_us);
+        let more = batch.grants.iter().any(|grant| !grant.is_there());
+        let refused = shelves
+            .refused
+            .take_if(|refused| more && **refused != *query);
+        if let Some(refused) = refused {
+            shelves.free.retain(|held| held.query != refused);
+            // An object that had such a place takes another one.
+            for held in shelves.taken.values_mut() {
+                if held.query == refused {
+                    held.expires_us = held.expires_us.min(now_us);
+                }
+            }
+        }
         for grant in batch.grants {
             let held = Held {
                 query: query.clone(),
@@ -151,9 +179,35 @@ impl Stock {
             };
             if held.grant.is_there() {
                 shelves.there.insert(held.grant.key.clone(), held);
+            } else if let Some(known) = shelves.upload(&held.grant) {
+                // It was signed anew, and goes on; but for one with more parts than that.
+                if held.grant.signatures.len() >= known.grant.signatures.len() {
+                    *known = held;
+                }
             } else {
                 shelves.free.push(held);
             }
+        }
+    }
+
+    /// The bucket refused a request with this query, or carried it out: all that was signed together is judged by it. `reads`: one that
+    /// changes nothing, which is also refused where there is nothing to read; then `code` must be about the key.
+    pub fn answered(&self, query: &str, reads: bool, refused: Option<&str>) {
+        const KEY_CODES: [&str; 4] = [
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "ExpiredToken",
+            "InvalidToken",
+        ];
+        let batch = query.split("&X-Amz-Signature=").next().unwrap_or(query);
+        let mut shelves = self.shelves();
+        match refused {
+            Some(code) if !reads || KEY_CODES.contains(&code) => {
+                shelves.refused = Some(batch.into());
+            }
+            Some(_) => {}
+            None if reads => {}
+            None => shelves.refused = shelves.refused.take().filter(|one| **one != *batch),
         }
     }
 
@@ -287,7 +341,7 @@ fn left(shelves: &Shelves, commits_prefix: &str, soonest_us: u64) -> (u32, u64) 
     let (mut files, mut uploads, mut commits) = (0, 0, 0);
     let mut expires_us = 0;
     for held in &shelves.free {
-        if held.expires_us <= soonest_us {
+        if held.expires_us <= soonest_us || Some(&held.query) == shelves.refused.as_ref() {
             continue;
         }
         expires_us = held.expires_us.max(expires_us);
@@ -396,6 +450,80 @@ mod tests {
         );
         stock.add(batch(1, vec![grant("data/lot/3", "", 3)]));
         check(&stock, &Method::PUT, "data/a/z", &[], Ok(("data/lot/3", 2)));
+    }
+
+    #[test]
+    fn what_the_bucket_refuses_is_used_up_as_soon_as_something_else_is_signed() {
+        let stock = stock();
+        let first = vec![
+            grant("data/lot/1", "", 3),
+            grant("data/lot/2", "", 3),
+            grant("data/lot/u", "id", 6),
+            grant("commits/waiting-1.json", "", 3),
+        ];
+        stock.add(batch(1, first));
+        check(&stock, &Method::PUT, "data/a/x", &[], Ok(("data/lot/1", 2)));
+        assert_eq!(stock.begin(&key("data/a/big"), 2).unwrap(), "id");
+        assert_eq!(stock.left().0, 1);
+        let sent = "X-Amz-Date=now&X-Amz-Signature=00";
+        // A read that is refused may only mean that there is nothing.
+        stock.answered(sent, true, Some("AccessDenied"));
+        assert_eq!(stock.left().0, 1);
+        stock.answered(sent, true, Some("InvalidAccessKeyId"));
+        assert_eq!(stock.left().0, 0);
+        // It was a moment's mood.
+        stock.answered(sent, false, None);
+        assert_eq!(stock.left().0, 1);
+        stock.answered(sent, false, Some("AccessDenied"));
+        assert_eq!(stock.left().0, 0);
+        // Until there is something else it is tried again as it is.
+        check(&stock, &Method::PUT, "data/a/x", &[], Ok(("data/lot/1", 2)));
+
+        let mut second = batch(
+            2,
+            vec![
+                grant("data/lot/3", "", 3),
+                grant("data/lot/u", "id", 7),
+                grant("commits/waiting-2.json", "", 3),
+            ],
+        );
+        second.query = "X-Amz-Date=later".to_owned();
+        stock.add(second);
+        assert_eq!(stock.left().0, 1);
+        let put = stock.sign(&Method::PUT, &key("data/a/x"), &[]).unwrap();
+        assert_eq!(put.key, key("data/lot/3"));
+        assert!(put.query.starts_with("X-Amz-Date=later&"), "{}", put.query);
+        // An upload that was begun goes on with the same id, and with more parts.
+        let part = [("partNumber", "3"), ("uploadId", "id")];
+        let sent = stock.sign(&Method::PUT, &key("data/a/big"), &part).unwrap();
+        assert!(
+            sent.query.starts_with("X-Amz-Date=later&"),
+            "{}",
+            sent.query
+        );
+        assert_eq!(sent.key, key("data/lot/u"));
+    }
+
+    #[test]
+    fn an_upload_that_is_signed_anew_outlives_its_first_grant() {
+        let stock = stock();
+        stock.add(batch(1, vec![grant("data/lot/u", "id", 6)]));
+        assert_eq!(stock.begin(&key("data/a/big"), 2).unwrap(), "id");
+        let part = [("partNumber", "2"), ("uploadId", "id")];
+        let mut renewed = batch(9, vec![grant("data/lot/u", "id", 6)]);
+        renewed.query = "X-Amz-Date=later".to_owned();
+        stock.add(renewed.clone());
+        let sent = stock.sign(&Method::PUT, &key("data/a/big"), &part).unwrap();
+        assert!(
+            sent.query.starts_with("X-Amz-Date=later&"),
+            "{}",
+            sent.query
+        );
+        // One that was signed for fewer parts than it has is kept as it is; and none is there twice.
+        renewed.grants[0].signatures.truncate(5 * SIGNATURE_BYTES);
+        stock.add(renewed);
+        assert!(stock.sign(&Method::PUT, &key("data/a/big"), &part).is_ok());
+        assert_eq!(stock.begin(&key("data/a/more"), 1), Err(ErrorKind::Denied));
     }
 
     #[test]

@@ -44,5 +44,5 @@ pub use prove::{Proof, prove};
 pub use retention::{Best, Commit, Keep};
 pub use s3::{CredentialSource, S3Bucket, S3Options};
 pub use target::{Target, TargetError};
-pub use vault::Vault;
+pub use vault::{Adopted, Vault};
 pub use verdict::{Findings, Payload, Verdict};

@@ -89,6 +89,15 @@ struct MarkRecord<'a> {
     since_us: u64,
 }
 
+/// What became of commits that waited.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Adopted {
+    /// Commits that were put in place.
+    pub new: usize,
+    /// Keys that were passed over, each with the reason.
+    pub passed_over: Vec<String>,
+}
+
 /// Orders names of commits by the time at which they were written.
 fn written(id: &CommitId) -> (u64, CommitId) {
     (id.made_ms(), *id)
@@ -108,9 +117,9 @@ impl Vault<'_> {
     }
 
     /// Puts commits where they belong that a box without keys left where it could. A place that was just filled stays for a minute:
-    /// whoever filled it reads it back. `server_s`: now by the server's clock, seconds since the epoch. Returns how many commits are new.
-    /// What is damaged stays where it is.
-    pub async fn adopt(&self, server_s: i64) -> Result<usize, BucketError> {
+    /// whoever filled it reads it back. `server_s`: now by the server's clock, seconds since the epoch. What is
+    /// damaged, or may not be read, stays where it is and is named: it must not keep the others waiting.
+    pub async fn adopt(&self, server_s: i64) -> Result<Adopted, BucketError> {
         let listed = self.bucket.list(&self.layout.commits_prefix()).await?;
         let waiting: Vec<&ListedObject> = listed
             .iter()
@@ -118,7 +127,7 @@ impl Vault<'_> {
             .filter(|object| object.size_bytes <= MAX_MANIFEST_BYTES as u64)
             .collect();
         if waiting.is_empty() {
-            return Ok(0);
+            return Ok(Adopted::default());
         }
         let buried = self.bucket.list(&self.layout.tombstones_prefix()).await?;
         let buried: HashSet<CommitId> = buried
@@ -126,23 +135,39 @@ impl Vault<'_> {
             .filter_map(|object| Some(self.layout.tombstone_of_key(&object.key)?.0))
             .collect();
         let known: HashSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
-        let mut adopted = 0;
+        let mut adopted = Adopted::default();
         for object in waiting {
+            let mut pass_over = |why: &dyn std::fmt::Display| {
+                adopted.passed_over.push(format!("{}: {why}", object.key));
+            };
             let bytes = match self.bucket.get(&object.key, None).await {
                 Ok(bytes) => bytes,
                 // Somebody else was faster.
                 Err(err) if err.kind == ErrorKind::NotFound => continue,
-                Err(err) => return Err(err),
+                // It passes for all of them.
+                Err(err) if matches!(err.kind, ErrorKind::Transient | ErrorKind::Skewed) => {
+                    return Err(err);
+                }
+                Err(err) => {
+                    pass_over(&err);
+                    continue;
+                }
             };
-            let Ok(manifest) = Manifest::open(&bytes) else {
-                continue;
+            let manifest = match Manifest::open(&bytes) {
+                Ok(manifest) if manifest.run == self.run => manifest,
+                Ok(manifest) => {
+                    pass_over(&format_args!("it says it is of run {}", manifest.run));
+                    continue;
+                }
+                Err(err) => {
+                    pass_over(&err);
+                    continue;
+                }
             };
             let Ok(id) = manifest.id.parse::<CommitId>() else {
+                pass_over(&"it names no commit");
                 continue;
             };
-            if manifest.run != self.run {
-                continue;
-            }
             let key = self.layout.commit_key(&id);
             // One that was deleted since must not come back.
             if !buried.contains(&id) && !known.contains(key.as_str()) {
@@ -150,7 +175,7 @@ impl Vault<'_> {
                 if self.bucket.get(&key, None).await? != bytes {
                     continue;
                 }
-                adopted += 1;
+                adopted.new += 1;
             }
             if server_s > object.modified_s.saturating_add(READ_BACK_S) {
                 self.bucket.delete(&object.key).await?;

@@ -307,7 +307,11 @@ impl Exchange {
             }
         };
         trace!(operation = request.operation, status = status.as_u16(), took = ?began.elapsed(), "answered");
+        let reads = matches!(request.method, Method::GET | Method::HEAD);
         if status.is_success() {
+            if let Some(stock) = &self.grants {
+                stock.answered(secrets[0], reads, None);
+            }
             return Ok(Answer {
                 status,
                 headers,
@@ -319,8 +323,15 @@ impl Exchange {
             said.message = redirected(&headers);
         }
         let server_time = said.server_time.as_deref().and_then(clock::parse_iso_time);
+        let error = answered(request, status.as_u16(), &said, &secrets);
+        if let Some(stock) = &self.grants
+            && error.kind == ErrorKind::Denied
+        {
+            let code = error.code.as_deref().unwrap_or_default();
+            stock.answered(secrets[0], reads, Some(code));
+        }
         Err(Failure::Answered {
-            error: answered(request, status.as_u16(), &said, &secrets),
+            error,
             signed_with_s,
             server_time,
         })

@@ -206,8 +206,11 @@ async fn a_commit_that_waits_is_put_where_it_belongs_and_never_comes_back() {
         run: "run",
     };
     let now_s = (now_us() / 1_000_000) as i64;
-    assert_eq!(vault.adopt(now_s).await.unwrap(), 1);
-    assert_eq!(vault.adopt(now_s).await.unwrap(), 0, "it is there");
+    let adopted = vault.adopt(now_s).await.unwrap();
+    assert_eq!(adopted.new, 1);
+    assert_eq!(adopted.passed_over.len(), 1);
+    assert!(adopted.passed_over[0].starts_with(&damaged));
+    assert_eq!(vault.adopt(now_s).await.unwrap().new, 0, "it is there");
     assert!(
         owner.head(&place).await.unwrap().is_some(),
         "who put it may read it back"
@@ -218,7 +221,7 @@ async fn a_commit_that_waits_is_put_where_it_belongs_and_never_comes_back() {
 
     // Deleted while its place was still filled.
     assert!(vault.bury(&all[0].0, "test", now_us()).await.unwrap());
-    assert_eq!(vault.adopt(now_s + 120).await.unwrap(), 0);
+    assert_eq!(vault.adopt(now_s + 120).await.unwrap().new, 0);
     assert!(vault.ids().await.unwrap().is_empty());
     assert_eq!(owner.head(&place).await.unwrap(), None);
     assert!(
