@@ -131,3 +131,57 @@ fn presigned(world: &World) {
     world.ok(&["checkpoints", "verify", "signed"]);
     world.assert_nothing_rented();
 }
+
+#[test]
+fn what_a_revoked_key_signed_is_signed_anew_with_the_key_that_there_is() {
+    on(Tier::One, revoked);
+}
+
+fn revoked(world: &World) {
+    let key = r#"{"key": {"access_key": "FIRST", "secret_key": "hush"}}"#;
+    world.ctl(&["s3", key]);
+    world.training(&Training::interruptible("rotated", 350));
+    let yaml = fs::read_to_string(world.work().join("rotated.yaml")).unwrap();
+    let yaml = yaml.replace("  every: 1m\n", "  every: 1h\n  credentials: presigned\n");
+    world.write("rotated.yaml", &yaml);
+    let log = fs::File::create(world.dir().join("laptop/first.log")).unwrap();
+    let mut first = world
+        .spotter(&["run", "rotated.yaml"])
+        .env("AWS_ACCESS_KEY_ID", "FIRST")
+        .env("AWS_SECRET_ACCESS_KEY", "hush")
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    world.until("a checkpoint in the bucket", || {
+        let status = world.status("rotated");
+        (status["checkpoints_committed"].as_u64()? > 0).then_some(())
+    });
+    first.kill().unwrap();
+    first.wait().unwrap();
+
+    world.ctl(&["s3", r#"{"drop_key": "FIRST"}"#]);
+    let instance = world.status("rotated")["attempts"][0]["instance"]
+        .as_u64()
+        .unwrap();
+    let journal = world.home(instance).join(".spotter/journal");
+    world.until("the box to tell that it is refused", || {
+        holds(&journal, r#""kind":"credentials.wanted""#)
+    });
+
+    // Whoever comes back has another key.
+    let mut up = world.background(&["up", "rotated"]);
+    assert_eq!(up.wait(), 0, "{}", up.text());
+    let events = world.ok(&["events", "rotated"]);
+    let told = events
+        .stdout
+        .lines()
+        .find(|line| line.contains("credentials.wanted"));
+    let told = told.unwrap_or_else(|| panic!("{}", events.out));
+    assert!(told.contains("InvalidAccessKeyId"), "{told}");
+    let listed = world.ok(&["checkpoints", "rotated"]);
+    assert!(listed.stdout.contains("step-350.txt"), "{}", listed.out);
+    world.ok(&["checkpoints", "verify", "rotated"]);
+    assert_eq!(world.status("rotated")["outcome"], "done");
+    world.assert_nothing_rented();
+}
