@@ -43,7 +43,7 @@ use crate::{
     config::Config,
     error::{CommandError, ErrorKind},
     ledger,
-    provider::Provider,
+    provider::{Provider, hosts::is_host},
     run::{State, site::Sites},
     store::{AttemptRecord, RunRecord, Store},
     ui::{Console, Ui, text},
@@ -161,6 +161,8 @@ impl Deps {
             .unwrap_or_default()
             .iter()
             .filter(|attempt| attempt.may_cost())
+            // For a host of one's own nobody bills.
+            .filter(|attempt| !attempt.instance.is_some_and(is_host))
             .map(|attempt| money_line(&store, attempt, run.is_none()))
             .collect()
     }

@@ -177,6 +177,9 @@ impl From<ProviderError> for CommandError {
                 plain.hint("make a new key in the web console, then `export VAST_API_KEY=...`")
             }
             ProviderError::NoCredit { .. } => plain.hint("add credit in the web console"),
+            ProviderError::NoHost { .. } => {
+                plain.hint("name another box with `--host`, or rent one: the same command without it")
+            }
             ProviderError::OfferGone { .. } => {
                 plain.hint("see what is there now with `spotter offers`")
             }

@@ -15,6 +15,7 @@ pub mod commands;
 pub mod config;
 pub mod credentials;
 pub mod doctor;
+pub mod door;
 pub mod error;
 pub mod estimate;
 pub mod fault;

@@ -11,10 +11,12 @@ use spotter::{
     clock::Clock,
     commands::{self, Deps},
     config::{Config, Environment},
+    door::{OpenSsh, SshDoor},
     error::CommandError,
     machine::Machines,
-    provider::{Provider, vast::Vast},
+    provider::{Provider, fleet::Fleet, hosts::Hosts, vast::Vast},
     run::site::Sites,
+    store::Store,
     tunnel::SshHome,
     ui::{self, Ui},
 };
@@ -33,23 +35,39 @@ fn main() -> ExitCode {
     };
     ui::show_log(config.verbosity());
     let mut ui = Ui::new(config.ui_options());
-    let deps = Deps::new(config, Clock::system(), Box::new(vast), Box::new(machines));
+    let deps = Deps::new(
+        config,
+        Clock::system(),
+        Box::new(provider),
+        Box::new(machines),
+    );
     commands::execute(&cli.verb, &mut ui, &deps).into()
 }
 
-fn vast(config: &Config) -> Result<Arc<dyn Provider>, CommandError> {
-    Ok(Arc::new(Vast::new(config.vast_url()?, config.api_key()?)))
+fn provider(config: &Config) -> Result<Arc<dyn Provider>, CommandError> {
+    let vast = Arc::new(Vast::new(config.vast_url()?, config.api_key()?));
+    let clock = Clock::system();
+    // Hosts of the user's own are known by the store; where there is none, there are no hosts.
+    let Some(store) = Store::open_existing(&config.store_path(), clock.clone())? else {
+        return Ok(vast);
+    };
+    let (store, open) = (Arc::new(store), ssh_home(config)?);
+    let hosts = Hosts::new(Box::new(SshDoor::new(open)), Arc::clone(&store), clock);
+    Ok(Arc::new(Fleet::new(vast, hosts, store)))
+}
+
+/// Opens spotter's ssh directory, when that is needed.
+fn ssh_home(config: &Config) -> Result<OpenSsh, CommandError> {
+    let user_config = config.user_home().unwrap_or_default().join(".ssh/config");
+    let (home, runtime) = (config.home().to_owned(), config.runtime_dir());
+    let key = config.ssh_key()?;
+    Ok(Box::new(move || {
+        SshHome::open(&home, runtime.as_deref(), key.clone(), user_config.clone())
+    }))
 }
 
 fn machines(config: &Config) -> Result<Arc<dyn Sites>, CommandError> {
-    let user_config = config.user_home().unwrap_or_default().join(".ssh/config");
-    let ssh = SshHome::open(
-        config.home(),
-        config.runtime_dir().as_deref(),
-        config.ssh_key()?,
-        user_config,
-    )
-    .map_err(|err| CommandError::from_error(&err))?;
+    let ssh = ssh_home(config)?().map_err(|err| CommandError::from_error(&err))?;
     let executable = std::env::current_exe()
         .map_err(|err| CommandError::new("spotter cannot find its own file").cause(err))?;
     let agent_path = config.agent_path();

@@ -1,8 +1,10 @@
 //! `Provider`: what we ask of a market that rents out GPU boxes, in spotter's own words.
 //!
-//! [`vast`] is the only file that knows the Vast.ai API; [`memory`] is a market in memory for tests. Prices are US
-//! dollars per hour for the whole box.
+//! [`vast`] is the only file that knows the Vast.ai API; [`hosts`] are boxes that the user has already, and [`fleet`] both together;
+//! [`memory`] is a market in memory for tests. Prices are US dollars per hour for the whole box.
 
+pub mod fleet;
+pub mod hosts;
 #[cfg(any(test, feature = "fakes"))]
 pub mod memory;
 pub mod vast;
@@ -111,6 +113,8 @@ pub struct OfferQuery {
     pub disk_gb: f64,
     /// Further conditions.
     pub filters: Vec<Filter>,
+    /// Take one of these, in this order, instead of searching the market.
+    pub hosts: Vec<SshAddress>,
     /// At most this many, cheapest first.
     pub limit: u32,
 }
@@ -295,6 +299,12 @@ pub enum ProviderError {
         /// An instance that was made all the same and must be destroyed.
         leftover: Option<InstanceId>,
     },
+    /// None of the user's hosts can be taken now.
+    #[error("no host can be taken: {message}")]
+    NoHost {
+        /// Each host with its reason.
+        message: String,
+    },
     /// The account has no credit.
     #[error("the account lacks credit: {message}")]
     NoCredit {
@@ -334,7 +344,7 @@ pub enum ProviderError {
 impl ProviderError {
     /// Waiting may help: a broken network, a rate, a server in trouble.
     pub fn may_pass(&self) -> bool {
-        self.is_ambiguous() || matches!(self, Self::RateLimited { .. })
+        self.is_ambiguous() || matches!(self, Self::RateLimited { .. } | Self::NoHost { .. })
     }
 
     /// An instance that was made all the same, bills its disk and must be destroyed.

@@ -27,7 +27,7 @@ pub use self::{
     values::duration,
     yaml::{YamlError, from_yaml, nearest},
 };
-use crate::provider::{Filter, Rental};
+use crate::provider::{Filter, Rental, SshAddress};
 
 /// Container image when none is named: the market's own PyTorch image, whose layers most hosts have already.
 pub const DEFAULT_IMAGE: &str = "vastai/pytorch";
@@ -149,6 +149,9 @@ pub struct Resources {
     pub bid_headroom: f64,
     /// Highest bid, $/h.
     pub bid_max_usd_per_hour: Option<f64>,
+    /// Boxes that the user has already, taken instead of the market's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<SshAddress>,
 }
 
 /// A short session before the training.

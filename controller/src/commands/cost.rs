@@ -6,6 +6,7 @@ use crate::{
     commands::Deps,
     error::CommandError,
     ledger::{self, Cost, CostKind, Reconciliation},
+    provider::{ProviderError, hosts::is_host},
     run::{
         State, next, past,
         prediction::prediction,
@@ -101,7 +102,11 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
     let mut credit_usd = None;
     if !args.recorded {
         let provider = deps.provider()?;
-        credit_usd = Some(provider.account().await?.credit_usd);
+        credit_usd = match provider.account().await {
+            // Nobody bills for hosts of one's own, and nobody needs an account for them.
+            Err(ProviderError::NoKey { .. }) if runs.iter().all(is_on_hosts) => None,
+            account => Some(account?.credit_usd),
+        };
         for run in &runs {
             read_charges(deps, &store, run).await?;
         }
@@ -127,6 +132,10 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
     });
     notes(ui, &costs);
     Ok(())
+}
+
+fn is_on_hosts(run: &RunRecord) -> bool {
+    !run.spec.resources.hosts.is_empty()
 }
 
 /// Reads what the provider charged for attempts whose bill is still open on record.
@@ -330,6 +339,16 @@ fn attempts_table(run: &RunCost) -> Table {
 
 fn notes(ui: &mut Ui, costs: &Costs) {
     for run in &costs.runs {
+        if run
+            .attempts
+            .iter()
+            .any(|attempt| attempt.instance.is_some_and(is_host))
+        {
+            ui.status(format_args!(
+                "`{}` runs on hosts of yours: nobody bills for them.",
+                run.run
+            ));
+        }
         for attempt in run
             .attempts
             .iter()

@@ -180,6 +180,7 @@ fn asked(args: &OffersArgs, spec: Option<&RunSpec>) -> Result<OfferQuery, Comman
             .or_else(|| Some(resources?.disk_gb))
             .unwrap_or(DEFAULT_DISK_GB),
         filters,
+        hosts: Vec::new(),
         // Several offers may be slices of one machine, and what costs least may not be what comes first.
         limit: MOST_OFFERS,
     })

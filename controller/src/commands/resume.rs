@@ -129,6 +129,10 @@ pub async fn resume(
         Some(_) => {
             // A name that nobody offers is a mistake, and the run is left as it is.
             let offer = lifecycle.find_offer(&run).await?;
+            if !run.spec.resources.hosts.is_empty() {
+                return Err(refused(format!("run `{}` is on hosts of yours", run.name))
+                    .hint("theirs are the GPUs that it gets"));
+            }
             let (spec, start) = (&run.spec, Start::Resume);
             Some(gate::pass(ui, deps, spec, &offer, start, args.no_plan)?)
         }

@@ -12,6 +12,7 @@ use crate::{
     },
     error::CommandError,
     fault, notify,
+    provider::{Rental, SshAddress, hosts},
     run::{lifecycle::Goal, site::SiteError},
     spec::{BareRun, OnDone, RunSpec},
     store::RunRecord,
@@ -30,6 +31,10 @@ pub struct RunArgs {
     /// Name of the run, instead of the file's
     #[arg(long)]
     name: Option<String>,
+    /// Take this box of your own instead of renting one, user@host or user@host:port; may be given several times, the first that is free
+    /// is taken, and the next when it is lost
+    #[arg(long = "host", value_name = "USER@HOST[:PORT]", value_parser = hosts::parse)]
+    hosts: Vec<SshAddress>,
     /// Leave as soon as the training runs
     #[arg(long)]
     detach: bool,
@@ -138,6 +143,17 @@ pub async fn run(
     if let Some(name) = &args.name {
         spec.rename(name)?;
     }
+    let on_hosts = !args.hosts.is_empty();
+    if on_hosts {
+        let resources = &mut spec.resources;
+        resources.hosts = args.hosts.clone();
+        // What is said of a market does not count: nobody takes such a box back.
+        resources.rental = Rental::OnDemand;
+        (
+            resources.max_price_usd_per_hour,
+            resources.bid_max_usd_per_hour,
+        ) = (None, None);
+    }
     let store = deps.store()?;
     if let Some(known) = store.find_run(&spec.name)? {
         let err = CommandError::usage(format!("there is a run `{}` already", spec.name));
@@ -170,8 +186,7 @@ pub async fn run(
     // Everything that can be proved without money is proved before any is spent.
     let sites = deps.sites()?;
     let provider = deps.provider()?;
-    let account = provider.account().await?;
-    if account.credit_usd <= 0.0 {
+    if !on_hosts && provider.account().await?.credit_usd <= 0.0 {
         return Err(CommandError::new(format!(
             "run `{}` was not rented: the account has no credit",
             spec.name
@@ -220,9 +235,11 @@ pub async fn run(
                 "the system's ssh does it: install OpenSSH's client (Debian, Ubuntu: `apt-get install openssh-client`)",
             )
         })?;
-    fault::point("provider.register_key.before");
-    provider.register_key(&key).await?;
-    fault::point("provider.register_key.after");
+    if !on_hosts {
+        fault::point("provider.register_key.before");
+        provider.register_key(&key).await?;
+        fault::point("provider.register_key.after");
+    }
 
     let record = RunRecord {
         name: spec.name.clone(),
@@ -232,7 +249,7 @@ pub async fn run(
         outcome: None,
         reason: None,
     };
-    if spec.brings_nothing_home() {
+    if spec.brings_nothing_home() && !on_hosts {
         let end = match spec.on_done {
             OnDone::Destroy if spec.checkpoints.is_none() => {
                 "is lost when its box is destroyed at the end, as `on_done` says"
@@ -257,12 +274,17 @@ pub async fn run(
         .lifecycle(watching::ConsoleReport::new(ui))?
         .find_offer(&record)
         .await?;
-    let start = match &args.bare.gpus {
-        None => Start::File(&args.file),
-        Some(_) => Start::Flags,
-    };
-    let planned = gate::pass(ui, deps, &spec, &offer, start, args.no_plan)?;
-    store.create_planned_run(&record, gate::PLANNED, &planned)?;
+    if on_hosts {
+        // No money is at stake there, and what the host has is not known before.
+        store.create_run(&record)?;
+    } else {
+        let start = match &args.bare.gpus {
+            None => Start::File(&args.file),
+            Some(_) => Start::Flags,
+        };
+        let planned = gate::pass(ui, deps, &spec, &offer, start, args.no_plan)?;
+        store.create_planned_run(&record, gate::PLANNED, &planned)?;
+    }
     let goal = if args.detach {
         Goal::Running
     } else {

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     error::CommandError,
     ledger::CostKind,
-    provider::{Instance, InstanceId, Intended, ProviderError},
+    provider::{Instance, InstanceId, Intended, ProviderError, hosts::is_host},
     run::{
         State,
         claims::{self, Fate},
@@ -396,13 +396,16 @@ impl Lifecycle {
             });
             self.note(run, attempt.number, "box_stopped", detail)?;
             let destroy = next::destroy(&self.store, run)?;
-            self.say(
-                run,
-                &format!(
+            let text = match is_host(id) {
+                true => format!(
+                    "Nothing runs on your host any more; it is kept for the run until `{destroy}`."
+                ),
+                false => format!(
                     "Instance {id} is stopped; its disk still costs ${:.4}/h until `{destroy}`.",
                     attempt.storage_usd_per_hour
                 ),
-            );
+            };
+            self.say(run, &text);
         }
         Ok(self.gpu_charge_ends(attempt)?)
     }

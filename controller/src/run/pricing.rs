@@ -74,6 +74,7 @@ pub fn query(resources: &Resources, limit: u32) -> OfferQuery {
         rental: resources.rental,
         disk_gb: resources.disk_gb,
         filters: resources.filters.clone(),
+        hosts: resources.hosts.clone(),
         limit,
     }
 }

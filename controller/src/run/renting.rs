@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{
     error::CommandError,
     ledger::CostKind,
-    provider::{Instance, InstanceId, Offer, ProviderError, RentRequest, Rental},
+    provider::{Instance, InstanceId, Offer, ProviderError, RentRequest, Rental, hosts::is_host},
     run::{
         State, claims, deadline,
         halt::Halt,
@@ -100,13 +100,14 @@ impl Lifecycle {
                 bid_usd_per_hour: order.bid_usd_per_hour,
             };
             let price = order.running_usd_per_hour();
-            self.say(
-                run,
-                &format!(
+            let what = match is_host(offer.id) {
+                true => format!("Taking host {}, for which nobody bills.", offer.geolocation),
+                false => format!(
                     "Renting offer {} ({}) at ${price:.3}/h.",
                     offer.id, attempt.gpu
                 ),
-            );
+            };
+            self.say(run, &what);
             crate::fault::point("provider.rent.before");
             let answer = self.provider.rent(&request).await;
             crate::fault::point("provider.rent.after");
@@ -258,13 +259,16 @@ impl Lifecycle {
         let (gpus, disk_gb) = (gpus(resources), resources.disk_gb);
         let why = match too_dear {
             Some((id, reason)) => format!("the cheapest offer, {id}, is too dear: {reason}"),
+            None if !resources.hosts.is_empty() => {
+                "every host that is free failed before".to_owned()
+            }
             None if found.is_empty() => {
                 format!("the market has no {gpus} with {disk_gb} GB of disk that matches")
             }
             None => format!("all {} offers that match failed or were gone", found.len()),
         };
-        // A run that has trained waits for the market; one that was just typed tells its user.
-        if attempt.number > 1 {
+        // A run that has trained waits for the market; one that was just typed tells its user. Hosts that failed are no market.
+        if attempt.number > 1 && resources.hosts.is_empty() {
             self.say(
                 run,
                 &format!("No box to go on with: {why}. Looking again in a minute."),
@@ -277,10 +281,11 @@ impl Lifecycle {
             Some(last) => format!("{why}; {last}"),
             None => why,
         };
-        let err = CommandError::new(text)
-            .because(why)
-            .hint(see_market(resources));
-        Err(Halt::Fatal(err))
+        let err = CommandError::new(text).because(why);
+        Err(Halt::Fatal(match resources.hosts.is_empty() {
+            true => err.hint(see_market(resources)),
+            false => err,
+        }))
     }
 
     /// Remembers a machine whose box did not come up. What its training or set-up did is not the machine's fault.

@@ -97,6 +97,7 @@ impl RunSpec {
                 )?
                 .unwrap_or(DEFAULT_HEADROOM),
                 bid_max_usd_per_hour: or("--bid-max", bare.bid_max.as_deref(), values::usd)?,
+                hosts: Vec::new(),
             },
             model: None,
             image: or("--image", bare.image.as_deref(), file::image)?

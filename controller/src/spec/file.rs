@@ -521,6 +521,7 @@ fn resources(keys: &ResourcesKeys) -> Result<Resources, YamlError> {
             values::percent,
         )?,
         bid_max_usd_per_hour: option(bid.and_then(|keys| keys.max.as_ref()), values::usd)?,
+        hosts: Vec::new(),
     })
 }
 

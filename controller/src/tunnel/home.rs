@@ -10,7 +10,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{TunnelError, options};
-use crate::provider::SshAddress;
+use crate::provider::{SshAddress, hosts::is_host};
 
 /// Longest control path: `sun_path` holds 104 bytes on macOS and ssh adds 17 for a temporary name.
 pub const CONTROL_PATH_LIMIT_BYTES: usize = 80;
@@ -35,6 +35,10 @@ pub struct SshTarget {
     pub user: String,
     /// Private key.
     pub key: PathBuf,
+    /// A host of the user's, with his own known hosts.
+    pub own: bool,
+    /// Further private keys to try.
+    pub identities: Vec<PathBuf>,
     /// Pinned host keys of this instance.
     pub known_hosts: PathBuf,
     /// The file that ssh is given with `-F`.
@@ -136,10 +140,22 @@ impl SshHome {
         id: u64,
         addresses: Vec<SshAddress>,
     ) -> Result<SshTarget, TunnelError> {
-        let alias = format!("spotter-{provider}-{id}");
+        let own = is_host(id);
+        let alias = alias(provider, id);
         let key = self.key().await?;
+        let beside = |name: &str| self.user_config.with_file_name(name);
         let target = SshTarget {
-            known_hosts: self.dir.join("known_hosts.d").join(&alias),
+            known_hosts: match own {
+                true => beside("known_hosts"),
+                false => self.dir.join("known_hosts.d").join(&alias),
+            },
+            own,
+            // With a key named, ssh does not look for the usual ones by itself.
+            identities: ["id_ed25519", "id_ecdsa", "id_rsa"]
+                .map(beside)
+                .into_iter()
+                .filter(|path| own && path.exists())
+                .collect(),
             config: self.dir.join("config.d").join(&alias),
             alias,
             addresses,
@@ -182,7 +198,7 @@ impl SshHome {
 
     /// Forgets a destroyed instance: its pinned host keys, its configuration and the run's host name.
     pub fn forget(&self, run: &str, provider: &str, id: u64) {
-        let alias = format!("spotter-{provider}-{id}");
+        let alias = alias(provider, id);
         for path in [
             self.dir.join("known_hosts.d").join(&alias),
             self.dir.join("config.d").join(&alias),
@@ -191,10 +207,18 @@ impl SshHome {
         }
         // The run's name may be another box's by now.
         let name = self.dir.join("runs").join(run);
-        let ours = format!("HostKeyAlias {alias}\n");
-        if fs::read_to_string(&name).is_ok_and(|text| text.contains(&ours)) {
+        let ours = [format!("HostKeyAlias {alias}\n"), format!("# {alias}\n")];
+        if fs::read_to_string(&name).is_ok_and(|text| ours.iter().any(|line| text.contains(line))) {
             let _ = fs::remove_file(name);
         }
+    }
+}
+
+/// The name of an instance in ssh's files.
+fn alias(provider: &str, id: u64) -> String {
+    match is_host(id) {
+        true => format!("spotter-host-{id}"),
+        false => format!("spotter-{provider}-{id}"),
     }
 }
 

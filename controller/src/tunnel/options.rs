@@ -14,7 +14,7 @@ pub(super) fn config_text(target: &SshTarget, user_config: &Path) -> String {
         String::from("# Written by spotter for one instance; changes are lost.\nHost *\n");
     let key = quoted(&target.key);
     let known_hosts = quoted(&target.known_hosts);
-    let options: [(&str, &str); 27] = [
+    let options: [(&str, &str); 18] = [
         ("BatchMode", "yes"),
         ("ConnectTimeout", "15"),
         ("ServerAliveInterval", "5"),
@@ -30,11 +30,13 @@ pub(super) fn config_text(target: &SshTarget, user_config: &Path) -> String {
         ("ControlPersist", "no"),
         ("ForwardAgent", "no"),
         ("ForwardX11", "no"),
-        ("IdentitiesOnly", "yes"),
         ("IdentityFile", &key),
         // The bulk connection is busy for minutes; this one is the fastest of the common ciphers.
         ("Ciphers", "^aes128-gcm@openssh.com"),
         ("LogLevel", "ERROR"),
+    ];
+    let rented: [(&str, &str); 9] = [
+        ("IdentitiesOnly", "yes"),
         // One file and one name per instance: hosts reuse addresses and ports, and the proxy shares the pin.
         ("StrictHostKeyChecking", "accept-new"),
         ("UserKnownHostsFile", &known_hosts),
@@ -45,8 +47,17 @@ pub(super) fn config_text(target: &SshTarget, user_config: &Path) -> String {
         ("CheckHostIP", "no"),
         ("User", &target.user),
     ];
-    for (name, value) in options {
+    // Nobody but the user can say which key a host of his own has: his known hosts are asked, and no key is taken on trust.
+    let own: [(&str, &str); 2] = [
+        ("StrictHostKeyChecking", "yes"),
+        ("UserKnownHostsFile", &known_hosts),
+    ];
+    let more = if target.own { &own[..] } else { &rented[..] };
+    for (name, value) in options.iter().chain(more) {
         text.push_str(&format!("  {name} {value}\n"));
+    }
+    for identity in &target.identities {
+        text.push_str(&format!("  IdentityFile {}\n", quoted(identity)));
     }
     // Unlike the paths above, this one is not expanded: a percent sign stands for itself.
     text.push_str(&format!("Include \"{}\"\n", user_config.display()));
@@ -55,6 +66,19 @@ pub(super) fn config_text(target: &SshTarget, user_config: &Path) -> String {
 
 /// A `Host` block for the user's own ssh.
 pub(super) fn host_text(run: &str, target: &SshTarget, address: &SshAddress) -> String {
+    if target.own {
+        let (user, host) = match address.host.rsplit_once('@') {
+            Some((user, host)) => (format!("  User {user}\n"), host),
+            None => (String::new(), address.host.as_str()),
+        };
+        let port = address.port;
+        // The first line tells whose the name is. His known hosts know the host by its own name.
+        return format!(
+            "# {}\nHost {run}\n  HostName {host}\n  Port {port}\n{user}  IdentityFile {}\n",
+            target.alias,
+            quoted(&target.key)
+        );
+    }
     format!(
         "Host {run}\n  HostName {}\n  Port {}\n  User {}\n  IdentityFile {}\n  IdentitiesOnly yes\n  HostKeyAlias {}\n  \
          UserKnownHostsFile {}\n  GlobalKnownHostsFile /dev/null\n  StrictHostKeyChecking accept-new\n  CheckHostIP no\n  \
@@ -95,6 +119,8 @@ mod tests {
             addresses: vec![],
             user: "root".to_owned(),
             key: PathBuf::from("/home/a b/id"),
+            own: false,
+            identities: Vec::new(),
             known_hosts: PathBuf::from("/home/a b/kh"),
             config: PathBuf::from("/x"),
             runtime: Arc::from(Path::new("/tmp")),

@@ -36,6 +36,7 @@ fn asked(text: &str, rental: Rental) -> OfferQuery {
         rental,
         disk_gb: 40.0,
         filters: query::parse(text).unwrap(),
+        hosts: Vec::new(),
         limit: 64,
     }
 }

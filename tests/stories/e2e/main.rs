@@ -15,6 +15,7 @@ mod disk;
 mod doctor;
 mod endings;
 mod happy;
+mod hosts;
 mod interruption;
 mod json;
 mod keys;

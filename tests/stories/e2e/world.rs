@@ -418,6 +418,11 @@ impl World {
         self.dir.join("work")
     }
 
+    /// Folder of the programs.
+    pub fn programs(&self) -> &'static Path {
+        programs()
+    }
+
     /// Home of spotter on the laptop.
     pub fn spotter_home(&self) -> PathBuf {
         PathBuf::from(&self.env["SPOTTER_HOME"])

@@ -13,6 +13,7 @@ mod cadence;
 mod contract;
 mod diagnosis;
 mod endings;
+mod hosts;
 mod links;
 mod market;
 mod money;

@@ -283,6 +283,7 @@ pub fn spec(name: &str) -> RunSpec {
             max_price_usd_per_hour: None,
             bid_headroom: 0.15,
             bid_max_usd_per_hour: None,
+            hosts: Vec::new(),
         },
         model: None,
         image: "image".to_owned(),

@@ -15,6 +15,7 @@ async fn offers() -> Vec<Offer> {
         rental: Rental::OnDemand,
         disk_gb: 50.0,
         filters: Vec::new(),
+        hosts: Vec::new(),
         limit: 9,
     };
     let found = MemoryMarket::new(1).offers(&query).await.unwrap();

@@ -421,6 +421,7 @@ mod tests {
                 op: "gt".to_owned(),
                 value: json!(0.95),
             }],
+            hosts: Vec::new(),
             limit: 10,
         }
     }

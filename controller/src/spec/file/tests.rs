@@ -125,6 +125,7 @@ fn the_whole_file_is_read() {
             max_price_usd_per_hour: Some(9.0),
             bid_headroom: 0.15,
             bid_max_usd_per_hour: Some(8.5),
+            hosts: Vec::new(),
         }
     );
     assert_eq!(spec.image, "vastai/pytorch:2.9.0");

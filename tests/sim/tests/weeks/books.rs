@@ -123,6 +123,7 @@ impl Books {
             max_price_usd_per_hour: None,
             bid_headroom: headroom.unwrap_or_default(),
             bid_max_usd_per_hour: Some(job.max_bid_usd_per_hour),
+            hosts: Vec::new(),
         };
         let order = pricing::order(&offer, &resources).ok()?;
         Some(pricing::within_budget(order, &offer, Some(left_usd)).gpu_usd_per_hour)

@@ -1,7 +1,7 @@
 //! Scripted boxes at the `Site` seam: what their sessions print and how they end, which calls break, and the dead-man's switch.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -15,7 +15,7 @@ use spotter::{
         FileList, LogPiece, LogPosition, PreflightReport, RestoreReport, SessionInfo,
         SessionRequest, SessionState, TrainingInfo,
     },
-    provider::{Provider, memory::MemoryMarket},
+    provider::{Provider, hosts::is_host, memory::MemoryMarket},
     run::site::{KeysGiven, LeftLog, Place, Progress, Site, SiteError, Sites},
     spec::RunSpec,
 };
@@ -44,6 +44,8 @@ pub struct Script {
     pub diagnosis: Option<serde_json::Value>,
     /// Boxes that never answer, by how many of them.
     pub dead_boxes: u32,
+    /// Hosts of the user's that do not answer, by their instance.
+    pub dead_hosts: BTreeSet<u64>,
     /// The link to every box is cut.
     pub cut: bool,
     /// Calls that break before they are carried out, by how many of them.
@@ -122,6 +124,7 @@ impl ScriptedBoxes {
             crash_at: None,
             diagnosis: None,
             dead_boxes: 0,
+            dead_hosts: BTreeSet::new(),
             cut: false,
             breaks: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -456,6 +459,7 @@ impl ScriptedBox {
         });
         let mut script = self.boxes.script();
         script.calls.push((call, self.instance));
+        let up = up || (is_host(self.instance) && !script.dead_hosts.contains(&self.instance));
         if !up || script.cut {
             return Err(unreachable());
         }
