@@ -458,11 +458,11 @@ fn disposal(run: &RunRecord, attempt: &AttemptRecord, newer: &[AttemptRecord]) -
         {
             OnDone::Stop
         }
-        // It was taken back before anything could be saved from it, and its successor never trained.
+        // It crashed, or was taken back before anything could be saved from it, and its successor never trained.
         Outcome::Stopped | Outcome::Limit | Outcome::Contradicted
             if matches!(
                 attempt.state,
-                State::Interrupted | State::Waiting | State::Lost
+                State::Failed | State::Interrupted | State::Waiting | State::Lost
             ) && run.spec.on_done == OnDone::Destroy =>
         {
             OnDone::Stop
@@ -550,6 +550,31 @@ mod tests {
                 found, expected,
                 "{outcome:?} {on_done:?} {started_us} {reason:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_box_whose_training_did_not_end_well_outlives_a_stop_before_its_successor_trained() {
+        let drafted = AttemptRecord {
+            instance: None,
+            ..attempt(0, None, None)
+        };
+        for (state, expected) in [
+            (State::Failed, OnDone::Stop),
+            (State::Interrupted, OnDone::Stop),
+            (State::Lost, OnDone::Stop),
+            (State::Stopped, OnDone::Destroy),
+        ] {
+            let old = AttemptRecord {
+                state,
+                ..attempt(1, Some(5), None)
+            };
+            let found = disposal(
+                &run(Outcome::Stopped, OnDone::Destroy),
+                &old,
+                std::slice::from_ref(&drafted),
+            );
+            assert_eq!(found, expected, "{state}");
         }
     }
 
