@@ -20,6 +20,7 @@ use crate::{
         halt::Halt,
         observing::{self, Meter},
         site::{Place, Site, Sites},
+        status::{self, Action, Seen},
         waiting::Looks,
     },
     store::{AttemptRecord, Outcome, RunRecord, Store, StoreError},
@@ -86,6 +87,7 @@ impl Lifecycle {
         let mut site: Option<Arc<dyn Site>> = None;
         let mut told = String::new();
         let mut tended: Option<Instant> = None;
+        let mut moved_on = false;
         loop {
             let run = self.store.run(name)?;
             if tended.is_none_or(|at| at.elapsed() >= TEND) {
@@ -103,10 +105,14 @@ impl Lifecycle {
                 self.new_attempt(&run, 1)?;
                 continue;
             };
-            if goal == Goal::Running && attempt.state == State::Running {
+            if goal == Goal::Running
+                && attempt.state == State::Running
+                && (moved_on || !self.was_taken(&attempt).await)
+            {
                 return Ok(run);
             }
             let Err(halt) = self.step(&run, &mut attempt, &mut site).await else {
+                moved_on = true;
                 told.clear();
                 continue;
             };
@@ -121,6 +127,20 @@ impl Lifecycle {
                 Halt::Wait(err) if may_wait(&attempt) => self.wait(&run, &err, &mut told).await,
                 halt => self.halted(&run, attempt, halt, &mut site).await?,
             }
+        }
+    }
+
+    /// Whether a box that the record calls running is the run's no more, by the market's word. No word is no reason to doubt.
+    async fn was_taken(&self, attempt: &AttemptRecord) -> bool {
+        let Some(id) = attempt.instance else {
+            return false;
+        };
+        match self.provider.instance(id).await {
+            Ok(Some(instance)) => matches!(
+                status::row(attempt.state, Seen::from(&instance)).action,
+                Action::Recover | Action::Respect
+            ),
+            _ => false,
         }
     }
 

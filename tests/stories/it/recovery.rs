@@ -83,6 +83,27 @@ async fn an_interrupted_run_continues_from_its_newest_whole_checkpoint_on_exactl
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_only_wants_it_running_finds_out_that_the_box_of_the_record_was_taken_meanwhile() {
+    let world = World::new(3, 400);
+    world.plan(&spec(RUN));
+    let lifecycle = world.lifecycle();
+    lifecycle.drive(RUN, Goal::Running).await.unwrap();
+    let first = world.attempts(RUN).remove(0);
+    assert_eq!(first.state, State::Running);
+    tokio::time::sleep(Duration::from_secs(75)).await;
+    // Nobody watches.
+    world.outbid(first.instance);
+
+    lifecycle.drive(RUN, Goal::Running).await.unwrap();
+
+    let attempts = world.attempts(RUN);
+    assert_eq!(attempts.len(), 2);
+    assert_eq!(attempts[1].state, State::Running);
+    assert_ne!(attempts[1].instance, first.instance);
+    assert_eq!(world.market.gpu_charged(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_create_whose_answer_was_lost_is_found_by_its_label_and_rented_once() {
     let world = World::new(3, 50);
     world.market.lose_create_answers(1);
