@@ -178,13 +178,14 @@ impl Config {
     /// Base URL of Vast.ai's API.
     pub fn vast_url(&self) -> Result<String, CommandError> {
         if let Some(url) = self.environment.get("VAST_URL") {
-            return url
-                .clone()
-                .into_string()
-                .map_err(|_| CommandError::usage("VAST_URL is not valid UTF-8"));
+            let url = url.to_str();
+            let url = url.ok_or_else(|| CommandError::usage("VAST_URL is not valid UTF-8"))?;
+            return market_url(url, "VAST_URL");
         }
-        let file = self.file()?;
-        Ok(file.vast_url.clone().unwrap_or_else(|| VAST_URL.to_owned()))
+        match &self.file()?.vast_url {
+            Some(url) => market_url(url, "`vast_url` of config.yaml"),
+            None => Ok(VAST_URL.to_owned()),
+        }
     }
 
     /// The API key: `--api-key-file`, `VAST_API_KEY`, `api_key_file` of `config.yaml`, then the official client's files.
@@ -300,6 +301,38 @@ fn no_such_key(path: &Path, named_by: &str) -> CommandError {
         "there is no API key in `{}`, named by {named_by}",
         path.display()
     ))
+}
+
+/// Room on the disk of a folder, or of the nearest one above it that exists; `None`: it does not say.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let there = folder.ancestors().find(|folder| folder.exists())?;
+    let disk = nix::sys::statvfs::statvfs(there).ok()?;
+    // Types differ between systems.
+    #[allow(
+        clippy::useless_conversion,
+        reason = "these are not 64 bits everywhere"
+    )]
+    let (blocks, size) = (
+        u64::from(disk.blocks_available()),
+        u64::from(disk.fragment_size()),
+    );
+    Some(blocks.saturating_mul(size))
+}
+
+/// An address that requests can be sent to; `origin` is for the error.
+fn market_url(url: &str, origin: &str) -> Result<String, CommandError> {
+    let parsed = url.parse::<http::Uri>().ok();
+    let whole = parsed.is_some_and(|uri| {
+        uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https"))
+    });
+    match whole {
+        true => Ok(url.to_owned()),
+        false => Err(
+            CommandError::usage(format!("{origin} is no web address: `{url}`")).hint(format!(
+                "it looks like `{VAST_URL}`; leave it out for that one"
+            )),
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -96,6 +96,13 @@ impl CommandError {
         self
     }
 
+    /// Says first what could not be done because of this error. Its kind and its hints stay.
+    pub fn so(mut self, what: impl Into<String>) -> Self {
+        let why = std::mem::replace(&mut self.message, what.into());
+        self.causes.insert(0, why);
+        self
+    }
+
     /// Adds something to type or to look at. Leave out what we do not believe in.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
@@ -162,6 +169,15 @@ impl From<StoreError> for CommandError {
         }
         if unknown_run.is_some() {
             made = made.hint("see what there is with `spotter ps --all`");
+        }
+        if made
+            .causes
+            .iter()
+            .any(|cause| cause.contains("disk is full"))
+        {
+            made = made.hint(
+                "free space on the disk of spotter's own folder (`SPOTTER_HOME`, else ~/.local/share/spotter), then try again",
+            );
         }
         made
     }

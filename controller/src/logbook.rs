@@ -103,6 +103,11 @@ impl LogCopy {
         self.at
     }
 
+    /// Answers when what was appended is on the disk for good: the box that printed it may go.
+    pub fn settle(&self) -> io::Result<()> {
+        self.bytes.sync_all()
+    }
+
     /// Appends a piece. What is known already is left out, a gap is recorded by its position.
     pub fn append(&mut self, piece: &LogPiece) -> io::Result<()> {
         let mut data = piece.data.as_slice();

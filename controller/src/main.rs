@@ -23,6 +23,9 @@ use spotter::{
 
 fn main() -> ExitCode {
     ui::report_panics();
+    // Account key and bucket keys are in this memory: no core dump may hold them. It fails only for an unknown number.
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_dumpable(false);
     // The one place that chooses who encrypts. Fails only when somebody chose before, which nobody did.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();

@@ -77,6 +77,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Whether a person or a rule of the run file ended it.
+    pub fn is_by_order(self) -> bool {
+        matches!(self, Self::Stopped | Self::Limit | Self::Contradicted)
+    }
+
     /// Its name, as stored and printed.
     pub fn name(self) -> &'static str {
         match self {
@@ -300,7 +305,10 @@ impl Store {
             .map_err(|err| failed(Box::new(err)))?;
 
         let mut connection = Connection::open(path).map_err(|err| failed(Box::new(err)))?;
-        schema::prepare(&mut connection, path, &clock)?;
+        schema::prepare(&mut connection, path, &clock).map_err(|err| match err {
+            err @ StoreError::Newer { .. } => err,
+            err => failed(Box::new(err)),
+        })?;
         let id = connection
             .query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |row| {
                 row.get(0)

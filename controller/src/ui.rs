@@ -269,9 +269,10 @@ pub fn report_panics() {
     }));
 }
 
-/// Columns of the terminal; 80 when it does not say.
+/// Columns that a table may take: those of the terminal; 80 when it does not say, or has fewer. A table that is squeezed further breaks
+/// its words into letters, and the terminal breaks its lines better.
 fn terminal_width() -> u16 {
-    comfy_table::Table::new().width().unwrap_or(80).max(40)
+    comfy_table::Table::new().width().unwrap_or(80).max(80)
 }
 
 #[cfg(test)]

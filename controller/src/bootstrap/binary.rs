@@ -56,11 +56,19 @@ impl AgentBinary {
     /// # Errors
     /// When there is none, or what is there is no Linux program.
     pub fn find(named: Option<&Path>, executable: &Path) -> Result<AgentBinary, BinaryError> {
+        AgentBinary::choose(named, EMBEDDED, executable)
+    }
+
+    fn choose(
+        named: Option<&Path>,
+        embedded: &[u8],
+        executable: &Path,
+    ) -> Result<AgentBinary, BinaryError> {
         if let Some(path) = named {
             return AgentBinary::read(path);
         }
-        if !EMBEDDED.is_empty() {
-            let bytes = zstd::stream::decode_all(EMBEDDED).map_err(|source| BinaryError::Read {
+        if !embedded.is_empty() {
+            let bytes = zstd::stream::decode_all(embedded).map_err(|source| BinaryError::Read {
                 path: PathBuf::from("(built in)"),
                 source,
             })?;
@@ -188,6 +196,23 @@ mod tests {
         let err = AgentBinary::find(Some(Path::new("/nonexistent/agent")), Path::new("/bin/x"))
             .unwrap_err();
         assert_eq!(err.to_string(), "agent /nonexistent/agent cannot be read");
+    }
+
+    #[test]
+    fn what_is_named_comes_first_then_what_is_inside_then_what_lies_beside() {
+        let dir = tempfile::tempdir().unwrap();
+        let executable = dir.path().join("spotter");
+        let inside = zstd::stream::encode_all(&elf(183)[..], 0).unwrap();
+        let machine = |named: Option<&Path>, embedded: &[u8]| {
+            AgentBinary::choose(named, embedded, &executable).map(|agent| agent.machine)
+        };
+        let none = machine(None, &[]).unwrap_err().to_string();
+        assert!(none.ends_with("spotter-agent does not exist"), "{none}");
+        let beside = dir.path().join("spotter-agent");
+        fs::write(&beside, elf(62)).unwrap();
+        assert_eq!(machine(None, &[]).unwrap(), "x86_64");
+        assert_eq!(machine(None, &inside).unwrap(), "aarch64");
+        assert_eq!(machine(Some(&beside), &inside).unwrap(), "x86_64");
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! The shell text that a box runs by itself at every start of its container (pure).
 //!
-//! It keeps the container's environment for the agent, starts the dead-man's switch and an agent that is already there, and
-//! then the user's own part. POSIX sh; nothing but curl, python3 or wget is needed to stop the box.
+//! It keeps the container's environment for the agent, starts the dead-man's switch, and an agent that is there whenever none
+//! runs; then comes the user's own part. POSIX sh; nothing but curl, python3 or wget is needed to stop the box.
 
 use std::time::Duration;
 
 /// Most characters that Vast.ai takes.
 pub const ONSTART_LIMIT_CHARS: usize = 4096;
+
+/// Between two looks whether the agent runs, in steps of the switch: a minute for most boxes. A running agent holds its lock, and
+/// a second one leaves at once.
+const KEEP_STEPS: u64 = 6;
 
 /// The text would be too long.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +64,13 @@ done
 sleep 30 || exit
 done
 ) </dev/null >/dev/null 2>&1 &
-[ ! -x "$S/bin/agent" ] || "$S/bin/agent" daemon --detach </dev/null >/dev/null 2>&1
+(
+# Whatever ends the agent, it is the last to guard this box: it is started again.
+while [ -d "$S" ]; do
+[ ! -x "$S/bin/agent" ] || "$S/bin/agent" daemon --detach
+sleep @KEEP_S@ || exit
+done
+) </dev/null >/dev/null 2>&1 &
 umask 022
 "#;
 
@@ -87,7 +97,8 @@ pub fn onstart(
     let mut text = OURS
         .replace("@BASE@", &base)
         .replace("@BRING_UP_S@", &bring_up_s.to_string())
-        .replace("@STEP_S@", &step_s.to_string());
+        .replace("@STEP_S@", &step_s.to_string())
+        .replace("@KEEP_S@", &(step_s * KEEP_STEPS).to_string());
     let user = user.unwrap_or_default();
     let room_chars = ONSTART_LIMIT_CHARS - text.chars().count();
     let user_chars = user.chars().count();
@@ -117,7 +128,7 @@ mod tests {
             .chars()
             .count();
         assert!(
-            ours < 2200,
+            ours < 2400,
             "our part has {ours} characters; the user needs the rest"
         );
     }

@@ -145,8 +145,19 @@ async fn refuse_loss(
     attempt: &AttemptRecord,
     newest: bool,
 ) -> Result<(), CommandError> {
-    if next::is_saved(&*deps.store()?, run, attempt)? {
+    let store = deps.store()?;
+    if next::is_saved(&store, run, attempt)? {
         return Ok(());
+    }
+    // Nobody was there when the market took it: what it left in the bucket says more than the record.
+    if attempt.was_taken_back()
+        && let Some(_lease) = Lease::take(&store, &run.name)?
+    {
+        let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
+        lifecycle.catch_up(run, attempt).await;
+        if next::is_saved(&store, run, attempt)? {
+            return Ok(());
+        }
     }
     let Some((reason, would_lose)) = at_stake(ui, deps, run, attempt, newest).await? else {
         return Ok(());
@@ -215,8 +226,18 @@ async fn at_stake(
     });
     let (site, status) = match asked.await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(err)) => return silent(format!("its box cannot be asked: {err}")),
-        Err(_) => return silent(format!("its box did not answer in {} s", ASK.as_secs())),
+        unheard => {
+            let why = match unheard {
+                Ok(Err(err)) => format!("its box cannot be asked: {err}"),
+                _ => format!("its box did not answer in {} s", ASK.as_secs()),
+            };
+            // It may be gone, and have left more in the bucket than the record knows.
+            if let Some(_lease) = Lease::take(&store, &run.name)? {
+                let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
+                lifecycle.catch_up(run, attempt).await;
+            }
+            return silent(why);
+        }
     };
     if let Some(backup) = status.backup.as_ref().filter(|backup| backup.unseen) {
         return silent(format!(

@@ -75,6 +75,7 @@ struct Rows {
 /// Runs the verb.
 pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
     let mut rows = Rows { runs: Vec::new() };
+    let mut ended = 0;
     if let Some(store) = deps.existing_store()? {
         let now_us = deps.clock.now_us();
         let mut alone = Vec::new();
@@ -86,6 +87,8 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
                     alone.push((rows.runs.len(), attempts.clone()));
                 }
                 rows.runs.push(row);
+            } else {
+                ended += 1;
             }
         }
         // Whoever watches keeps the record true; of the others it says what was so when somebody last looked.
@@ -106,7 +109,15 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
         }
     }
     if rows.runs.is_empty() && !ui.is_json() {
-        ui.status(format_args!("No runs."));
+        match ended {
+            0 => ui.status(format_args!("No runs.")),
+            1 => ui.status(format_args!(
+                "No run goes on. One has ended: `spotter ps --all`."
+            )),
+            _ => ui.status(format_args!(
+                "No run goes on. {ended} have ended: `spotter ps --all`."
+            )),
+        }
         return Ok(());
     }
     ui.show(&rows, |rows| table(&rows.runs));

@@ -121,7 +121,11 @@ pub async fn resume(
             | Outcome::Failed
             | Outcome::Limit
             | Outcome::Contradicted,
-        ) => !elsewhere,
+        ) => {
+            let latest = store.latest_attempt(&run.name)?;
+            let taken = latest.is_some_and(|latest| latest.was_taken_back());
+            args.here || (!elsewhere && !taken)
+        }
     };
     let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
     let planned = match args.gpus {

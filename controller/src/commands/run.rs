@@ -10,13 +10,14 @@ use crate::{
         plan::gate::{self, Start},
         watching,
     },
+    config,
     error::CommandError,
     fault, notify,
     provider::{Rental, SshAddress, hosts},
     run::{lifecycle::Goal, site::SiteError},
     spec::{BareRun, OnDone, RunSpec},
     store::RunRecord,
-    ui::Ui,
+    ui::{Ui, text},
 };
 
 /// Rent a box, start the training of a run file on it, and watch over it
@@ -132,6 +133,9 @@ impl RunArgs {
     }
 }
 
+/// Room without which nothing is rented: a record that cannot be written loses sight of a box that is paid for.
+const RECORD_BYTES: u64 = 64 << 20;
+
 /// Writes the run down, then carries it on.
 pub async fn run(
     ui: &mut Ui,
@@ -185,8 +189,16 @@ pub async fn run(
 
     // Everything that can be proved without money is proved before any is spent.
     let sites = deps.sites()?;
-    let provider = deps.provider()?;
-    if !on_hosts && provider.account().await?.credit_usd <= 0.0 {
+    let not_rented = |err: CommandError| err.so(format!("run `{}` was not rented", spec.name));
+    let provider = deps.provider().map_err(not_rented)?;
+    let broke = match on_hosts {
+        true => false,
+        false => {
+            let account = provider.account().await;
+            account.map_err(|err| not_rented(err.into()))?.credit_usd <= 0.0
+        }
+    };
+    if broke {
         return Err(CommandError::new(format!(
             "run `{}` was not rented: the account has no credit",
             spec.name
@@ -207,6 +219,11 @@ pub async fn run(
                 ))
             }
             (_, None) => CommandError::new(not_rented).cause(err),
+            (SiteError::Unreachable(_), Some(to)) => {
+                CommandError::new(format!("{not_rented}: its bucket {to} did not answer"))
+                    .cause(err)
+                    .hint("check the network, and `checkpoints.endpoint` if there is one")
+            }
             (_, Some(to)) => CommandError::new(format!(
                 "{not_rented}: its bucket {to} cannot be used"
             ))
@@ -219,6 +236,18 @@ pub async fn run(
             )),
         }
     })?;
+    let free_bytes = config::free_bytes(deps.config.home());
+    if let Some(free_bytes) = free_bytes.filter(|free| *free < RECORD_BYTES) {
+        let home = deps.config.home().display();
+        return Err(not_rented(
+            CommandError::new(format!(
+                "the disk of {home} has {} free, and the record and the logs of a run need {}",
+                text::bytes(free_bytes),
+                text::bytes(RECORD_BYTES)
+            ))
+            .hint("free some space there, or name another folder with `SPOTTER_HOME`"),
+        ));
+    }
     if there > 0 {
         return Err(CommandError::usage(format!(
             "run `{}` was not rented: the bucket holds {there} checkpoints of a run of this name",

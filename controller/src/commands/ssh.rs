@@ -103,8 +103,9 @@ async fn start(ui: &mut Ui, deps: &Deps, run: &RunRecord) -> Result<(), CommandE
         .wake(run, &attempt)
         .await?;
     ui.status(format_args!(
-        "The box runs and costs {} now; stop it with `spotter stop {name}`.",
-        text::usd_per_hour(attempt.gpu_usd_per_hour + attempt.storage_usd_per_hour)
+        "The box runs and costs {} now, and stops itself {} after its start; stop it before with `spotter stop {name}`.",
+        text::usd_per_hour(attempt.gpu_usd_per_hour + attempt.storage_usd_per_hour),
+        text::duration(run.spec.limits.bring_up)
     ));
     Ok(())
 }

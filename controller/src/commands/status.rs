@@ -12,7 +12,9 @@ use crate::{
         State, alarms,
         bringing_up::TRAIN,
         diagnosis::Diagnosis,
-        foresight, next, restarts,
+        foresight,
+        lease::Lease,
+        next, restarts,
         summary::RunSummary,
         waiting::{self, Waiting},
         windows,
@@ -319,6 +321,33 @@ async fn market(ui: &mut Ui, deps: &Deps, run: &RunRecord) -> Result<(), Command
         ui.hint(format_args!(
             "nobody acts for it: `spotter up {}`",
             run.name
+        ));
+        in_bucket(ui, deps, run, &latest).await?;
+    }
+    Ok(())
+}
+
+/// A box that went with nobody there left its last word in the bucket, which the record above does not have.
+async fn in_bucket(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &RunRecord,
+    latest: &AttemptRecord,
+) -> Result<(), CommandError> {
+    let store = deps.store()?;
+    let saved = || alarms::newest_saved(&store, &run.name, (1..=latest.number).rev());
+    let before = saved()?;
+    let Some(_lease) = Lease::take(&store, &run.name)? else {
+        return Ok(());
+    };
+    let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
+    lifecycle.catch_up(run, latest).await;
+    let now = saved()?;
+    if now != before
+        && let Some((Some(step), _)) = now
+    {
+        ui.line(format_args!(
+            "  since then   it went on to save step {step}, which is in the bucket"
         ));
     }
     Ok(())

@@ -35,6 +35,8 @@ impl Lifecycle {
         attempt: &mut AttemptRecord,
     ) -> Result<(), Halt> {
         if run.stop_requested {
+            // Its last word says whether its disk is still wanted.
+            self.catch_up(run, attempt).await;
             return Ok(self.end(run, Outcome::Stopped, None)?);
         }
         let next = recovery::decide(
@@ -100,7 +102,7 @@ impl Lifecycle {
     }
 
     /// Whether any attempt of a run has trained.
-    fn has_trained(&self, run: &RunRecord) -> Result<bool, StoreError> {
+    pub(crate) fn has_trained(&self, run: &RunRecord) -> Result<bool, StoreError> {
         let attempts = self.store.attempts(&run.name)?;
         Ok(attempts.iter().any(|attempt| attempt.started_us > 0))
     }

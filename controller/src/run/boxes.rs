@@ -354,7 +354,19 @@ impl Lifecycle {
             }
             let newer = &attempts[index + 1..];
             let mut attempt = attempt.clone();
-            match disposal(run, &attempt, newer) {
+            let fate = match disposal(run, &attempt, newer) {
+                // It was taken back, and its last word is that nothing on it is unsaved.
+                OnDone::Stop
+                    if run.spec.on_done == OnDone::Destroy
+                        && attempt.was_taken_back()
+                        && run.outcome.is_some_and(Outcome::is_by_order)
+                        && next::is_saved(&self.store, run, &attempt)? =>
+                {
+                    OnDone::Destroy
+                }
+                fate => fate,
+            };
+            match fate {
                 OnDone::Destroy => {
                     // The open link is one to the newest box.
                     let site = site.clone().filter(|_| newer.is_empty());
@@ -386,6 +398,15 @@ impl Lifecycle {
         // One that the market took back is given back by the market, unless it is told that nobody wants it.
         if already && instance.is_some_and(|instance| instance.is_bid) {
             self.provider.stop(id).await?;
+            let destroy = next::destroy(&self.store, run)?;
+            self.say(
+                run,
+                &format!(
+                    "Instance {id} of attempt {} stays stopped, because not all on it is known to be saved; its disk costs \
+                     ${:.4}/h until `{destroy}`.",
+                    attempt.number, attempt.storage_usd_per_hour
+                ),
+            );
         }
         if !already {
             crate::fault::point("provider.stop.before");
@@ -426,6 +447,14 @@ pub(crate) fn has_bucket(run: &RunRecord) -> bool {
 }
 
 impl AttemptRecord {
+    /// Whether the market, or the end of its host, took its box away.
+    pub(crate) fn was_taken_back(&self) -> bool {
+        matches!(
+            self.state,
+            State::Interrupted | State::Waiting | State::Lost
+        )
+    }
+
     /// Whether its box holds what was not saved, so that a person should look before it goes.
     pub(crate) fn is_kept_for_a_look(&self) -> bool {
         self.reason
@@ -460,10 +489,8 @@ fn disposal(run: &RunRecord, attempt: &AttemptRecord, newer: &[AttemptRecord]) -
         }
         // It crashed, or was taken back before anything could be saved from it, and its successor never trained.
         Outcome::Stopped | Outcome::Limit | Outcome::Contradicted
-            if matches!(
-                attempt.state,
-                State::Failed | State::Interrupted | State::Waiting | State::Lost
-            ) && run.spec.on_done == OnDone::Destroy =>
+            if (attempt.state == State::Failed || attempt.was_taken_back())
+                && run.spec.on_done == OnDone::Destroy =>
         {
             OnDone::Stop
         }

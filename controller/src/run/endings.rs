@@ -6,6 +6,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     path::Path,
+    time::Duration,
 };
 
 use spotter_bucket::{EndedBy, Ending};
@@ -27,6 +28,8 @@ use crate::{
     watcher::ended_by_signal,
 };
 
+/// For what a box left in the bucket, where somebody waits at the keyboard.
+const CATCH_UP: Duration = Duration::from_secs(20);
 /// Of a crash's log, shown.
 const TAIL_BYTES: u64 = 2_000;
 
@@ -146,6 +149,19 @@ impl Lifecycle {
                     self.wait(run, &err, &mut told).await;
                 }
             }
+        }
+    }
+
+    /// The same where nobody waits long for it, and nothing hangs on it. The caller holds the run's lease.
+    pub async fn catch_up(&self, run: &RunRecord, attempt: &AttemptRecord) {
+        if !has_bucket(run) || attempt.started_us == 0 {
+            return;
+        }
+        let home = tokio::time::timeout(CATCH_UP, self.collect_left(run, attempt.number));
+        match home.await {
+            Ok(Ok(())) => {}
+            Ok(Err(err)) => tracing::debug!(%err, "what a box left was not brought home"),
+            Err(_) => tracing::debug!("the bucket did not tell in time what a box left"),
         }
     }
 

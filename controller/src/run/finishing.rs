@@ -2,9 +2,8 @@
 
 use std::{
     convert::Infallible,
-    fs,
-    io::{self, Read},
-    path::Path,
+    fs, io,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -147,12 +146,24 @@ impl Lifecycle {
     }
 
     async fn show_upload(&self, run: &RunRecord, site: &dyn Site, what: &str) -> Infallible {
+        let mut told = None;
         loop {
             tokio::time::sleep(UPLOAD_LOOK).await;
             let backup = site.status().await.ok().and_then(|status| status.backup);
-            if let Some(backup) = backup.filter(|backup| backup.uploading_total_bytes > 0) {
+            let Some(backup) = backup else { continue };
+            if backup.uploading_total_bytes > 0 {
                 let (done, total) = (backup.uploading_done_bytes, backup.uploading_total_bytes);
                 self.report.transfer(&run.name, what, done, total);
+            }
+            // The box is paid for while somebody looks at a line that does not move: it says why.
+            if let Some(problem) = backup.problem
+                && told.as_ref() != Some(&problem)
+            {
+                self.say(
+                    run,
+                    &format!("Careful: the bucket does not take it yet: {problem}."),
+                );
+                told = Some(problem);
             }
         }
     }
@@ -259,6 +270,10 @@ impl Lifecycle {
             }
             if status.session(TRAIN).is_some() {
                 self.copy_log(run, attempt.number, site, TRAIN).await?;
+                let copy = self.logbook.open(&run.name, attempt.number, TRAIN);
+                copy.and_then(|copy| copy.settle()).map_err(|err| {
+                    SiteError::Local(format!("a log is not on this disk for good: {err}"))
+                })?;
             }
             self.copy_events(run, attempt, site).await
         };
@@ -297,7 +312,9 @@ impl Lifecycle {
             .map_err(|err| {
                 CommandError::new(format!("nothing was fetched from `{}`", run.name)).cause(err)
             })?;
-        let list = self.fetch_verified(run, site, &workdir, paths, to).await?;
+        let list = self
+            .fetch_verified(run, site, &workdir, paths, to, Others::Overwrite)
+            .await?;
         Ok((workdir, list))
     }
 
@@ -309,6 +326,7 @@ impl Lifecycle {
         workdir: &str,
         paths: &[String],
         to: &Path,
+        others: Others,
     ) -> Result<FileList, NotFetched> {
         let list = site.hash_files(paths).await?;
         // The box says what patterns mean.
@@ -326,6 +344,19 @@ impl Lifecycle {
         make_folder(to).map_err(|err| {
             NotFetched::Here(CommandError::new(format!("{} was not made", to.display())).cause(err))
         })?;
+        if others == Others::SetAside {
+            for file in &list.files {
+                let aside = set_aside(file, to).map_err(NotFetched::Here)?;
+                if let Some(aside) = aside {
+                    let (was, is) = (to.join(&file.path), aside.display());
+                    let text = format!(
+                        "Careful: there was another {}: it is {is} now.",
+                        was.display()
+                    );
+                    self.say(run, &text);
+                }
+            }
+        }
         let progress = |done, total| self.report.transfer(&run.name, "results", done, total);
         site.fetch(workdir, &found, to, &progress).await?;
         for file in &list.files {
@@ -343,7 +374,7 @@ impl Lifecycle {
         to: &Path,
     ) -> Result<Option<String>, Halt> {
         let list = self
-            .fetch_verified(run, site, workdir, paths, to)
+            .fetch_verified(run, site, workdir, paths, to, Others::SetAside)
             .await
             .map_err(|err| match err {
                 // The box is there with everything on it: it is done again over a new link.
@@ -648,6 +679,36 @@ impl Lifecycle {
     }
 }
 
+/// What becomes of other files that lie where fetched ones go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// Somebody named the place just now.
+    Overwrite,
+    /// Nobody looks: they may be all that is left of another run.
+    SetAside,
+}
+
+/// Gives a file that lies where another one is going to be brought another name, the first free `NAME.~N~`; `None`: nothing lies
+/// there, or the same.
+fn set_aside(file: &FileHash, to: &Path) -> Result<Option<PathBuf>, CommandError> {
+    let path = to.join(&file.path);
+    let kept =
+        |err: io::Error| CommandError::new(format!("{} was not kept", path.display())).cause(err);
+    match blake3_of(&path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(err) => return Err(kept(err)),
+        Ok(hash) if hash == file.blake3 => return Ok(None),
+        Ok(_) => {}
+    }
+    let name = path.as_os_str().to_string_lossy();
+    let aside = (1_u32..)
+        .map(|number| PathBuf::from(format!("{name}.~{number}~")))
+        .find(|aside| !aside.exists())
+        .expect("there is a free number");
+    fs::rename(&path, &aside).map_err(kept)?;
+    Ok(Some(aside))
+}
+
 /// Makes the folder for what is fetched. It often lies in the working directory, and is no code for the next box.
 fn make_folder(to: &Path) -> io::Result<()> {
     if to.is_dir() {
@@ -683,31 +744,57 @@ fn unsaved(run: &RunRecord, err: SiteError) -> Halt {
     }
 }
 
-/// Holds a fetched file against the hash that the box gave for it.
+/// Holds a fetched file against the hash that the box gave for it, and has it on this disk for good: the box it came from goes next.
 fn verify(file: &FileHash, dir: &Path) -> Result<(), CommandError> {
     let path = dir.join(&file.path);
     let wrong = |why: String| {
         CommandError::new(format!("{} was not fetched whole", path.display())).because(why)
     };
-    let mut hasher = blake3::Hasher::new();
-    let mut source = fs::File::open(&path).map_err(|err| wrong(err.to_string()))?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = source
-            .read(&mut buffer)
-            .map_err(|err| wrong(err.to_string()))?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-    }
-    let got = hasher.finalize().to_hex();
-    if got.as_str() == file.blake3 {
-        return Ok(());
+    let got = blake3_of(&path).map_err(|err| wrong(err.to_string()))?;
+    if got == file.blake3 {
+        let folder = path.parent().unwrap_or(dir);
+        return [path.as_path(), folder]
+            .into_iter()
+            .try_for_each(|part| fs::File::open(part)?.sync_all())
+            .map_err(|err| wrong(err.to_string()));
     }
     Err(wrong(format!(
         "its hash is {} here and {} on the box",
         &got[..16],
         &file.blake3[..16.min(file.blake3.len())]
     )))
+}
+
+/// Hash of a file, hex.
+fn blake3_of(path: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    io::copy(&mut fs::File::open(path)?, &mut hasher)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_file_that_lies_where_one_is_brought_keeps_its_bytes_under_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let brought = |text: &str| FileHash {
+            path: "final.pt".to_owned(),
+            size_bytes: text.len() as u64,
+            blake3: blake3::hash(text.as_bytes()).to_hex().to_string(),
+        };
+        let aside = |text: &str| set_aside(&brought(text), dir.path()).unwrap();
+        assert_eq!(aside("one"), None, "nothing lies there");
+        fs::write(at("final.pt"), "one").unwrap();
+        assert_eq!(aside("one"), None, "the same lies there");
+        for (number, text) in [(1, "two"), (2, "three")] {
+            let name = at(&format!("final.pt.~{number}~"));
+            assert_eq!(aside(text), Some(name));
+            fs::write(at("final.pt"), text).unwrap();
+        }
+        assert_eq!(fs::read_to_string(at("final.pt.~1~")).unwrap(), "one");
+        assert_eq!(fs::read_to_string(at("final.pt.~2~")).unwrap(), "two");
+    }
 }

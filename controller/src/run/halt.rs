@@ -313,7 +313,13 @@ impl Lifecycle {
         } else {
             self.move_to(&mut attempt, State::Stopped)?;
         }
-        self.end(run, Outcome::Stopped, attempt.reason.as_deref())
+        // Of a run that trained before, that is no reason for its end.
+        let reason = attempt.reason.as_deref();
+        let reason = match self.has_trained(run)? {
+            true => None,
+            false => reason,
+        };
+        self.end(run, Outcome::Stopped, reason)
     }
 
     /// Somebody stopped the box on purpose: nothing is rented in its place.

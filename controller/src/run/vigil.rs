@@ -46,9 +46,11 @@ pub async fn keep(
         }
         if !told {
             told = true;
-            lifecycle
-                .report
-                .status(name, "Another spotter acts for this run; looking on.");
+            let text = match run.stop_requested && run.outcome.is_none() {
+                true => "Another spotter acts for this run, and was told to end it; looking on.",
+                false => "Another spotter acts for this run; looking on.",
+            };
+            lifecycle.report.status(name, text);
         }
         tokio::time::sleep(LOOK).await;
     }

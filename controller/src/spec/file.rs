@@ -6,7 +6,8 @@ mod upload;
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -87,15 +88,15 @@ pub fn read(path: &Path) -> Result<RunSpec, SpecError> {
         io::ErrorKind::NotFound => "there is none".to_owned(),
         _ => err.to_string(),
     };
-    let size = fs::metadata(path)
-        .map_err(|err| unreadable(reason(err)))?
-        .len();
-    if size > MAX_FILE_BYTES {
+    let mut text = String::new();
+    // What is no plain file does not say how long it is.
+    let read = fs::File::open(path)
+        .and_then(|source| source.take(MAX_FILE_BYTES + 1).read_to_string(&mut text));
+    if read.map_err(|err| unreadable(reason(err)))? as u64 > MAX_FILE_BYTES {
         return Err(unreadable(format!(
-            "it has {size} bytes; at most {MAX_FILE_BYTES} are read"
+            "it has more than {MAX_FILE_BYTES} bytes"
         )));
     }
-    let text = fs::read_to_string(path).map_err(|err| unreadable(reason(err)))?;
     let absolute = std::path::absolute(path).map_err(|err| unreadable(err.to_string()))?;
     let dir = absolute.parent().unwrap_or(Path::new("/"));
     parse(&text, &file, dir)

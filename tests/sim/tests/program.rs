@@ -12,6 +12,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _},
     net::{IpAddr, SocketAddr, TcpStream},
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -232,4 +233,57 @@ async fn quit_ends_a_simulator_with_its_running_boxes() {
     assert_eq!(program.ctl(&["quit"]), (true, json!({"quitting": true})));
     assert!(program.ended());
     assert!(!answers_ssh(&row));
+}
+
+/// What the gate looks for after its tests finds the two that say least of themselves: an agent by its path alone, and the sshd of a
+/// box, which writes its title over all that would tell.
+#[test]
+fn a_process_of_a_box_that_was_left_behind_is_found() {
+    let Some(wrapper) = find_wrapper() else {
+        return skip::skip("libnss_wrapper is not installed");
+    };
+    let left = |title: &str, preload: &str| {
+        Command::new("/bin/sleep")
+            .arg0(title)
+            .arg("60")
+            .env_clear()
+            .env("LD_PRELOAD", preload)
+            .current_dir("/")
+            .spawn()
+            .unwrap()
+    };
+    let mut agent = left("/tmp/sp-0/home/.spotter/bin/agent", "");
+    let mut sshd = left("sshd: root@notty", &wrapper);
+    let mut stranger = left("sshd: somebody@pts/0", "");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/leftovers");
+    let found = loop {
+        let output = Command::new(&script).output().unwrap();
+        let found = String::from_utf8(output.stdout).unwrap();
+        // Until it runs the loader has mapped nothing.
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", sshd.id())).unwrap();
+        if maps.contains("libnss_wrapper") {
+            break found;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let is_found = |child: &Child| found.contains(&format!("process {} ", child.id()));
+    let verdicts = [is_found(&agent), is_found(&sshd), is_found(&stranger)];
+    for child in [&mut agent, &mut sshd, &mut stranger] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(verdicts, [true, true, false], "{found}");
+}
+
+fn find_wrapper() -> Option<String> {
+    let roots = ["/usr/lib", "/usr/lib64"];
+    let folders = roots.iter().flat_map(|root| {
+        let below = std::fs::read_dir(root).into_iter().flatten().flatten();
+        below
+            .map(|entry| entry.path())
+            .chain([Path::new(root).to_owned()])
+    });
+    let mut paths = folders.map(|folder| folder.join("libnss_wrapper.so"));
+    let found = paths.find(|path| path.exists())?;
+    Some(found.to_str()?.to_owned())
 }

@@ -1,8 +1,6 @@
 //! (c) The controller killed at every point from renting to running, as the program itself enumerates them.
 //!
-//! Every point has its turn on tier 1, with `up` after it and with nobody after it. What differs on tier 2 is the box and not the
-//! controller, so there one of three is drawn by its name and a seed (`SPOTTER_CRASH_SEED` draws others), and another third of those
-//! after which nobody comes back.
+//! Every point has its turn on both tiers, with `up` after it and with nobody after it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::world::{Tier, Training, World, gpus_charged_at_once, on_both_tiers};
+use crate::world::{Training, World, gpus_charged_at_once, on_both_tiers};
 
 on_both_tiers! {
     a_controller_killed_at_any_point_is_finished_by_up_and_never_pays_for_two_boxes: killed_then_up;
@@ -19,18 +17,14 @@ on_both_tiers! {
 }
 
 /// Runs at once: each mostly waits for its box, and one account may have many.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 /// The point behind which there is a box, whatever the controller has heard of it.
 const ORDERED: &str = "provider.rent.after#1";
 /// GPUs that are rented in turn: boxes that nobody comes back to hold theirs until they end, and of one kind there are not enough.
 const GPUS: [&str; 2] = ["RTX 4090:1", "RTX 3090:1"];
 
 fn killed_then_up(world: &World) {
-    let all = points(world);
-    let points = match world.tier() {
-        Tier::One => all,
-        Tier::Two => drawn(&all, 0),
-    };
+    let points = points(world);
     println!("{} points: {points:?}", points.len());
     each(&points, |number, point| {
         let name = kill_at(world, point, number, "crash", 15, "3m");
@@ -56,14 +50,10 @@ fn killed_then_up(world: &World) {
 }
 
 fn killed_for_good(world: &World) {
-    let all = points(world);
+    let points = points(world);
     let after_the_order = |point: &str| {
-        let place = |wanted: &str| all.iter().position(|known| known == wanted);
+        let place = |wanted: &str| points.iter().position(|known| known == wanted);
         place(point) >= place(ORDERED)
-    };
-    let points = match world.tier() {
-        Tier::One => all.clone(),
-        Tier::Two => drawn(&all, 1),
     };
     println!("{} points: {points:?}", points.len());
     each(&points, |number, point| {
@@ -186,19 +176,6 @@ fn each(points: &[String], work: impl Fn(usize, &str) + Sync) {
             });
         }
     });
-}
-
-/// One of three, by its name and the seed, so that a new point changes no other's turn; the order and what starts the training are
-/// always among them.
-fn drawn(points: &[String], turn: u64) -> Vec<String> {
-    let seed = std::env::var("SPOTTER_CRASH_SEED").map_or(1_u64, |text| text.parse().unwrap());
-    let always = [ORDERED, "agent.start_session.after#1"];
-    let is_drawn = |point: &&String| {
-        let hash = blake3::hash(format!("{seed} {point}").as_bytes());
-        let number = u64::from(hash.as_bytes()[0]);
-        (number + turn).is_multiple_of(3) || always.contains(&point.as_str())
-    };
-    points.iter().filter(is_drawn).cloned().collect()
 }
 
 /// The points that a run passes from its start until its training runs, in the program's own words and in their order.

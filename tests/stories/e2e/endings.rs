@@ -1,10 +1,20 @@
 //! A box whose training is over and for which nobody comes stops itself; what it left says that it was not taken back.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    fs,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
-use crate::world::{Tier, Training, World, on, on_both_tiers};
+use crate::{
+    links,
+    world::{Tier, Training, World, on, on_both_tiers},
+};
 
 on_both_tiers! {
     a_training_that_ended_while_nobody_looked_is_collected_and_not_trained_again: ended_well;
@@ -26,7 +36,7 @@ fn broke(world: &World) {
     let plan: Value = serde_json::from_str(&planned.stdout).unwrap();
     let usd_per_hour = plan["offers"][0]["running_usd_per_hour"].as_f64();
     let budget = usd_per_hour.expect("an offer") * PAID_S / 3600.0;
-    let file = std::fs::read_to_string(world.work().join("broke.yaml")).unwrap();
+    let file = fs::read_to_string(world.work().join("broke.yaml")).unwrap();
     let limits = format!("limits: {{budget: {budget:.6}, ");
     let changed = file.replace("limits: {", &limits);
     assert_ne!(changed, file);
@@ -34,7 +44,7 @@ fn broke(world: &World) {
     world.ok(&["run", "broke.yaml", "--detach"]);
 
     let instance = world.alive()[0]["id"].as_u64().unwrap();
-    let kept = std::fs::read(world.home(instance).join(".spotter/run.json")).unwrap();
+    let kept = fs::read(world.home(instance).join(".spotter/run.json")).unwrap();
     let kept: Value = serde_json::from_slice(&kept).unwrap();
     let until_ms = kept["budget_until_us"].as_u64().unwrap() / 1000;
     let now_ms = || {
@@ -84,6 +94,10 @@ fn broke(world: &World) {
 fn left_alone(world: &World, training: &Training) {
     world.training(training);
     world.ok(&["run", &format!("{}.yaml", training.name), "--detach"]);
+    stops_itself(world);
+}
+
+fn stops_itself(world: &World) {
     world.until("the box to stop itself", || {
         let alive = world.alive();
         assert_eq!(alive.len(), 1);
@@ -117,7 +131,19 @@ fn crashed(world: &World) {
     let mut training = Training::interruptible("broken", 15);
     training.bring_up = "20s";
     training.command = Some("sleep 5; echo ValueError in layer 7; exit 3");
-    left_alone(world, &training);
+    world.training(&training);
+    world.ok(&["run", "broken.yaml", "--detach"]);
+    // With its session the shim is gone, too, which kept the daemon alive; the box is still guarded.
+    let instance = world.alive()[0]["id"].as_u64().unwrap();
+    let spotter = world.home(instance).join(".spotter");
+    world.until("the end of the training", || {
+        let end = fs::metadata(spotter.join("sessions/train/end.json"));
+        end.is_ok_and(|end| end.len() > 0).then_some(())
+    });
+    for daemon in links::daemons(&spotter) {
+        kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    }
+    stops_itself(world);
     let said = world.say(&["wait", "broken"]);
     assert_eq!(said.code, 10, "{}", said.out);
     let events = world.ok(&["events", "broken", "--json"]);

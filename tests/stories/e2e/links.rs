@@ -122,7 +122,7 @@ fn assert_log_is_the_box_s(world: &World, run: &str, spotter: &Path, steps: u64)
 }
 
 /// Daemons of one box, by their command line, as this machine sees them.
-fn daemons(spotter: &Path) -> Vec<i32> {
+pub fn daemons(spotter: &Path) -> Vec<i32> {
     let lock = fs::metadata(spotter.join("daemon.lock"));
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {

@@ -3,11 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use spotter::{
+    agent_client::AgentEvent,
+    cli::Verb,
+    commands::resume,
     error::CommandError,
     run::{State, lease::Lease, lifecycle::Goal},
     spec::RecoverPolicy,
     store::{Outcome, RunRecord},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::world::{CHECKPOINT_EVERY, World, spec};
 
@@ -101,6 +105,53 @@ async fn who_only_wants_it_running_finds_out_that_the_box_of_the_record_was_take
     assert_eq!(attempts[1].state, State::Running);
     assert_ne!(attempts[1].instance, first.instance);
     assert_eq!(world.market.gpu_charged(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_after_an_interruption_ends_the_old_box_when_its_last_word_is_that_all_is_saved() {
+    for (unsaved, kept) in [(Some(0), 0), (Some(1), 1), (None, 1)] {
+        let world = World::new(3, 400);
+        world.plan(&spec(RUN));
+        world.drive_for(RUN, Duration::from_secs(90)).await;
+        let first = world.attempts(RUN).remove(0);
+        assert_eq!(first.state, State::Running);
+        let instance = first.instance.unwrap();
+        let last = world.boxes.journal(instance).last().cloned().unwrap();
+        world.outbid(first.instance);
+        let goodbye = unsaved.map(|unsaved| AgentEvent {
+            seq: last.seq + 1,
+            kind: "goodbye".to_owned(),
+            detail: serde_json::json!({ "unsaved": unsaved }),
+            ..last
+        });
+        world.boxes.script().left_events.extend(goodbye);
+        // Whoever watches is killed as soon as the interruption is on record.
+        while world.attempts(RUN)[0].state != State::Interrupted {
+            world.drive_for(RUN, Duration::from_secs(1)).await;
+        }
+
+        world.store.request_stop(RUN).unwrap();
+        let run = world.drive(RUN).await;
+
+        assert_eq!(run.outcome, Some(Outcome::Stopped));
+        assert_eq!(run.reason, None, "it did train");
+        assert_eq!(world.market.alive().len(), kept, "{unsaved:?}");
+        assert_eq!(world.was_told("stays stopped"), kept == 1, "{unsaved:?}");
+        assert_eq!(world.market.gpu_charged(), 0);
+
+        // Without a word it goes on elsewhere: the market has that box.
+        let (mut ui, deps, verb, paper) = world.typed(&["spotter", "resume", RUN]);
+        let Verb::Resume(args) = &verb else {
+            panic!("`resume` is resume");
+        };
+        let stop = CancellationToken::new();
+        let resumed = resume::resume(&mut ui, &deps, args, stop).await;
+        assert!(resumed.is_ok(), "{}", paper.text());
+        assert_eq!(world.store.run(RUN).unwrap().outcome, Some(Outcome::Done));
+        let newest = world.attempts(RUN).pop().unwrap();
+        assert_ne!(newest.instance, first.instance, "{unsaved:?}");
+        assert!(world.market.alive().is_empty(), "{unsaved:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
