@@ -32,7 +32,7 @@ use super::{
 use crate::{
     config::Home,
     events::EventSink,
-    files,
+    fault, files,
     journal::Journal,
     logs::Logs,
     now_us,
@@ -310,7 +310,7 @@ impl Core {
             let removed = std::fs::remove_dir_all(self.home.path())
                 .with_context(|| format!("{} cannot be removed", self.home.path().display()));
             if let Ok(own) = own {
-                time::sleep(DESTROYED_WITHIN).await;
+                time::sleep(fault::wait(DESTROYED_WITHIN)).await;
                 own.stop_while(|| true).await;
             }
             removed?;

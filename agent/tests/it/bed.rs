@@ -129,9 +129,15 @@ impl Bed {
 
     /// Starts a daemon and returns its process id.
     pub fn start_daemon(&mut self) -> i32 {
+        self.start_daemon_with(&[])
+    }
+
+    /// The same, in an environment with these besides.
+    pub fn start_daemon_with(&mut self, environment: &[(&str, &str)]) -> i32 {
         let child = self
             .agent()
             .arg("daemon")
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

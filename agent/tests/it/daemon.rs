@@ -486,6 +486,37 @@ async fn a_box_without_a_session_stops_itself_and_insists() {
     assert!(!bed.daemon_log().contains("instance-key"));
 }
 
+/// The controller died between the wiping and the destroying: no file is left from which a later start could know that.
+#[tokio::test]
+async fn a_box_that_was_wiped_and_is_not_destroyed_stops_itself() {
+    let mut bed = Bed::new(Window::None);
+    let (url, told) = provider(1);
+    bed.container_env(&[
+        ("CONTAINER_ID", "4711"),
+        ("CONTAINER_API_KEY", "instance-key"),
+        ("VAST_URL", &url),
+    ]);
+    bed.start_daemon_with(&[("SPOTTER_WAITS_DIVIDED_BY", "300")]);
+    let mut client = bed.client().await;
+    let wipe = v1::ShutdownRequest { wipe: true };
+    client.shutdown(wipe).await.unwrap();
+
+    let requests = tokio::task::spawn_blocking(move || {
+        [
+            told.recv_timeout(PATIENCE).unwrap(),
+            told.recv_timeout(PATIENCE).unwrap(),
+        ]
+    });
+    for request in requests.await.unwrap() {
+        assert!(
+            request.starts_with("PUT /api/v0/instances/4711/ HTTP/1.1\r\n"),
+            "{request}"
+        );
+        assert!(request.ends_with("{\"state\":\"stopped\"}"), "{request}");
+    }
+    assert!(!bed.home().exists());
+}
+
 #[tokio::test]
 async fn a_started_session_keeps_the_box_and_preflight_only_reads() {
     let mut bed = Bed::new(Window::None);

@@ -287,3 +287,48 @@ fn find_wrapper() -> Option<String> {
     let found = paths.find(|path| path.exists())?;
     Some(found.to_str()?.to_owned())
 }
+
+/// Whoever is not root gets one line to paste for all that the demo lacks, and it ends before it builds anything.
+#[test]
+fn a_demo_that_lacks_programs_says_in_one_line_how_to_get_them() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bin");
+    std::fs::create_dir(&path).unwrap();
+    for program in ["basename", "dirname"] {
+        symlink(Path::new("/usr/bin").join(program), path.join(program)).unwrap();
+    }
+    for (program, text) in [("cargo", "exit 1"), ("id", "echo 1000")] {
+        let file = path.join(program);
+        std::fs::write(&file, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/demo");
+    let output = Command::new("/bin/bash")
+        .arg(demo)
+        .env_clear()
+        .env("PATH", &path)
+        .env("HOME", dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let lines: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("apt-get"))
+        .collect();
+    let [line] = lines[..] else {
+        panic!("not one line to paste: {said}");
+    };
+    for package in [
+        "openssh-client",
+        "rsync",
+        "tmux",
+        "python3-venv",
+        "gcc",
+        "curl",
+    ] {
+        assert!(line.contains(package), "{package} is not in {line}");
+    }
+}

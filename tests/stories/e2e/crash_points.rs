@@ -17,7 +17,7 @@ on_both_tiers! {
 }
 
 /// Runs at once: each mostly waits for its box, and one account may have many.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 4;
 /// The point behind which there is a box, whatever the controller has heard of it.
 const ORDERED: &str = "provider.rent.after#1";
 /// GPUs that are rented in turn: boxes that nobody comes back to hold theirs until they end, and of one kind there are not enough.

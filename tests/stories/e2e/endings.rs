@@ -19,6 +19,7 @@ use crate::{
 on_both_tiers! {
     a_training_that_ended_while_nobody_looked_is_collected_and_not_trained_again: ended_well;
     a_crash_that_nobody_saw_is_told_and_its_disk_kept: crashed;
+    a_box_whose_agent_is_killed_after_the_training_stops_itself_all_the_same: unguarded;
 }
 
 /// Money is the market's matter, whatever boxes are made of.
@@ -111,7 +112,7 @@ fn rented(world: &World) -> usize {
 
 fn ended_well(world: &World) {
     let mut training = Training::interruptible("alone", 15);
-    training.bring_up = "20s";
+    training.bring_up = "30s";
     left_alone(world, &training);
     let said = world.ok(&["wait", "alone"]);
     assert!(
@@ -127,23 +128,36 @@ fn ended_well(world: &World) {
     world.assert_nothing_rented();
 }
 
-fn crashed(world: &World) {
-    let mut training = Training::interruptible("broken", 15);
-    training.bring_up = "20s";
-    training.command = Some("sleep 5; echo ValueError in layer 7; exit 3");
+/// With its session the shim is gone, too, which kept the daemon alive.
+fn unguarded(world: &World) {
+    let mut training = Training::interruptible("alone", 15);
+    training.bring_up = "30s";
+    training.command = Some("sleep 3; exit 3");
     world.training(&training);
-    world.ok(&["run", "broken.yaml", "--detach"]);
-    // With its session the shim is gone, too, which kept the daemon alive; the box is still guarded.
+    world.ok(&["run", "alone.yaml", "--detach"]);
     let instance = world.alive()[0]["id"].as_u64().unwrap();
     let spotter = world.home(instance).join(".spotter");
     world.until("the end of the training", || {
         let end = fs::metadata(spotter.join("sessions/train/end.json"));
         end.is_ok_and(|end| end.len() > 0).then_some(())
     });
-    for daemon in links::daemons(&spotter) {
-        kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    let daemons = links::daemons(&spotter);
+    assert!(!daemons.is_empty(), "no daemon of {}", spotter.display());
+    for daemon in daemons {
+        // One that only looked whether another one runs has left by now.
+        let _gone = kill(Pid::from_raw(daemon), Signal::SIGKILL);
     }
+
     stops_itself(world);
+    world.ok(&["destroy", "--lose-data", "alone"]);
+    world.assert_nothing_rented();
+}
+
+fn crashed(world: &World) {
+    let mut training = Training::interruptible("broken", 15);
+    training.bring_up = "30s";
+    training.command = Some("sleep 5; echo ValueError in layer 7; exit 3");
+    left_alone(world, &training);
     let said = world.say(&["wait", "broken"]);
     assert_eq!(said.code, 10, "{}", said.out);
     let events = world.ok(&["events", "broken", "--json"]);
