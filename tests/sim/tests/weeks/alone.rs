@@ -52,8 +52,7 @@ pub fn week_alone(market: &RandomMarket, job: Job, watched_h: f64) -> Option<Wee
     let ends_ms = now + (allowed.left + allowed.finish).as_millis() as Millis;
     let began_ms = now;
     let mut alone_since_ms = None;
-    let mut stopped_itself = false;
-    loop {
+    let stopped_itself = loop {
         let next = tenancy.next_of(id).filter(|next| *next < ends_ms);
         let comes_back: Option<Millis> = alone_since_ms.map(|since: Millis| since + BRING_UP_MS);
         let due = next.into_iter().chain(comes_back).min();
@@ -66,11 +65,10 @@ pub fn week_alone(market: &RandomMarket, job: Job, watched_h: f64) -> Option<Wee
         alone_since_ms = again;
         let forgotten = again.is_some_and(|since| now >= since + BRING_UP_MS);
         if now >= ends_ms || forgotten {
-            stopped_itself = up && !forgotten;
             tenancy.stop(now, id);
-            break;
+            break up && !forgotten;
         }
-    }
+    };
     let hours = (now - began_ms) as f64 / HOUR_MS as f64;
     now += WEEK_MS;
     tenancy.advance(now);
