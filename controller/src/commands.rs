@@ -115,19 +115,17 @@ impl Deps {
     /// The run of that name; without a name, the only one that goes on.
     pub fn load_run(&self, name: Option<&str>) -> Result<RunRecord, CommandError> {
         let Some(store) = self.existing_store()? else {
-            let what = match name {
-                Some(name) => format!("there is no run `{name}`"),
-                None => "there is no run".to_owned(),
-            };
-            return Err(
-                CommandError::usage(what).hint("begin with `spotter init`, then `spotter run`")
-            );
+            return Err(none_yet(name));
         };
+        let runs = store.runs()?;
+        // Nothing to list, so nothing to look up either.
+        if runs.is_empty() {
+            return Err(none_yet(name));
+        }
         if let Some(name) = name {
             return Ok(store.run(name)?);
         }
-        let mut going: Vec<RunRecord> = store
-            .runs()?
+        let mut going: Vec<RunRecord> = runs
             .into_iter()
             .filter(|run| run.outcome.is_none())
             .collect();
@@ -344,6 +342,15 @@ impl std::fmt::Debug for Deps {
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
+}
+
+/// Nothing was ever run from here.
+fn none_yet(name: Option<&str>) -> CommandError {
+    let what = match name {
+        Some(name) => format!("there is no run `{name}`"),
+        None => "there is no run".to_owned(),
+    };
+    CommandError::usage(what).hint("begin with `spotter init`, then `spotter run`")
 }
 
 #[cfg(test)]

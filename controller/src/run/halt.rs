@@ -10,6 +10,7 @@ use crate::{
         boxes::KEPT,
         endings::Disk,
         finishing::Ending,
+        interruptions::interruptions,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         machines,
         market_eye::UNKNOWN,
@@ -185,12 +186,14 @@ impl Lifecycle {
                 self.gone_again(run, attempt, why)
             }
             Halt::Interrupted(why) => {
-                self.say(
-                    run,
-                    &format!("Attempt {} was interrupted: {why}.", attempt.number),
-                );
                 let detail = serde_json::json!({"reason": why, "step": attempt.last_step});
                 self.note(run, attempt.number, "interrupted", detail)?;
+                let newest = interruptions(&self.store.events(&run.name, 0)?).pop();
+                let cost = newest.and_then(|newest| newest.cost()).unwrap_or_default();
+                self.say(
+                    run,
+                    &format!("Attempt {} was interrupted: {why}.{cost}", attempt.number),
+                );
                 self.box_went(attempt, State::Interrupted, why)
             }
             Halt::Lost(why) => {

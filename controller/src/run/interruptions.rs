@@ -50,6 +50,20 @@ impl Interruption {
         };
         format!("attempt {} {at}: {lost} ({})", self.attempt, self.reason)
     }
+
+    /// What of it is to be trained again, before it goes on: a sentence with a blank in front; `None` where no step was seen.
+    pub fn cost(&self) -> Option<String> {
+        let (step, lost) = (self.step?, self.steps_lost?);
+        Some(match self.saved_step {
+            None => format!(" It was at step {step}, and no checkpoint is known to be saved."),
+            Some(saved) if lost == 0 => {
+                format!(" It was at step {step}, which the checkpoint of step {saved} holds.")
+            }
+            Some(saved) => format!(
+                " It was at step {step}: the {lost} steps after the newest checkpoint, of step {saved}, are to be trained again."
+            ),
+        })
+    }
 }
 
 /// Every interruption of a run, oldest first. `events` are all of it, in their order.
@@ -150,6 +164,41 @@ mod tests {
             .map(Interruption::text)
             .collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_an_interruption_cost_is_told_when_it_happens() {
+        let check = |step, saved_step, expected: Option<&str>| {
+            let found = Interruption {
+                attempt: 1,
+                time_us: 0,
+                reason: "outbid".to_owned(),
+                step,
+                saved_step,
+                resumed_by: None,
+                resumed_step: None,
+                steps_lost: lost(step, saved_step),
+            };
+            assert_eq!(found.cost().as_deref(), expected, "{step:?} {saved_step:?}");
+        };
+        check(None, Some(5), None);
+        check(
+            Some(137),
+            Some(120),
+            Some(
+                " It was at step 137: the 17 steps after the newest checkpoint, of step 120, are to be trained again.",
+            ),
+        );
+        check(
+            Some(120),
+            Some(120),
+            Some(" It was at step 120, which the checkpoint of step 120 holds."),
+        );
+        check(
+            Some(9),
+            None,
+            Some(" It was at step 9, and no checkpoint is known to be saved."),
+        );
     }
 
     #[test]
