@@ -191,16 +191,18 @@ fn a_box_that_is_left_alone_for_a_week_after_its_end_has_not_passed_its_budget()
                 disk_gb: plenty.disk_gb.min(most_gb),
                 ..plenty
             };
-            let Some(week) = alone::week_alone(&market, job, 1.5) else {
-                continue;
-            };
-            left += 1;
-            stopped += u32::from(week.stopped_itself);
-            assert!(
-                week.usd <= budget_usd,
-                "seed {seed}: {week:?} of {budget_usd}"
-            );
+            for starts_again in [false, true] {
+                let Some(week) = alone::week_alone(&market, job, 1.5, starts_again) else {
+                    continue;
+                };
+                left += 1;
+                stopped += u32::from(week.stopped_itself);
+                assert!(
+                    week.usd <= budget_usd && week.hours > 0.0,
+                    "seed {seed}: {week:?} of {budget_usd}"
+                );
+            }
         }
     }
-    assert!(left > 300 && stopped > 50, "{left} {stopped}");
+    assert!(left > 600 && stopped > 100, "{left} {stopped}");
 }

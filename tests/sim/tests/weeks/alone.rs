@@ -26,8 +26,14 @@ pub struct Week {
     pub hours: f64,
 }
 
-/// The lid is closed `watched_h` after the first order; `None`: there was no box to leave alone.
-pub fn week_alone(market: &RandomMarket, job: Job, watched_h: f64) -> Option<Week> {
+/// The lid is closed `watched_h` after the first order; `None`: there was no box to leave alone. `starts_again`: a box that is taken and
+/// given back goes on with its training by itself, until the same moment.
+pub fn week_alone(
+    market: &RandomMarket,
+    job: Job,
+    watched_h: f64,
+    starts_again: bool,
+) -> Option<Week> {
     let mut tenancy = Tenancy::new(market);
     let mut books = Books::new(job.budget_usd);
     let offers = market.offers(0);
@@ -62,8 +68,8 @@ pub fn week_alone(market: &RandomMarket, job: Job, watched_h: f64) -> Option<Wee
         let again = tenancy.boxes[id]
             .up_since_ms
             .filter(|since| *since > began_ms);
-        alone_since_ms = again;
-        let forgotten = again.is_some_and(|since| now >= since + BRING_UP_MS);
+        alone_since_ms = again.filter(|_| !starts_again);
+        let forgotten = again.is_some_and(|since| !starts_again && now >= since + BRING_UP_MS);
         if now >= ends_ms || forgotten {
             tenancy.stop(now, id);
             break up && !forgotten;
