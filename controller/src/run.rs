@@ -39,7 +39,7 @@ pub mod to_come;
 pub mod vigil;
 pub mod waiting;
 mod waking;
-mod way_on;
+pub(crate) mod way_on;
 pub mod windows;
 mod wiping;
 

@@ -17,7 +17,7 @@ use crate::{
         next, restarts,
         summary::RunSummary,
         waiting::{self, Waiting},
-        windows,
+        way_on, windows,
     },
     store::{AttemptRecord, RunRecord, Store},
     ui::{self, Ui, text},
@@ -55,6 +55,8 @@ struct Status {
     warnings: Vec<String>,
     /// How it waits for its box; `null`: it does not.
     waiting: Option<Waiting>,
+    /// The newest choice by price of how it goes on, with what each way costs; `null`: none was made.
+    way_on: Option<String>,
     /// What was planned for it, as its newest event `planned` has it; `null`: nothing was.
     plan: Option<serde_json::Value>,
     /// What the agent says; `null` when it was not asked or did not answer.
@@ -97,6 +99,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         }
         _ => Vec::new(),
     };
+    let way_on = way_on::newest(&store, &run.name)?;
     let waiting = match store.latest_attempt(&run.name)? {
         Some(attempt) => waiting::of(&store, &run, &attempt)?,
         None => None,
@@ -122,6 +125,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
             contradiction,
             warnings,
             waiting,
+            way_on,
             plan,
             agent,
         });
@@ -137,6 +141,9 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     );
     if let Some(plan) = &plan {
         ui.line(format_args!("  plan         {}", gate::line(plan)));
+    }
+    if let Some(way_on) = way_on.filter(|_| waiting.is_none()) {
+        ui.line(format_args!("  way on       {way_on}"));
     }
     if let Some(waiting) = &waiting {
         ui.line(format_args!("  waits        {}", waiting.text()));

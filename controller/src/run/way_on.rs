@@ -32,6 +32,16 @@ pub(crate) fn why(store: &Store, run: &str, attempt: u32) -> Result<Option<Strin
     Ok(chosen.and_then(|event| event.detail["text"].as_str().map(str::to_owned)))
 }
 
+/// How a run went on after its newest interruption, by price, in one line; `None`: nothing was chosen.
+pub(crate) fn newest(store: &Store, run: &str) -> Result<Option<String>, StoreError> {
+    for attempt in store.attempts(run)?.iter().rev() {
+        if let Some(why) = why(store, run, attempt.number)? {
+            return Ok(Some(format!("attempt {} {why}", attempt.number)));
+        }
+    }
+    Ok(None)
+}
+
 impl Lifecycle {
     /// After an interruption: to wait for the box, or to leave it.
     pub(crate) async fn choose_move(

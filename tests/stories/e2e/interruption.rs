@@ -13,6 +13,7 @@ use crate::{
 on_both_tiers! {
     an_outbid_run_goes_on_on_exactly_one_new_box: outbid;
     an_outbid_box_is_bid_for_and_gone_on_with: stay;
+    a_run_that_goes_on_by_price_says_what_each_way_costs: by_price;
     an_outage_and_a_lost_answer_to_complete_give_one_valid_commit_each: bucket_in_trouble;
 }
 
@@ -61,6 +62,43 @@ fn outbid(world: &World) {
             "step {step} is missing"
         );
     }
+}
+
+/// Others of its kind cost little more than its own box, and nobody knows when that is back.
+fn by_price(world: &World) {
+    world.training(&Training::interruptible("thrifty", 120));
+    let file = std::fs::read_to_string(world.work().join("thrifty.yaml")).unwrap();
+    world.write(
+        "thrifty.yaml",
+        &file.replace("policy: elsewhere", "policy: price"),
+    );
+    let mut watcher = world.background(&["run", "thrifty.yaml"]);
+    let first = world.until_step("thrifty", 1, 40);
+
+    world.ctl(&["outbid", &first.to_string()]);
+
+    assert_eq!(watcher.wait(), 0, "{}", watcher.text());
+    let said = watcher.text();
+    assert!(
+        said.contains("`thrifty` goes on with another box: the next"),
+        "{said}"
+    );
+    assert!(said.contains("with waiting for its box $"), "{said}");
+    let status = world.status("thrifty");
+    assert_eq!(status["outcome"], "done", "{status}");
+    assert_eq!(status["attempts"].as_array().unwrap().len(), 2, "{status}");
+    let events = world.ok(&["--json", "events", "thrifty"]).stdout;
+    let events: Value = serde_json::from_str(&events).unwrap();
+    let chosen: Vec<&Value> = events["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["kind"] == "way_chosen")
+        .collect();
+    assert_eq!(chosen.len(), 1, "{events}");
+    assert_eq!(chosen[0]["detail"]["way"], "move", "{events}");
+    world.assert_nothing_rented();
+    assert_paid_as_billed(world, &status);
 }
 
 /// A rival bids a quarter more; two raises win the box back, with its disk and its agent.

@@ -74,7 +74,7 @@ const PLANNED: &str = "offer machine_id gpu num_gpus geolocation reliability vra
 const SUMMARY: &str = "name state outcome reason step attempts steps_redone interruptions steps_lost checkpoints_committed \
     last_checkpoint_step cost_usd ledger_usd charged_usd usd_per_hour watched";
 const STATUS: &str =
-    "backup_alarm unsaved rare_checkpoints window contradiction warnings waiting agent";
+    "backup_alarm unsaved rare_checkpoints window contradiction warnings waiting way_on agent";
 const ATTEMPT: &str = "number state instance gpu gpu_usd_per_hour from_step to_step steps_redone steps_lost checkpoints_committed \
     ledger charged reason diagnosis";
 /// Tried where a box is taken back.
