@@ -13,6 +13,7 @@ mod deadline;
 pub mod diagnosis;
 mod endings;
 pub mod environment;
+mod fetching;
 pub mod finishing;
 pub mod foresight;
 pub(crate) mod halt;

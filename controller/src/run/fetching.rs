@@ -1,0 +1,281 @@
+//! Files that come from a box to this laptop: named by the box with their hashes, verified here, and on the disk for good before the
+//! box may go.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use spotter_bucket::layout::check_path;
+
+use crate::{
+    agent_client::{FileHash, FileList},
+    error::CommandError,
+    run::{
+        halt::Halt,
+        lifecycle::Lifecycle,
+        site::{Site, SiteError},
+    },
+    store::{AttemptRecord, RunRecord},
+};
+
+/// Why files were not fetched.
+enum NotFetched {
+    /// The box did not do it.
+    Site(SiteError),
+    /// A file is not what the box said, or could not be written here.
+    Here(CommandError),
+}
+
+impl From<SiteError> for NotFetched {
+    fn from(err: SiteError) -> Self {
+        Self::Site(err)
+    }
+}
+
+impl From<NotFetched> for CommandError {
+    fn from(err: NotFetched) -> Self {
+        match err {
+            NotFetched::Site(err) => Self::from_error(&err),
+            NotFetched::Here(err) => err,
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Copies files of an attempt's box to a directory here, each verified by its hash. Answers the box's working directory, too.
+    pub async fn fetch_from(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        site: &dyn Site,
+        paths: &[String],
+        to: &Path,
+    ) -> Result<(String, FileList), CommandError> {
+        let workdir = site
+            .configure(&self.assignment(run, attempt))
+            .await
+            .map_err(|err| {
+                CommandError::new(format!("nothing was fetched from `{}`", run.name)).cause(err)
+            })?;
+        let list = self
+            .fetch_verified(run, site, &workdir, paths, to, Others::Overwrite)
+            .await?;
+        Ok((workdir, list))
+    }
+
+    /// Copies files from the box and verifies each by its hash.
+    async fn fetch_verified(
+        &self,
+        run: &RunRecord,
+        site: &dyn Site,
+        workdir: &str,
+        paths: &[String],
+        to: &Path,
+        others: Others,
+    ) -> Result<FileList, NotFetched> {
+        let list = site.hash_files(paths).await?;
+        // The box says the names, and is not to choose which of our files are moved or read.
+        if let Some(file) = list
+            .files
+            .iter()
+            .find(|file| check_path(&file.path).is_err())
+        {
+            let text = format!(
+                "the box names a file outside its working directory: {}",
+                file.path
+            );
+            return Err(NotFetched::Here(CommandError::new(text)));
+        }
+        // The box says what patterns mean.
+        let found = match list.meant.is_empty() {
+            false => list.meant.clone(),
+            true => paths
+                .iter()
+                .filter(|path| !list.missing.contains(path))
+                .cloned()
+                .collect(),
+        };
+        if found.is_empty() {
+            return Ok(list);
+        }
+        make_folder(to).map_err(|err| {
+            NotFetched::Here(CommandError::new(format!("{} was not made", to.display())).cause(err))
+        })?;
+        if others == Others::SetAside {
+            for file in &list.files {
+                let aside = set_aside(file, to).map_err(NotFetched::Here)?;
+                if let Some(aside) = aside {
+                    let (was, is) = (to.join(&file.path), aside.display());
+                    let text = format!(
+                        "Careful: there was another {}: it is {is} now.",
+                        was.display()
+                    );
+                    self.say(run, &text);
+                }
+            }
+        }
+        let progress = |done, total| self.report.transfer(&run.name, "results", done, total);
+        site.fetch(workdir, &found, to, &progress).await?;
+        for file in &list.files {
+            verify(file, to).map_err(NotFetched::Here)?;
+        }
+        Ok(list)
+    }
+
+    /// Brings the results of a training that has ended home; answers what of them does not exist, for people.
+    pub(super) async fn fetch_results(
+        &self,
+        run: &RunRecord,
+        site: &dyn Site,
+        workdir: &str,
+        paths: &[String],
+        to: &Path,
+    ) -> Result<Option<String>, Halt> {
+        let list = self
+            .fetch_verified(run, site, workdir, paths, to, Others::SetAside)
+            .await
+            .map_err(|err| match err {
+                // The box is there with everything on it: it is done again over a new link.
+                NotFetched::Site(SiteError::Unreachable(why)) => Halt::Again(why),
+                other => {
+                    let err = CommandError::from(other);
+                    let mut made = CommandError::new(format!(
+                        "run `{}` ended well, but its results were not fetched",
+                        run.name
+                    ))
+                    .because(err.message());
+                    for cause in err.causes() {
+                        made = made.because(cause);
+                    }
+                    Halt::Fatal(made.hint(format!("try again with `spotter up {}`", run.name)))
+                }
+            })?;
+        let bytes: u64 = list.files.iter().map(|file| file.size_bytes).sum();
+        self.say(
+            run,
+            &format!(
+                "Fetched and verified {} files, {bytes} bytes.",
+                list.files.len()
+            ),
+        );
+        let is_pattern = |path: &str| path.contains(['*', '?', '[']);
+        let absent: Vec<&str> = paths
+            .iter()
+            .filter(|path| {
+                list.missing.contains(path)
+                    || !is_pattern(path) && !list.files.iter().any(|file| is_of(&file.path, path))
+            })
+            .map(String::as_str)
+            .collect();
+        Ok((!absent.is_empty()).then(|| {
+            format!(
+                "results that do not exist on the box: {}",
+                absent.join(", ")
+            )
+        }))
+    }
+}
+
+/// What becomes of other files that lie where fetched ones go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// Somebody named the place just now.
+    Overwrite,
+    /// Nobody looks: they may be all that is left of another run.
+    SetAside,
+}
+
+/// Gives a file that lies where another one is going to be brought another name, the first free `NAME.~N~`; `None`: nothing lies
+/// there, or the same.
+fn set_aside(file: &FileHash, to: &Path) -> Result<Option<PathBuf>, CommandError> {
+    let path = to.join(&file.path);
+    let kept =
+        |err: io::Error| CommandError::new(format!("{} was not kept", path.display())).cause(err);
+    match blake3_of(&path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(err) => return Err(kept(err)),
+        Ok(hash) if hash == file.blake3 => return Ok(None),
+        Ok(_) => {}
+    }
+    let name = path.as_os_str().to_string_lossy();
+    let aside = (1_u32..)
+        .map(|number| PathBuf::from(format!("{name}.~{number}~")))
+        .find(|aside| !aside.exists())
+        .expect("there is a free number");
+    fs::rename(&path, &aside).map_err(kept)?;
+    Ok(Some(aside))
+}
+
+/// Makes the folder for what is fetched. It often lies in the working directory, and is no code for the next box.
+fn make_folder(to: &Path) -> io::Result<()> {
+    if to.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(to)?;
+    fs::write(to.join(".spotterignore"), "*\n")
+}
+
+/// Whether a file is one of the paths, or lies below it.
+fn is_of(file: &str, path: &str) -> bool {
+    let path = path.trim_start_matches("./").trim_end_matches('/');
+    file == path
+        || file
+            .strip_prefix(path)
+            .is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Holds a fetched file against the hash that the box gave for it, and has it on this disk for good: the box it came from goes next.
+fn verify(file: &FileHash, dir: &Path) -> Result<(), CommandError> {
+    let path = dir.join(&file.path);
+    let wrong = |why: String| {
+        CommandError::new(format!("{} was not fetched whole", path.display())).because(why)
+    };
+    let got = blake3_of(&path).map_err(|err| wrong(err.to_string()))?;
+    if got == file.blake3 {
+        let folder = path.parent().unwrap_or(dir);
+        return [path.as_path(), folder]
+            .into_iter()
+            .try_for_each(|part| fs::File::open(part)?.sync_all())
+            .map_err(|err| wrong(err.to_string()));
+    }
+    Err(wrong(format!(
+        "its hash is {} here and {} on the box",
+        &got[..16],
+        &file.blake3[..16.min(file.blake3.len())]
+    )))
+}
+
+/// Hash of a file, hex.
+fn blake3_of(path: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    io::copy(&mut fs::File::open(path)?, &mut hasher)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_file_that_lies_where_one_is_brought_keeps_its_bytes_under_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let brought = |text: &str| FileHash {
+            path: "final.pt".to_owned(),
+            size_bytes: text.len() as u64,
+            blake3: blake3::hash(text.as_bytes()).to_hex().to_string(),
+        };
+        let aside = |text: &str| set_aside(&brought(text), dir.path()).unwrap();
+        assert_eq!(aside("one"), None, "nothing lies there");
+        fs::write(at("final.pt"), "one").unwrap();
+        assert_eq!(aside("one"), None, "the same lies there");
+        for (number, text) in [(1, "two"), (2, "three")] {
+            let name = at(&format!("final.pt.~{number}~"));
+            assert_eq!(aside(text), Some(name));
+            fs::write(at("final.pt"), text).unwrap();
+        }
+        assert_eq!(fs::read_to_string(at("final.pt.~1~")).unwrap(), "one");
+        assert_eq!(fs::read_to_string(at("final.pt.~2~")).unwrap(), "two");
+    }
+}
