@@ -4,13 +4,17 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Command, Stdio},
     sync::mpsc,
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use spotter::bootstrap::onstart;
 
 const BASE: &str = "http://127.0.0.1:9";
@@ -83,8 +87,19 @@ fn tools(dir: &Path, extra: &[&str]) {
     }
 }
 
-fn run(home: &Path, text: &str, url: &str, path: &Path) {
-    let done = Command::new(path.join("sh"))
+/// What a start of a box left running ends with it, as in a container.
+struct Started(Pid);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // ESRCH: all of it has ended by itself.
+        let _ended = killpg(self.0, Signal::SIGKILL);
+    }
+}
+
+#[must_use]
+fn run(home: &Path, text: &str, url: &str, path: &Path) -> Started {
+    let mut shell = Command::new(path.join("sh"))
         .args(["-c", text])
         .env_clear()
         .env("HOME", home)
@@ -94,9 +109,12 @@ fn run(home: &Path, text: &str, url: &str, path: &Path) {
         .env("VAST_URL", url)
         .env("MULTI", "two\nlines")
         .stdin(Stdio::null())
-        .status()
+        .process_group(0)
+        .spawn()
         .unwrap();
-    assert!(done.success());
+    let started = Started(Pid::from_raw(shell.id().try_into().unwrap()));
+    assert!(shell.wait().unwrap().success());
+    started
 }
 
 #[test]
@@ -125,7 +143,7 @@ fn a_box_without_a_session_stops_itself_whatever_program_it_has() {
         let path = dir.path().join("bin");
         tools(&path, &[tool]);
         let (url, told) = provider();
-        run(
+        let _started = run(
             dir.path(),
             &onstart(Duration::from_secs(1), BASE, None).unwrap(),
             &url,
@@ -145,9 +163,6 @@ fn a_box_without_a_session_stops_itself_whatever_program_it_has() {
             "{tool}"
         );
         assert_eq!(request.body, r#"{"state":"stopped"}"#, "{tool}");
-        // The switch tries again until the box is gone; here it ends when a session has started.
-        fs::write(dir.path().join(".spotter/started"), "").unwrap();
-        std::mem::forget(dir);
     }
 }
 
@@ -158,7 +173,7 @@ fn a_box_whose_session_started_is_left_alone() {
     tools(&path, &["curl"]);
     let (url, told) = provider();
     let user = "touch $HOME/.spotter/started; umask > $HOME/mine";
-    run(
+    let _started = run(
         dir.path(),
         &onstart(Duration::from_secs(2), BASE, Some(user)).unwrap(),
         &url,
@@ -184,7 +199,7 @@ fn it_keeps_the_environment_and_forgets_an_earlier_start() {
         "#!/bin/sh\necho \"$@\" >\"$HOME/called\"\n",
     );
     let user = "[ ! -e $HOME/.spotter/started ] && echo forgotten >$HOME/seen; touch $HOME/.spotter/started";
-    run(
+    let _started = run(
         dir.path(),
         &onstart(Duration::from_secs(60), BASE, Some(user)).unwrap(),
         BASE,
