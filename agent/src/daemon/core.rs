@@ -238,6 +238,13 @@ impl Core {
         *self.run.write().unwrap_or_else(PoisonError::into_inner) = Some(run);
     }
 
+    /// The same run under other limits, for this daemon and later ones.
+    pub fn keep_run(&self, run: RunFile) -> Result<(), ConfigureError> {
+        run.save(&self.home)?;
+        *self.run.write().unwrap_or_else(PoisonError::into_inner) = Some(run);
+        Ok(())
+    }
+
     /// The backup, if one is configured.
     pub fn backup(&self) -> Option<RunningBackup> {
         lock(&self.backup).clone()

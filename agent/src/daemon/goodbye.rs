@@ -4,7 +4,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use serde_json::json;
 use spotter_bucket::{Bucket, Cause, EndedBy, Ending, Layout};
 use tokio::time::{self, Instant};
 use tracing::{info, warn};
@@ -12,7 +11,6 @@ use tracing::{info, warn};
 use super::{backup::RunningBackup, core::Core, training::TRAINING_SESSION};
 use crate::{
     chain,
-    events::EventSink as _,
     logs::Position,
     sessions::{SessionState, record::Session},
 };
@@ -60,9 +58,6 @@ pub async fn say(core: &Arc<Core>) {
                 unsaved = flushed.unsaved,
                 "the last backup is done"
             );
-            // Left in the bucket with all that happened: nobody can ask this box any more.
-            let detail = json!({ "unsaved": flushed.unsaved });
-            core.journal.event("goodbye", detail);
         }
         Err(_) => warn!("the last backup did not end in time"),
     }

@@ -199,6 +199,11 @@ fn prepare(
     if run.budget_until_us > 0 && now_us() >= run.budget_until_us {
         return Err("its budget may be used up, which whoever watches can tell".to_owned());
     }
+    let life_us = session.ended_us.saturating_sub(session.start.started_us);
+    let life_s = u32::try_from(life_us / 1_000_000).unwrap_or(u32::MAX);
+    if run.max_runtime_s > 0 && life_s >= run.max_runtime_s {
+        return Err("`limits.max_runtime` is over".to_owned());
+    }
     again.times = times;
     let backup = core.backup();
     let had = again
@@ -248,6 +253,15 @@ fn prepare(
         again,
         detail,
     };
+    // The limit is one for all its lives; whoever watches tells anew what is left of it.
+    if run.max_runtime_s > 0 {
+        let shorter = RunFile {
+            max_runtime_s: run.max_runtime_s - life_s,
+            ..run.clone()
+        };
+        let kept = core.keep_run(shorter);
+        kept.map_err(|err| format!("what is left of its limits cannot be noted: {err}"))?;
+    }
     let bytes = serde_json::to_vec(&intent).expect("texts and numbers are always JSON");
     match files::write_durably(&core.home.restart_file(), &bytes) {
         Ok(()) => Ok(intent),

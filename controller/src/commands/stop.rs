@@ -39,6 +39,9 @@ pub async fn stop(
     }
     let summary = watching::summary(&store, &ended)?;
     ui.show(&summary, ui::attempts_table);
+    if let Some(closing) = watching::closing(&summary, ended.spec.results.as_ref()) {
+        ui.status(format_args!("{closing}"));
+    }
     Ok(())
 }
 

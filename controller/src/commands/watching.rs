@@ -19,6 +19,7 @@ use crate::{
         summary::{RunSummary, summarise},
         vigil,
     },
+    spec::Results,
     store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{self, Console, Progress, Ui, Unit},
 };
@@ -130,7 +131,11 @@ pub async fn watch_and_show(
     let store = deps.store()?;
     match ended {
         Some(ended) => {
-            ui.show(&summary(&store, &ended)?, ui::attempts_table);
+            let summary = summary(&store, &ended)?;
+            ui.show(&summary, ui::attempts_table);
+            if let Some(closing) = closing(&summary, ended.spec.results.as_ref()) {
+                ui.status(format_args!("{closing}"));
+            }
             verdict(&store, &ended)
         }
         None => show_left(ui, &store, name),
@@ -239,6 +244,40 @@ pub fn ways_on(store: &Store, run: &RunRecord) -> Result<Vec<String>, CommandErr
         next::resume(store, run, "--elsewhere ")?
     ));
     Ok(ways)
+}
+
+/// How a run ended, a sentence (pure); `None`: it goes on, or its error says it.
+pub(super) fn closing(summary: &RunSummary, results: Option<&Results>) -> Option<String> {
+    let name = &summary.name;
+    let cost = text::usd(summary.cost_usd);
+    let rented = summary.attempts.iter();
+    let boxes = match rented.filter(|one| one.instance.is_some()).count() {
+        1 => "one box".to_owned(),
+        several => format!("{several} boxes"),
+    };
+    let step = summary.step.map(|step| format!(" at step {step}"));
+    let step = step.unwrap_or_default();
+    let redone = match summary.steps_redone {
+        0 => String::new(),
+        steps => format!(", {steps} steps trained twice"),
+    };
+    match summary.outcome? {
+        Outcome::Done => {
+            let home = results.map_or_else(String::new, |results| {
+                format!("; results are in {}", results.to.display())
+            });
+            Some(format!(
+                "`{name}` is done{step}: {boxes}{redone}, {cost} in all{home}."
+            ))
+        }
+        Outcome::Stopped if summary.cost_usd == 0.0 && summary.step.is_none() => Some(format!(
+            "`{name}` was stopped before its training began; it cost nothing."
+        )),
+        Outcome::Stopped => Some(format!(
+            "`{name}` was stopped{step}: {boxes}{redone}, {cost} in all."
+        )),
+        _ => None,
+    }
 }
 
 /// What an ended run makes of the exit code.

@@ -35,7 +35,7 @@ impl Lifecycle {
         attempt: &mut AttemptRecord,
     ) -> Result<(), Halt> {
         if run.stop_requested {
-            // Its last word says whether its disk is still wanted.
+            // What it left in the bucket is on record before somebody asks what would be lost with it.
             self.catch_up(run, attempt).await;
             return Ok(self.end(run, Outcome::Stopped, None)?);
         }

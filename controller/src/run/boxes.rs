@@ -354,19 +354,7 @@ impl Lifecycle {
             }
             let newer = &attempts[index + 1..];
             let mut attempt = attempt.clone();
-            let fate = match disposal(run, &attempt, newer) {
-                // It was taken back, and its last word is that nothing on it is unsaved.
-                OnDone::Stop
-                    if run.spec.on_done == OnDone::Destroy
-                        && attempt.was_taken_back()
-                        && run.outcome.is_some_and(Outcome::is_by_order)
-                        && next::is_saved(&self.store, run, &attempt)? =>
-                {
-                    OnDone::Destroy
-                }
-                fate => fate,
-            };
-            match fate {
+            match disposal(run, &attempt, newer) {
                 OnDone::Destroy => {
                     // The open link is one to the newest box.
                     let site = site.clone().filter(|_| newer.is_empty());
@@ -398,6 +386,8 @@ impl Lifecycle {
         // One that the market took back is given back by the market, unless it is told that nobody wants it.
         if already && instance.is_some_and(|instance| instance.is_bid) {
             self.provider.stop(id).await?;
+        }
+        if already && attempt.was_taken_back() {
             let destroy = next::destroy(&self.store, run)?;
             self.say(
                 run,
@@ -487,10 +477,11 @@ fn disposal(run: &RunRecord, attempt: &AttemptRecord, newer: &[AttemptRecord]) -
         {
             OnDone::Stop
         }
-        // It crashed, or was taken back before anything could be saved from it, and its successor never trained.
+        // It crashed, or was taken back before anything could be saved from it, and its successor never trained. In the market's
+        // queue it would come back, and go on with what was ended.
         Outcome::Stopped | Outcome::Limit | Outcome::Contradicted
-            if (attempt.state == State::Failed || attempt.was_taken_back())
-                && run.spec.on_done == OnDone::Destroy =>
+            if attempt.was_taken_back()
+                || (attempt.state == State::Failed && run.spec.on_done == OnDone::Destroy) =>
         {
             OnDone::Stop
         }
@@ -586,6 +577,19 @@ mod tests {
             instance: None,
             ..attempt(0, None, None)
         };
+        let kept = disposal(
+            &run(Outcome::Stopped, OnDone::Keep),
+            &AttemptRecord {
+                state: State::Interrupted,
+                ..attempt(1, Some(5), None)
+            },
+            &[],
+        );
+        assert_eq!(
+            kept,
+            OnDone::Stop,
+            "nobody would stop it when it is given back"
+        );
         for (state, expected) in [
             (State::Failed, OnDone::Stop),
             (State::Interrupted, OnDone::Stop),

@@ -233,9 +233,12 @@ fn verify(file: &FileHash, dir: &Path) -> Result<(), CommandError> {
     };
     let got = blake3_of(&path).map_err(|err| wrong(err.to_string()))?;
     if got == file.blake3 {
-        let folder = path.parent().unwrap_or(dir);
-        return [path.as_path(), folder]
-            .into_iter()
+        // The file, and every folder that got a new name by it, up to the one that holds `dir`.
+        let above = dir.parent().unwrap_or(dir);
+        return path
+            .ancestors()
+            .take_while(|part| part.starts_with(above))
+            .filter(|part| !part.as_os_str().is_empty())
             .try_for_each(|part| fs::File::open(part)?.sync_all())
             .map_err(|err| wrong(err.to_string()));
     }

@@ -99,8 +99,9 @@ pub fn is_saved(
     if attempt.started_us == 0 || (attempt.state == State::Collected && !kept) {
         return Ok(true);
     }
-    if attempt.was_taken_back() && has_bucket(run) && !kept {
-        return left_nothing(store, attempt);
+    // It had seconds to save what it held, and may have trained on since.
+    if attempt.was_taken_back() {
+        return Ok(false);
     }
     let ended = run.outcome == Some(Outcome::Done) || run.outcome.is_some_and(Outcome::is_by_order);
     if ended && attempt.state != State::Running && has_bucket(run) && !kept {
@@ -112,16 +113,6 @@ pub fn is_saved(
     }
     let crash = store.newest_event(&run.name, attempt.number, "crashed")?;
     Ok(crash.is_some_and(|crash| crash.detail["unsaved_bytes"] == 0))
-}
-
-/// Whether the last word of a box that was taken back, left in the bucket, is that nothing on it is unsaved.
-fn left_nothing(store: &Store, attempt: &AttemptRecord) -> Result<bool, StoreError> {
-    let newest = |kind: &str| store.newest_event(&attempt.run, attempt.number, kind);
-    let Some(goodbye) = newest("goodbye")? else {
-        return Ok(false);
-    };
-    let came_back = newest("agent.started")?.is_some_and(|started| started.id > goodbye.id);
-    Ok(!came_back && goodbye.detail["unsaved"] == 0)
 }
 
 #[cfg(test)]

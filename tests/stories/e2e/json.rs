@@ -74,7 +74,9 @@ const PLANNED: &str = "offer machine_id gpu num_gpus geolocation reliability vra
 const SUMMARY: &str = "name state outcome reason step attempts steps_redone interruptions steps_lost checkpoints_committed \
     last_checkpoint_step cost_usd ledger_usd charged_usd usd_per_hour watched";
 const STATUS: &str =
-    "backup_alarm unsaved rare_checkpoints window contradiction warnings waiting way_on agent";
+    "backup_alarm unsaved rare_checkpoints window contradiction warnings waiting way_on plan agent";
+const KEPT_PLAN: &str = "needed no_plan offer gpu num_gpus running_usd_per_hour at_most_hours at_most_usd checks forecast gates \
+    blockers hardware_justified";
 const ATTEMPT: &str = "number state instance gpu gpu_usd_per_hour from_step to_step steps_redone steps_lost checkpoints_committed \
     ledger charged reason diagnosis";
 /// Tried where a box is taken back.
@@ -193,6 +195,7 @@ const WHILE_IT_RUNS: &[Case] = &[
             ("", STATUS),
             ("/attempts", ATTEMPT),
             ("/attempts/0/ledger", MONEY),
+            ("/plan", KEPT_PLAN),
             ("/agent", "sample"),
         ],
     ),

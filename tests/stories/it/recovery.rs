@@ -3,12 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use spotter::{
-    agent_client::AgentEvent,
     cli::Verb,
     commands::resume,
     error::CommandError,
     run::{State, lease::Lease, lifecycle::Goal},
-    spec::RecoverPolicy,
+    spec::{OnDone, RecoverPolicy},
     store::{Outcome, RunRecord},
 };
 use tokio_util::sync::CancellationToken;
@@ -108,23 +107,16 @@ async fn who_only_wants_it_running_finds_out_that_the_box_of_the_record_was_take
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_after_an_interruption_ends_the_old_box_when_its_last_word_is_that_all_is_saved() {
-    for (unsaved, kept) in [(Some(0), 0), (Some(1), 1), (None, 1)] {
+async fn a_stop_after_an_interruption_keeps_the_old_box_stopped_and_a_resume_goes_elsewhere() {
+    for on_done in [OnDone::Destroy, OnDone::Keep] {
         let world = World::new(3, 400);
-        world.plan(&spec(RUN));
+        let mut story = spec(RUN);
+        story.on_done = on_done;
+        world.plan(&story);
         world.drive_for(RUN, Duration::from_secs(90)).await;
         let first = world.attempts(RUN).remove(0);
         assert_eq!(first.state, State::Running);
-        let instance = first.instance.unwrap();
-        let last = world.boxes.journal(instance).last().cloned().unwrap();
         world.outbid(first.instance);
-        let goodbye = unsaved.map(|unsaved| AgentEvent {
-            seq: last.seq + 1,
-            kind: "goodbye".to_owned(),
-            detail: serde_json::json!({ "unsaved": unsaved }),
-            ..last
-        });
-        world.boxes.script().left_events.extend(goodbye);
         // Whoever watches is killed as soon as the interruption is on record.
         while world.attempts(RUN)[0].state != State::Interrupted {
             world.drive_for(RUN, Duration::from_secs(1)).await;
@@ -135,8 +127,10 @@ async fn a_stop_after_an_interruption_ends_the_old_box_when_its_last_word_is_tha
 
         assert_eq!(run.outcome, Some(Outcome::Stopped));
         assert_eq!(run.reason, None, "it did train");
-        assert_eq!(world.market.alive().len(), kept, "{unsaved:?}");
-        assert_eq!(world.was_told("stays stopped"), kept == 1, "{unsaved:?}");
+        let left = world.market.alive();
+        assert_eq!(left.len(), 1, "nobody knows what its disk holds");
+        assert!(!left[0].scheduling, "it does not come back: {on_done:?}");
+        assert!(world.was_told("stays stopped"), "and that is said");
         assert_eq!(world.market.gpu_charged(), 0);
 
         // Without a word it goes on elsewhere: the market has that box.
@@ -147,10 +141,11 @@ async fn a_stop_after_an_interruption_ends_the_old_box_when_its_last_word_is_tha
         let stop = CancellationToken::new();
         let resumed = resume::resume(&mut ui, &deps, args, stop).await;
         assert!(resumed.is_ok(), "{}", paper.text());
+        let closing = "`story` is done at step 400: 2 boxes";
+        assert!(paper.text().contains(closing), "{}", paper.text());
         assert_eq!(world.store.run(RUN).unwrap().outcome, Some(Outcome::Done));
         let newest = world.attempts(RUN).pop().unwrap();
-        assert_ne!(newest.instance, first.instance, "{unsaved:?}");
-        assert!(world.market.alive().is_empty(), "{unsaved:?}");
+        assert_ne!(newest.instance, first.instance, "{on_done:?}");
     }
 }
 
