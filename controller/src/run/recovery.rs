@@ -149,8 +149,9 @@ pub fn decide(spec: &RunSpec, past: &Past<'_>) -> Move {
         .is_some_and(|checkpoints| checkpoints.to.is_some());
     match spec.recover.policy {
         RecoverPolicy::Here if worth_waiting && !past.failed_here => Move::Here,
-        RecoverPolicy::Price if worth_waiting && !past.failed_here => Move::Choose,
         // Without a bucket its disk holds the only checkpoint: elsewhere the training would begin again.
+        RecoverPolicy::Price if worth_waiting && !past.failed_here && !has_bucket => Move::Here,
+        RecoverPolicy::Price if worth_waiting && !past.failed_here => Move::Choose,
         RecoverPolicy::Here | RecoverPolicy::Price if worth_waiting && !has_bucket => {
             Move::GiveUp(GiveUp::NotUp)
         }
@@ -369,6 +370,12 @@ mod tests {
             ..past
         };
         assert_eq!(decide(&priced, &back), Move::Choose);
+        let priced_without_bucket = {
+            let mut spec = priced.clone();
+            spec.checkpoints = None;
+            spec
+        };
+        assert_eq!(decide(&priced_without_bucket, &back), Move::Here);
         assert_eq!(decide(&priced, &past), Move::Elsewhere);
         check(State::Interrupted, false, box_, false, 0.0, Move::Elsewhere);
         check(State::Interrupted, true, None, false, 0.0, Move::Elsewhere);

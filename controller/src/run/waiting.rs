@@ -2,7 +2,7 @@
 //! and its training goes on. What to do is decided in `recovery`.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -16,10 +16,12 @@ use crate::{
     provider::{Instance, InstanceId, Intended, ProviderError},
     run::{
         State,
+        boxes::has_bucket,
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         market_eye::{UNKNOWN, UNKNOWN_FOR},
         recovery::{self, GiveUp, Patience, Presence, Wait},
+        restarts::RESTARTED,
         status::{self, Action, Seen},
         way_on,
     },
@@ -262,7 +264,8 @@ impl Lifecycle {
             self.hold(run, attempt, &waiting)?;
         }
         let mut patience = recovery::here(&wait);
-        if run.spec.recover.policy == RecoverPolicy::Price && nudge != Nudge::Hold {
+        let by_price = run.spec.recover.policy == RecoverPolicy::Price && has_bucket(run);
+        if by_price && nudge != Nudge::Hold {
             patience = match patience {
                 Patience::Wait | Patience::Bid(_) | Patience::GiveUp(GiveUp::Waited { .. }) => {
                     self.priced_patience(run, attempt, &wait, patience).await?
@@ -496,13 +499,19 @@ impl Lifecycle {
         Ok(self.move_to(attempt, State::Loading)?)
     }
 
-    /// How often a box of the run came back and was gone on with.
+    /// How often a box of the run came back and was gone on with, by whoever watched or by itself.
     pub(crate) fn returns(&self, run: &str) -> Result<u32, StoreError> {
         let events = self.store.events(run, 0)?;
         let back = events
             .iter()
             .filter(|event| event.kind == "reopened" && event.detail["back"] == true);
-        Ok(back.count() as u32)
+        // An agent that was killed while it told this tells it again.
+        let alone: BTreeSet<(u32, Option<u64>)> = events
+            .iter()
+            .filter(|event| event.kind == RESTARTED)
+            .map(|event| (event.attempt, event.detail["started_us"].as_u64()))
+            .collect();
+        Ok((back.count() + alone.len()) as u32)
     }
 
     /// Whether the attempt's present life began because its box came back, and not by a person's word.
