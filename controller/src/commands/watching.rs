@@ -21,7 +21,7 @@ use crate::{
     },
     spec::Results,
     store::{AttemptRecord, Outcome, RunRecord, Store},
-    ui::{self, Console, Progress, Ui, Unit},
+    ui::{self, Console, Progress, Ui, Unit, text},
 };
 
 /// Between two lines about the training's progress where there is no terminal to redraw.
