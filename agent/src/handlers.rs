@@ -413,7 +413,7 @@ impl Agent for Handlers {
             disk_bytes: request.disk_bytes,
         };
         let core = &self.core;
-        let provider_url = core.run().map(|run| run.provider_url).unwrap_or_default();
+        let provider_url = core.provider_url();
         let offset_s = core.backup().map(|running| running.bucket.clock_offset_s());
         let workdir: PathBuf = core.workdir();
         let report = preflight::preflight(

@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 
 use crate::{chain, config::Home, sessions::environment};
 
-/// The provider's API where neither box nor controller names another.
-const DEFAULT_URL: &str = "https://console.vast.ai";
+/// The provider's API while no controller has told of a run, where the box names no other.
+pub const DEFAULT_URL: &str = "https://console.vast.ai";
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 const SHORTEST_WAIT: Duration = Duration::from_secs(2);
 /// The provider limits requests, and a box that should stop costs money: not more rarely than this.
@@ -23,6 +23,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Why the box could not ask for its own end.
 #[derive(Debug, thiserror::Error)]
 pub enum SelfStopError {
+    /// The controller named no provider.
+    #[error("nobody rents this box for the run: it is not ended")]
+    NotRented,
     /// The container's environment lacks what is needed.
     #[error(
         "the container's environment holds no CONTAINER_ID and CONTAINER_API_KEY: this box cannot end itself"
@@ -56,8 +59,12 @@ pub struct OwnInstance {
 }
 
 impl OwnInstance {
-    /// Finds the instance's number and key. `provider_url` is the controller's word, used where the box has none of its own.
+    /// Finds the instance's number and key. `provider_url` is the controller's word, used where the box has none of its own;
+    /// empty: the box is the user's, and whatever key lies in its environment is not for us.
     pub fn find(home: &Home, provider_url: &str) -> Result<Self, SelfStopError> {
+        if provider_url.is_empty() {
+            return Err(SelfStopError::NotRented);
+        }
         let env = environment::container_environment(home);
         let get = |name: &str| {
             env.get(OsStr::new(name))
@@ -68,9 +75,7 @@ impl OwnInstance {
         let (Some(id), Some(key)) = (id, get("CONTAINER_API_KEY")) else {
             return Err(SelfStopError::NoKey);
         };
-        let base = get("VAST_URL")
-            .or(Some(provider_url).filter(|url| !url.is_empty()))
-            .unwrap_or(DEFAULT_URL);
+        let base = get("VAST_URL").unwrap_or(provider_url);
         let url = format!("{}/api/v0/instances/{id}/", base.trim_end_matches('/'));
         let client = http_client().map_err(|source| SelfStopError::Link {
             url: url.clone(),

@@ -36,17 +36,19 @@ pub struct SshDoor {
     tunnels: Mutex<HashMap<u64, Tunnel>>,
 }
 
-/// POSIX sh. `held`: the lock is there, and its agent runs, may still be on its way (it takes minutes to arrive), or was ended while the
-/// run keeps the host.
+/// POSIX sh. `held`: the lock is there, and its agent runs, was there lately (it takes minutes to arrive, and a host some to start anew), or
+/// was ended while the run keeps the host.
 const LOCK: &str = r#"
 PATH=$PATH:/usr/local/bin:/usr/bin:/bin
 H=$(cd "$HOME" && pwd -P) || exit 1
 L=$H/.spotter.lock
-ours() { case $(readlink "$1/exe" 2>/dev/null) in "$H"/.spotter/bin/*) return 0;; esac; return 1; }
+B=$(cd "$H/.spotter/bin" 2>/dev/null && pwd -P) || B=$H/.spotter/bin
+M=$(uname -n)
+ours() { case $(readlink "$1/exe" 2>/dev/null) in "$B"/*) return 0;; esac; return 1; }
 alive() { for p in /proc/[0-9]*; do ours "$p" && return 0; done; return 1; }
 owner() {
-label= since= by=
-[ ! -r "$L/owner" ] || { read -r label; read -r since; read -r by; } <"$L/owner"
+label= since= by= machine=
+[ ! -r "$L/owner" ] || { read -r label; read -r since; read -r by; read -r machine; } <"$L/owner"
 case $since in ''|*[!0-9]*) since=$(stat -c %Y "$L" 2>/dev/null || echo 0);; esac
 }
 held() {
@@ -54,8 +56,12 @@ held() {
 if [ ! -d "$L" ]; then label= since=0 by=; alive; return; fi
 owner
 [ -e "$L/kept" ] && return 0
-alive && return 0
-[ $(($(date +%s) - since)) -lt 600 ]
+# A home may be shared, and what runs on another machine is not seen from here.
+[ -z "$machine" ] || [ "$machine" = "$M" ] || return 0
+[ $(($(date +%s) - since)) -ge 600 ] || return 0
+# The agent writes its telemetry all the time; going through all processes costs more.
+[ -z "$(find "$L" "$H/.spotter/" -maxdepth 2 -mmin -10 2>/dev/null)" ] || return 0
+alive
 }
 tell() { printf 'label=%s\nsince=%s\nby=%s\nend=held\n' "$label" "$since" "$by"; exit 0; }
 "#;
@@ -66,23 +72,31 @@ const LOOK: &str = "held && tell\necho end=free\n";
 /// Takes it: making a directory is done by one of several. A stale one is moved away first, which one of several does, too.
 const TAKE: &str = r#"
 umask 077
-# The job gets the environment of a login, as a container's gets that of its first process.
+# The kernel's boot tells a person whether the machine started anew since.
+sign() {
+boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
+printf '%s\n' "$1" "$(date +%s)" "$2" "$M" "$boot" >"$L/owner.new" && mv -f "$L/owner.new" "$L/owner"
+}
+# Since now, so that it is held until the agent is there.
+again() { sign "$1" "$2" || exit 1; taken; }
+# The job gets the environment of a login, as a container's gets that of its first process. A rented box that its user made a host of is
+# not ours to stop.
 taken() {
 rm -f "$L/kept"
 mkdir -p "$H/.spotter/bin" || exit 1
-if env -u SSH_CONNECTION -u SSH_CLIENT -u SSH_TTY -u SSH_ORIGINAL_COMMAND env -0 >"$H/.spotter/env.new" 2>/dev/null
+if env -u SSH_CONNECTION -u SSH_CLIENT -u SSH_TTY -u SSH_ORIGINAL_COMMAND -u CONTAINER_API_KEY env -0 >"$H/.spotter/env.new" 2>/dev/null
 then mv -f "$H/.spotter/env.new" "$H/.spotter/container.env"; else rm -f "$H/.spotter/env.new"; fi
 echo end=taken; exit 0
 }
 for try in 1 2 3; do
 if [ ! -d "$L" ] && held; then tell; fi
 if mkdir "$L" 2>/dev/null; then
-printf '%s\n%s\n%s\n' "$1" "$(date +%s)" "$2" >"$L/owner.new" && mv "$L/owner.new" "$L/owner" || { rm -rf "$L"; exit 1; }
+sign "$1" "$2" || { rm -rf "$L"; exit 1; }
 taken
 fi
-if held; then [ "$label" = "$1" ] || tell; taken; fi
+if held; then [ "$label" = "$1" ] || tell; again "$1" "$2"; fi
 owner
-[ "$label" != "$1" ] || taken
+[ "$label" != "$1" ] || again "$1" "$2"
 mv "$L" "$L.$$" 2>/dev/null && rm -rf "$L.$$" "$H/.spotter"
 done
 echo "the lock in $L cannot be taken" >&2

@@ -36,7 +36,7 @@ use crate::{
     journal::Journal,
     logs::Logs,
     now_us,
-    self_stop::OwnInstance,
+    self_stop::{DEFAULT_URL, OwnInstance},
     sessions::{Session, SessionState, Sessions, processes},
     telemetry::{Telemetry, TelemetryConfig},
 };
@@ -183,9 +183,24 @@ impl Core {
             .unwrap_or_else(|| "/".into())
     }
 
+    /// Base URL of the provider's API; empty: the box is not rented.
+    pub fn provider_url(&self) -> String {
+        self.run()
+            .map_or_else(|| DEFAULT_URL.to_owned(), |run| run.provider_url)
+    }
+
     /// Takes on a run. The same one again changes nothing. Returns the absolute working directory.
     pub async fn configure(self: &Arc<Self>, wish: Wish) -> Result<PathBuf, ConfigureError> {
         let _one_at_a_time = self.configuring.lock().await;
+        if let Some(before) = self.run().filter(|before| before.run != wish.run) {
+            let busy = self.is_busy().map_err(|source| ConfigureError::Io {
+                path: self.home.path().to_owned(),
+                source,
+            })?;
+            if busy {
+                return Err(ConfigureError::Busy(before.run));
+            }
+        }
         let run = RunFile::decide(wish)?;
         let workdir = run.workdir.clone();
         if self.run().as_ref() != Some(&run) {
@@ -307,7 +322,7 @@ impl Core {
     pub async fn wipe_if_asked(&self) -> anyhow::Result<()> {
         let asked = *lock(&self.wipe);
         if asked {
-            let url = self.run().map(|run| run.provider_url).unwrap_or_default();
+            let url = self.provider_url();
             let own = OwnInstance::find(&self.home, &url);
             // What follows removes the file in any case.
             if let Err(err) = self.credentials.wipe() {

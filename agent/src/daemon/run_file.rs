@@ -39,7 +39,7 @@ pub struct RunFile {
     /// Seconds after the training's end, with nobody there, after which the box stops itself; 0: never.
     #[serde(default)]
     pub idle_stop_s: u32,
-    /// Base URL of the provider's API; empty: unknown.
+    /// Base URL of the provider's API; empty: the box is not rented, and never stops itself.
     pub provider_url: String,
     /// The user's expression for the lines that show progress; empty: none.
     #[serde(default)]
@@ -197,6 +197,11 @@ pub struct BackupWish {
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigureError {
+    /// Another run's session would lose its backup and its limits.
+    #[error(
+        "a session of run `{0}` runs here, and a box works for one run at a time: end that run first"
+    )]
+    Busy(String),
     /// The run's name.
     #[error("`{0}` is no name for a run: letters, digits, `-`, `_` and `.`, at most {NAME_LIMIT}")]
     Name(String),

@@ -78,7 +78,9 @@ fn code(refusal: &Refusal) -> Code {
             SessionError::Io { .. } => Code::Internal,
         },
         Refusal::Log(LogError::NoSuchPosition { .. }) => Code::OutOfRange,
-        Refusal::Configure(ConfigureError::Io { .. }) => Code::FailedPrecondition,
+        Refusal::Configure(ConfigureError::Io { .. } | ConfigureError::Busy(_)) => {
+            Code::FailedPrecondition
+        }
         Refusal::Configure(_) => Code::InvalidArgument,
         Refusal::Hash(err) | Refusal::Results(ResultsError::Files(err)) => match err {
             HashError::Escapes(_) | HashError::Pattern { .. } => Code::InvalidArgument,

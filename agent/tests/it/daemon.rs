@@ -249,6 +249,21 @@ async fn status_tells_what_the_box_is_doing_and_configure_survives_a_restart() {
         ..bed.request("train", "echo 'step 12/100 | loss 2.5'; sleep 600")
     };
     bed.start_with(train).await.unwrap();
+    // Another run would take its backup and its limits away; another attempt of its own is that run's matter.
+    let other = v1::ConfigureRequest {
+        run: "other".into(),
+        ..request.clone()
+    };
+    let refused = client.configure(other).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("`flight`"), "{refused}");
+    for attempt in [3, 2] {
+        let same = v1::ConfigureRequest {
+            attempt,
+            ..request.clone()
+        };
+        client.configure(same).await.unwrap();
+    }
     kill(Pid::from_raw(daemon), Signal::SIGTERM).unwrap();
     assert!(bed.wait_for_daemon(daemon).await.success());
     until("the shim to start a daemon", || bed.daemon_pid()).await;
@@ -534,6 +549,7 @@ async fn a_started_session_keeps_the_box_and_preflight_only_reads() {
         attempt: 1,
         workdir: "w".into(),
         bring_up_s: 1,
+        provider_url: "http://127.0.0.1:9".into(),
         ..Default::default()
     };
     client.configure(request).await.unwrap();
@@ -600,6 +616,7 @@ async fn a_box_whose_training_is_over_waits_for_whoever_is_there_and_then_stops_
         workdir: "w".into(),
         bring_up_s: 1,
         idle_stop_s: 1,
+        provider_url: "http://127.0.0.1:9".into(),
         ..Default::default()
     };
     client.configure(request).await.unwrap();

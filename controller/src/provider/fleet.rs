@@ -79,7 +79,10 @@ impl Provider for Fleet {
 
     async fn instances(&self) -> Result<Vec<Instance>, ProviderError> {
         let mut all = match self.market.instances().await {
-            Err(ProviderError::NoKey { .. }) if self.has_hosts_only() => Vec::new(),
+            Err(err) if self.has_hosts_only() => {
+                tracing::debug!(%err, "the market is passed over: nothing on record is there");
+                Vec::new()
+            }
             answer => answer?,
         };
         all.extend(self.hosts.instances().await?);

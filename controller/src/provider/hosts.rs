@@ -250,6 +250,17 @@ fn instance(id: InstanceId, kept: &Kept, actual: Actual) -> Instance {
     }
 }
 
+/// One that somebody else holds by now: our agent was gone for too long.
+fn taken_back(id: InstanceId, kept: &Kept) -> Instance {
+    Instance {
+        intended: Intended::Stopped,
+        contract_running: false,
+        // As of a box that was bid for: taken by somebody else, and not stopped by hand.
+        is_bid: true,
+        ..instance(id, kept, Actual::Exited)
+    }
+}
+
 #[async_trait]
 impl Provider for Hosts {
     fn name(&self) -> &'static str {
@@ -350,8 +361,16 @@ impl Provider for Hosts {
         let Some(kept) = self.kept(id)? else {
             return Ok(None);
         };
-        if kept.stopped || timeout(LOOK, self.door.answers(&kept.address)).await == Ok(true) {
-            return Ok(Some(instance(id, &kept, Actual::Running)));
+        if kept.stopped {
+            return Ok(Some(instance(id, &kept, Actual::Stopped)));
+        }
+        match timeout(LOOK, self.door.look(&kept.address)).await {
+            // One who is about to take it has not written who he is yet.
+            Ok(Ok(Some(holder))) if !holder.label.is_empty() && holder.label != kept.label => {
+                return Ok(Some(taken_back(id, &kept)));
+            }
+            Ok(Ok(_)) => return Ok(Some(instance(id, &kept, Actual::Running))),
+            Ok(Err(_)) | Err(_) => {}
         }
         if self.is_alone_silent(&kept).await {
             return Ok(Some(instance(id, &kept, Actual::Offline)));

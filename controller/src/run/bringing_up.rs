@@ -9,6 +9,7 @@ use crate::{
         AgentStatus, BackupConfig, BoxConfig, SessionInfo, SessionRequest, SessionState,
     },
     error::CommandError,
+    provider::hosts::is_host,
     run::{
         State, believable_step,
         boxes::has_bucket,
@@ -428,7 +429,11 @@ impl Lifecycle {
             backup,
             bring_up: run.spec.bring_up(),
             idle_stop: (run.spec.on_done != OnDone::Keep).then_some(run.spec.limits.bring_up),
-            provider_url: self.provider.base_url(),
+            // A host may itself be a box that its user rented: not ours to stop.
+            provider_url: match attempt.instance.is_some_and(is_host) {
+                true => String::new(),
+                false => self.provider.base_url(),
+            },
             progress: run.spec.progress.clone(),
             micro_batch: run.spec.model.as_ref().and_then(|model| model.micro_batch),
             validation: self.validation(run, attempt),

@@ -52,7 +52,13 @@ printf '%s.test %s\n' "$1" "$(cat "$HOME/$1/host_key.pub")" >>"$HOME/.ssh/known_
 const STALE: &str = r#"
 set -e
 mkdir "$HOME/$1/home/.spotter.lock"
-printf 'spotter/gone/lost/1/x\n1700000000\nelsewhere\n' >"$HOME/$1/home/.spotter.lock/owner"
+printf 'spotter/gone/lost/1/x\n1700000000\nelsewhere\n%s\n' "$2" >"$HOME/$1/home/.spotter.lock/owner"
+"#;
+
+/// So long ago that nothing shows an agent.
+const AGE: &str = r#"
+set -e
+touch -d '20 minutes ago' "$HOME/$1/home/.spotter.lock/owner" "$HOME/$1/home/.spotter.lock"
 "#;
 
 struct Laptop<'a> {
@@ -186,8 +192,26 @@ fn own_hosts(world: &World) {
     assert_eq!(again.code, 10, "{}", again.out);
     mine.ok(&["destroy", "--lose-data", "crash"]);
 
-    // A lock whose agent is gone is taken over.
-    shell(STALE, &["a"]);
+    // A lock whose agent is gone is taken over: not one of an agent that was there lately, nor one of another machine.
+    let this_machine = world.program("uname", &["-n"]).output().unwrap().stdout;
+    let this_machine = String::from_utf8(this_machine).unwrap();
+    let lock = home("a").join(".spotter.lock");
+    for (machine, is_old) in [(this_machine.trim(), false), ("another", true)] {
+        shell(STALE, &["a", machine]);
+        if is_old {
+            shell(AGE, &["a"]);
+        }
+        let refused = mine.say(&["run", "later.yaml", "--host", "root@a.test"]);
+        assert_eq!(refused.code, 1, "{}", refused.out);
+        assert!(
+            refused.stderr.contains("root@a.test is held by run `lost`"),
+            "{}",
+            refused.out
+        );
+        fs::remove_dir_all(&lock).unwrap();
+    }
+    shell(STALE, &["a", this_machine.trim()]);
+    shell(AGE, &["a"]);
     mine.ok(&["run", "later.yaml", "--host", "root@a.test"]);
     for host in ["a", "b"] {
         let home = home(host);

@@ -3,7 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::provider::Rental;
+use crate::{
+    provider::{Rental, fleet::Fleet, memory::MemoryMarket},
+    run::{State, summary::attempt_for_tests},
+    spec::RunSpec,
+    store::{AttemptRecord, RunRecord},
+};
 
 #[derive(Default)]
 struct Told {
@@ -270,4 +275,70 @@ async fn a_lock_that_this_store_left_is_cleared_before_it_is_taken() {
     desk.take("a", "mine").await.unwrap();
     let locks = desk.script.0.lock().unwrap().locks.clone();
     assert_eq!(locks["a"].label, desk.label("mine"));
+}
+
+#[tokio::test]
+async fn a_host_that_somebody_else_holds_by_now_was_taken_back_and_is_left_to_him() {
+    let desk = Desk::new();
+    desk.offered(&["a"]).await.unwrap();
+    let id = desk.take("a", "mine").await.unwrap();
+    let theirs = label::label("theirs", "run", 3, "y");
+    let hold = |label: &str| {
+        let mut told = desk.script.0.lock().unwrap();
+        told.locks.insert("a".to_owned(), holder(label));
+    };
+    // He has not written who he is yet.
+    hold("");
+    assert_eq!(
+        desk.seen(id).await,
+        Some((Intended::Running, Actual::Running))
+    );
+    hold(&theirs);
+    let found = desk.hosts.instance(id).await.unwrap().unwrap();
+    assert_eq!(
+        (found.intended, found.contract_running, found.is_bid),
+        (Intended::Stopped, false, true)
+    );
+    desk.hosts.destroy(id).await.unwrap();
+    assert_eq!(desk.seen(id).await, None);
+    let locks = desk.script.0.lock().unwrap().locks.clone();
+    assert_eq!(locks["a"].label, theirs);
+}
+
+#[tokio::test]
+async fn a_market_that_does_not_answer_is_passed_over_while_nothing_on_record_is_there() {
+    let Desk {
+        _dir,
+        script: _script,
+        hosts,
+    } = Desk::new();
+    let store = hosts.store.clone();
+    let market = MemoryMarket::new(1);
+    market.set_unreachable(true);
+    let fleet = Fleet::new(Arc::new(market), hosts, store.clone());
+    assert!(fleet.instances().await.is_err(), "nothing is on record");
+    let record = |name: &str, hosts: &[&str]| {
+        let mut spec = RunSpec::from_flags_for_tests();
+        name.clone_into(&mut spec.name);
+        spec.resources.hosts = hosts.iter().map(|host| parse(host).unwrap()).collect();
+        let run = RunRecord {
+            name: name.to_owned(),
+            spec,
+            created_us: 1,
+            stop_requested: false,
+            outcome: None,
+            reason: None,
+        };
+        store.create_run(&run).unwrap();
+        let attempt = AttemptRecord {
+            run: name.to_owned(),
+            state: State::Renting,
+            ..attempt_for_tests(1)
+        };
+        store.create_attempt(&attempt).unwrap();
+    };
+    record("own", &["a"]);
+    assert!(fleet.instances().await.unwrap().is_empty());
+    record("rented", &[]);
+    assert!(fleet.instances().await.is_err(), "a box may be there");
 }
