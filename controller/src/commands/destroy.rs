@@ -12,6 +12,7 @@ use crate::{
     commands::{Deps, watching, watching::ConsoleReport},
     error::CommandError,
     notify,
+    provider::Intended,
     run::{State, bringing_up::TRAIN, has_bucket, lease::Lease, next, summary::RunSummary},
     store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{Table, Ui, text},
@@ -149,16 +150,6 @@ async fn refuse_loss(
     if next::is_saved(&store, run, attempt)? {
         return Ok(());
     }
-    // Nobody was there when the market took it: what it left in the bucket says more than the record.
-    if attempt.was_taken_back()
-        && let Some(_lease) = Lease::take(&store, &run.name)?
-    {
-        let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
-        lifecycle.catch_up(run, attempt).await;
-        if next::is_saved(&store, run, attempt)? {
-            return Ok(());
-        }
-    }
     let Some((reason, would_lose)) = at_stake(ui, deps, run, attempt, newest).await? else {
         return Ok(());
     };
@@ -215,6 +206,12 @@ async fn at_stake(
             "attempt {number} trained on a box that is stopped and cannot be asked"
         ));
     }
+    let boxes = deps.market_boxes().await.unwrap_or_default();
+    let found = attempt.instance.and_then(|id| boxes.get(&id));
+    if found.is_some_and(|found| found.intended == Intended::Stopped) {
+        catch_up(ui, deps, run, attempt).await?;
+        return silent("its box is stopped and cannot be asked".to_owned());
+    }
     ui.status(format_args!("Asking the box what is saved."));
     let asked = tokio::time::timeout(ASK, async {
         let site = deps.open_site(&run.name).await?;
@@ -231,11 +228,7 @@ async fn at_stake(
                 Ok(Err(err)) => format!("its box cannot be asked: {err}"),
                 _ => format!("its box did not answer in {} s", ASK.as_secs()),
             };
-            // It may be gone, and have left more in the bucket than the record knows.
-            if let Some(_lease) = Lease::take(&store, &run.name)? {
-                let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
-                lifecycle.catch_up(run, attempt).await;
-            }
+            catch_up(ui, deps, run, attempt).await?;
             return silent(why);
         }
     };
@@ -263,6 +256,20 @@ async fn at_stake(
         }
         (false, true) => None,
     })
+}
+
+/// A box that went may have left more in the bucket than the record knows.
+async fn catch_up(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &RunRecord,
+    attempt: &AttemptRecord,
+) -> Result<(), CommandError> {
+    if let Some(_lease) = Lease::take(&deps.store()?, &run.name)? {
+        let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
+        lifecycle.catch_up(run, attempt).await;
+    }
+    Ok(())
 }
 
 /// What is told about a run whose boxes are all gone.

@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use crate::{
     commands::Deps,
-    error::chain,
+    error::{CommandError, chain},
     ledger,
     provider::{Instance, InstanceId},
     run::{
-        State,
+        State, claims,
         status::{self, Meaning, Seen},
     },
     store::AttemptRecord,
@@ -38,10 +38,31 @@ impl Deps {
         let instances = asked
             .map_err(|_| format!("the market did not answer within {} s", LIMIT.as_secs()))?
             .map_err(|err| chain(&err))?;
+        if let Err(err) = self.meter(&instances) {
+            tracing::debug!(%err, "what the market told of prices is not on record");
+        }
         Ok(instances
             .into_iter()
             .map(|instance| (instance.id, instance))
             .collect())
+    }
+}
+
+impl Deps {
+    /// Of boxes that nobody watches the record thinks that they cost what they did at the last look.
+    fn meter(&self, instances: &[Instance]) -> Result<(), CommandError> {
+        let store = self.store()?;
+        let attempts = store.all_attempts()?;
+        let now_us = self.clock.now_us();
+        for instance in instances {
+            if let Some(attempt) = claims::owner(&attempts, instance)
+                && attempt.instance.is_some()
+                && attempt.state != State::Loading
+            {
+                store.meter(&attempt.run, attempt.number, instance, now_us)?;
+            }
+        }
+        Ok(())
     }
 }
 

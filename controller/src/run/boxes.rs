@@ -360,7 +360,13 @@ impl Lifecycle {
                     let site = site.clone().filter(|_| newer.is_empty());
                     self.try_end_box(&mut attempt, site, None).await?;
                     if attempt.instance.is_some() {
-                        self.say(run, "The box is destroyed; it costs nothing any more.");
+                        let number = attempt.number;
+                        self.say(
+                            run,
+                            &format!(
+                                "The box of attempt {number} is destroyed; it costs nothing any more."
+                            ),
+                        );
                     }
                 }
                 OnDone::Stop => self.stop_box(run, &attempt).await?,
