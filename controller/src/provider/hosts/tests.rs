@@ -317,6 +317,7 @@ async fn a_market_that_does_not_answer_is_passed_over_while_nothing_on_record_is
     market.set_unreachable(true);
     let fleet = Fleet::new(Arc::new(market), hosts, store.clone());
     assert!(fleet.instances().await.is_err(), "nothing is on record");
+    let label_of = |run: &str| label::label(store.id(), run, 1, "x");
     let record = |name: &str, hosts: &[&str]| {
         let mut spec = RunSpec::from_flags_for_tests();
         name.clone_into(&mut spec.name);
@@ -332,7 +333,9 @@ async fn a_market_that_does_not_answer_is_passed_over_while_nothing_on_record_is
         store.create_run(&run).unwrap();
         let attempt = AttemptRecord {
             run: name.to_owned(),
+            label: label_of(name),
             state: State::Renting,
+            gone_us: 0,
             ..attempt_for_tests(1)
         };
         store.create_attempt(&attempt).unwrap();
