@@ -64,11 +64,11 @@ done
 sleep 30 || exit
 done
 ) </dev/null >/dev/null 2>&1 &
+[ ! -x "$S/bin/agent" ] || "$S/bin/agent" daemon --detach </dev/null >/dev/null 2>&1
 (
 # Whatever ends the agent, it is the last to guard this box: it is started again.
-while [ -d "$S" ]; do
+while sleep @KEEP_S@ && [ -d "$S" ]; do
 [ ! -x "$S/bin/agent" ] || "$S/bin/agent" daemon --detach
-sleep @KEEP_S@ || exit
 done
 ) </dev/null >/dev/null 2>&1 &
 umask 022
