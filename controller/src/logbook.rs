@@ -2,7 +2,9 @@
 //!
 //! A copy is two files: the bytes, and an index with one line per generation of the log on the box, `<generation> <bytes of the
 //! copy before it> <first offset>`. The line is written before its first byte, so the place to go on is always known from
-//! the lengths alone, wherever a crash came.
+//! the lengths alone, wherever a crash came. What the box measured is copied by [`minutes`].
+
+pub mod minutes;
 
 use std::{
     fs::{self, File, OpenOptions},

@@ -18,15 +18,15 @@ use spotter_bucket::{
 use crate::{
     agent_client::{
         AgentClient, AgentError, AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo,
-        FileList, LogPiece, LogPosition, LogStart, PreflightReport, RestoreReport, SessionInfo,
-        SessionRequest, Verdict,
+        FileList, LogPiece, LogPosition, LogStart, PreflightReport, RestoreReport, SampleInfo,
+        SessionInfo, SessionRequest, Verdict,
     },
     bootstrap::{self, AgentBinary, BootstrapError},
     clock::Clock,
     credentials::{Place as Server, key_ring::KeyRing},
     error::chain,
     granting::{Granting, GrantingError},
-    run::site::{KeysGiven, LeftLog, Place, Progress, Site, SiteError, Sites},
+    run::site::{KeysGiven, LeftLog, Place, Progress, SAMPLES_AT_ONCE, Site, SiteError, Sites},
     spec::{BucketServer, Checkpoints, KeyMode, RunSpec, WebhookFrom},
     sync::{self, SyncError},
     tunnel::{self, FailureKind, Patience, SshHome, Tunnel, TunnelError},
@@ -465,6 +465,17 @@ impl Site for Machine {
             events.push(event.map_err(agent_failed)?);
         }
         Ok(events)
+    }
+
+    async fn samples(&self, after_us: u64) -> Result<Vec<SampleInfo>, SiteError> {
+        let mut stream = self.client.samples_between(after_us, 0);
+        let mut samples = Vec::new();
+        while samples.len() < SAMPLES_AT_ONCE
+            && let Some(sample) = stream.next().await
+        {
+            samples.push(sample.map_err(agent_failed)?);
+        }
+        Ok(samples)
     }
 
     async fn acknowledge(&self, up_to: u64) -> Result<(), SiteError> {

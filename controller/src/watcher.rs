@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+use self::copies::Samples;
 use self::decide::{HEARTBEAT_LATE, Sight, Verdict, decide};
 pub(crate) use self::decide::{SIGNAL_EXPLAINED, ended_by_signal};
 use crate::{
@@ -81,6 +82,7 @@ struct View {
     /// What was told of its disk, as long as that holds.
     disk: Option<String>,
     meter: Meter,
+    samples: Samples,
 }
 
 impl Lifecycle {
@@ -120,7 +122,21 @@ impl Lifecycle {
             contradicted: false,
             disk: None,
             meter: Meter::default(),
+            samples: Samples::default(),
         };
+        let ended = self.look_on(run, attempt, site, id, &mut view).await;
+        view.samples.settle();
+        ended
+    }
+
+    async fn look_on(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        site: &mut Option<Arc<dyn Site>>,
+        id: u64,
+        view: &mut View,
+    ) -> Result<(), Halt> {
         loop {
             self.still_ours(run, attempt)?;
             if self.store.run(&run.name)?.stop_requested {
@@ -142,21 +158,21 @@ impl Lifecycle {
                 view.ahead = Some(Instant::now());
                 self.look_ahead(run, attempt).await?;
             }
-            self.look_at_market(&mut view, attempt, id).await?;
+            self.look_at_market(view, attempt, id).await?;
             // Opening a tunnel to a box that was taken back takes long and leads nowhere.
             if view.status.is_none()
                 && matches!(
-                    decide(&sight(&view)),
+                    decide(&sight(view)),
                     Verdict::Interrupted(_) | Verdict::Lost(_) | Verdict::StoppedByHand(_)
                 )
             {
-                return self.act(run, attempt, site, decide(&sight(&view))).await;
+                return self.act(run, attempt, site, decide(&sight(view))).await;
             }
             if site.is_none() {
-                *site = self.try_open(run, attempt, &mut view).await?;
+                *site = self.try_open(run, attempt, view).await?;
             }
             if let Some(open) = site.clone() {
-                self.listen(run, attempt, open.as_ref(), &mut view).await?;
+                self.listen(run, attempt, open.as_ref(), view).await?;
             }
             // A training that ended by a signal may have been stopped with its container: the provider knows which.
             let session = view
@@ -165,11 +181,15 @@ impl Lifecycle {
                 .and_then(|status| status.session(TRAIN));
             if session.is_some_and(|session| !session.is_running()) {
                 view.asked = None;
-                self.look_at_market(&mut view, attempt, id).await?;
+                self.look_at_market(view, attempt, id).await?;
             }
-            match decide(&sight(&view)) {
+            match decide(&sight(view)) {
                 Verdict::GoOn => {}
-                verdict => return self.act(run, attempt, site, verdict).await,
+                verdict => {
+                    // What follows may copy the rest of them itself.
+                    view.samples.settle();
+                    return self.act(run, attempt, site, verdict).await;
+                }
             }
             tokio::time::sleep(HEARTBEAT).await;
         }
@@ -408,6 +428,8 @@ impl Lifecycle {
         if printed && let Err(err) = self.copy_log(run, attempt.number, site, TRAIN).await {
             tracing::debug!(%err, "the log waits for the next look");
         }
+        self.follow_samples(run, attempt, site, &mut view.samples)
+            .await;
         // Of huge checkpoints one or two are all that is signed for at a time.
         let enough = view.signed_for.map_or(3, |left| left.min(3));
         let wants_keys = status.backup.as_ref().is_some_and(|backup| {

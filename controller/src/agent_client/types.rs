@@ -148,7 +148,8 @@ pub struct ProcessInfo {
 }
 
 /// One GPU; what could not be read is `None`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(
     missing_docs,
     reason = "names carry the unit; the contract documents each"
@@ -175,6 +176,7 @@ pub struct GpuInfo {
     pub sm_occupancy_percent: Option<f32>,
     pub tensor_active_percent: Option<f32>,
     pub dram_active_percent: Option<f32>,
+    #[serde(skip_deserializing)]
     pub mig: Vec<MigInfo>,
     pub power_limit_mw: Option<u32>,
     pub fan_percent: Option<u32>,
@@ -196,6 +198,7 @@ pub struct GpuInfo {
     pub remap_pending: Option<u32>,
     pub remap_failed: Option<u32>,
     pub recovery_action: Option<u32>,
+    #[serde(skip_deserializing)]
     pub processes: Vec<GpuProcessInfo>,
     pub xid_count: u32,
     pub last_xid: u32,
@@ -257,7 +260,8 @@ pub struct CardInfo {
 }
 
 /// The container; what could not be read is `None`.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(
     missing_docs,
     reason = "names carry the unit; the contract documents each"

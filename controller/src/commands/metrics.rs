@@ -1,4 +1,7 @@
-//! `metrics`: what the box measured, raw: GPUs, CPU, memory, disks and network, from seven days of history on the box.
+//! `metrics`: what the box measured, raw: GPUs, CPU, memory, disks and network, from seven days of history on the box, or from what
+//! was copied to this machine when the box is gone ([`recorded`]).
+
+mod recorded;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,19 +24,26 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Show or export what a run's box measured
 ///
-/// The box keeps every second of the last two hours, means of ten seconds for a day, and of a minute for a week. Without
-/// `--json` or `--csv`: a summary of each GPU.
+/// The box keeps every second of the last two hours, means of ten seconds for a day, and of a minute for a week. Whoever watches
+/// copies the minutes of every attempt to this machine: they are what there is when the box is gone. Without `--json` or `--csv`:
+/// a summary of each GPU.
 #[derive(Debug, clap::Args)]
 pub struct MetricsArgs {
     /// The run [default: the only one that goes on]
     run: Option<String>,
-    /// How far back, such as 10m or 7d
-    #[arg(long, default_value = "1h", value_parser = values::duration)]
-    since: Duration,
+    /// How far back, such as 10m or 7d [default: 1h; of copies, all]
+    #[arg(long, value_parser = values::duration)]
+    since: Option<Duration>,
+    /// Only what was copied to this machine; the box is not asked
+    #[arg(long)]
+    recorded: bool,
     /// One line per reading and GPU, with a header
     #[arg(long)]
     csv: bool,
 }
+
+/// How far back a box is asked where nothing is said.
+const SINCE: Duration = Duration::from_secs(3600);
 
 /// A reading, as JSON.
 #[derive(Serialize)]
@@ -53,10 +63,19 @@ pub async fn metrics(ui: &mut Ui, deps: &Deps, args: &MetricsArgs) -> Result<(),
     }
     let run = deps.load_run(args.run.as_deref())?;
     let attempts = deps.store()?.attempts(&run.name)?;
-    let attempt = attempts.last().ok_or_else(|| no_box(&run))?.number;
+    let newest = attempts.last().ok_or_else(|| no_box(&run))?;
+    let has_box = newest.may_cost() && newest.instance.is_some();
+    if args.recorded || !has_box {
+        return recorded::metrics(ui, deps, &run, &attempts, args);
+    }
+    let attempt = newest.number;
     let failed = || {
         CommandError::new(format!("the metrics of `{}` could not be read", run.name))
             .about(run.name.as_str())
+            .hint(format!(
+                "see what was copied so far with `spotter metrics --recorded {}`",
+                run.name
+            ))
     };
     let target = deps.ssh_target(&run.name).await?;
     let tunnel = Tunnel::connect(target, Patience::known_box(CONNECT_LIMIT))
@@ -80,38 +99,73 @@ async fn export(
 ) -> Result<(), AgentError> {
     // By the box's clock: ours may be another.
     let now_us = client.status(CONNECT_LIMIT).await?.now_us;
-    let back_us = u64::try_from(args.since.as_micros()).unwrap_or(u64::MAX);
+    let back_us = micros(args.since.unwrap_or(SINCE));
     let mut samples = client.samples_between(now_us.saturating_sub(back_us), 0);
-    let columns = Columns::new();
-    let mut totals = BTreeMap::new();
-    if args.csv {
-        ui.bytes(columns.header().as_bytes());
-    }
+    let mut printer = Printer::new(ui, run, args.csv);
     while let Some(sample) = samples.next().await {
-        let sample = sample?;
-        if args.csv {
-            ui.bytes(columns.lines(&sample).as_bytes());
-        } else if ui.is_json() {
-            let sample = &sample;
-            ui.json(&Row {
+        printer.add(attempt, &sample?);
+        if !printer.is_wanted() {
+            return Ok(());
+        }
+    }
+    printer.end();
+    Ok(())
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Prints readings in the form that is asked for, or adds them up.
+struct Printer<'a> {
+    ui: &'a mut Ui,
+    run: &'a str,
+    columns: Option<Columns>,
+    totals: BTreeMap<(u32, u32), Total>,
+}
+
+impl<'a> Printer<'a> {
+    fn new(ui: &'a mut Ui, run: &'a str, csv: bool) -> Self {
+        let columns = csv.then(Columns::new);
+        if let Some(columns) = &columns {
+            ui.bytes(columns.header().as_bytes());
+        }
+        Self {
+            ui,
+            run,
+            columns,
+            totals: BTreeMap::new(),
+        }
+    }
+
+    fn add(&mut self, attempt: u32, sample: &SampleInfo) {
+        if let Some(columns) = &self.columns {
+            self.ui.bytes(columns.lines(attempt, sample).as_bytes());
+        } else if self.ui.is_json() {
+            let run = self.run;
+            self.ui.json(&Row {
                 run,
                 attempt,
                 sample,
             });
         } else {
-            add(&mut totals, &sample);
-        }
-        if !ui.is_open() {
-            return Ok(());
+            add(&mut self.totals, attempt, sample);
         }
     }
-    if !args.csv && !ui.is_json() {
-        ui.table(&summary(&totals));
+
+    /// Whether anybody still reads.
+    fn is_wanted(&self) -> bool {
+        self.ui.is_open()
     }
-    Ok(())
+
+    fn end(self) {
+        if self.columns.is_none() && !self.ui.is_json() {
+            self.ui.table(&summary(&self.totals));
+        }
+    }
 }
 
-/// The columns of the CSV: time, span, then every number and text of a GPU, then those of the box.
+/// The columns of the CSV: time, span, then every number and text of a GPU, then those of the box, then the attempt.
 struct Columns {
     gpu: Vec<String>,
     host: Vec<String>,
@@ -128,11 +182,17 @@ impl Columns {
     fn header(&self) -> String {
         let host = self.host.iter().map(|key| format!("host_{key}"));
         let fixed = ["time_us".to_owned(), "span_s".to_owned()].into_iter();
-        line(fixed.chain(self.gpu.iter().cloned()).chain(host))
+        let attempt = ["attempt".to_owned()];
+        line(
+            fixed
+                .chain(self.gpu.iter().cloned())
+                .chain(host)
+                .chain(attempt),
+        )
     }
 
     /// A line per GPU; one without GPU values for a box that has none.
-    fn lines(&self, sample: &SampleInfo) -> String {
+    fn lines(&self, attempt: u32, sample: &SampleInfo) -> String {
         let host = sample.host.as_ref().map(object).unwrap_or_default();
         let gpus: Vec<_> = sample.gpus.iter().map(object).collect();
         let none = [Map::new()];
@@ -145,7 +205,8 @@ impl Columns {
             line(
                 fixed
                     .chain(gpu)
-                    .chain(self.host.iter().map(|key| cell(&host, key))),
+                    .chain(self.host.iter().map(|key| cell(&host, key)))
+                    .chain([attempt.to_string()]),
             )
         });
         lines.collect()
@@ -200,10 +261,10 @@ struct Total {
 /// Clocks-event reasons that cost speed: power cap, hardware slowdown, heat, power brake.
 const HELD_BACK: u64 = 0x4 | 0x8 | 0x20 | 0x40 | 0x80;
 
-fn add(totals: &mut BTreeMap<u32, Total>, sample: &SampleInfo) {
+fn add(totals: &mut BTreeMap<(u32, u32), Total>, attempt: u32, sample: &SampleInfo) {
     let seconds = f64::from(sample.span_s.max(1));
     for gpu in &sample.gpus {
-        let total = totals.entry(gpu.index).or_default();
+        let total = totals.entry((attempt, gpu.index)).or_default();
         total.name.clone_from(&gpu.name);
         total.seconds += seconds;
         let sum = |of: &mut (f64, f64), value: Option<f64>| {
@@ -231,8 +292,9 @@ fn add(totals: &mut BTreeMap<u32, Total>, sample: &SampleInfo) {
     }
 }
 
-fn summary(totals: &BTreeMap<u32, Total>) -> Table {
+fn summary(totals: &BTreeMap<(u32, u32), Total>) -> Table {
     let mut table = Table::new(&[
+        "TRY>",
         "GPU>",
         "SECONDS>",
         "BUSY>",
@@ -243,7 +305,7 @@ fn summary(totals: &BTreeMap<u32, Total>) -> Table {
         "XID>",
         "NAME",
     ]);
-    for (index, total) in totals {
+    for ((attempt, index), total) in totals {
         let mean = |(sum, seconds): (f64, f64), unit: &str| {
             text::or_dash((seconds > 0.0).then(|| format!("{:.0} {unit}", sum / seconds)))
         };
@@ -252,6 +314,7 @@ fn summary(totals: &BTreeMap<u32, Total>) -> Table {
             _ => "-".to_owned(),
         };
         table.row([
+            attempt.to_string(),
             index.to_string(),
             format!("{:.0}", total.seconds),
             mean(total.utilisation, "%"),
@@ -296,7 +359,7 @@ mod tests {
     /// Column names to cells of the first line.
     fn csv(sample: &SampleInfo) -> (usize, BTreeMap<String, String>) {
         let columns = Columns::new();
-        let (header, lines) = (columns.header(), columns.lines(sample));
+        let (header, lines) = (columns.header(), columns.lines(2, sample));
         let names = header.trim_end().split(',').map(str::to_owned);
         let first = lines.lines().next().unwrap();
         let plain = first.replace("\"an \"\"odd\"\", name\"", "quoted");
@@ -318,6 +381,7 @@ mod tests {
             ("power_mw", ""),
             ("host_cpu_percent", "12.5"),
             ("host_oom_kills", ""),
+            ("attempt", "2"),
         ] {
             assert_eq!(
                 cells.get(column).map(String::as_str),
@@ -338,9 +402,9 @@ mod tests {
     fn a_span_weighs_as_much_as_its_seconds() {
         let mut totals = BTreeMap::new();
         for sample in [sample(0, 100, 0x4), sample(9, 0, 0x1)] {
-            add(&mut totals, &sample);
+            add(&mut totals, 2, &sample);
         }
-        let total = &totals[&1];
+        let total = &totals[&(2, 1)];
         assert_eq!(total.seconds, 10.0);
         assert_eq!(total.utilisation, (100.0, 10.0));
         assert_eq!((total.held_back_s, total.memory_peak), (1.0, Some(100)));

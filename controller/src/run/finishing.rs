@@ -248,7 +248,9 @@ impl Lifecycle {
             }
             self.copy_events(run, attempt, site).await
         };
-        taken.await.map_err(|err| unsaved(run, err))
+        taken.await.map_err(|err| unsaved(run, err))?;
+        self.copy_last_samples(run, attempt, site).await;
+        Ok(())
     }
 
     /// Something is not as ordered: the box is stopped rather than destroyed at the end.

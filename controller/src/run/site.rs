@@ -9,7 +9,7 @@ use spotter_bucket::{Bucket, Ending, Target};
 use crate::{
     agent_client::{
         AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileList, LogPiece,
-        LogPosition, PreflightReport, RestoreReport, SessionInfo, SessionRequest,
+        LogPosition, PreflightReport, RestoreReport, SampleInfo, SessionInfo, SessionRequest,
     },
     provider::{InstanceId, SshAddress},
     spec::{BucketServer, RunSpec},
@@ -110,6 +110,9 @@ pub struct LeftLog {
     pub too_large: Vec<String>,
 }
 
+/// Samples that come at one go at most: ten minutes of seconds. So many mean that there may be more.
+pub const SAMPLES_AT_ONCE: usize = 600;
+
 /// Called with bytes done and bytes in all.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
@@ -141,6 +144,10 @@ pub trait Site: Send + Sync {
     async fn log_tail(&self, session: &str, bytes: u64) -> Result<Vec<u8>, SiteError>;
     /// Events from a sequence number on that exist now.
     async fn events(&self, from: u64) -> Result<Vec<AgentEvent>, SiteError>;
+    /// What the box measured after a moment of its own clock, oldest first; at most [`SAMPLES_AT_ONCE`].
+    async fn samples(&self, _after_us: u64) -> Result<Vec<SampleInfo>, SiteError> {
+        Ok(Vec::new())
+    }
     /// Says that events up to this one are stored.
     async fn acknowledge(&self, up_to: u64) -> Result<(), SiteError>;
     /// Commits what is finished; with `last`, quiet files count as finished at once.

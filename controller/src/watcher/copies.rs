@@ -1,17 +1,131 @@
-//! Brings home what a box prints and does: each byte and each event once, however often the link broke.
+//! Brings home what a box prints, does and measures: each byte and each event once, however often the link broke.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     agent_client::AgentEvent,
     error::chain,
+    logbook::minutes::SampleCopy,
     run::{
         bringing_up::TRAIN,
         lifecycle::Lifecycle,
-        site::{Site, SiteError},
+        site::{SAMPLES_AT_ONCE, Site, SiteError},
     },
     store::{AttemptRecord, RunRecord, StoreError, StoredEvent},
 };
 
+/// Between two copies of what a box measured: so much of it goes with a box that is taken back.
+const SAMPLES: Duration = Duration::from_secs(15);
+/// Longest time that one may take: nothing that recovers or ends a run waits longer for a curve.
+const SAMPLES_LIMIT: Duration = Duration::from_secs(2);
+/// The same for the last one, which is several.
+const LAST_SAMPLES_LIMIT: Duration = Duration::from_secs(5);
+/// What a box measured before its attempt was written down is of somebody else, clocks that differ aside.
+const BEFORE_US: i64 = 600_000_000;
+
+/// How far the copy of a box's samples is.
+#[derive(Default)]
+pub(super) struct Samples {
+    copy: Option<SampleCopy>,
+    due: Option<Instant>,
+}
+
+impl Samples {
+    /// Nobody looks at this box any more: what came of a minute that is not over is written down as it is.
+    pub(super) fn settle(&mut self) {
+        if let Some(Err(err)) = self.copy.take().as_mut().map(SampleCopy::settle) {
+            tracing::debug!(%err, "the last samples were not written down");
+        }
+    }
+}
+
 impl Lifecycle {
+    /// Copies what the box measured since the last look, when that is due. Best effort: a curve holds nothing up.
+    pub(super) async fn follow_samples(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        site: &dyn Site,
+        samples: &mut Samples,
+    ) {
+        if samples.due.is_some_and(|due| due > Instant::now()) {
+            return;
+        }
+        let copied = timeout(
+            SAMPLES_LIMIT,
+            self.copy_samples(run, attempt, site, &mut samples.copy),
+        );
+        let more = match copied.await {
+            Ok(Ok(came)) => came >= SAMPLES_AT_ONCE,
+            Ok(Err(err)) => {
+                tracing::debug!(%err, "samples wait for the next look");
+                // It is opened again where its file ends.
+                samples.copy = None;
+                false
+            }
+            Err(_) => {
+                tracing::debug!("samples wait for the next look: no answer in time");
+                false
+            }
+        };
+        samples.due = (!more).then(|| Instant::now() + SAMPLES);
+    }
+
+    /// Copies the rest of what a box measured, before it goes. Best effort, and within [`LAST_SAMPLES_LIMIT`].
+    pub(crate) async fn copy_last_samples(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        site: &dyn Site,
+    ) {
+        let until = Instant::now() + LAST_SAMPLES_LIMIT;
+        let mut copy = None;
+        loop {
+            let copying = self.copy_samples(run, attempt, site, &mut copy);
+            match timeout_at(until, copying).await {
+                Ok(Ok(came)) if came >= SAMPLES_AT_ONCE => {}
+                Ok(Ok(_)) => break,
+                Ok(Err(err)) => {
+                    tracing::debug!(%err, "the last samples were not copied");
+                    break;
+                }
+                Err(_) => {
+                    tracing::debug!("not all of the last samples were copied in time");
+                    break;
+                }
+            }
+        }
+        if let Some(Err(err)) = copy.as_mut().map(SampleCopy::settle) {
+            tracing::debug!(%err, "the last samples were not written down");
+        }
+    }
+
+    /// Copies the next samples; answers how many came.
+    async fn copy_samples(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        site: &dyn Site,
+        copy: &mut Option<SampleCopy>,
+    ) -> Result<usize, SiteError> {
+        let local =
+            |err: std::io::Error| SiteError::Local(format!("samples were not copied: {err}"));
+        let open = match copy {
+            Some(open) => open,
+            none => none.insert(
+                self.logbook
+                    .open_samples(&run.name, attempt.number)
+                    .map_err(local)?,
+            ),
+        };
+        let begin = u64::try_from(attempt.created_us - BEFORE_US).unwrap_or(0);
+        let samples = site.samples(open.last_us().max(begin)).await?;
+        open.add(&samples).map_err(local)?;
+        Ok(samples.len())
+    }
+
     /// Copies what a session printed since the last look, to its end.
     pub(crate) async fn copy_log(
         &self,

@@ -404,6 +404,11 @@ const AFTERWARDS: &[Case] = &[
         "destroy",
         &[("", "run attempt instance")],
     ),
+    lines(
+        "metrics --recorded json",
+        "metrics",
+        &[("", "run attempt time_us span_s gpus host processes")],
+    ),
     one(
         "resume --elsewhere json",
         ENDED,
