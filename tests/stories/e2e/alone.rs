@@ -3,9 +3,11 @@
 
 use std::{collections::BTreeSet, fs};
 
+use serde_json::Value;
+
 use crate::{
     json::{INTERRUPTION, assert_has},
-    world::{Tier, Training, World, on},
+    world::{Tier, Training, World, on, on_both_tiers},
 };
 
 const STEPS: u64 = 200;
@@ -19,6 +21,10 @@ fn a_box_that_comes_back_while_nobody_watches_goes_on_with_its_training() {
 #[test]
 fn a_box_that_comes_back_and_lacks_a_secret_says_so_and_waits() {
     on(Tier::One, waits);
+}
+
+on_both_tiers! {
+    uploads_of_a_box_that_keeps_its_keys_go_on_while_nobody_watches: goes_on_uploading;
 }
 
 fn goes_on(world: &World) {
@@ -85,6 +91,64 @@ fn goes_on(world: &World) {
     let listed = world.ok(&["checkpoints", "alone"]);
     assert!(listed.stdout.contains("step-200.txt"), "{}", listed.out);
     world.ok(&["checkpoints", "verify", "alone"]);
+    world.assert_nothing_rented();
+}
+
+/// Steps in the bucket, newest first, read as anybody may who has keys for it.
+fn committed(world: &World, run: &str) -> Vec<u64> {
+    let said = world.ok(&["checkpoints", run, "--json"]);
+    let rows: Vec<Value> = serde_json::from_str(&said.stdout).unwrap();
+    rows.iter().filter_map(|row| row["step"].as_u64()).collect()
+}
+
+fn goes_on_uploading(world: &World) {
+    world.training(&Training::interruptible("kept", STEPS));
+    let yaml = fs::read_to_string(world.work().join("kept.yaml")).unwrap();
+    let changed = yaml.replace("  every: 1m\n", "  every: 1m\n  persist: true\n");
+    assert_ne!(changed, yaml);
+    world.write("kept.yaml", &changed);
+    let mut watcher = world.background(&["run", "kept.yaml"]);
+    let instance = world.until_step("kept", 1, 30);
+    world.until("a checkpoint in the bucket", || {
+        (!committed(world, "kept").is_empty()).then_some(())
+    });
+    watcher.kill();
+
+    world.ctl(&["outbid", &instance.to_string()]);
+    let train = world.home(instance).join(".spotter/sessions/train");
+    let old = world.until("the training's end", || {
+        let ended = train.join("end.json").exists();
+        ended.then(|| fs::read_to_string(train.join("log")).unwrap())
+    });
+    let before = committed(world, "kept");
+    world.ctl(&["tenant-leaves", &instance.to_string()]);
+
+    // Nobody has asked this box for anything since, or brought it keys.
+    let reached = old
+        .lines()
+        .filter_map(|line| line.strip_prefix("step ")?.split_once('/')?.0.parse().ok())
+        .max();
+    let reached: u64 = reached.expect("it printed steps");
+    let after = world.until("a checkpoint beyond where it was", || {
+        let now = committed(world, "kept");
+        now.iter().any(|step| *step > reached).then_some(now)
+    });
+    assert!(after[0] > before[0], "{before:?} {after:?}");
+
+    let mut up = world.background(&["up", "kept"]);
+    assert_eq!(up.wait(), 0, "{}", up.text());
+    let said = up.text();
+    assert!(
+        said.contains("its box was restarted and went on with the training by itself from step "),
+        "{said}"
+    );
+    assert!(!said.contains("uploads waited for bucket keys"), "{said}");
+    let status = world.status("kept");
+    assert_eq!(status["outcome"], "done", "{status}");
+    let attempts = status["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 1, "{status}");
+    assert_eq!(committed(world, "kept")[0], STEPS);
+    world.ok(&["checkpoints", "verify", "kept"]);
     world.assert_nothing_rented();
 }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use regex::Regex;
+use serde_json::json;
 
 use crate::{
     refusals::plain,
@@ -182,14 +183,7 @@ fn revoked(world: &World) {
         let status = world.status("revoked");
         (status["checkpoints_committed"].as_u64()? > 0).then_some(())
     });
-    world.ctl(&[
-        "s3",
-        r#"{"inject": {"operation": "PutObject", "fault": "denied"}}"#,
-    ]);
-    world.ctl(&[
-        "s3",
-        r#"{"inject": {"operation": "CreateMultipartUpload", "fault": "denied"}}"#,
-    ]);
+    may_only_read(world, true);
     let status = world.until("the alarm", || {
         let status = world.say(&["status", "--recorded", "revoked"]);
         status.stdout.contains("BEHIND").then_some(status)
@@ -214,17 +208,17 @@ fn revoked(world: &World) {
         .filter(|line| !line.starts_with("cause:"))
         .collect();
     check(world, "revoked_end", &end.join("\n"));
-    world.ctl(&["s3", r#"{"heal": true}"#]);
+    may_only_read(world, false);
     world.ok(&["destroy", "--lose-data", "revoked"]);
     world.assert_nothing_rented();
 }
 
-/// The bucket takes nothing more of these from now on.
-fn refuse(world: &World, fault: &str) {
-    for operation in ["PutObject", "CreateMultipartUpload"] {
-        let order = format!(r#"{{"inject": {{"operation": "{operation}", "fault": "{fault}"}}}}"#);
-        world.ctl(&["s3", &order]);
-    }
+/// Takes from the user's own key, which the box has too, the right to change anything, or gives it back.
+fn may_only_read(world: &World, only: bool) {
+    let (id, secret) = world.bucket_keys();
+    let rights = if only { "read_only" } else { "all" };
+    let key = json!({"access_key": id, "secret_key": secret, "rights": rights});
+    world.ctl(&["s3", &json!({ "key": key }).to_string()]);
 }
 
 fn unwatched(world: &World) {
@@ -239,7 +233,7 @@ fn unwatched(world: &World) {
     let instance = world.status("dark")["attempts"][0]["instance"]
         .as_u64()
         .unwrap();
-    refuse(world, "denied");
+    may_only_read(world, true);
     let noted = world.home(instance).join(".spotter/ending.json");
     world.until("the box to end the training", || {
         noted.exists().then_some(())
@@ -256,35 +250,89 @@ fn unwatched(world: &World) {
         reason.contains("`checkpoints.on_stale` is `stop`"),
         "{reason}"
     );
-    world.ctl(&["s3", r#"{"heal": true}"#]);
+    may_only_read(world, false);
     // All that was saved before is there.
     world.ok(&["checkpoints", "verify", "dark"]);
     world.ok(&["destroy", "--lose-data", "dark"]);
     world.assert_nothing_rented();
 }
 
+/// Trains until a file says that it is enough.
+const UNTIL_ENOUGH: &str = r#"
+mkdir -p "$SPOTTER_CHECKPOINT_DIR" out
+step=0
+while [ ! -e "$HOME/enough" ]; do
+  step=$((step + 1))
+  sleep 0.1
+  echo "step $step/5000 | loss $((5000 - step)).5 | lr 1.00e-03 | 100.0 ms/step | 1,000 tok/s"
+  if [ $((step % 10)) = 0 ]; then
+    echo "$step" > "$SPOTTER_CHECKPOINT_DIR/.new"
+    mv "$SPOTTER_CHECKPOINT_DIR/.new" "$SPOTTER_CHECKPOINT_DIR/step-$step.txt"
+  fi
+done
+echo "final $step" > out/final.txt
+"#;
+
+/// Keys as a single sign-on gives them stand in the laptop's profile, and in no variable.
 fn ended_in_mid_run(world: &World) {
-    let training = Training::interruptible("ends", 600);
+    let mut training = Training::interruptible("ends", 5000);
+    training.command = Some("bash until_enough.sh");
     let file = file(world, &training, "");
-    let mut run = world.background(&["run", &file]);
-    world.until("a checkpoint in the bucket", || {
-        let status = world.status("ends");
-        (status["checkpoints_committed"].as_u64()? > 0).then_some(())
+    world.write("until_enough.sh", UNTIL_ENOUGH);
+    let log_in = |id: &str| {
+        let (secret, token) = (format!("secret of {id}"), format!("token of {id}"));
+        world.ctl(&[
+            "s3",
+            &json!({"key": {"access_key": id, "secret_key": secret, "session_token": token}})
+                .to_string(),
+        ]);
+        let profile = format!(
+            "[corp]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\naws_session_token = {token}\n"
+        );
+        world.write("credentials", &profile);
+    };
+    log_in("FIRST");
+    let mut command = world.spotter(&["run", &file]);
+    command
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY")
+        .env("AWS_PROFILE", "corp")
+        .env(
+            "AWS_SHARED_CREDENTIALS_FILE",
+            world.work().join("credentials"),
+        );
+    let mut run = world.behind("run_ends", command);
+    let instance = world.until_step("ends", 1, 1);
+    let newest = || {
+        let listed = world.ok(&["checkpoints", "ends", "--json"]);
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&listed.stdout).unwrap();
+        rows.first().and_then(|row| row["step"].as_u64())
+    };
+    let saved = world.until("a checkpoint in the bucket", newest);
+
+    let ends = json!({
+        "access_key": "FIRST", "secret_key": "secret of FIRST", "session_token": "token of FIRST", "expires_in_s": 0,
     });
-    refuse(world, "expired_token");
+    world.ctl(&["s3", &json!({ "key": ends }).to_string()]);
     world.until("the alarm", || {
         run.text().contains("The backup is behind").then_some(())
     });
-    // As if new ones were there.
-    world.ctl(&["s3", r#"{"heal": true}"#]);
+    let kept = newest().unwrap();
+    assert!(kept >= saved);
+    log_in("SECOND");
+    world.ctl(&["s3", r#"{"drop_key": "FIRST"}"#]);
+    world.until("a checkpoint by the new keys", || {
+        newest().filter(|step| *step > kept)
+    });
+    std::fs::write(world.home(instance).join("enough"), "").unwrap();
     assert_eq!(run.wait(), 0, "{}", run.text());
     let said = run.text();
     let told = said
         .lines()
         .find(|line| line.contains("The backup is behind"));
     check(world, "ended_said", told.unwrap());
-    let listed = world.ok(&["checkpoints", "ends"]);
-    assert!(listed.stdout.contains("step-600.txt"), "{}", listed.out);
+    assert!(!said.contains("secret of") && !said.contains("token of"), "{said}");
+    world.ok(&["checkpoints", "verify", "ends"]);
     world.assert_nothing_rented();
 }
 

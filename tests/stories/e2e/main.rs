@@ -17,6 +17,7 @@ mod endings;
 mod happy;
 mod hosts;
 mod interruption;
+mod interruptions;
 mod json;
 mod keys;
 mod links;

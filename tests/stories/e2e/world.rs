@@ -275,14 +275,15 @@ impl World {
 
     /// Starts `spotter` in the background; it is killed when the guard is dropped.
     pub fn background(&self, args: &[&str]) -> Background {
-        let log = self.dir.join(format!(
-            "{}-{}.log",
-            args.join("_").replace('/', "_"),
-            Background::number()
-        ));
+        self.behind(&args.join("_").replace('/', "_"), self.spotter(args))
+    }
+
+    /// The same of a command that was made with [`World::spotter`].
+    pub fn behind(&self, name: &str, mut command: Command) -> Background {
+        let log = format!("{name}-{}.log", Background::number());
+        let log = self.dir.join(log);
         let out = fs::File::create(&log).unwrap();
-        let child = self
-            .spotter(args)
+        let child = command
             .stdout(out.try_clone().unwrap())
             .stderr(out)
             .spawn()
