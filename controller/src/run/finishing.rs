@@ -2,6 +2,8 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use crate::{
     agent_client::SessionInfo,
     error::CommandError,
@@ -23,6 +25,9 @@ use crate::{
 const LAST_BACKUP: Duration = Duration::from_secs(30 * 60);
 /// Between two looks at how far an upload is.
 const UPLOAD_LOOK: Duration = Duration::from_secs(1);
+/// The box is given keys anew this often while it saves the last: where nothing is wrong, and where something is.
+const KEYS_LAST: Duration = Duration::from_secs(10 * 60);
+const KEYS_AGAIN: Duration = Duration::from_secs(60);
 /// Between SIGTERM and SIGKILL when a training is stopped on request; enough to write a checkpoint.
 const STOP_GRACE: Duration = Duration::from_secs(120);
 /// A box whose money is over gets this long to be finished in order, then it is stopped as it is.
@@ -118,10 +123,22 @@ impl Lifecycle {
 
     async fn show_upload(&self, run: &RunRecord, site: &dyn Site, what: &str) -> Infallible {
         let mut told = None;
+        let mut keys_given = Instant::now();
         loop {
             tokio::time::sleep(UPLOAD_LOOK).await;
             let backup = site.status().await.ok().and_then(|status| status.backup);
             let Some(backup) = backup else { continue };
+            // They may end in the middle of it, and whoever watched brings no others by now.
+            let keys_last = match backup.problem {
+                Some(_) => KEYS_AGAIN,
+                None => KEYS_LAST,
+            };
+            if keys_given.elapsed() >= keys_last {
+                keys_given = Instant::now();
+                if let Err(err) = site.give_credentials().await {
+                    tracing::debug!(%err, "the bucket keys of the box were not renewed, will retry");
+                }
+            }
             if backup.uploading_total_bytes > 0 {
                 let (done, total) = (backup.uploading_done_bytes, backup.uploading_total_bytes);
                 self.report.transfer(&run.name, what, done, total);
@@ -506,7 +523,7 @@ impl Lifecycle {
         attempt: &mut AttemptRecord,
         site: &dyn Site,
     ) -> Result<Option<Diagnosis>, Halt> {
-        let until = tokio::time::Instant::now() + DIAGNOSIS_LIMIT;
+        let until = Instant::now() + DIAGNOSIS_LIMIT;
         loop {
             if let Some(found) = diagnosis::of(&self.store, attempt)? {
                 let Diagnosis {
@@ -521,7 +538,7 @@ impl Lifecycle {
                 );
                 return Ok(Some(found));
             }
-            if tokio::time::Instant::now() >= until {
+            if Instant::now() >= until {
                 return Ok(None);
             }
             tokio::time::sleep(DIAGNOSIS_LOOK).await;

@@ -50,7 +50,9 @@ fn five_interruptions_at_any_moment_lose_no_checkpoint_and_no_bit() {
 
 /// The checkpoint of a step, computed without any box.
 fn expected(step: u64) -> Vec<u8> {
-    let state = (1..=step).fold(7u64, |state, step| (state * 1_103_515_245 + step) % (1 << 31));
+    let state = (1..=step).fold(7u64, |state, step| {
+        (state * 1_103_515_245 + step) % (1 << 31)
+    });
     let mut bytes = format!("{step} {state}\n").into_bytes();
     let line = format!("{state}\n").into_bytes();
     bytes.extend(line.iter().cycle().take(BULK));

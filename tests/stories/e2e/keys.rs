@@ -331,7 +331,10 @@ fn ended_in_mid_run(world: &World) {
         .lines()
         .find(|line| line.contains("The backup is behind"));
     check(world, "ended_said", told.unwrap());
-    assert!(!said.contains("secret of") && !said.contains("token of"), "{said}");
+    assert!(
+        !said.contains("secret of") && !said.contains("token of"),
+        "{said}"
+    );
     world.ok(&["checkpoints", "verify", "ends"]);
     world.assert_nothing_rented();
 }

@@ -14,6 +14,7 @@ mod contract;
 mod diagnosis;
 mod endings;
 mod hosts;
+mod keys;
 mod links;
 mod market;
 mod money;
