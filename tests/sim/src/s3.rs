@@ -1,7 +1,8 @@
 //! The bucket: an S3 server on this machine that checks what real ones check and fails as they fail, on request.
 //!
 //! The `s3s` library parses and authenticates; the store keeps objects as files; `service` is what each operation does, `receive`
-//! takes bodies in, `listing` and `pages` make pages; `keys` says who may do what, `token` gives keys that end; [`faults`] holds the switches, and `wire` obeys them.
+//! takes bodies in, `listing` and `pages` make pages; `keys` says who may do what, `token` gives keys that end, `host` finds the
+//! bucket; [`faults`] holds the switches, and `wire` obeys them.
 
 use std::{net::SocketAddr, os::fd::AsFd as _, path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,6 +19,7 @@ use tracing::{debug, warn};
 
 mod convert;
 pub mod faults;
+mod host;
 pub mod keys;
 mod listing;
 mod pages;
@@ -79,6 +81,7 @@ pub fn serve(dir: PathBuf, listener: TcpListener, config: S3Config) -> anyhow::R
     let mut builder = S3ServiceBuilder::new(Operations { store });
     builder.set_auth(Gate(board.clone()));
     builder.set_access(Gate(board.clone()));
+    builder.set_host(host::Hosts);
     builder.set_route(TokenService(board.clone()));
     // The library compares with the machine's clock; `wire` does it with the server's, which can be moved.
     let mut library = LibraryConfig::default();

@@ -16,6 +16,8 @@ mod fleet;
 mod plain;
 #[path = "servers/sidecar.rs"]
 mod sidecar;
+#[path = "servers/signed.rs"]
+mod signed;
 #[path = "../../skip.rs"]
 mod skip;
 #[path = "servers/trust.rs"]
@@ -27,13 +29,19 @@ use spotter_bucket::{Bucket, contract::bucket_contract};
 
 use fleet::{Server, on_every_server};
 
-on_every_server!(
+on_every_server!(Path in ours, ministack, rclone:
     the_client_keeps_every_promise_of_a_bucket,
     what_it_honours_is_found_out_and_used,
     a_run_is_saved_thinned_out_and_restored_on_another_box,
     an_upload_goes_on_where_a_killed_agent_left_it,
     plain_tools_see_plain_files,
     the_best_is_kept_beside_the_newest,
+    a_box_without_keys_saves_and_restores_what_was_signed_for_it,
+);
+
+on_every_server!(Virtual in ours_by_name, ministack_by_name, rclone_by_name:
+    the_client_keeps_every_promise_of_a_bucket,
+    a_box_without_keys_saves_and_restores_what_was_signed_for_it,
 );
 
 async fn the_client_keeps_every_promise_of_a_bucket(server: &Server) {
@@ -66,4 +74,8 @@ async fn plain_tools_see_plain_files(server: &Server) {
 
 async fn the_best_is_kept_beside_the_newest(server: &Server) {
     sidecar::best_kept(server).await;
+}
+
+async fn a_box_without_keys_saves_and_restores_what_was_signed_for_it(server: &Server) {
+    signed::saved_and_restored_without_keys(server).await;
 }

@@ -2,11 +2,17 @@
 //!
 //! A rented box may have no certificate at all, or somebody else's: with a file of the user's its own store is not asked.
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use reqwest::{Certificate, Client, ClientBuilder, redirect};
 
 use crate::roots::compiled_in;
+
+/// End of the names that are this machine by definition (RFC 6761, 6.3).
+const BELOW_THIS_MACHINE: &str = ".localhost";
 
 /// Why no client can be made.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +47,19 @@ pub(super) fn client(
             // Below the idle time of the usual load balancers: a request never meets a connection that is being closed.
             .pool_idle_timeout(Duration::from_secs(20))
             .tcp_nodelay(true);
-        // A proxy of the environment has no way to this machine's own loopback.
-        if is_loopback(url) {
-            builder.no_proxy()
+        if !is_loopback(url) {
+            return builder;
+        }
+        // A proxy of the environment has no way to this machine's own loopback; and names below `localhost`, as a bucket has them
+        // whose name stands in the host's, are this machine, though few resolvers say so.
+        let here = [
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
+        ];
+        let host = host_of(url);
+        let builder = builder.no_proxy();
+        if host.ends_with(BELOW_THIS_MACHINE) {
+            builder.resolve_to_addrs(&host, &here)
         } else {
             builder
         }
@@ -76,15 +92,21 @@ fn with_roots(builder: ClientBuilder, ours: Vec<Certificate>) -> Result<Client, 
 
 /// Whether a URL leads to this very machine.
 pub(super) fn is_loopback(url: &str) -> bool {
-    let host = reqwest::Url::parse(url)
-        .ok()
-        .and_then(|url| url.host_str().map(str::to_owned))
-        .unwrap_or_default();
+    let host = host_of(url);
     let address = host
         .trim_start_matches('[')
         .trim_end_matches(']')
         .parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    host == "localhost"
+        || host.ends_with(BELOW_THIS_MACHINE)
+        || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn host_of(url: &str) -> String {
+    reqwest::Url::parse(url)
+        .ok()
+        .and_then(|url| url.host_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -106,12 +128,14 @@ mod tests {
             "http://127.0.0.1:9000/b",
             "http://localhost/b",
             "https://[::1]:1/b",
+            "http://runs.localhost:9000",
         ] {
             assert!(is_loopback(url), "{url}");
         }
         for url in [
             "http://10.0.0.1/b",
             "http://localhost.evil.example/b",
+            "http://evillocalhost/b",
             "nonsense",
         ] {
             assert!(!is_loopback(url), "{url}");

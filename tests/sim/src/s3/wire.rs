@@ -17,7 +17,10 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use nix::sys::socket::{setsockopt, sockopt};
 use s3s::service::S3Service;
 
-use super::faults::{Fault, Injected, Switchboard};
+use super::{
+    faults::{Fault, Injected, Switchboard},
+    host,
+};
 
 /// What S3 accepts between its clock and that of a request.
 const MAX_SKEW: Duration = Duration::from_secs(15 * 60);
@@ -37,8 +40,10 @@ pub struct Connection {
 impl Connection {
     /// Answers a request; an error makes hyper end the connection without an answer.
     pub async fn handle(&self, request: Request<Incoming>) -> Result<Answer, io::Error> {
-        let operation = operation(&request);
-        let fault = self.board.arrived(operation, request.uri().path());
+        let fault = {
+            let path = host::path_of(&request);
+            self.board.arrived(operation(&request, &path), &path)
+        };
         let mut request = request;
         match &fault {
             Some(Fault::ResetBeforeBody) => return Err(self.reset()),
@@ -160,8 +165,8 @@ impl Connection {
     }
 }
 
-/// Name of the operation that a request asks for, as S3 calls it.
-fn operation<B>(request: &Request<B>) -> &'static str {
+/// Name of the operation that a request with this path of bucket and key asks for, as S3 calls it.
+fn operation<B>(request: &Request<B>, path: &str) -> &'static str {
     let query = request.uri().query().unwrap_or_default();
     let has = |name: &str| {
         query
@@ -169,7 +174,7 @@ fn operation<B>(request: &Request<B>) -> &'static str {
             .any(|pair| pair.split('=').next() == Some(name))
     };
     let copies = request.headers().contains_key("x-amz-copy-source");
-    let mut path = request.uri().path().trim_start_matches('/').splitn(2, '/');
+    let mut path = path.trim_start_matches('/').splitn(2, '/');
     let bucket = path.next().is_some_and(|bucket| !bucket.is_empty());
     let object = path.next().is_some_and(|key| !key.is_empty());
     match (request.method(), bucket, object) {
@@ -349,7 +354,8 @@ mod tests {
                 .uri(uri)
                 .body(())
                 .unwrap();
-            assert_eq!(operation(&request), expected, "{method} {uri}");
+            let path = host::path_of(&request);
+            assert_eq!(operation(&request, &path), expected, "{method} {uri}");
         }
         check(Method::GET, "/", "ListBuckets");
         check(
@@ -382,7 +388,15 @@ mod tests {
             .header("x-amz-copy-source", "/runs/b")
             .body(())
             .unwrap();
-        assert_eq!(operation(&copy), "CopyObject");
+        assert_eq!(operation(&copy, "/runs/a"), "CopyObject");
+        let by_name = |path: &str| {
+            let request = Request::put(path).header("host", "my.runs.localhost:9000");
+            let request = request.body(()).unwrap();
+            let path = host::path_of(&request).into_owned();
+            (operation(&request, &path), path)
+        };
+        assert_eq!(by_name("/a"), ("PutObject", "/my.runs/a".to_owned()));
+        assert_eq!(by_name("/"), ("CreateBucket", "/my.runs/".to_owned()));
     }
 
     #[test]

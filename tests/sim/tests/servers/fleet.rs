@@ -10,7 +10,9 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, unshare};
-use spotter_bucket::{Credentials, Findings, S3Bucket, S3Options, Target, verdict::Honour};
+use spotter_bucket::{
+    Credentials, Findings, S3Bucket, S3Options, Target, profile::Style, verdict::Honour,
+};
 use spotter_sim::s3::{self, AccessKey, S3Config, S3Handle};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime, time};
@@ -23,18 +25,22 @@ const MINISTACK_PORT: u16 = 20_001;
 /// Longest start of a server: Python on two busy cores.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// Runs each story against every server, a test each.
+/// Runs each story against every server, a test each, in modules of these names.
 macro_rules! on_every_server {
-    ($($story:ident),* $(,)?) => {
-        mod ours { $( #[test] fn $story() {
-            $crate::fleet::on($crate::fleet::Kind::Ours, async |server| super::$story(server).await);
-        } )* }
-        mod ministack { $( #[test] fn $story() {
-            $crate::fleet::on($crate::fleet::Kind::Ministack, async |server| super::$story(server).await);
-        } )* }
-        mod rclone { $( #[test] fn $story() {
-            $crate::fleet::on($crate::fleet::Kind::Rclone, async |server| super::$story(server).await);
-        } )* }
+    ($style:ident in $ours:ident, $ministack:ident, $rclone:ident: $($story:ident),* $(,)?) => {
+        on_every_server!(@ $ours Ours $style $($story)*);
+        on_every_server!(@ $ministack Ministack $style $($story)*);
+        on_every_server!(@ $rclone Rclone $style $($story)*);
+    };
+    (@ $module:ident $kind:ident $style:ident $($story:ident)*) => {
+        mod $module {
+            use crate::fleet::{Kind, on};
+            use spotter_bucket::profile::Style;
+
+            $( #[test] fn $story() {
+                on(Kind::$kind, Style::$style, async |server| super::$story(server).await);
+            } )*
+        }
     };
 }
 pub(crate) use on_every_server;
@@ -44,7 +50,7 @@ pub(crate) use on_every_server;
 pub(crate) enum Kind {
     /// Checks everything, over the `s3s` library.
     Ours,
-    /// Python: checks no key, but checksums and conditions.
+    /// Python: checks the keys of signatures in URLs alone, but checksums and conditions.
     Ministack,
     /// Go: checks keys, but neither payload hashes, checksums nor conditions; forgets an upload that was completed wrongly.
     Rclone,
@@ -55,6 +61,7 @@ pub(crate) struct Server {
     /// Where it listens.
     pub url: String,
     kind: Kind,
+    style: Style,
     _process: Option<Process>,
     _handle: Option<S3Handle>,
     _dir: TempDir,
@@ -95,7 +102,13 @@ impl Server {
 
     /// The bucket, below a prefix.
     pub(crate) fn target(&self) -> Target {
-        Target::parse(&format!("s3://{BUCKET}/p"), Some(&self.url), None).unwrap()
+        let url = match self.style {
+            // An address has no names below it.
+            Style::Virtual => self.url.replace("127.0.0.1", "localhost"),
+            _ => self.url.clone(),
+        };
+        let target = Target::parse(&format!("s3://{BUCKET}/p"), Some(&url), None).unwrap();
+        target.with_style(self.style)
     }
 
     /// A client of the bucket.
@@ -117,7 +130,7 @@ impl Server {
 
 /// Runs a story against one server, on a thread and a runtime of its own. What the machine lacks is skipped loudly; where
 /// everything is required it is a failure.
-pub(crate) fn on(kind: Kind, story: impl AsyncFnOnce(&Server) + Send) {
+pub(crate) fn on(kind: Kind, style: Style, story: impl AsyncFnOnce(&Server) + Send) {
     let _ = rustls::crypto::ring::default_provider().install_default();
     if let Some(lacking) = lacking(kind) {
         return skip(kind, &lacking);
@@ -133,8 +146,8 @@ pub(crate) fn on(kind: Kind, story: impl AsyncFnOnce(&Server) + Send) {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let server = start(kind).await;
-                println!("{kind:?} at {}", server.url);
+                let server = start(kind, style).await;
+                println!("{kind:?} at {}, {style:?}", server.url);
                 story(&server).await;
             });
         });
@@ -201,7 +214,7 @@ fn into_a_network_of_our_own() {
     );
 }
 
-async fn start(kind: Kind) -> Server {
+async fn start(kind: Kind, style: Style) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let (url, process, handle) = match kind {
         Kind::Ours => {
@@ -218,13 +231,16 @@ async fn start(kind: Kind) -> Server {
             (url, Some(process), None)
         }
         Kind::Rclone => {
-            let (url, process) = rclone(dir.path(), &[]).await;
+            // It takes one style at a time.
+            let style = format!("--force-path-style={}", style != Style::Virtual);
+            let (url, process) = rclone(dir.path(), &[&style]).await;
             (url, Some(process), None)
         }
     };
     Server {
         url,
         kind,
+        style,
         _process: process,
         _handle: handle,
         _dir: dir,
@@ -236,6 +252,8 @@ async fn ministack(dir: &Path) -> (String, Process) {
         ("GATEWAY_PORT", MINISTACK_PORT.to_string()),
         ("SERVICES", "s3".to_owned()),
         ("TMPDIR", dir.display().to_string()),
+        ("AWS_ACCESS_KEY_ID", ID.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
     ];
     let mut process = Process::start(dir, "ministack", &[], &environment);
     let url = format!("http://127.0.0.1:{MINISTACK_PORT}");
@@ -267,6 +285,7 @@ pub(crate) async fn with_certificate(certificate: &str, key: &str) -> Option<Ser
     Some(Server {
         url,
         kind: Kind::Rclone,
+        style: Style::Path,
         _process: Some(process),
         _handle: None,
         _dir: dir,

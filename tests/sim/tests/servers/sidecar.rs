@@ -86,6 +86,13 @@ impl Box {
     pub(crate) fn tree(&self) -> BTreeMap<String, String> {
         hashes_below(&self.dir())
     }
+
+    /// Those that begin with this.
+    pub(crate) fn tree_of(&self, start: &str) -> BTreeMap<String, String> {
+        let mut tree = self.tree();
+        tree.retain(|path, _| path.starts_with(start));
+        tree
+    }
 }
 
 /// Paths, relative to the directory, and hashes of all files in it.
@@ -129,12 +136,12 @@ pub(crate) async fn save(backup: &Backup) {
     );
 }
 
-async fn steps(backup: &Backup) -> Vec<u64> {
+pub(crate) async fn steps(backup: &Backup) -> Vec<u64> {
     let list = backup.list().await.unwrap();
     list.iter().filter_map(|one| one.step).collect()
 }
 
-async fn restore(backup: &Backup, id: Option<&str>) -> u64 {
+pub(crate) async fn restore(backup: &Backup, id: Option<&str>) -> u64 {
     let restored = backup.restore(id, &mut |_, _| {}).await.unwrap().unwrap();
     assert_eq!(restored.skipped, Vec::<String>::new());
     restored.checkpoint.step.unwrap()
@@ -191,9 +198,7 @@ pub(crate) async fn best_kept(server: &Server) {
     let another = elsewhere.agent(bucket);
     let id = another.list().await.unwrap()[2].id.clone();
     assert_eq!(restore(&another, Some(&id)).await, 2, "it is whole");
-    let is_2 = |(path, _): &(String, String)| path.starts_with("step_2/");
-    let there: BTreeMap<String, String> = home.tree().into_iter().filter(is_2).collect();
-    assert_eq!(elsewhere.tree(), there, "bit by bit");
+    assert_eq!(elsewhere.tree(), home.tree_of("step_2/"), "bit by bit");
 }
 
 pub(crate) async fn resumed_after_a_kill(server: &Server) {
