@@ -189,6 +189,9 @@ impl From<ProviderError> for CommandError {
         match err {
             ProviderError::NoKey { .. } => plain
                 .hint("`export VAST_API_KEY=...`, or name a file that holds the key with `--api-key-file FILE`"),
+            ProviderError::Unauthorized { message, .. } if message.contains("Session expired") => {
+                plain.hint("log in again with the official client, or `export VAST_API_KEY=...`")
+            }
             ProviderError::Unauthorized { .. } => {
                 plain.hint("make a new key in the web console, then `export VAST_API_KEY=...`")
             }

@@ -189,12 +189,8 @@ impl Provider for Vast {
             .http
             .call(OPERATION, Method::GET, &path, None, Repeat::Safe)
             .await?;
-        if answer.status == StatusCode::NOT_FOUND {
-            let refusal = self.http.refusal(OPERATION, &answer);
-            return match refusal {
-                ProviderError::Refused { .. } => Ok(None),
-                other => Err(other),
-            };
+        if self.http.says_gone(OPERATION, &answer)? {
+            return Ok(None);
         }
         let body = self.http.accept(OPERATION, answer)?;
         let row = match body.get("instances") {

@@ -314,7 +314,7 @@ fn too_many(body: TooManyBody, retry_after_s: Option<u64>, refused: Option<TooOf
 
 /// What is said when what is behind a gateway is away.
 fn server_error(status: u16, body: ErrorBody) -> Response {
-    let code = axum::http::StatusCode::from_u16(status).expect("the switch takes 500 to 599 only");
+    let code = axum::http::StatusCode::from_u16(status).expect("the switch takes no other");
     match body {
         ErrorBody::Html => {
             let page =
@@ -325,6 +325,10 @@ fn server_error(status: u16, body: ErrorBody) -> Response {
         ErrorBody::Json => answer(
             status,
             &json!({"success": false, "error": "server_error", "msg": "Internal error"}),
+        ),
+        ErrorBody::SessionExpired => answer(
+            status,
+            &json!({"success": false, "msg": "Session expired. Please log in again."}),
         ),
     }
 }

@@ -308,6 +308,33 @@ async fn an_instance_that_is_null_is_gone_and_a_refused_key_is_not() {
 }
 
 #[tokio::test]
+async fn a_404_that_names_no_instance_says_nothing_about_one() {
+    let sim = Sim::open().await;
+    let id = sim.running(None).await;
+    let vast = client(&sim);
+    for (body, key_is_over) in [("html", false), ("text", false), ("session_expired", true)] {
+        let broken = async || {
+            let switch =
+                json!({"server_error": 1, "server_error_status": 404, "server_error_body": body});
+            sim.sim("faults", switch).await;
+        };
+        let is_told = |result: Result<(), ProviderError>| match key_is_over {
+            true => matches!(result, Err(ProviderError::Unauthorized { .. })),
+            false => matches!(result, Err(ProviderError::Unreachable { .. })),
+        };
+        broken().await;
+        assert!(is_told(vast.instance(id).await.map(drop)), "{body}");
+        broken().await;
+        assert!(is_told(vast.stop(id).await), "{body}");
+        broken().await;
+        assert!(is_told(vast.destroy(id).await), "{body}");
+        let there = vast.instance(id).await.unwrap();
+        assert!(there.is_some_and(|there| there.contract_running), "{body}");
+    }
+    sim.close().await;
+}
+
+#[tokio::test]
 async fn every_form_of_a_refusal_by_rate_is_waited_for() {
     let sim = Sim::open().await;
     for body in ["text", "text_threshold", "detail", "json", "retry_after"] {

@@ -29,6 +29,9 @@ const TRIES: u32 = 6;
 const RESULT_LOOK: Duration = Duration::from_millis(700);
 const RESULT_LIMIT: Duration = Duration::from_secs(45);
 
+/// How the API says that an instance does not exist, beside HTTP 404, by its documentation.
+const GONE: [&str; 3] = ["no_such_instance", "not_found", "invalid_id"];
+
 /// An API key: never printed, wiped when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct ApiKey(String);
@@ -208,13 +211,33 @@ impl Http {
         operation: &'static str,
         answer: Answer,
     ) -> Result<(), ProviderError> {
-        if answer.status == StatusCode::NOT_FOUND {
-            return match self.refusal(operation, &answer) {
-                ProviderError::Refused { .. } => Ok(()),
-                other => Err(other),
-            };
+        match self.says_gone(operation, &answer)? {
+            true => Ok(()),
+            false => self.accept(operation, answer).map(drop),
         }
-        self.accept(operation, answer).map(drop)
+    }
+
+    /// Whether the API itself says that there is no such instance. A gateway's page, or a key that is over, says 404 as well, and
+    /// nothing about the instance: that is an error, since a box that is called gone is paid for and watched by nobody.
+    pub(super) fn says_gone(
+        &self,
+        operation: &'static str,
+        answer: &Answer,
+    ) -> Result<bool, ProviderError> {
+        if answer.status != StatusCode::NOT_FOUND {
+            return Ok(false);
+        }
+        let code = answer.body.get("error").and_then(Value::as_str);
+        if code.is_some_and(|code| GONE.contains(&code)) {
+            return Ok(true);
+        }
+        Err(match self.refusal(operation, answer) {
+            ProviderError::Refused { message, .. } => ProviderError::Unreachable {
+                operation,
+                message: format!("HTTP 404 that names no instance: {message}"),
+            },
+            other => other,
+        })
     }
 
     pub(super) fn refusal(&self, operation: &'static str, answer: &Answer) -> ProviderError {
@@ -226,8 +249,11 @@ impl Http {
             .unwrap_or_default();
         let leftover = answer.body.get("new_contract").and_then(Value::as_u64);
         let status = answer.status.as_u16();
-        let unauthorized =
-            code == "auth_error" || status == 401 || message.contains("Invalid user key");
+        // A session of two-factor login that is over answers 404, too.
+        let unauthorized = code == "auth_error"
+            || status == 401
+            || message.contains("Invalid user key")
+            || message.contains("Session expired");
         if unauthorized {
             return ProviderError::Unauthorized {
                 provider: NAME,

@@ -34,6 +34,8 @@ pub enum ErrorBody {
     Text,
     /// JSON with `success`, `error` and `msg`.
     Json,
+    /// What a key of a two-factor login hears when its time is over.
+    SessionExpired,
 }
 
 /// What stands where ports are not published.
@@ -93,7 +95,7 @@ pub struct Faults {
     pub retry_after_s: Option<u64>,
     /// Requests that are answered with [`Faults::server_error_status`], undone.
     pub server_error: u32,
-    /// 500 to 599; 0 means 502.
+    /// 404, or 500 to 599; 0 means 502.
     pub server_error_status: u16,
     /// With this body.
     pub server_error_body: ErrorBody,
@@ -198,8 +200,10 @@ impl Faults {
                 "offers_gone_status is one of 400, 404, 410, not {gone}"
             ));
         }
-        if broken != 0 && !(500..=599).contains(&broken) {
-            return Err(format!("server_error_status is 500 to 599, not {broken}"));
+        if ![0, 404].contains(&broken) && !(500..=599).contains(&broken) {
+            return Err(format!(
+                "server_error_status is 404 or 500 to 599, not {broken}"
+            ));
         }
         if ![0, 200, 410].contains(&self.deprecated_status) {
             let found = self.deprecated_status;
