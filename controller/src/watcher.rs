@@ -43,6 +43,8 @@ const AHEAD: Duration = Duration::from_secs(10 * 60);
 /// Bucket keys are handed over again this often: temporary ones expire, and a restarted agent has none.
 const CREDENTIALS: Duration = Duration::from_secs(10 * 60);
 
+/// Longest time for one word of a box that is left alone afterwards: an ssh login, and an agent that is replaced.
+const LOOK_IN: Duration = Duration::from_secs(60);
 /// Between two tries to get keys where something on this laptop is in the way.
 const KEYS_AGAIN: Duration = Duration::from_secs(60);
 /// Nothing is signed anew more often than this.
@@ -83,12 +85,44 @@ struct View {
     disk: Option<String>,
     meter: Meter,
     samples: Samples,
+    until: Until,
+    began: Instant,
+}
+
+/// How long a training is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Its end.
+    End,
+    /// One word of its box, which has its bucket keys then.
+    Heard,
 }
 
 impl Lifecycle {
     /// Running: ends when the training has ended, or the box is not ours any more.
     pub(crate) async fn watch(
         &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        site: &mut Option<Arc<dyn Site>>,
+    ) -> Result<(), Halt> {
+        self.watch_until(Until::End, run, attempt, site).await
+    }
+
+    /// Looks in on a training that is left alone afterwards: what its box did by itself is taken over, and it gets its keys. Ends as
+    /// [`Self::watch`] does where there is something to be done; else as soon as the box was heard, or does not answer.
+    pub(crate) async fn look_in(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        site: &mut Option<Arc<dyn Site>>,
+    ) -> Result<(), Halt> {
+        self.watch_until(Until::Heard, run, attempt, site).await
+    }
+
+    async fn watch_until(
+        &self,
+        until: Until,
         run: &RunRecord,
         attempt: &mut AttemptRecord,
         site: &mut Option<Arc<dyn Site>>,
@@ -123,6 +157,8 @@ impl Lifecycle {
             disk: None,
             meter: Meter::default(),
             samples: Samples::default(),
+            until,
+            began: now,
         };
         let ended = self.look_on(run, attempt, site, id, &mut view).await;
         view.samples.settle();
@@ -184,6 +220,14 @@ impl Lifecycle {
                 self.look_at_market(view, attempt, id).await?;
             }
             match decide(&sight(view)) {
+                Verdict::GoOn if view.until == Until::Heard && view.is_heard() => return Ok(()),
+                Verdict::GoOn if view.until == Until::Heard && view.began.elapsed() >= LOOK_IN => {
+                    self.say(
+                        run,
+                        "Its box does not answer now, and was given no fresh bucket keys.",
+                    );
+                    return Ok(());
+                }
                 Verdict::GoOn => {}
                 verdict => {
                     // What follows may copy the rest of them itself.
@@ -551,6 +595,17 @@ impl Lifecycle {
         view.contradicted = contradiction.is_some();
         view.status = Some(status);
         Ok(())
+    }
+}
+
+impl View {
+    /// Whether the box was heard, and has its keys where it needs some, or was told why not.
+    fn is_heard(&self) -> bool {
+        let now = Instant::now();
+        let status = self.status.as_ref();
+        status.is_some_and(|status| {
+            status.backup.is_none() || self.keys_due > now || self.keys_wait > now
+        })
     }
 }
 

@@ -20,7 +20,6 @@ use crate::{
         halt::Halt,
         observing::{self, Meter},
         site::{Place, Site, Sites},
-        status::{self, Action, Seen},
         waiting::Looks,
     },
     store::{AttemptRecord, Outcome, RunRecord, Store, StoreError},
@@ -105,13 +104,18 @@ impl Lifecycle {
                 self.new_attempt(&run, 1)?;
                 continue;
             };
-            if goal == Goal::Running
-                && attempt.state == State::Running
-                && (moved_on || !self.was_taken(&attempt).await)
-            {
+            let is_there = goal == Goal::Running && attempt.state == State::Running;
+            if is_there && moved_on {
                 return Ok(run);
             }
-            let Err(halt) = self.step(&run, &mut attempt, &mut site).await else {
+            let stepped = match is_there {
+                true => self.look_in(&run, &mut attempt, &mut site).await,
+                false => self.step(&run, &mut attempt, &mut site).await,
+            };
+            let Err(halt) = stepped else {
+                if is_there && attempt.state == State::Running {
+                    return Ok(run);
+                }
                 moved_on = true;
                 told.clear();
                 continue;
@@ -127,20 +131,6 @@ impl Lifecycle {
                 Halt::Wait(err) if may_wait(&attempt) => self.wait(&run, &err, &mut told).await,
                 halt => self.halted(&run, attempt, halt, &mut site).await?,
             }
-        }
-    }
-
-    /// Whether a box that the record calls running is the run's no more, by the market's word. No word is no reason to doubt.
-    async fn was_taken(&self, attempt: &AttemptRecord) -> bool {
-        let Some(id) = attempt.instance else {
-            return false;
-        };
-        match self.provider.instance(id).await {
-            Ok(Some(instance)) => matches!(
-                status::row(attempt.state, Seen::from(&instance)).action,
-                Action::Recover | Action::Respect
-            ),
-            _ => false,
         }
     }
 
