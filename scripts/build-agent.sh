@@ -125,6 +125,12 @@ say "building the agent"
 )
 built=$target_dir/$agent_target/agent/spotter-agent
 
+# Examples bring features of their own, and an agent built beside them has these too: it is not the one that boxes get.
+if [ $# -gt 0 ]; then
+    say "built $* beside an agent that is not kept"
+    realpath "$built"
+    exit 0
+fi
 if ! cmp -s "$built" "$kept"; then
     mkdir -p "$(dirname "$kept")"
     cp "$built" "$kept.new"
