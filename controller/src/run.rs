@@ -25,6 +25,7 @@ pub mod machines;
 pub(crate) mod market_eye;
 pub mod next;
 pub mod observing;
+pub mod older_boxes;
 pub mod past;
 pub mod prediction;
 mod preparing;

@@ -13,7 +13,9 @@ use crate::{
     error::CommandError,
     notify,
     provider::Intended,
-    run::{State, bringing_up::TRAIN, has_bucket, lease::Lease, next, summary::RunSummary},
+    run::{
+        State, bringing_up::TRAIN, has_bucket, lease::Lease, next, older_boxes, summary::RunSummary,
+    },
     store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -31,6 +33,9 @@ pub struct DestroyArgs {
     /// End it even if checkpoints or results are lost by that
     #[arg(long)]
     lose_data: bool,
+    /// Only the box of this earlier attempt; the run goes on
+    #[arg(long, value_name = "NUMBER")]
+    attempt: Option<u32>,
 }
 
 /// What was ended, for `--json`.
@@ -56,6 +61,9 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
     let run = deps.load_run(args.run.as_deref())?;
     let store = deps.store()?;
     let attempts = store.attempts(&run.name)?;
+    if let Some(number) = args.attempt {
+        return destroy_older(ui, deps, &run, &attempts, number, args.lose_data).await;
+    }
     if !args.lose_data {
         for (index, attempt) in attempts.iter().enumerate() {
             let newest = index + 1 == attempts.len();
@@ -99,9 +107,14 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
         ui.line(format_args!("{}", no_box_left(&summary)));
         return Ok(());
     }
+    show_ended(ui, &ended);
+    Ok(())
+}
+
+fn show_ended(ui: &mut Ui, ended: &[Destroyed]) {
     ui.show(&ended, |ended| {
         let mut table = Table::new(&["RUN", "ATTEMPT>", "INSTANCE>"]);
-        for row in ended {
+        for row in *ended {
             table.row([
                 row.run.clone(),
                 row.attempt.to_string(),
@@ -110,6 +123,70 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
         }
         table
     });
+}
+
+/// Ends the box of an attempt that has a successor, and leaves the run alone.
+async fn destroy_older(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &RunRecord,
+    attempts: &[AttemptRecord],
+    number: u32,
+    lose_data: bool,
+) -> Result<(), CommandError> {
+    let name = &run.name;
+    let refused = |why: String| CommandError::usage(why).about(name);
+    let Some(attempt) = attempts.iter().find(|attempt| attempt.number == number) else {
+        let count = attempts.len();
+        return Err(refused(format!(
+            "`--attempt {number}`: run `{name}` has {count}"
+        )));
+    };
+    if attempt.state == State::Gone {
+        ui.line(format_args!(
+            "The box of attempt {number} of `{name}` is gone already, and costs nothing."
+        ));
+        return Ok(());
+    }
+    if attempts.last().is_some_and(|last| last.number == number) {
+        return Err(refused(format!(
+            "`--attempt {number}` is the newest one of `{name}`: its box is the run's"
+        ))
+        .hint(format!("end the run with `spotter destroy {name}`")));
+    }
+    if !lose_data {
+        refuse_loss(ui, deps, run, attempt, false).await?;
+    }
+    let store = deps.store()?;
+    older_boxes::let_go(&store, attempt, deps.clock.now_us())?;
+    let lifecycle = deps.lifecycle(ConsoleReport::new(ui))?;
+    let limit = tokio::time::Instant::now() + LEASE_LIMIT;
+    let is_gone = || -> Result<bool, CommandError> {
+        let now = store.attempts(name)?;
+        let now = now.iter().find(|attempt| attempt.number == number);
+        Ok(now.is_none_or(|attempt| attempt.state == State::Gone))
+    };
+    // Who acts for the run ends it at the next look; where nobody does, we act.
+    while !is_gone()? {
+        if let Some(_lease) = Lease::take(&store, name)? {
+            lifecycle.try_reap_older(run).await?;
+        } else if tokio::time::Instant::now() >= limit {
+            let why = format!("the box of attempt {number} of `{name}` is still there");
+            return Err(CommandError::new(why).about(name).because(
+                "another spotter acts for the run, and will end it at its next look".to_owned(),
+            ));
+        } else {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+    show_ended(
+        ui,
+        &[Destroyed {
+            run: name.clone(),
+            attempt: number,
+            instance: attempt.instance,
+        }],
+    );
     Ok(())
 }
 
@@ -175,9 +252,11 @@ async fn refuse_loss(
         true => err.hint(format!("bring results home with `spotter fetch {name}`")),
         false => err,
     };
-    Err(err.hint(format!(
-        "or give it up with `spotter destroy --lose-data {name}`"
-    )))
+    let destroy = match (newest, run.outcome) {
+        (false, None) => next::let_go(attempt),
+        _ => format!("spotter destroy --lose-data {name}"),
+    };
+    Err(err.hint(format!("or give it up with `{destroy}`")))
 }
 
 /// Why a box is not ended just so, and what would be lost with it; `None`: nothing would.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::cadence;
-use crate::store::{EventRecord, Store, StoreError};
+use crate::store::{AttemptRecord, EventRecord, Store, StoreError};
 
 /// What is wrong with the backup now, for people; `None` when nothing is.
 pub fn backup(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, StoreError> {
@@ -48,6 +48,39 @@ pub fn unsaved(store: &Store, run: &str, attempt: u32) -> Result<Vec<String>, St
         .into_iter()
         .map(|(path, why)| format!("{path}: {why}"))
         .collect())
+}
+
+/// The newest checkpoint that finished on the box of an attempt and that no bucket is known to have, as its agent told; `None`: there
+/// is none, or the bucket has a newer one of the run. A name without a number counts as the furthest step that was seen.
+pub fn only_on_box(store: &Store, attempt: &AttemptRecord) -> Result<Option<OnBox>, StoreError> {
+    let run = &attempt.run;
+    let mut saved_step = None;
+    for number in 1..=attempt.number {
+        for event in store.events_of(run, number, "checkpoint.committed")? {
+            saved_step = saved_step.max(event.detail["step"].as_u64());
+        }
+    }
+    let mut settled = store.events_of(run, attempt.number, "checkpoint.committed")?;
+    settled.extend(store.events_of(run, attempt.number, "checkpoint.deleted")?);
+    let found = store.events_of(run, attempt.number, "checkpoint.found")?;
+    let left = found.into_iter().filter_map(|event| {
+        let path = word(&event.detail, "path")?;
+        let is_settled = |other: &EventRecord| {
+            other.id > event.id && word(&other.detail, "path").as_ref() == Some(&path)
+        };
+        let step = event.detail["step"].as_u64().or(attempt.last_step)?;
+        (!settled.iter().any(is_settled) && Some(step) > saved_step).then_some(OnBox { step, path })
+    });
+    Ok(left.max_by_key(|left| left.step))
+}
+
+/// A checkpoint that is on a box and nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnBox {
+    /// Its step.
+    pub step: u64,
+    /// Its name in the directory of checkpoints.
+    pub path: String,
 }
 
 /// The newest checkpoint that reached the bucket: its step, if its name has one, and when.

@@ -8,7 +8,7 @@ use crate::{
     ledger::CostKind,
     provider::{Instance, InstanceId, Intended, ProviderError, hosts::is_host},
     run::{
-        State,
+        State, alarms,
         claims::{self, Fate},
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
@@ -21,8 +21,6 @@ use crate::{
 
 /// Begins the reason of an attempt whose box is stopped, not destroyed, because something was not as ordered.
 pub(crate) const KEPT: &str = "kept for a look: ";
-/// How long an interrupted box is kept while its successor comes up.
-const OLD_BOX_KEPT: Duration = Duration::from_secs(30 * 60);
 /// Looks at a destroyed instance, [`LOOK_AGAIN`] apart, until it is told that it still exists.
 const END_LOOKS: u32 = 40;
 /// Between two looks at the bill of a box that is gone.
@@ -84,54 +82,6 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Boxes of earlier attempts: stopped while the successor comes up, destroyed once what they hold is not wanted any more.
-    pub(crate) async fn reap_older(&self, run: &RunRecord) {
-        if let Err(err) = self.try_reap_older(run).await {
-            tracing::warn!(run = run.name, %err, "an older box is still there, will try again");
-        }
-    }
-
-    async fn try_reap_older(&self, run: &RunRecord) -> Result<(), CommandError> {
-        let attempts = self.store.attempts(&run.name)?;
-        for (index, old) in attempts.iter().enumerate() {
-            let newer = &attempts[index + 1..];
-            if newer.is_empty() || old.state == State::Gone {
-                continue;
-            }
-            // Counted from the successor: an end that is days ago says nothing about whether anything took over.
-            let since_us = old.state_us.max(newer[0].created_us);
-            let age_us = self.clock.now_us().saturating_sub(since_us);
-            let waited = age_us >= OLD_BOX_KEPT.as_micros() as i64
-                && matches!(old.state, State::Interrupted | State::Waiting | State::Lost)
-                && !old.is_kept_for_a_look();
-            let superseded = claims::is_superseded(has_bucket(run), old, newer);
-            let may_go = superseded || (waited && self.is_in_bucket(run)?);
-            if !may_go {
-                continue;
-            }
-            let mut old = old.clone();
-            let resumed = newer.iter().rev().find_map(|newer| newer.resumed_step);
-            let redone = match (old.last_step, resumed) {
-                (Some(reached), Some(resumed)) => reached.saturating_sub(resumed),
-                (Some(reached), None) => reached,
-                _ => 0,
-            };
-            self.try_end_box(&mut old, None, Some(redone))
-                .await
-                .map_err(|halt| halt.into_error(&run.name))?;
-        }
-        Ok(())
-    }
-
-    /// Whether the bucket is known to hold a checkpoint of the run to go on from.
-    fn is_in_bucket(&self, run: &RunRecord) -> Result<bool, CommandError> {
-        let events = self.store.events(&run.name, 0)?;
-        let committed = events
-            .iter()
-            .any(|event| event.kind == "checkpoint.committed");
-        Ok(has_bucket(run) && committed)
-    }
-
     /// Destroys the box of an attempt, waits until the provider confirms it, and closes its account.
     pub(crate) async fn end_box(&self, attempt: &mut AttemptRecord) -> Result<(), CommandError> {
         let run = attempt.run.clone();
@@ -157,7 +107,7 @@ impl Lifecycle {
 
     /// The one place that ends a box of an attempt. `site` is the open way to it, if there is one; `steps_redone`: what its successor
     /// trained again, where it has one.
-    async fn try_end_box(
+    pub(super) async fn try_end_box(
         &self,
         attempt: &mut AttemptRecord,
         site: Option<Arc<dyn Site>>,
@@ -354,7 +304,8 @@ impl Lifecycle {
             }
             let newer = &attempts[index + 1..];
             let mut attempt = attempt.clone();
-            match disposal(run, &attempt, newer) {
+            let unsaved_step = alarms::only_on_box(&self.store, &attempt)?.map(|left| left.step);
+            match disposal(run, &attempt, newer, unsaved_step) {
                 OnDone::Destroy => {
                     // The open link is one to the newest box.
                     let site = site.clone().filter(|_| newer.is_empty());
@@ -459,16 +410,22 @@ impl AttemptRecord {
     }
 }
 
-/// What happens to a box of an ended run (pure). `newer` are the attempts after it.
-fn disposal(run: &RunRecord, attempt: &AttemptRecord, newer: &[AttemptRecord]) -> OnDone {
+/// What happens to a box of an ended run (pure). `newer` are the attempts after it; `unsaved_step`: the newest checkpoint that is on
+/// it alone.
+fn disposal(
+    run: &RunRecord,
+    attempt: &AttemptRecord,
+    newer: &[AttemptRecord],
+    unsaved_step: Option<u64>,
+) -> OnDone {
     let Some(outcome) = run.outcome else {
         return OnDone::Keep;
     };
     let kept = attempt.is_kept_for_a_look();
     // Of several boxes the one that trained last holds what is worth keeping; a box before it only what nobody trained again.
     if newer.iter().any(|newer| newer.started_us > 0) {
-        let over =
-            outcome == Outcome::Done || claims::is_superseded(has_bucket(run), attempt, newer);
+        let over = outcome == Outcome::Done
+            || claims::is_superseded(has_bucket(run), attempt, newer, unsaved_step);
         return if over { OnDone::Destroy } else { OnDone::Stop };
     }
     match outcome {
@@ -569,6 +526,7 @@ mod tests {
                 &run(outcome, on_done),
                 &attempt(started_us, None, reason),
                 &[],
+                None,
             );
             assert_eq!(
                 found, expected,
@@ -590,6 +548,7 @@ mod tests {
                 ..attempt(1, Some(5), None)
             },
             &[],
+            None,
         );
         assert_eq!(
             kept,
@@ -610,6 +569,7 @@ mod tests {
                 &run(Outcome::Stopped, OnDone::Destroy),
                 &old,
                 std::slice::from_ref(&drafted),
+                None,
             );
             assert_eq!(found, expected, "{state}");
         }
@@ -619,7 +579,7 @@ mod tests {
     fn an_older_box_goes_only_when_the_run_is_done_or_its_steps_were_trained_again() {
         let check = |outcome, newer: AttemptRecord, expected| {
             let run = run(outcome, OnDone::Destroy);
-            let found = disposal(&run, &attempt(1, Some(500), None), &[newer]);
+            let found = disposal(&run, &attempt(1, Some(500), None), &[newer], None);
             assert_eq!(found, expected, "{outcome:?}");
         };
         check(Outcome::Done, attempt(1, Some(900), None), OnDone::Destroy);

@@ -78,20 +78,36 @@ fn fate(instance: &Instance, attempts: &[AttemptRecord]) -> Option<Fate> {
 /// Whether the box of an older attempt holds nothing that is still wanted: what it trained is in the bucket and was taken up
 /// from there, or was trained again since.
 ///
-/// `newer` are the attempts after it.
-pub fn is_superseded(has_bucket: bool, old: &AttemptRecord, newer: &[AttemptRecord]) -> bool {
+/// `newer` are the attempts after it; `unsaved_step`: the newest checkpoint that finished on that box and reached no bucket.
+pub fn is_superseded(
+    has_bucket: bool,
+    old: &AttemptRecord,
+    newer: &[AttemptRecord],
+    unsaved_step: Option<u64>,
+) -> bool {
     let trains = |attempt: &&AttemptRecord| attempt.started_us > 0 && !attempt.state.is_bring_up();
+    let taken_up = |attempt: &AttemptRecord| {
+        attempt.resumed_step.is_some()
+            && !old.is_kept_for_a_look()
+            && unsaved_step
+                .is_none_or(|step| attempt.last_step.max(attempt.resumed_step) >= Some(step))
+    };
+    let trained_again = |attempt: &AttemptRecord| attempt.last_step >= old.last_step;
     old.started_us == 0
         || (has_bucket
-            && newer.iter().filter(trains).any(|attempt| {
-                attempt.resumed_step.is_some() || attempt.last_step >= old.last_step
-            }))
+            && newer
+                .iter()
+                .filter(trains)
+                .any(|attempt| taken_up(attempt) || trained_again(attempt)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Actual, Intended};
+    use crate::{
+        provider::{Actual, Intended},
+        run::boxes::KEPT,
+    };
 
     fn attempt(state: State, instance: Option<u64>) -> AttemptRecord {
         AttemptRecord {
@@ -189,21 +205,62 @@ mod tests {
             ..attempt(state, Some(1))
         };
         let old = trained(State::Interrupted, None, Some(500));
-        for (has_bucket, newer, expected) in [
-            (true, trained(State::Running, Some(450), Some(450)), true),
-            (true, trained(State::Running, None, Some(10)), false),
-            (true, trained(State::Running, None, Some(500)), true),
-            (true, trained(State::Syncing, Some(450), Some(450)), false),
-            (true, attempt(State::Loading, Some(1)), false),
-            (false, trained(State::Running, None, Some(900)), false),
+        for (has_bucket, newer, unsaved_step, expected) in [
+            (
+                true,
+                trained(State::Running, Some(450), Some(450)),
+                None,
+                true,
+            ),
+            (true, trained(State::Running, None, Some(10)), None, false),
+            (true, trained(State::Running, None, Some(500)), None, true),
+            (
+                true,
+                trained(State::Syncing, Some(450), Some(450)),
+                None,
+                false,
+            ),
+            (true, attempt(State::Loading, Some(1)), None, false),
+            (false, trained(State::Running, None, Some(900)), None, false),
+            // A checkpoint that the bucket never got is there until its steps are trained again.
+            (
+                true,
+                trained(State::Running, Some(100), Some(100)),
+                Some(480),
+                false,
+            ),
+            (
+                true,
+                trained(State::Running, Some(100), Some(479)),
+                Some(480),
+                false,
+            ),
+            (
+                true,
+                trained(State::Running, Some(100), Some(480)),
+                Some(480),
+                true,
+            ),
+            (
+                true,
+                trained(State::Running, Some(480), None),
+                Some(480),
+                true,
+            ),
         ] {
-            let found = is_superseded(has_bucket, &old, std::slice::from_ref(&newer));
-            assert_eq!(found, expected, "{has_bucket} {newer:?}");
+            let found = is_superseded(has_bucket, &old, std::slice::from_ref(&newer), unsaved_step);
+            assert_eq!(found, expected, "{has_bucket} {newer:?} {unsaved_step:?}");
         }
-        assert!(is_superseded(
-            false,
-            &attempt(State::Interrupted, Some(1)),
-            &[]
-        ));
+        let kept = AttemptRecord {
+            reason: Some(format!("{KEPT}x")),
+            ..old
+        };
+        let resumed = trained(State::Running, Some(450), Some(460));
+        assert!(
+            !is_superseded(true, &kept, &[resumed], None),
+            "what it was kept for is not known to be taken up"
+        );
+        let never = attempt(State::Interrupted, Some(1));
+        assert!(is_superseded(false, &never, &[], None));
     }
 }

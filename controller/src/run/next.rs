@@ -60,6 +60,14 @@ pub fn destroy(store: &Store, run: &RunRecord) -> Result<String, StoreError> {
     Ok(format!("spotter destroy {lose}{}", run.name))
 }
 
+/// What ends the box of an earlier attempt of a run that goes on.
+pub fn let_go(old: &AttemptRecord) -> String {
+    format!(
+        "spotter destroy --attempt {} --lose-data {}",
+        old.number, old.run
+    )
+}
+
 /// What to do about a box that outlives its run, a sentence; `None`: none does.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use spotter::{
     cli::Verb,
-    commands::resume,
+    commands::{destroy, resume},
     error::CommandError,
     run::{State, lease::Lease, lifecycle::Goal},
     spec::{OnDone, RecoverPolicy},
@@ -146,6 +146,64 @@ async fn a_stop_after_an_interruption_keeps_the_old_box_stopped_and_a_resume_goe
         assert_eq!(world.store.run(RUN).unwrap().outcome, Some(Outcome::Done));
         let newest = world.attempts(RUN).pop().unwrap();
         assert_ne!(newest.instance, first.instance, "{on_done:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_box_stays_until_the_checkpoint_that_only_it_has_is_trained_again_or_let_go() {
+    for let_go in [false, true] {
+        let world = Arc::new(World::new(3, 400));
+        world.plan(&spec(RUN));
+        let destroy = async |words: &[&str]| {
+            let (mut ui, deps, verb, _paper) = world.typed(words);
+            let Verb::Destroy(args) = &verb else {
+                panic!("`destroy` is destroy");
+            };
+            destroy::destroy(&mut ui, &deps, args).await
+        };
+        let (run, ()) = tokio::join!(world.drive(RUN), async {
+            let first = world.until(RUN, 1, State::Running).await;
+            tokio::time::sleep(Duration::from_secs(75)).await;
+            let saved = *world.boxes.script().commits.last().unwrap();
+            // The bucket is away for some checkpoints; then the market takes the box.
+            world.boxes.script().no_uploads = true;
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            world.outbid(first.instance);
+            let newer = world.until(RUN, 2, State::Running).await;
+            world.boxes.script().no_uploads = false;
+            let old = world.attempts(RUN).remove(0);
+            assert_eq!(newer.resumed_step, Some(saved));
+            let only_there = old.last_step.unwrap() / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
+            assert!(only_there > saved + CHECKPOINT_EVERY);
+            while !world.was_told("never reached the bucket") {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            let step = world.attempts(RUN)[1].last_step;
+            assert!(step < Some(only_there), "{step:?}");
+            assert!(world.was_told("spotter destroy --attempt 1 --lose-data"));
+            assert_eq!(world.market.alive().len(), 2, "its disk is there");
+            assert_eq!(world.market.gpu_charged(), 1);
+
+            if let_go {
+                let refused = destroy(&["spotter", "destroy", "--attempt", "1", RUN]).await;
+                let refused = refused.unwrap_err().to_string();
+                assert!(refused.contains("was not destroyed"), "{refused}");
+                assert_eq!(world.market.alive().len(), 2);
+                let lose = ["spotter", "destroy", "--lose-data", RUN, "--attempt"];
+                destroy(&[&lose[..], &["1"]].concat()).await.unwrap();
+                let newest = destroy(&[&lose[..], &["2"]].concat()).await;
+                assert!(newest.is_err(), "that is the run's own box");
+            } else {
+                while world.attempts(RUN)[0].state != State::Gone {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                let step = world.attempts(RUN)[1].last_step;
+                assert!(step >= Some(only_there), "{step:?}");
+            }
+            assert_eq!(world.market.alive().len(), 1, "{let_go}");
+        });
+        assert_eq!(run.outcome, Some(Outcome::Done));
+        assert!(world.market.alive().is_empty());
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Script {
     pub backup: BackupInfo,
     /// Nothing is ever committed.
     pub no_commits: bool,
+    /// Checkpoints are found, and none reaches the bucket.
+    pub no_uploads: bool,
     /// Public key of the laptop.
     pub key: String,
     /// Steps of committed checkpoints.
@@ -135,6 +137,7 @@ impl ScriptedBoxes {
             torn_fetches: 0,
             backup: BackupInfo::default(),
             no_commits: false,
+            no_uploads: false,
             key: "ssh-ed25519 AAAA story".to_owned(),
             commits: Vec::new(),
             endings: BTreeMap::new(),
@@ -402,10 +405,19 @@ impl Script {
         }
         for (instance, step, at) in news {
             let path = format!("step-{step}");
-            self.tell_at(at, instance, "checkpoint.found", json!({ "path": path }));
-            if !self.commits.contains(&step) {
+            self.tell_at(
+                at,
+                instance,
+                "checkpoint.found",
+                json!({ "path": path, "step": step }),
+            );
+            if !self.no_uploads && !self.commits.contains(&step) {
                 self.commits.push(step);
-                self.tell(instance, "checkpoint.committed", json!({ "step": step }));
+                self.tell(
+                    instance,
+                    "checkpoint.committed",
+                    json!({ "path": path, "step": step }),
+                );
             }
         }
         self.commits.sort_unstable();
