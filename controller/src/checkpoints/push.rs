@@ -82,7 +82,7 @@ pub struct About {
     pub rule: String,
     /// Microseconds since the epoch here.
     pub now_us: u64,
-    /// The same by the server's clock: newer than all that was written before.
+    /// The same by the server's clock.
     pub server_us: u64,
 }
 
@@ -112,9 +112,15 @@ pub async fn push(
     let start = from.to_owned();
     let (directory, found) = blocking(from, move || Ok(list(&start))).await??;
     let name = from.file_name().unwrap_or_default().to_string_lossy();
+    // A server's time is known to a second or so: what was written before must not count as newer for that.
+    let after = known
+        .iter()
+        .filter_map(|manifest| manifest.id.parse::<CommitId>().ok())
+        .map(|id| id.made_ms() + 1);
+    let made_ms = after.fold(about.server_us / 1_000, u64::max);
     let id = CommitId {
         step: about.step.unwrap_or(0),
-        ulid: Ulid::from_parts(about.server_us / 1_000, Ulid::generate().random()),
+        ulid: Ulid::from_parts(made_ms, Ulid::generate().random()),
     };
     let older: HashMap<(u64, &str), &ManifestFile> = known
         .iter()

@@ -10,8 +10,12 @@
 
 #[path = "servers/cut.rs"]
 mod cut;
+#[path = "servers/damage.rs"]
+mod damage;
 #[path = "servers/fleet.rs"]
 mod fleet;
+#[path = "servers/laptop.rs"]
+mod laptop;
 #[path = "servers/plain.rs"]
 mod plain;
 #[path = "servers/sidecar.rs"]
@@ -37,6 +41,9 @@ on_every_server!(Path in ours, ministack, rclone:
     plain_tools_see_plain_files,
     the_best_is_kept_beside_the_newest,
     a_box_without_keys_saves_and_restores_what_was_signed_for_it,
+    a_laptop_pushes_compares_thins_out_and_pulls,
+    the_doctor_tells_a_good_bucket_from_another,
+    each_kind_of_damage_is_passed_over_and_told,
 );
 
 on_every_server!(Virtual in ours_by_name, ministack_by_name, rclone_by_name:
@@ -78,4 +85,16 @@ async fn the_best_is_kept_beside_the_newest(server: &Server) {
 
 async fn a_box_without_keys_saves_and_restores_what_was_signed_for_it(server: &Server) {
     signed::saved_and_restored_without_keys(server).await;
+}
+
+async fn a_laptop_pushes_compares_thins_out_and_pulls(server: &Server) {
+    laptop::pushed_compared_thinned_out_and_pulled(server).await;
+}
+
+async fn the_doctor_tells_a_good_bucket_from_another(server: &Server) {
+    laptop::examined(server).await;
+}
+
+async fn each_kind_of_damage_is_passed_over_and_told(server: &Server) {
+    damage::each_kind_is_passed_over_and_told(server).await;
 }

@@ -118,14 +118,37 @@ impl Server {
 
     /// The same with other limits.
     pub(crate) fn client_with(&self, options: S3Options) -> S3Bucket {
-        let keys = Credentials {
-            access_key_id: ID.into(),
-            secret_access_key: SECRET.into(),
-            session_token: None,
-            expires_us: None,
-        };
-        S3Bucket::new(self.target(), Arc::new(move || Some(keys.clone())), options).unwrap()
+        client(self.target(), SECRET, options)
     }
+
+    /// A client of a bucket of this name.
+    pub(crate) fn client_of(&self, bucket: &str) -> S3Bucket {
+        let target = Target {
+            bucket: bucket.to_owned(),
+            ..self.target()
+        };
+        client(target, SECRET, S3Options::default())
+    }
+
+    /// A client whose keys have this secret.
+    pub(crate) fn client_with_secret(&self, secret: &str) -> S3Bucket {
+        client(self.target(), secret, S3Options::default())
+    }
+
+    /// Whether it looks at who signed a request.
+    pub(crate) fn checks_keys(&self) -> bool {
+        self.kind != Kind::Ministack
+    }
+}
+
+fn client(target: Target, secret: &str, options: S3Options) -> S3Bucket {
+    let keys = Credentials {
+        access_key_id: ID.into(),
+        secret_access_key: secret.into(),
+        session_token: None,
+        expires_us: None,
+    };
+    S3Bucket::new(target, Arc::new(move || Some(keys.clone())), options).unwrap()
 }
 
 /// Runs a story against one server, on a thread and a runtime of its own. What the machine lacks is skipped loudly; where

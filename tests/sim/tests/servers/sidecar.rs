@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use spotter_agent::{
     checkpoints::{Backup, BackupOptions},
     events::RecordedEvents,
@@ -18,6 +19,13 @@ use tempfile::TempDir;
 use crate::{cut::Cut, fleet::Server};
 
 const MIB: usize = 1 << 20;
+/// Size of the file that never changes.
+pub(crate) const FROZEN_BYTES: u64 = 9 << 20;
+const TWO: Keep = Keep {
+    last: 2,
+    every_steps: 0,
+    best: None,
+};
 /// Longest save of one checkpoint; seconds on an idle machine.
 const SAVE_LIMIT: Duration = Duration::from_secs(300);
 
@@ -39,13 +47,25 @@ impl Box {
         self.home.path().join("checkpoints")
     }
 
-    /// A new agent on this box.
-    pub(crate) fn agent(&self, bucket: Arc<dyn Bucket>) -> Arc<Backup> {
-        self.agent_that_keeps(None, bucket)
+    /// A file or directory in it.
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.dir().join(relative)
     }
 
-    /// A new agent on this box, which keeps the best beside the two newest.
-    fn agent_that_keeps(&self, best: Option<Best>, bucket: Arc<dyn Bucket>) -> Arc<Backup> {
+    /// Details of the events of a kind that its agents recorded.
+    pub(crate) fn events(&self, kind: &str) -> Vec<Value> {
+        let events = self.events.0.lock().unwrap();
+        let of_kind = events.iter().filter(|(one, _)| one == kind);
+        of_kind.map(|(_, detail)| detail.clone()).collect()
+    }
+
+    /// A new agent on this box, which keeps the two newest.
+    pub(crate) fn agent(&self, bucket: Arc<dyn Bucket>) -> Arc<Backup> {
+        self.agent_that_keeps(TWO, bucket)
+    }
+
+    /// A new agent on this box.
+    pub(crate) fn agent_that_keeps(&self, keep: Keep, bucket: Arc<dyn Bucket>) -> Arc<Backup> {
         let options = BackupOptions {
             run: "run".into(),
             attempt: 1,
@@ -53,11 +73,7 @@ impl Box {
             target: String::new(),
             prefix: "p".into(),
             every: Duration::from_secs(600),
-            keep: Keep {
-                last: 2,
-                best,
-                ..Keep::default()
-            },
+            keep,
             keep_grace: Duration::ZERO,
             settle: None,
             complete_when: None,
@@ -73,13 +89,17 @@ impl Box {
 
     /// A checkpoint of several parts and several files, with names that no key may garble. One file never changes.
     pub(crate) fn train(&self, step: u64) {
-        let dir = self.dir().join(format!("step_{step}"));
-        fs::create_dir_all(dir.join("sub dir")).unwrap();
-        let write = |name: &str, bytes: &[u8]| fs::write(dir.join(name), bytes).unwrap();
-        write("weights.dat", &noise(step, 20 * MIB));
-        write("frozen.dat", &noise(0, 9 * MIB));
-        write("sub dir/ä+b%20=&'(x)~.dat", &noise(step + 100, 1000));
-        write("empty.dat", b"");
+        self.write(step, "weights.dat", &noise(step, 20 * MIB));
+        self.write(step, "frozen.dat", &noise(0, FROZEN_BYTES as usize));
+        self.write(step, "sub dir/ä+b%20=&'(x)~.dat", &noise(step + 100, 1000));
+        self.write(step, "empty.dat", b"");
+    }
+
+    /// A file of a checkpoint.
+    pub(crate) fn write(&self, step: u64, name: &str, bytes: &[u8]) {
+        let path = self.path(&format!("step_{step}/{name}"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
     }
 
     /// Paths and hashes of all that it has there.
@@ -118,7 +138,7 @@ fn relative(path: &Path, to: &Path) -> String {
 }
 
 /// Bytes that look random and depend on a seed.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     blake3::Hasher::new()
         .update(&seed.to_le_bytes())
@@ -183,7 +203,11 @@ pub(crate) async fn best_kept(server: &Server) {
         count: 1,
         highest: true,
     };
-    let backup = home.agent_that_keeps(Some(best), bucket.clone());
+    let keep = Keep {
+        best: Some(best),
+        ..TWO
+    };
+    let backup = home.agent_that_keeps(keep, bucket.clone());
     for (step, accuracy) in [(1, 0.5), (2, 0.75), (3, 0.625), (4, 0.5), (5, 0.5)] {
         backup.measured(Some(step), u64::MAX, accuracy);
         home.train(step);
