@@ -19,6 +19,7 @@ use std::{
 };
 
 use spotter_bucket::{Credentials, Style, Target, TargetError};
+use zeroize::Zeroizing;
 
 use self::{profile::Profiles, sts::StsError};
 use crate::{
@@ -216,10 +217,10 @@ fn surroundings(
     })
 }
 
-fn read(path: &Path) -> Result<String, CredentialsError> {
+fn read(path: &Path) -> Result<Zeroizing<String>, CredentialsError> {
     match fs::read_to_string(path) {
-        Ok(text) => Ok(text),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Zeroizing::default()),
         Err(source) => Err(CredentialsError::Read {
             path: path.to_owned(),
             source,
@@ -388,7 +389,7 @@ impl Surroundings<'_> {
         };
         let given = if let Some(file) = setting("web_identity_token_file") {
             let path = PathBuf::from(file);
-            let token = zeroize::Zeroizing::new(read(&path)?);
+            let token = read(&path)?;
             wish.policy = None;
             service
                 .assume_role_with_web_identity(&wish, token.trim())

@@ -12,6 +12,7 @@ use self::decide::{HEARTBEAT_LATE, Sight, Verdict, decide};
 pub(crate) use self::decide::{SIGNAL_EXPLAINED, ended_by_signal};
 use crate::{
     agent_client::{AgentStatus, SessionState},
+    doctor::diagnosis::tells_of_expired_keys,
     ledger,
     provider::{Instance, ProviderError},
     run::{
@@ -51,9 +52,6 @@ const KEYS_AGAIN: Duration = Duration::from_secs(60);
 const GRANTS_AGAIN: Duration = Duration::from_secs(20);
 /// How the agent begins to say that it is a matter of rights.
 const REFUSED: &str = "the bucket refuses our keys";
-
-/// How a server says that keys are over.
-const EXPIRED: &str = "(ExpiredToken)";
 
 /// What the watcher knows between two looks.
 struct View {
@@ -534,7 +532,7 @@ impl Lifecycle {
             let why = alarms::backup(&self.store, &run.name, attempt.number)?
                 .or_else(|| status.backup.as_ref()?.problem.clone())
                 .unwrap_or_else(|| "no commit in time".to_owned());
-            let more = if why.contains(REFUSED) && why.contains(EXPIRED) {
+            let more = if why.contains(REFUSED) && tells_of_expired_keys(&why) {
                 " Get new keys where these came from (`aws sso login`): they are handed over within a minute of being there, and \
                  nothing that waits is lost."
                     .to_owned()

@@ -23,3 +23,13 @@ impl fmt::Debug for Credentials {
         write!(f, "Credentials({}, …)", self.access_key_id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compiles only for what wipes itself.
+    const fn is_wiped<T: ZeroizeOnDrop>() {}
+
+    const _: () = is_wiped::<Credentials>();
+}

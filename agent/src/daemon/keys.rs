@@ -222,6 +222,14 @@ mod tests {
 
     use super::*;
 
+    /// Compiles only for what wipes itself.
+    const fn is_wiped<T: ZeroizeOnDrop>() {}
+
+    const _: () = {
+        is_wiped::<Held>();
+        is_wiped::<Credentials>();
+    };
+
     fn keys(id: &str, expires_us: Option<u64>) -> Credentials {
         Credentials {
             access_key_id: id.into(),

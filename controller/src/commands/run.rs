@@ -11,6 +11,7 @@ use crate::{
         watching,
     },
     config,
+    doctor::diagnosis::tells_of_expired_keys,
     error::CommandError,
     fault, notify,
     provider::{Rental, SshAddress, hosts},
@@ -224,6 +225,11 @@ pub async fn run(
                     .cause(err)
                     .hint("check the network, and `checkpoints.endpoint` if there is one")
             }
+            (SiteError::Refused(why), Some(to)) if tells_of_expired_keys(why) => CommandError::new(
+                format!("{not_rented}: the keys for its bucket {to} have expired"),
+            )
+            .cause(err)
+            .hint("get new ones (`aws sso login`, or wherever they came from), then run it again"),
             (_, Some(to)) => CommandError::new(format!(
                 "{not_rented}: its bucket {to} cannot be used"
             ))

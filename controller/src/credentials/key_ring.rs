@@ -352,7 +352,20 @@ fn name(run: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use zeroize::ZeroizeOnDrop;
+
     use super::*;
+
+    /// Compiles only for what wipes itself.
+    fn is_wiped<T: ZeroizeOnDrop>(_: &T) {}
+
+    /// Whatever holds keys here holds them as what wipes itself.
+    #[allow(dead_code, reason = "that it compiles is the test")]
+    fn every_holder_of_keys_wipes_them(own: &Own, session: &Session, given: &BoxKeys) {
+        is_wiped(&own.access.credentials);
+        is_wiped(&session.keys);
+        is_wiped(&given.credentials);
+    }
 
     fn rules(mode: KeyMode, role: Option<&str>) -> KeyRules {
         KeyRules {

@@ -134,6 +134,13 @@ fn read(stdout: &[u8]) -> Result<Credentials, String> {
 mod tests {
     use super::*;
 
+    /// Compiles only for what wipes itself.
+    const fn is_wiped<T: ZeroizeOnDrop>() {}
+
+    const _: () = {
+        is_wiped::<Printed>();
+    };
+
     #[test]
     fn what_is_printed_is_read_and_never_repeated() {
         let good =

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
+use zeroize::Zeroizing;
+
 /// All profiles of `~/.aws/credentials` and `~/.aws/config`; the first file wins.
 ///
-/// Values may be secrets, so there is no `Debug`.
+/// Values may be secrets, so there is no `Debug`, and they are wiped when they are dropped.
 #[derive(Default)]
 pub(super) struct Profiles {
     /// By `profile x`, `services x` or `sso-session x`, then by key; keys of indented lines are `outer.inner`.
-    sections: HashMap<String, HashMap<String, String>>,
+    sections: HashMap<String, HashMap<String, Zeroizing<String>>>,
 }
 
 impl Profiles {
@@ -57,7 +59,9 @@ impl Profiles {
                 key
             };
             let values = self.sections.entry(section.clone()).or_default();
-            values.entry(key).or_insert_with(|| value.to_owned());
+            values
+                .entry(key)
+                .or_insert_with(|| Zeroizing::new(value.to_owned()));
         }
     }
 
@@ -66,7 +70,7 @@ impl Profiles {
             .get(section)?
             .get(key)
             .filter(|value| !value.is_empty())
-            .cloned()
+            .map(|value| value.as_str().to_owned())
     }
 
     /// A setting of a profile.

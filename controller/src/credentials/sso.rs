@@ -4,6 +4,7 @@
 
 use std::{fs, path::PathBuf};
 
+use reqwest::header::HeaderValue;
 use serde::Deserialize;
 use spotter_bucket::Credentials;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -105,13 +106,17 @@ impl Login {
             format!("https://portal.sso.{}.amazonaws.com{china}", self.region)
         });
         let client = web::client("").map_err(SsoError::Unusable)?;
+        let mut bearer = HeaderValue::from_str(&token.access_token).map_err(|_| {
+            SsoError::Unusable("the login holds characters that HTTP does not allow".to_owned())
+        })?;
+        bearer.set_sensitive(true);
         let request = client
             .get(format!(
                 "{}/federation/credentials",
                 base.trim_end_matches('/')
             ))
             .query(&[("role_name", &self.role), ("account_id", &self.account)])
-            .header("x-amz-sso_bearer_token", &token.access_token);
+            .header("x-amz-sso_bearer_token", bearer);
         let answer = web::send(request).await.map_err(SsoError::Unusable)?;
         match answer.status {
             200 => {}
@@ -178,4 +183,17 @@ impl Login {
         }
         Ok(cached)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compiles only for what wipes itself.
+    const fn is_wiped<T: ZeroizeOnDrop>() {}
+
+    const _: () = {
+        is_wiped::<Cached>();
+        is_wiped::<RoleKeys>();
+    };
 }

@@ -334,6 +334,14 @@ fn refusal(action: &'static str, status: u16, body: &[u8]) -> StsError {
 mod tests {
     use super::*;
 
+    /// Compiles only for what wipes itself.
+    const fn is_wiped<T: ZeroizeOnDrop>() {}
+
+    const _: () = {
+        is_wiped::<GivenKeys>();
+        is_wiped::<Credentials>();
+    };
+
     #[test]
     fn keys_are_read_from_every_kind_of_answer() {
         for action in [

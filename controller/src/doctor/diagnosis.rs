@@ -69,6 +69,21 @@ fn failure(check: &Check) -> Option<(Need, &BucketError)> {
     }
 }
 
+/// Codes of servers for keys that have ended.
+const EXPIRED: [&str; 4] = [
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "RequestExpired",
+];
+
+/// Whether a refusal, told as text, is one of keys that have ended.
+pub fn tells_of_expired_keys(text: &str) -> bool {
+    EXPIRED
+        .iter()
+        .any(|code| text.contains(&format!("({code})")))
+}
+
 /// What an error says of the keys, the bucket or the server as a whole.
 pub fn behind_all(err: &BucketError) -> Option<Trouble> {
     match err.code.as_deref() {
@@ -76,9 +91,7 @@ pub fn behind_all(err: &BucketError) -> Option<Trouble> {
         Some(
             "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSecurity" | "NotSignedUp",
         ) => return Some(Trouble::WrongKeys),
-        Some("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "RequestExpired") => {
-            return Some(Trouble::Expired);
-        }
+        Some(code) if EXPIRED.contains(&code) => return Some(Trouble::Expired),
         Some(
             "PermanentRedirect"
             | "TemporaryRedirect"
@@ -156,6 +169,13 @@ mod tests {
             Trouble::WrongKeys,
         );
         check(ErrorKind::Denied, 400, "ExpiredToken", Trouble::Expired);
+        for (text, expected) in [
+            ("PutObject runs/a: it has expired (ExpiredToken)", true),
+            ("no: the token is another's (InvalidToken)", true),
+            ("PutObject runs/ExpiredToken: no (AccessDenied)", false),
+        ] {
+            assert_eq!(tells_of_expired_keys(text), expected, "{text}");
+        }
         check(
             ErrorKind::Skewed,
             403,

@@ -143,7 +143,42 @@ pub struct Policy {
 
 /// The least that spotter needs below the prefix of `target`.
 pub fn policy(grantor: Grantor, target: &Target) -> Policy {
-    granting(grantor, target, &Need::ALL)
+    let mut policy = granting(grantor, target, &Need::ALL);
+    if grantor == Grantor::Aws {
+        let mut document = document(target, &Need::ALL);
+        document.statement.push(box_keys(target));
+        policy.text = document.pretty();
+        policy.how.push_str(
+            "; SpotterBoxKeys lets each box have keys of its run alone: without it, a box gets these keys themselves (of no use to \
+             keys that are temporary: name a role with `checkpoints.role`)",
+        );
+    }
+    policy
+}
+
+/// What lets a user of AWS ask for keys that may do less than his own, under the names that spotter gives them.
+fn box_keys(target: &Target) -> Statement {
+    Statement {
+        sid: "SpotterBoxKeys",
+        effect: "Allow",
+        action: vec!["sts:GetFederationToken"],
+        resource: vec![format!(
+            "arn:{}:sts::*:federated-user/spotter-*",
+            partition(target)
+        )],
+        condition: None,
+    }
+}
+
+/// The part of AWS that a region belongs to.
+fn partition(target: &Target) -> &'static str {
+    if target.region.starts_with("cn-") {
+        "aws-cn"
+    } else if target.region.starts_with("us-gov-") {
+        "aws-us-gov"
+    } else {
+        "aws"
+    }
 }
 
 /// What grants `needs` and nothing else. For a provider that cannot grant less, the least that it can.
@@ -241,14 +276,7 @@ impl Document {
 /// What grants `needs`: statements for the bucket, and one for its objects.
 pub(crate) fn document(target: &Target, needs: &[Need]) -> Document {
     let Target { bucket, prefix, .. } = target;
-    let partition = if target.region.starts_with("cn-") {
-        "aws-cn"
-    } else if target.region.starts_with("us-gov-") {
-        "aws-us-gov"
-    } else {
-        "aws"
-    };
-    let arn = format!("arn:{partition}:s3:::{bucket}");
+    let arn = format!("arn:{}:s3:::{bucket}", partition(target));
     let allow = |sid, action: Vec<&'static str>, resource: String| Statement {
         sid,
         effect: "Allow",
@@ -341,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn aws_is_granted_seven_actions_below_the_prefix_and_nothing_else() {
+    fn aws_is_granted_seven_actions_below_the_prefix_and_narrower_keys_and_nothing_else() {
         let text = policy(Grantor::Aws, &target("s3://lab/team/runs", "eu-west-1")).text;
         let expected = r#"{
   "Version": "2012-10-17",
@@ -386,12 +414,28 @@ mod tests {
       "Resource": [
         "arn:aws:s3:::lab/team/runs/*"
       ]
+    },
+    {
+      "Sid": "SpotterBoxKeys",
+      "Effect": "Allow",
+      "Action": [
+        "sts:GetFederationToken"
+      ],
+      "Resource": [
+        "arn:aws:sts::*:federated-user/spotter-*"
+      ]
     }
   ]
 }"#;
         assert_eq!(text, expected);
         let china = policy(Grantor::Aws, &target("s3://lab", "cn-north-1")).text;
         assert!(china.contains("\"arn:aws-cn:s3:::lab/*\"") && !china.contains("Condition"));
+        assert!(china.contains("\"arn:aws-cn:sts::*:federated-user/spotter-*\""));
+        // What lacks for the bucket is all that is named when something is refused there; and others have no such right.
+        let some = granting(Grantor::Aws, &target("s3://lab", ""), &[Need::Delete]);
+        assert!(!some.text.contains("sts:"), "{}", some.text);
+        let other = policy(Grantor::Minio, &target("s3://lab", ""));
+        assert!(!other.text.contains("sts:"), "{}", other.text);
     }
 
     #[test]

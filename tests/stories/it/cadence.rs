@@ -72,3 +72,26 @@ async fn a_training_that_saves_often_is_told_nothing() {
     assert_eq!(count(&world, cadence::EVENT), 0);
     assert_eq!(count(&world, cadence::ENDED), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_back_is_told_at_once_by_what_was_saved_while_nobody_watched() {
+    // A checkpoint every forty minutes, and one every ten.
+    for (step_s, expected) in [(STEP_S, 1), (60, 0)] {
+        let world = World::new(3, 400);
+        world.boxes.script().step_s = step_s;
+        world.plan(&spec(RUN));
+        world.drive_for(RUN, Duration::from_secs(20 * 60)).await;
+        assert_eq!(count(&world, cadence::EVENT), 0);
+
+        tokio::time::sleep(Duration::from_secs(3 * 60 * 60)).await;
+        world.drive_for(RUN, Duration::from_secs(90)).await;
+        assert_eq!(count(&world, cadence::EVENT), expected, "{step_s}");
+        assert_eq!(count(&world, cadence::ENDED), 0, "{step_s}");
+        let told = alarms::rare(&world.store, RUN, 1).unwrap();
+        // What lies between two of the box's checkpoints, not since the laptop's last look.
+        assert_eq!(
+            told.is_some_and(|told| told.starts_with("40 min of training are at risk")),
+            expected == 1,
+        );
+    }
+}
