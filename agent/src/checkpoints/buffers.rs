@@ -1,10 +1,12 @@
-//! Memory for the parts of a large file, used again: fresh pages cost as much as hashing what is read into them.
+//! Memory for what is uploaded, used again: fresh pages cost as much as hashing what is read into them.
 
 use std::mem;
 use std::sync::{Mutex, MutexGuard};
 
-/// Buffers smaller than this come from the allocator and go back to it.
-const SMALLEST_KEPT: usize = 1 << 20;
+/// Buffers smaller than this come from the allocator and go back to it, which keeps their pages.
+const SMALLEST_KEPT: usize = 16 << 10;
+/// Up to this, lengths are rounded up to a power of two: small files have many sizes, and few kinds of buffers serve them all.
+const LARGEST_ROUNDED: usize = 8 << 20;
 
 /// What is free, and how many uploads may want it.
 struct Pool {
@@ -50,14 +52,22 @@ pub struct Buffer {
 
 /// A buffer of this length; what is in it is of no use.
 pub fn take(length: usize) -> Buffer {
-    let kept = if length < SMALLEST_KEPT {
-        None
-    } else {
+    if length < SMALLEST_KEPT {
+        let bytes = vec![0; length];
+        return Buffer { bytes, length };
+    }
+    let room = match length <= LARGEST_ROUNDED {
+        true => length.next_power_of_two(),
+        false => length,
+    };
+    let kept = {
         let mut pool = pool();
-        let fits = pool.free.iter().position(|free| free.len() >= length);
+        // A part's buffer is not spent on a small file.
+        let fits = |free: &Vec<u8>| free.len() >= length && free.len() / 2 <= room;
+        let fits = pool.free.iter().position(fits);
         fits.map(|at| pool.free.swap_remove(at))
     };
-    let bytes = kept.unwrap_or_else(|| vec![0; length]);
+    let bytes = kept.unwrap_or_else(|| vec![0; room]);
     Buffer { bytes, length }
 }
 

@@ -39,6 +39,9 @@ pub enum Node {
     Other,
 }
 
+/// What a pickle of protocol 2 and later begins with.
+pub const PROTOCOL: u8 = 0x80;
+
 /// A pickle that was read.
 #[derive(Debug)]
 pub struct Pickle {
@@ -280,7 +283,7 @@ impl Machine<'_> {
         let code = self.take(1)?[0];
         match code {
             b'.' => return self.pop().map(Some),
-            0x80 => {
+            PROTOCOL => {
                 self.take(1)?;
             }
             0x95 => {

@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::pickle;
+
 mod legacy;
 mod npy;
 pub mod zip;
@@ -113,6 +115,10 @@ pub fn check<R: ReadAt + ?Sized>(name: &str, file: &R) -> io::Result<Structure> 
         return Ok(Structure::Broken(
             "it does not begin like a zip file".to_owned(),
         ));
+    }
+    // Most files of these names are neither, and need not be read.
+    if magic[0] != pickle::PROTOCOL {
+        return Ok(Structure::Unknown);
     }
     legacy::check(file, size)
 }

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task;
 use tokio_util::sync::CancellationToken;
 
+use super::buffers;
 use super::journal::{AttemptLog, Entry};
 use super::places::Places;
 use super::source::{Source, SourceError};
@@ -134,7 +135,10 @@ impl Uploader<'_> {
         let (small, large): (Vec<usize>, Vec<usize>) = (0..sources.len())
             .filter(missing)
             .partition(|index| size(index) <= MIN_PART_BYTES);
-        self.store_small_files(log, sources, small).await?;
+        {
+            let _kept_until_their_end = buffers::keep();
+            self.store_small_files(log, sources, small).await?;
+        }
         for index in large {
             self.store_large_file(log, index, &sources[index]).await?;
         }

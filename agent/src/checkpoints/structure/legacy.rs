@@ -34,7 +34,7 @@ fn judge(bytes: &[u8], size: u64) -> Option<Structure> {
         })
     };
     let is_torch = bytes.starts_with(MAGIC) || MAGIC.starts_with(bytes);
-    if !is_torch && bytes.first() != Some(&0x80) {
+    if !is_torch && bytes.first() != Some(&pickle::PROTOCOL) {
         return Some(Structure::Unknown);
     }
     if !is_torch {
