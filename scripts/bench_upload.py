@@ -10,9 +10,9 @@ tools = target / "venv/bin"
 scratch = pathlib.Path(tempfile.mkdtemp(prefix="sp-bench-", dir=os.environ.get("TMPDIR", "/tmp")))
 LARGE_BYTES, SMALL_FILES, SMALL_BYTES = 2 << 30, 2000, 64 << 10
 KEY, SECRET = "benchkey", "benchsecret"
-# What the design promises, as ratios to s5cmd: wall and CPU at most this.
-WALL_TARGET, CPU_TARGET, RSS_TARGET_MIB = 1.0, 0.6, 64
-failed = []
+# What is promised, as ratios to s5cmd: wall and CPU at most this; a bucket that drops everything shows what the engine can do.
+WALL_TARGET, SINK_WALL_TARGET, CPU_TARGET, RSS_TARGET_MIB = 1.0, 1 / 1.5, 0.6, 64
+failed, missed = [], []
 
 
 def store():
@@ -147,10 +147,15 @@ def measure(title, start, times):
             wall, cpu, rss = medians[name]
             ratios = f"{wall / base[0]:>8.2f}{cpu / base[1]:>8.2f}" if base else ""
             print(f"{name:<20}{wall:>8.2f}{cpu:>8.2f}{rss:>9.0f}{ratios}", flush=True)
-        ours = medians.get("spotter, checksum") if title.startswith("a bucket") else medians.get("spotter")
+        # The payload mode that the server's own answers allow: a sink takes anything, rclone's checks no checksum.
+        is_sink = start is sink
+        ours = medians.get("spotter") if start is rclones else medians.get("spotter, checksum")
         if base and ours:
-            verdicts = [("wall", ours[0] / base[0], WALL_TARGET), ("CPU", ours[1] / base[1], CPU_TARGET), ("RSS", ours[2], RSS_TARGET_MIB)]
-            print("promised: " + ", ".join(f"{name} {value:.2f} of at most {limit} ({'kept' if value <= limit else 'missed'})" for name, value, limit in verdicts))
+            # Small files are bound by the round trips of whoever is asked.
+            wall = SINK_WALL_TARGET if is_sink and number == 1 else WALL_TARGET
+            verdicts = [("wall", ours[0] / base[0], wall), ("CPU", ours[1] / base[1], CPU_TARGET), ("RSS", ours[2], RSS_TARGET_MIB)]
+            print("promised: " + ", ".join(f"{name} {value:.2f} of at most {limit:.2f} ({'kept' if value <= limit else 'missed'})" for name, value, limit in verdicts))
+            missed.extend(f"{what} into {title}: {name} {value:.2f}, promised {limit:.2f}" for name, value, limit in verdicts if value > limit)
 
 
 try:
@@ -170,6 +175,6 @@ try:
     measure("rclone serve s3", rclones, 3)
 finally:
     shutil.rmtree(scratch)
-for text in failed:
+for text in failed + [f"missed: {text}" for text in missed]:
     print(text, file=sys.stderr)
-sys.exit(1 if failed else 0)
+sys.exit(1 if failed or missed else 0)

@@ -1,7 +1,7 @@
 //! A trainer that overwrites, truncates, replaces, moves and deletes its checkpoints while they are uploaded, at random moments, in
 //! real time: whatever is committed must be what it wrote between two such moments, never a mixture.
 //!
-//! `SPOTTER_TRIALS=10000 cargo nextest run -p spotter-agent --no-capture torn` does more of them than the few of every day.
+//! `scripts/whole torn` does 10,000 of them, more than the few of every day: `SPOTTER_TRIALS` says how many of each kind.
 
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};

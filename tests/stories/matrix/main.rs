@@ -2,8 +2,8 @@
 //! every switch of the S3 server is on. Afterwards nothing that was committed is lost and nothing half is believed. And the way back:
 //! whoever brings a checkpoint down is killed at every point of that.
 //!
-//! Nothing is picked by hand: the agent names its points (feature `faults`), the server its faults. `SPOTTER_MATRIX=whole` runs every
-//! cell, which takes two cores a quarter of an hour; otherwise one of 30 is drawn by a seed (`SPOTTER_MATRIX_SEED` draws
+//! Nothing is picked by hand: the agent names its points (feature `faults`), the server its faults. `scripts/whole matrix` runs every
+//! cell, by `SPOTTER_MATRIX=whole`, which takes two cores a quarter of an hour; otherwise one of 30 is drawn by a seed (`SPOTTER_MATRIX_SEED` draws
 //! others). `SPOTTER_MATRIX_ONLY=END/SWITCH/POINT` runs one (`Restore` or `Pull` for the END of the way back).
 #![allow(
     clippy::unwrap_used,
