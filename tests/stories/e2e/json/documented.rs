@@ -21,7 +21,7 @@ const NO_KEYS: &[(&str, &str)] = &[
          grave throughput gpu_idle memory metric by max_runtime no_progress contradiction backup reason fit largest_bytes \
          free_bytes full_in_s there kept behind box_wiped box_not_wiped ended outcome \
          events_gap from to budget way_chosen way wait bid move text hours ways usd usd_per_hour delay_hours stop_requested box_stopped box_destroyed instance \
-         planned plan status checkpoint last_step uploads_wait",
+         planned plan status checkpoint last_step uploads_wait old_box_kept old_box_let_go path storage_usd_per_hour",
     ),
     (
         ENDED,
