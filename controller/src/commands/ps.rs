@@ -195,6 +195,11 @@ fn row(
     let gpu = latest
         .map(|attempt| attempt.gpu.clone())
         .filter(|gpu| !gpu.is_empty());
+    // The newest one that is kept by policy is no news.
+    let stays = |attempt: &AttemptRecord| {
+        let is_newest = latest.is_some_and(|latest| latest.number == attempt.number);
+        attempt.may_cost() && (attempt.is_kept_for_a_look() || !is_newest)
+    };
     Ok(Row {
         run: run.name.clone(),
         state: latest
@@ -235,9 +240,9 @@ fn row(
         },
         market: None,
         watched_by_pid: store.lease(&run.name)?.map(|lease| lease.pid),
-        left_over: match latest.filter(|attempt| attempt.is_kept_for_a_look()) {
-            Some(_) => next::left_over(store, run)?,
-            None => None,
+        left_over: match attempts.iter().any(stays) {
+            true => next::left_over(store, run)?,
+            false => None,
         },
     })
 }
@@ -263,6 +268,9 @@ fn table(rows: &[Row]) -> Table {
         let state = match row.outcome {
             Some(outcome) if row.ended_by.is_some() => {
                 format!("{outcome}: {}", row.ended_by.as_deref().unwrap_or_default())
+            }
+            Some(outcome) if row.state == State::Gone.name() && row.usd_per_hour > 0.0 => {
+                format!("{outcome}, an old box kept")
             }
             Some(outcome) if outcome != row.state => format!("{outcome}, {}", row.state),
             Some(outcome) => outcome.to_owned(),

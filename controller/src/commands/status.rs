@@ -8,6 +8,7 @@ use crate::{
     agent_client::{AgentStatus, GpuInfo, SessionState},
     commands::{Deps, market_word::word, plan::gate, watching},
     error::CommandError,
+    provider::hosts::is_host,
     run::{
         State, alarms,
         bringing_up::TRAIN,
@@ -267,6 +268,18 @@ fn record(
         text::usd(summary.cost_usd),
         text::usd_per_hour(summary.usd_per_hour)
     ));
+    let older = match summary.attempts.split_last() {
+        Some((_, older)) => older,
+        None => &[],
+    };
+    for old in older.iter().filter(|old| old.state != State::Gone) {
+        if let Some(id) = old.instance.filter(|id| !is_host(*id)) {
+            ui.line(format_args!(
+                "  old box      instance {id} of attempt {} is still there, and its disk is paid for",
+                old.number
+            ));
+        }
+    }
     if summary.outcome.is_none() {
         let watched = if summary.watched {
             "yes"

@@ -74,12 +74,16 @@ pub fn let_go(old: &AttemptRecord) -> String {
 /// When the record cannot be read.
 pub fn left_over(store: &Store, run: &RunRecord) -> Result<Option<String>, StoreError> {
     let usd_per_hour = ledger::rate_usd_per_hour(&store.intervals(&run.name)?, None);
-    let newest = store.latest_attempt(&run.name)?;
-    let Some(newest) = newest.filter(|newest| newest.may_cost()) else {
+    let attempts = store.attempts(&run.name)?;
+    let Some(at) = attempts.iter().rposition(AttemptRecord::may_cost) else {
         return Ok(None);
     };
-    let name = &run.name;
-    let look = match newest.is_kept_for_a_look() {
+    let (name, is_newest) = (&run.name, at + 1 == attempts.len());
+    let whose = match is_newest {
+        true => "its box".to_owned(),
+        false => format!("the box of its attempt {}", attempts[at].number),
+    };
+    let look = match is_newest && attempts[at].is_kept_for_a_look() {
         true => format!(
             "look into it with `spotter ssh --start {name}`, bring files home with `spotter fetch {name} PATH --to DIR`, then "
         ),
@@ -87,7 +91,7 @@ pub fn left_over(store: &Store, run: &RunRecord) -> Result<Option<String>, Store
     };
     let destroy = destroy(store, run)?;
     Ok(run.outcome.map(|_| {
-        format!("its box still costs ${usd_per_hour:.4}/h: {look}end it with `{destroy}`")
+        format!("{whose} still costs ${usd_per_hour:.4}/h: {look}end it with `{destroy}`")
     }))
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use spotter::{
     cli::Verb,
-    commands::{destroy, resume},
+    commands::{destroy, resume, status},
     error::CommandError,
     run::{State, lease::Lease, lifecycle::Goal},
     spec::{OnDone, RecoverPolicy},
@@ -182,6 +182,13 @@ async fn an_old_box_stays_until_the_checkpoint_that_only_it_has_is_trained_again
             assert!(step < Some(only_there), "{step:?}");
             assert!(world.was_told("spotter destroy --attempt 1 --lose-data"));
             assert_eq!(world.market.alive().len(), 2, "its disk is there");
+            let (mut ui, deps, verb, paper) =
+                world.typed(&["spotter", "status", "--recorded", RUN]);
+            let Verb::Status(args) = &verb else {
+                panic!("`status` is status");
+            };
+            status::status(&mut ui, &deps, args).await.unwrap();
+            assert!(paper.text().contains("old box"), "{}", paper.text());
             assert_eq!(world.market.gpu_charged(), 1);
 
             if let_go {
