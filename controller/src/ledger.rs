@@ -255,6 +255,20 @@ pub fn changes(intervals: &[Interval], attempt: u32, seen: &Instance, now_us: i6
         .collect()
 }
 
+/// Until when the GPU of an attempt was charged, microseconds since the epoch, by the dollars that the provider charged for it in all;
+/// `None`: no interval of it is open, or nothing was charged.
+pub fn charged_until(intervals: &[Interval], attempt: u32, charged_usd: f64) -> Option<i64> {
+    let own = intervals
+        .iter()
+        .filter(|known| known.attempt == attempt && known.kind == CostKind::Gpu);
+    let open = own.clone().find(|known| known.to_us.is_none())?;
+    let closed_usd: f64 = own
+        .filter_map(|known| Some(known.usd(known.to_us?)))
+        .sum();
+    let hours = (charged_usd - closed_usd).max(0.0) / open.usd_per_hour;
+    (charged_usd > 0.0 && hours.is_finite()).then(|| open.from_us + (hours * 3.6e9) as i64)
+}
+
 /// How our figure and the provider's differ for one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Reconciliation {
@@ -314,6 +328,19 @@ mod tests {
             (actual - expected).abs() < 1e-9,
             "{actual} instead of {expected}"
         );
+    }
+
+    #[test]
+    fn the_end_of_a_charge_that_nobody_saw_is_where_the_providers_dollars_end() {
+        let mut intervals = two_attempts();
+        assert_eq!(charged_until(&intervals, 1, 5.0), None, "nothing is open");
+        intervals.push(interval(1, CostKind::Gpu, 5, None, 0.50));
+        // Two hours at $0.30 before, and one and a half at $0.50.
+        let until_us = charged_until(&intervals, 1, 0.60 + 0.75).unwrap();
+        assert!((until_us - 13 * HOUR_US / 2).abs() < 1000, "{until_us}");
+        // What was not charged yet says nothing.
+        assert_eq!(charged_until(&intervals, 1, 0.0), None);
+        assert_eq!(charged_until(&intervals, 1, 0.30), Some(5 * HOUR_US));
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod preparing;
 pub mod pricing;
 pub mod recovery;
 pub mod renting;
+mod metering;
 pub mod restarts;
 pub mod runtime;
 pub mod site;

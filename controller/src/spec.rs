@@ -297,6 +297,9 @@ pub struct Recover {
     /// Longest time to wait for the same box.
     #[serde(default = "wait_here")]
     pub wait: Duration,
+    /// The result is wanted so long after the run was begun; the choice by price goes by it, and nothing is ended for it.
+    #[serde(default)]
+    pub deadline: Option<Duration>,
 }
 
 /// What to do after an interruption.

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use self::copies::Samples;
-use self::decide::{HEARTBEAT_LATE, Sight, Verdict, decide};
+use self::decide::{HEARTBEAT_LATE, Sight, Verdict, decide, went_with_its_container};
 pub(crate) use self::decide::{SIGNAL_EXPLAINED, ended_by_signal};
 use crate::{
     agent_client::{AgentStatus, SessionState},
@@ -58,6 +58,8 @@ struct View {
     status: Option<AgentStatus>,
     heard: Instant,
     instance: Option<Option<Seen>>,
+    /// Since when its container runs, by the provider.
+    up_since_us: Option<i64>,
     instance_since: Instant,
     asked: Option<Instant>,
     link_lost: bool,
@@ -133,6 +135,7 @@ impl Lifecycle {
             status: None,
             heard: now,
             instance: None,
+            up_since_us: None,
             instance_since: now,
             asked: None,
             link_lost: false,
@@ -181,6 +184,8 @@ impl Lifecycle {
                 self.reap_older(run).await;
                 self.tend().await;
             }
+            // What it costs is known before it is counted.
+            self.look_at_market(view, attempt, id).await?;
             if view.counted.is_none_or(|at| at.elapsed() >= MONEY) {
                 view.counted = Some(Instant::now());
                 self.count_money(run, attempt)?;
@@ -192,7 +197,6 @@ impl Lifecycle {
                 view.ahead = Some(Instant::now());
                 self.look_ahead(run, attempt).await?;
             }
-            self.look_at_market(view, attempt, id).await?;
             // Opening a tunnel to a box that was taken back takes long and leads nowhere.
             if view.status.is_none()
                 && matches!(
@@ -344,9 +348,8 @@ impl Lifecycle {
         match answer {
             Ok(instance) => {
                 if let Some(instance) = &instance {
-                    let now_us = self.clock.now_us();
-                    self.store
-                        .meter(&attempt.run, attempt.number, instance, now_us)?;
+                    self.meter(attempt, instance).await?;
+                    view.up_since_us = instance.up_since_s.map(|since| (since * 1e6) as i64);
                     // Ports change when a container is started again.
                     if !instance.ssh.is_empty() && instance.ssh != attempt.ssh {
                         attempt.ssh = instance.ssh.clone();
@@ -608,16 +611,17 @@ impl View {
 }
 
 fn sight(view: &View) -> Sight {
+    let status = view.status.as_ref();
+    let session = status.and_then(|status| status.session(TRAIN));
+    let unwatched = session
+        .zip(view.up_since_us)
+        .is_some_and(|(session, up_since_us)| went_with_its_container(session, up_since_us));
     Sight {
         instance: view.instance,
         instance_unchanged: view.instance_since.elapsed(),
-        session: view
-            .status
-            .as_ref()
-            .and_then(|status| status.session(TRAIN))
-            .cloned(),
+        session: session.cloned(),
         heartbeat_age: view.heard.elapsed(),
-        restarted: view.restarted,
+        restarted: view.restarted || unwatched,
         ended_for: view.ended.map_or(Duration::ZERO, |ended| ended.elapsed()),
     }
 }

@@ -25,6 +25,7 @@ pub struct MemoryMarket(Arc<Mutex<State>>);
 struct State {
     machines: u64,
     offers: Vec<Offer>,
+    floor_usd_per_hour: f64,
     rented: BTreeMap<InstanceId, Rented>,
     next_id: InstanceId,
     lose_answers: u32,
@@ -65,6 +66,7 @@ impl MemoryMarket {
         Self(Arc::new(Mutex::new(State {
             machines,
             offers,
+            floor_usd_per_hour: 0.20,
             rented: BTreeMap::new(),
             next_id: 1000,
             lose_answers: 0,
@@ -119,6 +121,11 @@ impl MemoryMarket {
     /// made all the same.
     pub fn raise_floors(&self, count: u32) {
         self.state().low_bids = count;
+    }
+
+    /// What has to be bid for one GPU from now on, $/h.
+    pub fn ask(&self, usd_per_hour: f64) {
+        self.state().floor_usd_per_hour = usd_per_hour;
     }
 
     /// A stopped box that is started waits in the queue for its GPU.
@@ -283,9 +290,9 @@ impl MemoryMarket {
             });
         };
         if let Some(bid_usd_per_hour) = request.bid_usd_per_hour
-            && bid_usd_per_hour < 0.20
+            && bid_usd_per_hour < state.floor_usd_per_hour
         {
-            let message = "the floor is $0.20".to_owned();
+            let message = format!("the floor is ${:.2}", state.floor_usd_per_hour);
             return Err(ProviderError::BidTooLow {
                 bid_usd_per_hour,
                 message,
@@ -465,7 +472,7 @@ impl Provider for MemoryMarket {
         offers.retain(|offer| query.num_gpus.is_none_or(|wanted| wanted == offer.num_gpus));
         for offer in &mut offers {
             if query.rental == Rental::Interruptible {
-                let price = 0.20 * f64::from(offer.num_gpus);
+                let price = state.floor_usd_per_hour * f64::from(offer.num_gpus);
                 offer.gpu_usd_per_hour = price;
                 offer.min_bid_usd_per_hour = Some(price);
             }

@@ -48,9 +48,7 @@ impl Lifecycle {
                 && attempt.instance.is_some()
                 && attempt.state != State::Loading
             {
-                let now_us = self.clock.now_us();
-                self.store
-                    .meter(&attempt.run, attempt.number, instance, now_us)?;
+                self.meter(attempt, instance).await?;
             }
         }
         for (id, fate) in claims::fates(&instances, &attempts) {

@@ -103,9 +103,13 @@ pub fn raised_usd(budget_usd: f64, spent_usd: f64) -> f64 {
     (2.0 * budget_usd).max(spent_usd + 1.0)
 }
 
-/// What is held back for the disk of a box that stopped itself.
+/// What is held back for the disk of a box that is stopped, dollars: a week of it, and a quarter of the budget at most.
+pub fn held_back_usd(budget_usd: f64, disk_usd_per_hour: f64) -> f64 {
+    (disk_usd_per_hour * HELD_BACK_HOURS).min(budget_usd * HELD_BACK_SHARE)
+}
+
 fn held_usd(budget_usd: f64, rates: Rates) -> f64 {
-    (rates.disk_usd_per_hour * HELD_BACK_HOURS).min(budget_usd * HELD_BACK_SHARE)
+    held_back_usd(budget_usd, rates.disk_usd_per_hour)
 }
 
 /// How long so much money lasts.

@@ -2,7 +2,8 @@
 //! expected to cost least, delay included; and says so in one line.
 //!
 //! What each way costs is counted from now until somebody is likely to take the box again, because then one chooses anew. How long that
-//! is, and how long a box stays away, comes from what this market did to boxes before ([`Past`]).
+//! is, and how long a box stays away, comes from what this market did to boxes before ([`Past`]). Hours without training are worth
+//! something, too: little while the result is not late for them, much where it is.
 
 use std::fmt;
 
@@ -12,8 +13,12 @@ use crate::ui::text;
 const BELIEVED_HOURS: f64 = 20.0;
 /// ... and a box that is back after so many. Each weighs like one that was seen.
 const BELIEVED_AWAY_HOURS: f64 = 6.0;
-/// An hour in which nothing is trained costs this share of an hour of training: somebody waits for the result.
+/// An hour in which nothing is trained costs this share of an hour of training where nobody said when the result is wanted ...
 const DELAY_SHARE: f64 = 0.5;
+/// ... this one, where there is time for it ...
+const EASY_SHARE: f64 = 0.05;
+/// ... and this one where there is not.
+const LATE_SHARE: f64 = 0.5;
 /// Hours of training to come where nothing tells how many.
 const UNKNOWN_HOURS: f64 = 8.0;
 /// From a box that is back to its training: its container, and a checkpoint that lies on its disk.
@@ -84,6 +89,8 @@ pub struct Crossroads {
     pub move_hours: f64,
     /// Training that is on the box's disk and not in the bucket, hours: it is done again elsewhere.
     pub at_risk_hours: f64,
+    /// Hours for which nothing need be trained until the result is late; `None`: nobody said when it is wanted.
+    pub slack_hours: Option<f64>,
     /// What is left of the budget, dollars; `None`: there is none.
     pub left_usd: Option<f64>,
     /// What the market did so far.
@@ -119,8 +126,10 @@ pub struct Priced {
     pub way: Way,
     /// What an hour of training costs there, all in, $/h.
     pub usd_per_hour: f64,
-    /// Hours until it trains on, those that are done again included.
+    /// Hours until it is as far as it was, those that are done again included.
     pub delay_hours: f64,
+    /// What that delay is worth, dollars: nobody is paid for it.
+    pub delay_usd: f64,
     /// Dollars in all, the delay's worth included.
     pub usd: f64,
 }
@@ -132,6 +141,8 @@ pub struct Choice {
     pub ways: Vec<Priced>,
     /// Training that the prices are for, hours.
     pub hours: f64,
+    /// Delay that this interruption may take without making the result late, hours; `None`: nobody said when it is wanted.
+    pub easy_hours: Option<f64>,
 }
 
 impl Choice {
@@ -147,11 +158,24 @@ pub fn choose(at: &Crossroads) -> Choice {
     let left = at.hours_left.unwrap_or(UNKNOWN_HOURS).max(0.0);
     // Hours that are trained, on average, until it is done or taken again.
     let hours = between * (1.0 - (-left / between).exp());
+    // The time that there is, is for all the interruptions that are to come.
+    let easy_hours = at
+        .slack_hours
+        .map(|slack| slack.max(0.0) / (1.0 + left / between));
     let own = |gpu: f64| gpu + at.storage_usd_per_hour;
     let dearest = at.elsewhere.map_or(own(at.bid_usd_per_hour), |other| {
         other.gpu_usd_per_hour + other.storage_usd_per_hour
     });
-    let delay_usd_per_hour = DELAY_SHARE * dearest;
+    let priced = |way: Way, usd_per_hour: f64, delay_hours: f64, paid_usd: f64| {
+        let delay_usd = dearest * delay_shares(delay_hours, easy_hours);
+        Priced {
+            way,
+            usd_per_hour,
+            delay_hours,
+            delay_usd,
+            usd: paid_usd + delay_usd + hours * usd_per_hour,
+        }
+    };
 
     // Its rivals bid less by now: the market brings it back by itself.
     let beaten = at
@@ -163,37 +187,34 @@ pub fn choose(at: &Crossroads) -> Choice {
         // Some stay for minutes and some for days: who has stayed long is likely to stay longer.
         false => at.past.hours_away().max(LINGER * at.waited_hours),
     };
-    let mut ways = vec![Priced {
-        way: Way::Wait,
-        usd_per_hour: own(at.bid_usd_per_hour),
-        delay_hours: away + RETURN_HOURS,
-        usd: away * (at.storage_usd_per_hour + delay_usd_per_hour)
-            + RETURN_HOURS * (own(at.bid_usd_per_hour) + delay_usd_per_hour)
-            + hours * own(at.bid_usd_per_hour),
-    }];
+    let price = own(at.bid_usd_per_hour);
+    let paid_usd = away * at.storage_usd_per_hour + RETURN_HOURS * price;
+    let mut ways = vec![priced(Way::Wait, price, away + RETURN_HOURS, paid_usd)];
     if let Some(bid) = allowed_bid(at) {
-        ways.push(Priced {
-            way: Way::Bid(bid),
-            usd_per_hour: own(bid),
-            delay_hours: RETURN_HOURS,
-            usd: RETURN_HOURS * (own(bid) + delay_usd_per_hour) + hours * own(bid),
-        });
+        let price = own(bid);
+        ways.push(priced(Way::Bid(bid), price, RETURN_HOURS, RETURN_HOURS * price));
     }
     if let Some(other) = at.elsewhere {
         let price = other.gpu_usd_per_hour + other.storage_usd_per_hour;
         let delay_hours = at.move_hours + at.at_risk_hours;
-        ways.push(Priced {
-            way: Way::Move,
-            usd_per_hour: price,
-            delay_hours,
-            // The old box keeps its disk until the new one trains.
-            usd: delay_hours * (price + delay_usd_per_hour)
-                + at.move_hours * at.storage_usd_per_hour
-                + hours * price,
-        });
+        // The old box keeps its disk until the new one trains.
+        let paid_usd = delay_hours * price + at.move_hours * at.storage_usd_per_hour;
+        ways.push(priced(Way::Move, price, delay_hours, paid_usd));
     }
     ways.sort_by(|one, other| one.usd.total_cmp(&other.usd));
-    Choice { ways, hours }
+    Choice {
+        ways,
+        hours,
+        easy_hours,
+    }
+}
+
+/// What a delay is worth, in hours of training. `easy_hours` of it make nothing late.
+fn delay_shares(hours: f64, easy_hours: Option<f64>) -> f64 {
+    match easy_hours {
+        None => DELAY_SHARE * hours,
+        Some(easy) => EASY_SHARE * hours.min(easy) + LATE_SHARE * (hours - easy).max(0.0),
+    }
 }
 
 /// The bid that would have its box now, within every limit; `None`: none does, or none is needed.
@@ -229,7 +250,12 @@ impl fmt::Display for Priced {
             Way::Bid(bid) => format!("bidding {} for its box", text::usd_per_hour(bid)),
             Way::Move => "another box".to_owned(),
         };
-        write!(f, "{what} {usd} ({price} after {:.1} h)", self.delay_hours)
+        write!(
+            f,
+            "{what} {usd} ({price} after {:.1} h, which count as {})",
+            self.delay_hours,
+            text::usd(self.delay_usd)
+        )
     }
 }
 
@@ -254,7 +280,10 @@ impl fmt::Display for Choice {
             };
             write!(f, "{before}{way}")?;
         }
-        Ok(())
+        match self.easy_hours {
+            Some(hours) => write!(f, "; {hours:.1} h of delay now would not make it late"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -280,6 +309,7 @@ mod tests {
             hours_left: Some(24.0),
             move_hours: 0.35,
             at_risk_hours: 0.0,
+            slack_hours: None,
             left_usd: None,
             past: Past::default(),
         }
@@ -388,6 +418,16 @@ mod tests {
             },
             Way::Move,
         );
+        // There is time: a box that is dearer by a tenth is not worth it. Where there is none, it is.
+        let days = |at: &mut Crossroads, slack_hours| {
+            at.storage_usd_per_hour = 0.001;
+            at.hours_left = Some(72.0);
+            at.past.hours = 40.0;
+            at.slack_hours = Some(slack_hours);
+        };
+        check("time enough", &|at| days(at, 40.0), Way::Wait);
+        check("little time", &|at| days(at, 2.0), Way::Move);
+        check("late already", &|at| days(at, -5.0), Way::Move);
         // Hours that would be done again elsewhere speak for its own box.
         check(
             "much at risk",
@@ -406,8 +446,12 @@ mod tests {
         assert_eq!(
             choose(&at).to_string(),
             "bids more for its box: the next 14.0 h of training, delay included, cost with bidding $0.210/h for its box $3.09 \
-             ($0.220/h after 0.1 h); with another box $3.34 ($0.230/h after 0.3 h), with waiting for its box $3.70 ($0.210/h after 6.0 h)"
+             ($0.220/h after 0.1 h, which count as $0.01); with another box $3.34 ($0.230/h after 0.3 h, which count as $0.04), with \
+             waiting for its box $3.70 ($0.210/h after 6.0 h, which count as $0.70)"
         );
+        at.slack_hours = Some(22.0);
+        let line = choose(&at).to_string();
+        assert!(line.ends_with("; 10.0 h of delay now would not make it late"), "{line}");
     }
 
     proptest! {
@@ -417,7 +461,7 @@ mod tests {
             bid in 0.001f64..40.0, storage in 0.0f64..1.0, beat in proptest::option::of(0.001f64..40.0), waited in 0.0f64..50.0,
             headroom in 0.0f64..2.0, ceiling in proptest::option::of(0.001f64..40.0), other in proptest::option::of(0.001f64..40.0),
             hours in proptest::option::of(0.0f64..2000.0), left in proptest::option::of(0.0f64..500.0),
-            run_hours in 0.0f64..1000.0, interruptions in 0u32..100, away in 0.0f64..1000.0, returns in 0u32..100,
+            slack in proptest::option::of(-100.0f64..500.0), run_hours in 0.0f64..1000.0, interruptions in 0u32..100, away in 0.0f64..1000.0, returns in 0u32..100,
         ) {
             let at = Crossroads {
                 bid_usd_per_hour: bid,
@@ -430,6 +474,7 @@ mod tests {
                 hours_left: hours,
                 move_hours: 0.3,
                 at_risk_hours: 0.1,
+                slack_hours: slack,
                 left_usd: left,
                 past: Past { hours: run_hours, interruptions, away_hours: away, returns },
             };

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use crate::{
-    run::State,
+    run::{State, budget},
     spec::{RecoverPolicy, Resources, RunSpec},
     store::AttemptRecord,
     ui::text,
@@ -53,6 +53,13 @@ pub enum GiveUp {
         /// Dollars allowed.
         budget_usd: f64,
     },
+    /// Of `limits.budget` no more is left than a stopped box's disk costs until somebody comes.
+    HeldBack {
+        /// Dollars spent.
+        spent_usd: f64,
+        /// Dollars allowed.
+        budget_usd: f64,
+    },
     /// [`BRING_UPS`] boxes in a row did not come up.
     BringUps,
     /// The box was back and did not come up, and only its disk holds what was trained.
@@ -83,6 +90,15 @@ impl fmt::Display for GiveUp {
                     text::usd(*budget_usd)
                 )
             }
+            Self::HeldBack {
+                spent_usd,
+                budget_usd,
+            } => write!(
+                f,
+                "{} of the budget of {} are spent, and the rest is held back for what the disk of its box costs while that is stopped",
+                text::usd(*spent_usd),
+                text::usd(*budget_usd)
+            ),
             Self::NotUp => {
                 f.write_str("its box was back, but did not come up, and there is no bucket to go on from elsewhere")
             }
@@ -195,6 +211,8 @@ pub struct Wait {
     pub spent_usd: f64,
     /// `limits.budget`.
     pub budget_usd: Option<f64>,
+    /// What its disk costs, $/h.
+    pub storage_usd_per_hour: f64,
     /// What is bid, $/h.
     pub bid_usd_per_hour: f64,
     /// What may be bid at most, $/h; `None`: it stays as it is.
@@ -234,6 +252,15 @@ pub fn here(wait: &Wait) -> Patience {
         Presence::Coming if wait.coming >= COMING => return Patience::GoOn,
         Presence::Coming => return Patience::Wait,
         Presence::Gone | Presence::Away => {}
+    }
+    // A box that is given up stays stopped until somebody comes: a wait leaves enough for that.
+    if let Some(budget_usd) = wait.budget_usd
+        && wait.spent_usd + budget::held_back_usd(budget_usd, wait.storage_usd_per_hour) >= budget_usd
+    {
+        return Patience::GiveUp(GiveUp::HeldBack {
+            spent_usd: wait.spent_usd,
+            budget_usd,
+        });
     }
     if wait.waited >= wait.limit {
         return Patience::GiveUp(GiveUp::Waited { limit: wait.limit });
@@ -412,6 +439,7 @@ mod tests {
                 limit,
                 spent_usd,
                 budget_usd: Some(10.0),
+                storage_usd_per_hour: 0.005,
                 bid_usd_per_hour: bid,
                 ceiling_usd_per_hour: ceiling,
                 since_bid: since_bid_s.map(Duration::from_secs),
@@ -446,6 +474,15 @@ mod tests {
         check(Back, 0, 10.0, 0.2, max, None, over.clone());
         check(Away, 0, 10.0, 0.2, max, None, over);
         check(Gone, 0, 10.0, 0.2, max, None, Patience::Gone);
+        // A week of its disk costs $0.84. One that is back trains with that, too: whoever watches ends it in order.
+        let held = Patience::GiveUp(GiveUp::HeldBack {
+            spent_usd: 9.2,
+            budget_usd: 10.0,
+        });
+        check(Away, 0, 9.2, 0.2, max, None, held);
+        check(Away, 10, 9.1, 0.24, max, Some(10), Patience::Wait);
+        check(Coming, 10, 9.2, 0.2, max, None, Patience::Wait);
+        check(Back, 0, 9.2, 0.2, max, None, Patience::GoOn);
     }
 
     #[test]

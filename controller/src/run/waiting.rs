@@ -254,8 +254,7 @@ impl Lifecycle {
         let found = self.find_box(id).await?;
         self.still_ours(run, attempt)?;
         if let Some(found) = &found {
-            let now_us = self.clock.now_us();
-            self.store.meter(&run.name, attempt.number, found, now_us)?;
+            self.meter(attempt, found).await?;
         }
         let wait = self.wait_so_far(run, attempt, &waiting, found.as_ref())?;
         let held = self.was_held(run, attempt, &waiting)?;
@@ -267,7 +266,9 @@ impl Lifecycle {
         let by_price = run.spec.recover.policy == RecoverPolicy::Price && has_bucket(run);
         if by_price && nudge != Nudge::Hold {
             patience = match patience {
-                Patience::Wait | Patience::Bid(_) | Patience::GiveUp(GiveUp::Waited { .. }) => {
+                Patience::Wait
+                | Patience::Bid(_)
+                | Patience::GiveUp(GiveUp::Waited { .. } | GiveUp::HeldBack { .. }) => {
                     self.priced_patience(run, attempt, &wait, patience).await?
                 }
                 other => other,
@@ -401,6 +402,7 @@ impl Lifecycle {
             limit: run.spec.recover.wait,
             spent_usd: self.spent_usd(&run.name)?,
             budget_usd: run.spec.limits.budget_usd,
+            storage_usd_per_hour: waiting.storage_usd_per_hour,
             bid_usd_per_hour: found
                 .map_or(waiting.bid_usd_per_hour, |found| found.gpu_usd_per_hour),
             ceiling_usd_per_hour: waiting.ceiling_usd_per_hour,

@@ -23,6 +23,8 @@ use crate::{
 
 /// Event of a choice.
 const CHOSEN: &str = "way_chosen";
+/// A box that a bid won is seen to come back within this.
+const BID_SHOWS: Duration = Duration::from_secs(120);
 /// Between two choices while a box is waited for: prices move by the hour, and each choice is a search.
 const CHOOSE_EVERY_US: i64 = 5 * 60 * 1_000_000;
 
@@ -72,20 +74,29 @@ impl Lifecycle {
         wait: &Wait,
         before: Patience,
     ) -> Result<Patience, Halt> {
-        // Here nobody waits longer than the run file allows, and nobody gives up for that: there are other boxes.
-        if let Patience::GiveUp(GiveUp::Waited { .. }) = before {
-            return Ok(Patience::Leave);
-        }
+        let overdue = matches!(
+            before,
+            Patience::GiveUp(GiveUp::Waited { .. } | GiveUp::HeldBack { .. })
+        );
         let now_us = self.clock.now_us();
-        if wait.presence != Presence::Away
-            || !self.looks.choice_is_due(&run.name, now_us, CHOOSE_EVERY_US)
-        {
+        // What is left of the budget is not spent on waiting: that is decided at once, but for a bid that was just made.
+        let no_money = matches!(before, Patience::GiveUp(GiveUp::HeldBack { .. }))
+            && wait.since_bid.is_none_or(|since| since >= BID_SHOWS);
+        let due = no_money || self.looks.choice_is_due(&run.name, now_us, CHOOSE_EVERY_US);
+        if wait.presence != Presence::Away || !due {
             return Ok(Patience::Wait);
         }
         let since = wait
             .since_bid
             .map_or(wait.waited, |bid| bid.min(wait.waited));
-        let choice = self.choose_way(run, attempt, since).await?;
+        let mut choice = self.choose_way(run, attempt, since).await?;
+        // Nobody waits longer than the run file or its budget allows where there is another way, and nobody gives up for that. Where there
+        // is none, its place in the market's queue is all that the run has, as long as there is money for that.
+        if overdue && choice.ways.len() > 1 {
+            choice.ways.retain(|way| way.way != Way::Wait);
+        } else if let Patience::GiveUp(GiveUp::HeldBack { .. }) = before {
+            return Ok(before);
+        }
         let told = self
             .store
             .newest_event(&run.name, attempt.number, CHOSEN)?
@@ -114,11 +125,12 @@ impl Lifecycle {
             .map(|way| {
                 json!({
                     "way": way.way.name(), "usd": way.usd, "usd_per_hour": way.usd_per_hour, "delay_hours": way.delay_hours,
+                    "delay_usd": way.delay_usd,
                 })
             })
             .collect();
         let detail = json!({
-            "way": choice.way().name(), "text": text, "hours": choice.hours, "ways": ways,
+            "way": choice.way().name(), "text": text, "hours": choice.hours, "easy_hours": choice.easy_hours, "ways": ways,
         });
         self.note(run, attempt.number, CHOSEN, detail)
     }
@@ -161,6 +173,7 @@ impl Lifecycle {
                 break;
             }
         }
+        let hours_left = self.hours_left(run, attempt)?;
         let at = Crossroads {
             bid_usd_per_hour: attempt.gpu_usd_per_hour,
             storage_usd_per_hour: attempt.storage_usd_per_hour,
@@ -169,13 +182,22 @@ impl Lifecycle {
             headroom: resources.bid_headroom,
             ceiling_usd_per_hour: recovery::ceiling(resources, attempt.storage_usd_per_hour),
             elsewhere,
-            hours_left: self.hours_left(run, attempt)?,
+            hours_left,
+            slack_hours: self.slack_hours(run, hours_left),
             move_hours: self.move_hours(run)?,
             at_risk_hours: self.at_risk_hours(run, attempt)?,
             left_usd,
             past: self.market_past()?,
         };
         Ok(choosing::choose(&at))
+    }
+
+    /// Hours that may pass without training until the result is later than the run file wants it; `None`: it does not say, or nothing tells
+    /// how much is to come.
+    fn slack_hours(&self, run: &RunRecord, hours_left: Option<f64>) -> Option<f64> {
+        let wanted_h = run.spec.recover.deadline?.as_secs_f64() / 3600.0;
+        let passed_us = self.clock.now_us().saturating_sub(run.created_us).max(0);
+        Some(wanted_h - passed_us as f64 / 3.6e9 - hours_left?)
     }
 
     /// Hours of training to come; `None`: nothing tells.

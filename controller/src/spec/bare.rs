@@ -116,6 +116,7 @@ impl RunSpec {
                 policy: RecoverPolicy::Elsewhere,
                 attempts: DEFAULT_ATTEMPTS,
                 wait: DEFAULT_WAIT,
+                deadline: None,
             },
             limits: Limits {
                 bring_up: DEFAULT_BRING_UP,

@@ -215,6 +215,7 @@ pub(super) struct RecoverKeys {
     policy: Option<Scalar>,
     attempts: Option<Scalar>,
     wait: Option<Scalar>,
+    deadline: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -440,6 +441,10 @@ impl FileKeys {
                 wait: or(
                     recover.and_then(|keys| keys.wait.as_ref()),
                     DEFAULT_WAIT,
+                    bring_up,
+                )?,
+                deadline: option(
+                    recover.and_then(|keys| keys.deadline.as_ref()),
                     bring_up,
                 )?,
             },

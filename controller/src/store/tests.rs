@@ -48,6 +48,7 @@ fn run(name: &str) -> RunRecord {
             policy: RecoverPolicy::Elsewhere,
             attempts: 5,
             wait: Duration::from_secs(86_400),
+            deadline: None,
         },
         limits: Limits {
             bring_up: Duration::from_secs(2700),

@@ -134,6 +134,14 @@ pub fn decide(sight: &Sight) -> Verdict {
     }
 }
 
+/// Whether a training ended with its container, by when the present one started: one that nobody watched is found like this.
+pub(crate) fn went_with_its_container(session: &SessionInfo, up_since_us: i64) -> bool {
+    // The box's clock and the provider's differ a little.
+    let up_since_us = up_since_us.max(0) as u64;
+    let ended_us = session.ended_us.unwrap_or(u64::MAX);
+    session.started_us < up_since_us && ended_us <= up_since_us.saturating_add(60_000_000)
+}
+
 /// TERM or KILL ended it, or it answered TERM with the shell's code for it.
 pub(crate) fn ended_by_signal(session: &SessionInfo) -> bool {
     session.state == SessionState::Stopped
@@ -148,6 +156,26 @@ mod tests {
         provider::{Actual, Intended},
         run::bringing_up::TRAIN,
     };
+
+    #[test]
+    fn a_training_of_before_its_container_ended_with_the_one_before() {
+        let minute = 60_000_000;
+        let check = |started: u64, ended: Option<u64>, up_since: i64, expected: bool| {
+            let found = SessionInfo {
+                started_us: started * minute,
+                ended_us: ended.map(|ended| ended * minute),
+                ..signalled(15)
+            };
+            let went = went_with_its_container(&found, up_since * minute as i64);
+            assert_eq!(went, expected, "{started} {ended:?} {up_since}");
+        };
+        check(10, Some(50), 5, false);
+        check(10, Some(50), 60, true);
+        check(10, Some(51), 50, true);
+        // It ended long after that start: for another reason.
+        check(10, Some(90), 60, false);
+        check(10, None, 60, false);
+    }
 
     const UP: Seen = Seen {
         intended: Intended::Running,

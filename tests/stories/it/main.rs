@@ -22,6 +22,7 @@ mod recovery;
 mod tidy;
 mod waiting;
 mod waits;
+mod weeks;
 mod windows;
 mod wiping;
 mod world;

@@ -3,6 +3,7 @@
 //! A scripted box trains one step a second, commits a checkpoint every ten steps, and ends as its script says.
 
 mod boxes;
+mod seeded;
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,7 +18,7 @@ use spotter::{
     config::{Config, Environment},
     ledger,
     logbook::Logbook,
-    provider::{Provider, memory::MemoryMarket},
+    provider::memory::MemoryMarket,
     run::{
         State,
         lease::Lease,
@@ -33,17 +34,20 @@ use spotter::{
 };
 use tokio::time::Instant;
 
-pub use self::boxes::ScriptedBoxes;
+pub use self::{
+    boxes::{Fleet, ScriptedBoxes},
+    seeded::SeededMarket,
+};
 
 /// Steps between two checkpoints of a scripted box.
 pub const CHECKPOINT_EVERY: u64 = 10;
 /// 2026-01-01, where every story begins.
-const EPOCH_US: i64 = 1_767_225_600_000_000;
+pub const EPOCH_US: i64 = 1_767_225_600_000_000;
 
 /// Everything outside the controller.
-pub struct World {
+pub struct World<Market = MemoryMarket> {
     /// The market.
-    pub market: MemoryMarket,
+    pub market: Market,
     /// The boxes.
     pub boxes: ScriptedBoxes,
     /// The record.
@@ -93,13 +97,35 @@ impl std::io::Write for Paper {
 impl World {
     /// A market of `machines`, boxes that train `total_steps`.
     pub fn new(machines: u64, total_steps: u64) -> World {
-        let home = tempfile::tempdir().unwrap();
+        World::over(MemoryMarket::new(machines), total_steps)
+    }
+
+    /// The market takes a box back, and its training ends with it.
+    pub fn outbid(&self, instance: Option<u64>) {
+        let instance = instance.expect("a box that trains has a number");
+        self.market.outbid(instance);
+        self.boxes.end_container(instance);
+    }
+
+    /// The same by a bid: whoever bids more gets the box.
+    pub fn outbid_by(&self, instance: Option<u64>, usd_per_hour: f64) {
+        self.outbid(instance);
+        let instance = instance.expect("a box that trains has a number");
+        self.market.set_rival(instance, usd_per_hour);
+    }
+}
+
+impl<Market: Fleet + Clone + 'static> World<Market> {
+    /// A world over a market.
+    pub fn over(market: Market, total_steps: u64) -> Self {
+        // In memory where that is possible: a record is written thousands of times in a story of weeks.
+        let home = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let home = home.unwrap();
         let start = Instant::now();
         let clock = Clock::new(move || EPOCH_US + start.elapsed().as_micros() as i64);
         let store = Arc::new(Store::open(&home.path().join("spotter.db"), clock.clone()).unwrap());
-        let market = MemoryMarket::new(machines);
-        let boxes = ScriptedBoxes::new(&market, total_steps);
-        World {
+        let boxes = ScriptedBoxes::new(market.clone(), total_steps);
+        Self {
             market,
             boxes,
             store,
@@ -173,20 +199,6 @@ impl World {
             .unwrap()
             .expect("nobody else watches");
         self.lifecycle().drive(name, Goal::End).await.unwrap()
-    }
-
-    /// The market takes a box back, and its training ends with it.
-    pub fn outbid(&self, instance: Option<u64>) {
-        let instance = instance.expect("a box that trains has a number");
-        self.market.outbid(instance);
-        self.boxes.end_container(instance);
-    }
-
-    /// The same by a bid: whoever bids more gets the box.
-    pub fn outbid_by(&self, instance: Option<u64>, usd_per_hour: f64) {
-        self.outbid(instance);
-        let instance = instance.expect("a box that trains has a number");
-        self.market.set_rival(instance, usd_per_hour);
     }
 
     /// Carries a run on for some time, as a controller that is killed then.
@@ -317,6 +329,7 @@ pub fn spec(name: &str) -> RunSpec {
             policy: RecoverPolicy::Elsewhere,
             attempts: 5,
             wait: Duration::from_secs(86_400),
+            deadline: None,
         },
         limits: Limits {
             bring_up: Duration::from_secs(45 * 60),

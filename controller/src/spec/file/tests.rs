@@ -44,7 +44,7 @@ checkpoints:
   persist: true
   on_stale: stop
   server: {endpoint: "https://minio.lab:9000", region: lab-1, style: virtual}
-recover: {policy: here, attempts: 4, wait: 6h}
+recover: {policy: here, attempts: 4, wait: 6h, deadline: 3d}
 limits: {bring_up: 30m, budget: 600}
 results: {fetch: [checkpoints/final.pt, logs], to: ./brought}
 on_done: stop
@@ -187,6 +187,7 @@ fn the_whole_file_is_read() {
             policy: RecoverPolicy::Here,
             attempts: 4,
             wait: Duration::from_secs(6 * 3600),
+            deadline: Some(Duration::from_secs(3 * 86_400)),
         }
     );
     assert_eq!(
@@ -233,6 +234,7 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(spec.recover.policy, RecoverPolicy::Elsewhere);
     assert_eq!(spec.recover.attempts, DEFAULT_ATTEMPTS);
     assert_eq!(spec.recover.wait, DEFAULT_WAIT);
+    assert_eq!(spec.recover.deadline, None);
     assert_eq!((spec.checkpoints, spec.results), (None, None));
     assert_eq!(spec.on_done, OnDone::Stop, "what it wrote is nowhere else");
     // What is stored is read back the same.

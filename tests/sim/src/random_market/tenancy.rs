@@ -1,5 +1,7 @@
 //! What one account rents in a random market, and its bill, by the second.
 
+use std::borrow::Cow;
+
 use crate::{
     market::{Millis, bill::Bill, machine::storage_usd_per_hour},
     random_market::{
@@ -70,7 +72,7 @@ impl Rented {
 /// Everything that one account rents.
 #[derive(Debug, Clone)]
 pub struct Tenancy<'a> {
-    market: &'a RandomMarket,
+    market: Cow<'a, RandomMarket>,
     /// All that it ever rented; the index is the number of the box.
     pub boxes: Vec<Rented>,
 }
@@ -79,9 +81,29 @@ impl<'a> Tenancy<'a> {
     /// Nothing is rented yet.
     pub fn new(market: &'a RandomMarket) -> Self {
         Self {
-            market,
+            market: Cow::Borrowed(market),
             boxes: Vec::new(),
         }
+    }
+
+    /// The same in a market of its own.
+    pub fn of(market: RandomMarket) -> Tenancy<'static> {
+        Tenancy {
+            market: Cow::Owned(market),
+            boxes: Vec::new(),
+        }
+    }
+
+    /// Where it rents.
+    pub fn market(&self) -> &RandomMarket {
+        &self.market
+    }
+
+    /// Whether nothing but time keeps a box from running.
+    pub fn has_its_machine(&self, id: usize) -> bool {
+        let rented = &self.boxes[id];
+        let segment = self.market.machines[rented.machine].at(rented.at_ms);
+        rented.wants_to_run && segment.holds(rented.bid_usd_per_hour)
     }
 
     /// Rents a machine for a bid, or on-demand; `None`: it is not for sale at that price.

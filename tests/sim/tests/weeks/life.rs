@@ -55,6 +55,8 @@ pub struct Job {
 pub enum Strategy {
     /// The controller's own choices: its headroom, and what it does about an interruption.
     Choice,
+    /// The same where nobody said when the result is wanted.
+    Hurry,
     /// The price to beat and this share of it; elsewhere after each interruption.
     Elsewhere(f64),
     /// The same; the box is waited for.
@@ -202,7 +204,7 @@ impl Life<'_> {
     /// What could be rented, each with what would be paid for its GPU, cheapest all in first.
     fn affordable(&self) -> Vec<(Offered, f64)> {
         let headroom = match self.strategy {
-            Strategy::Choice => Some(DEFAULT_HEADROOM_BY_PRICE),
+            Strategy::Choice | Strategy::Hurry => Some(DEFAULT_HEADROOM_BY_PRICE),
             Strategy::Elsewhere(headroom) | Strategy::Here(headroom) => Some(headroom),
             Strategy::OnDemand => None,
         };
@@ -307,8 +309,8 @@ impl Life<'_> {
             let lost = self.tenancy.presence(id) == Presence::Offline;
             let way = match self.strategy {
                 // Nobody waits for a host that is lost.
-                Strategy::Choice if lost => Way::Move,
-                Strategy::Choice => self.choice(id, self.now - bid_ms),
+                Strategy::Choice | Strategy::Hurry if lost => Way::Move,
+                Strategy::Choice | Strategy::Hurry => self.choice(id, self.now - bid_ms),
                 Strategy::Here(_) => Way::Wait,
                 Strategy::Elsewhere(_) | Strategy::OnDemand => Way::Move,
             };
@@ -360,6 +362,8 @@ impl Life<'_> {
             .affordable()
             .into_iter()
             .find(|(offer, _)| offer.machine != rented.machine);
+        let left_h = self.job.hours - self.on_disk_h;
+        let slack_h = self.job.deadline_h - self.now as f64 / HOUR_MS as f64 - left_h;
         let at = Crossroads {
             bid_usd_per_hour: rented.gpu_usd_per_hour(),
             storage_usd_per_hour: rented.storage_usd_per_hour,
@@ -371,12 +375,13 @@ impl Life<'_> {
                 gpu_usd_per_hour,
                 storage_usd_per_hour: offer.storage_usd_per_gb_month * self.job.disk_gb / 720.0,
             }),
-            hours_left: Some(self.job.hours - self.on_disk_h),
+            hours_left: Some(left_h),
             move_hours: match self.brought_up {
                 (_, 0) => choosing::MOVE_HOURS,
                 (hours, count) => hours / f64::from(count),
             },
             at_risk_hours: self.on_disk_h - self.in_bucket_h,
+            slack_hours: (self.strategy == Strategy::Choice).then_some(slack_h),
             left_usd: Some(self.job.budget_usd - self.books.spent_usd(self.now)),
             past: self.past,
         };

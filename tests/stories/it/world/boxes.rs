@@ -15,11 +15,11 @@ use spotter::{
         FileList, LogPiece, LogPosition, PreflightReport, RestoreReport, SessionInfo,
         SessionRequest, SessionState, TrainingInfo,
     },
-    provider::{Provider, hosts::is_host, memory::MemoryMarket},
+    provider::{Instance, InstanceId, Provider, hosts::is_host, memory::MemoryMarket},
     run::site::{KeysGiven, LeftLog, Place, Progress, Site, SiteError, Sites},
     spec::RunSpec,
 };
-use spotter_bucket::Ending;
+use spotter_bucket::{Cause, EndedBy, Ending};
 use tokio::time::Instant;
 
 use super::{CHECKPOINT_EVERY, EPOCH_US};
@@ -27,9 +27,26 @@ use super::{CHECKPOINT_EVERY, EPOCH_US};
 /// Length of a line about a step.
 const LINE_BYTES: usize = 32;
 
+/// A market as its boxes live in it.
+pub trait Fleet: Provider {
+    /// Instances that exist.
+    fn alive(&self) -> Vec<Instance>;
+
+    /// Containers that the market ended since this was asked last, and when. One in which a story ends them itself tells of none.
+    fn ended(&self) -> Vec<(InstanceId, Instant)> {
+        Vec::new()
+    }
+}
+
+impl Fleet for MemoryMarket {
+    fn alive(&self) -> Vec<Instance> {
+        MemoryMarket::alive(self)
+    }
+}
+
 /// The scripted boxes; clones share them.
 #[derive(Clone)]
-pub struct ScriptedBoxes(Arc<Mutex<Script>>, MemoryMarket);
+pub struct ScriptedBoxes(Arc<Mutex<Script>>, Arc<dyn Fleet>);
 
 /// What boxes do, and what they have done.
 #[derive(Debug)]
@@ -90,11 +107,19 @@ pub struct Script {
     pub configs: Vec<BoxConfig>,
     /// How long the money lasts, as a box was told last by whoever watches.
     pub allowed: Option<Duration>,
+    /// Nobody watches: a box whose money is over ends its training and stops itself.
+    pub alone: bool,
     /// Requests of sessions as they came.
     pub requests: Vec<SessionRequest>,
     /// Boxes whose agent wiped its keys, which one that is destroyed cannot.
     pub wiped: Vec<u64>,
     begin: Instant,
+    /// Calls that take their time and are under way.
+    under_way: u32,
+    /// Until when the money lasts, by box.
+    money: BTreeMap<u64, Instant>,
+    /// Assignments by box.
+    assigned: BTreeMap<u64, BoxConfig>,
     switch: Option<Duration>,
     up: BTreeMap<u64, Instant>,
     sessions: Vec<Session>,
@@ -119,7 +144,7 @@ struct Session {
 
 impl ScriptedBoxes {
     /// Boxes of a market, whose switches watch over them.
-    pub fn new(market: &MemoryMarket, total_steps: u64) -> Self {
+    pub fn new(market: impl Fleet + 'static, total_steps: u64) -> Self {
         let script = Script {
             total_steps,
             step_s: 1,
@@ -149,16 +174,20 @@ impl ScriptedBoxes {
             calls: Vec::new(),
             configs: Vec::new(),
             allowed: None,
+            alone: false,
             requests: Vec::new(),
             wiped: Vec::new(),
             begin: Instant::now(),
+            under_way: 0,
+            money: BTreeMap::new(),
+            assigned: BTreeMap::new(),
             switch: None,
             up: BTreeMap::new(),
             sessions: Vec::new(),
             journal: BTreeMap::new(),
             restored: Vec::new(),
         };
-        let boxes = Self(Arc::new(Mutex::new(script)), market.clone());
+        let boxes = Self(Arc::new(Mutex::new(script)), Arc::new(market));
         tokio::spawn(dead_mans_switches(boxes.clone()));
         boxes
     }
@@ -170,18 +199,35 @@ impl ScriptedBoxes {
 
     /// The container of a box ends, and every session with it.
     pub fn end_container(&self, instance: u64) {
-        let mut script = self.script();
-        for index in 0..script.sessions.len() {
-            if script.sessions[index].instance != instance {
-                continue;
-            }
-            // What had ended by itself stays so, whatever the script says later.
-            let ended = script.sessions[index].ended(&script);
-            let session = &mut script.sessions[index];
-            if let (None, Some((state, code))) = (&session.over, ended) {
-                session.over = Some((state, code, session.now()));
-            }
-            session.taken_back.get_or_insert_with(Instant::now);
+        self.script().end_container(instance, Instant::now());
+    }
+
+    /// Whether something is under way between laptop and boxes.
+    pub fn is_busy(&self) -> bool {
+        self.script().under_way > 0
+    }
+
+    /// When a box does something by itself next: its training ends, or, with nobody there, its money.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.catch_up();
+        let script = self.script();
+        let live = |session: &&Session| session.name == "train" && session.ended(&script).is_none();
+        let live = script.sessions.iter().filter(live);
+        let ends = live.clone().map(|session| {
+            let steps = script.total_steps.saturating_sub(session.first_step);
+            session.began + Duration::from_secs(steps * script.step_s)
+        });
+        let money = live
+            .filter(|_| script.alone)
+            .filter_map(|session| script.money.get(&session.instance).copied());
+        ends.chain(money).min()
+    }
+
+    /// What the market did to boxes since somebody looked last happens to what ran on them.
+    fn catch_up(&self) {
+        let _ = self.1.alive();
+        for (instance, at) in self.1.ended() {
+            self.script().end_container(instance, at);
         }
     }
 
@@ -218,8 +264,10 @@ impl ScriptedBoxes {
 async fn dead_mans_switches(boxes: ScriptedBoxes) {
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
+        boxes.catch_up();
         let alive = boxes.1.alive();
-        let due: Vec<u64> = {
+        let broke = boxes.script().end_what_is_not_paid();
+        let mut due: Vec<u64> = {
             let mut script = boxes.script();
             let Some(limit) = script.switch else { continue };
             let runs = |id: &u64| {
@@ -243,6 +291,7 @@ async fn dead_mans_switches(boxes: ScriptedBoxes) {
                 .map(|(id, _)| *id)
                 .collect()
         };
+        due.extend(broke);
         for id in due {
             boxes.1.stop(id).await.ok();
             boxes.end_container(id);
@@ -361,6 +410,62 @@ impl Script {
             .find(|session| session.instance == instance && session.name == name)
     }
 
+    fn end_container(&mut self, instance: u64, at: Instant) {
+        for index in 0..self.sessions.len() {
+            if self.sessions[index].instance != instance {
+                continue;
+            }
+            self.sessions[index].taken_back.get_or_insert(at);
+            // What had ended by itself stays so, whatever the script says later.
+            let session = &self.sessions[index];
+            let over = match (&session.over, session.ended(self)) {
+                (None, Some((state, code))) if state != SessionState::Signalled => {
+                    Some((state, code, session.now()))
+                }
+                _ => continue,
+            };
+            self.sessions[index].over = over;
+        }
+    }
+
+    /// With nobody there a box ends its training when its money is over, leaves word of it in the bucket, and stops itself when the time for
+    /// that is over, too. Answers which stop now.
+    fn end_what_is_not_paid(&mut self) -> Vec<u64> {
+        let now = Instant::now();
+        let over: Vec<(u64, Instant)> = match self.alone {
+            true => (self.money.iter())
+                .map(|(instance, at)| (*instance, *at))
+                .filter(|(_, at)| *at <= now)
+                .collect(),
+            false => Vec::new(),
+        };
+        let mut stop = Vec::new();
+        for (instance, at) in over {
+            let live = |session: &Session| {
+                session.instance == instance && session.name == "train" && session.ended(self).is_none()
+            };
+            let config = &self.assigned[&instance];
+            let finish = config.allowance.map_or(Duration::ZERO, |allowed| allowed.finish);
+            let attempt = config.attempt;
+            if let Some(index) = self.sessions.iter().rposition(live) {
+                let began_us = self.date_us(self.sessions[index].began);
+                self.sessions[index].ended_by_us = Some(at);
+                let mut ending = Ending::new(began_us, self.date_us(at), EndedBy::Request);
+                ending.cause = Some(Cause {
+                    by: "budget".to_owned(),
+                    reason: "the money that was left for it is over".to_owned(),
+                });
+                self.endings.insert(attempt, ending);
+                self.catch_up();
+            }
+            if now >= at + finish && self.endings.contains_key(&attempt) {
+                self.money.remove(&instance);
+                stop.push(instance);
+            }
+        }
+        stop
+    }
+
     /// The date by the clock of every box, microseconds since the epoch.
     fn date_us(&self, at: Instant) -> u64 {
         EPOCH_US as u64 + at.duration_since(self.begin).as_micros() as u64
@@ -450,6 +555,22 @@ struct ScriptedBox {
     instance: u64,
 }
 
+/// A call that takes its time, until it is over or nobody waits for it any more.
+struct UnderWay(ScriptedBoxes);
+
+impl UnderWay {
+    fn begin(boxes: &ScriptedBoxes) -> Self {
+        boxes.script().under_way += 1;
+        Self(boxes.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.script().under_way -= 1;
+    }
+}
+
 fn unreachable() -> SiteError {
     SiteError::Unreachable("no route to host".to_owned())
 }
@@ -462,8 +583,10 @@ impl ScriptedBox {
         }
         // What is asked all the time is quick; everything else takes its time.
         if !matches!(call, "status" | "log" | "events" | "acknowledge") {
+            let _under_way = UnderWay::begin(&self.boxes);
             tokio::time::sleep(Duration::from_millis(600)).await;
         }
+        self.boxes.catch_up();
         let up = self.boxes.1.alive().iter().any(|instance| {
             instance.id == self.instance
                 && instance.contract_running
@@ -626,7 +749,9 @@ impl Site for ScriptedBox {
     }
 
     fn allow(&self, money_lasts: Duration) {
-        self.boxes.script().allowed = Some(money_lasts);
+        let mut script = self.boxes.script();
+        script.allowed = Some(money_lasts);
+        script.money.insert(self.instance, Instant::now() + money_lasts);
     }
 
     async fn preflight(&self, _gpus: u32, _disk_bytes: u64) -> Result<PreflightReport, SiteError> {
@@ -640,6 +765,10 @@ impl Site for ScriptedBox {
     async fn configure(&self, config: &BoxConfig) -> Result<String, SiteError> {
         let mut script = self.reach("configure").await?;
         script.configs.push(config.clone());
+        script.assigned.insert(self.instance, config.clone());
+        if let Some(allowed) = config.allowance {
+            script.money.insert(self.instance, Instant::now() + allowed.left);
+        }
         if let Some(err) = &script.refuses_to_configure {
             return Err(err.clone());
         }
@@ -661,6 +790,7 @@ impl Site for ScriptedBox {
         _to: &str,
         _progress: Progress<'_>,
     ) -> Result<(), SiteError> {
+        let _under_way = UnderWay::begin(&self.boxes);
         tokio::time::sleep(Duration::from_secs(2)).await;
         self.reach("sync").await.map(drop)
     }

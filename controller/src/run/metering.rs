@@ -1,0 +1,60 @@
+//! Takes in what a look at a box says of its price. What ended while nobody looked is dated by what the provider charged.
+
+use crate::{
+    ledger::{self, CostKind},
+    provider::Instance,
+    run::lifecycle::Lifecycle,
+    store::{AttemptRecord, StoreError},
+};
+
+/// A charge shows up in the provider's account this much later at most, as bills of boxes that are gone are final by then.
+const CHARGES_LAG_US: i64 = 6 * 3_600_000_000;
+
+impl Lifecycle {
+    /// Brings the ledger in line with what the box of an attempt costs, as it is seen now.
+    pub(crate) async fn meter(
+        &self,
+        attempt: &AttemptRecord,
+        seen: &Instance,
+    ) -> Result<(), StoreError> {
+        let (run, number) = (&attempt.run, attempt.number);
+        if let Some(until_us) = self.charged_until(attempt, seen).await? {
+            self.store
+                .close_interval(run, number, CostKind::Gpu, until_us)?;
+        }
+        self.store.meter(run, number, seen, self.clock.now_us())
+    }
+
+    /// Until when a GPU that is not charged any more can have been charged at most; `None`: it is, or nobody can say.
+    async fn charged_until(
+        &self,
+        attempt: &AttemptRecord,
+        seen: &Instance,
+    ) -> Result<Option<i64>, StoreError> {
+        if ledger::rates(seen).gpu_usd_per_hour > 0.0 {
+            return Ok(None);
+        }
+        let now_us = self.clock.now_us();
+        let intervals = self.store.intervals(&attempt.run)?;
+        let is_old = intervals.iter().any(|known| {
+            let open = known.attempt == attempt.number && known.kind == CostKind::Gpu;
+            open && known.to_us.is_none() && now_us - known.from_us > CHARGES_LAG_US
+        });
+        if !is_old {
+            return Ok(None);
+        }
+        let since_s = attempt.created_us as f64 / 1e6;
+        let charges = match self.provider.charges(since_s, &[seen.id]).await {
+            Ok(charges) => charges,
+            Err(err) => {
+                tracing::debug!(%err, "charges could not be read; its end counts from this look");
+                return Ok(None);
+            }
+        };
+        let charged_usd: f64 = charges.iter().map(|charge| charge.gpu_usd).sum();
+        let until_us = ledger::charged_until(&intervals, attempt.number, charged_usd);
+        Ok(until_us
+            .map(|until_us| until_us.saturating_add(CHARGES_LAG_US))
+            .filter(|until_us| *until_us < now_us))
+    }
+}
