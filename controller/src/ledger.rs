@@ -121,8 +121,8 @@ pub struct Charged {
     pub is_final: bool,
 }
 
-/// What a run cost up to `now_us`: for each attempt what the provider charged where that is final, else the intervals and the
-/// traffic that was charged so far, which only the provider meters.
+/// What a run cost up to `now_us`: for each attempt what the provider charged where that is final, else the intervals, or what was
+/// charged so far where that is more, and the traffic, which only the provider meters.
 pub fn run_cost(intervals: &[Interval], charges: &[Charged], now_us: i64) -> Cost {
     let mut attempts: Vec<u32> = intervals.iter().map(|interval| interval.attempt).collect();
     attempts.extend(charges.iter().map(|charged| charged.attempt));
@@ -135,9 +135,11 @@ pub fn run_cost(intervals: &[Interval], charges: &[Charged], now_us: i64) -> Cos
         let charged = charges.iter().find(|charged| charged.attempt == attempt);
         total += match charged {
             Some(charged) if charged.is_final => charged.cost,
+            // It lags behind; where it is ahead, something was charged that nobody saw.
             Some(charged) => Cost {
+                gpu_usd: ours.gpu_usd.max(charged.cost.gpu_usd),
+                disk_usd: ours.disk_usd.max(charged.cost.disk_usd),
                 bandwidth_usd: charged.cost.bandwidth_usd,
-                ..ours
             },
             None => ours,
         };
@@ -262,9 +264,7 @@ pub fn charged_until(intervals: &[Interval], attempt: u32, charged_usd: f64) -> 
         .iter()
         .filter(|known| known.attempt == attempt && known.kind == CostKind::Gpu);
     let open = own.clone().find(|known| known.to_us.is_none())?;
-    let closed_usd: f64 = own
-        .filter_map(|known| Some(known.usd(known.to_us?)))
-        .sum();
+    let closed_usd: f64 = own.filter_map(|known| Some(known.usd(known.to_us?))).sum();
     let hours = (charged_usd - closed_usd).max(0.0) / open.usd_per_hour;
     (charged_usd > 0.0 && hours.is_finite()).then(|| open.from_us + (hours * 3.6e9) as i64)
 }
@@ -375,11 +375,16 @@ mod tests {
             run_cost(&intervals, &[closed], 5 * HOUR_US).total_usd(),
             0.76 + 0.42,
         );
-        // Of an open one only the traffic is news.
-        let open = Charged {
+        // An open one lags behind; what it has beyond our figure was charged while nobody looked.
+        let mut open = Charged {
             is_final: false,
             ..closed
         };
+        check(
+            run_cost(&intervals, &[open], 5 * HOUR_US).total_usd(),
+            0.66 + 0.10 + 0.42,
+        );
+        open.cost.gpu_usd = 0.20;
         check(
             run_cost(&intervals, &[open], 5 * HOUR_US).total_usd(),
             0.65 + 0.10 + 0.42,

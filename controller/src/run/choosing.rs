@@ -192,7 +192,12 @@ pub fn choose(at: &Crossroads) -> Choice {
     let mut ways = vec![priced(Way::Wait, price, away + RETURN_HOURS, paid_usd)];
     if let Some(bid) = allowed_bid(at) {
         let price = own(bid);
-        ways.push(priced(Way::Bid(bid), price, RETURN_HOURS, RETURN_HOURS * price));
+        ways.push(priced(
+            Way::Bid(bid),
+            price,
+            RETURN_HOURS,
+            RETURN_HOURS * price,
+        ));
     }
     if let Some(other) = at.elsewhere {
         let price = other.gpu_usd_per_hour + other.storage_usd_per_hour;
@@ -420,6 +425,7 @@ mod tests {
         );
         // There is time: a box that is dearer by a tenth is not worth it. Where there is none, it is.
         let days = |at: &mut Crossroads, slack_hours| {
+            at.elsewhere = other(0.197);
             at.storage_usd_per_hour = 0.001;
             at.hours_left = Some(72.0);
             at.past.hours = 40.0;
@@ -446,12 +452,15 @@ mod tests {
         assert_eq!(
             choose(&at).to_string(),
             "bids more for its box: the next 14.0 h of training, delay included, cost with bidding $0.210/h for its box $3.09 \
-             ($0.220/h after 0.1 h, which count as $0.01); with another box $3.34 ($0.230/h after 0.3 h, which count as $0.04), with \
+             ($0.220/h after 0.1 h, which count as $0.0058); with another box $3.34 ($0.230/h after 0.3 h, which count as $0.0403), with \
              waiting for its box $3.70 ($0.210/h after 6.0 h, which count as $0.70)"
         );
         at.slack_hours = Some(22.0);
         let line = choose(&at).to_string();
-        assert!(line.ends_with("; 10.0 h of delay now would not make it late"), "{line}");
+        assert!(
+            line.ends_with("; 10.0 h of delay now would not make it late"),
+            "{line}"
+        );
     }
 
     proptest! {

@@ -14,6 +14,7 @@ use crate::{
         lifecycle::{LOOK_AGAIN, Lifecycle},
         machines,
         market_eye::UNKNOWN,
+        next,
         site::{Site, SiteError},
     },
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
@@ -338,9 +339,13 @@ impl Lifecycle {
             attempt.reason = Some(format!("its training had not started {limit}"));
             return self.end_box_patiently(run, &mut attempt).await;
         }
+        let destroy = next::destroy(&self.store, run)?;
         self.say(
             run,
-            &format!("The box of attempt {} is stopped: {why}.", attempt.number),
+            &format!(
+                "The box of attempt {} is stopped: {why}. Its disk costs ${:.4}/h until `{destroy}`.",
+                attempt.number, attempt.storage_usd_per_hour
+            ),
         );
         self.note(
             run,

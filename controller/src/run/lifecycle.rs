@@ -87,6 +87,7 @@ impl Lifecycle {
         let mut told = String::new();
         let mut tended: Option<Instant> = None;
         let mut moved_on = false;
+        self.read_bills(name).await?;
         loop {
             let run = self.store.run(name)?;
             if tended.is_none_or(|at| at.elapsed() >= TEND) {

@@ -3,7 +3,7 @@
 use crate::{
     ledger::{self, CostKind},
     provider::Instance,
-    run::lifecycle::Lifecycle,
+    run::{State, lifecycle::Lifecycle},
     store::{AttemptRecord, StoreError},
 };
 
@@ -23,6 +23,16 @@ impl Lifecycle {
                 .close_interval(run, number, CostKind::Gpu, until_us)?;
         }
         self.store.meter(run, number, seen, self.clock.now_us())
+    }
+
+    /// What boxes that are still there were charged while nobody looked: one may have come back by itself, and gone again.
+    pub(crate) async fn read_bills(&self, run: &str) -> Result<(), StoreError> {
+        for attempt in self.store.attempts(run)? {
+            if attempt.instance.is_some() && attempt.state != State::Gone {
+                self.reconcile(&attempt).await;
+            }
+        }
+        Ok(())
     }
 
     /// Until when a GPU that is not charged any more can have been charged at most; `None`: it is, or nobody can say.

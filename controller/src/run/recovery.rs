@@ -255,7 +255,8 @@ pub fn here(wait: &Wait) -> Patience {
     }
     // A box that is given up stays stopped until somebody comes: a wait leaves enough for that.
     if let Some(budget_usd) = wait.budget_usd
-        && wait.spent_usd + budget::held_back_usd(budget_usd, wait.storage_usd_per_hour) >= budget_usd
+        && wait.spent_usd + budget::held_back_usd(budget_usd, wait.storage_usd_per_hour)
+            >= budget_usd
     {
         return Patience::GiveUp(GiveUp::HeldBack {
             spent_usd: wait.spent_usd,

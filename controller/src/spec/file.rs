@@ -443,10 +443,7 @@ impl FileKeys {
                     DEFAULT_WAIT,
                     bring_up,
                 )?,
-                deadline: option(
-                    recover.and_then(|keys| keys.deadline.as_ref()),
-                    bring_up,
-                )?,
+                deadline: option(recover.and_then(|keys| keys.deadline.as_ref()), bring_up)?,
             },
             limits: Limits {
                 bring_up: or(

@@ -3,7 +3,8 @@
 //!
 //! The numbers in `choosing` were chosen on the seeds of [`TUNING`], and 1000 to 1999; what is claimed is claimed on those of [`HELD_OUT`].
 //! Seeds 100 to 199 were held out at first: there the first version was in time in 98 markets, where bidding the price to beat was in 100. It
-//! was then made to expect longer waits, on the seeds for tuning, and the claim moved to seeds that nobody had looked at.
+//! was then made to expect longer waits, on the seeds for tuning, and the claim moved to seeds that nobody had looked at: 200 to 299, in
+//! which it cost 0.994 of the price to beat in the median. Since then it is told when the result is wanted, and 300 to 399 are spent on that.
 #![allow(clippy::unwrap_used, reason = "a test may hope")]
 #![allow(
     clippy::print_stdout,
@@ -25,7 +26,7 @@ use spotter_sim::random_market::{Dice, RandomMarket};
 /// Markets on which numbers were chosen.
 const TUNING: Range<u64> = 0..100;
 /// Markets that nobody looked at before.
-const HELD_OUT: Range<u64> = 1000..1200;
+const HELD_OUT: Range<u64> = 300..400;
 /// Markets in which every rule is kept.
 const ALL: Range<u64> = 0..200;
 /// Length of a market.
@@ -173,9 +174,10 @@ fn the_choice_by_price_costs_less_than_fixed_rules_in_markets_it_was_not_made_fo
         punctual(0),
         punctual(2)
     );
-    check(2, 1.0, 1.05);
-    check(4, 0.95, 1.0);
-    check(7, 0.8, 0.95);
+    check(2, 0.995, 1.03);
+    check(3, 0.93, 0.98);
+    check(4, 0.91, 0.97);
+    check(7, 0.75, 0.9);
 }
 
 #[test]

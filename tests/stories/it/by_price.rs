@@ -108,20 +108,17 @@ async fn no_wait_is_longer_than_its_limit_where_there_is_another_box_and_no_atte
     let mut story = priced();
     story.recover.wait = Duration::from_secs(1800);
     world.plan(&story);
-    let ((), ()) = tokio::join!(
-        world.drive_for(RUN, Duration::from_secs(3 * 3600)),
-        async {
-            outbid_at(&world, 0.45).await;
-            tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
-            let attempts = world.attempts(RUN);
-            assert_eq!(attempts.len(), 1, "there is nothing to leave it for");
-            assert_eq!(attempts[0].state, State::Waiting);
-            assert_eq!(world.market.gpu_charged(), 0);
-            // So dear that waiting on would be cheaper.
-            world.market.add_machines(1, 1);
-            world.market.ask(0.35);
-        }
-    );
+    let ((), ()) = tokio::join!(world.drive_for(RUN, Duration::from_secs(3 * 3600)), async {
+        outbid_at(&world, 0.45).await;
+        tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+        let attempts = world.attempts(RUN);
+        assert_eq!(attempts.len(), 1, "there is nothing to leave it for");
+        assert_eq!(attempts[0].state, State::Waiting);
+        assert_eq!(world.market.gpu_charged(), 0);
+        // So dear that waiting on would be cheaper.
+        world.market.add_machines(1, 1);
+        world.market.ask(0.35);
+    });
     let attempts = world.attempts(RUN);
     assert_eq!(attempts.len(), 2, "it has waited for long enough");
     assert_eq!(attempts[1].state, State::Running);

@@ -144,3 +144,46 @@ async fn a_budget_that_was_spent_while_nobody_watched_ends_the_recovery() {
     assert_eq!(world.attempts(RUN).len(), 1);
     assert_eq!(world.market.gpu_charged(), 0);
 }
+
+/// Lets hours pass in which nobody watches.
+async fn pass(hours: u64) {
+    for _ in 0..hours * 120 {
+        tokio::time::advance(Duration::from_secs(30)).await;
+        // Whoever lives on a box does what is due.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_pays_seven_days_of_the_disk_of_a_box_that_stopped_itself_while_the_laptop_was_off()
+ {
+    // A week of its disk costs $1.68, and an hour of training $0.24.
+    let world = World::new(3, 100_000);
+    world.boxes.script().step_s = 360;
+    let mut story = spec(RUN);
+    story.limits.budget_usd = Some(10.0);
+    world.plan(&story);
+    world.drive_for(RUN, Duration::from_secs(3600)).await;
+    world.boxes.script().alone = true;
+    let mut hours = 1;
+    while world.market.gpu_charged() > 0 {
+        pass(1).await;
+        hours += 1;
+        assert!(hours < 40, "it spends what its disk will cost");
+    }
+    assert!(hours >= 33, "{hours}: it stopped long before it had to");
+    pass(7 * 24 - 1).await;
+    let (_, theirs) = world.money(RUN).await;
+    assert!(theirs > 9.7 && theirs <= 10.0, "{theirs}");
+
+    world.boxes.script().alone = false;
+    let run = world.drive(RUN).await;
+    assert_eq!(run.outcome, Some(Outcome::Limit), "{:?}", run.reason);
+    assert_eq!(world.attempts(RUN).len(), 1, "nothing is rented for it");
+    assert_eq!(world.market.gpu_charged(), 0);
+    let spent_usd = world.lifecycle().spent_usd(RUN).unwrap();
+    assert!(
+        (spent_usd - theirs).abs() < 0.24 * 6.1,
+        "{spent_usd} of {theirs}: what ended unseen is dated by what was charged"
+    );
+}

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use spotter::{cli::Verb, run::lifecycle::Lifecycle};
 use spotter::{
     commands::destroy,
     ledger,
@@ -14,7 +15,6 @@ use spotter::{
     spec::{RecoverPolicy, RunSpec},
     store::{Outcome, RunRecord},
 };
-use spotter::{cli::Verb, run::lifecycle::Lifecycle};
 use spotter_sim::random_market::Dice;
 use tokio::time::Instant;
 
@@ -135,12 +135,14 @@ impl World<SeededMarket> {
         };
         let is_up = attempt.instance.is_some_and(|id| {
             let alive = self.market.alive();
-            alive.iter().any(|found| found.id == id && !found.ssh.is_empty())
+            alive
+                .iter()
+                .any(|found| found.id == id && !found.ssh.is_empty())
         });
         let minutes = match attempt.state {
-            State::Running if is_up => 30,
+            State::Running if is_up => 120,
             State::Running => 1,
-            State::Waiting | State::Loading | State::Planned => 5,
+            State::Waiting | State::Loading | State::Planned => 10,
             _ => return Duration::ZERO,
         };
         let budget_usd = run.spec.limits.budget_usd.unwrap();
@@ -217,9 +219,15 @@ async fn live(seed: u64) -> Ended {
             let run = world.watch_until(Instant::now() + hours(24.0)).await;
             break run.unwrap_or_else(|| panic!("seed {seed}: it is not stopped"));
         }
+        // Whoever watches spends what is held back for the time after him, and sees that through.
+        if world.market.bill().0 > 0.7 * budget_usd {
+            continue;
+        }
         world.boxes.script().alone = true;
         let away = hours(story.dice.log_between(0.2, WEEK_H));
-        world.pass_until((Instant::now() + away).min(patience), false).await;
+        world
+            .pass_until((Instant::now() + away).min(patience), false)
+            .await;
         world.boxes.script().alone = false;
     };
     let days = began.elapsed().as_secs_f64() / 86_400.0;
@@ -232,13 +240,24 @@ async fn live(seed: u64) -> Ended {
         "seed {seed} does not say why it is {outcome:?}\n{}",
         told()
     );
-    assert!(outcome != Outcome::Crashed, "seed {seed}: no script crashes\n{}", told());
+    assert!(
+        outcome != Outcome::Crashed,
+        "seed {seed}: no script crashes\n{}",
+        told()
+    );
     let twice_ms = world.market.charged_twice_ms();
-    assert!(twice_ms == 0, "seed {seed}: two GPUs for {twice_ms} ms\n{}", told());
+    assert!(
+        twice_ms == 0,
+        "seed {seed}: two GPUs for {twice_ms} ms\n{}",
+        told()
+    );
     // What the run's end keeps is stopped for good, told with its price, and one box at most.
     let kept = world.market.alive();
     assert!(
-        kept.len() <= 1 && kept.iter().all(|found| !found.contract_running && !found.scheduling),
+        kept.len() <= 1
+            && kept
+                .iter()
+                .all(|found| !found.contract_running && !found.scheduling),
         "seed {seed}: {kept:?}\n{}",
         told()
     );
@@ -249,7 +268,9 @@ async fn live(seed: u64) -> Ended {
         told()
     );
     if !kept.is_empty() {
-        assert!(world.was_told("its disk"), "seed {seed}\n{}", told());
+        let disk = ["its disk", "Its disk"];
+        let is_told = disk.iter().any(|words| world.was_told(words));
+        assert!(is_told, "seed {seed}\n{}", told());
         world.destroy().await;
     }
     assert!(world.market.alive().is_empty(), "seed {seed}\n{}", told());
@@ -282,7 +303,7 @@ async fn live(seed: u64) -> Ended {
 
 /// Each seed in a runtime of its own, so that nothing of one is left in the next.
 fn live_all(seeds: std::ops::Range<u64>) {
-    let mut ended = Vec::new();
+    let (mut ended, mut failed) = (Vec::new(), Vec::new());
     for seed in seeds {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -292,7 +313,7 @@ fn live_all(seeds: std::ops::Range<u64>) {
         let lived = std::panic::catch_unwind(|| runtime.block_on(live(seed)));
         match lived {
             Ok(lived) => ended.push((seed, lived)),
-            Err(_) => println!("FAILED {seed}"),
+            Err(_) => failed.push(seed),
         }
     }
     for (seed, ended) in &ended {
@@ -303,8 +324,11 @@ fn live_all(seeds: std::ops::Range<u64>) {
             budget_usd,
             days,
         } = ended;
-        println!("seed {seed}: {outcome:?} after {days:.1} days on {boxes} boxes for ${usd:.2} of ${budget_usd:.2}");
+        println!(
+            "seed {seed}: {outcome:?} after {days:.1} days on {boxes} boxes for ${usd:.2} of ${budget_usd:.2}"
+        );
     }
+    assert!(failed.is_empty(), "seeds {failed:?}: see above");
     let count = |wanted: Outcome| {
         let same = ended.iter().filter(|(_, ended)| ended.outcome == wanted);
         same.count()
@@ -314,12 +338,6 @@ fn live_all(seeds: std::ops::Range<u64>) {
     assert!(count(Outcome::Done) >= 5, "{ended:?}");
     assert!(ended.len() - count(Outcome::Done) >= 5, "{ended:?}");
     assert!(moved >= 10, "{ended:?}");
-}
-
-#[test]
-fn one_seed() {
-    let seed = std::env::var("SEED").unwrap().parse().unwrap();
-    live_all(seed..seed + 1);
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub use self::{
 /// Steps between two checkpoints of a scripted box.
 pub const CHECKPOINT_EVERY: u64 = 10;
 /// 2026-01-01, where every story begins.
-pub const EPOCH_US: i64 = 1_767_225_600_000_000;
+const EPOCH_US: i64 = 1_767_225_600_000_000;
 
 /// Everything outside the controller.
 pub struct World<Market = MemoryMarket> {

@@ -411,6 +411,8 @@ impl Script {
     }
 
     fn end_container(&mut self, instance: u64, at: Instant) {
+        // The next one begins with a switch of its own.
+        self.up.remove(&instance);
         for index in 0..self.sessions.len() {
             if self.sessions[index].instance != instance {
                 continue;
@@ -429,7 +431,7 @@ impl Script {
     }
 
     /// With nobody there a box ends its training when its money is over, leaves word of it in the bucket, and stops itself when the time for
-    /// that is over, too. Answers which stop now.
+    /// that is over, too; so does one whose training ended long ago. Answers which stop now.
     fn end_what_is_not_paid(&mut self) -> Vec<u64> {
         let now = Instant::now();
         let over: Vec<(u64, Instant)> = match self.alone {
@@ -439,13 +441,17 @@ impl Script {
                 .collect(),
             false => Vec::new(),
         };
-        let mut stop = Vec::new();
+        let mut stop = self.idle();
         for (instance, at) in over {
             let live = |session: &Session| {
-                session.instance == instance && session.name == "train" && session.ended(self).is_none()
+                session.instance == instance
+                    && session.name == "train"
+                    && session.ended(self).is_none()
             };
             let config = &self.assigned[&instance];
-            let finish = config.allowance.map_or(Duration::ZERO, |allowed| allowed.finish);
+            let finish = config
+                .allowance
+                .map_or(Duration::ZERO, |allowed| allowed.finish);
             let attempt = config.attempt;
             if let Some(index) = self.sessions.iter().rposition(live) {
                 let began_us = self.date_us(self.sessions[index].began);
@@ -458,12 +464,28 @@ impl Script {
                 self.endings.insert(attempt, ending);
                 self.catch_up();
             }
-            if now >= at + finish && self.endings.contains_key(&attempt) {
+            // Nobody takes all the time that he is given.
+            if now >= at + finish.mul_f64(0.9) && self.endings.contains_key(&attempt) {
                 self.money.remove(&instance);
                 stop.push(instance);
             }
         }
         stop
+    }
+
+    /// With nobody there, boxes whose training has been over for long enough.
+    fn idle(&mut self) -> Vec<u64> {
+        if !self.alone {
+            return Vec::new();
+        }
+        self.catch_up();
+        let is_idle = |(instance, config): (&u64, &BoxConfig)| {
+            let limit = config.idle_stop?;
+            let (state, _, at) = self.session(*instance, "train")?.over?;
+            let idle = state == SessionState::Exited && at.elapsed() >= limit;
+            idle.then_some(*instance)
+        };
+        self.assigned.iter().filter_map(is_idle).collect()
     }
 
     /// The date by the clock of every box, microseconds since the epoch.
@@ -751,7 +773,9 @@ impl Site for ScriptedBox {
     fn allow(&self, money_lasts: Duration) {
         let mut script = self.boxes.script();
         script.allowed = Some(money_lasts);
-        script.money.insert(self.instance, Instant::now() + money_lasts);
+        script
+            .money
+            .insert(self.instance, Instant::now() + money_lasts);
     }
 
     async fn preflight(&self, _gpus: u32, _disk_bytes: u64) -> Result<PreflightReport, SiteError> {
@@ -767,7 +791,9 @@ impl Site for ScriptedBox {
         script.configs.push(config.clone());
         script.assigned.insert(self.instance, config.clone());
         if let Some(allowed) = config.allowance {
-            script.money.insert(self.instance, Instant::now() + allowed.left);
+            script
+                .money
+                .insert(self.instance, Instant::now() + allowed.left);
         }
         if let Some(err) = &script.refuses_to_configure {
             return Err(err.clone());

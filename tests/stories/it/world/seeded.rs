@@ -268,8 +268,8 @@ impl Provider for SeededMarket {
         let mut offers: Vec<Offer> = shown
             .iter()
             .map(|offered| {
-                let bid = (query.rental == Rental::Interruptible)
-                    .then_some(offered.min_bid_usd_per_hour);
+                let bid =
+                    (query.rental == Rental::Interruptible).then_some(offered.min_bid_usd_per_hour);
                 let month = offered.storage_usd_per_gb_month;
                 Offer {
                     gpu_usd_per_hour: bid.unwrap_or(offered.list_usd_per_hour),
@@ -336,7 +336,10 @@ impl Provider for SeededMarket {
             }
             market.tenancy.start(now, index);
             has_it = market.tenancy.has_its_machine(index);
-            let up = matches!(market.tenancy.presence(index), Presence::Coming | Presence::Up);
+            let up = matches!(
+                market.tenancy.presence(index),
+                Presence::Coming | Presence::Up
+            );
             let contract = &mut market.contracts[index];
             (contract.intends, contract.queued) = (true, !up);
         });
