@@ -1,5 +1,7 @@
 //! Takes in what a look at a box says of its price. What ended while nobody looked is dated by what the provider charged.
 
+use std::time::Duration;
+
 use crate::{
     ledger::{self, CostKind},
     provider::Instance,
@@ -9,6 +11,9 @@ use crate::{
 
 /// A charge shows up in the provider's account this much later at most, as bills of boxes that are gone are final by then.
 const CHARGES_LAG_US: i64 = 6 * 3_600_000_000;
+
+/// Longest time for a look at the bill of a box before the run goes on.
+const BILLS_LIMIT: Duration = Duration::from_secs(30);
 
 impl Lifecycle {
     /// Brings the ledger in line with what the box of an attempt costs, as it is seen now.
@@ -29,7 +34,8 @@ impl Lifecycle {
     pub(crate) async fn read_bills(&self, run: &str) -> Result<(), StoreError> {
         for attempt in self.store.attempts(run)? {
             if attempt.instance.is_some() && attempt.state != State::Gone {
-                self.reconcile(&attempt).await;
+                // Without an answer our own figure stands.
+                let _ = tokio::time::timeout(BILLS_LIMIT, self.reconcile(&attempt)).await;
             }
         }
         Ok(())
