@@ -16,6 +16,8 @@ mod damage;
 mod fleet;
 #[path = "servers/laptop.rs"]
 mod laptop;
+#[path = "../../others.rs"]
+mod others;
 #[path = "servers/plain.rs"]
 mod plain;
 #[path = "servers/sidecar.rs"]

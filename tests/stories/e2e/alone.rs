@@ -95,7 +95,7 @@ fn goes_on(world: &World) {
 }
 
 /// Steps in the bucket, newest first, read as anybody may who has keys for it.
-fn committed(world: &World, run: &str) -> Vec<u64> {
+pub fn committed(world: &World, run: &str) -> Vec<u64> {
     let said = world.ok(&["checkpoints", run, "--json"]);
     let rows: Vec<Value> = serde_json::from_str(&said.stdout).unwrap();
     rows.iter().filter_map(|row| row["step"].as_u64()).collect()

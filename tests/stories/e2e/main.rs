@@ -6,6 +6,8 @@
     reason = "a test may hope, and tell"
 )]
 
+#[path = "../../others.rs"]
+mod others;
 mod world;
 
 mod alone;

@@ -14,6 +14,8 @@ use std::{
 use serde_json::Value;
 use stories::skip::{excuse, skip};
 
+use crate::others::{Access, Certified, Other, Running};
+
 /// Ordinary user that tier 1 runs as when the tests run as root.
 const NOBODY: u32 = 65534;
 /// Longest time for anything that a story waits for.
@@ -35,6 +37,8 @@ pub struct World {
     ready: Value,
     tier: Tier,
     env: BTreeMap<String, String>,
+    /// Somebody else's S3 server, where the bucket is not the simulator's.
+    other: Option<Running>,
 }
 
 /// Runs a story on a tier, unless this user or a missing program makes that impossible; any other failure is one.
@@ -43,11 +47,36 @@ pub fn on(tier: Tier, story: impl FnOnce(&World)) {
     if tier == Tier::Two && !root {
         return excuse("tier 2 needs root");
     }
+    play(tier, |_| {}, story);
+}
+
+fn play(tier: Tier, prepare: impl FnOnce(&mut World), story: impl FnOnce(&World)) {
     match World::start(tier) {
-        Ok(world) => story(&world),
+        Ok(mut world) => {
+            prepare(&mut world);
+            story(&world);
+        }
         // The simulator names every program that is missing, and what installs it.
         Err(why) if why.contains(" not installed: ") => skip(&why),
         Err(why) => panic!("the simulator did not start: {why}"),
+    }
+}
+
+/// Runs a story on tier 1 whose bucket is on a server of other people, perhaps over TLS.
+pub fn at(other: Other, certified: Option<&Certified>, story: impl FnOnce(&World) + Send) {
+    if let Some(lacking) = other.lacking() {
+        return skip(&lacking);
+    }
+    // On a thread of its own, which may leave for another network.
+    let played = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            other.make_way();
+            play(Tier::One, |world| world.moves_to(other, certified), story);
+        });
+        thread.join()
+    });
+    if let Err(panic) = played {
+        std::panic::resume_unwind(panic);
     }
 }
 
@@ -160,6 +189,7 @@ impl World {
             ready: Value::Null,
             tier,
             env: BTreeMap::new(),
+            other: None,
         };
         if world.plays_nobody() {
             for folder in ["sim", "laptop", "work"] {
@@ -215,6 +245,26 @@ impl World {
         .map(|(key, value)| (key.to_owned(), value))
         .collect();
         Ok(world)
+    }
+
+    /// Starts another S3 server with the same bucket and keys, which everybody uses from now on.
+    fn moves_to(&mut self, other: Other, certified: Option<&Certified>) {
+        let dir = self.dir.join("other");
+        fs::create_dir(&dir).unwrap();
+        let (id, secret) = self.bucket_keys();
+        let access = Access {
+            bucket: self.ready["s3_bucket"].as_str().unwrap(),
+            id,
+            secret,
+        };
+        let more = certified.map(|certified| certified.arguments(&dir));
+        let more: Vec<&str> = more.iter().flatten().map(String::as_str).collect();
+        let running = other.start(&dir, access, &more);
+        let url = running.url.clone();
+        self.env
+            .insert("AWS_ENDPOINT_URL_S3".to_owned(), url.clone());
+        self.ready["s3_url"] = url.into();
+        self.other = Some(running);
     }
 
     fn plays_nobody(&self) -> bool {
@@ -510,6 +560,7 @@ impl Drop for World {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
+        self.other = None;
         if std::thread::panicking() {
             println!("left for a look: {}", self.dir.display());
         } else {

