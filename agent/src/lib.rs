@@ -21,6 +21,7 @@ pub mod self_stop;
 pub mod sessions;
 pub mod telemetry;
 pub mod windows;
+pub mod wiping;
 
 /// The box's clock: microseconds since the Unix epoch.
 pub fn now_us() -> u64 {

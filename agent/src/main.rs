@@ -7,7 +7,12 @@ use spotter_agent::{
     config::{Flags, HELP, Home, Verb},
     daemon,
     sessions::shim,
+    wiping::Wiping,
 };
+
+/// Bucket keys come through buffers of libraries, which do not wipe them.
+#[global_allocator]
+static ALLOCATOR: Wiping = Wiping;
 
 fn main() -> ExitCode {
     let flags = match Flags::parse(std::env::args_os()) {

@@ -13,6 +13,7 @@ mod bridging;
 mod daemon;
 mod diagnosis;
 mod following;
+mod memory;
 mod restart;
 mod sessions;
 mod shim;
