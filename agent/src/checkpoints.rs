@@ -62,6 +62,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::events::EventSink;
+use candidate::FileStat;
 use index::Index;
 use ledger::Ledger;
 use metric::Measurements;
@@ -253,6 +254,8 @@ pub struct Backup {
     retired: CancellationToken,
     /// Two restores would write to the same files.
     restoring: tokio::sync::Mutex<()>,
+    /// The files of the last collection of results, and what became of it. One at a time is collected.
+    collected: tokio::sync::Mutex<Option<(Vec<FileStat>, Results)>>,
 }
 
 /// How much of a hurry we are in. Times are since the backup was made.
@@ -328,6 +331,7 @@ impl Backup {
             measurements: Mutex::default(),
             retired: CancellationToken::new(),
             restoring: tokio::sync::Mutex::new(()),
+            collected: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -345,10 +349,11 @@ impl Backup {
     /// [`RETIRES_WITHIN`].
     pub async fn retire(&self) {
         self.retired.cancel();
-        if time::timeout(RETIRES_WITHIN, self.work.lock())
-            .await
-            .is_err()
-        {
+        let idle = async {
+            drop(self.work.lock().await);
+            drop(self.collected.lock().await);
+        };
+        if time::timeout(RETIRES_WITHIN, idle).await.is_err() {
             warn!(
                 waited_s = RETIRES_WITHIN.as_secs(),
                 "the backup that is replaced is still at work"

@@ -230,13 +230,17 @@ pub fn backup(
     keys_expire_us: Option<u64>,
     left: Option<(u32, u64)>,
 ) -> v1::BackupStatus {
+    let (done_bytes, total_bytes) = match state.uploading_total_bytes {
+        0 => (state.results_done_bytes, state.results_total_bytes),
+        total_bytes => (state.uploading_done_bytes, total_bytes),
+    };
     v1::BackupStatus {
         committed: state.committed,
         pending: state.pending,
         last_step: state.last_step,
         last_commit_us: state.last_commit_us,
-        uploading_done_bytes: state.uploading_done_bytes,
-        uploading_total_bytes: state.uploading_total_bytes,
+        uploading_done_bytes: done_bytes,
+        uploading_total_bytes: total_bytes,
         last_commit: state.last_commit,
         problem: state.problem,
         alarm: state.alarm,
@@ -361,6 +365,7 @@ pub fn wish(request: v1::ConfigureRequest) -> Wish {
             .collect(),
         authorities: backup.authorities,
         presigned: backup.presigned,
+        results: backup.results,
     });
     Wish {
         run: request.run,

@@ -42,6 +42,8 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// A silent link is noticed after this and [`KEEPALIVE_TIMEOUT`]: half the time that ssh itself would take.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks at whether anything moves in a call that reports nothing.
+const MOVED_LOOK: Duration = Duration::from_secs(10);
 /// A restore that reports nothing for this long has failed: the agent reports at least every few seconds.
 const RESTORE_SILENCE_LIMIT: Duration = Duration::from_secs(300);
 
@@ -448,22 +450,43 @@ impl AgentClient {
         }
     }
 
-    /// Brings result files to the bucket, next to the checkpoints.
+    /// Brings result files to the bucket, next to the checkpoints. A repetition goes on where a link broke.
     ///
     /// # Errors
-    /// [`AgentError::Deadline`] after `limit`.
+    /// [`AgentError::Deadline`] when no byte has moved for `limit`, as far as anybody can tell.
     pub async fn collect_results(
         &self,
         paths: &[String],
         limit: Duration,
     ) -> Result<Collected, AgentError> {
-        let answer = self.call("collect_results", limit, |mut to| {
+        const CALL: &str = "collect_results";
+        let answer = self.call(CALL, Duration::MAX, |mut to| {
             let request = v1::CollectResultsRequest {
                 paths: paths.to_vec(),
             };
             async move { to.collect_results(request).await }
         });
-        let answer = answer.await?;
+        let mut answer = std::pin::pin!(answer);
+        let (mut done, mut moved) = (0, Instant::now());
+        let answer = loop {
+            tokio::select! {
+                answer = &mut answer => break answer?,
+                () = sleep(MOVED_LOOK) => {}
+            }
+            let status = self.status(CALL_LIMIT).await.ok();
+            let now = status.and_then(|status| Some(status.backup?.uploading_done_bytes));
+            if let Some(now) = now.filter(|now| *now != done) {
+                (done, moved) = (now, Instant::now());
+            }
+            if moved.elapsed() >= limit {
+                let why = None;
+                return Err(AgentError::Deadline {
+                    call: CALL,
+                    limit,
+                    why,
+                });
+            }
+        };
         Ok(Collected {
             list: FileList {
                 files: answer.files.into_iter().map(FileHash::from).collect(),

@@ -38,7 +38,7 @@ const CONNECT: Duration = Duration::from_secs(25);
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
 /// How long a reckoning of the money is handed on: whoever watches makes a new one every ten seconds.
 const RECKONED: Duration = Duration::from_secs(30);
-/// Hashing and uploading results of some tens of gigabytes.
+/// Hashing results of some tens of gigabytes, and the longest time in which nothing of them moves.
 const RESULTS_LIMIT: Duration = Duration::from_secs(3600);
 /// Longest time for what a box that goes leaves half done in the bucket: it is paid for meanwhile.
 const TIDY_LIMIT: Duration = Duration::from_secs(4);

@@ -43,6 +43,9 @@ pub struct Ending {
     /// Why the box ended it itself; absent when it did not.
     #[serde(default)]
     pub cause: Option<Cause>,
+    /// Key of the manifest of its results, which the box put into the bucket because nobody was there; absent when it did not.
+    #[serde(default)]
+    pub results: Option<String>,
 }
 
 /// Why a box ended a training before its own end.
@@ -77,6 +80,7 @@ impl Ending {
             signal: None,
             unsaved_bytes: 0,
             cause: None,
+            results: None,
         }
     }
 
@@ -108,6 +112,7 @@ mod tests {
             by: "no_progress".to_owned(),
             reason: "no step in 600 s".to_owned(),
         });
+        ending.results = Some("p/run/results/id.json".to_owned());
         assert_eq!(Ending::parse(&ending.to_bytes()).unwrap(), ending);
         let newer = String::from_utf8(ending.to_bytes())
             .unwrap()

@@ -14,7 +14,7 @@ use super::candidate::FLAT_RULE;
 use super::journal::{AttemptLog, Entry};
 use super::source::{self, Source};
 use super::standing::Unanswered;
-use super::upload::{UploadError, Uploader};
+use super::upload::{Area, UploadError, Uploader};
 use crate::fault;
 
 /// Times that a commit is put when what is read back differs.
@@ -58,7 +58,9 @@ impl Uploader<'_> {
             source.still_unchanged().await?;
         }
         let (dir, candidate) = (self.dir.to_owned(), log.attempt.candidate.clone());
-        let extended = task::spawn_blocking(move || source::was_extended(&dir, &candidate))
+        let is_checkpoint = self.area == Area::Data;
+        let extended = move || Ok(is_checkpoint && source::was_extended(&dir, &candidate)?);
+        let extended = task::spawn_blocking(extended)
             .await
             .expect("a scan does not panic");
         if extended.map_err(|source| UploadError::Read {
@@ -68,10 +70,14 @@ impl Uploader<'_> {
             return Err(UploadError::Changed);
         }
         let attempt = &log.attempt;
-        let rule = if attempt.candidate.is_flat() {
-            format!("{FLAT_RULE}+{}", attempt.rule)
-        } else {
-            attempt.rule.clone()
+        let (rule, path) = match self.area {
+            Area::Data if attempt.candidate.is_flat() => (
+                format!("{FLAT_RULE}+{}", attempt.rule),
+                attempt.candidate.path_in_manifest(),
+            ),
+            Area::Data => (attempt.rule.clone(), attempt.candidate.path_in_manifest()),
+            // They lie anywhere in the working directory.
+            Area::Results => (attempt.rule.clone(), attempt.rule.clone()),
         };
         let committed_us = now_us();
         let offset_us = (self.bucket.clock_offset_s() * 1e6) as i64;
@@ -85,7 +91,7 @@ impl Uploader<'_> {
             attempt: about.attempt,
             step: attempt.candidate.step,
             rule,
-            path: attempt.candidate.path_in_manifest(),
+            path,
             directory: attempt.candidate.directory,
             committed_us,
             server_us: committed_us.saturating_add_signed(offset_us),

@@ -29,17 +29,16 @@ pub fn written_ms(id: &str) -> Option<u64> {
 }
 
 impl Index {
-    /// Reads the names of all commits, newest first.
+    /// Reads the names of all commits, or of what else lies right below a prefix under such names, newest first.
     pub async fn names(
         bucket: &dyn Bucket,
         standing: &Standing,
         stop: &CancellationToken,
-        places: &Places,
+        prefix: &str,
     ) -> Result<Vec<String>, Unanswered> {
-        let prefix = places.commits_prefix();
-        let listed = standing.ask(stop, || bucket.list(&prefix)).await?;
+        let listed = standing.ask(stop, || bucket.list(prefix)).await?;
         let name = |key: &str| {
-            key.strip_prefix(&prefix)?
+            key.strip_prefix(prefix)?
                 .strip_suffix(".json")
                 .map(str::to_owned)
         };
@@ -59,9 +58,10 @@ impl Index {
         stop: &CancellationToken,
         places: &Places,
     ) -> Result<Index, Unanswered> {
-        let ids = Index::names(bucket, standing, stop, places).await?;
+        let ids = Index::names(bucket, standing, stop, &places.commits_prefix()).await?;
         let read = |id: String| async move {
-            let manifest = read_commit(bucket, standing, stop, places, &id).await?;
+            let key = places.commit_key(&id);
+            let manifest = read_manifest(bucket, standing, stop, places, &id, &key).await?;
             Ok::<_, Unanswered>(manifest.map(|manifest| Commit {
                 id,
                 manifest: manifest.ok(),
@@ -121,16 +121,17 @@ fn order(id: &str) -> (Option<u64>, &str) {
     (written_ms(id), id)
 }
 
-/// Reads one commit. `None`: it is gone; the inner error says how it is damaged.
-pub async fn read_commit(
+/// Reads the manifest of a commit, or of a collection of results, at its key. `None`: it is gone; the inner error says how it is
+/// damaged.
+pub async fn read_manifest(
     bucket: &dyn Bucket,
     standing: &Standing,
     stop: &CancellationToken,
     places: &Places,
     id: &str,
+    key: &str,
 ) -> Result<Option<Result<Manifest, String>>, Unanswered> {
-    let key = places.commit_key(id);
-    let bytes = match standing.ask(stop, || bucket.get(&key, None)).await {
+    let bytes = match standing.ask(stop, || bucket.get(key, None)).await {
         Ok(bytes) => bytes,
         Err(Unanswered::Bucket(err)) if err.kind == ErrorKind::NotFound => return Ok(None),
         Err(err) => return Err(err),
@@ -147,7 +148,7 @@ pub async fn read_commit(
             Ok(manifest)
         });
     if let Err(reason) = &opened {
-        tracing::warn!(id, reason, "a commit is damaged");
+        tracing::warn!(key, reason, "a commit is damaged");
     }
     Ok(Some(opened))
 }

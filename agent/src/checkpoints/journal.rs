@@ -287,23 +287,6 @@ impl AttemptLog {
         (log, problem)
     }
 
-    /// An attempt that is not worth a journal.
-    pub fn in_memory(id: &str, rule: &str, candidate: &Candidate) -> AttemptLog {
-        let attempt = Attempt {
-            id: id.to_owned(),
-            candidate: candidate.clone(),
-            rule: rule.to_owned(),
-            uploads: BTreeMap::new(),
-            stored: BTreeMap::new(),
-            sealed: None,
-        };
-        AttemptLog {
-            attempt,
-            path: PathBuf::new(),
-            file: None,
-        }
-    }
-
     /// Notes an entry down. Returns the file when the entry must be on disk before anything else happens.
     ///
     /// Parts, and files that went in one request, can be sent again: what a power cut takes of their notes costs that, and no more, since a
@@ -347,6 +330,15 @@ impl AttemptLog {
             _ => Ok(()),
         }
     }
+}
+
+/// Names of the attempts that were begun and not ended.
+pub fn ids(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten();
+    let id = |name: &str| Some(name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.to_owned());
+    names
+        .filter_map(|entry| id(entry.file_name().to_str()?))
+        .collect()
 }
 
 /// Every attempt that was begun and not ended, oldest first. A journal that does not even hold a beginning is removed.

@@ -55,7 +55,7 @@ impl Uploader<'_> {
             self.record(log, Entry::Stored { file, entry }).await;
             return Ok(());
         }
-        let done_before = self.standing.state().uploading_done_bytes;
+        let done_before = *self.standing.state().upload(self.area).0;
         let _kept_until_its_end = buffers::keep();
         let mut tries = 0;
         loop {
@@ -394,13 +394,12 @@ impl Uploader<'_> {
         part_size_bytes: u64,
     ) -> Result<Option<ManifestFile>, UploadError> {
         let size_bytes = source.stat.size_bytes;
-        let alike = |file: &&ManifestFile| {
+        let alike = |file: &&&ManifestFile| {
             file.size_bytes == size_bytes && file.part_size_bytes == part_size_bytes
         };
         let first_parts: Vec<&String> = self
             .known
             .iter()
-            .flat_map(|manifest| &manifest.files)
             .filter(alike)
             .filter_map(|file| file.parts.first())
             .collect();

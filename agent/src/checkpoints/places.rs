@@ -76,6 +76,11 @@ impl Places {
         self.layout.results_key(relative)
     }
 
+    /// What the keys of all results begin with.
+    pub fn results_prefix(&self) -> String {
+        self.layout.results_prefix()
+    }
+
     /// What the keys of one collection of results begin with.
     pub fn results_prefix_of(&self, id: &str) -> String {
         format!("{}{id}/", self.layout.results_prefix())

@@ -145,7 +145,8 @@ impl Backup {
     ) -> Result<Option<Restored>, RestoreError> {
         let _alone = self.restoring.lock().await;
         let stop = CancellationToken::new();
-        let names = Index::names(&*self.bucket, &self.standing, &stop, &self.places);
+        let commits = self.places.commits_prefix();
+        let names = Index::names(&*self.bucket, &self.standing, &stop, &commits);
         let mut names = self.patiently(names).await?;
         if let Some(id) = id {
             names.retain(|name| name == id);
@@ -209,7 +210,9 @@ impl Backup {
         progress: &mut (dyn FnMut(u64, u64) + Send),
     ) -> Result<Option<(CheckpointInfo, PathBuf)>, Failed> {
         let stop = CancellationToken::new();
-        let read = index::read_commit(&*self.bucket, &self.standing, &stop, &self.places, id);
+        let key = self.places.commit_key(id);
+        let (bucket, standing, places) = (&*self.bucket, &self.standing, &self.places);
+        let read = index::read_manifest(bucket, standing, &stop, places, id, &key);
         let manifest = match self.patiently(read).await.map_err(Failed::Fatal)? {
             None => return Ok(None),
             Some(Err(reason)) => return Err(Failed::Damage(reason)),

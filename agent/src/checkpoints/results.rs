@@ -7,21 +7,26 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use spotter_bucket::{Manifest, manifest};
+use bytes::Bytes;
+use spotter_bucket::ManifestFile;
 use tokio::task;
-use tokio_util::sync::CancellationToken;
 
 use super::candidate::{Candidate, FileStat};
-use super::commit::now_us;
-use super::journal::AttemptLog;
+use super::commit::About;
+use super::index::{Index, read_manifest};
+use super::journal::{self, AttemptLog};
 use super::places::Places;
+use super::round::remove;
 use super::standing::chain;
 use super::upload::{Area, UploadError, Uploader};
+use super::watch::Progress;
 use super::{Backup, scan, source};
 use crate::files::{self, HASHED_FILES_LIMIT, HashError, HashedFile};
 
 /// Times that a file which changes under its upload is read anew.
 const TRIES: usize = 3;
+/// What collections are called in journals and manifests.
+const RESULTS: &str = "results";
 
 /// What was kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,17 +52,24 @@ pub enum ResultsError {
 
 impl Backup {
     /// Uploads files and directories, relative to the working directory, with a manifest that is read back.
+    ///
+    /// It may be dropped at any point, and whoever asks again goes on there: what was sent is noted, and not sent again; nor is a file
+    /// that the newest manifest has. One who asks meanwhile waits for its end.
     pub async fn collect_results(
         &self,
         workdir: &Path,
         paths: &[String],
     ) -> Result<Results, ResultsError> {
+        let mut last = self.collected.lock().await;
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.collect_once(workdir, paths).await {
-                Err(ResultsError::Upload(UploadError::Changed)) if tries < TRIES => {
-                    tracing::info!(tries, "a result changed during its upload, beginning anew");
+            match self.collect_once(workdir, paths, &mut last).await {
+                // What is wrong with it is in the journal by now.
+                Err(ResultsError::Upload(
+                    err @ (UploadError::Changed | UploadError::Review { .. }),
+                )) if tries < TRIES => {
+                    tracing::info!(tries, error = %chain(&err), "results are collected anew");
                 }
                 outcome => return outcome,
             }
@@ -68,6 +80,7 @@ impl Backup {
         &self,
         workdir: &Path,
         paths: &[String],
+        last: &mut Option<(Vec<FileStat>, Results)>,
     ) -> Result<Results, ResultsError> {
         let (dir, wanted) = (workdir.to_owned(), paths.to_vec());
         let (stats, missing) = task::spawn_blocking(move || list(&dir, &wanted))
@@ -79,9 +92,27 @@ impl Backup {
                 ..Results::default()
             });
         }
-        let id = Places::new_id(None, now_us() / 1_000);
+        if let Some((_, kept)) = last.as_ref().filter(|(files, _)| *files == stats)
+            && matches!(self.bucket.head(&kept.manifest_key).await, Ok(Some(_)))
+        {
+            return Ok(Results {
+                missing,
+                ..kept.clone()
+            });
+        }
+        let stop = self.retired.child_token();
+        let (bucket, standing, places) = (&*self.bucket, &self.standing, &self.places);
+        let before = Index::names(bucket, standing, &stop, &places.results_prefix()).await;
+        let newest = match before.map_err(UploadError::from)?.first() {
+            Some(id) => {
+                let key = places.results_manifest_key(id);
+                let read = read_manifest(bucket, standing, &stop, places, id, &key).await;
+                read.map_err(UploadError::from)?.and_then(Result::ok)
+            }
+            None => None,
+        };
         let candidate = Candidate {
-            key: id.clone(),
+            key: RESULTS.to_owned(),
             path: ".".into(),
             step: None,
             directory: true,
@@ -89,60 +120,78 @@ impl Backup {
             unreadable: None,
             files: stats,
         };
-        let stop = CancellationToken::new();
+        let (mut log, others) = crate::aside(|| self.note(&candidate));
+        let known: Vec<&ManifestFile> = (newest.iter().flat_map(|manifest| &manifest.files))
+            .chain(others.iter().flat_map(|log| log.attempt.stored.values()))
+            .collect();
         let uploader = Uploader {
-            bucket: &*self.bucket,
-            standing: &self.standing,
+            bucket,
+            standing,
             stop: &stop,
             tempo: &self.tempo,
-            places: &self.places,
+            places,
             area: Area::Results,
             dir: workdir,
-            known: &[],
+            known: &known,
         };
         let sources = source::open_all(workdir, &candidate, false)
             .await
             .map_err(UploadError::from)?;
-        let mut log = AttemptLog::in_memory(&id, "results", &candidate);
-        uploader
-            .store_all(&mut log, &sources)
-            .await
-            .inspect_err(|err| {
-                tracing::warn!(error = %chain(err), "results were not uploaded");
-            })?;
-        uploader.review_objects(&mut log).await?;
-        let committed_us = now_us();
-        let mut manifest = Manifest {
-            v: manifest::FORMAT,
-            id: id.clone(),
+        let progress = Progress::of(self, Area::Results, candidate.size_bytes());
+        let about = About {
             run: self.options.run.clone(),
             attempt: self.options.attempt,
-            step: None,
-            rule: "results".to_owned(),
-            path: "results".to_owned(),
-            directory: true,
-            committed_us,
-            server_us: committed_us
-                .saturating_add_signed((self.bucket.clock_offset_s() * 1e6) as i64),
             prev: None,
             metric: None,
-            files: log.attempt.stored.values().cloned().collect(),
-            encoding: None,
-            self_blake3: String::new(),
         };
-        let bytes = manifest.seal();
-        manifest.check().map_err(UploadError::Manifest)?;
-        let manifest_key = uploader.publish(&id, bytes).await?;
-        let hashed = |file: spotter_bucket::ManifestFile| HashedFile {
+        let stored = uploader.store_all(&mut log, &sources).await;
+        stored.inspect_err(|err| {
+            tracing::warn!(error = %chain(err), "results were not uploaded");
+        })?;
+        let manifest = uploader.seal(&mut log, &sources, &about).await?;
+        let bytes = log.attempt.sealed.clone().expect("it was just sealed");
+        let manifest_key = uploader.publish(&manifest.id, Bytes::from(bytes)).await?;
+        drop(progress);
+        for log in others.into_iter().chain([log]) {
+            remove(log).await;
+        }
+        let hashed = |file: ManifestFile| HashedFile {
             path: file.path,
             size_bytes: file.size_bytes,
             blake3: file.blake3,
         };
-        Ok(Results {
+        let results = Results {
             files: manifest.files.into_iter().map(hashed).collect(),
             missing,
             manifest_key,
-        })
+        };
+        *last = Some((candidate.files, results.clone()));
+        Ok(results)
+    }
+
+    /// Where journals of collections are.
+    pub(super) fn collecting(&self) -> PathBuf {
+        self.state_dir.join(RESULTS)
+    }
+
+    /// The journal to go on with, or a new one; and those of files that are others now.
+    fn note(&self, candidate: &Candidate) -> (AttemptLog, Vec<AttemptLog>) {
+        let dir = self.collecting();
+        let noted = fs::create_dir_all(&dir).and_then(|()| journal::load(&dir));
+        let mut logs = noted.unwrap_or_else(|err| {
+            tracing::warn!(dir = %dir.display(), error = %err, "journals of results cannot be read; their upload begins anew");
+            Vec::new()
+        });
+        let resumes = |log: &AttemptLog| log.attempt.candidate.files == candidate.files;
+        if let Some(at) = logs.iter().position(resumes) {
+            return (logs.remove(at), logs);
+        }
+        let id = Places::new_id(None, self.server_us() / 1_000);
+        let (log, problem) = AttemptLog::create(&dir, &id, RESULTS, candidate);
+        if let Some(err) = problem {
+            tracing::warn!(error = %err, "the journal of results cannot be written; their upload goes on without it");
+        }
+        (log, logs)
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
-use spotter_bucket::Manifest;
 use spotter_bucket::manifest::Metric;
+use spotter_bucket::{Manifest, ManifestFile};
 use tokio::task;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -280,7 +280,7 @@ impl Backup {
         };
         // The attempt stays among the others, so that nothing is forgotten when this future is dropped.
         let job = self.carry_over(&mut work.attempts[at], &sources, &known, &stop);
-        let progress = Progress::of(self, total);
+        let progress = Progress::of(self, Area::Data, total);
         let ended = self.attend(&mut work.tracker, overtaken, &stop, job).await;
         drop(progress);
         match ended {
@@ -312,7 +312,9 @@ impl Backup {
         known: &[&Manifest],
         stop: &CancellationToken,
     ) -> Result<Manifest, UploadError> {
-        let uploader = self.uploader(&known[..known.len().min(REUSE_FROM)], stop);
+        let reused = known.iter().take(REUSE_FROM);
+        let reused: Vec<&ManifestFile> = reused.flat_map(|manifest| &manifest.files).collect();
+        let uploader = self.uploader(&reused, stop);
         uploader.store_all(log, sources).await?;
         let about = About {
             run: self.options.run.clone(),
@@ -328,7 +330,7 @@ impl Backup {
 
     fn uploader<'a>(
         &'a self,
-        known: &'a [&'a Manifest],
+        known: &'a [&'a ManifestFile],
         stop: &'a CancellationToken,
     ) -> Uploader<'a> {
         Uploader {
@@ -533,7 +535,7 @@ impl Backup {
     }
 }
 
-async fn remove(log: AttemptLog) {
+pub(super) async fn remove(log: AttemptLog) {
     let removed = task::spawn_blocking(move || log.remove())
         .await
         .expect("removing a journal does not panic");

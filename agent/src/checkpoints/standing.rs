@@ -14,6 +14,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::complete::Refused;
+use super::upload::Area;
 use crate::events::EventSink;
 use crate::fault;
 
@@ -41,6 +42,10 @@ pub struct BackupState {
     pub uploading_done_bytes: u64,
     /// Bytes of the upload in progress in all; 0: none is.
     pub uploading_total_bytes: u64,
+    /// The same of a collection of results: the two may go on side by side.
+    pub results_done_bytes: u64,
+    /// And in all; 0: none is collected.
+    pub results_total_bytes: u64,
     /// Name of the newest commit; empty: none.
     pub last_commit: String,
     /// Why backup makes no progress; empty when it does.
@@ -55,6 +60,19 @@ pub struct BackupState {
     pub at_stake: Vec<(String, u64)>,
     /// The directory could not be looked at last time, or was not looked at so far: what is unsaved is not known.
     pub unseen: bool,
+}
+
+impl BackupState {
+    /// Bytes that are done of what goes there now, and in all.
+    pub(super) fn upload(&mut self, area: Area) -> (&mut u64, &mut u64) {
+        match area {
+            Area::Data => (
+                &mut self.uploading_done_bytes,
+                &mut self.uploading_total_bytes,
+            ),
+            Area::Results => (&mut self.results_done_bytes, &mut self.results_total_bytes),
+        }
+    }
 }
 
 /// A call that brought no answer we can use.

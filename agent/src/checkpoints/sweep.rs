@@ -1,4 +1,4 @@
-//! What boxes that were lost left half done in the bucket: data without a commit, and uploads that nobody ends.
+//! What boxes that were lost left half done in the bucket: data without a commit, results without a manifest, uploads that nobody ends.
 //!
 //! Which of it may go is decided here (pure), by the server's clock and with a day of grace; [`Backup::sweep`] then removes it. Only
 //! what lies below the run's own prefix, never what an attempt of this box still works on, and nothing while a commit or a tombstone
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde_json::json;
-use spotter_bucket::{BucketError, ListedObject, ListedUpload};
+use spotter_bucket::{BucketError, ListedObject, ListedUpload, Manifest};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::Backup;
 use super::complete::Tracker;
 use super::index::written_ms;
+use super::journal;
 use super::round::Work;
 use super::standing::chain;
 
@@ -27,14 +28,14 @@ const EVERY: Duration = Duration::from_secs(24 * 3600);
 const RETRY: Duration = Duration::from_secs(3600);
 /// Most objects that one sweep removes: a round must come to its end.
 const MOST: usize = 10_000;
-/// What names of our own small trials begin with, right below data.
-const TRIALS: &str = ".spotter-";
+/// What names of our own small trials begin with, below the run's prefix.
+const TRIALS: &str = "data/.spotter-";
 
 /// What was seen of a run's bucket, in this order: what is there before what refers to it, so that a commit that is made meanwhile
 /// is seen.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// All objects of data.
+    /// All objects of data and results.
     pub objects: Vec<ListedObject>,
     /// All unfinished uploads of the run.
     pub uploads: Vec<ListedUpload>,
@@ -42,7 +43,7 @@ pub struct Seen {
     pub working: HashSet<String>,
     /// Names of attempts that have a commit or a tombstone: nothing more is sent for them.
     pub settled: HashSet<String>,
-    /// Keys that commits and tombstones refer to.
+    /// Keys that commits, tombstones and manifests of results refer to.
     pub spoken_for: HashSet<String>,
     /// Now by the server's clock, seconds since the epoch.
     pub server_s: i64,
@@ -57,16 +58,18 @@ pub struct Orphans {
     pub objects: Vec<ListedObject>,
 }
 
-/// Finds what nobody will ever need. `data` and `run` are what keys of data and all keys of the run begin with.
-pub fn orphans(seen: &Seen, data: &str, run: &str, grace: Duration) -> Orphans {
+/// Finds what nobody will ever need. `run` is what all keys of the run begin with.
+pub fn orphans(seen: &Seen, run: &str, grace: Duration) -> Orphans {
     let oldest_s = seen
         .server_s
         .saturating_sub(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX));
     // A time that the server did not tell is no time.
     let is_old = |time_s: i64| time_s > 0 && time_s < oldest_s;
     let attempt = |key: &str| {
-        let (id, _) = key.strip_prefix(data)?.split_once('/')?;
-        written_ms(id).map(|ms| (id.to_owned(), i64::try_from(ms / 1_000).unwrap_or(i64::MAX)))
+        let (area, rest) = key.strip_prefix(run)?.split_once('/')?;
+        let (id, _) = rest.split_once('/')?;
+        let written = written_ms(id).filter(|_| matches!(area, "data" | "results"));
+        written.map(|ms| (id.to_owned(), i64::try_from(ms / 1_000).unwrap_or(i64::MAX)))
     };
     // An attempt is as young as the youngest thing of it.
     let mut youngest_s: BTreeMap<String, i64> = BTreeMap::new();
@@ -94,7 +97,7 @@ pub fn orphans(seen: &Seen, data: &str, run: &str, grace: Duration) -> Orphans {
         })
     };
     let is_trial = |object: &ListedObject| {
-        let name = object.key.strip_prefix(data);
+        let name = object.key.strip_prefix(run);
         name.is_some_and(|name| name.starts_with(TRIALS)) && is_old(object.modified_s)
     };
     let is_orphan = |object: &&ListedObject| {
@@ -134,7 +137,8 @@ impl Backup {
             return;
         }
         let working = work.attempts.iter().map(|log| log.attempt.id.clone());
-        let working: HashSet<String> = working.collect();
+        let mut working: HashSet<String> = working.collect();
+        working.extend(crate::aside(|| journal::ids(&self.collecting())));
         let stop = stop.child_token();
         let job = async {
             tokio::select! {
@@ -157,8 +161,7 @@ impl Backup {
         let Some(seen) = self.see(working).await? else {
             return Ok(RETRY);
         };
-        let (data, run) = (self.places.data_prefix(), self.places.run_prefix());
-        let orphans = orphans(&seen, &data, &run, self.options.sweep_grace);
+        let orphans = orphans(&seen, &self.places.run_prefix(), self.options.sweep_grace);
         for upload in &orphans.uploads {
             self.bucket
                 .abort_upload(&upload.key, &upload.upload_id)
@@ -185,7 +188,10 @@ impl Backup {
     /// Looks at the bucket. `None`: something in it cannot be read, so that nothing can be judged.
     async fn see(&self, working: HashSet<String>) -> Result<Option<Seen>, BucketError> {
         let vault = self.places.vault(&*self.bucket);
-        let objects = self.bucket.list(&self.places.data_prefix()).await?;
+        let mut objects = self.bucket.list(&self.places.data_prefix()).await?;
+        // Not every box may look at results.
+        let area = self.places.results_prefix();
+        let results = self.bucket.list(&area).await.unwrap_or_default();
         // Not every server lists uploads, and not every key may.
         let run = self.places.run_prefix();
         let uploads = self.bucket.list_uploads(&run).await.unwrap_or_default();
@@ -202,6 +208,17 @@ impl Backup {
         // The commits before the tombstones: a checkpoint that is being deleted is then in one of the two.
         let buried = vault.tombstones().await?;
         let mut manifests = Vec::new();
+        for object in &results {
+            let name = object.key.strip_prefix(&area);
+            let id = name.and_then(|name| name.strip_suffix(".json"));
+            if id.and_then(written_ms).is_some() {
+                match Manifest::open(&self.bucket.get(&object.key, None).await?) {
+                    Ok(manifest) => manifests.push(manifest),
+                    Err(_) => return Ok(None),
+                }
+            }
+        }
+        objects.extend(results);
         for (_, commit) in commits {
             let Ok(manifest) = commit else {
                 return Ok(None);
@@ -276,7 +293,7 @@ mod tests {
                     ..Seen::default()
                 };
                 change(&mut seen, &id);
-                let found = orphans(&seen, "p/run/data/", "p/run/", GRACE);
+                let found = orphans(&seen, "p/run/", GRACE);
                 assert_eq!(
                     (found.objects.len(), found.uploads.len()),
                     (objects, uploads),
@@ -368,10 +385,46 @@ mod tests {
             0,
         );
         check(
-            "an upload of results",
-            &|seen, id| seen.uploads[0].key = format!("p/run/results/{id}/b"),
+            "results without a manifest",
+            &|seen, id| {
+                seen.objects[0].key = format!("p/run/results/{id}/a");
+                seen.uploads[0].key = format!("p/run/results/{id}/b");
+            },
             1,
             1,
+        );
+        check(
+            "results that this box is collecting",
+            &|seen, id| {
+                seen.objects[0].key = format!("p/run/results/{id}/a");
+                seen.uploads[0].key = format!("p/run/results/{id}/b");
+                seen.working = HashSet::from([id.to_owned()]);
+            },
+            0,
+            0,
+        );
+        check(
+            "results that a manifest refers to, and the manifest",
+            &|seen, id| {
+                let (file, manifest) = (
+                    format!("p/run/results/{id}/a"),
+                    format!("p/run/results/{id}.json"),
+                );
+                seen.objects = vec![object(&file, old_s), object(&manifest, old_s)];
+                seen.spoken_for = HashSet::from([file]);
+                seen.uploads.clear();
+            },
+            0,
+            0,
+        );
+        check(
+            "what lies elsewhere in the run's prefix",
+            &|seen, id| {
+                seen.objects[0].key = format!("p/run/logs/{id}/a");
+                seen.uploads.clear();
+            },
+            0,
+            0,
         );
     }
 }

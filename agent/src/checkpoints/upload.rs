@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use spotter_bucket::layout::NameError;
-use spotter_bucket::{Bucket, BucketError, ErrorKind, Manifest, ManifestError, ManifestFile};
+use spotter_bucket::{Bucket, BucketError, ErrorKind, ManifestError, ManifestFile};
 use tokio::sync::Semaphore;
 use tokio::task;
 use tokio_util::sync::CancellationToken;
@@ -112,8 +112,8 @@ pub struct Uploader<'a> {
     pub area: Area,
     /// The checkpoint directory.
     pub dir: &'a Path,
-    /// Older checkpoints, whose data is referred to when a file did not change.
-    pub known: &'a [&'a Manifest],
+    /// Files that the bucket has, whose data is referred to when one did not change.
+    pub known: &'a [&'a ManifestFile],
 }
 
 impl Uploader<'_> {
@@ -192,16 +192,11 @@ impl Uploader<'_> {
     }
 
     pub(super) fn set_done(&self, bytes: u64) {
-        // Results are not what the status speaks of.
-        if self.area == Area::Data {
-            self.standing.state().uploading_done_bytes = bytes;
-        }
+        *self.standing.state().upload(self.area).0 = bytes;
     }
 
     pub(super) fn add_done(&self, bytes: u64) {
-        if self.area == Area::Data {
-            self.standing.state().uploading_done_bytes += bytes;
-        }
+        *self.standing.state().upload(self.area).0 += bytes;
     }
 
     async fn store_small_files(
@@ -275,13 +270,8 @@ impl Uploader<'_> {
         size_bytes: u64,
         blake3: &str,
     ) -> Result<Option<Stored>, UploadError> {
-        let same = |file: &&ManifestFile| file.size_bytes == size_bytes && file.blake3 == blake3;
-        let Some(older) = self
-            .known
-            .iter()
-            .flat_map(|manifest| &manifest.files)
-            .find(same)
-        else {
+        let same = |file: &&&ManifestFile| file.size_bytes == size_bytes && file.blake3 == blake3;
+        let Some(older) = self.known.iter().find(same) else {
             return Ok(None);
         };
         let there = self

@@ -20,7 +20,7 @@ use super::look::{self, Context};
 use super::round::Work;
 use super::rules::shape::Shape;
 use super::standing::chain;
-use super::upload::UploadError;
+use super::upload::{Area, UploadError};
 use super::{Backup, BackupError, Blind, index, landing, room, scan};
 
 /// Wait between two looks at the directory while the bucket is busy.
@@ -378,19 +378,24 @@ impl Backup {
 }
 
 /// While it lives, an upload is in progress.
-pub(super) struct Progress<'a>(&'a Backup);
+pub(super) struct Progress<'a>(&'a Backup, Area);
 
 impl Progress<'_> {
-    pub(super) fn of(backup: &Backup, total_bytes: u64) -> Progress<'_> {
-        let mut state = backup.standing.state();
-        (state.uploading_done_bytes, state.uploading_total_bytes) = (0, total_bytes);
-        Progress(backup)
+    pub(super) fn of(backup: &Backup, area: Area, total_bytes: u64) -> Progress<'_> {
+        let progress = Progress(backup, area);
+        progress.tell(total_bytes);
+        progress
+    }
+
+    fn tell(&self, total_bytes: u64) {
+        let mut state = self.0.standing.state();
+        let (done, total) = state.upload(self.1);
+        (*done, *total) = (0, total_bytes);
     }
 }
 
 impl Drop for Progress<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.standing.state();
-        (state.uploading_done_bytes, state.uploading_total_bytes) = (0, 0);
+        self.tell(0);
     }
 }

@@ -7,10 +7,12 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use serde_json::json;
-use tokio::time;
+use tokio::time::{self, Instant};
 use tracing::warn;
 
-use super::{core::Core, ending, goodbye, presence, training::TRAINING_SESSION};
+use super::{
+    backup::RunningBackup, core::Core, ending, goodbye, presence, training::TRAINING_SESSION,
+};
 use crate::{
     chain, config::Home, events::EventSink, fault, now_us, self_stop::OwnInstance,
     sessions::SessionState,
@@ -99,10 +101,11 @@ fn idle_is_due(core: &Core, idle_stop_s: u32) -> bool {
         && !presence::is_logged_in()
 }
 
-/// What can be saved goes to the bucket before the box stops, for at most this long; then the word that the training is over, for which
-/// the bucket is given as much `patience` as it usually is, or less.
+/// What can be saved goes to the bucket before the box stops, checkpoints before results, for at most this long; then the word that the
+/// training is over, for which the bucket is given as much `patience` as it usually is, or less.
 async fn save(core: &Arc<Core>, limit: Duration, patience: Duration) {
     let Some(running) = core.backup() else { return };
+    let until = Instant::now() + limit;
     let unsaved_bytes = match running.backup.backup_now(limit, true).await {
         Ok(state) => {
             if state.pending > 0 {
@@ -119,7 +122,29 @@ async fn save(core: &Arc<Core>, limit: Duration, patience: Duration) {
             1
         }
     };
-    goodbye::leave_ending(core, &running, unsaved_bytes, patience).await;
+    let results = time::timeout_at(until, collect(core, &running)).await;
+    let results = results.unwrap_or_else(|_| {
+        warn!("the results stay on this disk only: the bucket did not take them in time");
+        None
+    });
+    goodbye::leave_ending(core, &running, unsaved_bytes, results, patience).await;
+}
+
+/// Brings the results of a training that ended well to the bucket: the key of their manifest, when all of them are there.
+async fn collect(core: &Core, running: &RunningBackup) -> Option<String> {
+    let training = core.sessions.get(TRAINING_SESSION).ok()?;
+    let exit_code = training.end.and_then(|end| end.exit_code);
+    let ended_well = training.state == SessionState::Exited && exit_code == Some(0);
+    if !ended_well || running.plan.results.is_empty() {
+        return None;
+    }
+    let (backup, paths) = (&running.backup, &running.plan.results);
+    let kept = backup.collect_results(&core.workdir(), paths).await;
+    let kept = kept.inspect_err(|err| {
+        warn!(error = %chain(err), "the results stay on this disk only");
+    });
+    let key = kept.ok()?.manifest_key;
+    (!key.is_empty()).then_some(key)
 }
 
 /// What became of the wish to be stopped.

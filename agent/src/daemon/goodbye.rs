@@ -74,10 +74,11 @@ pub async fn leave_ending(
     core: &Arc<Core>,
     running: &RunningBackup,
     unsaved_bytes: u64,
+    results: Option<String>,
     patience: Duration,
 ) {
     let left = time::timeout(ENDING_LIMIT.min(patience), async {
-        while let Err(why) = try_leave_ending(core, running, unsaved_bytes).await {
+        while let Err(why) = try_leave_ending(core, running, unsaved_bytes, &results).await {
             warn!(why, "the training's end is not in the bucket, will retry");
             time::sleep(ENDING_PAUSE).await;
         }
@@ -93,6 +94,7 @@ async fn try_leave_ending(
     core: &Arc<Core>,
     running: &RunningBackup,
     unsaved_bytes: u64,
+    results: &Option<String>,
 ) -> Result<(), String> {
     let Some(run) = core.run() else { return Ok(()) };
     let training = core
@@ -111,6 +113,7 @@ async fn try_leave_ending(
     ending.exit_code = training.end.as_ref().and_then(|end| end.exit_code);
     ending.signal = training.end.as_ref().and_then(|end| end.signal);
     ending.unsaved_bytes = unsaved_bytes;
+    ending.results.clone_from(results);
     ending.cause = super::ending::of(core)
         .filter(|cause| cause.started_us == training.start.started_us)
         .map(|cause| Cause {

@@ -118,6 +118,10 @@ pub struct BackupPlan {
     /// The box never gets keys, but grants.
     #[serde(default)]
     pub presigned: bool,
+    /// What goes to the bucket as well when the training has ended well and nobody is there: paths and patterns below the working
+    /// directory.
+    #[serde(default)]
+    pub results: Vec<String>,
 }
 
 /// What the controller asks for, before it is checked.
@@ -192,6 +196,8 @@ pub struct BackupWish {
     pub authorities: String,
     /// See [`BackupPlan::presigned`].
     pub presigned: bool,
+    /// See [`BackupPlan::results`].
+    pub results: Vec<String>,
 }
 
 /// Why a configuration is refused.
@@ -420,6 +426,7 @@ impl BackupPlan {
             windows: wish.windows,
             authorities: wish.authorities,
             presigned: wish.presigned,
+            results: wish.results,
         })
     }
 }

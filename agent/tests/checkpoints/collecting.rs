@@ -2,11 +2,41 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
+use spotter_agent::checkpoints::{Results, ResultsError};
 use spotter_bucket::Manifest;
 use spotter_bucket::memory::MemoryBucket;
 
-use crate::world::{MIB, World, npz};
+use crate::world::{CrashBucket, HookBucket, MIB, World, noise, npz};
+
+/// Collects a directory `out`.
+async fn collect(world: &World) -> Result<Results, ResultsError> {
+    let paths = ["out".to_owned()];
+    world.backup.collect_results(&world.path(""), &paths).await
+}
+
+/// Begins to collect it, until the bucket dies; then all is quiet.
+async fn collect_until_death(world: &World, bucket: &CrashBucket) {
+    tokio::select! {
+        ended = collect(world) => panic!("the bucket did not die: {ended:?}"),
+        () = bucket.died() => {}
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+/// Every file of the manifest is in the bucket as it is here.
+fn assert_kept(world: &World, bucket: &MemoryBucket, results: &Results) -> Manifest {
+    let manifest = Manifest::open(&bucket.object(&results.manifest_key).unwrap()).unwrap();
+    for file in &manifest.files {
+        let body = bucket.object(&file.key).unwrap();
+        assert!(
+            body == fs::read(world.path(&file.path)).unwrap(),
+            "{file:?}"
+        );
+    }
+    manifest
+}
 
 #[tokio::test(start_paused = true)]
 async fn results_are_kept_beside_the_checkpoints_and_verified() {
@@ -44,4 +74,104 @@ async fn results_are_kept_beside_the_checkpoints_and_verified() {
         .await
         .unwrap_err();
     assert!(err.to_string().contains("results were not collected"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collection_that_was_killed_sends_only_what_lacks() {
+    let crash = CrashBucket::at_nth("UploadPart", 3);
+    let memory = crash.memory.clone();
+    let world = World::with(crash.clone(), memory.clone(), |_| {});
+    world.write("out/model.bin", &noise(1, 40 * MIB));
+    world.write("out/notes.txt", b"notes");
+    collect_until_death(&world, &crash).await;
+    assert_eq!(memory.count("UploadPart"), 2);
+    let begun = memory.open_uploads();
+
+    let world = world.restarted(memory.clone());
+    let results = collect(&world).await.unwrap();
+    assert_eq!(memory.count("UploadPart"), 5, "three of five parts lacked");
+    assert_eq!(memory.count("CreateMultipartUpload"), 1);
+    // The small file and the manifest.
+    assert_eq!(memory.count("PutObject"), 2);
+    let manifest = assert_kept(&world, &memory, &results);
+    assert_eq!(begun, [manifest.files[0].key.as_str()]);
+    assert_eq!(world.notes_left(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_newest_manifest_has_is_not_sent_again_nor_what_a_killed_one_sent() {
+    // The two small files, then the manifest.
+    let crash = CrashBucket::at_nth("PutObject", 3);
+    let memory = crash.memory.clone();
+    let world = World::with(crash.clone(), memory.clone(), |_| {});
+    world.write("out/model.bin", &noise(1, 20 * MIB));
+    world.write("out/a.txt", b"a");
+    world.write("out/b.txt", b"b");
+    collect_until_death(&world, &crash).await;
+    assert_eq!(memory.count("UploadPart"), 3);
+
+    // It is another list of files now, and all but one are the same.
+    world.write("out/b.txt", b"other");
+    let world = world.restarted(memory.clone());
+    let first = collect(&world).await.unwrap();
+    assert_eq!(memory.count("UploadPart"), 3);
+    assert_eq!(memory.count("PutObject"), 4, "one file and the manifest");
+    assert_kept(&world, &memory, &first);
+
+    world.write("out/b.txt", b"yet another");
+    let world = world.restarted_without_notes(memory.clone());
+    let second = collect(&world).await.unwrap();
+    assert_ne!(second.manifest_key, first.manifest_key);
+    assert_eq!(memory.count("UploadPart"), 3);
+    assert_eq!(memory.count("PutObject"), 6);
+    assert_kept(&world, &memory, &second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_again_goes_on_where_it_stood_and_whoever_asks_meanwhile_waits_for_it() {
+    let bucket = Arc::new(MemoryBucket::new());
+    bucket.set_latency(Duration::from_secs(10));
+    let world = World::new(bucket.clone());
+    world.write("out/model.bin", &noise(1, 20 * MIB));
+    // The list, the beginning of the upload, and its three parts at once.
+    let left = tokio::time::timeout(Duration::from_secs(35), collect(&world)).await;
+    assert!(left.is_err(), "the link broke first");
+    assert_eq!(bucket.count("UploadPart"), 3);
+    let (one, other) = tokio::join!(collect(&world), collect(&world));
+    assert_eq!(one.unwrap(), other.unwrap());
+    assert_eq!(bucket.count("UploadPart"), 3);
+    assert_eq!(bucket.count("CreateMultipartUpload"), 1);
+    // And what is there is not read again for one who comes late.
+    let again = collect(&world).await.unwrap();
+    assert_kept(&world, &bucket, &again);
+    assert_eq!(bucket.count("PutObject"), 1, "the manifest");
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_far_a_collection_is_can_be_seen() {
+    let memory = Arc::new(MemoryBucket::new());
+    let hooks = HookBucket::new(memory.clone());
+    let world = World::with(hooks.clone(), memory.clone(), |_| {});
+    world.write("out/a.txt", b"four");
+    world.write("out/model.bin", &noise(1, 20 * MIB));
+    let total = 20 * MIB as u64 + 4;
+    let backup = world.backup.clone();
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    for (call, nth) in [("CreateMultipartUpload", 1), ("CompleteMultipartUpload", 1)] {
+        let (backup, seen) = (backup.clone(), seen.clone());
+        hooks.before(call, nth, move || {
+            let state = backup.state();
+            seen.lock()
+                .unwrap()
+                .push((state.results_done_bytes, state.results_total_bytes));
+        });
+    }
+    collect(&world).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), [(4, total), (total, total)]);
+    let state = backup.state();
+    assert_eq!(
+        (state.results_done_bytes, state.results_total_bytes),
+        (0, 0)
+    );
+    assert_eq!(state.uploading_total_bytes, 0, "that speaks of checkpoints");
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use spotter_bucket::Bucket;
 use spotter_bucket::memory::MemoryBucket;
 
-use crate::world::{CrashBucket, World};
+use crate::world::{CrashBucket, MIB, World, noise};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -138,4 +138,58 @@ async fn nothing_is_swept_while_a_commit_or_a_tombstone_cannot_be_read() {
         world.backup_all().await;
         assert_eq!(bucket.keys(), Vec::<String>::new(), "{damaged}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_dead_collections_of_results_left_goes_and_what_a_manifest_or_a_journal_has_stays() {
+    let crash = CrashBucket::at_nth("CompleteMultipartUpload", 1);
+    let memory = crash.memory.clone();
+    let world = World::with(crash.clone(), memory.clone(), |_| {});
+    world.write("out/a.txt", b"a");
+    let (workdir, paths) = (world.path(""), ["out".to_owned()]);
+    let collect = |world: &World| {
+        let (backup, workdir, paths) = (world.backup.clone(), workdir.clone(), paths.clone());
+        async move { backup.collect_results(&workdir, &paths).await }
+    };
+    collect(&world).await.unwrap();
+    let results = || -> Vec<String> {
+        let mut keys = memory.keys();
+        keys.retain(|key| key.starts_with("team/run/results/"));
+        keys
+    };
+    let kept = results();
+    world.write("out/model.bin", &noise(1, 20 * MIB));
+    tokio::select! {
+        ended = collect(&world) => panic!("the bucket did not die: {ended:?}"),
+        () = crash.died() => {}
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let dead = format!("team/run/results/{}/half.bin", old_attempt());
+    memory.insert(&dead, "half of it");
+    memory.create_upload(&dead).await.unwrap();
+    memory.grow_old(2 * DAY);
+    assert_eq!(memory.open_uploads().len(), 2);
+
+    // What this box may go on with is younger than it looks.
+    let world = world.restarted(memory.clone());
+    world.backup_all().await;
+    assert_eq!(results(), kept);
+    assert_eq!(memory.open_uploads().len(), 1);
+    let sent = memory.count("UploadPart");
+    collect(&world).await.unwrap();
+    assert_eq!(memory.count("UploadPart"), sent, "none was sent twice");
+    assert_eq!(memory.open_uploads(), Vec::<String>::new());
+
+    // A manifest that nobody can read may speak of anything.
+    let damaged = format!("team/run/results/{}.json", old_attempt());
+    memory.insert(&damaged, "{");
+    memory.insert(&dead, "half of it");
+    memory.grow_old(2 * DAY);
+    tokio::time::sleep(DAY).await;
+    world.backup_all().await;
+    assert!(memory.object(&dead).is_some());
+    memory.remove(&damaged);
+    tokio::time::sleep(DAY).await;
+    world.backup_all().await;
+    assert!(memory.object(&dead).is_none());
 }

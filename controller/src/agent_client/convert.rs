@@ -391,6 +391,7 @@ impl From<&BoxConfig> for v1::ConfigureRequest {
                     .collect(),
                 authorities: backup.authorities.clone(),
                 presigned: backup.presigned,
+                results: backup.results.clone(),
             }),
             bring_up_s: seconds(config.bring_up),
             idle_stop_s: config.idle_stop.map_or(0, seconds),

@@ -536,6 +536,8 @@ pub struct BackupConfig {
     pub authorities: String,
     /// The box never gets keys: what it may do is signed for it.
     pub presigned: bool,
+    /// What else goes to the bucket before the box stops itself, when the training has ended well and nobody is there.
+    pub results: Vec<String>,
 }
 
 /// A command to start.

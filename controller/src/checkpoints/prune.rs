@@ -12,7 +12,7 @@ use spotter_bucket::{
     vault::Purged,
 };
 
-use super::Shelf;
+use super::{Shelf, results};
 
 /// Age from which data without a commit is taken for left behind: no upload takes so long.
 const ORPHAN_MS: u64 = 24 * 3600 * 1000;
@@ -63,7 +63,7 @@ pub struct Pruned {
     pub purged: Vec<Purged>,
     /// Checkpoints that are deleted and whose data waits for the grace.
     pub waiting: Vec<Waiting>,
-    /// Objects that no checkpoint ever had.
+    /// Objects that no checkpoint and no collection of results ever had.
     pub orphans: usize,
     /// Their bytes.
     pub orphan_bytes: u64,
@@ -166,7 +166,7 @@ async fn newest_is_there(shelf: &Shelf, commits: &[Commit]) -> Result<(), PruneE
     Ok(())
 }
 
-/// Data and uploads that belong to no checkpoint, and are too old to become one.
+/// Data and uploads that belong to no checkpoint and no collection of results, and are too old to become one.
 async fn sweep<'a>(
     shelf: &Shelf,
     order: &Order,
@@ -178,37 +178,50 @@ async fn sweep<'a>(
     let is_old = |id: &CommitId| id.made_ms().saturating_add(ORPHAN_MS) <= now_ms;
     let alive: HashSet<&str> = commits.iter().map(|commit| commit.id.as_str()).collect();
     let whole = commits.iter().filter_map(|commit| commit.manifest.as_ref());
+    let (data, area) = (shelf.layout.data_prefix(), shelf.layout.results_prefix());
+    let mut objects = shelf.bucket.list(&data).await?;
+    let results = shelf.bucket.list(&area).await?;
+    // A manifest that cannot be read may speak of any of them.
+    let mut collected = Some(Vec::new());
+    for object in &results {
+        if results::manifest_of_key(&shelf.layout, &object.key).is_some() {
+            let read = results::read(shelf, &object.key).await?.ok();
+            collected = collected.zip(read).map(|(mut all, manifest)| {
+                all.push(manifest);
+                all
+            });
+        }
+    }
+    if collected.is_some() {
+        objects.extend(results);
+    }
     let spoken_for = retention::keys(whole.chain(dead));
-    let data = shelf.layout.data_prefix();
-    let orphans: BTreeMap<String, u64> = shelf
-        .bucket
-        .list(&data)
-        .await?
+    let of_results = retention::keys(collected.iter().flatten());
+    let attempt = |key: &str| match shelf.layout.data_of_key(key) {
+        Some((id, _)) => Some(id),
+        None => results::file_of_key(&shelf.layout, key),
+    };
+    let orphans: BTreeMap<String, u64> = objects
         .into_iter()
         .filter(|object| {
-            shelf
-                .layout
-                .data_of_key(&object.key)
-                .is_some_and(|(id, _)| {
-                    is_old(&id)
-                        && !alive.contains(id.to_string().as_str())
-                        && !spoken_for.contains(object.key.as_str())
-                })
+            attempt(&object.key).is_some_and(|id| {
+                is_old(&id)
+                    && !alive.contains(id.to_string().as_str())
+                    && !spoken_for.contains(object.key.as_str())
+                    && !of_results.contains(object.key.as_str())
+            })
         })
         .map(|object| (object.key, object.size_bytes))
         .collect();
     // Servers that cannot list uploads sweep them by themselves.
-    let uploads: Vec<_> = shelf
-        .bucket
-        .list_uploads(&data)
-        .await
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|upload| {
-            let begun_ms = u64::try_from(upload.initiated_s).unwrap_or(0) * 1_000;
-            begun_ms > 0 && begun_ms.saturating_add(ORPHAN_MS) <= now_ms
-        })
-        .collect();
+    let mut uploads = Vec::new();
+    for prefix in [&data, &area] {
+        uploads.extend(shelf.bucket.list_uploads(prefix).await.unwrap_or_default());
+    }
+    uploads.retain(|upload| {
+        let begun_ms = u64::try_from(upload.initiated_s).unwrap_or(0) * 1_000;
+        begun_ms > 0 && begun_ms.saturating_add(ORPHAN_MS) <= now_ms
+    });
     (pruned.orphans, pruned.orphan_bytes) = (orphans.len(), orphans.values().sum());
     pruned.aborted_uploads = uploads.len();
     if order.dry_run {
@@ -223,4 +236,86 @@ async fn sweep<'a>(
             .await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use spotter_bucket::{ManifestFile, Target, manifest, memory::MemoryBucket};
+
+    use super::*;
+
+    const OLD: &str = "000000000000-01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    const DEAD: &str = "000000000000-01ARZ3NDEKTSV4RRFFQ69G5FAW";
+
+    /// A collection of one file whose data a dead one had sent.
+    fn collection() -> Vec<u8> {
+        let mut manifest = Manifest {
+            v: manifest::FORMAT,
+            id: OLD.to_owned(),
+            run: "run".to_owned(),
+            attempt: 1,
+            step: None,
+            rule: "results".to_owned(),
+            path: "results".to_owned(),
+            directory: true,
+            committed_us: 1,
+            server_us: 1,
+            prev: None,
+            metric: None,
+            files: vec![ManifestFile {
+                path: "a".to_owned(),
+                mode: 0o644,
+                mtime_ns: 1,
+                size_bytes: 1,
+                blake3: blake3::hash(b"a").to_hex().to_string(),
+                key: format!("team/run/results/{DEAD}/a"),
+                part_size_bytes: 0,
+                parts: Vec::new(),
+            }],
+            encoding: None,
+            self_blake3: String::new(),
+        };
+        manifest.seal().to_vec()
+    }
+
+    #[tokio::test]
+    async fn what_dead_collections_left_goes_and_what_a_manifest_refers_to_stays() {
+        let bucket = Arc::new(MemoryBucket::new());
+        let target = Target::parse("s3://bucket/team", None, None).unwrap();
+        let shelf = Shelf::new(bucket.clone(), &target, "run").unwrap();
+        let young = CommitId::generate(None);
+        let now_us = (young.made_ms() + 60_000) * 1_000;
+        let manifest_key = format!("team/run/results/{OLD}.json");
+        let kept = [
+            format!("team/run/results/{DEAD}/a"),
+            format!("team/run/results/{young}/a"),
+            manifest_key.clone(),
+            "team/run/results/notes.txt".to_owned(),
+        ];
+        for key in &kept {
+            bucket.insert(key, "a");
+        }
+        bucket.insert(&manifest_key, collection());
+        bucket.insert(&format!("team/run/results/{DEAD}/b"), "bb");
+        let order = Order {
+            keep: Keep::default(),
+            grace: Duration::ZERO,
+            at_rest: true,
+            dry_run: false,
+            now_us,
+        };
+        // One that nobody can read may speak of anything.
+        let damaged = format!("team/run/results/{DEAD}.json");
+        bucket.insert(&damaged, "{");
+        let pruned = prune(&shelf, &order).await.unwrap();
+        assert_eq!((pruned.orphans, bucket.keys().len()), (0, 6));
+        bucket.remove(&damaged);
+        let pruned = prune(&shelf, &order).await.unwrap();
+        assert_eq!((pruned.orphans, pruned.orphan_bytes), (1, 2));
+        let mut kept = kept.to_vec();
+        kept.sort();
+        assert_eq!(bucket.keys(), kept);
+    }
 }

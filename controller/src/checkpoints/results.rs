@@ -1,34 +1,53 @@
 //! What a run's boxes left in the bucket besides checkpoints: final model, logs, metrics. It is there when the box is gone.
 
 use glob::{MatchOptions, Pattern};
-use spotter_bucket::{Bucket, BucketError, CommitId, Manifest, ManifestFile};
+use spotter_bucket::{Bucket, BucketError, CommitId, ErrorKind, Layout, Manifest, ManifestFile};
 
 use super::Shelf;
 
 /// The newest collection; `None`: there is none. The inner error says how it is damaged.
 pub async fn newest(shelf: &Shelf) -> Result<Option<Result<Manifest, String>>, BucketError> {
-    let prefix = shelf.layout.results_prefix();
-    let listed = shelf.bucket.list(&prefix).await?;
-    let id = |key: &str| -> Option<CommitId> {
-        key.strip_prefix(&prefix)?
-            .strip_suffix(".json")?
-            .parse()
-            .ok()
-    };
+    let listed = shelf.bucket.list(&shelf.layout.results_prefix()).await?;
     let found = listed
         .iter()
-        .filter_map(|object| Some((id(&object.key)?, &object.key)));
+        .filter_map(|object| Some((manifest_of_key(&shelf.layout, &object.key)?, &object.key)));
     let Some((_, key)) = found.max_by_key(|(id, _)| (id.made_ms(), *id)) else {
         return Ok(None);
     };
-    let bytes = shelf.bucket.get(key, None).await?;
+    read(shelf, key).await.map(Some)
+}
+
+/// The collection with its manifest at a key. The inner error says how it is damaged, or that it is not there.
+pub async fn read(shelf: &Shelf, key: &str) -> Result<Result<Manifest, String>, BucketError> {
+    if manifest_of_key(&shelf.layout, key).is_none() {
+        return Ok(Err(format!("{key} is no key of results")));
+    }
+    let bytes = match shelf.bucket.get(key, None).await {
+        Ok(bytes) => bytes,
+        Err(err) if err.kind == ErrorKind::NotFound => return Ok(Err("it is gone".to_owned())),
+        Err(err) => return Err(err),
+    };
     let opened = Manifest::open(&bytes).map_err(|err| crate::error::chain(&err));
-    Ok(Some(opened.and_then(|manifest| {
-        match manifest.run == shelf.run && manifest.directory {
+    Ok(opened.and_then(
+        |manifest| match manifest.run == shelf.run && manifest.directory {
             true => Ok(manifest),
             false => Err(format!("it says it is of run {}", manifest.run)),
-        }
-    })))
+        },
+    ))
+}
+
+/// The collection that a key is the manifest of.
+pub fn manifest_of_key(layout: &Layout, key: &str) -> Option<CommitId> {
+    let name = key.strip_prefix(&layout.results_prefix())?;
+    name.strip_suffix(".json")?.parse().ok()
+}
+
+/// The collection that the object at a key is part of.
+pub fn file_of_key(layout: &Layout, key: &str) -> Option<CommitId> {
+    let (id, _) = key
+        .strip_prefix(&layout.results_prefix())?
+        .split_once('/')?;
+    id.parse().ok()
 }
 
 /// Files that paths and patterns mean, and those of which there is nothing (pure). The same words mean the same on a box.

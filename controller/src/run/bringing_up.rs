@@ -12,7 +12,7 @@ use crate::{
     provider::hosts::is_host,
     run::{
         State, believable_step,
-        boxes::has_bucket,
+        boxes::{has_bucket, is_presigned},
         deadline,
         environment::{self, Job},
         halt::{Halt, refused},
@@ -24,7 +24,7 @@ use crate::{
         site::{Site, SiteError},
         status::Action,
     },
-    spec::{KeyMode, OnDone, OnStale},
+    spec::{OnDone, OnStale},
     store::{AttemptRecord, RunRecord},
 };
 
@@ -419,7 +419,12 @@ impl Lifecycle {
                 style: Style::Auto,
                 windows: checkpoints.windows.clone(),
                 authorities: String::new(),
-                presigned: checkpoints.keys.mode == KeyMode::Presigned,
+                presigned: is_presigned(run),
+                // A box without keys has nothing signed for results.
+                results: match &run.spec.results {
+                    Some(results) if !is_presigned(run) => results.fetch.clone(),
+                    _ => Vec::new(),
+                },
             })
         });
         BoxConfig {

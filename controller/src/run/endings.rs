@@ -19,6 +19,7 @@ use crate::{
         boxes::{KEPT, has_bucket},
         bringing_up::{TRAIN, ended_text},
         diagnosis,
+        fetching::absent,
         halt::Halt,
         lifecycle::Lifecycle,
         site::SiteError,
@@ -173,17 +174,26 @@ impl Lifecycle {
         ending: &Ending,
         disk: Disk,
     ) -> Result<(), Halt> {
-        if run.spec.results.is_none()
-            && ending.unsaved_bytes == 0
-            && attempt.state.may_follow(State::Finishing)
-        {
+        let left = match &ending.results {
+            Some(key) => self.bring_left_results(run, attempt, key).await?,
+            None => None,
+        };
+        let is_home = run.spec.results.is_none() || left.is_some();
+        if is_home && ending.unsaved_bytes == 0 && attempt.state.may_follow(State::Finishing) {
             self.move_to(attempt, State::Finishing)?;
+            match left.filter(|missing| !missing.is_empty()) {
+                Some(missing) if disk == Disk::Lost => {
+                    self.say(run, &format!("Careful: {}.", absent(&missing)));
+                }
+                Some(missing) => self.keep_for_a_look(run, attempt, &absent(&missing)),
+                None => {}
+            }
             return Ok(self.move_to(attempt, State::Collected)?);
         }
         if disk == Disk::Lost {
+            let results = if is_home { "" } else { "its results, and " };
             let reason = format!(
-                "its training ended well, but its box is lost, and with it what was in no bucket: its results, and {} bytes of \
-                 checkpoints",
+                "its training ended well, but its box is lost, and with it what was in no bucket: {results}{} bytes of checkpoints",
                 ending.unsaved_bytes
             );
             attempt.reason = Some(reason.clone());

@@ -10,12 +10,18 @@ use spotter_bucket::layout::check_path;
 
 use crate::{
     agent_client::{FileHash, FileList},
-    error::CommandError,
+    checkpoints::{
+        Shelf,
+        pull::{self, PullError},
+        results as left,
+    },
+    error::{CommandError, chain},
     run::{
         halt::Halt,
         lifecycle::Lifecycle,
         site::{Site, SiteError},
     },
+    spec::Results,
     store::{AttemptRecord, RunRecord},
 };
 
@@ -104,15 +110,7 @@ impl Lifecycle {
         })?;
         if others == Others::SetAside {
             for file in &list.files {
-                let aside = set_aside(file, to).map_err(NotFetched::Here)?;
-                if let Some(aside) = aside {
-                    let (was, is) = (to.join(&file.path), aside.display());
-                    let text = format!(
-                        "Careful: there was another {}: it is {is} now.",
-                        was.display()
-                    );
-                    self.say(run, &text);
-                }
+                self.keep_another(run, file, to).map_err(NotFetched::Here)?;
             }
         }
         let progress = |done, total| self.report.transfer(&run.name, "results", done, total);
@@ -160,21 +158,148 @@ impl Lifecycle {
             ),
         );
         let is_pattern = |path: &str| path.contains(['*', '?', '[']);
-        let absent: Vec<&str> = paths
+        let missing: Vec<String> = paths
             .iter()
             .filter(|path| {
                 list.missing.contains(path)
                     || !is_pattern(path) && !list.files.iter().any(|file| is_of(&file.path, path))
             })
-            .map(String::as_str)
+            .cloned()
             .collect();
-        Ok((!absent.is_empty()).then(|| {
-            format!(
-                "results that do not exist on the box: {}",
-                absent.join(", ")
-            )
-        }))
+        Ok((!missing.is_empty()).then(|| absent(&missing)))
     }
+
+    /// Brings the results home that a box left in the bucket because nobody was there. Answers which of them are not among those;
+    /// `None`: they are of no use. Waits for a bucket that is away.
+    pub(super) async fn bring_left_results(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        key: &str,
+    ) -> Result<Option<Vec<String>>, Halt> {
+        let Some(results) = &run.spec.results else {
+            return Ok(None);
+        };
+        let text = "the results that its box left in the bucket were not brought home";
+        self.say(
+            run,
+            &format!(
+                "Fetching results from the bucket to {}.",
+                results.to.display()
+            ),
+        );
+        let mut told = String::new();
+        loop {
+            match self.pull_left_results(run, results, key).await {
+                Ok(missing) => return Ok(Some(missing)),
+                Err(NotPulled::Damaged(why)) => {
+                    self.say(run, &format!("Careful: {text}: {why}."));
+                    return Ok(None);
+                }
+                Err(NotPulled::Here(err)) => {
+                    let mut why =
+                        CommandError::new(format!("run `{}` is not carried on", run.name))
+                            .because(text)
+                            .because(err.message());
+                    for cause in err.causes() {
+                        why = why.because(cause);
+                    }
+                    return Err(Halt::Pause(why));
+                }
+                Err(NotPulled::Away(err)) => {
+                    self.still_ours(run, attempt)?;
+                    let err = CommandError::new(text).because(err);
+                    self.wait(run, &err, &mut told).await;
+                }
+            }
+        }
+    }
+
+    async fn pull_left_results(
+        &self,
+        run: &RunRecord,
+        results: &Results,
+        key: &str,
+    ) -> Result<Vec<String>, NotPulled> {
+        let checkpoints = run.spec.checkpoints.as_ref();
+        let kept = checkpoints.and_then(|kept| Some((kept.to.as_deref()?, &kept.server)));
+        let Some((to, server)) = kept else {
+            return Err(NotPulled::Damaged("the run names no bucket".to_owned()));
+        };
+        let (bucket, target) = match self.sites.bucket(to, server).await {
+            Ok(opened) => opened,
+            Err(SiteError::Local(why)) => return Err(NotPulled::Here(CommandError::new(why))),
+            Err(err) => return Err(NotPulled::Away(chain(&err))),
+        };
+        let shelf = Shelf::new(bucket, &target, &run.name);
+        let shelf = shelf.map_err(|err| NotPulled::Damaged(err.to_string()))?;
+        let read = left::read(&shelf, key).await;
+        let manifest = read.map_err(|err| NotPulled::Away(chain(&err)))?;
+        let manifest = manifest.map_err(NotPulled::Damaged)?;
+        let (files, missing) = left::choose(&manifest.files, &results.fetch);
+        let to = &results.to;
+        make_folder(to).map_err(|err| {
+            NotPulled::Here(CommandError::new(format!("{} was not made", to.display())).cause(err))
+        })?;
+        for file in &files {
+            let file = FileHash {
+                path: file.path.clone(),
+                size_bytes: file.size_bytes,
+                blake3: file.blake3.clone(),
+            };
+            self.keep_another(run, &file, to).map_err(NotPulled::Here)?;
+        }
+        let mut tell = |done, total| self.report.transfer(&run.name, "results", done, total);
+        let pulled = pull::pull_files(&shelf, &files, to, &mut tell).await;
+        pulled.map_err(|err| match err {
+            PullError::Damaged(why) => NotPulled::Damaged(why),
+            PullError::Download(err) => NotPulled::Away(chain(&err)),
+            err => NotPulled::Here(CommandError::from_error(&err)),
+        })?;
+        let bytes: u64 = files.iter().map(|file| file.size_bytes).sum();
+        let count = files.len();
+        self.say(
+            run,
+            &format!("Fetched and verified {count} files, {bytes} bytes."),
+        );
+        Ok(missing)
+    }
+
+    /// Gives another file that lies where one is going to be brought another name, and says so.
+    fn keep_another(
+        &self,
+        run: &RunRecord,
+        file: &FileHash,
+        to: &Path,
+    ) -> Result<(), CommandError> {
+        if let Some(aside) = set_aside(file, to)? {
+            let (was, is) = (to.join(&file.path), aside.display());
+            let text = format!(
+                "Careful: there was another {}: it is {is} now.",
+                was.display()
+            );
+            self.say(run, &text);
+        }
+        Ok(())
+    }
+}
+
+/// What of the results there is nothing of, for people.
+pub(super) fn absent(missing: &[String]) -> String {
+    format!(
+        "results that do not exist on the box: {}",
+        missing.join(", ")
+    )
+}
+
+/// Why results that a box left in the bucket are not here.
+enum NotPulled {
+    /// The bucket does not answer, or refuses.
+    Away(String),
+    /// What it holds is not what the box said, so that it can only come from the box.
+    Damaged(String),
+    /// This laptop's own trouble.
+    Here(CommandError),
 }
 
 /// What becomes of other files that lie where fetched ones go.

@@ -271,7 +271,7 @@ impl Lifecycle {
     }
 
     /// Something is not as ordered: the box is stopped rather than destroyed at the end.
-    fn keep_for_a_look(&self, run: &RunRecord, attempt: &mut AttemptRecord, why: &str) {
+    pub(super) fn keep_for_a_look(&self, run: &RunRecord, attempt: &mut AttemptRecord, why: &str) {
         let what = match run.spec.on_done {
             OnDone::Keep => "The box is kept as it is, and costs what it costs now",
             _ => "The box will be stopped and its disk kept",

@@ -36,6 +36,9 @@ struct World {
     cut_every: AtomicUsize,
     /// Stream requests as they came.
     asked: Mutex<Vec<String>>,
+    /// Bytes that are in the bucket, of so many in all: one more with each status.
+    uploaded: AtomicU64,
+    of_bytes: AtomicU64,
 }
 
 impl World {
@@ -271,8 +274,16 @@ impl agent_server::Agent for Fake {
     ) -> Result<Response<v1::StatusResponse>, Status> {
         let call = self.0.calls.fetch_add(1, SeqCst);
         let build = format!("call-{call}");
+        let all = self.0.of_bytes.load(SeqCst);
+        let done = self.0.uploaded.load(SeqCst);
+        self.0.uploaded.store(all.min(done + 1), SeqCst);
         Ok(Response::new(v1::StatusResponse {
             build,
+            backup: Some(v1::BackupStatus {
+                uploading_done_bytes: done,
+                uploading_total_bytes: all,
+                ..Default::default()
+            }),
             ..Default::default()
         }))
     }
@@ -373,7 +384,16 @@ impl agent_server::Agent for Fake {
         &self,
         _: Request<v1::CollectResultsRequest>,
     ) -> Result<Response<v1::CollectResultsResponse>, Status> {
-        Err(missing())
+        while self.0.uploaded.load(SeqCst) < self.0.of_bytes.load(SeqCst) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        match self.0.of_bytes.load(SeqCst) {
+            0 => std::future::pending().await,
+            _ => Ok(Response::new(v1::CollectResultsResponse {
+                manifest_key: "p/run/results/x.json".to_owned(),
+                ..Default::default()
+            })),
+        }
     }
 
     async fn hash_files(
@@ -628,4 +648,26 @@ async fn a_restore_is_begun_again_when_the_link_breaks() {
         seen,
         [(100, 300), (200, 300), (100, 300), (200, 300), (300, 300)]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_may_take_as_long_as_they_move_and_no_longer() {
+    let paths = ["out".to_owned()];
+    let limit = Duration::from_secs(120);
+    let fake = Fake::default();
+    // A byte each ten seconds.
+    fake.0.of_bytes.store(100, SeqCst);
+    let began = tokio::time::Instant::now();
+    let collected = fake.client().collect_results(&paths, limit).await.unwrap();
+    assert!(collected.manifest_key.is_some());
+    assert!(began.elapsed() > limit * 5, "{:?}", began.elapsed());
+
+    let fake = Fake::default();
+    let began = tokio::time::Instant::now();
+    let stuck = fake.client().collect_results(&paths, limit).await;
+    assert!(
+        matches!(stuck, Err(AgentError::Deadline { .. })),
+        "{stuck:?}"
+    );
+    assert!(began.elapsed() >= limit && began.elapsed() < limit * 2);
 }

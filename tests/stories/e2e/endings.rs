@@ -22,6 +22,54 @@ on_both_tiers! {
     a_box_whose_agent_is_killed_after_the_training_stops_itself_all_the_same: unguarded;
 }
 
+/// What is taken with a machine is the market's matter, too.
+#[test]
+fn results_of_a_training_that_ended_while_nobody_looked_outlive_the_disk_of_its_box() {
+    on(Tier::One, disk_taken);
+}
+
+fn disk_taken(world: &World) {
+    let mut training = Training::interruptible("taken", 15);
+    training.bring_up = "30s";
+    left_alone(world, &training);
+    let instance = world.alive()[0]["id"].as_u64().unwrap();
+    let (market, key) = world.market();
+    let deleted = world.program(
+        "curl",
+        &[
+            "-sS",
+            "--fail",
+            "-X",
+            "DELETE",
+            "-H",
+            &format!("Authorization: Bearer {key}"),
+            "-H",
+            "Content-Type: application/json",
+            "-d",
+            "{}",
+            &format!("{market}/api/v0/instances/{instance}/"),
+        ],
+    );
+    let deleted = { deleted }.output().unwrap();
+    assert!(deleted.status.success(), "{deleted:?}");
+    world.until("the disk to be gone", || {
+        world.alive().is_empty().then_some(())
+    });
+
+    let said = world.ok(&["wait", "taken"]);
+    assert!(said.stderr.contains("from the bucket"), "{}", said.out);
+    let status = world.status("taken");
+    assert_eq!(status["outcome"], "done", "{status}");
+    assert_eq!(rented(world), 1, "nothing was rented in its place");
+    let final_file = world.work().join("results-taken/out/final.txt");
+    assert_eq!(fs::read_to_string(&final_file).unwrap(), "final 15\n");
+    // And whoever lost them here has them again.
+    fs::remove_file(&final_file).unwrap();
+    world.ok(&["fetch", "taken"]);
+    assert_eq!(fs::read_to_string(&final_file).unwrap(), "final 15\n");
+    world.assert_nothing_rented();
+}
+
 /// Money is the market's matter, whatever boxes are made of.
 #[test]
 fn a_box_whose_money_is_over_stops_itself_within_the_budget_while_nobody_looks() {

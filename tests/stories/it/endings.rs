@@ -1,6 +1,6 @@
 //! Boxes that stop themselves after their training has ended, with nobody there to see it.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use serde_json::json;
 use spotter::{
@@ -10,7 +10,7 @@ use spotter::{
     spec::{OnDone, Results},
     store::{Outcome, RunRecord},
 };
-use spotter_bucket::{EndedBy, Ending};
+use spotter_bucket::{EndedBy, Ending, ErrorKind, Manifest, ManifestFile, manifest};
 
 use crate::world::{World, spec};
 
@@ -74,21 +74,108 @@ async fn a_training_with_everything_in_the_bucket_needs_no_box_to_be_done() {
 
 #[tokio::test(start_paused = true)]
 async fn a_training_that_ended_is_not_trained_again_when_its_box_has_vanished() {
-    for (with_results, expected) in [(false, Outcome::Done), (true, Outcome::Lost)] {
+    for (with_results, damaged, expected) in [
+        (false, false, Outcome::Done),
+        (true, false, Outcome::Done),
+        (true, true, Outcome::Lost),
+    ] {
         let world = World::new(3, 100);
         let mut story = spec(RUN);
-        story.results = with_results.then(|| Results {
-            fetch: vec!["out".to_owned()],
-            to: world.folder().join("results"),
-        });
+        story.results = with_results.then(|| results(&world));
         world.plan(&story);
-        ended_alone(&world, ending(0, 0)).await;
+        let mut ending = ending(0, 0);
+        ending.results = with_results.then(|| leave_results(&world));
+        ended_alone(&world, ending).await;
+        if damaged {
+            let model = format!("runs/{RUN}/results/{COLLECTED}/out/final.pt");
+            assert!(world.boxes.bucket().corrupt(&model));
+        }
         world
             .market
             .vanish(world.attempts(RUN)[0].instance.unwrap());
         assert_trained_once(&world.drive(RUN).await, &world, expected);
         assert!(world.market.alive().is_empty());
+        let home = fs::read_to_string(world.folder().join("results/out/final.pt"));
+        match with_results && !damaged {
+            true => assert_eq!(home.unwrap(), "model"),
+            false => assert!(home.is_err()),
+        }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_that_are_in_the_bucket_need_no_box_started_for_them() {
+    let world = World::new(3, 100);
+    let mut story = spec(RUN);
+    story.results = Some(results(&world));
+    world.plan(&story);
+    let other = world.folder().join("results/out/final.pt");
+    fs::create_dir_all(other.parent().unwrap()).unwrap();
+    fs::write(&other, "of another run").unwrap();
+    let mut ending = ending(0, 0);
+    ending.results = Some(leave_results(&world));
+    ended_alone(&world, ending).await;
+    let calls = world.boxes.script().calls.len();
+    let away = ErrorKind::Transient;
+    world.boxes.bucket().fail_next("GetObject", 40, away);
+    assert_trained_once(&world.drive(RUN).await, &world, Outcome::Done);
+    assert_eq!(world.boxes.script().calls.len(), calls, "no box was asked");
+    assert_eq!(fs::read_to_string(&other).unwrap(), "model");
+    let aside = world.folder().join("results/out/final.pt.~1~");
+    assert_eq!(fs::read_to_string(aside).unwrap(), "of another run");
+    assert!(
+        world.was_told("were not brought home"),
+        "a bucket is waited for"
+    );
+    assert!(world.was_told("Fetched and verified 1 files, 5 bytes."));
+    assert!(world.market.alive().is_empty());
+}
+
+/// Name of a collection.
+const COLLECTED: &str = "000000000000-01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
+fn results(world: &World) -> Results {
+    Results {
+        fetch: vec!["out".to_owned()],
+        to: world.folder().join("results"),
+    }
+}
+
+/// Puts what a box collects when nobody is there into the bucket; answers the key of its manifest.
+fn leave_results(world: &World) -> String {
+    let key = format!("runs/{RUN}/results/{COLLECTED}/out/final.pt");
+    let mut manifest = Manifest {
+        v: manifest::FORMAT,
+        id: COLLECTED.to_owned(),
+        run: RUN.to_owned(),
+        attempt: 1,
+        step: None,
+        rule: "results".to_owned(),
+        path: "results".to_owned(),
+        directory: true,
+        committed_us: 1,
+        server_us: 1,
+        prev: None,
+        metric: None,
+        files: vec![ManifestFile {
+            path: "out/final.pt".to_owned(),
+            mode: 0o644,
+            mtime_ns: 1,
+            size_bytes: 5,
+            blake3: blake3::hash(b"model").to_hex().to_string(),
+            key: key.clone(),
+            part_size_bytes: 0,
+            parts: Vec::new(),
+        }],
+        encoding: None,
+        self_blake3: String::new(),
+    };
+    let sealed = manifest.seal();
+    let bucket = world.boxes.bucket();
+    bucket.insert(&key, "model");
+    let manifest_key = format!("runs/{RUN}/results/{COLLECTED}.json");
+    bucket.insert(&manifest_key, sealed);
+    manifest_key
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,9 +17,9 @@ use spotter::{
     },
     provider::{Instance, InstanceId, Provider, hosts::is_host, memory::MemoryMarket},
     run::site::{KeysGiven, LeftLog, Place, Progress, Site, SiteError, Sites},
-    spec::RunSpec,
+    spec::{BucketServer, RunSpec},
 };
-use spotter_bucket::{Cause, EndedBy, Ending};
+use spotter_bucket::{Bucket, Cause, EndedBy, Ending, Target, memory::MemoryBucket};
 use tokio::time::Instant;
 
 use super::{CHECKPOINT_EVERY, EPOCH_US};
@@ -46,7 +46,7 @@ impl Fleet for MemoryMarket {
 
 /// The scripted boxes; clones share them.
 #[derive(Clone)]
-pub struct ScriptedBoxes(Arc<Mutex<Script>>, Arc<dyn Fleet>);
+pub struct ScriptedBoxes(Arc<Mutex<Script>>, Arc<dyn Fleet>, Arc<MemoryBucket>);
 
 /// What boxes do, and what they have done.
 #[derive(Debug)]
@@ -187,7 +187,11 @@ impl ScriptedBoxes {
             journal: BTreeMap::new(),
             restored: Vec::new(),
         };
-        let boxes = Self(Arc::new(Mutex::new(script)), Arc::new(market));
+        let boxes = Self(
+            Arc::new(Mutex::new(script)),
+            Arc::new(market),
+            Arc::default(),
+        );
         tokio::spawn(dead_mans_switches(boxes.clone()));
         boxes
     }
@@ -195,6 +199,11 @@ impl ScriptedBoxes {
     /// Looks at or changes the script.
     pub fn script(&self) -> MutexGuard<'_, Script> {
         self.0.lock().unwrap()
+    }
+
+    /// The bucket, as the laptop sees it.
+    pub fn bucket(&self) -> &MemoryBucket {
+        &self.2
     }
 
     /// The container of a box ends, and every session with it.
@@ -717,6 +726,15 @@ impl Sites for ScriptedBoxes {
             ));
         }
         Ok(script.endings.get(&attempt).cloned())
+    }
+
+    async fn bucket(
+        &self,
+        to: &str,
+        _server: &BucketServer,
+    ) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
+        let target = Target::parse(to, None, None).unwrap();
+        Ok((self.2.clone(), target))
     }
 
     fn forget(&self, _place: &Place) {
