@@ -75,6 +75,7 @@ pub enum Verb {
     Status(commands::status::StatusArgs),
     Logs(commands::logs::LogsArgs),
     Metrics(commands::metrics::MetricsArgs),
+    Report(commands::report::ReportArgs),
     Attach(commands::attach::AttachArgs),
     Ssh(commands::ssh::SshArgs),
     Wait(commands::wait::WaitArgs),

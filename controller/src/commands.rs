@@ -20,6 +20,7 @@ pub mod parse;
 mod parts;
 pub mod plan;
 pub mod ps;
+pub mod report;
 pub mod resume;
 pub mod run;
 pub mod ssh;
@@ -251,6 +252,7 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::Status(args) => block_on(status::status(ui, deps, args)),
         Verb::Logs(args) => block_on(logs::logs(ui, deps, args)),
         Verb::Metrics(args) => block_on(metrics::metrics(ui, deps, args)),
+        Verb::Report(args) => report::report(ui, deps, args),
         Verb::Attach(args) => block_on(attach::attach(ui, deps, args)),
         Verb::Ssh(args) => block_on(ssh::ssh(ui, deps, args)),
         Verb::Wait(args) => block_on_with_stop(&ui.console().clone(), |stop| {

@@ -22,7 +22,7 @@ use crate::{
 pub(crate) const RUNNING: &str = "running";
 
 /// Events with which the training of an attempt was over, whoever tells them.
-const ENDS: [&str; 7] = [
+pub(crate) const ENDS: [&str; 7] = [
     "interrupted",
     "lost",
     "crashed",

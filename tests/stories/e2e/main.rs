@@ -28,6 +28,7 @@ mod notify;
 mod other_tools;
 mod presigned;
 mod refusals;
+mod report;
 mod results;
 mod screen;
 mod servers;

@@ -34,6 +34,7 @@ const NO_KEYS: &[(&str, &str)] = &[
     ),
     ("wait", "status"),
     ("metrics", "host_"),
+    ("report", "html markdown"),
     (
         "checkpoints",
         "name value show verify damage missing size expected_bytes found_bytes altered from_byte to_byte pull push pin unpin \
