@@ -73,6 +73,7 @@ pub enum Verb {
     History(commands::history::HistoryArgs),
     Ps(commands::ps::PsArgs),
     Status(commands::status::StatusArgs),
+    Top(commands::top::TopArgs),
     Logs(commands::logs::LogsArgs),
     Metrics(commands::metrics::MetricsArgs),
     Report(commands::report::ReportArgs),

@@ -26,6 +26,7 @@ pub mod run;
 pub mod ssh;
 pub mod status;
 pub mod stop;
+pub mod top;
 pub mod up;
 pub mod wait;
 pub mod watching;
@@ -250,6 +251,9 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::History(args) => history::history(ui, deps, args),
         Verb::Ps(args) => ps::ps(ui, deps, args),
         Verb::Status(args) => block_on(status::status(ui, deps, args)),
+        Verb::Top(args) => {
+            block_on_with_stop(&ui.console().clone(), |stop| top::top(ui, deps, args, stop))
+        }
         Verb::Logs(args) => block_on(logs::logs(ui, deps, args)),
         Verb::Metrics(args) => block_on(metrics::metrics(ui, deps, args)),
         Verb::Report(args) => report::report(ui, deps, args),

@@ -4,6 +4,7 @@
 //! [`error`] what a failure says. [`spec`] is the run file, [`estimate`] what it will take, [`run`] the states of a run, [`store`]
 //! what is remembered.
 //! [`checkpoints`] works on a run's bucket, box or no box. [`provider`] rents, [`tunnel`] connects, [`bootstrap`] puts the agent on a box, [`agent_client`] talks to it.
+//! [`top`] is what a screen shows of all that.
 
 pub mod agent_client;
 pub mod authorities;
@@ -29,6 +30,7 @@ pub mod run;
 pub mod spec;
 pub mod store;
 pub mod sync;
+pub mod top;
 pub mod tunnel;
 pub mod ui;
 pub mod watcher;

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Parser;
 use spotter::{
-    cli::Cli,
+    cli::{Cli, Verb},
     clock::Clock,
     commands::{self, Deps},
     config::{Config, Environment},
@@ -36,7 +36,10 @@ fn main() -> ExitCode {
             return err.exit_code().into();
         }
     };
-    ui::show_log(config.verbosity());
+    // A screen has no room for it.
+    if !matches!(cli.verb, Verb::Top(_)) {
+        ui::show_log(config.verbosity());
+    }
     let mut ui = Ui::new(config.ui_options());
     let deps = Deps::new(
         config,

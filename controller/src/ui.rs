@@ -7,6 +7,7 @@ mod attempts;
 mod console;
 pub mod sanitize;
 mod table;
+pub mod terminal;
 pub mod text;
 
 use std::{
@@ -53,6 +54,11 @@ pub struct UiOptions {
 }
 
 impl UiOptions {
+    /// Whether what is drawn on a terminal has colours.
+    pub fn colours(self) -> bool {
+        self.colour(true)
+    }
+
     fn colour(self, terminal: bool) -> bool {
         match self.colour {
             ColourChoice::Always => true,

@@ -116,7 +116,7 @@ fn what_is_not_there_is_refused() {
     check("unknown_verb", &home.spotter(&["lauch"]));
     check("unknown_flag", &home.spotter(&["ps", "--jsn"]));
     // Planned for later, so not there at all.
-    assert!(home.spotter(&["top"]).starts_with("exit: 2"));
+    assert!(home.spotter(&["sweep"]).starts_with("exit: 2"));
     // A key would be seen by everybody on this machine.
     assert!(
         home.spotter(&["ps", "--api-key", "secret"])

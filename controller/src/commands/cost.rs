@@ -8,10 +8,8 @@ use crate::{
     ledger::{self, Cost, CostKind, Reconciliation},
     provider::{ProviderError, hosts::is_host},
     run::{
-        State, next, past,
-        prediction::prediction,
-        to_come::{ToCome, to_come},
-        windows,
+        State, next,
+        to_come::{self, ToCome},
     },
     store::{ObservationRecord, RunRecord, Store},
     ui::{Table, Ui, text},
@@ -166,32 +164,6 @@ pub(super) async fn read_charges(
     Ok(())
 }
 
-/// What is to come of a run that trains.
-fn rest(
-    store: &Store,
-    run: &RunRecord,
-    known: &[ObservationRecord],
-    usd_per_hour: f64,
-) -> Result<Option<ToCome>, CommandError> {
-    let latest = store.latest_attempt(&run.name)?;
-    let training = latest.filter(|attempt| attempt.state == State::Running);
-    let Some(attempt) = training.filter(|_| run.outcome.is_none()) else {
-        return Ok(None);
-    };
-    let predicted = prediction(&run.spec, &attempt.gpu, &past::of(&run.spec, known));
-    let window = windows::newest(store, &attempt)?;
-    // From where it resumed, until its first step is seen.
-    let step = attempt.last_step.or(attempt.resumed_step);
-    let model = run.spec.model.as_ref();
-    Ok(to_come(
-        model,
-        window.as_ref(),
-        &predicted,
-        step,
-        usd_per_hour,
-    ))
-}
-
 fn run_cost(
     store: &Store,
     run: &RunRecord,
@@ -250,7 +222,7 @@ fn run_cost(
         total_usd,
         budget_usd,
         budget_hours: budget_usd.and_then(|budget| lasts(budget - total_usd, usd_per_hour)),
-        to_come: rest(store, run, known, usd_per_hour)?,
+        to_come: to_come::of_run(store, run, known, usd_per_hour)?,
         attempts,
         destroy: next::destroy(store, run)?,
     })

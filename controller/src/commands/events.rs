@@ -52,20 +52,8 @@ fn table(events: &[EventRecord]) -> Table {
                 Origin::Spotter => "spotter".to_owned(),
             },
             event.kind.clone(),
-            detail(&event.detail),
+            text::detail(&event.detail),
         ]);
     }
     table
-}
-
-/// An object as `key=value` words; anything else as JSON.
-fn detail(detail: &serde_json::Value) -> String {
-    let Some(map) = detail.as_object() else {
-        return detail.to_string();
-    };
-    let words = map.iter().map(|(key, value)| match value.as_str() {
-        Some(text) => format!("{key}={text}"),
-        None => format!("{key}={value}"),
-    });
-    words.collect::<Vec<_>>().join(" ")
 }

@@ -5,8 +5,13 @@ use serde_json::Value;
 
 use crate::{
     estimate::{calibrated::Predicted, hours, playbook::Scenarios},
-    run::prediction::Prediction,
+    run::{
+        State, past,
+        prediction::{Prediction, prediction},
+        windows,
+    },
     spec::Model,
+    store::{ObservationRecord, RunRecord, Store, StoreError},
 };
 
 /// What is still to come.
@@ -20,8 +25,8 @@ pub struct ToCome {
     pub measured: bool,
 }
 
-/// A speed that was measured over ten minutes moves by about so much until the end.
-const STEADY: f64 = 0.1;
+/// A speed that was measured over ten minutes moves by about so much until the end, either way.
+pub const STEADY: f64 = 0.1;
 
 /// What is to come of a training. `window`: its newest one; `step`: the newest that was seen.
 pub fn to_come(
@@ -66,6 +71,32 @@ pub fn to_come(
         usd: hours.map(|hours| hours * usd_per_hour),
         measured,
     })
+}
+
+/// The same of a run as it is on record; `None`: it does not train, or nobody can tell.
+pub fn of_run(
+    store: &Store,
+    run: &RunRecord,
+    known: &[ObservationRecord],
+    usd_per_hour: f64,
+) -> Result<Option<ToCome>, StoreError> {
+    let latest = store.latest_attempt(&run.name)?;
+    let training = latest.filter(|attempt| attempt.state == State::Running);
+    let Some(attempt) = training.filter(|_| run.outcome.is_none()) else {
+        return Ok(None);
+    };
+    let predicted = prediction(&run.spec, &attempt.gpu, &past::of(&run.spec, known));
+    let window = windows::newest(store, &attempt)?;
+    // From where it resumed, until its first step is seen.
+    let step = attempt.last_step.or(attempt.resumed_step);
+    let model = run.spec.model.as_ref();
+    Ok(to_come(
+        model,
+        window.as_ref(),
+        &predicted,
+        step,
+        usd_per_hour,
+    ))
 }
 
 fn around(hours: f64) -> Predicted {

@@ -32,3 +32,4 @@ mod report;
 mod results;
 mod screen;
 mod servers;
+mod top;

@@ -385,6 +385,18 @@ impl World {
         }
     }
 
+    /// Whether something comes true in time; for whoever can say more than [`Self::until`] of what there is instead.
+    pub fn try_until(&self, mut seen: impl FnMut() -> bool) -> bool {
+        let start = Instant::now();
+        while !seen() {
+            if start.elapsed() > PATIENCE {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        true
+    }
+
     /// Waits until the newest attempt of a run is this one and has printed at least this step; returns its instance.
     pub fn until_step(&self, run: &str, attempt: u64, step: u64) -> u64 {
         self.until(
