@@ -3,8 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use crossterm::event::Event;
-use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt, future::LocalBoxFuture};
+use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use ratatui::{buffer::Buffer, layout::Rect};
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
@@ -142,10 +141,8 @@ struct Looked {
 impl<'a> Watch<'a> {
     /// Reads logs and opens links where that is due, and ends those that are of the past.
     fn link(&mut self) {
-        let now_linked = |links: &HashMap<String, (Looked, CancellationToken)>| {
-            let live = links.values().filter(|(looked, _)| looked.box_runs);
-            live.count()
-        };
+        let live = self.links.values().filter(|(looked, _)| looked.box_runs);
+        let mut live = live.count();
         for facts in &mut self.board.runs {
             let recorded = &facts.recorded;
             let is_shown = recorded.name == self.screen.run;
@@ -157,7 +154,7 @@ impl<'a> Watch<'a> {
                 box_runs: recorded.box_runs,
                 started_us: recorded.started_us,
             };
-            match self.links.get(&recorded.name) {
+            match self.links.get_mut(&recorded.name) {
                 Some((known, _)) if *known == looked => continue,
                 // A training that was just started is heard of on the same link.
                 Some((known, _))
@@ -166,14 +163,16 @@ impl<'a> Watch<'a> {
                         && looked.box_runs
                         && facts.reach != Reach::LetGo =>
                 {
+                    *known = looked;
                     continue;
                 }
                 Some((_, end)) => end.cancel(),
-                None if looked.box_runs && !is_shown && now_linked(&self.links) >= MAX_LINKS => {
+                None if looked.box_runs && !is_shown && live >= MAX_LINKS => {
                     continue;
                 }
                 None => {}
             }
+            live += usize::from(looked.box_runs);
             if !looked.box_runs {
                 facts.reach = Reach::Record;
             }
@@ -191,6 +190,8 @@ impl<'a> Watch<'a> {
         let now_us = self.deps.clock.now_us();
         if let Some(facts) = self.board.find(&run)
             && facts.recorded.attempt == attempt
+            // The last words of a link that was just ended are of the past.
+            && (facts.recorded.box_runs || !matches!(news, News::Reach(_)))
         {
             facts.learn(news, now_us);
         }
@@ -249,7 +250,8 @@ impl<'a> Watch<'a> {
         self.link();
         let limit = time::Instant::now() + ONCE_LIMIT;
         let mut until = limit;
-        loop {
+        // Until nobody brings more.
+        while !(self.looks.is_empty() && self.news.is_empty()) {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = time::sleep_until(until) => break,
@@ -261,10 +263,6 @@ impl<'a> Watch<'a> {
                     }
                 }
                 Some(()) = self.looks.next(), if !self.looks.is_empty() => {}
-            }
-            // Nobody brings more.
-            if self.looks.is_empty() && self.news.is_empty() {
-                break;
             }
         }
         self.board.refresh(Some(&self.screen.run))?;

@@ -73,6 +73,7 @@ fn header(canvas: &mut Canvas<'_>, area: Rect, scene: &Scene<'_>) {
     };
     let title = match scene.view.filter(|_| !scene.screen.list) {
         Some(view) => format!(" spotter top  {}  {}{place}", view.name, view.state.text),
+        None if scene.rows.len() == 1 => " spotter top  1 run".to_owned(),
         None => format!(" spotter top  {} runs", scene.rows.len()),
     };
     let clock = format!("{} ", scene.clock);
@@ -110,13 +111,16 @@ fn help(canvas: &mut Canvas<'_>, area: Rect) {
     let lines = HELP
         .iter()
         .map(|(keys, what)| format!("  {keys:<14} {what}"));
-    let copying = [
-        String::new(),
-        "  A copy goes to the terminal as an OSC 52 sequence, which puts it into your own clipboard,".to_owned(),
-        "  through ssh as well. Some terminals ask first or want it allowed; tmux wants set-clipboard on.".to_owned(),
-        "  While this screen is open, somebody watches: a training that contradicts its estimate is".to_owned(),
-        "  not ended for silence. Any key goes back.".to_owned(),
+    let more = [
+        "",
+        "A copy goes to the terminal as an OSC 52 sequence, which puts it into your own",
+        "clipboard, through ssh as well. Some terminals ask first, or want it allowed;",
+        "tmux wants `set -s set-clipboard on`.",
+        "",
+        "While this is open somebody watches: a training that contradicts its estimate",
+        "is not ended for want of an answer. Any key goes back.",
     ];
+    let copying = more.map(|line| format!("  {line}"));
     for (row, line) in lines.chain(copying).enumerate() {
         let row = u16::try_from(row + 1).unwrap_or(u16::MAX);
         if row < area.height {

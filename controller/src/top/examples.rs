@@ -242,6 +242,7 @@ pub fn over() -> Facts {
         trains: false,
         box_runs: false,
         watched: false,
+        saved: Some((Some(1200), at(3 * 86_400))),
         usd_per_hour: 0.0,
         to_come: None,
         alerts: vec!["cuda_oom: the GPU's memory was used up; halve micro_batch, or turn on gradient checkpointing".to_owned()],

@@ -101,8 +101,8 @@ pub struct View {
     pub gpus: Vec<GpuRow>,
     /// Instead of GPUs: why there are none, or what is known of them.
     pub gpu_note: Option<Words>,
-    /// CPU, memory, disk and network of the box.
-    pub host: Option<String>,
+    /// CPU, memory, disk and network of the box, the weightiest first.
+    pub host: Vec<String>,
     /// Loss over steps.
     pub loss: Plot,
     /// Speed over steps.
@@ -191,7 +191,8 @@ pub fn view(facts: &Facts, now_us: i64) -> View {
         host: live
             .sample
             .as_ref()
-            .and_then(|sample| host(sample.host.as_ref()?)),
+            .and_then(|sample| sample.host.as_ref())
+            .map_or_else(Vec::new, host),
         loss: loss(facts),
         speed: speed(facts),
     }
@@ -454,7 +455,8 @@ fn money(facts: &Facts, left: Option<Left>) -> Bar {
     if let Some(left) = left.filter(|_| recorded.usd_per_hour > 0.0) {
         let usd = |seconds: f64| text::usd(seconds / 3600.0 * recorded.usd_per_hour);
         let (base, low, high) = (usd(left.base_s), usd(left.low_s), usd(left.high_s));
-        parts.push(format!("{base} to come ({low} to {high})"));
+        parts.push(format!("{base} to come"));
+        parts.push(format!("({low} to {high})"));
     }
     let budget = recorded.budget_usd.filter(|budget| *budget > 0.0);
     let fraction = budget.map(|budget| recorded.cost_usd / budget);
@@ -543,7 +545,7 @@ fn row(gpu: &GpuInfo, live: &Live, newest_us: i64) -> GpuRow {
     }
 }
 
-fn host(host: &HostInfo) -> Option<String> {
+fn host(host: &HostInfo) -> Vec<String> {
     let mut words = Vec::new();
     if let Some(cpu) = host.cpu_percent {
         let of = host.cpu_limit_cores;
@@ -556,16 +558,13 @@ fn host(host: &HostInfo) -> Option<String> {
         words.push(format!("memory {}{of}", text::bytes(used)));
     }
     if let Some(free) = host.disk_free_bytes {
-        words.push(format!("disk {} free", text::bytes(free)));
+        words.push(format!("{} of disk free", text::bytes(free)));
     }
     if let (Some(rx), Some(tx)) = (host.network_rx_bytes_per_s, host.network_tx_bytes_per_s) {
-        words.push(format!(
-            "net in {}/s out {}/s",
-            text::bytes(rx),
-            text::bytes(tx)
-        ));
+        words.push(format!("net in {}/s", text::bytes(rx)));
+        words.push(format!("out {}/s", text::bytes(tx)));
     }
-    (!words.is_empty()).then(|| words.join(" · "))
+    words
 }
 
 fn loss(facts: &Facts) -> Plot {
@@ -645,7 +644,8 @@ pub fn short(number: f64) -> String {
         0.0 => "0".to_owned(),
         size if size < 1e-3 => format!("{scaled:.0e}"),
         size if size < 0.995 => format!("{scaled:.3}{unit}"),
-        size if size < 99.95 => format!("{scaled:.2}{unit}"),
+        size if size < 9.995 => format!("{scaled:.2}{unit}"),
+        size if size < 99.95 && unit.is_empty() => format!("{scaled:.2}"),
         size if size < 999.5 => format!("{scaled:.1}{unit}"),
         _ => format!("{scaled:.0}{unit}"),
     }

@@ -89,16 +89,11 @@ fn events(facts: &Facts) -> Vec<Line> {
     numbered
         .map(|(index, event)| {
             let by = match event.by {
-                Origin::Agent => "box",
-                Origin::Spotter => "spotter",
+                Origin::Agent => format!("box {}", event.attempt),
+                Origin::Spotter => "spotter".to_owned(),
             };
-            let text = format!(
-                "{} {} {by} {} {}",
-                clock(event.time_us),
-                event.attempt,
-                event.kind,
-                detail(event)
-            );
+            let (at, detail) = (clock(event.time_us), detail(event));
+            let text = format!("{at} {by} {} {detail}", event.kind);
             Line {
                 id: index as u64,
                 text: sanitize::line(text.trim_end()).into_owned(),

@@ -43,8 +43,10 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, area: Rect, view: &View, scene: &Sce
     }
     let height = gpu_rows(view.gpus.len(), area.height);
     gpus(canvas, take(height), &view.gpus);
-    if let Some(host) = &view.host {
-        canvas.text(take(1), 0, &format!("box      {host}"), Tone::Dim);
+    if !view.host.is_empty() {
+        let room = area.width.saturating_sub(9);
+        let text = format!("box      {}", what_fits(&view.host, room));
+        canvas.text(take(1), 0, &text, Tone::Dim);
     }
     let plots = left.height * 2 / 5;
     let [above, below] = rows(left, [plots, left.height - plots]);
@@ -110,7 +112,7 @@ fn labelled(canvas: &mut Canvas<'_>, area: Rect, shown: &Bar) {
         Style::new(),
     );
     if let Some(fraction) = shown.fraction {
-        let cells = usize::from(area.width / 8);
+        let cells = usize::from(area.width / 10);
         x = canvas.put(x, area.y, area.width, &bar(fraction, cells), ink);
         x = canvas.put(
             x,
@@ -121,18 +123,27 @@ fn labelled(canvas: &mut Canvas<'_>, area: Rect, shown: &Bar) {
         );
     }
     let room = area.right().saturating_sub(x);
+    canvas.put(x, area.y, room, &what_fits(&shown.parts, room), style);
+}
+
+/// The words that fit into so many columns; the first ones in any case.
+fn what_fits(parts: &[String], room: u16) -> String {
     let mut text = String::new();
-    for part in &shown.parts {
-        let joined = match text.is_empty() {
-            true => part.clone(),
-            false => format!("{text} · {part}"),
-        };
-        if !text.is_empty() && width(&joined) > room {
+    let mut fits = true;
+    for part in parts {
+        // What is in brackets is about the words before it.
+        let is_aside = part.starts_with('(');
+        let joint = if is_aside { " " } else { " · " };
+        if text.is_empty() {
+            text.clone_from(part);
             continue;
         }
-        text = joined;
+        fits = (fits || !is_aside) && width(&text) + width(joint) + width(part) <= room;
+        if fits {
+            text = text + joint + part;
+        }
     }
-    canvas.put(x, area.y, room, &text, style);
+    text
 }
 
 /// Rows for so many GPUs: one each, or two in a row where there are many.
@@ -194,7 +205,7 @@ fn gpu_row(canvas: &mut Canvas<'_>, area: Rect, gpu: &GpuRow) {
     };
     let style = canvas.style(tone);
     let mut x = canvas.put(area.x, area.y, area.width, &label, style);
-    let cells = usize::from(if is_wide { area.width / 8 } else { 6 });
+    let cells = usize::from(if is_wide { area.width / 10 } else { 5 });
     let used = gpu.used_percent;
     x = canvas.put(
         x,
@@ -246,7 +257,11 @@ fn plot(canvas: &mut Canvas<'_>, area: Rect, plot: &Plot) {
         }
         _ => String::new(),
     };
-    canvas.title(area, &format!("{}{steps}", plot.title), false);
+    let mut title = format!("{}{steps}", plot.title);
+    if width(&title) + 1 > area.width {
+        title.clone_from(&plot.title);
+    }
+    canvas.title(area, &title, false);
     let [_, inside] = rows(area, [1, area.height - 1]);
     let Some((low, high)) = bounds(plot.points.iter().map(|(_, y)| *y)) else {
         return;
