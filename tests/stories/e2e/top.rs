@@ -161,15 +161,14 @@ fn screens(world: &World) {
         "so far",
         "in the bucket",
         "limit 60s",
-        "loss 9",
+        "loss ",
         "1000 tokens/s",
         "[log]",
-        "| 1,000 tok/s",
-        "session.started",
+        "| loss ",
+        "box 1 checkpoint.",
         "no window is closed so far",
         "nobody watches",
     ]);
-    assert!(!seen.contains("100 %  GPU"), "{seen}");
     let newest = |screen: &str| {
         let steps = screen.lines().filter_map(|line| {
             let (_, rest) = line.split_once("step ")?;
@@ -187,7 +186,7 @@ fn screens(world: &World) {
     let small = top.shows(&[
         "second  RUNNING",
         "GPU 0",
-        "loss 9",
+        "loss ",
         "[log]",
         "| loss",
         "q leave",
@@ -198,7 +197,7 @@ fn screens(world: &World) {
         "{small}"
     );
     top.press("2");
-    top.shows(&["[events]", "checkpoint.committed"]);
+    top.shows(&["[events]", "box 1 checkpoint."]);
     top.press("4");
     top.shows(&["[attempts]", "attempt 1 running"]);
     top.resize(40, 10);
