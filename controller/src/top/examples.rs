@@ -162,7 +162,8 @@ pub fn status() -> AgentStatus {
     }
 }
 
-fn sample(ago_s: i64, gpus: Vec<GpuInfo>) -> SampleInfo {
+/// A reading of these GPUs.
+pub fn sample(ago_s: i64, gpus: Vec<GpuInfo>) -> SampleInfo {
     SampleInfo {
         time_us: at_box(ago_s),
         gpus,

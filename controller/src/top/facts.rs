@@ -14,6 +14,8 @@ use crate::{
 
 /// How much of the GPUs' use is kept, seconds.
 pub const HISTORY_S: i64 = 600;
+/// How much of what was copied of their use is kept, seconds.
+const MEASURED_S: i64 = 3600;
 /// Observations of the step that are kept: ten minutes of one every two seconds.
 const MAX_STEPS: usize = 300;
 /// Events of a box that are kept here until they are on record.
@@ -111,7 +113,7 @@ pub enum Reach {
 pub enum News {
     /// How the link is.
     Reach(Reach),
-    /// What was copied of all logs to this machine.
+    /// What was copied of all logs, and of the newest measurements, to this machine.
     Copies(Box<Log>),
     /// A session's log from somewhere on, without what was read of it before.
     LogBegins {
@@ -178,6 +180,8 @@ pub struct Log {
     pub curve: Curve,
     /// When something came last; 0: never.
     pub newest_us: i64,
+    /// What was copied of the newest box's measurements.
+    pub measured: Measured,
     /// Why a copy on this machine could not be read.
     pub problem: Option<String>,
     reader: Reader,
@@ -244,6 +248,43 @@ impl Log {
     }
 }
 
+/// Use of each GPU in percent, each with when it was read.
+pub type Used = BTreeMap<u32, VecDeque<(i64, f64)>>;
+
+/// The end of what was copied of a box's measurements, by minutes.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// The newest minute.
+    pub sample: Option<SampleInfo>,
+    /// Use of each GPU in the last hour of it.
+    pub used: Used,
+}
+
+impl Measured {
+    /// Takes the next minute.
+    pub fn add(&mut self, minute: SampleInfo) {
+        keep(&mut self.used, &minute, MEASURED_S);
+        self.sample = Some(minute);
+    }
+}
+
+/// Adds what a reading says of the use of each GPU, and lets go of what is older than so many seconds.
+fn keep(all: &mut Used, sample: &SampleInfo, seconds: i64) {
+    let time_us = signed(sample.time_us);
+    for gpu in &sample.gpus {
+        let used = all.entry(gpu.index).or_default();
+        if let Some(percent) = gpu.utilisation_percent {
+            used.push_back((time_us, f64::from(percent)));
+        }
+        while used
+            .front()
+            .is_some_and(|(at, _)| time_us - at > seconds * 1_000_000)
+        {
+            used.pop_front();
+        }
+    }
+}
+
 /// What a box tells.
 #[derive(Debug, Default)]
 pub struct Live {
@@ -256,7 +297,7 @@ pub struct Live {
     /// When it came.
     pub sample_us: i64,
     /// Use of each GPU in percent, with when it was read by the box's clock.
-    pub used: BTreeMap<u32, VecDeque<(i64, f64)>>,
+    pub used: Used,
     /// Steps with when they were printed, by the box's clock.
     pub steps: VecDeque<(i64, u64)>,
     /// Events that may not be on record yet.
@@ -291,19 +332,7 @@ impl Live {
     }
 
     fn sample(&mut self, sample: SampleInfo, now_us: i64) {
-        let time_us = signed(sample.time_us);
-        for gpu in &sample.gpus {
-            let used = self.used.entry(gpu.index).or_default();
-            if let Some(percent) = gpu.utilisation_percent {
-                used.push_back((time_us, f64::from(percent)));
-            }
-            while used
-                .front()
-                .is_some_and(|(at, _)| time_us - at > HISTORY_S * 1_000_000)
-            {
-                used.pop_front();
-            }
-        }
+        keep(&mut self.used, &sample, HISTORY_S);
         (self.sample, self.sample_us) = (Some(sample), now_us);
     }
 

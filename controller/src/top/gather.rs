@@ -340,6 +340,13 @@ fn read_copies(
         log.begin(number, session);
         log.feed(&bytes);
     }
+    for number in (1..=attempt).rev() {
+        let measured = &mut log.measured;
+        book.each_minute(run, number, &mut |minute| measured.add(minute.sample()))?;
+        if measured.sample.is_some() {
+            break;
+        }
+    }
     Ok(position)
 }
 
@@ -396,6 +403,17 @@ mod tests {
             }
         );
         assert!(log.newest_us > 0);
+        // What the box measured, by minutes.
+        let mut measured = book.open_samples("r", 1).unwrap();
+        let mut sample = crate::top::examples::sample(90, vec![crate::top::examples::gpu(0, 70)]);
+        measured.add(&[sample.clone()]).unwrap();
+        sample.time_us += 60_000_000;
+        measured.add(&[sample]).unwrap();
+        measured.settle().unwrap();
+        let (log, _) = copies(home.path(), "r", 2, None);
+        assert_eq!(log.measured.used[&0].len(), 2);
+        let newest = log.measured.sample.unwrap();
+        assert_eq!(newest.gpus[0].utilisation_percent, Some(70));
         let (log, position) = copies(home.path(), "other", 1, None);
         assert!(log.of.is_none() && position.is_none() && log.problem.is_none());
     }

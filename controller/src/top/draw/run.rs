@@ -15,8 +15,6 @@ use crate::top::{
     model::{Bar, GpuRow, Line, Plot, Tone, View, grouped, short},
 };
 
-/// What a spark shows.
-const SPARK_S: f64 = 300.0;
 /// From here on panes stand beside each other.
 const WIDE: (u16, u16) = (110, 30);
 /// Columns of a curve's scale.
@@ -237,7 +235,13 @@ fn gpu_row(canvas: &mut Canvas<'_>, area: Rect, gpu: &GpuRow) {
     let sparks = room.saturating_sub(width(&end));
     if sparks >= 4 {
         let cells = usize::from(sparks.min(60));
-        x = canvas.put(x, area.y, sparks, &spark(&gpu.history, SPARK_S, cells), ink);
+        x = canvas.put(
+            x,
+            area.y,
+            sparks,
+            &spark(&gpu.history, gpu.span_s, cells),
+            ink,
+        );
     }
     let room = area.right().saturating_sub(x);
     canvas.put(x, area.y, room, &end, plain);
