@@ -139,7 +139,8 @@ fn money_is_told_now_so_far_and_to_come() {
         [
             "$0.696/h now",
             "$1.53 so far",
-            "$1.47 to come ($1.32 to $1.62)",
+            "$1.47 to come",
+            "($1.32 to $1.62)",
             "budget $20.00"
         ]
     );
