@@ -38,8 +38,8 @@ pub fn draw(buffer: &mut Buffer, area: Rect, scene: &Scene<'_>, colour: bool) ->
     let mut canvas = Canvas { buffer, colour };
     if area.width < LEAST.0 || area.height < LEAST.1 {
         let text = format!(
-            "spotter top needs {} x {}, here are {} x {}; q leaves",
-            LEAST.0, LEAST.1, area.width, area.height
+            "too small: {} x {}, needs {} x {}; q leaves",
+            area.width, area.height, LEAST.0, LEAST.1
         );
         canvas.text(area, 0, &text, Tone::Plain);
         return 1;
@@ -91,12 +91,11 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, scene: &Scene<'_>) {
     } else if screen.list {
         " Up/Down choose  Enter opens  ? keys  q leaves, the runs go on".to_owned()
     } else {
-        let runs = if scene.rows.len() > 1 {
-            "Left/Right run  Esc list  "
-        } else {
-            ""
+        let keys = match scene.rows.len() > 1 {
+            true => "Left/Right run  Esc list  Tab pane  Up/Down",
+            false => "Tab pane  Up/Down scroll",
         };
-        format!(" {runs}Tab pane  Up/Down scroll  / filter  c copy  ? keys  q leave")
+        format!(" {keys}  / filter  c copy  ? keys  q leave")
     };
     let tone = if screen.note.is_some() || screen.typing {
         Tone::Warn

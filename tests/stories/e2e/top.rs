@@ -201,7 +201,7 @@ fn screens(world: &World) {
     top.press("4");
     top.shows(&["[attempts]", "attempt 1 running"]);
     top.resize(40, 10);
-    top.shows(&["needs 60 x 16, here are 40 x 10"]);
+    top.shows(&["too small: 40 x 10, needs 60 x 16"]);
     top.resize(100, 30);
     top.press("?");
     top.shows(&["OSC 52", "leave; nothing happens to any run"]);

@@ -129,7 +129,7 @@ fn a_screen_that_is_too_small_says_so_and_none_is_drawn_outside() {
     let facts = examples::live(8);
     let mut screen = Screen::new("llama-7b", false);
     let tiny = shown(&[&facts], &screen, (40, 10));
-    assert!(tiny.contains("spotter top needs 60 x 16"), "{tiny}");
+    assert!(tiny.contains("too small: 40 x 10, needs 60 x 16"), "{tiny}");
     // Every size that there may be, and every pane: nothing breaks.
     for width in [1, 20, 60, 61, 80, 109, 110, 200, 300] {
         for height in [1, 2, 16, 17, 24, 30, 50, 100] {
