@@ -20,7 +20,7 @@ const NO_KEYS: &[(&str, &str)] = &[
          waiting_share gpu_spread_percent cpu_share network_mb_per_s log_kb_per_s bottleneck class evidence contradictions trigger \
          grave throughput gpu_idle memory metric by max_runtime no_progress contradiction backup reason fit largest_bytes \
          free_bytes full_in_s there kept behind box_wiped box_not_wiped ended outcome \
-         events_gap from to budget way_chosen way wait bid move text hours ways usd usd_per_hour delay_hours stop_requested box_stopped box_destroyed instance \
+         events_gap from to budget way_chosen way wait bid move text hours ways usd usd_per_hour delay_hours easy_hours delay_usd stop_requested box_stopped box_destroyed instance \
          planned plan status checkpoint last_step uploads_wait old_box_kept old_box_let_go path storage_usd_per_hour",
     ),
     (
