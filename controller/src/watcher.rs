@@ -224,10 +224,11 @@ impl Lifecycle {
             match decide(&sight(view)) {
                 Verdict::GoOn if view.until == Until::Heard && view.is_heard() => return Ok(()),
                 Verdict::GoOn if view.until == Until::Heard && view.began.elapsed() >= LOOK_IN => {
-                    self.say(
-                        run,
-                        "Its box does not answer now, and was given no fresh bucket keys.",
-                    );
+                    let text = match view.status {
+                        Some(_) => "Its box was given no fresh bucket keys.",
+                        None => "Its box does not answer now, and was given no fresh bucket keys.",
+                    };
+                    self.say(run, text);
                     return Ok(());
                 }
                 Verdict::GoOn => {}
@@ -603,7 +604,8 @@ impl View {
     /// Whether the box was heard, and has its keys where it needs some, or was told why not.
     fn is_heard(&self) -> bool {
         let now = Instant::now();
-        let status = self.status.as_ref();
+        // An end is judged first: what ended by a signal may have gone with its box.
+        let status = self.status.as_ref().filter(|_| self.ended.is_none());
         status.is_some_and(|status| {
             status.backup.is_none() || self.keys_due > now || self.keys_wait > now
         })

@@ -169,7 +169,7 @@ async fn destroy_older(
     // Who acts for the run ends it at the next look; where nobody does, we act.
     while !is_gone()? {
         if let Some(_lease) = Lease::take(&store, name)? {
-            lifecycle.try_reap_older(run).await?;
+            lifecycle.end_older_box(run, number).await?;
         } else if tokio::time::Instant::now() >= limit {
             let why = format!("the box of attempt {number} of `{name}` is still there");
             return Err(CommandError::new(why).about(name).because(

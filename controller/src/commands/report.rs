@@ -114,6 +114,10 @@ pub fn report(ui: &mut Ui, deps: &Deps, args: &ReportArgs) -> Result<(), Command
 
 /// A file that somebody else made is not overwritten; an older report is.
 fn refuse_others(path: &Path) -> Result<(), CommandError> {
+    // A pipe or a terminal holds nothing that could be lost, and would be waited for.
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Ok(());
+    }
     let mut beginning = Vec::new();
     let read = fs::File::open(path).and_then(|file| {
         file.take(MARK_WITHIN).read_to_end(&mut beginning)?;

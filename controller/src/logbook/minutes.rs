@@ -171,17 +171,18 @@ impl Logbook {
 /// Reads a copy to its last whole line. Answers the seconds that its lines stand for.
 fn read(file: File, each: &mut dyn FnMut(Minute)) -> io::Result<u32> {
     let mut lines = BufReader::new(file);
-    let mut line = String::new();
-    lines.read_line(&mut line)?;
-    let span_s = heading(&line)?;
+    // Bytes, for what a bad disk damaged need not be text.
+    let mut line = Vec::new();
+    lines.read_until(b'\n', &mut line)?;
+    let span_s = heading(&String::from_utf8_lossy(&line))?;
     let mut newest_us = 0;
     loop {
         line.clear();
-        if lines.read_line(&mut line)? == 0 || !line.ends_with('\n') {
+        if lines.read_until(b'\n', &mut line)? == 0 || !line.ends_with(b"\n") {
             return Ok(span_s);
         }
-        // One line that a bad disk damaged is a gap, too. One that is not newer is of another spotter that looked on for a moment.
-        if let Ok(minute) = serde_json::from_str::<Minute>(&line)
+        // One damaged line is a gap, too. One that is not newer is of another spotter that looked on for a moment.
+        if let Ok(minute) = serde_json::from_slice::<Minute>(&line)
             && minute.time_us > newest_us
         {
             newest_us = minute.time_us;

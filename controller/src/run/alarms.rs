@@ -51,7 +51,8 @@ pub fn unsaved(store: &Store, run: &str, attempt: u32) -> Result<Vec<String>, St
 }
 
 /// The newest checkpoint that finished on the box of an attempt and that no bucket is known to have, as its agent told; `None`: there
-/// is none, or the bucket has a newer one of the run. A name without a number counts as the furthest step that was seen.
+/// is none, or the bucket has a newer one of the run. A name without a number counts as the furthest step that was seen, or as further
+/// than any where none was.
 pub fn only_on_box(store: &Store, attempt: &AttemptRecord) -> Result<Option<OnBox>, StoreError> {
     let run = &attempt.run;
     let mut saved_step = None;
@@ -68,19 +69,27 @@ pub fn only_on_box(store: &Store, attempt: &AttemptRecord) -> Result<Option<OnBo
         let is_settled = |other: &EventRecord| {
             other.id > event.id && word(&other.detail, "path").as_ref() == Some(&path)
         };
-        let step = event.detail["step"].as_u64().or(attempt.last_step)?;
-        (!settled.iter().any(is_settled) && Some(step) > saved_step).then_some(OnBox { step, path })
+        let step = event.detail["step"].as_u64().or(attempt.last_step);
+        let is_newer = step.is_none() || step > saved_step;
+        (!settled.iter().any(is_settled) && is_newer).then_some(OnBox { step, path })
     });
-    Ok(left.max_by_key(|left| left.step))
+    Ok(left.max_by_key(OnBox::order))
 }
 
 /// A checkpoint that is on a box and nowhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnBox {
-    /// Its step.
-    pub step: u64,
+    /// Its step, where one is known.
+    pub step: Option<u64>,
     /// Its name in the directory of checkpoints.
     pub path: String,
+}
+
+impl OnBox {
+    /// The step at which it is trained again: never, where nobody knows which it is.
+    pub fn order(&self) -> u64 {
+        self.step.unwrap_or(u64::MAX)
+    }
 }
 
 /// The newest checkpoint that reached the bucket: its step, if its name has one, and when.

@@ -302,7 +302,7 @@ impl Lifecycle {
             }
             let newer = &attempts[index + 1..];
             let mut attempt = attempt.clone();
-            let unsaved_step = alarms::only_on_box(&self.store, &attempt)?.map(|left| left.step);
+            let unsaved_step = alarms::only_on_box(&self.store, &attempt)?.map(|left| left.order());
             match disposal(run, &attempt, newer, unsaved_step) {
                 OnDone::Destroy => {
                     // The open link is one to the newest box.

@@ -92,7 +92,9 @@ pub fn is_superseded(
             && unsaved_step
                 .is_none_or(|step| attempt.last_step.max(attempt.resumed_step) >= Some(step))
     };
-    let trained_again = |attempt: &AttemptRecord| attempt.last_step >= old.last_step;
+    // A box may have gone further than anybody heard.
+    let trained_again =
+        |attempt: &AttemptRecord| attempt.last_step >= old.last_step.max(unsaved_step);
     old.started_us == 0
         || (has_bucket
             && newer
@@ -246,6 +248,26 @@ mod tests {
                 trained(State::Running, Some(480), None),
                 Some(480),
                 true,
+            ),
+            // It went further than its newest step on record.
+            (
+                true,
+                trained(State::Running, Some(440), Some(530)),
+                Some(580),
+                false,
+            ),
+            (
+                true,
+                trained(State::Running, Some(440), Some(580)),
+                Some(580),
+                true,
+            ),
+            // A name without a number, of a log without steps.
+            (
+                true,
+                trained(State::Running, Some(440), Some(900)),
+                Some(u64::MAX),
+                false,
             ),
         ] {
             let found = is_superseded(has_bucket, &old, std::slice::from_ref(&newer), unsaved_step);

@@ -32,12 +32,16 @@ impl Lifecycle {
 
     /// What boxes that are still there were charged while nobody looked: one may have come back by itself, and gone again.
     pub(crate) async fn read_bills(&self, run: &str) -> Result<(), StoreError> {
-        for attempt in self.store.attempts(run)? {
-            if attempt.instance.is_some() && attempt.state != State::Gone {
-                // Without an answer our own figure stands.
-                let _ = tokio::time::timeout(BILLS_LIMIT, self.reconcile(&attempt)).await;
+        let attempts = self.store.attempts(run)?;
+        let there =
+            |attempt: &&AttemptRecord| attempt.instance.is_some() && attempt.state != State::Gone;
+        // Without an answer our own figure stands.
+        let _ = tokio::time::timeout(BILLS_LIMIT, async {
+            for attempt in attempts.iter().filter(there) {
+                self.reconcile(attempt).await;
             }
-        }
+        })
+        .await;
         Ok(())
     }
 
@@ -60,12 +64,11 @@ impl Lifecycle {
             return Ok(None);
         }
         let since_s = attempt.created_us as f64 / 1e6;
-        let charges = match self.provider.charges(since_s, &[seen.id]).await {
-            Ok(charges) => charges,
-            Err(err) => {
-                tracing::debug!(%err, "charges could not be read; its end counts from this look");
-                return Ok(None);
-            }
+        let ids = [seen.id];
+        let asked = tokio::time::timeout(BILLS_LIMIT, self.provider.charges(since_s, &ids)).await;
+        let Ok(Ok(charges)) = asked else {
+            tracing::debug!("charges could not be read; its end counts from this look");
+            return Ok(None);
         };
         let charged_usd: f64 = charges.iter().map(|charge| charge.gpu_usd).sum();
         let until_us = ledger::charged_until(&intervals, attempt.number, charged_usd);

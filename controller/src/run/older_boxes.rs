@@ -36,11 +36,27 @@ impl Lifecycle {
         }
     }
 
-    /// The same, and what was in the way.
+    /// Ends the box of one earlier attempt, whatever is on it.
     ///
     /// # Errors
-    /// When the record cannot be read, or the provider does not end one.
-    pub(crate) async fn try_reap_older(&self, run: &RunRecord) -> Result<(), CommandError> {
+    /// When the record cannot be read, or the provider does not end it.
+    pub(crate) async fn end_older_box(
+        &self,
+        run: &RunRecord,
+        number: u32,
+    ) -> Result<(), CommandError> {
+        let attempts = self.store.attempts(&run.name)?;
+        let at = attempts.iter().position(|old| old.number == number);
+        match at.filter(|at| attempts[*at].state != State::Gone) {
+            Some(at) => {
+                self.end_older(run, &attempts[at], &attempts[at + 1..])
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn try_reap_older(&self, run: &RunRecord) -> Result<(), CommandError> {
         let attempts = self.store.attempts(&run.name)?;
         for (index, old) in attempts.iter().enumerate() {
             let newer = &attempts[index + 1..];
@@ -55,7 +71,7 @@ impl Lifecycle {
                 && old.was_taken_back()
                 && !old.is_kept_for_a_look()
                 && left.is_none();
-            let unsaved_step = left.as_ref().map(|left| left.step);
+            let unsaved_step = left.as_ref().map(alarms::OnBox::order);
             let superseded = claims::is_superseded(has_bucket(run), old, newer, unsaved_step);
             let was_told = |kind| self.store.newest_event(&run.name, old.number, kind);
             if superseded || (waited && self.is_in_bucket(run)?) || was_told(LET_GO)?.is_some() {
@@ -95,6 +111,13 @@ impl Lifecycle {
         left: &alarms::OnBox,
     ) -> Result<(), CommandError> {
         let (step, path) = (left.step, &left.path);
+        let (of_step, until) = match step {
+            Some(step) => (
+                format!(" of step {step}"),
+                format!("when step {step} is trained again, or "),
+            ),
+            None => (String::new(), String::new()),
+        };
         let price = old.storage_usd_per_hour;
         let detail = json!({
             "instance": old.instance, "step": step, "path": path, "storage_usd_per_hour": price,
@@ -105,8 +128,8 @@ impl Lifecycle {
         self.report.status(
             &run.name,
             &format!(
-                "The box of attempt {} stays stopped, for ${price:.4}/h: its checkpoint of step {step} ({path}) never reached the bucket. \
-                 It goes when step {step} is trained again, or with `{}`.",
+                "The box of attempt {} stays stopped, for ${price:.4}/h: its checkpoint{of_step} ({path}) never reached the bucket. It goes \
+                 {until}with `{}`.",
                 old.number,
                 next::let_go(old),
             ),

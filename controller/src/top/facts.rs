@@ -268,17 +268,27 @@ impl Measured {
     }
 }
 
+/// GPUs of one box at most.
+const MOST_GPUS: usize = 64;
+/// Readings of one GPU that are held at most, whatever times they bear.
+const MOST_READINGS: usize = 3_600;
+
 /// Adds what a reading says of the use of each GPU, and lets go of what is older than so many seconds.
 fn keep(all: &mut Used, sample: &SampleInfo, seconds: i64) {
     let time_us = signed(sample.time_us);
     for gpu in &sample.gpus {
+        // What a box says is bounded, whatever it says.
+        if all.len() >= MOST_GPUS && !all.contains_key(&gpu.index) {
+            continue;
+        }
         let used = all.entry(gpu.index).or_default();
         if let Some(percent) = gpu.utilisation_percent {
             used.push_back((time_us, f64::from(percent)));
         }
-        while used
-            .front()
-            .is_some_and(|(at, _)| time_us - at > seconds * 1_000_000)
+        while used.len() > MOST_READINGS
+            || used
+                .front()
+                .is_some_and(|(at, _)| time_us - at > seconds * 1_000_000)
         {
             used.pop_front();
         }
