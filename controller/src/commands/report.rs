@@ -115,7 +115,7 @@ pub fn report(ui: &mut Ui, deps: &Deps, args: &ReportArgs) -> Result<(), Command
 /// A file that somebody else made is not overwritten; an older report is.
 fn refuse_others(path: &Path) -> Result<(), CommandError> {
     // A pipe or a terminal holds nothing that could be lost, and would be waited for.
-    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         return Ok(());
     }
     let mut beginning = Vec::new();

@@ -284,6 +284,8 @@ fn an_older_report_is_overwritten_and_a_file_of_others_is_not() {
     let err = refuse_others(&path).unwrap_err();
     assert!(err.hints()[0].contains("--force"), "{err:?}");
     assert!(refuse_others(dir.path()).is_err(), "a directory");
+    let device = std::path::Path::new("/dev/null");
+    assert!(refuse_others(device).is_ok(), "nothing in it could be lost");
     // A link stays one, and what it leads to is written.
     let link = dir.path().join("link.html");
     std::os::unix::fs::symlink(&path, &link).unwrap();
