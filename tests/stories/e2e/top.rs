@@ -19,6 +19,14 @@ fn without_a_terminal_top_names_the_verb_to_use_and_prints_one_frame() {
     on(Tier::One, no_terminal);
 }
 
+/// Runs a program that tells its process id, then says how it ended and how it left the terminal.
+const AND_AFTERWARDS: &str = r#"
+sh -c 'echo $$ > "$0"; exec "$@"' "$0" "$@"
+echo "ended with $?"
+case "$(stty -a)" in *-icanon*|*-echo\ *) echo "left raw" ;; *) echo "left as it was" ;; esac
+exec cat
+"#;
+
 /// A terminal that nobody sits at.
 struct Terminal<'w> {
     world: &'w World,
@@ -30,9 +38,10 @@ impl<'w> Terminal<'w> {
     fn run(world: &'w World, name: &str, size: (u16, u16), args: &[&str]) -> Terminal<'w> {
         let socket = world.work().join(format!("{name}.tmux"));
         let socket = socket.to_str().unwrap().to_owned();
+        let pid_file = format!("{name}.pid");
         world.write(
             "tmux.conf",
-            "set -g remain-on-exit on\nset -s set-clipboard on\nset -s escape-time 0\nset -g status off\n",
+            "set -s set-clipboard on\nset -s escape-time 0\nset -g status off\n",
         );
         let spotter = world.programs().join("spotter");
         let (columns, rows) = (size.0.to_string(), size.1.to_string());
@@ -51,6 +60,10 @@ impl<'w> Terminal<'w> {
             "-y",
             &rows,
             "--",
+            "sh",
+            "-c",
+            AND_AFTERWARDS,
+            &pid_file,
         ];
         words.push(spotter.to_str().unwrap());
         words.extend(args);
@@ -104,18 +117,11 @@ impl<'w> Terminal<'w> {
         last
     }
 
-    /// How the program ended; waits for it.
-    fn ended(&self) -> String {
-        self.world.until("the end of `spotter top`", || {
-            let said = self.tmux(&[
-                "display-message",
-                "-p",
-                "-t",
-                "top",
-                "#{pane_dead} #{pane_dead_status} #{alternate_on}",
-            ]);
-            said.strip_prefix("1 ").map(|end| end.trim().to_owned())
-        })
+    /// The process of `spotter`.
+    fn pid(&self) -> Pid {
+        let file = self.socket.replace(".tmux", ".pid");
+        let text = std::fs::read_to_string(file).unwrap();
+        Pid::from_raw(text.trim().parse().unwrap())
     }
 }
 
@@ -205,10 +211,13 @@ fn screens(world: &World) {
     top.resize(100, 30);
     top.press("?");
     top.shows(&["OSC 52", "leave; nothing happens to any run"]);
-    top.press("Escape");
+    // An escape and a key at once would be another key.
+    top.press("x");
+    top.shows(&["[attempts]"]);
 
     // A filter, a marked line, and its copy.
     top.press("1");
+    top.shows(&["[log]", "| loss"]);
     for key in ["/", "p", " ", "1", "Enter"] {
         top.press(key);
     }
@@ -225,6 +234,7 @@ fn screens(world: &World) {
         "{copied}"
     );
     top.press("Escape");
+    top.shows(&["Tab pane"]);
 
     // The next run, and one that is over: from what is on record.
     top.press("Right");
@@ -242,7 +252,7 @@ fn screens(world: &World) {
 
     // Leaving changes nothing: two boxes, whose trainings go on, and nobody took a lease.
     top.press("q");
-    assert_eq!(top.ended(), "0 0");
+    top.shows(&["ended with 0", "left as it was"]);
     assert_eq!(world.alive().len(), 2);
     for name in ["first", "second"] {
         let status = world.status(name);
@@ -255,10 +265,8 @@ fn screens(world: &World) {
     let top = Terminal::run(world, "one", (80, 24), &["top", "first"]);
     let seen = top.shows(&["first  RUNNING", "live", "| loss"]);
     assert!(!seen.contains("run 1 of"), "{seen}");
-    let pid = top.tmux(&["display-message", "-p", "-t", "top", "#{pane_pid}"]);
-    let pid = Pid::from_raw(pid.trim().parse().unwrap());
-    kill(pid, Signal::SIGTERM).unwrap();
-    assert_eq!(top.ended(), "0 0");
+    kill(top.pid(), Signal::SIGTERM).unwrap();
+    top.shows(&["ended with 0", "left as it was"]);
 
     for name in ["first", "second"] {
         world.ok(&["destroy", "--lose-data", name]);
