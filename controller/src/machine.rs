@@ -263,7 +263,7 @@ impl Sites for Machines {
             .map_err(tunnel_failed)?;
         let tunnel = Tunnel::connect(target, Patience::new_box(CONNECT))
             .await
-            .map_err(tunnel_failed)?;
+            .map_err(not_connected)?;
         let ready = bootstrap::bootstrap(&tunnel, &agent, progress)
             .await
             .map_err(|err| match err {
@@ -576,6 +576,14 @@ fn report(progress: Progress<'_>, at: &sync::Progress) {
         _ => 0,
     };
     progress(at.bytes, total);
+}
+
+/// The same for the first connection of all, which tells most of a box.
+fn not_connected(err: TunnelError) -> SiteError {
+    match err.nothing_answered() {
+        true => SiteError::NoAnswer(chain(&err)),
+        false => tunnel_failed(err),
+    }
 }
 
 fn tunnel_failed(err: TunnelError) -> SiteError {

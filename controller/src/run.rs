@@ -3,6 +3,7 @@
 
 pub mod alarms;
 mod attempts;
+mod bandwidth;
 mod boxes;
 pub mod bringing_up;
 pub mod budget;

@@ -87,7 +87,7 @@ impl Deps {
         self.not_stopped(&record, place.instance).await?;
         self.same_key(run, place.instance).await?;
         let mut opened = sites.open(&place, &record.spec, &|_, _| {}).await;
-        if let Err(SiteError::Unreachable(_)) = &opened
+        if let Err(SiteError::Unreachable(_) | SiteError::NoAnswer(_)) = &opened
             && let Some(place) = self.moved(place).await
         {
             opened = sites.open(&place, &record.spec, &|_, _| {}).await;

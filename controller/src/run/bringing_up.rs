@@ -18,7 +18,7 @@ use crate::{
         halt::{Halt, refused},
         interruptions::interruptions,
         lifecycle::{LOOK_AGAIN, Lifecycle},
-        market_eye::{Eye, UNKNOWN, UNKNOWN_FOR},
+        market_eye::{self, Eye, UNKNOWN, UNKNOWN_FOR},
         restarts,
         runtime::RUNNING,
         site::{Site, SiteError},
@@ -221,11 +221,19 @@ impl Lifecycle {
         let mut eye = Eye::default();
         let mut silent: Option<tokio::time::Instant> = None;
         let mut unknown: Option<tokio::time::Instant> = None;
+        let mut deaf: Option<tokio::time::Instant> = None;
         loop {
             self.still_ours(run, attempt)?;
+            let asked = tokio::time::Instant::now();
             match self.sites.open(&place, &run.spec, &progress).await {
                 Ok(site) => return Ok(site),
-                Err(SiteError::Unreachable(why)) => {
+                Err(err @ (SiteError::Unreachable(_) | SiteError::NoAnswer(_))) => {
+                    // Whatever refuses or hangs up is there, and lets us in soon; where nothing ever answers the network is broken.
+                    match err {
+                        SiteError::NoAnswer(_) => _ = deaf.get_or_insert(asked),
+                        _ => deaf = None,
+                    }
+                    let why = err.to_string();
                     if before_training && self.bring_up_left(run, attempt).is_zero() {
                         return Err(Halt::BadBox(format!(
                             "no agent answered {}: {why}",
@@ -242,6 +250,14 @@ impl Lifecycle {
                             unknown = None;
                             // The provider answers, so it is not this laptop's network.
                             let since = *silent.get_or_insert_with(tokio::time::Instant::now);
+                            if before_training
+                                && deaf.is_some_and(|since| since.elapsed() >= deadline::ANSWER)
+                            {
+                                let seconds = deadline::ANSWER.as_secs();
+                                return Err(Halt::BadBox(format!(
+                                    "its network is broken: nothing answered ssh for {seconds} s, not even to refuse it: {why}"
+                                )));
+                            }
                             if before_training && since.elapsed() >= deadline::SSH {
                                 let seconds = deadline::SSH.as_secs();
                                 return Err(Halt::BadBox(format!(
@@ -257,7 +273,7 @@ impl Lifecycle {
                                     return Err(Halt::StoppedByHand(row.text.to_owned()));
                                 }
                                 Action::WaitThenRecover | Action::WaitThenGiveUp if overdue => {
-                                    return Err(Halt::Interrupted(row.text.to_owned()));
+                                    return Err(market_eye::ended(attempt, &row));
                                 }
                                 // The host is silent, and so is the agent: that is what this loop is about.
                                 Action::AskHeartbeat if overdue => {
@@ -278,6 +294,7 @@ impl Lifecycle {
                         Err(err) => {
                             unknown = None;
                             silent = None;
+                            deaf = None;
                             tracing::debug!(%err, "the provider does not answer, asking again");
                         }
                     }
@@ -518,6 +535,7 @@ impl Lifecycle {
             return Ok(String::new());
         }
         let progress = |done, total| self.report.transfer(&run.name, "checkpoint", done, total);
+        let began = tokio::time::Instant::now();
         let report = site
             .restore(&progress)
             .await
@@ -536,6 +554,7 @@ impl Lifecycle {
             );
             return Ok(String::new());
         };
+        self.measure_restore(run, attempt, &checkpoint, began)?;
         attempt.resumed_step = believable_step(checkpoint.step);
         let step = checkpoint
             .step

@@ -16,6 +16,9 @@ const REGISTRY_MBPS: f64 = 1000.0;
 pub(crate) const PORTS: Duration = Duration::from_secs(5 * 60);
 /// Keys take minutes to arrive on some hosts; a launcher that died never lets anybody in.
 pub(crate) const SSH: Duration = Duration::from_secs(10 * 60);
+/// A host whose container is still coming up refuses; one that lets packets vanish for this long does not (observed in the provider's own
+/// tooling).
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 /// How long a machine that did not come up is avoided.
 pub(crate) const AVOIDED: Duration = Duration::from_secs(7 * 86_400);
 

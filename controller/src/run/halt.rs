@@ -131,7 +131,9 @@ pub(crate) fn our_fault(err: CommandError) -> CommandError {
 pub(crate) fn refused(what: &str, err: SiteError) -> Halt {
     match err {
         SiteError::Local(why) => Halt::Pause(CommandError::new(what).because(why)),
-        SiteError::Unreachable(why) => Halt::Again(format!("{what}: {why}")),
+        SiteError::Unreachable(why) | SiteError::NoAnswer(why) => {
+            Halt::Again(format!("{what}: {why}"))
+        }
         SiteError::Refused(why) => Halt::BadBox(format!("{what}: {why}")),
         SiteError::Fault(why) => Halt::Fatal(our_fault(CommandError::new(what).because(why))),
     }

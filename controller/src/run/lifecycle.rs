@@ -79,6 +79,9 @@ impl Lifecycle {
         if let Err(err) = observing::observe_run(&self.store, &self.logbook, run, now_us) {
             tracing::debug!(%err, "what the run was seen to do is not written down");
         }
+        if let Err(err) = self.judge_bandwidth(run) {
+            tracing::debug!(%err, "a host's line was not judged");
+        }
     }
 
     /// Carries a run on until `goal`. The caller holds the run's lease.

@@ -46,6 +46,18 @@ impl Eye {
     }
 }
 
+/// What a box that ended by itself, or stays away, comes to. Before anything was copied to a new one that is no interruption: its host
+/// or its image is at fault.
+pub(crate) fn ended(attempt: &AttemptRecord, row: &Row) -> Halt {
+    let is_new = matches!(attempt.state, State::Loading | State::Preparing)
+        && attempt.awaits_training()
+        && attempt.reopened_us == 0;
+    match row.meaning {
+        Meaning::ContainerEnded if is_new => Halt::BadBox(row.text.to_owned()),
+        _ => Halt::Interrupted(row.text.to_owned()),
+    }
+}
+
 impl Lifecycle {
     /// Ends when the market takes the box back, its host is gone, or the time to come up is over. Never ends otherwise.
     pub(crate) async fn watch_market(
@@ -70,7 +82,7 @@ impl Lifecycle {
                         Action::WaitThenRecover | Action::WaitThenGiveUp if overdue => {
                             // The provider's word on a container can be late; an agent that answers is there.
                             if !answers(site).await {
-                                return Halt::Interrupted(row.text.to_owned());
+                                return ended(&attempt, &row);
                             }
                         }
                         Action::AskHeartbeat if overdue => {

@@ -34,6 +34,9 @@ pub enum SiteError {
     /// No answer, or the link broke: says nothing about the box.
     #[error("{0}")]
     Unreachable(String),
+    /// The same, and nothing came back at all: every address let the time pass.
+    #[error("{0}")]
+    NoAnswer(String),
     /// An answer, and it is no.
     #[error("{0}")]
     Refused(String),

@@ -127,7 +127,9 @@ impl Lifecycle {
                     }
                     return;
                 }
-                Err(SiteError::Unreachable(_)) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(SiteError::Unreachable(_) | SiteError::NoAnswer(_)) => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
                 Err(_) => return,
             }
         }

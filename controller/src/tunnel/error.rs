@@ -170,6 +170,12 @@ impl TunnelError {
         }
     }
 
+    /// No address so much as refused.
+    pub fn nothing_answered(&self) -> bool {
+        let is_timeout = |failure: &Failure| failure.kind == FailureKind::Timeout;
+        matches!(self, TunnelError::Unreachable { failures } if failures.iter().all(is_timeout))
+    }
+
     /// A new attempt over a new connection may go better.
     pub fn is_link(&self) -> bool {
         match self {

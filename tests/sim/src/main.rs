@@ -44,7 +44,11 @@ struct Serve {
     /// Kind of boxes: auto (the strongest that works), 1, 1.5 or 2
     #[arg(long, default_value = "auto")]
     tier: String,
-    /// Divide the provider's delays by this
+    /// A market of RTX 4090s in which prices move, others bid and hosts fail, as this number has it; by default the usual machines, at
+    /// prices that stay
+    #[arg(long, value_name = "SEED", conflicts_with = "machines")]
+    market: Option<u64>,
+    /// Divide the provider's delays by this; in a market that moves, an hour of the others' passes this much faster, too
     #[arg(long, default_value_t = 1.0)]
     time_scale: f64,
     /// Machines, prices and generated keys follow from it
@@ -114,6 +118,7 @@ impl Serve {
             dir: self.dir,
             tier,
             time_scale: self.time_scale,
+            market: self.market,
             seed: self.seed,
             machines: self.machines,
             port: self.port,

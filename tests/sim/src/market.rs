@@ -11,6 +11,7 @@ pub mod contracts;
 pub mod instance;
 pub mod keys;
 pub mod machine;
+pub mod moving;
 pub mod pace;
 pub mod term;
 
@@ -114,6 +115,7 @@ pub struct Market {
     pub(crate) delays: Delays,
     pub(crate) loading: Loading,
     pub(crate) pull_failure: Option<String>,
+    pub(crate) moving: Option<moving::Moving>,
     destroy_delay_ms: Millis,
     effects: Vec<Effect>,
     next_offer: u64,
@@ -139,6 +141,7 @@ impl Market {
             delays,
             loading: Loading::Normal,
             pull_failure: None,
+            moving: None,
             destroy_delay_ms: 0,
             effects: Vec::new(),
             next_offer: 36_230_001,
@@ -176,7 +179,7 @@ impl Market {
         let count = gpus.len() as f64;
         let competitive = order
             .bid_usd_per_hour
-            .is_none_or(|bid| bid >= spec.min_bid_usd_per_hour * count);
+            .is_none_or(|bid| bid >= self.machines[machine].price_to_beat(gpus.len()));
         if !competitive && order.cancel_unavailable {
             return Err(Refused::NoSuchAsk(offer));
         }
@@ -226,12 +229,12 @@ impl Market {
             let created = now + self.delays.created_ms;
             self.at(id).next = Some((created, Step::Created));
         } else {
-            // The number that was rented is dead even when its GPUs stay free.
-            self.machines[machine]
-                .listings
-                .retain(|listing| listing.id != offer);
             self.at(id).status = Some(Status::Created);
         }
+        // The number that was rented is dead even when its GPUs can still be had.
+        self.machines[machine]
+            .listings
+            .retain(|listing| listing.id != offer);
         self.settle(now);
         self.meter(id, now);
         Ok(Rented {
@@ -327,6 +330,7 @@ impl Market {
                     self.rival_leaves(machine, rival);
                     self.settle(due);
                 }
+                Due::Turn(machine) => self.turn(machine, due),
                 Due::TermEnds(machine) => self.term_ends(machine, due),
                 Due::Deleted(id) => self.unload(id, due),
             }
@@ -537,8 +541,13 @@ impl Market {
             .values()
             .filter(|instance| instance.destroyed_ms.is_none())
             .filter_map(|instance| Some((instance.delete_ms?, Due::Deleted(instance.id))));
+        let turns = self.moving.iter().flat_map(|moving| {
+            (0..self.machines.len())
+                .filter_map(move |machine| Some((moving.next_turn(machine)?, Due::Turn(machine))))
+        });
         steps
             .chain(rivals)
+            .chain(turns)
             .chain(terms)
             .chain(deletions)
             .min_by_key(|(due, _)| *due)
@@ -578,6 +587,7 @@ impl Market {
 enum Due {
     Step(InstanceId),
     RivalLeaves(usize, u64),
+    Turn(usize),
     TermEnds(usize),
     Deleted(InstanceId),
 }

@@ -37,8 +37,10 @@ pub struct SimConfig {
     pub dir: PathBuf,
     /// Kind of boxes; `None`: the strongest that works here.
     pub tier: Option<Tier>,
-    /// Divides the provider's delays, nothing else.
+    /// Divides the provider's delays; in a market that moves, others live so much faster. Nothing else.
     pub time_scale: f64,
+    /// The market of this seed, in which prices move; `None`: the usual machines, at prices that stay.
+    pub market: Option<u64>,
     /// Machines, prices and generated keys follow from it.
     pub seed: u64,
     /// Port of API and control interface; 0: any.
@@ -119,6 +121,8 @@ async fn serve(
             accounts: accounts.clone(),
             url: url.clone(),
             machines: config.machines,
+            moving: config.market,
+            began_ms: None,
         },
         boxes,
     );

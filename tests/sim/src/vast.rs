@@ -194,6 +194,7 @@ async fn surround(State(world): State<Arc<World>>, request: Request, next: Next)
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
         body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        body_text: String::from_utf8_lossy(&bytes).into_owned(),
         user_agent: parts
             .headers
             .get(header::USER_AGENT)
@@ -329,6 +330,10 @@ fn server_error(status: u16, body: ErrorBody) -> Response {
         ErrorBody::SessionExpired => answer(
             status,
             &json!({"success": false, "msg": "Session expired. Please log in again."}),
+        ),
+        ErrorBody::InvalidKey => answer(
+            status,
+            &json!({"success": false, "error": "auth_error", "msg": "Invalid user key"}),
         ),
     }
 }

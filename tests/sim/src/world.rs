@@ -7,11 +7,14 @@ use std::{
     collections::{HashMap, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
@@ -53,6 +56,10 @@ pub struct WorldConfig {
     pub url: String,
     /// Machines of the market.
     pub machines: usize,
+    /// The market of this seed, in which prices move; `None`: the usual machines, at prices that stay.
+    pub moving: Option<u64>,
+    /// What the market's clock shows when it opens, milliseconds since the epoch; `None`: the date.
+    pub began_ms: Option<Millis>,
 }
 
 /// One API request that was answered, for tests that count them.
@@ -68,6 +75,9 @@ pub struct SeenRequest {
     pub query: String,
     /// JSON body; null when there was none.
     pub body: serde_json::Value,
+    /// The body as it came.
+    #[serde(skip)]
+    pub body_text: String,
     /// What the client calls itself.
     pub user_agent: String,
     /// It showed a key.
@@ -105,7 +115,7 @@ enum BoxOrder {
     Destroy,
 }
 
-/// Wall time that never runs backwards.
+/// Wall time that never runs backwards; in a story, the story's.
 #[derive(Debug)]
 struct Clock {
     began_ms: Millis,
@@ -113,11 +123,13 @@ struct Clock {
 }
 
 impl Clock {
-    fn new() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let began_ms = since.map_or(0, |since| since.as_millis() as Millis);
+    fn new(began_ms: Option<Millis>) -> Self {
+        let date = || {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            since.map_or(0, |since| since.as_millis() as Millis)
+        };
         Self {
-            began_ms,
+            began_ms: began_ms.unwrap_or_else(date),
             began: Instant::now(),
         }
     }
@@ -130,7 +142,7 @@ impl Clock {
 impl World {
     /// Opens the market on these boxes. Needs a running tokio runtime; end it with [`World::close`].
     pub fn open(config: &WorldConfig, boxes: Arc<dyn Boxes>) -> Arc<Self> {
-        let clock = Clock::new();
+        let clock = Clock::new(config.began_ms);
         let now = clock.now();
         let accounts = config
             .accounts
@@ -143,13 +155,14 @@ impl World {
                 ssh_keys: Vec::new(),
             })
             .collect();
-        let market = Market::new(
-            config.seed,
-            Delays::scaled(config.time_scale),
-            catalogue::machines_of(config.machines, config.seed, now),
-            accounts,
-            now,
-        );
+        let delays = Delays::scaled(config.time_scale);
+        let market = match config.moving {
+            Some(seed) => Market::moving(seed, config.time_scale, delays, accounts, now),
+            None => {
+                let machines = catalogue::machines_of(config.machines, config.seed, now);
+                Market::new(config.seed, delays, machines, accounts, now)
+            }
+        };
         let world = Arc::new(Self {
             market: Mutex::new(market),
             boxes,
@@ -338,7 +351,7 @@ async fn keep_box(
     let mut broken = None;
     // While keys are held back, the moment they are let in brings all of them.
     let mut held = false;
-    let mut keys_from: Option<tokio::time::Instant> = None;
+    let mut keys_from: Option<Instant> = None;
     loop {
         let wait_for_keys = async {
             match keys_from {
@@ -381,7 +394,7 @@ async fn keep_box(
                         if held {
                             let delay =
                                 Duration::from_secs_f64(world.faults().key_delay_s.max(0.0));
-                            keys_from = Some(tokio::time::Instant::now() + delay);
+                            keys_from = Some(Instant::now() + delay);
                         }
                     }
                     Err(err) => {

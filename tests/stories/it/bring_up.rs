@@ -5,7 +5,7 @@ use std::time::Duration;
 use spotter::{
     agent_client::CheckResult,
     provider::{Actual, Instance, Intended},
-    run::{State, lease::Lease, lifecycle::Goal, site::SiteError},
+    run::{State, lease::Lease, lifecycle::Goal, machines, site::SiteError},
     store::Outcome,
 };
 
@@ -194,6 +194,38 @@ async fn a_box_whose_ssh_is_silent_is_given_up_with_what_its_container_printed()
     );
 }
 
+/// Whatever refuses a connection is there and comes up; where every packet vanishes, nothing ever will.
+#[tokio::test(start_paused = true)]
+async fn a_box_that_lets_every_packet_vanish_is_given_up_after_a_minute_and_one_that_refuses_is_not()
+ {
+    for (deaf, seconds, words) in [
+        (
+            true,
+            60..180,
+            "its network is broken: nothing answered ssh for 60 s",
+        ),
+        (false, 600..720, "ssh did not let us in within 600 s"),
+    ] {
+        let world = World::new(4, 60);
+        (world.boxes.script().dead_boxes, world.boxes.script().deaf) = (1, deaf);
+        world.plan(&spec(RUN));
+        let (run, ()) = tokio::join!(world.drive(RUN), async {
+            world.until(RUN, 2, State::Loading).await;
+            world.boxes.script().dead_boxes = 0;
+        });
+        assert_eq!(run.outcome, Some(Outcome::Done));
+        let first = &world.attempts(RUN)[0];
+        let reason = first.reason.as_deref().unwrap();
+        assert!(reason.contains(words), "{reason}");
+        let lived_s = (first.gone_us - first.created_us) / 1_000_000;
+        assert!(seconds.contains(&lived_s), "{lived_s} s: {reason}");
+        let now_us = world.clock().now_us();
+        let remembered = machines::all(&world.store, now_us).unwrap();
+        assert_eq!(Some(remembered[0].machine_id), first.machine_id);
+        assert!(remembered[0].reason.contains(words), "{remembered:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_machine_that_failed_is_avoided_by_later_runs_until_nothing_else_is_left() {
     let world = World::new(2, 60);
@@ -212,6 +244,47 @@ async fn a_machine_that_failed_is_avoided_by_later_runs_until_nothing_else_is_le
     assert_eq!(world.drive("third").await.outcome, Some(Outcome::Done));
     assert_eq!(world.attempts("third")[0].machine_id, bad);
     assert!(world.was_told("something bad is known lately: manifest unknown"));
+}
+
+/// The market's machines promise 800 Mb/s.
+#[tokio::test(start_paused = true)]
+async fn a_host_whose_line_is_far_from_what_it_promised_is_remembered_with_both_figures() {
+    for (seconds, endpoint, lies) in [
+        (800, None, true),
+        (100, None, false),
+        // The bucket is the user's own server: who knows which end is slow.
+        (800, Some("http://nas.invalid:9000"), false),
+    ] {
+        let world = World::new(3, 600);
+        world.boxes.script().restores = (5_000_000_000, Duration::from_secs(seconds));
+        let mut story = spec(RUN);
+        let kept = story.checkpoints.as_mut().unwrap();
+        kept.server.endpoint = endpoint.map(str::to_owned);
+        world.plan(&story);
+        let (run, ()) = tokio::join!(world.drive(RUN), async {
+            let first = world.until(RUN, 1, State::Running).await;
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            world.outbid(first.instance);
+        });
+        assert_eq!(run.outcome, Some(Outcome::Done));
+        let second = world.attempts(RUN)[1].machine_id.unwrap();
+        let now_us = world.clock().now_us();
+        let why = machines::avoided(&world.store, second, now_us).unwrap();
+        let told = world.was_told(&format!(
+            "Machine {second} is avoided from now on: it received 5.0 GB at 50 Mb/s"
+        ));
+        assert_eq!(
+            (why.is_some(), told),
+            (lies, lies),
+            "{seconds} s, {endpoint:?}: {why:?}"
+        );
+        if let Some(why) = why {
+            assert!(why.ends_with("where its host promises 800 Mb/s"), "{why}");
+            let noted = world.kinds(RUN);
+            let noted = noted.iter().filter(|kind| *kind == "bandwidth_lied");
+            assert_eq!(noted.count(), 1, "it is told once");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Stories under one paused clock, without sockets or processes, and the invariants of the source tree.
+//! Stories under one paused clock, without processes (and without sockets but for those of `faults`), and the invariants of the source tree.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -13,6 +13,7 @@ mod cadence;
 mod contract;
 mod diagnosis;
 mod endings;
+mod faults;
 mod hosts;
 mod keys;
 mod links;

@@ -3,6 +3,7 @@
 //! A scripted box trains one step a second, commits a checkpoint every ten steps, and ends as its script says.
 
 mod boxes;
+mod over_http;
 mod seeded;
 
 use std::{
@@ -36,6 +37,7 @@ use tokio::time::Instant;
 
 pub use self::{
     boxes::{Fleet, ScriptedBoxes},
+    over_http::HttpMarket,
     seeded::SeededMarket,
 };
 

@@ -72,6 +72,9 @@ pub(super) fn query_text(text: &str) -> String {
     out
 }
 
+/// Ports that a host has left for an instance.
+const PORTS: &str = "direct_port_count";
+
 /// Body of a search. Our own conditions come last, so that a query cannot loosen them.
 pub(super) fn search(query: &OfferQuery) -> Value {
     let mut body = query::conditions(&query.filters);
@@ -86,6 +89,10 @@ pub(super) fn search(query: &OfferQuery) -> Value {
     let disk = body.entry("disk_space").or_insert_with(|| json!({}));
     let asked_gb = optional_float(disk, "gte").unwrap_or(0.0);
     disk["gte"] = json!(asked_gb.max(query.disk_gb));
+    // A router without a port left gives no direct way in, and its box is reached through the proxy alone.
+    if !query.filters.iter().any(|filter| filter.field == PORTS) {
+        body.insert(PORTS.to_owned(), json!({"gte": 1}));
+    }
     body.insert("order".to_owned(), json!([["dph_total", "asc"]]));
     body.insert("type".to_owned(), json!(super::search_type(query.rental)));
     // More than asked for: rows that fail the local check leave gaps.

@@ -36,6 +36,8 @@ pub enum ErrorBody {
     Json,
     /// What a key of a two-factor login hears when its time is over.
     SessionExpired,
+    /// What a key hears that is none.
+    InvalidKey,
 }
 
 /// What stands where ports are not published.
@@ -95,7 +97,7 @@ pub struct Faults {
     pub retry_after_s: Option<u64>,
     /// Requests that are answered with [`Faults::server_error_status`], undone.
     pub server_error: u32,
-    /// 404, or 500 to 599; 0 means 502.
+    /// 401, 404, or 500 to 599; 0 means 502.
     pub server_error_status: u16,
     /// With this body.
     pub server_error_body: ErrorBody,
@@ -146,6 +148,10 @@ pub struct Faults {
     pub padded_address: bool,
     /// How a box can be reached.
     pub ssh_route: SshRoute,
+    /// No router has a port left: offers and instances have no direct way to them, only the provider's proxy.
+    pub ports_exhausted: bool,
+    /// Reads of one instance in which its host was not heard of lately, though all is well with it.
+    pub status_flaps: u32,
     /// What the API tells of a box's load.
     pub telemetry: Telemetry,
     /// Results of `logs` and `execute` are there this long after they were asked for, seconds.
@@ -200,9 +206,9 @@ impl Faults {
                 "offers_gone_status is one of 400, 404, 410, not {gone}"
             ));
         }
-        if ![0, 404].contains(&broken) && !(500..=599).contains(&broken) {
+        if ![0, 401, 404].contains(&broken) && !(500..=599).contains(&broken) {
             return Err(format!(
-                "server_error_status is 404 or 500 to 599, not {broken}"
+                "server_error_status is 401, 404 or 500 to 599, not {broken}"
             ));
         }
         if ![0, 200, 410].contains(&self.deprecated_status) {

@@ -133,14 +133,20 @@ impl Market {
     /// # Errors
     /// When the instance does not exist any more, or its host is lost already.
     pub fn lose_host(&mut self, now: Millis, id: InstanceId) -> Result<Vec<InstanceId>, Refused> {
-        let lost = self.go_dark(now, id)?;
+        self.go_dark_at(now, id)
+            .map(|machine| self.lose(machine, now))
+    }
+
+    /// The host of a machine loses power, and its heartbeats are missed.
+    pub(crate) fn lose(&mut self, machine: usize, now: Millis) -> Vec<InstanceId> {
+        let lost = self.go_dark(machine);
         let unknown = now + self.delays.unknown_ms;
         for id in &lost {
             let instance = self.at(*id);
             instance.next = Some((unknown, Step::Unknown));
             instance.address = None;
         }
-        Ok(lost)
+        lost
     }
 
     /// The same, and the provider does not notice: whatever it said of these instances, it goes on saying, and charges for them.
@@ -152,16 +158,22 @@ impl Market {
         now: Millis,
         id: InstanceId,
     ) -> Result<Vec<InstanceId>, Refused> {
-        self.go_dark(now, id)
+        self.go_dark_at(now, id)
+            .map(|machine| self.go_dark(machine))
     }
 
-    fn go_dark(&mut self, now: Millis, id: InstanceId) -> Result<Vec<InstanceId>, Refused> {
+    /// The machine of an instance, which can be lost now.
+    fn go_dark_at(&mut self, now: Millis, id: InstanceId) -> Result<usize, Refused> {
         self.advance(now);
         let machine = self.living(id)?.machine;
         if self.machines[machine].offline {
             let text = format!("the host of instance {id} is lost already");
             return Err(Refused::Impossible(text));
         }
+        Ok(machine)
+    }
+
+    fn go_dark(&mut self, machine: usize) -> Vec<InstanceId> {
         self.machines[machine].offline = true;
         self.relist(machine);
         let lost = self.living_on(machine);
@@ -174,7 +186,7 @@ impl Market {
                 self.push(Effect::LosePower(*id));
             }
         }
-        Ok(lost)
+        lost
     }
 
     /// The machine of this instance is back: what should run starts anew on the same disk.
@@ -189,6 +201,11 @@ impl Market {
                 "the host of instance {id} is not lost"
             )));
         }
+        Ok(self.bring_back(machine, now))
+    }
+
+    /// The host of a machine is back.
+    pub(crate) fn bring_back(&mut self, machine: usize, now: Millis) -> Vec<InstanceId> {
         self.machines[machine].offline = false;
         self.relist(machine);
         let back = self.living_on(machine);
@@ -207,7 +224,7 @@ impl Market {
             });
             self.meter(*id, now);
         }
-        Ok(back)
+        back
     }
 
     /// The contract was granted again: the container starts after the host's delay, at once if it was never created.

@@ -237,6 +237,10 @@ impl Market {
             match other {
                 Occupant::Nobody => {}
                 Occupant::Instance(other) => self.end_contract(other, now),
+                // There it waits for the GPU to be had again.
+                Occupant::Rival(rival) if self.moving.is_some() => {
+                    self.free(machine, Occupant::Rival(rival));
+                }
                 Occupant::Rival(rival) => self.rival_leaves(machine, rival),
             }
         }
@@ -302,6 +306,7 @@ impl Market {
 
     /// After GPUs changed hands: offers are listed anew, and whoever waits is told.
     pub(crate) fn settle(&mut self, now: Millis) {
+        self.contest(now);
         for machine in 0..self.machines.len() {
             self.relist(machine);
         }

@@ -157,6 +157,8 @@ pub struct Machine {
     pub offline: bool,
     /// Its listing has ended: nothing is rented or started on it any more.
     pub ended: bool,
+    /// Where holders can be outbid: what it takes to have all of it, $/h. Its offers are listed whoever holds it.
+    pub beatable_usd_per_hour: Option<f64>,
 }
 
 impl Machine {
@@ -170,15 +172,26 @@ impl Machine {
             rivals: Vec::new(),
             offline: false,
             ended: false,
+            beatable_usd_per_hour: None,
         }
     }
 
-    /// One offer for each power of two of free GPUs, on the first aligned block that is free.
+    /// Lowest bid that has so many of its GPUs, $/h.
+    pub fn price_to_beat(&self, gpus: usize) -> f64 {
+        let floor = self.spec.min_bid_usd_per_hour * gpus as f64;
+        self.beatable_usd_per_hour.unwrap_or(floor)
+    }
+
+    /// One offer for each power of two of GPUs that can be had, on the first aligned block that is free.
     ///
     /// An offer stays under its number for as long as its GPUs are free, and gets no second number afterwards.
     pub fn relist(&mut self, mut next_id: impl FnMut() -> u64) {
         let slots = &self.slots;
-        let is_free = |gpus: &[usize]| gpus.iter().all(|gpu| slots[*gpu] == Occupant::Nobody);
+        let beatable = self.beatable_usd_per_hour.is_some();
+        let is_free = |gpus: &[usize]| {
+            let nobodys = |gpu: &usize| slots[*gpu] == Occupant::Nobody;
+            beatable || gpus.iter().all(nobodys)
+        };
         if self.offline || self.ended {
             self.listings.clear();
             return;

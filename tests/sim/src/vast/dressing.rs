@@ -50,13 +50,18 @@ pub fn dress(row: &mut Map<String, Value>, faults: &Faults, instance: &Instance,
             SshRoute::Proxy => set("ports", refused),
             SshRoute::Direct => set("ssh_port", DEAD_PORT.into()),
         }
+        if faults.ports_exhausted {
+            set("ports", json!({}));
+        }
+    }
+    if faults.ports_exhausted {
+        set("direct_port_count", json!(0));
     }
     let since = instance.container_started_ms.unwrap_or(now);
     let late = up && ((now - since) as f64) < faults.ports_delay_s * 1000.0;
     if late {
-        // The proxy is as late as the ports.
+        // The proxy's name is as late as the ports.
         set("ssh_host", Value::Null);
-        set("ssh_port", Value::Null);
     }
     if late || !up {
         match faults.no_ports {

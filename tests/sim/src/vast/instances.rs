@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     control::faults,
+    market::instance::Status,
     vast::{
         call::{Answer, ApiError, Call, Caller, ok},
         dressing,
@@ -125,6 +126,7 @@ pub async fn by_id(State(world): State<Arc<World>>, Path(id): Path<String>, call
     if faults::take(&mut world.faults().instances_null) {
         return ok(json!({"instances": null}));
     }
+    let flaps = faults::take(&mut world.faults().status_flaps);
     let row = world.act(|market, now| {
         let known = market.instances().get(&id);
         let shown = known.filter(|instance| instance.is_shown(now));
@@ -137,6 +139,9 @@ pub async fn by_id(State(world): State<Arc<World>>, Path(id): Path<String>, call
             dressing::dress(&mut row, &dress, instance, now);
             if dress.ports_only_in_list {
                 row.remove("ports");
+            }
+            if flaps && instance.status.is_some() {
+                row.insert("actual_status".to_owned(), json!(Status::Unknown.word()));
             }
             row
         })

@@ -101,7 +101,7 @@ pub fn offer(
 ) -> Map<String, Value> {
     let spec = &machine.spec;
     let gpus = listing.gpus.len();
-    let min_bid = spec.min_bid_usd_per_hour * gpus as f64;
+    let min_bid = machine.price_to_beat(gpus);
     let gpu_usd = match pricing {
         Pricing::OnDemand => spec.gpu_usd_per_hour * gpus as f64,
         Pricing::Bid => min_bid,

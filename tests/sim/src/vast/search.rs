@@ -74,11 +74,13 @@ pub(super) fn find(
     if faults::take(&mut world.faults().filters_ignored) {
         query.filters = Filters::default();
     }
+    query.ports_exhausted = world.faults().ports_exhausted;
     Ok(world.act(|market, now| query.run(market, account, now)))
 }
 
 struct Query {
     filters: Filters,
+    ports_exhausted: bool,
     pricing: Pricing,
     allocated_gb: f64,
     limit: usize,
@@ -105,6 +107,7 @@ impl Query {
             .filter(|limit| *limit >= 1.0);
         Ok(Self {
             filters,
+            ports_exhausted: false,
             pricing,
             allocated_gb: allocated_gb
                 .filter(|gb| *gb >= 0.0)
@@ -130,7 +133,7 @@ impl Query {
                     && instance.destroyed_ms.is_none()
             });
             for listing in &machine.listings {
-                let row = rows::offer(
+                let mut row = rows::offer(
                     machine,
                     listing,
                     free_disk_gb,
@@ -139,6 +142,9 @@ impl Query {
                     rented_here,
                     now,
                 );
+                if self.ports_exhausted {
+                    row.insert("direct_port_count".to_owned(), json!(0));
+                }
                 if self.filters.accept_offer(&row) {
                     found.push(row);
                 }

@@ -138,6 +138,15 @@ impl Sim {
 
     /// The same with so many machines.
     pub async fn open_with(machines: usize) -> Self {
+        Self::open_market(machines, None, 1000.0).await
+    }
+
+    /// The market of a seed in which prices move, so much faster than time.
+    pub async fn open_moving(seed: u64, speed: f64) -> Self {
+        Self::open_market(MACHINES, Some(seed), speed).await
+    }
+
+    async fn open_market(machines: usize, moving: Option<u64>, time_scale: f64) -> Self {
         // Another test of this process may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -148,10 +157,12 @@ impl Sim {
         };
         let config = WorldConfig {
             seed: 1,
-            time_scale: 1000.0,
+            time_scale,
             accounts: vec![account(&["a", "b"]), account(&["other"])],
             url: url.clone(),
             machines,
+            moving,
+            began_ms: None,
         };
         let boxes = Arc::new(NoBoxes::default());
         let world = World::open(&config, boxes.clone());
@@ -257,6 +268,19 @@ impl Sim {
             assert!(
                 Instant::now() < deadline,
                 "box {id}: {:?} has no {what}",
+                self.boxes.calls(id)
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until a box was told so many things.
+    pub async fn until_calls(&self, id: u64, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.boxes.calls(id).len() < count {
+            assert!(
+                Instant::now() < deadline,
+                "box {id}: {:?}",
                 self.boxes.calls(id)
             );
             tokio::time::sleep(Duration::from_millis(5)).await;

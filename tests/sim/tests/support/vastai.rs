@@ -73,6 +73,11 @@ impl<'a> Client<'a> {
     }
 
     pub async fn run_with_key(&self, key: &str, args: &[&str]) -> Ran {
+        self.run_at(&self.sim.url, Some(key), args).await
+    }
+
+    /// The same against some address, with a key in the environment or none there.
+    pub async fn run_at(&self, url: &str, key: Option<&str>, args: &[&str]) -> Ran {
         let before = self.sim.world.seen().len();
         let home = self.home.path();
         let output = tokio::process::Command::new(&self.program)
@@ -83,8 +88,8 @@ impl<'a> Client<'a> {
             .env("XDG_CONFIG_HOME", home.join("config"))
             .env("XDG_CACHE_HOME", home.join("cache"))
             .env("XDG_DATA_HOME", home.join("data"))
-            .env("VAST_URL", &self.sim.url)
-            .env("VAST_API_KEY", key)
+            .env("VAST_URL", url)
+            .envs(key.map(|key| ("VAST_API_KEY", key)))
             .env("VASTAI_NO_UPDATE_CHECK", "1")
             .env("NO_PROXY", "*")
             .env("COLUMNS", "240")

@@ -61,6 +61,8 @@ pub struct Script {
     pub diagnosis: Option<serde_json::Value>,
     /// Boxes that never answer, by how many of them.
     pub dead_boxes: u32,
+    /// Such a box lets packets vanish; others refuse.
+    pub deaf: bool,
     /// Hosts of the user's that do not answer, by their instance.
     pub dead_hosts: BTreeSet<u64>,
     /// The link to every box is cut.
@@ -85,6 +87,8 @@ pub struct Script {
     pub no_commits: bool,
     /// Checkpoints are found, and none reaches the bucket.
     pub no_uploads: bool,
+    /// Bytes of a checkpoint that is restored, and how long that takes.
+    pub restores: (u64, Duration),
     /// Public key of the laptop.
     pub key: String,
     /// Steps of committed checkpoints.
@@ -151,6 +155,7 @@ impl ScriptedBoxes {
             crash_at: None,
             diagnosis: None,
             dead_boxes: 0,
+            deaf: false,
             dead_hosts: BTreeSet::new(),
             cut: false,
             breaks: BTreeMap::new(),
@@ -163,6 +168,7 @@ impl ScriptedBoxes {
             backup: BackupInfo::default(),
             no_commits: false,
             no_uploads: false,
+            restores: (1, Duration::ZERO),
             key: "ssh-ed25519 AAAA story".to_owned(),
             commits: Vec::new(),
             endings: BTreeMap::new(),
@@ -675,7 +681,10 @@ impl Sites for ScriptedBoxes {
     ) -> Result<Arc<dyn Site>, SiteError> {
         if self.script().dead_boxes > 0 {
             tokio::time::sleep(Duration::from_secs(30)).await;
-            return Err(SiteError::Unreachable("connection timed out".to_owned()));
+            return Err(match self.script().deaf {
+                true => SiteError::NoAnswer("no answer in time".to_owned()),
+                false => SiteError::Unreachable("connection refused".to_owned()),
+            });
         }
         let site = ScriptedBox {
             boxes: self.clone(),
@@ -956,13 +965,18 @@ impl Site for ScriptedBox {
     }
 
     async fn restore(&self, _progress: Progress<'_>) -> Result<RestoreReport, SiteError> {
+        let (size_bytes, takes) = self.boxes.script().restores;
+        tokio::time::sleep(takes).await;
         let mut script = self.reach("restore").await?;
         let Some(step) = script.commits.last().copied() else {
             return Ok(RestoreReport::default());
         };
         script.restored.push((self.instance, step));
         Ok(RestoreReport {
-            restored: Some(checkpoint(step)),
+            restored: Some(CheckpointInfo {
+                size_bytes,
+                ..checkpoint(step)
+            }),
             path: Some(format!("/root/checkpoints/step-{step}")),
             skipped: Vec::new(),
         })
