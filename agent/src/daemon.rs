@@ -1,10 +1,11 @@
 //! Starts every task, waits for the stop signal, waits for every task. One daemon per home directory, by a lock.
 //!
 //! [`validation`] holds the training against its estimate and its limits, [`ending`] ends it by them, [`diagnosis`] says what ended it;
-//! [`core`] is what the handlers ask; [`run_file`] what the controller configured; [`backup`] the running backup, [`keys`] its bucket keys;
+//! [`answering`] is the server, [`core`] what its handlers ask; [`run_file`] what the controller configured; [`backup`] the running backup, [`keys`] its bucket keys;
 //! [`dead_man`] the switch that ends a forgotten box, [`presence`] whether anybody is there, [`restart`] what goes on by itself after a
 //! restart of the container.
 
+pub mod answering;
 pub mod backup;
 pub mod core;
 pub mod dead_man;
@@ -24,7 +25,6 @@ use std::{
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
-    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -39,21 +39,18 @@ use nix::{
     },
     unistd::setsid,
 };
-use spotter_proto::v1::{DESCRIPTORS, agent_server::AgentServer};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
     time,
 };
-use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 use tracing::{error, info, warn};
 
 use self::core::Core;
 use crate::{
     config::{self, Home},
-    handlers::Handlers,
+    tasks::Task,
 };
 
 /// A shim that looks whether we live, or a predecessor that is ending, may hold the lock for a moment.
@@ -66,11 +63,6 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 const WORKER_THREADS: usize = 2;
 /// Blocking work is file reading: short, and bounded in number.
 const BLOCKING_THREADS: usize = 8;
-/// A message of the contract is at most this large.
-pub const MESSAGE_LIMIT_BYTES: usize = 4 << 20;
-/// Streams and calls that one controller may have open: a terminal, a `wait`, a `logs -f` share one connection.
-const CALLS_PER_CONNECTION: u32 = 64;
-const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// Runs the daemon until it is told to stop.
 pub fn run(home: &Home) -> anyhow::Result<()> {
@@ -139,7 +131,8 @@ async fn serve(home: &Home) -> anyhow::Result<()> {
     restart::go_on(&core).await;
     let listener = listen(&home.socket())?;
     let closing = CancellationToken::new();
-    let server = tokio::spawn(answer(core.clone(), listener, closing.clone()));
+    let answering: Task = Box::pin(answering::answer(core.clone(), listener, closing.clone()));
+    let server = tokio::spawn(answering);
     core.start_tasks();
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -161,8 +154,7 @@ async fn serve(home: &Home) -> anyhow::Result<()> {
     core.stop.cancel();
     closing.cancel();
     match time::timeout(GOODBYE_LIMIT, server).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(err))) => warn!(error = %crate::chain(&err), "the server ended in error"),
+        Ok(Ok(())) => {}
         Ok(Err(err)) => warn!(error = %err, "the server panicked"),
         Err(_) => warn!("calls were still open after {} s", GOODBYE_LIMIT.as_secs()),
     }
@@ -188,43 +180,4 @@ fn remove_socket(path: &Path) -> io::Result<()> {
         Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
         _ => Ok(()),
     }
-}
-
-async fn answer(
-    core: Arc<Core>,
-    listener: UnixListener,
-    closing: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let presence = core.presence.clone();
-    let visitors = UnixListenerStream::new(listener)
-        .map(move |stream| stream.map(|stream| presence.admit(stream)));
-    let agent = AgentServer::new(Handlers::new(core))
-        .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
-        .max_encoding_message_size(MESSAGE_LIMIT_BYTES);
-    let (health_reporter, health) = tonic_health::server::health_reporter();
-    health_reporter.set_serving::<AgentServer<Handlers>>().await;
-    let descriptors = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    Server::builder()
-        .max_concurrent_streams(CALLS_PER_CONNECTION)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_service(health)
-        // Most tools still ask for the older version of reflection.
-        .add_service(
-            descriptors()
-                .build_v1()
-                .expect("the descriptors were generated with this program"),
-        )
-        .add_service(
-            descriptors()
-                .build_v1alpha()
-                .expect("the descriptors were generated with this program"),
-        )
-        .add_service(agent)
-        .serve_with_incoming_shutdown(visitors, closing.cancelled_owned())
-        .await
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::fault;
+use spotter_bucket::sorted::sort_by;
 
 /// Most files that one listing may hold: an answer of that many rows stays under the 4 MiB of a message.
 pub const HASHED_FILES_LIMIT: usize = 20_000;
@@ -119,7 +120,7 @@ pub fn hash_files(workdir: &Path, paths: &[String]) -> Result<Hashed, HashError>
         }
     }
     hashed.meant = meant;
-    hashed.files.sort_by(|a, b| a.path.cmp(&b.path));
+    sort_by(&mut hashed.files, |a, b| a.path.cmp(&b.path));
     hashed.files.dedup_by(|a, b| a.path == b.path);
     Ok(hashed)
 }

@@ -1,5 +1,6 @@
 //! One short function per call of the contract: decode, ask, encode. [`to_status`] is the one place for gRPC codes.
 
+pub mod reflection;
 mod refusal;
 mod streams;
 
@@ -13,6 +14,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use self::refusal::{Refusal, to_status};
+use crate::tasks;
 use crate::{
     convert,
     daemon::{backup::RunningBackup, core::Core},
@@ -48,7 +50,7 @@ impl Handlers {
         &self,
         work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
     ) -> Result<T, Status> {
-        let done = self.core.tasks.spawn(work).await;
+        let done = tasks::spawn_to_the_end(&self.core.tasks, work).await;
         done.map_err(|err| to_status(Refusal::Broken(err.to_string())))?
             .map_err(to_status)
     }
@@ -202,7 +204,8 @@ impl Agent for Handlers {
         request: Request<v1::StartSessionRequest>,
     ) -> Answer<v1::StartSessionResponse> {
         let request = request.into_inner();
-        let env: BTreeMap<_, _> = request.env.into_iter().collect();
+        let mut env = BTreeMap::new();
+        env.extend(request.env);
         let new = NewSession {
             name: request.name,
             command: request.command,

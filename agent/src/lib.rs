@@ -20,6 +20,7 @@ pub mod preflight;
 pub mod self_stop;
 pub mod sessions;
 pub mod telemetry;
+pub mod tasks;
 pub mod windows;
 pub mod wiping;
 

@@ -21,6 +21,7 @@ use std::{
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,7 +30,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::{sync::Mutex, task::spawn_blocking, time};
+use tokio::{sync::Mutex, time};
 use tracing::warn;
 
 pub use record::{Session, SessionState};
@@ -39,12 +40,14 @@ use self::{
     record::{Spec, Stop},
     tmux::{Tmux, TmuxError},
 };
+use crate::tasks::spawn_blocking;
 use crate::{
     config::Home,
     journal::Journal,
     logs::{generations, table_path},
 };
 
+use spotter_bucket::sorted::sort_by;
 /// How long a shim may take to start the command; a loaded box takes seconds, not this.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long beyond the grace a session may take to end: the shim kills the whole tree and drains the terminal.
@@ -243,7 +246,8 @@ impl Sessions {
             .collect();
         let bytes = environment::encode(&env);
         let to = pipe.to_owned();
-        let mut sending = spawn_blocking(move || fifo::send(&to, &bytes, START_LIMIT));
+        let sending = spawn_blocking(move || fifo::send(&to, &bytes, START_LIMIT));
+        let mut sending = pin!(sending);
         let mut sent = false;
         let deadline = Instant::now() + START_LIMIT;
         let not_started = |reason: String| SessionError::NotStarted {
@@ -347,7 +351,9 @@ impl Sessions {
                 }
             }
         }
-        sessions.sort_by_key(|session| std::cmp::Reverse(session.start.started_us));
+        sort_by(&mut sessions, |a, b| {
+            b.start.started_us.cmp(&a.start.started_us)
+        });
         Ok(sessions)
     }
 

@@ -17,12 +17,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nvml_probe::Hello;
 use tokio::sync::broadcast;
-use tokio::task::JoinHandle;
+use tokio::task::{self, JoinHandle};
 use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::events::EventSink;
+use crate::tasks::{Task, spawn_blocking};
 use gpu::GpuBoard;
 use history::{History, Samples};
 use host::{Disk, HostReader, ProcessReader};
@@ -99,20 +100,24 @@ impl Telemetry {
             tasks: Mutex::new(Vec::new()),
         });
 
-        let mut tasks = vec![tokio::spawn(sample_loop(
+        let sampling: Task = Box::pin(sample_loop(
             telemetry.clone(),
             config.interval,
             stop.clone(),
-        ))];
+        ));
+        let mut tasks = vec![tokio::spawn(sampling)];
         match ProbeSupervisor::start(config.probe, config.interval, gpus.clone()) {
-            Ok(supervisor) => tasks.push(tokio::spawn(async move {
-                stop.cancelled().await;
-                // The supervisor's thread ends its child and itself; joining it is bounded by its own deadline.
-                let joined = tokio::task::spawn_blocking(move || supervisor.stop()).await;
-                if joined.is_err() {
-                    warn!("the thread that supervises the NVML probe panicked");
-                }
-            })),
+            Ok(supervisor) => {
+                let ending: Task = Box::pin(async move {
+                    stop.cancelled().await;
+                    // The supervisor's thread ends its child and itself; joining it is bounded by its own deadline.
+                    let joined = spawn_blocking(move || supervisor.stop()).await;
+                    if joined.is_err() {
+                        warn!("the thread that supervises the NVML probe panicked");
+                    }
+                });
+                tasks.push(tokio::spawn(ending));
+            }
             Err(err) => gpus.set_problem(&format!(
                 "the thread that runs the NVML probe could not be started: {err}"
             )),
@@ -244,7 +249,7 @@ impl Keeper {
     async fn keep(&mut self, sample: &Sample) {
         let open = self.open.get_or_insert_with(|| {
             let (history, sample) = (self.history.clone(), sample.clone());
-            tokio::task::spawn_blocking(move || lock(&history).push(&sample))
+            task::spawn_blocking(move || lock(&history).push(&sample))
         });
         let Ok(joined) = time::timeout(Self::PATIENCE, open).await else {
             return;
@@ -263,7 +268,7 @@ impl Keeper {
 
     async fn close(self) {
         let history = self.history.clone();
-        let closing = tokio::task::spawn_blocking(move || lock(&history).close());
+        let closing = spawn_blocking(move || lock(&history).close());
         // What is lost then is a part of a mean.
         if let Ok(Ok(Err(err))) = time::timeout(Duration::from_secs(1), closing).await {
             warn!(error = %err, "the history was not closed");
@@ -284,7 +289,7 @@ impl DiskWatch {
         const PATIENCE: Duration = Duration::from_millis(100);
         let question = self.open.get_or_insert_with(|| {
             let workdir = lock(workdir).clone();
-            tokio::task::spawn_blocking(move || host::disk(&workdir))
+            task::spawn_blocking(move || host::disk(&workdir))
         });
         let answer = time::timeout(PATIENCE, question).await.ok()?;
         self.open = None;

@@ -3,6 +3,8 @@
 //! [`figures`] makes figures of the samples and steps of a window; [`triggers`] says what in them contradicts the estimate, and how
 //! often it must have been so; [`bottleneck`] what holds the training up; [`policy`] what is done about it.
 
+use spotter_bucket::sorted::sort_by;
+
 pub mod bottleneck;
 pub mod figures;
 pub mod policy;
@@ -20,7 +22,7 @@ fn median(numbers: &[f64]) -> Option<f64> {
         .copied()
         .filter(|number| number.is_finite())
         .collect();
-    sorted.sort_by(f64::total_cmp);
+    sort_by(&mut sorted, f64::total_cmp);
     let middle = sorted.len() / 2;
     match sorted.len() {
         0 => None,

@@ -11,6 +11,7 @@ use std::{
 
 use http::Method;
 
+use crate::sorted::sort_by;
 use crate::{
     bucket::{ErrorKind, ListedObject},
     layout::Layout,
@@ -303,7 +304,7 @@ impl Stock {
     pub fn list(&self, prefix: &str) -> Vec<ListedObject> {
         let shelves = self.shelves();
         let mut keys: Vec<&String> = shelves.there.keys().collect();
-        keys.sort_unstable();
+        sort_by(&mut keys, |one, other| one.cmp(other));
         let listed = keys.into_iter().filter(|key| key.starts_with(prefix));
         let object = |key: &String| ListedObject {
             key: key.clone(),

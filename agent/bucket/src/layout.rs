@@ -9,6 +9,7 @@ use std::{fmt, str::FromStr};
 use ulid::Ulid;
 
 use crate::bucket::ListedObject;
+use crate::sorted::sort_by;
 
 /// Highest step that a commit's name can carry: twelve digits.
 pub const MAX_STEP: u64 = 999_999_999_999;
@@ -325,7 +326,7 @@ impl Layout {
             .iter()
             .filter_map(|object| self.commit_of_key(&object.key))
             .collect();
-        ids.sort_unstable_by(|a, b| b.cmp(a));
+        sort_by(&mut ids, |a, b| b.cmp(a));
         ids
     }
 }

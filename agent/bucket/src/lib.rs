@@ -26,6 +26,7 @@ pub mod prove;
 pub mod retention;
 pub mod roots;
 pub mod s3;
+pub mod sorted;
 pub mod target;
 pub mod vault;
 pub mod verdict;

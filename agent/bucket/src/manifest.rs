@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::layout::{self, CommitId, NameError};
+use crate::sorted::sort_by;
 
 /// Largest manifest that is read, bytes: 100,000 files with long names and their parts fit.
 pub const MAX_MANIFEST_BYTES: usize = 64 << 20;
@@ -148,7 +149,7 @@ pub enum ManifestError {
 impl Manifest {
     /// Sorts the files, computes the hash and returns the canonical bytes: compact JSON, keys in the order of the type.
     pub fn seal(&mut self) -> Bytes {
-        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        sort_by(&mut self.files, |a, b| a.path.cmp(&b.path));
         self.self_blake3.clear();
         self.self_blake3 = blake3::hash(&self.canonical()).to_hex().to_string();
         self.canonical().into()

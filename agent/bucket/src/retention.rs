@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sorted::sort_by;
 use crate::{layout::CommitId, manifest::Manifest};
 
 /// Fewest commits that are ever kept: a restore of the newest must have one to fall back to.
@@ -94,7 +95,7 @@ pub fn best<'a>(newest_first: &[&'a Manifest], keep: &Best) -> Vec<&'a str> {
         .filter_map(|manifest| Some((value(manifest)?, *manifest)))
         .collect();
     // The sort is stable: of equals the newer one stays first.
-    ranked.sort_by(|(one, _), (other, _)| match keep.highest {
+    sort_by(&mut ranked, |(one, _), (other, _)| match keep.highest {
         true => other.total_cmp(one),
         false => one.total_cmp(other),
     });
@@ -116,7 +117,7 @@ fn milestones<'a>(whole: &[&'a Manifest], every_steps: u64) -> HashSet<&'a str> 
         .iter()
         .filter_map(|manifest| Some((manifest.step?, manifest.id.as_str())))
         .collect();
-    by_step.sort_unstable();
+    sort_by(&mut by_step, |one, other| one.cmp(other));
     let mut window = None;
     by_step
         .into_iter()

@@ -13,6 +13,7 @@ use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::sorted::sort_by;
 use crate::{
     bucket::{Bucket, BucketError, ErrorKind, ListedObject},
     layout::{CommitId, Layout},
@@ -112,7 +113,7 @@ impl Vault<'_> {
             .filter(|object| object.size_bytes <= MAX_MANIFEST_BYTES as u64)
             .filter_map(|object| self.layout.commit_of_key(&object.key))
             .collect();
-        ids.sort_by_key(|id| std::cmp::Reverse(written(id)));
+        sort_by(&mut ids, |a, b| written(b).cmp(&written(a)));
         Ok(ids)
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use spotter_bucket::{ErrorKind, Manifest, ManifestFile, manifest, manifest::Metric};
-use tokio::{task, time};
+use spotter_bucket::{ErrorKind, ListedObject, Manifest, ManifestFile, manifest, manifest::Metric};
+use tokio::time;
 
 use super::candidate::FLAT_RULE;
 use super::journal::{AttemptLog, Entry};
@@ -16,6 +16,7 @@ use super::source::{self, Source};
 use super::standing::Unanswered;
 use super::upload::{Area, UploadError, Uploader};
 use crate::fault;
+use crate::tasks::spawn_blocking;
 
 /// Times that a commit is put when what is read back differs.
 const COMMIT_TRIES: u32 = 3;
@@ -60,7 +61,7 @@ impl Uploader<'_> {
         let (dir, candidate) = (self.dir.to_owned(), log.attempt.candidate.clone());
         let is_checkpoint = self.area == Area::Data;
         let extended = move || Ok(is_checkpoint && source::was_extended(&dir, &candidate)?);
-        let extended = task::spawn_blocking(extended)
+        let extended = spawn_blocking(extended)
             .await
             .expect("a scan does not panic");
         if extended.map_err(|source| UploadError::Read {
@@ -169,17 +170,15 @@ impl Uploader<'_> {
             let id = key.strip_prefix(&data)?.split('/').next()?;
             Some(self.prefix_of(id))
         };
-        let older: BTreeSet<String> = reused.iter().filter_map(|(_, key, _)| of(key)).collect();
+        let mut older = BTreeSet::new();
+        older.extend(reused.iter().filter_map(|(_, key, _)| of(key)));
         for prefix in older {
             let listed = self
                 .standing
                 .ask(self.stop, || self.bucket.list(&prefix))
                 .await?;
-            let sizes: BTreeMap<String, u64> = listed
-                .into_iter()
-                .map(|object| (object.key, object.size_bytes))
-                .collect();
-            reused.retain(|(_, key, size_bytes)| sizes.get(key) != Some(size_bytes));
+            let sizes = sizes(&listed);
+            reused.retain(|(_, key, size_bytes)| sizes.get(key.as_str()) != Some(size_bytes));
         }
         let mut lost = false;
         for (file, key, size_bytes) in reused {
@@ -207,10 +206,7 @@ impl Uploader<'_> {
             .standing
             .ask(self.stop, || self.bucket.list(&prefix))
             .await?;
-        let sizes: BTreeMap<&str, u64> = listed
-            .iter()
-            .map(|object| (object.key.as_str(), object.size_bytes))
-            .collect();
+        let sizes = sizes(&listed);
         let own: Vec<(usize, ManifestFile)> = log
             .attempt
             .stored
@@ -243,4 +239,14 @@ impl Uploader<'_> {
         }
         Ok(())
     }
+}
+
+fn sizes(listed: &[ListedObject]) -> BTreeMap<&str, u64> {
+    let mut sizes = BTreeMap::new();
+    sizes.extend(
+        listed
+            .iter()
+            .map(|object| (object.key.as_str(), object.size_bytes)),
+    );
+    sizes
 }

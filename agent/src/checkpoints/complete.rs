@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::candidate::Candidate;
 use super::rules::Silence;
 use super::rules::shape::{Doubt, Shape};
+use spotter_bucket::sorted::sort_by;
 
 /// How long a file that looked broken is left alone before it is looked at again without having changed.
 const SECOND_LOOK: Duration = Duration::from_secs(60);
@@ -333,7 +334,9 @@ impl Tracker {
                 _ => None,
             })
             .collect();
-        ready.sort_by(|a, b| b.candidate.age_order().cmp(&a.candidate.age_order()));
+        sort_by(&mut ready, |a, b| {
+            b.candidate.age_order().cmp(&a.candidate.age_order())
+        });
         ready
     }
 
@@ -391,7 +394,9 @@ impl Tracker {
             })
         };
         let mut refused: Vec<Refused> = self.entries.values().filter_map(refused).collect();
-        refused.sort_by(|a, b| (a.since, &a.key).cmp(&(b.since, &b.key)));
+        sort_by(&mut refused, |a, b| {
+            (a.since, &a.key).cmp(&(b.since, &b.key))
+        });
         refused
     }
 
@@ -424,7 +429,7 @@ impl Tracker {
                 (candidate.path_in_manifest(), candidate.size_bytes())
             })
             .collect();
-        at_stake.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+        sort_by(&mut at_stake, |a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
         at_stake
     }
 

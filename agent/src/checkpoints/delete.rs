@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use serde_json::json;
 use spotter_bucket::{BucketError, CommitId, ErrorKind, retention};
-use tokio::task;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -22,6 +21,7 @@ use super::ledger::{Ledger, Saved};
 use super::standing::chain;
 use super::{Backup, scan};
 use crate::fault;
+use crate::tasks::spawn_blocking;
 
 /// Longest and shortest wait between two looks for data whose grace is over.
 const PURGE_EVERY: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(60));
@@ -157,7 +157,7 @@ impl Backup {
                 .expect("nothing panics while it holds the ledger");
             delete_saved(&dir, &mut ledger, &ids)
         };
-        match task::spawn_blocking(delete)
+        match spawn_blocking(delete)
             .await
             .expect("deleting files does not panic")
         {

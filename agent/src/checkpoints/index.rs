@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::places::Places;
 use super::standing::{Standing, Unanswered, chain};
+use spotter_bucket::sorted::sort_by;
 
 /// Commits read at once.
 const READS_IN_FLIGHT: usize = 8;
@@ -47,7 +48,7 @@ impl Index {
             .filter(|object| object.size_bytes <= MAX_MANIFEST_BYTES as u64)
             .filter_map(|object| name(&object.key).filter(|id| written_ms(id).is_some()))
             .collect();
-        ids.sort_by(|a, b| order(b).cmp(&order(a)));
+        sort_by(&mut ids, |a, b| order(b).cmp(&order(a)));
         Ok(ids)
     }
 
@@ -108,7 +109,7 @@ impl Index {
             id: manifest.id.clone(),
             manifest: Some(manifest),
         });
-        self.commits.sort_by(|a, b| order(&b.id).cmp(&order(&a.id)));
+        sort_by(&mut self.commits, |a, b| order(&b.id).cmp(&order(&a.id)));
     }
 
     /// Forgets a deleted commit.

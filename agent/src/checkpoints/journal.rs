@@ -15,6 +15,7 @@ use spotter_bucket::ManifestFile;
 
 use super::candidate::{Candidate, FileStat};
 use crate::fault;
+use spotter_bucket::sorted::sort_by;
 
 /// Version of the journal's format.
 const FORMAT: u32 = 1;
@@ -367,7 +368,7 @@ pub fn load(dir: &Path) -> io::Result<Vec<AttemptLog>> {
             file: Some(Arc::new(file)),
         });
     }
-    logs.sort_by(|a, b| a.attempt.id.cmp(&b.attempt.id));
+    sort_by(&mut logs, |a, b| a.attempt.id.cmp(&b.attempt.id));
     Ok(logs)
 }
 

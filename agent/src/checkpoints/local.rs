@@ -12,6 +12,7 @@ use super::{
     rules::{Silence, user::CompleteWhen},
     scan::{file_path, scan},
 };
+use spotter_bucket::sorted::sort_by;
 
 /// A checkpoint that lies here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,7 @@ impl Backup {
     pub fn newest_local(&self, committed: bool) -> io::Result<Option<Local>> {
         let dir = &self.options.dir;
         let mut found = scan(dir)?;
-        found.sort_by(|a, b| b.age_order().cmp(&a.age_order()));
+        sort_by(&mut found, |a, b| b.age_order().cmp(&a.age_order()));
         let context = look::Context {
             dir: dir.clone(),
             when: self.options.complete_when.clone(),

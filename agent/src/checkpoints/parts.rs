@@ -232,11 +232,11 @@ impl Uploader<'_> {
             let list = || self.bucket.list_parts(&upload.key, &upload.upload_id);
             match self.standing.ask(self.stop, list).await {
                 Ok(listed) => {
-                    let listed: BTreeMap<u32, _> =
-                        listed.into_iter().map(|part| (part.number, part)).collect();
+                    let mut by_number = BTreeMap::new();
+                    by_number.extend(listed.iter().map(|part| (part.number, part)));
                     let mut parts = upload.parts.clone();
                     parts.retain(|number, part| {
-                        listed.get(number).is_some_and(|one| {
+                        by_number.get(number).is_some_and(|one| {
                             one.size_bytes == part.size_bytes && one.etag == part.etag
                         })
                     });
@@ -323,13 +323,11 @@ impl Uploader<'_> {
             // Gone because it is complete already, or not listed by this server: the object's size is compared afterwards.
             Err(Unanswered::Bucket(_)) => return Ok(()),
         };
-        let found: BTreeMap<u32, (u64, &str)> = listed
-            .iter()
-            .map(|part| (part.number, (part.size_bytes, part.etag.as_str())))
-            .collect();
+        let mut found = BTreeMap::new();
+        found.extend(listed.iter().map(|part| (part.number, part)));
         for (number, part) in parts {
-            match found.get(number) {
-                Some(&(size, etag)) if size == part.size_bytes && etag == part.etag => {}
+            match found.get(number).map(|one| (one.size_bytes, &one.etag)) {
+                Some((size, etag)) if size == part.size_bytes && *etag == part.etag => {}
                 Some((size, etag)) => {
                     let sent = format!(
                         "part {number} of {} bytes tagged {}",

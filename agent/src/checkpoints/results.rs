@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use spotter_bucket::ManifestFile;
-use tokio::task;
 
 use super::candidate::{Candidate, FileStat};
 use super::commit::About;
@@ -22,6 +21,7 @@ use super::upload::{Area, UploadError, Uploader};
 use super::watch::Progress;
 use super::{Backup, scan, source};
 use crate::files::{self, HASHED_FILES_LIMIT, HashError, HashedFile};
+use crate::tasks::spawn_blocking;
 
 /// Times that a file which changes under its upload is read anew.
 const TRIES: usize = 3;
@@ -83,7 +83,7 @@ impl Backup {
         last: &mut Option<(Vec<FileStat>, Results)>,
     ) -> Result<Results, ResultsError> {
         let (dir, wanted) = (workdir.to_owned(), paths.to_vec());
-        let (stats, missing) = task::spawn_blocking(move || list(&dir, &wanted))
+        let (stats, missing) = spawn_blocking(move || list(&dir, &wanted))
             .await
             .expect("listing files does not panic")?;
         if stats.is_empty() {

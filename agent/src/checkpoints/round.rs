@@ -10,7 +10,6 @@ use bytes::Bytes;
 use serde_json::json;
 use spotter_bucket::manifest::Metric;
 use spotter_bucket::{Manifest, ManifestFile};
-use tokio::task;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -27,6 +26,7 @@ use super::standing::{Unanswered, chain};
 use super::upload::{Area, UploadError, Uploader};
 use super::watch::Progress;
 use super::{Backup, BackupError, CheckpointInfo};
+use crate::tasks::spawn_blocking;
 
 /// Uploads that may yield to a newer checkpoint, one after the other, before one is finished whatever comes.
 const YIELDS_IN_A_ROW: u32 = 2;
@@ -150,7 +150,7 @@ impl Backup {
             return Ok(());
         }
         let dir = self.state_dir.clone();
-        match task::spawn_blocking(move || journal::load(&dir))
+        match spawn_blocking(move || journal::load(&dir))
             .await
             .expect("reading journals does not panic")
         {
@@ -353,7 +353,7 @@ impl Backup {
             ready.candidate.clone(),
         );
         let create = move || AttemptLog::create(&dir, &id, &rule, &candidate);
-        let (log, problem) = task::spawn_blocking(create)
+        let (log, problem) = spawn_blocking(create)
             .await
             .expect("making a journal does not panic");
         if let Some(err) = problem {
@@ -508,7 +508,7 @@ impl Backup {
                 .expect("nothing panics while it holds the ledger")
                 .record(&id, &candidate)
         };
-        if let Err(err) = task::spawn_blocking(record)
+        if let Err(err) = spawn_blocking(record)
             .await
             .expect("writing the ledger does not panic")
         {
@@ -536,7 +536,7 @@ impl Backup {
 }
 
 pub(super) async fn remove(log: AttemptLog) {
-    let removed = task::spawn_blocking(move || log.remove())
+    let removed = spawn_blocking(move || log.remove())
         .await
         .expect("removing a journal does not panic");
     if let Err(err) = removed {

@@ -8,6 +8,7 @@ use std::io;
 use super::candidate::{Candidate, FileStat};
 use super::structure::{self, ReadAt};
 use shape::Shape;
+use spotter_bucket::sorted::sort_by;
 
 mod dcp;
 mod deepspeed;
@@ -95,7 +96,7 @@ impl View<'_> {
             .iter()
             .map(|file| split(&file.path).0)
             .collect();
-        folders.sort_unstable();
+        sort_by(&mut folders, |one, other| one.cmp(other));
         folders.dedup();
         folders
     }

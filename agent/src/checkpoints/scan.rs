@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::candidate::{Candidate, FileStat};
 use super::names;
+use spotter_bucket::sorted::sort_by;
 
 /// Most files that one candidate may have; a directory with more is no checkpoint but a data set.
 const MAX_FILES: usize = 100_000;
@@ -102,7 +103,7 @@ pub fn scan(dir: &Path) -> io::Result<Vec<Candidate>> {
             .into_iter()
             .map(|(name, stat)| FileStat { path: name, ..stat })
             .collect();
-        files.sort_by(|a, b| a.path.cmp(&b.path));
+        sort_by(&mut files, |a, b| a.path.cmp(&b.path));
         candidates.push(Candidate {
             key,
             path: ".".into(),
@@ -159,7 +160,7 @@ fn directory_candidate(dir: &Path, name: &str) -> Option<Candidate> {
     let reason = match halted {
         None => {
             let is_one = walk.looks_like_one || (step.is_some() && !walk.describes_only);
-            candidate.files.sort_by(|a, b| a.path.cmp(&b.path));
+            sort_by(&mut candidate.files, |a, b| a.path.cmp(&b.path));
             return (is_one && !candidate.files.is_empty()).then_some(candidate);
         }
         // A data set that lies beside checkpoints, and does not look like one.
@@ -366,7 +367,7 @@ mod tests {
         deep(root, "data", "lines.txt");
         fs::create_dir(root.join("lost+found")).unwrap();
         let mut found = scan(root).unwrap();
-        found.sort_by(|a, b| a.key.cmp(&b.key));
+        sort_by(&mut found, |a, b| a.key.cmp(&b.key));
         let told: Vec<_> = found
             .iter()
             .map(|one| (one.key.as_str(), one.unreadable.clone().unwrap_or_default()))

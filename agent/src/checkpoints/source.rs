@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::task;
 
 use super::candidate::{Candidate, FileStat};
 use super::lease::{self, Lease, NoLease};
 use super::scan;
 use super::{buffers, humble};
+use crate::tasks::spawn_blocking;
 
 /// Files held open at once; those beyond are opened when they are read. Half of what an ordinary limit of 1,024 allows.
 const HELD_OPEN: usize = 512;
@@ -92,7 +92,7 @@ pub async fn open_all(
         }
         Ok(sources)
     };
-    task::spawn_blocking(open)
+    spawn_blocking(open)
         .await
         .expect("opening files does not panic")
 }
@@ -178,7 +178,7 @@ impl Source {
                 whole,
             })
         };
-        task::spawn_blocking(|| humble::run(read))
+        spawn_blocking(|| humble::run(read))
             .await
             .expect("reading a file does not panic")
     }
@@ -200,7 +200,7 @@ impl Source {
     pub async fn still_unchanged(self: &Arc<Self>) -> Result<(), SourceError> {
         let source = Arc::clone(self);
         let compare = move || source.held().and_then(|held| source.compare(&held));
-        task::spawn_blocking(compare)
+        spawn_blocking(compare)
             .await
             .expect("looking at a file does not panic")
     }

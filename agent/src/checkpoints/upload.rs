@@ -12,7 +12,6 @@ use futures::stream::FuturesUnordered;
 use spotter_bucket::layout::NameError;
 use spotter_bucket::{Bucket, BucketError, ErrorKind, ManifestError, ManifestFile};
 use tokio::sync::Semaphore;
-use tokio::task;
 use tokio_util::sync::CancellationToken;
 
 use super::buffers;
@@ -22,6 +21,7 @@ use super::source::{Source, SourceError};
 use super::standing::{Standing, Unanswered};
 use super::tempo::Tempo;
 use crate::fault;
+use crate::tasks::spawn_blocking;
 
 /// Smallest part, and the largest file that goes in one request.
 pub const MIN_PART_BYTES: u64 = 8 << 20;
@@ -290,7 +290,7 @@ impl Uploader<'_> {
     /// Notes an entry down. A full disk is told and survived: the upload then cannot be resumed, but it can be finished.
     pub async fn record(&self, log: &mut AttemptLog, entry: Entry) {
         let written = match log.record(entry) {
-            Ok(Some(file)) => task::spawn_blocking(move || file.sync_data())
+            Ok(Some(file)) => spawn_blocking(move || file.sync_data())
                 .await
                 .expect("a sync does not panic"),
             Ok(None) => Ok(()),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::task;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -22,6 +21,7 @@ use super::rules::shape::Shape;
 use super::standing::chain;
 use super::upload::{Area, UploadError};
 use super::{Backup, BackupError, Blind, index, landing, room, scan};
+use crate::tasks::spawn_blocking;
 
 /// Wait between two looks at the directory while the bucket is busy.
 const WATCH: Duration = Duration::from_secs(1);
@@ -92,7 +92,7 @@ impl Backup {
                 largest_bytes,
             })
         };
-        let listing = task::spawn_blocking(listing)
+        let listing = spawn_blocking(listing)
             .await
             .expect("a scan does not panic");
         let listing = match listing {
@@ -123,7 +123,7 @@ impl Backup {
         let mut found_one = false;
         for candidate in due {
             let (context, looked_at) = (Arc::clone(&context), candidate.clone());
-            let finding = task::spawn_blocking(move || look::look(&context, &looked_at))
+            let finding = spawn_blocking(move || look::look(&context, &looked_at))
                 .await
                 .expect("a look does not panic");
             let finding = finding
@@ -162,7 +162,7 @@ impl Backup {
     /// Warns before the disk is too small for the checkpoints to come; called when one was found finished.
     async fn tell_room(&self, there: u64, largest_bytes: u64, interval: Option<Duration>) {
         let dir = self.options.dir.clone();
-        let free = task::spawn_blocking(move || landing::free_bytes(&dir))
+        let free = spawn_blocking(move || landing::free_bytes(&dir))
             .await
             .expect("asking for free space does not panic");
         let free_bytes = match free {

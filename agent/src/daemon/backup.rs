@@ -13,7 +13,7 @@ use spotter_bucket::{
     Bucket, BucketError, Keep, Layout, Payload, Stock, Target, profile,
     s3::{S3Bucket, S3Options},
 };
-use tokio::{task::spawn_blocking, time};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use ulid::Ulid;
@@ -22,6 +22,7 @@ use super::{
     core::Core,
     run_file::{BackupPlan, RunFile},
 };
+use crate::tasks::{Task, spawn_blocking};
 use crate::{
     chain,
     checkpoints::{Backup, BackupOptions, backup_loop, humble, sweep},
@@ -115,14 +116,14 @@ impl RunningBackup {
         let stop = CancellationToken::new();
         let looping = backup_loop(backup.clone(), LOOK, stop.clone());
         let (replaced, daemon_stops) = (stop.clone(), core.stop.clone());
-        let looping = async move {
+        let looping: Task = Box::pin(async move {
             // A round is dropped in mid-air too: what it did is in its journal, and whoever comes next goes on there.
             tokio::select! {
                 () = looping => {}
                 () = replaced.cancelled() => {}
                 () = daemon_stops.cancelled() => {}
             }
-        };
+        });
         // Beside a training, and never in its way.
         match humble::runtime() {
             Some(runtime) => core.tasks.spawn_on(looping, runtime),

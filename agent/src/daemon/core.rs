@@ -10,11 +10,7 @@ use anyhow::Context;
 use serde_json::json;
 use spotter_bucket::Credentials;
 use spotter_trainlog::live::Latest;
-use tokio::{
-    sync::OnceCell,
-    task::{JoinError, spawn_blocking},
-    time,
-};
+use tokio::{sync::OnceCell, task::JoinError, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -29,6 +25,8 @@ use super::{
     training::{self, TRAINING_SESSION},
     validation,
 };
+use crate::tasks;
+use crate::tasks::spawn_blocking;
 use crate::{
     config::Home,
     events::EventSink,
@@ -135,13 +133,13 @@ impl Core {
 
     /// Starts the loops that need nobody to ask.
     pub fn start_tasks(self: &Arc<Self>) {
-        self.tasks.spawn(watch_sessions(self.clone()));
-        self.tasks.spawn(training::follow(self.clone()));
-        self.tasks.spawn(dead_man::watch(self.clone()));
-        self.tasks.spawn(validation::watch(self.clone()));
-        self.tasks.spawn(ending::watch(self.clone()));
-        self.tasks.spawn(flush_journal(self.clone()));
-        self.tasks.spawn(keys::watch(self.clone()));
+        tasks::spawn(&self.tasks, watch_sessions(self.clone()));
+        tasks::spawn(&self.tasks, training::follow(self.clone()));
+        tasks::spawn(&self.tasks, dead_man::watch(self.clone()));
+        tasks::spawn(&self.tasks, validation::watch(self.clone()));
+        tasks::spawn(&self.tasks, ending::watch(self.clone()));
+        tasks::spawn(&self.tasks, flush_journal(self.clone()));
+        tasks::spawn(&self.tasks, keys::watch(self.clone()));
     }
 
     /// Waits for every task, at most for `limit`.

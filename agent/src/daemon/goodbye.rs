@@ -14,6 +14,7 @@ use crate::{
     logs::Position,
     sessions::{SessionState, record::Session},
 };
+use spotter_bucket::sorted::sort_by;
 
 /// A container's end leaves 10 s between SIGTERM and SIGKILL; the rest is for the goodbye.
 const LIMIT: Duration = Duration::from_secs(8);
@@ -180,7 +181,8 @@ async fn leave_logs(core: &Arc<Core>, running: &RunningBackup) {
         }
     };
     let mut sessions = core.sessions.list().unwrap_or_default();
-    sessions.sort_by_key(|session| session.name != TRAINING_SESSION);
+    let is_other = |session: &Session| session.name != TRAINING_SESSION;
+    sort_by(&mut sessions, |a, b| is_other(a).cmp(&is_other(b)));
     for session in sessions {
         if let Err(why) = leave_log(core, running, &layout, run.attempt, &session).await {
             warn!(

@@ -12,7 +12,6 @@ use tokio::{
     io::{self, AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
 };
-use tonic::transport::server::{Connected, UdsConnectInfo};
 
 use crate::{aside, now_us};
 
@@ -67,14 +66,6 @@ impl Drop for Visitor {
             state.connections -= 1;
             state.left_us = now_us();
         });
-    }
-}
-
-impl Connected for Visitor {
-    type ConnectInfo = UdsConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
     }
 }
 

@@ -6,10 +6,10 @@ use spotter_trainlog::{
     MetricReader,
     live::{Latest, Recogniser},
 };
-use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{core::Core, run_file::RunFile};
+use crate::tasks::spawn_blocking;
 use crate::{
     chain,
     logs::{LogFile, Position},

@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Answers, refusal::to_status};
+use crate::tasks;
 use crate::{
     convert,
     daemon::{backup::RunningBackup, core::Core},
@@ -223,7 +224,7 @@ where
     let (queue, answers) = mpsc::channel(QUEUE);
     let work = work(queue.clone());
     let stop = core.stop.clone();
-    core.tasks.spawn(async move {
+    tasks::spawn(&core.tasks, async move {
         let outcome = tokio::select! {
             outcome = work => outcome,
             () = queue.closed() => Err(Over::Left),

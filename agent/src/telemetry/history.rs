@@ -16,6 +16,7 @@ use fold::Folder;
 use segment::{Reader, Writer};
 
 use super::Sample;
+use spotter_bucket::sorted::sort_by;
 
 /// A file is closed when it is larger than this, whatever it holds: 8 GPUs need less than 2 MiB.
 const MOST_FILE_BYTES: u64 = 4 << 20;
@@ -167,7 +168,7 @@ fn files(dir: &Path, tier: usize) -> Vec<File> {
             })
         })
         .collect();
-    found.sort_by_key(|file| file.number);
+    sort_by(&mut found, |one, other| one.number.cmp(&other.number));
     found
 }
 

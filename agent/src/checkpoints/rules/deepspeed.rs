@@ -9,6 +9,7 @@ use super::super::names;
 use super::super::pickle;
 use super::super::structure::zip;
 use super::{Opinion, Silence, View, first_hole, join};
+use spotter_bucket::sorted::sort_by;
 
 const LATEST: &str = "latest";
 
@@ -94,7 +95,7 @@ fn ranks<'a>(names: impl Iterator<Item = &'a str>, before: &str, after: &str) ->
         stem.rsplit_once(before)?.1.parse().ok()
     };
     let mut ranks: Vec<u64> = names.filter_map(number).collect();
-    ranks.sort_unstable();
+    sort_by(&mut ranks, u64::cmp);
     ranks.dedup();
     ranks
 }

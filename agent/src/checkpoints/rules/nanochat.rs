@@ -5,6 +5,7 @@
 use std::io;
 
 use super::{Opinion, View, first_hole};
+use spotter_bucket::sorted::sort_by;
 
 pub(super) fn judge(view: &View<'_>) -> io::Result<Opinion> {
     if !view.candidate.is_flat() {
@@ -30,7 +31,7 @@ pub(super) fn judge(view: &View<'_>) -> io::Result<Opinion> {
             )));
         }
     }
-    ranks.sort_unstable();
+    sort_by(&mut ranks, u64::cmp);
     Ok(first_hole(&ranks).map_or(Opinion::None, |hole| {
         Opinion::Missing(format!("the optimizer's file of rank {hole} is not there"))
     }))

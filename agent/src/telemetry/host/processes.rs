@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::super::ProcessSample;
+use spotter_bucket::sorted::sort_by;
 
 /// How many are told of.
 const MOST: usize = 5;
@@ -74,7 +75,7 @@ impl ProcessReader {
         }
         self.last = Some((now, ticks));
         found.retain(|process| process.cpu_percent >= LEAST_PERCENT);
-        found.sort_by(|a, b| b.cpu_percent.total_cmp(&a.cpu_percent));
+        sort_by(&mut found, |a, b| b.cpu_percent.total_cmp(&a.cpu_percent));
         found.truncate(MOST);
         found
     }
