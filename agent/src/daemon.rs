@@ -50,6 +50,7 @@ use tracing::{error, info, warn};
 use self::core::Core;
 use crate::{
     config::{self, Home},
+    open_files,
     tasks::Task,
 };
 
@@ -73,6 +74,7 @@ pub fn run(home: &Home) -> anyhow::Result<()> {
     set_dumpable(false)?;
     let _lock = take_lock(&home.daemon_lock())?;
     log_file::install(&home.daemon_log(), &config::log_filter())?;
+    open_files::raise();
     // The first provider wins; a test that installed one before us has the same.
     let _installed_already = rustls::crypto::ring::default_provider().install_default();
 

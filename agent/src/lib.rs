@@ -16,11 +16,12 @@ pub mod files;
 pub mod handlers;
 pub mod journal;
 pub mod logs;
+pub mod open_files;
 pub mod preflight;
 pub mod self_stop;
 pub mod sessions;
-pub mod telemetry;
 pub mod tasks;
+pub mod telemetry;
 pub mod windows;
 pub mod wiping;
 

@@ -40,14 +40,15 @@ use self::{
     record::{Spec, Stop},
     tmux::{Tmux, TmuxError},
 };
+use crate::open_files;
 use crate::tasks::spawn_blocking;
 use crate::{
     config::Home,
     journal::Journal,
     logs::{generations, table_path},
 };
-
 use spotter_bucket::sorted::sort_by;
+
 /// How long a shim may take to start the command; a loaded box takes seconds, not this.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long beyond the grace a session may take to end: the shim kills the whole tree and drains the terminal.
@@ -195,6 +196,7 @@ impl Sessions {
             tmux: self.tmux.is_some(),
             first_generation,
             log_offset,
+            open_files: open_files::before(),
         };
         record::write(&dir, "spec.json", &spec).map_err(io)?;
         if let Some(again) = &new.again {

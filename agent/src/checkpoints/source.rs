@@ -15,10 +15,8 @@ use super::candidate::{Candidate, FileStat};
 use super::lease::{self, Lease, NoLease};
 use super::scan;
 use super::{buffers, humble};
+use crate::open_files;
 use crate::tasks::spawn_blocking;
-
-/// Files held open at once; those beyond are opened when they are read. Half of what an ordinary limit of 1,024 allows.
-const HELD_OPEN: usize = 512;
 
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +63,22 @@ pub struct Read {
 }
 
 /// Opens every file of a candidate, unless one of them changed. With `tripwire`, the kernel is asked to tell of writers.
+///
+/// As many are held open as the system's limit allows. Those beyond are opened again when they are read: one that was taken away by
+/// then is a change, and the checkpoint is given up.
 pub async fn open_all(
     dir: &Path,
     candidate: &Candidate,
     tripwire: bool,
+) -> Result<Vec<Arc<Source>>, SourceError> {
+    open_holding(dir, candidate, tripwire, open_files::to_hold()).await
+}
+
+async fn open_holding(
+    dir: &Path,
+    candidate: &Candidate,
+    tripwire: bool,
+    held_open: usize,
 ) -> Result<Vec<Arc<Source>>, SourceError> {
     let (dir, candidate) = (dir.to_owned(), candidate.clone());
     let open = move || {
@@ -82,7 +92,7 @@ pub async fn open_all(
                 held: Mutex::new(None),
             };
             let held = source.open()?;
-            if number < HELD_OPEN {
+            if number < held_open {
                 *source
                     .held
                     .lock()
@@ -292,6 +302,30 @@ mod tests {
             open_all(dir.path(), &candidate, true).await,
             Err(SourceError::Changed)
         ));
+    }
+
+    #[tokio::test]
+    async fn of_more_files_than_may_be_open_those_taken_away_have_changed_and_the_others_are_read()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("checkpoint-5");
+        fs::create_dir(&inner).unwrap();
+        for number in 0..4 {
+            fs::write(inner.join(format!("{number}.bin")), b"bytes").unwrap();
+        }
+        let candidate = only_candidate(dir.path());
+        let sources = open_holding(dir.path(), &candidate, true, 2).await.unwrap();
+        for source in &sources {
+            assert_eq!(outcome(source).await.unwrap(), b"bytes");
+        }
+        fs::remove_dir_all(&inner).unwrap();
+        for (number, source) in sources.iter().enumerate() {
+            let outcome = outcome(source).await;
+            match number {
+                0 | 1 => assert_eq!(outcome.unwrap(), b"bytes"),
+                _ => assert!(matches!(outcome, Err(SourceError::Changed)), "{number}"),
+            }
+        }
     }
 
     #[tokio::test]

@@ -302,6 +302,7 @@ mod tests {
                 tmux: false,
                 first_generation: 0,
                 log_offset: 0,
+                open_files: None,
             },
             start: Start {
                 v: 1,

@@ -75,6 +75,7 @@ mod tests {
             tmux: false,
             first_generation: 3,
             log_offset: 0,
+            open_files: None,
         };
         record::write(&before, "spec.json", &spec).unwrap();
         assert!(continue_log(&before, &dir).is_err(), "there is no log");

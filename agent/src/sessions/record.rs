@@ -35,6 +35,9 @@ pub struct Spec {
     /// Bytes in its log that the life before it printed; see [`super::again`].
     #[serde(default)]
     pub log_offset: u64,
+    /// How many files it may have open, where the daemon that starts it may have more.
+    #[serde(default)]
+    pub open_files: Option<u64>,
 }
 
 /// The command has started.
@@ -297,6 +300,7 @@ mod tests {
             tmux: false,
             first_generation: 0,
             log_offset: 0,
+            open_files: None,
         };
         write(&dir, "spec.json", &spec).unwrap();
         (root, dir)

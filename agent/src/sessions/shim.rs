@@ -45,7 +45,7 @@ use super::{
     shim_log::ShimLog,
     window,
 };
-use crate::{config::Home, now_us};
+use crate::{config::Home, now_us, open_files};
 
 /// The sessions that come before a training; see the dead-man's switch.
 const PREPARING_SESSIONS: [&str; 2] = ["setup", "smoke"];
@@ -95,6 +95,9 @@ fn own(home: &Home, dir: &Path, command: &[OsString]) -> anyhow::Result<i32> {
     );
     let reserve = record::reserve_end(dir).context("no room for the end record")?;
     let spec: Option<Spec> = record::read(dir, "spec.json").context("spec.json cannot be read")?;
+    if let Some(limit) = spec.as_ref().and_then(|spec| spec.open_files) {
+        open_files::give_back(limit);
+    }
     let requested = receive_environment(dir)?;
     let program = Program::prepare(home, spec.as_ref(), command, requested)?;
 

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use spotter_proto::v1::{self, SessionState};
 use tokio::time;
 use tonic::Code;
@@ -9,6 +10,33 @@ use tonic::Code;
 use crate::bed::{Bed, Window, is_alive, kill_hard, until};
 
 const WINDOWS: [Window; 2] = [Window::Tmux, Window::None];
+
+#[tokio::test]
+async fn what_is_started_may_open_as_many_files_as_its_user_may_though_the_daemon_opens_more() {
+    const OF_THE_USER: u64 = 700;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, OF_THE_USER, hard).unwrap();
+    let bed = Bed::with_daemon(Window::None).await;
+    let limits = format!("/proc/{}/limits", bed.daemon_pid().unwrap());
+    let limits = fs::read_to_string(limits).unwrap();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let soft: u64 = line
+        .unwrap()
+        .split_whitespace()
+        .nth(3)
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_eq!(soft, hard.min(8192).max(OF_THE_USER));
+
+    bed.start("train", "echo may open $(ulimit -Sn) of $(ulimit -Hn)")
+        .await
+        .unwrap();
+    bed.logged("train", &format!("may open {OF_THE_USER} of"))
+        .await;
+}
 
 #[tokio::test]
 async fn exit_codes_and_signals_are_told_apart() {
