@@ -1,7 +1,7 @@
 //! `Backup`: brings finished checkpoints to the bucket, keeps the newest, and fetches them back.
 //!
 //! Reading order: [`names`], [`rules`] (a file per framework) and [`complete`] decide what is finished (pure); [`scan`], [`look`],
-//! [`writers`] (by [`lease`]) and [`structure`] ask the disk; [`source`] (by the threads of [`humble`]), [`upload`] (large files
+//! [`writers`] (by [`lease`]) and [`structure`] ask the disk; [`source`] (by the threads of [`humble`], as much in a [`hurry`] as it must be), [`upload`] (large files
 //! by [`parts`], as fast as [`tempo`] and [`rates`] say) and [`commit`] carry one checkpoint over, noting each step in [`journal`];
 //! [`round`] does one round of it while [`watch`] keeps looking.
 //! [`metric`] what the log says of each, [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go, [`alarm`] says whether we are
@@ -17,6 +17,7 @@ pub mod commit;
 pub mod complete;
 pub mod delete;
 pub mod humble;
+pub mod hurry;
 pub mod index;
 pub mod journal;
 pub mod landing;
@@ -63,6 +64,7 @@ use tracing::{info, warn};
 
 use crate::events::EventSink;
 use candidate::FileStat;
+use hurry::Rank;
 use index::Index;
 use ledger::Ledger;
 use metric::Measurements;
@@ -277,6 +279,14 @@ struct Pace {
     intervals: [Duration; INTERVALS],
 }
 
+impl Pace {
+    /// What usually lies between two checkpoints; `None`: there were no two.
+    fn interval(&self) -> Option<Duration> {
+        let longest = self.intervals.into_iter().max();
+        longest.filter(|one| !one.is_zero())
+    }
+}
+
 impl Backup {
     /// A backup that has looked at nothing yet. Problems with the state directory are told and survived; a run or prefix that
     /// cannot be part of a key is refused.
@@ -414,6 +424,8 @@ impl Backup {
             }
         }
         self.tempo.lift();
+        // At once: the next look at the directory may be a second away.
+        humble::set_rank(Rank::Nice);
         let mut committed = Vec::new();
         // A round that is under way sees the deadline and ends itself in time.
         if let Ok(mut work) = time::timeout_at(until, self.work.lock()).await {

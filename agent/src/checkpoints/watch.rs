@@ -20,7 +20,7 @@ use super::round::Work;
 use super::rules::shape::Shape;
 use super::standing::chain;
 use super::upload::{Area, UploadError};
-use super::{Backup, BackupError, Blind, index, landing, room, scan};
+use super::{Backup, BackupError, Blind, humble, hurry, index, landing, room, scan};
 use crate::tasks::spawn_blocking;
 
 /// Wait between two looks at the directory while the bucket is busy.
@@ -249,6 +249,7 @@ impl Backup {
             state.at_stake = at_stake;
             state.unseen = blind;
         }
+        self.decide_rank(&ready);
         let facts = {
             let pace = self.pace();
             Facts {
@@ -257,15 +258,35 @@ impl Backup {
                 waiting_since: ready.iter().map(|ready| ready.ready_at).min(),
                 training_since: pace.training_since,
                 last_commit: pace.last_commit,
-                interval: pace
-                    .intervals
-                    .into_iter()
-                    .max()
-                    .filter(|one| !one.is_zero()),
+                interval: pace.interval(),
                 refused,
             }
         };
         self.standing.set_alarm(alarm::behind(&facts));
+    }
+
+    /// The training comes first while the backup keeps up, and the backup when it does not.
+    fn decide_rank(&self, ready: &[Ready]) {
+        let left_bytes = {
+            let state = self.standing.state();
+            state
+                .uploading_total_bytes
+                .saturating_sub(state.uploading_done_bytes)
+        };
+        let facts = {
+            let pace = self.pace();
+            hurry::Facts {
+                now: self.now(),
+                every: self.options.every,
+                interval: pace.interval(),
+                waiting: ready.len(),
+                waiting_since: ready.iter().map(|ready| ready.ready_at).min(),
+                left_bytes,
+                bytes_per_s: pace.bytes_per_s,
+                is_ending: pace.finals > 0 || pace.flush_by.is_some(),
+            }
+        };
+        humble::set_rank(hurry::rank(&facts, humble::rank()));
     }
 
     /// Names what cannot be saved, once it has been so for a while, and returns the oldest of it that matters: what is older than
