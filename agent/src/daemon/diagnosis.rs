@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spotter_trainlog::{
     Reader,
-    failure::{Class, Diagnosis, End, Facts, conclude, explain},
+    failure::{Class, Diagnosis, End, Facts, XidEvent, conclude, explain},
 };
 use tracing::warn;
 
@@ -101,7 +101,7 @@ fn report_one(
 fn tell(core: &Core, session: &Session, dir: &Path) -> Result<Class, String> {
     let found = match session.state {
         SessionState::Exited | SessionState::Signalled | SessionState::Oom => {
-            let xids = xids_since(core, session.start.started_us).map_err(|err| err.to_string())?;
+            let xids = xids(core, session).map_err(|err| err.to_string())?;
             conclude(read_log(core, session, dir)?, &end(session, xids))
         }
         // Ended on request, or gone with its box: nothing that it printed is the cause.
@@ -160,7 +160,7 @@ fn read_log(core: &Core, session: &Session, dir: &Path) -> Result<Option<Diagnos
 }
 
 /// How a session ended, as the verdict needs it.
-fn end(session: &Session, xids: Vec<u32>) -> End {
+fn end(session: &Session, xids: Vec<XidEvent>) -> End {
     let record = session.end.as_ref();
     let oom_kills = record.map_or(0, |end| end.oom_kills);
     End {
@@ -173,8 +173,9 @@ fn end(session: &Session, xids: Vec<u32>) -> End {
     }
 }
 
-/// Errors that the GPUs reported since a time.
-fn xids_since(core: &Core, since_us: u64) -> std::io::Result<Vec<u32>> {
+/// Errors that the GPUs reported while a session ran, and shortly after: the driver may be slower than the program's end.
+fn xids(core: &Core, session: &Session) -> std::io::Result<Vec<XidEvent>> {
+    let since_us = session.start.started_us;
     let (mut found, mut from) = (Vec::new(), 1);
     loop {
         let entries = core.journal.read(from, EVENTS_AT_ONCE)?;
@@ -185,7 +186,12 @@ fn xids_since(core: &Core, since_us: u64) -> std::io::Result<Vec<u32>> {
         let told = entries
             .iter()
             .filter(|entry| entry.kind == XID_EVENT && entry.time_us >= since_us)
-            .filter_map(|entry| u32::try_from(entry.detail["xid"].as_u64()?).ok());
+            .filter_map(|entry| {
+                Some(XidEvent {
+                    code: u32::try_from(entry.detail["xid"].as_u64()?).ok()?,
+                    before_end_s: session.ended_us.saturating_sub(entry.time_us) / 1_000_000,
+                })
+            });
         found.extend(told);
     }
 }

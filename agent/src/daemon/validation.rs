@@ -60,9 +60,12 @@ struct Watched {
     began_us: Option<u64>,
     /// A step was seen.
     stepped: bool,
-    /// Newest step, and when it was first seen.
-    step: Option<u64>,
+    /// When the log last moved on, by its own mark; absent before it printed anything of a training.
+    mark_us: Option<u64>,
+    /// The same by our clock, or when this watch began.
     moved: Instant,
+    /// That nothing of a training was read for as long as it may stand still was told.
+    told_unread: bool,
     /// Since when the backup has been behind, as long as it is.
     behind: Option<Instant>,
     ending: bool,
@@ -101,7 +104,7 @@ pub async fn watch(core: Arc<Core>) {
             .filter(|latest| latest.time_us >= started_us);
         let reading = reading(&sample, log_bytes, printed);
         let state = core.backup().map(|running| running.backup.state());
-        if let Some(ending) = limits(&run, watched, &reading, state.as_ref()) {
+        if let Some(ending) = limits(&core, &run, watched, &reading, state.as_ref()) {
             watched.ending = true;
             ending::begin(&core, ending);
         }
@@ -135,8 +138,9 @@ fn begin(core: &Arc<Core>, started_us: u64) -> Option<Watched> {
         tally: Tally::default(),
         began_us: None,
         stepped: false,
-        step: None,
+        mark_us: None,
         moved: Instant::now(),
+        told_unread: false,
         behind: None,
         ending: ending.is_some(),
     })
@@ -182,14 +186,16 @@ fn reading(sample: &Sample, log_bytes: u64, training: Option<Latest>) -> Reading
 
 /// Whether a limit is reached; notes steps and the backup's standing on the way.
 fn limits(
+    core: &Core,
     run: &RunFile,
     watched: &mut Watched,
     reading: &Reading,
     backup: Option<&BackupState>,
 ) -> Option<Ending> {
     let step = reading.training.and_then(|training| training.step);
-    if step != watched.step {
-        watched.step = step;
+    let mark_us = reading.training.map(|training| training.printed.moved_us);
+    if mark_us != watched.mark_us {
+        watched.mark_us = mark_us;
         watched.moved = Instant::now();
     }
     let alarm = backup.filter(|state| state.alarm);
@@ -200,11 +206,17 @@ fn limits(
     let now_us = now_us();
     let trained_s = now_us.saturating_sub(watched.started_us) / 1_000_000;
     let still = watched.moved.elapsed();
+    // A log in which nothing was read may be that of a healthy training: that is told, and ends nothing.
+    if stands == Some(None) && !watched.told_unread {
+        watched.told_unread = true;
+        core.journal.event("training.unread", unread(run));
+    }
     let late = || {
         let behind = watched.behind?.elapsed();
         too_long_behind(run, behind, &alarm?.problem)
     };
-    let (by, reason) = reached(run, trained_s, still, step)
+    let stands = stands_still(run, still).then_some(mark_us);
+    let (by, reason) = reached(run, trained_s, stands.flatten().map(|_| step))
         .or_else(late)
         .or_else(|| broke(run, now_us))?;
     Some(Ending::new(by, reason, watched.started_us))
@@ -239,30 +251,35 @@ fn broke(run: &RunFile, now_us: u64) -> Option<(By, String)> {
     })
 }
 
-/// Which limit is reached, and in words (pure).
-fn reached(
-    run: &RunFile,
-    trained_s: u64,
-    still: Duration,
-    step: Option<u64>,
-) -> Option<(By, String)> {
+/// Which limit is reached, and in words (pure). `stands`: it stands still for too long, at this step where its log counts them.
+fn reached(run: &RunFile, trained_s: u64, stands: Option<Option<u64>>) -> Option<(By, String)> {
     if run.max_runtime_s > 0 && trained_s >= u64::from(run.max_runtime_s) {
         let reason = format!("`limits.max_runtime` is over: this training ran for {trained_s} s");
         return Some((By::MaxRuntime, reason));
     }
-    if run.no_progress_s > 0 && still.as_secs() >= u64::from(run.no_progress_s) {
-        let at = match step {
-            Some(step) => format!("it stands at step {step}"),
-            None => "no step was seen at all; if its log prints some, say how with `progress`"
-                .to_owned(),
-        };
+    if let Some(step) = stands {
+        let at = step.map_or_else(String::new, |step| format!(": it stands at step {step}"));
         let reason = format!(
-            "no step in {} s of `limits.no_progress`: {at}",
+            "nothing new in its log in {} s of `limits.no_progress`{at}",
             run.no_progress_s
         );
         return Some((By::NoProgress, reason));
     }
     None
+}
+
+/// Whether it has not moved on for as long as it may (pure).
+fn stands_still(run: &RunFile, still: Duration) -> bool {
+    run.no_progress_s > 0 && still.as_secs() >= u64::from(run.no_progress_s)
+}
+
+/// That `limits.no_progress` can hold nothing against a log in which no progress is read (pure).
+fn unread(run: &RunFile) -> Value {
+    let reason = format!(
+        "no step, loss or bar was read in its log in {} s of `limits.no_progress`; if it prints some, say how with `progress`",
+        run.no_progress_s
+    );
+    json!({"session": TRAINING_SESSION, "reason": reason})
 }
 
 /// One look: the window grows, and is closed when its time has come.
@@ -480,15 +497,19 @@ mod tests {
             ..RunFile::for_tests()
         };
         let second = Duration::from_secs(1);
-        for (run, trained_s, still_s, step, expected) in [
-            (run(0, 0), u64::MAX, 1_000_000, None, None),
+        // The mark of what was printed last, and the step of it.
+        for (run, trained_s, still_s, printed, expected) in [
+            (run(0, 0), u64::MAX, 1_000_000, Some(None), None),
             (run(100, 0), 99, 99, None, None),
-            (run(100, 0), 100, 0, Some(5), Some(By::MaxRuntime)),
-            (run(0, 60), 1_000, 59, Some(5), None),
-            (run(0, 60), 1_000, 60, Some(5), Some(By::NoProgress)),
-            (run(0, 60), 60, 60, None, Some(By::NoProgress)),
+            (run(100, 0), 100, 0, Some(Some(5)), Some(By::MaxRuntime)),
+            (run(0, 60), 1_000, 59, Some(Some(5)), None),
+            (run(0, 60), 1_000, 60, Some(Some(5)), Some(By::NoProgress)),
+            (run(0, 60), 1_000, 60, Some(None), Some(By::NoProgress)),
+            // Nothing was ever read in its log.
+            (run(0, 60), 60, 1_000, None, None),
         ] {
-            let got = reached(&run, trained_s, second * still_s, step);
+            let stands = printed.filter(|_| stands_still(&run, second * still_s));
+            let got = reached(&run, trained_s, stands);
             assert_eq!(got.as_ref().map(|(by, _)| *by), expected, "{got:?}");
         }
         let paid_until = |budget_until_us| RunFile {
@@ -524,7 +545,9 @@ mod tests {
                 );
             }
         }
-        let (_, words) = reached(&run(0, 60), 60, second * 60, None).unwrap();
+        let (_, words) = reached(&run(0, 60), 60, Some(Some(7))).unwrap();
+        assert!(words.ends_with("it stands at step 7"), "{words}");
+        let words = unread(&run(0, 60))["reason"].to_string();
         assert!(words.contains("say how with `progress`"), "{words}");
     }
 }

@@ -72,6 +72,8 @@ pub struct Figures {
     pub memory_total_gib: Option<f64>,
     /// Median speed by the log, tokens per second of all GPUs as far as it prints that.
     pub tokens_per_s: Option<f64>,
+    /// Median speed of one GPU, tokens per second, where the log says that it is of one.
+    pub tokens_per_s_per_gpu: Option<f64>,
     /// Median seconds per step: as printed, else by the steps' own times.
     pub step_time_s: Option<f64>,
     /// Time to the last step at this pace, seconds.
@@ -151,6 +153,7 @@ pub struct Tally {
     cpu_share: Mean,
     cpu_cores: Mean,
     tokens_per_s: Vec<f64>,
+    tokens_per_s_per_gpu: Vec<f64>,
     printed_step_time_s: Vec<f64>,
     step_times_s: Vec<f64>,
     losses: Vec<f64>,
@@ -257,6 +260,12 @@ impl Tally {
                 .filter(|_| new.tokens_per_s_us > old.tokens_per_s_us),
         );
         keep(
+            &mut self.tokens_per_s_per_gpu,
+            training
+                .tokens_per_s_per_gpu
+                .filter(|_| new.per_gpu_us > old.per_gpu_us),
+        );
+        keep(
             &mut self.printed_step_time_s,
             training
                 .step_time_s
@@ -327,6 +336,7 @@ impl Tally {
             memory_peak_gib: self.memory_peak.map(|(used, _)| used as f64 / GIB),
             memory_total_gib: self.memory_peak.map(|(_, total)| total as f64 / GIB),
             tokens_per_s: median(&self.tokens_per_s),
+            tokens_per_s_per_gpu: median(&self.tokens_per_s_per_gpu),
             step_time_s,
             eta_s,
             eta_shift_s,

@@ -81,21 +81,32 @@ impl Judge {
 
     fn throughput(&mut self, figures: &Figures, expected: &Expected) -> Option<Contradiction> {
         let predicted = expected.tokens_per_s?;
-        let Some(actual) = actual_tokens_per_s(figures, expected) else {
+        let Some(speed) = speed(figures, expected) else {
             // Nothing was printed: that is neither slow nor quick.
             return None;
         };
+        let actual = speed.tokens_per_s;
         if actual >= SLOW_SHARE * predicted {
             self.slow = 0;
             return None;
         }
         self.slow += 1;
+        // If it was of one GPU, all of them may well be as quick as predicted: worth a word, and no reason to end a training.
+        let gpus = expected.gpus.max(1);
+        let if_of_one = actual * f64::from(gpus);
+        let unclear = speed.unclear && if_of_one >= SLOW_SHARE * predicted;
+        let more = match unclear {
+            true => format!(
+                "; its log does not say whether that is all {gpus} GPUs or one, which would be {if_of_one:.0}: `model.batch_tokens` tells"
+            ),
+            false => String::new(),
+        };
         (self.slow >= SLOW_WINDOWS).then(|| {
             contradiction(
                 "throughput",
-                true,
+                !unclear,
                 format!(
-                    "{actual:.0} tokens/s are {:.0} % of the predicted {predicted:.0}, for {} windows in a row",
+                    "{actual:.0} tokens/s are {:.0} % of the predicted {predicted:.0}, for {} windows in a row{more}",
                     actual / predicted * 100.0,
                     self.slow
                 ),
@@ -126,26 +137,35 @@ impl Judge {
     }
 }
 
-/// The speed that is held against the prediction: of several readings of a log the one that speaks for the training.
-pub fn actual_tokens_per_s(figures: &Figures, expected: &Expected) -> Option<f64> {
+/// A speed of all GPUs.
+struct Speed {
+    tokens_per_s: f64,
+    /// The log did not say whether it is of all GPUs or of one: taken for all.
+    unclear: bool,
+}
+
+/// The speed that is held against the prediction, by what is known: steps of a known size first, then what is printed for one
+/// GPU, then what is printed.
+fn speed(figures: &Figures, expected: &Expected) -> Option<Speed> {
+    let gpus = f64::from(expected.gpus.max(1));
     let by_steps = expected
         .tokens_per_step
-        .zip(figures.step_time_s)
+        .zip(figures.step_time_s.filter(|seconds| *seconds > 0.0))
         .map(|(tokens, seconds)| tokens / seconds);
-    // Some trainers print the tokens of one GPU, some of all, and none says which.
-    let printed = figures.tokens_per_s.map(|printed| {
-        let of_all = printed * f64::from(expected.gpus.max(1));
-        let predicted = expected.tokens_per_s.unwrap_or(printed);
-        if (of_all / predicted).ln().abs() < (printed / predicted).ln().abs() {
-            of_all
-        } else {
-            printed
-        }
+    let by_each = figures.tokens_per_s_per_gpu.map(|each| each * gpus);
+    let known = by_steps.or(by_each).map(|tokens_per_s| Speed {
+        tokens_per_s,
+        unclear: false,
     });
-    match (by_steps, printed) {
-        (Some(one), Some(other)) => Some(one.max(other)),
-        (one, other) => one.or(other),
-    }
+    known.or(figures.tokens_per_s.map(|tokens_per_s| Speed {
+        tokens_per_s,
+        unclear: gpus > 1.0,
+    }))
+}
+
+/// Tokens per second of all GPUs, as far as they are known.
+pub fn actual_tokens_per_s(figures: &Figures, expected: &Expected) -> Option<f64> {
+    speed(figures, expected).map(|speed| speed.tokens_per_s)
 }
 
 fn gpu_idle(figures: &Figures, expected: &Expected) -> Option<Contradiction> {
@@ -312,28 +332,93 @@ mod tests {
     }
 
     #[test]
-    fn the_speed_is_that_of_all_gpus_however_the_log_counts() {
-        let four = Expected {
-            gpus: 4,
+    fn the_speed_is_that_of_all_gpus_by_what_is_known_and_never_by_what_would_fit() {
+        let eight = Expected {
+            tokens_per_s: Some(8_000.0),
+            gpus: 8,
             ..expected()
         };
-        let by_steps = Expected {
-            tokens_per_step: Some(5_000.0),
-            ..expected()
+        let counted = Expected {
+            tokens_per_step: Some(2_000.0),
+            ..eight
         };
-        for (printed, step_time_s, expected, wanted) in [
-            (Some(240.0), None, four, Some(960.0)),
-            (Some(900.0), None, four, Some(900.0)),
-            (None, Some(10.0), by_steps, Some(500.0)),
-            (Some(900.0), Some(10.0), by_steps, Some(900.0)),
-            (None, Some(10.0), expected(), None),
+        // Printed for all, printed for one, seconds per step; the speed, whether it is a contradiction, and a grave one.
+        for (all, each, step_time_s, expected, speed, found) in [
+            (Some(7_000.0), None, None, eight, Some(7_000.0), None),
+            (Some(2_000.0), None, None, eight, Some(2_000.0), Some(false)),
+            (Some(1_000.0), None, None, eight, Some(1_000.0), Some(false)),
+            // Slow, whichever was meant.
+            (Some(250.0), None, None, eight, Some(250.0), Some(true)),
+            (Some(250.0), Some(1_000.0), None, eight, Some(8_000.0), None),
+            (None, Some(300.0), None, eight, Some(2_400.0), Some(true)),
+            (
+                Some(2_000.0),
+                None,
+                Some(1.0),
+                counted,
+                Some(2_000.0),
+                Some(true),
+            ),
+            (
+                Some(1_000.0),
+                None,
+                Some(0.25),
+                counted,
+                Some(8_000.0),
+                None,
+            ),
+            (None, Some(300.0), Some(0.25), counted, Some(8_000.0), None),
+            (
+                Some(600.0),
+                None,
+                None,
+                super::tests::expected(),
+                Some(600.0),
+                Some(true),
+            ),
+            (None, None, Some(10.0), eight, None, None),
         ] {
             let figures = Figures {
-                tokens_per_s: printed,
+                tokens_per_s: all,
+                tokens_per_s_per_gpu: each,
                 step_time_s,
                 ..well()
             };
-            assert_eq!(actual_tokens_per_s(&figures, &expected), wanted);
+            assert_eq!(actual_tokens_per_s(&figures, &expected), speed);
+            let mut judge = Judge::default();
+            assert_eq!(judge.close(&figures, &expected), []);
+            let got = judge.close(&figures, &expected);
+            let grave = got.first().map(|one| one.grave);
+            assert_eq!(grave, found, "{all:?} {each:?} {step_time_s:?}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_log_prints_for_one_gpu_is_counted_for_all_of_its_box() {
+        use crate::windows::{Reading, Tally};
+        use spotter_trainlog::live::Recogniser;
+
+        for line in [
+            "completed step: 7, seconds: 2.0, TFLOP/s/device: 90.5, Tokens/s/device: 1000.0, total_weights: 8, loss: 2.5",
+            "step: 7  loss: 2.5  memory: 9.0GiB(20.0%)  tps: 1,000  tflops: 9.1  mfu: 20.0%",
+            "Step 7 | loss:2.5 lr:1e-05 tokens_per_second_per_gpu:1000.0 ",
+            "step:7 - actor/pg_loss:0.5 - perf/throughput:1000.0",
+        ] {
+            let mut recogniser = Recogniser::default();
+            let latest = recogniser.feed(format!("{line}\n").as_bytes(), 5).unwrap();
+            let mut tally = Tally::default();
+            let reading = Reading {
+                time_us: 5,
+                training: Some(latest),
+                ..Reading::default()
+            };
+            tally.add(&reading, MEMORY_SHARE);
+            let eight = Expected {
+                gpus: 8,
+                ..expected()
+            };
+            let speed = actual_tokens_per_s(&tally.figures(None), &eight);
+            assert_eq!(speed, Some(8_000.0), "{line}");
         }
     }
 

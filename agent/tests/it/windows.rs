@@ -94,6 +94,38 @@ async fn windows_are_told_and_a_slow_training_contradicts_them_but_goes_on_while
 }
 
 #[tokio::test]
+async fn what_prints_anything_new_makes_progress_and_what_was_never_read_is_only_told() {
+    let bed = Bed::with_daemon(Window::None).await;
+    let mut client = bed.client().await;
+    let limited = |bed: &Bed| v1::ConfigureRequest {
+        no_progress_s: 2,
+        ..configure(bed)
+    };
+    // Losses without steps, as a trainer prints them that was told to draw no bar.
+    let losses =
+        "for i in $(seq 10 35); do echo \"{'loss': 2.$i, 'epoch': 0.$i}\"; sleep 0.2; done";
+    // A loader that no recogniser knows.
+    let silent = "for i in $(seq 1 5); do echo working; sleep 1; done";
+    for command in [losses, silent] {
+        client.configure(limited(&bed)).await.unwrap();
+        bed.start("train", command).await.unwrap();
+        let ended = bed.ended("train").await;
+        assert_eq!(ended.state(), v1::SessionState::Exited, "{command}");
+        client.configure(configure(&bed)).await.unwrap();
+    }
+    assert_eq!(details(&bed, "training.ending").await.len(), 0);
+    let unread = told(&bed, "training.unread", 1).await;
+    assert_eq!(unread.len(), 1, "once, and of the second alone: {unread:?}");
+    // One that repeats its last line has stopped to learn.
+    client.configure(limited(&bed)).await.unwrap();
+    let stuck = "while true; do echo \"{'loss': 2.5, 'epoch': 0.5}\"; sleep 0.2; done";
+    bed.start("train", stuck).await.unwrap();
+    assert_eq!(bed.ended("train").await.state(), v1::SessionState::Stopped);
+    let ending = told(&bed, "training.ending", 1).await;
+    assert_eq!(ending[0]["by"], "no_progress");
+}
+
+#[tokio::test]
 async fn a_training_that_stands_still_or_runs_too_long_is_ended_with_its_reason() {
     let bed = Bed::with_daemon(Window::None).await;
     let mut client = bed.client().await;

@@ -9,7 +9,7 @@ use memchr::memmem;
 use crate::{
     duration::duration,
     number::{Printed, Text, length},
-    scan::Scanner,
+    scan::{Scanner, is_evaluation},
     unit::{self, Unit},
 };
 
@@ -40,11 +40,9 @@ const TRAINING: [&[u8]; 7] = [
 ];
 
 /// Words that say it is not, even beside one of the others.
-const OTHER: [&[u8]; 24] = [
+const OTHER: [&[u8]; 22] = [
     b"eval",
     b"valid",
-    b"val:",
-    b"val ",
     b"test",
     b"load",
     b"predict",
@@ -93,10 +91,25 @@ impl Bar<'_> {
         }
     }
 
+    /// Whether its name says that it is of an evaluation: `Val`, `Epoch 3 val`, `[Dev] epoch 1/10`.
+    pub fn is_evaluation(&self) -> bool {
+        // What a metric is called says nothing of the bar behind it.
+        let words = || {
+            self.prefix
+                .split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_')
+        };
+        let starts = |word: &[u8], with: &[u8]| {
+            word.len() >= with.len() && word[..with.len()].eq_ignore_ascii_case(with)
+        };
+        let is_other = |word: &[u8]| starts(word, b"train") || starts(word, b"loss");
+        let is_word = |word: &[u8]| is_evaluation(word) || word.eq_ignore_ascii_case(b"tests");
+        words().any(is_word) && !words().any(is_other)
+    }
+
     /// Whether its name, or what it counts, says that it is not the training.
     pub fn is_other_work(&self) -> bool {
         let name = self.name();
-        self.foreign || OTHER.iter().any(|word| contains(name, word))
+        self.foreign || self.is_evaluation() || OTHER.iter().any(|word| contains(name, word))
     }
 
     /// The prefix without a rank and without a time stamp.

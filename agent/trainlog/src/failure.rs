@@ -1,8 +1,8 @@
 //! What went wrong: evidence is gathered line by line ([`rules`]), weighed at the end, explained in [`explain`].
 //!
-//! False alarms are worse than silence. A warning counts only when the program ended badly; what the training went on
-//! after does not count at all; the first cause counts more than what it did to other ranks; what a launcher does to
-//! its children proves nothing about them.
+//! False alarms are worse than silence. A warning counts only when the program ended badly and right after it; an exception
+//! that says itself what was wrong needs no warning; what the training went on after does not count at all; the first cause
+//! counts more than what it did to other ranks; what a launcher does to its children proves nothing about them.
 
 mod conclude;
 mod explain;
@@ -13,7 +13,7 @@ use std::{fmt, ops::Range};
 use memchr::memmem;
 use serde::{Serialize, Serializer};
 
-pub use conclude::{End, conclude};
+pub use conclude::{End, XidEvent, conclude};
 pub use explain::{Explanation, Facts, explain};
 pub(crate) use rules::ANYWHERE;
 pub use rules::STEMS;
@@ -24,6 +24,26 @@ const EVIDENCE_BYTES: usize = 400;
 const SEARCHED_BYTES: usize = 4 << 10;
 /// A training that moved on this many steps after a failure was not ended by it.
 const OVERTAKEN: u64 = 3;
+/// Lines before a traceback in which a message may be what raised it.
+const NEAR_LINES: u64 = 20;
+/// Exceptions that mistakes of the program raise: they explain themselves, whatever was printed before.
+const SELF_EXPLAINING: [&str; 15] = [
+    "KeyError",
+    "TypeError",
+    "ValueError",
+    "AttributeError",
+    "NameError",
+    "IndexError",
+    "FileNotFoundError",
+    "NotADirectoryError",
+    "IsADirectoryError",
+    "SyntaxError",
+    "IndentationError",
+    "ZeroDivisionError",
+    "UnboundLocalError",
+    "NotImplementedError",
+    "RecursionError",
+];
 /// Lines after an exception that may still be its message.
 const MESSAGE_LINES: u64 = 5;
 /// Lines after the head of a traceback in which its exception is expected, other ranks' lines between.
@@ -105,6 +125,20 @@ impl Class {
     }
 }
 
+impl Class {
+    /// Whether a program that only says so is mostly at its end. What it did not find it often does without.
+    fn ends_programs(self) -> bool {
+        !matches!(
+            self,
+            Self::MissingModule
+                | Self::Network
+                | Self::DriverMismatch
+                | Self::UnsupportedGpu
+                | Self::TracebackOther
+        )
+    }
+}
+
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -149,6 +183,57 @@ struct Evidence {
     text: String,
     /// How far the training was.
     progress: u64,
+    /// Where its traceback begins; its own line when it has none.
+    head: u64,
+}
+
+impl Evidence {
+    /// How far a training must have gone on for this not to have ended it.
+    fn overtaken(&self) -> u64 {
+        // Other ranks go on for a while after one of them failed, and a program after a signal; a tool that was missing, or
+        // memory that was given up, ended nothing where a single step followed.
+        let of_the_start = matches!(
+            self.class,
+            Class::MissingModule
+                | Class::CudaOom
+                | Class::NanLoss
+                | Class::CorruptCheckpoint
+                | Class::DiskFull
+                | Class::DriverMismatch
+                | Class::UnsupportedGpu
+                | Class::DataloaderShm
+        );
+        match self.proof {
+            Proof::Hint | Proof::Said if of_the_start => 1,
+            _ => OVERTAKEN,
+        }
+    }
+
+    fn is_alive(&self, progress: u64) -> bool {
+        progress < self.progress + self.overtaken()
+    }
+
+    /// Whether it is an exception without a class whose name says that the program itself was wrong.
+    fn explains_itself(&self) -> bool {
+        let name = exception(self.text.as_bytes()).map_or("", |name| &self.text[name]);
+        let name = name.rsplit('.').next().unwrap_or(name);
+        SELF_EXPLAINING.contains(&name)
+    }
+
+    /// Whether it may be what raised `crash`, an exception that has no class itself.
+    fn may_have_raised(&self, crash: &Self) -> bool {
+        if matches!(self.proof, Proof::Launcher | Proof::Fatal) || self.line >= crash.head {
+            return true;
+        }
+        let near = crash.head - self.line <= NEAR_LINES && crash.progress == self.progress;
+        if crash.explains_itself() {
+            return near && self.proof == Proof::Said && self.class.ends_programs();
+        }
+        match self.proof {
+            Proof::Hint => near || speaks_of_gpus(&crash.text),
+            _ => near || self.class != Class::MissingModule,
+        }
+    }
 }
 
 /// Gathers evidence while a log is read.
@@ -163,6 +248,10 @@ pub struct Watch {
     last_exception: Option<u64>,
     /// The traceback went through multiprocessing: its pipes break when a sibling dies.
     sibling: bool,
+    /// Python ignores the next exception: it says so before it shows it.
+    ignored: bool,
+    /// Where a logger warned of what the program gets over.
+    warned: Option<u64>,
 }
 
 impl Watch {
@@ -177,8 +266,25 @@ impl Watch {
             self.found.clear();
             return;
         }
+        if signs.warning && memmem::find(line, b"WARNING").is_some() {
+            // Every warning says `warning`: what the program gets over must be said beside it.
+            let lower = line.to_ascii_lowercase();
+            let beside: Vec<&[u8]> = lower.split(|byte| *byte == b' ').collect();
+            if ["skip", "retry", "ignor", "continu"]
+                .iter()
+                .any(|word| beside.iter().any(|part| part.starts_with(word.as_bytes())))
+            {
+                self.warned = Some(number);
+            }
+        }
+        if memmem::find(line, b"Exception ignored in").is_some() {
+            self.ignored = true;
+            return;
+        }
         if signs.traceback {
-            self.traceback = Some(number);
+            // A logger shows the exception that it warns of right below; nobody raises it.
+            self.ignored |= self.warned.is_some_and(|warned| number == warned + 1);
+            self.traceback = Some(number).filter(|_| !self.ignored);
             self.sibling = false;
         }
         self.sibling |= signs.sibling;
@@ -188,6 +294,14 @@ impl Watch {
             .then(|| exception(line))
             .flatten()
             .map(|name| &line[name]);
+        if self.ignored {
+            self.ignored = exception.is_none();
+            return;
+        }
+        if exception == Some(&b"SystemExit"[..]) && ends_well(line) {
+            self.forget_traceback();
+            return;
+        }
         // `class_error: 90.0` of a trainer: no rule, and no exception either.
         if exception.is_none() && !signs.has_rules() && !signs.traceback {
             return;
@@ -241,6 +355,13 @@ impl Watch {
         }
     }
 
+    /// The traceback that is open was that of a good end.
+    fn forget_traceback(&mut self) {
+        let head = self.traceback.take();
+        self.found
+            .retain(|old| old.proof != Proof::Launcher || Some(old.line) != head);
+    }
+
     fn add(&mut self, class: Class, proof: Proof, line: u64, text: &[u8], progress: u64) {
         let text = String::from_utf8_lossy(&text[..text.len().min(EVIDENCE_BYTES)]);
         let new = Evidence {
@@ -249,6 +370,10 @@ impl Watch {
             line,
             text: text.trim().to_owned(),
             progress,
+            head: match proof {
+                Proof::Fatal => self.traceback.unwrap_or(line),
+                _ => line,
+            },
         };
         let same = self
             .found
@@ -256,7 +381,7 @@ impl Watch {
             .find(|old| old.class == class && old.proof == proof);
         match same {
             // The first is the cause, unless the training went on after it.
-            Some(old) if progress >= old.progress + OVERTAKEN => *old = new,
+            Some(old) if !old.is_alive(progress) => *old = new,
             Some(_) => {}
             None => self.found.push(new),
         }
@@ -264,14 +389,15 @@ impl Watch {
 
     /// Weighs the evidence. `progress`: how far the training is; `broken`: its loss is not a number and stays so.
     pub fn verdict(&self, progress: u64, broken: bool) -> Option<Diagnosis> {
-        let alive = || {
-            self.found
-                .iter()
-                .filter(|found| progress < found.progress + OVERTAKEN)
-        };
+        let alive = || self.found.iter().filter(|found| found.is_alive(progress));
+        // The first exception that no rule knows: what was printed before it may be why, or only have been printed.
+        let crash = alive()
+            .filter(|found| found.proof == Proof::Fatal && found.class == Class::TracebackOther)
+            .min_by_key(|found| found.line);
+        let counts = |found: &Evidence| crash.is_none_or(|crash| found.may_have_raised(crash));
         let first = |chosen: &dyn Fn(&Evidence) -> bool| {
             alive()
-                .filter(|found| chosen(found))
+                .filter(|found| counts(found) && chosen(found))
                 .min_by_key(|found| found.line)
                 .map(|found| Diagnosis {
                     class: found.class,
@@ -305,6 +431,20 @@ impl Watch {
             })
             .or_else(|| first(&|found| found.proof == Proof::Launcher))
     }
+}
+
+/// Whether an exception that has no class speaks of GPUs: warnings of them may explain it.
+fn speaks_of_gpus(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    ["cuda", "gpu", "nccl", "nvidia", "driver", "device"]
+        .iter()
+        .any(|word| lower.contains(word))
+}
+
+/// `SystemExit: 0`, `SystemExit`.
+fn ends_well(line: &[u8]) -> bool {
+    let line = line.trim_ascii_end();
+    line.ends_with(b"SystemExit") || line.ends_with(b"SystemExit: 0") || line.ends_with(b": None")
 }
 
 /// The name of the exception that a line is: `torch.OutOfMemoryError: CUDA out of memory`, `AssertionError`.

@@ -75,6 +75,9 @@ pub fn around(bar: &Bar<'_>) -> Option<Record> {
     for pair in Scanner::new(bar.prefix) {
         found.take(bar.prefix, &pair);
     }
+    row_before(bar.prefix, &mut found);
+    // An epoch in the bar's name, not among its metrics, is what the bar measures.
+    let named = found.record.epoch.is_some();
     let mut record = Record::default();
     if let Some((value, unit)) = bar.rate {
         record.add_speed(value, unit);
@@ -84,11 +87,14 @@ pub fn around(bar: &Bar<'_>) -> Option<Record> {
             found.take(bar.postfix, &pair);
         }
     }
-    row_before(bar.prefix, &mut found);
     found.record.step = Some(bar.position);
     found.settle_time();
     let inner = found.record;
     record.epoch = inner.epoch;
+    record.total_epochs = inner.total_epochs;
+    record.within_epoch = named && inner.epoch.is_some();
+    record.tokens_per_s_per_gpu = inner.tokens_per_s_per_gpu;
+    record.tokens_per_s = record.tokens_per_s.or(inner.tokens_per_s);
     record.loss = inner.loss;
     record.eval_loss = inner.eval_loss;
     record.learning_rate = inner.learning_rate;
@@ -127,6 +133,7 @@ fn row_before(prefix: &[u8], found: &mut Found) {
             let loss = words.next().filter(|_| memory);
             if let Some(loss) = loss.and_then(Printed::measure) {
                 found.record.epoch = epoch(&first[..digits]);
+                found.record.total_epochs = epoch(&first[digits + 1..]);
                 found.record.loss = found.record.loss.or(Some(loss));
             }
         }
@@ -200,6 +207,7 @@ impl Found {
             Meaning::Epoch => {
                 if record.epoch.is_none() {
                     record.epoch = epoch(pair.value);
+                    record.total_epochs = pair.of.and_then(epoch);
                 }
                 self.epoch_end.get_or_insert(pair.end);
             }
@@ -231,6 +239,10 @@ impl Found {
             Meaning::Speed(by_name) => {
                 let unit = unit::speed(pair.unit).unwrap_or(by_name);
                 if let Some(value) = speed_value(pair) {
+                    // torchtitan divides by its GPUs, and calls that simply `tps`.
+                    if pair.name == b"tps" {
+                        record.tokens_per_s_per_gpu.get_or_insert(value.value);
+                    }
                     record.add_speed(value, unit);
                 }
             }
@@ -257,6 +269,7 @@ impl Found {
             let rest = line[pair.end..].trim_ascii_start();
             if rest.starts_with(b"[") {
                 self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
+                self.record.within_epoch = true;
             }
             return true;
         }
@@ -315,6 +328,8 @@ impl Found {
         let rest = line.get(pair.end..).unwrap_or_default();
         if pair.bracketed && matches!(rest, [b'[', b' ' | b'0'..=b'9', ..]) {
             self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
+            self.record.total_epochs = pair.of.and_then(epoch);
+            self.record.within_epoch = true;
             return;
         }
         let Some(of) = pair.of else {
@@ -332,6 +347,7 @@ impl Found {
         // Keras with `verbose=2`: `469/469 - 3s - loss: 0.2`.
         let leads =
             line[..pair.start].trim_ascii().is_empty() && line[pair.end..].starts_with(b" - ");
+        self.record.within_epoch |= pair.bracketed && after_epoch;
         if pair.bracketed || after_epoch || leads {
             self.take_step(line, pair, 1);
         } else if self.fraction.is_none() {

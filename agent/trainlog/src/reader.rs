@@ -104,8 +104,15 @@ struct State {
     progress: Option<Progress>,
     tallies: Tallies,
     watch: Watch,
-    /// Epoch of the last heading.
+    /// Epoch of the last heading, and how many there are.
     epoch: Option<Printed>,
+    total_epochs: Option<Printed>,
+    /// Records, bars that moved, headings and evaluations so far.
+    moves: u64,
+    /// Position and total of the bar that was drawn last.
+    drawn: Option<(f64, Option<f64>)>,
+    /// The evaluation that was printed last.
+    evaluated: Option<Printed>,
     /// The block of lines that is open.
     block: Option<Block>,
     /// The table whose rows are read.
@@ -163,13 +170,22 @@ impl Reader {
         let mut found = None;
         lines::clean(line, &mut |line| {
             if let Some(bar) = bar::parse(line).filter(|bar| bar.rest.is_empty()) {
-                let record = read::around(&bar);
+                let mut record = read::around(&bar);
                 if self.state.is_training(&bar, bar.role(), record.as_ref()) {
+                    record
+                        .iter_mut()
+                        .for_each(|record| self.state.under_heading(record));
                     found = record;
                 }
             }
         });
         found
+    }
+
+    /// Counts whatever shows that the program goes on: new records, moves of bars, epochs and evaluations; not lines that repeat
+    /// what was there.
+    pub fn moves(&self) -> u64 {
+        self.state.moves
     }
 
     /// What the log says so far.
@@ -279,7 +295,10 @@ impl State {
         match (reading.kind, open) {
             (Kind::Epoch, _) => {
                 self.close_block(seen);
+                let text = |epoch: Option<Printed>| epoch.map(|epoch| epoch.text);
+                self.moves += u64::from(text(self.epoch) != text(reading.record.epoch));
                 self.epoch = reading.record.epoch;
+                self.total_epochs = reading.record.total_epochs;
             }
             // `Total timesteps: 98304` below `Learning iteration 119/12000` counts something else.
             (Kind::Header, Some(block))
@@ -296,18 +315,31 @@ impl State {
                 self.block = Some(block);
             }
             (Kind::Part, _) => {}
-            (Kind::Evaluation, _) => {
-                seen(&Seen {
-                    record: reading.record,
-                    kind: SeenKind::Evaluation,
-                    line: self.lines_before + 1,
-                    repeated: false,
-                });
-            }
+            (Kind::Evaluation, _) => self.evaluation(reading.record, seen),
             (kind, _) => {
                 self.close_block(seen);
                 self.record(kind, reading.record, rank, seen);
             }
+        }
+    }
+
+    fn evaluation(&mut self, record: Record, seen: &mut dyn FnMut(&Seen)) {
+        let text = |loss: Option<Printed>| loss.map(|loss| loss.text);
+        self.moves += u64::from(text(self.evaluated) != text(record.eval_loss));
+        self.evaluated = record.eval_loss;
+        seen(&Seen {
+            record,
+            kind: SeenKind::Evaluation,
+            line: self.lines_before + 1,
+            repeated: false,
+        });
+    }
+
+    /// Gives a record the epoch that a heading before it said.
+    fn under_heading(&self, record: &mut Record) {
+        if record.epoch.is_none() {
+            record.epoch = self.epoch;
+            record.total_epochs = record.total_epochs.or(self.total_epochs);
         }
     }
 
@@ -376,9 +408,10 @@ impl State {
         line: u64,
         seen: &mut dyn FnMut(&Seen),
     ) {
-        record.epoch = record.epoch.or(self.epoch);
+        self.under_heading(&mut record);
         let shown = self.tallies.shows(kind);
         let new = self.tallies.record(kind, &record, rank);
+        self.moves += u64::from(new);
         if shown || record.eval_loss.is_some() {
             seen(&Seen {
                 record,
@@ -399,6 +432,15 @@ impl State {
         let epoch = record.and_then(|record| record.epoch).or(self.epoch);
         let training = self.is_training(bar, role, record.as_ref());
         let Some(mut record) = record else { return };
+        let drawn = (bar.position.value, bar.total.map(|total| total.value));
+        self.moves += u64::from(self.drawn.replace(drawn) != Some(drawn));
+        if let (true, Some(eval_loss)) = (bar.is_evaluation(), record.eval_loss.or(record.loss)) {
+            let record = Record {
+                eval_loss: Some(eval_loss),
+                ..Record::default()
+            };
+            return self.evaluation(record, seen);
+        }
         if record.loss.is_some() && training {
             self.training_bar = bar.total.map(|total| (total.value, bar.position.value));
             self.close_block(seen);
@@ -410,7 +452,7 @@ impl State {
         let moved = self.tallies.bar(bar, role, epoch);
         if training {
             self.training_bar = bar.total.map(|total| (total.value, bar.position.value));
-            record.epoch = epoch;
+            self.under_heading(&mut record);
             seen(&Seen {
                 record,
                 kind: SeenKind::Bar,

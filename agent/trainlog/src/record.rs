@@ -23,6 +23,10 @@ pub struct Record {
     pub total_steps: Option<Printed>,
     /// Epoch, may be fractional.
     pub epoch: Option<Printed>,
+    /// How many epochs there are, or the number of the last one.
+    pub total_epochs: Option<Printed>,
+    /// By its form the position is that in the epoch: `Epoch 3:  50%|...| 5/10`, `Train: 3 [ 5/10]`.
+    pub(crate) within_epoch: bool,
     /// Training loss; not a number when the log says so.
     pub loss: Option<Printed>,
     /// How much of the whole the loss is, the most first: see `Meaning::Loss`.
@@ -37,6 +41,8 @@ pub struct Record {
     pub throughput: Option<Throughput>,
     /// Tokens per second, if printed.
     pub tokens_per_s: Option<f64>,
+    /// Tokens per second of one GPU, if printed as such.
+    pub tokens_per_s_per_gpu: Option<f64>,
     /// Samples per second, if printed.
     pub samples_per_s: Option<f64>,
     /// Seconds per step, if printed or if steps per second are.
@@ -62,11 +68,14 @@ impl Record {
         fill(&mut self.step, later.step);
         fill(&mut self.total_steps, later.total_steps);
         fill(&mut self.epoch, later.epoch);
+        fill(&mut self.total_epochs, later.total_epochs);
+        self.within_epoch |= later.within_epoch;
         fill(&mut self.eval_loss, later.eval_loss);
         fill(&mut self.learning_rate, later.learning_rate);
         fill(&mut self.grad_norm, later.grad_norm);
         fill(&mut self.remaining, later.remaining);
         fill(&mut self.tokens_per_s, later.tokens_per_s);
+        fill(&mut self.tokens_per_s_per_gpu, later.tokens_per_s_per_gpu);
         fill(&mut self.samples_per_s, later.samples_per_s);
         fill(&mut self.step_time_s, later.step_time_s);
         if let Some(speed) = later.throughput {
@@ -82,6 +91,9 @@ impl Record {
         }
         match unit {
             Unit::Tokens => self.tokens_per_s = self.tokens_per_s.or(Some(value.value)),
+            Unit::TokensPerGpu | Unit::TokensPerDevice => {
+                self.tokens_per_s_per_gpu.get_or_insert(value.value);
+            }
             Unit::Samples | Unit::Images => {
                 self.samples_per_s = self.samples_per_s.or(Some(value.value));
             }

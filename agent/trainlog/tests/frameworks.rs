@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use spotter_trainlog::{Reader, Summary};
+use spotter_trainlog::{Reader, SeenKind, Summary};
 
 /// Reads a log in one piece and in small ones; the summary on one line, without what is absent.
 fn read(log: &[u8]) -> String {
@@ -434,4 +434,51 @@ fn prints_of_ones_own() {
         "0/0",
     );
     check("", "0/0");
+}
+
+#[test]
+fn bars_of_an_evaluation_are_kept_apart_from_the_training() {
+    for name in [
+        "Val",
+        "val",
+        "Validation",
+        "Validating",
+        "Validation DataLoader 0",
+        "Valid",
+        "Eval",
+        "Evaluating",
+        "Evaluation",
+        "Test",
+        "Testing",
+        "Testing DataLoader 0",
+        "Dev",
+        "Dev set",
+        "dev",
+        "Epoch 1 val",
+        "Epoch 1/10 [Val]",
+        "[Val] Epoch 1/10",
+        "Epoch 1 (valid)",
+        "Running validation",
+    ] {
+        let log = format!(
+            "Epoch 1: 100%|##########| 10/10 [00:01<00:00, 9.0it/s, loss=2.0]\n\
+             {name}: 100%|##########| 157/157 [00:02<00:00, 70.1it/s, loss=0.95]\n"
+        );
+        check(
+            &log,
+            "1/1 steps 10..10 of 10 epoch 1 loss 2.0 9.0 it/s eta 00:00",
+        );
+        let mut evaluated = Vec::new();
+        Reader::default().feed(log.as_bytes(), &mut |seen| {
+            if seen.kind == SeenKind::Evaluation {
+                evaluated.push(seen.record.eval_loss.map(|loss| loss.value));
+            }
+        });
+        assert_eq!(evaluated, [Some(0.95)], "{name}");
+    }
+    // What is named train is, whatever its metrics are called.
+    check(
+        "Train epoch 1: 100%|##########| 10/10 [00:01<00:00, 9.0it/s, loss=2.0, val_loss=2.1]\n",
+        "1/1 steps 10..10 of 10 epoch 1 loss 2.0 9.0 it/s eta 00:00",
+    );
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use spotter_trainlog::{Progress, Reader, Record, SeenKind, Unit};
+use spotter_trainlog::{Progress, Reader, Record, SeenKind};
 
 use crate::{
     agent_client::SampleInfo,
@@ -122,7 +122,7 @@ fn observation(
         .map(|event| &event.detail)
         .collect();
     take_windows(&mut seen, &windows);
-    let read = |session: &str| speeds(&log(session), spec, seen.num_gpus, cold);
+    let read = |session: &str| speeds(&log(session), spec, seen.num_gpus);
     if seen.tokens_per_s.is_none() && seen.steps_per_s.is_none() {
         let mut speeds = running.map(|_| read(TRAIN)).unwrap_or_default();
         if speeds == Speeds::default() && spec.smoke.is_some() {
@@ -191,7 +191,7 @@ fn take_windows(seen: &mut Observation, windows: &[&Value]) {
 }
 
 /// Medians of what a log prints, without its beginning (pure).
-fn speeds(log: &[u8], spec: &RunSpec, gpus: Option<u32>, predicted: Option<f64>) -> Speeds {
+fn speeds(log: &[u8], spec: &RunSpec, gpus: Option<u32>) -> Speeds {
     let progress = spec.progress.as_deref();
     let mut reader = Reader::with(progress.and_then(|text| Progress::new(text).ok()));
     let mut records: Vec<Record> = Vec::new();
@@ -213,13 +213,10 @@ fn speeds(log: &[u8], spec: &RunSpec, gpus: Option<u32>, predicted: Option<f64>)
         .filter(|step_s| *step_s > 0.0)
         .map(|step_s| 1.0 / step_s);
     let gpus = f64::from(gpus.unwrap_or(1));
+    // By what the log says: nothing else tells the tokens of one GPU from those of all.
     let printed = |record: &Record| {
-        let printed = record.tokens_per_s.filter(|speed| *speed > 0.0)?;
-        let unit = record.throughput.map(|speed| speed.unit);
-        Some(match unit {
-            Some(Unit::TokensPerGpu | Unit::TokensPerDevice) => printed * gpus,
-            _ => of_all(printed, gpus, predicted),
-        })
+        let each = record.tokens_per_s_per_gpu.map(|each| each * gpus);
+        each.or(record.tokens_per_s).filter(|speed| *speed > 0.0)
     };
     let printed = median(steady.iter().filter_map(printed).collect());
     let batch_tokens = spec.model.as_ref().and_then(|model| model.batch_tokens);
@@ -229,15 +226,6 @@ fn speeds(log: &[u8], spec: &RunSpec, gpus: Option<u32>, predicted: Option<f64>)
     Speeds {
         tokens_per_s: counted.or(printed),
         steps_per_s,
-    }
-}
-
-/// Some trainers print the tokens of one GPU and some of all, and few say which: what is nearer to the prediction is meant.
-fn of_all(printed: f64, gpus: f64, predicted: Option<f64>) -> f64 {
-    let off = |speed: f64| predicted.map_or(0.0, |predicted| (speed / predicted).ln().abs());
-    match off(printed * gpus) < off(printed) {
-        true => printed * gpus,
-        false => printed,
     }
 }
 

@@ -1,6 +1,6 @@
 //! How the program ended, weighed together with its log (pure).
 
-use super::{Class, Diagnosis};
+use super::{Class, Diagnosis, speaks_of_gpus};
 
 /// What is known of the end beside the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -11,15 +11,30 @@ pub struct End {
     pub signal: Option<i32>,
     /// Kills by the kernel for want of memory in its container since it started; `None`: nobody counts them there.
     pub oom_kills: Option<u64>,
-    /// Codes of Xid events of its GPUs since it started.
-    pub xids: Vec<u32>,
+    /// Xid events of its GPUs since it started.
+    pub xids: Vec<XidEvent>,
     /// The machine is being taken away, or its container stopped.
     pub machine_ends: bool,
 }
 
-/// Xids that are the hardware's or the driver's; others mostly follow mistakes of the program.
-/// Source: NVIDIA, XID Errors (memory, NVLink, GSP and bus errors).
-const HARDWARE_XIDS: [u32; 14] = [48, 61, 62, 63, 64, 74, 79, 92, 94, 95, 119, 120, 140, 154];
+/// An error that the driver reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XidEvent {
+    /// Its code.
+    pub code: u32,
+    /// How long before the program's end it came, seconds.
+    pub before_end_s: u64,
+}
+
+/// Xids after which a GPU is of no more use to the program: memory, NVLink, GSP and bus. Others mostly follow mistakes of the
+/// program (13, 31, 43, 45) or are told for the record (63, 92, 154). Source: NVIDIA, XID Errors.
+const HARDWARE_XIDS: [u32; 11] = [48, 61, 62, 64, 74, 79, 95, 119, 120, 140, CONTAINED];
+/// An error of memory that ends only the program that used it: it must have told of one.
+const CONTAINED: u32 = 94;
+/// A program whose GPU is lost and that says nothing of GPUs ends within this time, seconds.
+const SOON_S: u64 = 300;
+/// Other ranks wait for a lost one this long: some time-outs of NCCL are set to an hour, seconds.
+const WAITED_S: u64 = 2 * 3600;
 
 const SIGBUS: i32 = 7;
 const SIGKILL: i32 = 9;
@@ -34,9 +49,6 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
             line: 0,
         })
     };
-    if let Some(xid) = end.xids.iter().find(|xid| HARDWARE_XIDS.contains(xid)) {
-        return shown(Class::Xid, format!("the driver reported Xid {xid}"));
-    }
     // A shell answers 128 and the signal's number for its child.
     let signal = end.signal.or(end
         .exit_code
@@ -56,6 +68,9 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
             Class::HostOom,
             format!("the kernel ended a process of the container {times} for want of memory"),
         );
+    }
+    if let Some(xid) = end.xids.iter().rev().find(|xid| xid.ended(log.as_ref())) {
+        return shown(Class::Xid, format!("the driver reported Xid {}", xid.code));
     }
     let explained = log
         .as_ref()
@@ -93,6 +108,27 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
     }
 }
 
+impl XidEvent {
+    /// Whether it ended a program that ended badly with this log.
+    fn ended(self, log: Option<&Diagnosis>) -> bool {
+        // What is said without GPUs is a cause of its own; what is said of them is what a lost one looks like.
+        let (speaks, silent) = match log {
+            None => (false, true),
+            Some(found) => match found.class {
+                Class::Xid | Class::Nccl => (true, false),
+                Class::TracebackOther => {
+                    let speaks = speaks_of_gpus(&found.evidence);
+                    (speaks, !speaks)
+                }
+                _ => (false, false),
+            },
+        };
+        HARDWARE_XIDS.contains(&self.code)
+            && (speaks && self.before_end_s <= WAITED_S
+                || silent && self.code != CONTAINED && self.before_end_s <= SOON_S)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +139,64 @@ mod tests {
             evidence: "a line".to_owned(),
             line: 7,
         })
+    }
+
+    fn xids(codes: &[(u32, u64)]) -> End {
+        let event = |&(code, before_end_s): &(u32, u64)| XidEvent { code, before_end_s };
+        End {
+            exit_code: Some(1),
+            xids: codes.iter().map(event).collect(),
+            ..End::default()
+        }
+    }
+
+    #[test]
+    fn an_xid_ends_what_ends_soon_after_it_or_speaks_of_its_gpu() {
+        let crash = |evidence: &str| {
+            Some(Diagnosis {
+                class: Class::TracebackOther,
+                evidence: evidence.to_owned(),
+                line: 7,
+            })
+        };
+        let illegal = "RuntimeError: CUDA error: unspecified launch failure";
+        for (log, end, expected) in [
+            (
+                crash("KeyError: 'a'"),
+                xids(&[(63, 1)]),
+                Class::TracebackOther,
+            ),
+            (
+                crash("KeyError: 'a'"),
+                xids(&[(79, 21_600)]),
+                Class::TracebackOther,
+            ),
+            (crash("KeyError: 'a'"), xids(&[(79, 20)]), Class::Xid),
+            (
+                crash("KeyError: 'a'"),
+                xids(&[(94, 1)]),
+                Class::TracebackOther,
+            ),
+            (crash(illegal), xids(&[(94, 1)]), Class::Xid),
+            (crash(illegal), xids(&[(13, 1)]), Class::TracebackOther),
+            (crash(illegal), xids(&[(79, 3_000)]), Class::Xid),
+            (log(Class::Nccl), xids(&[(43, 9), (79, 1_800)]), Class::Xid),
+            (log(Class::Nccl), xids(&[(79, 50_000)]), Class::Nccl),
+            (log(Class::Nccl), xids(&[(154, 5)]), Class::Nccl),
+            (log(Class::CudaOom), xids(&[(79, 5)]), Class::CudaOom),
+            (None, xids(&[(48, 10)]), Class::Xid),
+            (None, xids(&[(48, 9_000)]), Class::ExitCode),
+            (None, xids(&[(92, 1), (63, 1)]), Class::ExitCode),
+        ] {
+            let got = conclude(log.clone(), &end).map_or(Class::None, |found| found.class);
+            assert_eq!(got, expected, "{log:?} {end:?}");
+        }
+        let well = End {
+            exit_code: Some(0),
+            ..xids(&[(79, 1), (63, 1)])
+        };
+        assert_eq!(conclude(None, &well), None);
+        assert_eq!(conclude(crash("KeyError"), &well), None);
     }
 
     #[test]
@@ -172,8 +266,7 @@ mod tests {
                 log(Class::Nccl),
                 End {
                     exit_code: Some(1),
-                    xids: vec![43, 79],
-                    ..End::default()
+                    ..xids(&[(43, 61), (79, 60)])
                 },
                 Class::Xid,
             ),
@@ -182,8 +275,7 @@ mod tests {
                 log(Class::DeviceAssert),
                 End {
                     exit_code: Some(1),
-                    xids: vec![43],
-                    ..End::default()
+                    ..xids(&[(43, 1)])
                 },
                 Class::DeviceAssert,
             ),

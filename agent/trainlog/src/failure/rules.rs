@@ -16,6 +16,8 @@ pub use table::STEMS;
 const TRACEBACK: &str = "traceback (most recent call last)";
 const CHAINED: &str = "another exception occurred";
 const SIBLING: &str = "multiprocessing/";
+/// A level of loggers.
+const WARNING: &str = "warning";
 const DONE: [&str; 3] = [
     "'train_runtime'",
     "\"train_runtime\"",
@@ -33,7 +35,7 @@ const EXCEPTIONS: [&str; 6] = [
 /// What [`signs`] looks for, in the order of the rules.
 const SIGNS: &[&str] = &{
     // Rules first, so that an anchor's number is its rule's.
-    let mut all = [""; RULES.len() + 3 + DONE.len() + EXCEPTIONS.len()];
+    let mut all = [""; RULES.len() + 4 + DONE.len() + EXCEPTIONS.len()];
     let mut at = 0;
     while at < RULES.len() {
         all[at] = RULES[at].0;
@@ -42,7 +44,8 @@ const SIGNS: &[&str] = &{
     all[at] = TRACEBACK;
     all[at + 1] = CHAINED;
     all[at + 2] = SIBLING;
-    at += 3;
+    all[at + 3] = WARNING;
+    at += 4;
     let mut index = 0;
     while index < DONE.len() {
         all[at] = DONE[index];
@@ -90,6 +93,8 @@ pub struct Signs {
     pub chained: bool,
     /// A frame of the multiprocessing module.
     pub sibling: bool,
+    /// A logger warns, or speaks of a warning.
+    pub warning: bool,
     /// The training ended well.
     pub done: bool,
     /// It may be an exception.
@@ -125,7 +130,8 @@ pub fn signs(line: &[u8]) -> Signs {
             Some(0) => signs.traceback = true,
             Some(1) => signs.chained = true,
             Some(2) => signs.sibling = true,
-            Some(other) if other < 3 + DONE.len() => signs.done = true,
+            Some(3) => signs.warning = true,
+            Some(other) if other < 4 + DONE.len() => signs.done = true,
             Some(_) => signs.exception = true,
         }
     }
@@ -171,7 +177,7 @@ fn is_shell_report(line: &[u8], word: &[u8]) -> bool {
 
 /// What is said in passing: a retry, a warning, advice.
 pub(super) fn weaken(line: &[u8], proof: Proof) -> Proof {
-    const MILD: [&str; 21] = [
+    const MILD: [&str; 39] = [
         "retry",
         "retries left",
         "trying",
@@ -193,6 +199,24 @@ pub(super) fn weaken(line: &[u8], proof: Proof) -> Proof {
         "fallback",
         "falling back",
         "attempt ",
+        "tip:",
+        "hint:",
+        "usage:",
+        "continuing",
+        "from scratch",
+        "can be fixed",
+        "may run",
+        "failed call to cuinit",
+        "could not load dynamic lib",
+        "could not load bitsandbytes",
+        ". using ",
+        ", using ",
+        "; using ",
+        "using cached",
+        "disabl",
+        "instead",
+        "optional",
+        "will checkpoint",
     ];
     let mild = MILD
         .iter()

@@ -148,6 +148,38 @@ fn each_class_has_its_signs() {
             "torch.distributed.elastic.multiprocessing.api.SignalException: Process 9 got signal: 15",
             Class::Preempted,
         ),
+        (
+            "RuntimeError: No CUDA GPUs are available",
+            Class::DriverMismatch,
+        ),
+        (
+            "AssertionError: Torch not compiled with CUDA enabled",
+            Class::DriverMismatch,
+        ),
+        (
+            "RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+            Class::DriverMismatch,
+        ),
+        (
+            "RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized",
+            Class::DriverMismatch,
+        ),
+        (
+            "RuntimeError: CUDA error: device kernel image is invalid",
+            Class::UnsupportedGpu,
+        ),
+        (
+            "torch.distributed.DistStoreError: Timed out after 601 seconds waiting for clients. 1/2 clients joined.",
+            Class::Nccl,
+        ),
+        (
+            "RuntimeError: probability tensor contains either `inf`, `nan` or element < 0",
+            Class::NanLoss,
+        ),
+        (
+            "RuntimeError: unable to open shared memory object </torch_9_8_7> in read-write mode: Too many open files (24)",
+            Class::TracebackOther,
+        ),
         ("KeyError: 'input_ids'", Class::TracebackOther),
         ("AssertionError", Class::TracebackOther),
         (
@@ -223,6 +255,116 @@ fn ends_without_a_traceback_are_known_too() {
         check(log, expected);
         check(&format!("{}{log}", training(1, 5)), expected);
     }
+}
+
+#[test]
+fn a_harmless_line_before_an_exception_is_not_its_cause() {
+    for line in [
+        "flash_attn is not there: No module named 'flash_attn'. Using the slow path.",
+        "prepare.sh: line 3: nvcc: command not found",
+        "W dso_loader.cc:64] Could not load dynamic library 'libcudart.so.9'; dlerror: libcudart.so.9: cannot open shared object file",
+        "Could not load bitsandbytes native library: libcusparse.so.9: cannot open shared object file",
+        "E cuda_driver.cc:266] failed call to cuInit: CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected",
+        "Tip: set PYTORCH_CUDA_ALLOC_CONF to avoid CUDA out of memory",
+        "Tip: CUDA out of memory errors can be fixed with smaller batches",
+        "# usage: lower the batch size on CUDA out of memory",
+        "HTTPSConnectionPool(host='example.org', port=443): Max retries exceeded; using cached files",
+        "GeForce RTX 9 with CUDA capability sm_200 is not compatible with the current PyTorch installation.",
+        "WARNING: /dev/shm is small, loaders may run out of shared memory",
+        "Warning: nan loss detected, skipping batch",
+        "no checkpoint found or checkpoint corrupt, starting from scratch",
+        "cache: [Errno 28] No space left on device, continuing without it",
+        "caught SIGTERM will checkpoint: handlers are installed",
+        "kernel: NVRM: Xid (PCI:0000:3b:00): 63, pid=7, Row Remapper: new row",
+    ] {
+        let line = format!("{line}\n");
+        // With nothing after it, a missing command is what ended the script.
+        if !line.contains("command not found") {
+            check(&line, Class::None);
+        }
+        check(&format!("{line}{}", training(1, 1)), Class::None);
+        for exception in ["KeyError: 'a'", "[rank2]: TypeError: 'x' has no len()"] {
+            check(
+                &format!("{line}{}", traceback(exception)),
+                Class::TracebackOther,
+            );
+        }
+        // An exception that says less, long after it.
+        check(
+            &format!(
+                "{line}{}{}",
+                training(1, 2),
+                traceback("RuntimeError: bad shape")
+            ),
+            Class::TracebackOther,
+        );
+    }
+    // What a program says and ends by, though it ends by another mistake.
+    for (line, expected) in [
+        (
+            "CUDA out of memory. Tried to allocate 2.00 GiB.",
+            Class::CudaOom,
+        ),
+        ("[rank0] loss is nan", Class::NanLoss),
+    ] {
+        check(
+            &format!(
+                "{}{line}\n{}",
+                training(1, 5),
+                traceback("UnboundLocalError: out")
+            ),
+            expected,
+        );
+    }
+    // A tool that was missing is why its extension was not built.
+    check(
+        &format!(
+            "sh: line 1: nvcc: command not found\n{}",
+            traceback("RuntimeError: the extension was not built")
+        ),
+        Class::MissingModule,
+    );
+    // It counts only while nothing was trained after it.
+    check(
+        &format!(
+            "start.sh: line 9: wandb: command not found\n{}",
+            training(1, 1)
+        ),
+        Class::None,
+    );
+}
+
+#[test]
+fn exceptions_that_nobody_raised_are_no_failure() {
+    for log in [
+        format!(
+            "Exception ignored in: <function Pool.__del__ at 0x7f>\n{}",
+            traceback("AttributeError: 'NoneType' object has no attribute 'dumps'")
+        ),
+        "Exception ignored in: <_io.TextIOWrapper name='<stdout>'>\nBrokenPipeError: [Errno 32] Broken pipe\n".to_owned(),
+        format!(
+            "2025-01-01 10:00:00 WARNING data: skipping a bad sample\n{}",
+            traceback("ValueError: truncated row")
+        ),
+        traceback("SystemExit: 0"),
+        traceback("SystemExit"),
+    ] {
+        check(&log, Class::None);
+        check(&format!("{}{log}", training(1, 5)), Class::None);
+        // Nor do they hide the one that was.
+        check(
+            &format!("{log}{}", traceback("KeyError: 'a'")),
+            Class::TracebackOther,
+        );
+    }
+    check(&traceback("SystemExit: 3"), Class::TracebackOther);
+    check(
+        &format!(
+            "2025-01-01 10:00:00 WARNING data: 3 workers\n{}",
+            traceback("ValueError: bad")
+        ),
+        Class::TracebackOther,
+    );
 }
 
 #[test]

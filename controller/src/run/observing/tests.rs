@@ -172,13 +172,19 @@ fn a_smoke_says_what_the_training_did_not() {
 
 #[test]
 fn tokens_of_one_gpu_are_told_from_those_of_all() {
-    for (printed, gpus, predicted, expected) in [
-        (1000.0, 8.0, Some(7500.0), 8000.0),
-        (1000.0, 8.0, Some(1200.0), 1000.0),
-        (1000.0, 8.0, None, 1000.0),
-        (1000.0, 1.0, Some(9000.0), 1000.0),
+    for (line, gpus, expected) in [
+        ("step 7 loss 2.5 tok/s 1000", 8, 1_000.0),
+        ("step 7 loss 2.5 tok/s 1000", 1, 1_000.0),
+        ("step: 7, loss: 2.5, Tokens/s/device: 1000.0", 8, 8_000.0),
+        ("step: 7  loss: 2.5  tps: 1,000", 4, 4_000.0),
+        (
+            "Step 7 | loss:2.5 tokens_per_second_per_gpu:1000.0",
+            2,
+            2_000.0,
+        ),
     ] {
-        assert_eq!(of_all(printed, gpus, predicted), expected);
+        let got = speeds(format!("{line}\n").as_bytes(), &spec(""), Some(gpus));
+        assert_eq!(got.tokens_per_s, Some(expected), "{line}");
     }
 }
 

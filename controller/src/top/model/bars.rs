@@ -23,7 +23,11 @@ pub(super) fn steps(facts: &Facts) -> (Option<u64>, Option<u64>) {
     let total = training.and_then(|training| training.total_steps);
     (
         step.or(facts.recorded.step),
-        total.or(facts.log.curve.total()),
+        // What the box says of its own training is newest; that it says no total is worth more than the total of an epoch.
+        match training {
+            Some(_) if step.is_some() => total,
+            _ => facts.log.curve.total(),
+        },
     )
 }
 

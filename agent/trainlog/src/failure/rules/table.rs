@@ -18,6 +18,10 @@ pub type Rule = (
 );
 
 const NO: &[&str] = &[];
+/// Xids in a kernel's report that are told for the record, or follow the program's own mistakes.
+const MILD_XIDS: &[&str] = &[
+    "): 13,", "): 31,", "): 43,", "): 45,", "): 63,", "): 92,", "): 94,", "): 154,",
+];
 /// Memory of the GPU, not of the host.
 const GPU: &[&str] = &["cuda", "gpu", "device:", "hbm"];
 
@@ -27,14 +31,14 @@ pub const RULES: &[Rule] = &[
     ("out of shared memory", DataloaderShm, Said, NO, &["triton", "hardware limit"]),
     ("insufficient shared memory", DataloaderShm, Said, NO, NO),
     ("bus error", DataloaderShm, Said, NO, NO),
-    ("shared memory object </torch", DataloaderShm, Said, NO, NO),
-    ("file </torch_", DataloaderShm, Said, NO, NO),
+    ("shared memory object </torch", DataloaderShm, Said, NO, &["too many open files"]),
+    ("file </torch_", DataloaderShm, Said, NO, &["too many open files"]),
     ("/dev/shm/nccl-", DataloaderShm, Said, &["error", "fail", "no space"], NO),
     ("no space left on device", DataloaderShm, Said, &["/dev/shm", "shm_open"], NO),
     ("signal 7 (sigbus)", DataloaderShm, Launcher, NO, NO),
     // The GPU and its driver.
-    ("nvrm: xid", Xid, Fatal, NO, NO),
-    ("xid (pci", Xid, Fatal, NO, NO),
+    ("nvrm: xid", Xid, Fatal, NO, MILD_XIDS),
+    ("xid (pci", Xid, Fatal, NO, MILD_XIDS),
     ("fallen off the bus", Xid, Fatal, NO, NO),
     ("uncorrectable ecc error", Xid, Fatal, NO, &[": 0", "error counts"]),
     ("gpu is lost", Xid, Said, NO, NO),
@@ -53,6 +57,14 @@ pub const RULES: &[Rule] = &[
     ("cuda_error_system_driver_mismatch", DriverMismatch, Said, NO, NO),
     ("couldn't communicate with the nvidia driver", DriverMismatch, Said, NO, NO),
     ("no cuda-capable device is detected", DriverMismatch, Said, NO, NO),
+    ("no cuda gpus are available", DriverMismatch, Said, NO, NO),
+    ("not compiled with cuda enabled", DriverMismatch, Said, NO, NO),
+    ("busy or unavailable", DriverMismatch, Said, &["cuda"], NO),
+    ("cuda unknown error", DriverMismatch, Said, NO, NO),
+    ("system not yet initialized", DriverMismatch, Said, NO, NO),
+    ("device kernel image is invalid", UnsupportedGpu, Said, NO, NO),
+    ("requires sm_", UnsupportedGpu, Said, NO, NO),
+    ("bf16/gpu not supported", UnsupportedGpu, Said, NO, NO),
     ("no kernel image is available", UnsupportedGpu, Said, NO, NO),
     ("cudaerrornokernelimagefordevice", UnsupportedGpu, Said, NO, NO),
     ("only supports ampere", UnsupportedGpu, Said, NO, NO),
@@ -83,6 +95,8 @@ pub const RULES: &[Rule] = &[
     ("resource_exhausted: out of memory", CudaOom, Said, NO, NO),
     ("resource exhausted: out of memory", CudaOom, Said, NO, NO),
     ("out of memory", CudaOom, Said, &["cuda failure", "[cuda error]", "cuda_check", "on gpu", "gpu out of memory", "of device memory"], NO),
+    ("failed to allocate", CudaOom, Said, &["bytes on device", "resource_exhausted", "resource exhausted"], NO),
+    ("cudnn_status_not_initialized", CudaOom, Hint, NO, NO),
     ("torch.outofmemoryerror", CudaOom, Said, NO, NO),
     ("torch.cuda.outofmemoryerror", CudaOom, Said, NO, NO),
     // Memory of the host.
@@ -146,6 +160,8 @@ pub const RULES: &[Rule] = &[
     ("loss scale already at minimum", NanLoss, Fatal, NO, NO),
     ("returned nan values in its", NanLoss, Fatal, NO, NO),
     ("nan in local grad norm", NanLoss, Said, NO, NO),
+    ("contains either `inf`", NanLoss, Said, NO, NO),
+    ("invalid values: tensor(", NanLoss, Said, &["nan"], NO),
     // The end of the time, or of the machine.
     ("due to time limit", Preempted, Fatal, NO, NO),
     ("due to preemption", Preempted, Fatal, NO, NO),
@@ -174,6 +190,7 @@ pub const RULES: &[Rule] = &[
     ("collective operation timeout", Nccl, Said, NO, NO),
     ("nccl timeout", Nccl, Said, NO, &["nccl timeout:", "nccl timeout =", "nccl timeout="]),
     ("distbackenderror", Nccl, Said, NO, NO),
+    ("diststoreerror", Nccl, Said, NO, NO),
     ("nccl watchdog", Nccl, Said, &["terminat", "exception", "timeout", "abort", "hang"], NO),
     ("heartbeat monitor timed out", Nccl, Said, NO, NO),
     ("connection closed by peer", Nccl, Said, &["gloo"], NO),
@@ -252,4 +269,5 @@ pub const STEMS: &[&str] = &[
     "name or serv", "network is", "no route", "ssl.ssl", "disconnected", "incompleteread", "couldn't", "offlinemode",
     "too many requests", "core dumped", "segmentation", "temporary failure", "traceback (most", "exception",
     "multiprocessing/", "train_runtime", "completed successfully", "interrupt", "failure", "bfloat16",
+    "not compiled", "busy or un", "not yet init", "requires sm", "gpu not supp", "status_not", "either `inf", "invalid val", "warning",
 ];
