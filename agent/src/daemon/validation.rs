@@ -206,6 +206,7 @@ fn limits(
     let now_us = now_us();
     let trained_s = now_us.saturating_sub(watched.started_us) / 1_000_000;
     let still = watched.moved.elapsed();
+    let stands = stands_still(run, still).then_some(mark_us);
     // A log in which nothing was read may be that of a healthy training: that is told, and ends nothing.
     if stands == Some(None) && !watched.told_unread {
         watched.told_unread = true;
@@ -215,7 +216,6 @@ fn limits(
         let behind = watched.behind?.elapsed();
         too_long_behind(run, behind, &alarm?.problem)
     };
-    let stands = stands_still(run, still).then_some(mark_us);
     let (by, reason) = reached(run, trained_s, stands.flatten().map(|_| step))
         .or_else(late)
         .or_else(|| broke(run, now_us))?;

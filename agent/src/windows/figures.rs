@@ -419,6 +419,7 @@ mod tests {
                 loss_us: 1_000_000,
                 tokens_per_s_us: 1_000_000,
                 step_time_us: second.max(1) * 1_000_000,
+                ..Printed::default()
             },
             ..line(second.max(1), 100 + second / 6, 2.31)
         };

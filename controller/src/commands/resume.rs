@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -15,14 +16,18 @@ use crate::{
         State,
         lease::Lease,
         lifecycle::{Goal, Lifecycle},
+        to_come, windows,
     },
     spec::{
         accelerators::{self, Accelerators},
         values,
     },
     store::{AttemptRecord, Outcome, RunRecord, Store},
-    ui::Ui,
+    ui::{Ui, text},
 };
+
+/// Event of the run as a whole: what was known of the time and money to come when it was started again.
+const FORECAST: &str = "resume.forecast";
 
 /// Start a run that crashed, was stopped or was given up again
 ///
@@ -84,6 +89,56 @@ async fn has_box(lifecycle: &Lifecycle, run: &RunRecord) -> Result<(), CommandEr
     )))
 }
 
+/// Tells what is to come of a training that contradicted its estimate, by what was seen of it, before anything is paid for again.
+fn forecast(ui: &mut Ui, store: &Store, run: &RunRecord) -> Result<Option<Value>, CommandError> {
+    let latest = store.latest_attempt(&run.name)?;
+    let Some(attempt) = latest.filter(|_| run.outcome == Some(Outcome::Contradicted)) else {
+        return Ok(None);
+    };
+    let window = windows::newest(store, &attempt)?.unwrap_or_default();
+    let seen = window["actual_tokens_per_s"].as_f64();
+    let predicted = window["predicted_tokens_per_s"].as_f64();
+    if let (Some(seen), Some(predicted)) = (seen, predicted.filter(|speed| *speed > 0.0)) {
+        ui.status(format_args!(
+            "`{}` did {seen:.0} tokens/s, {:.0} % of the predicted {predicted:.0}.",
+            run.name,
+            seen / predicted * 100.0
+        ));
+    }
+    let usd_per_hour = attempt.gpu_usd_per_hour + attempt.storage_usd_per_hour;
+    let known = store.observations()?;
+    let rest = to_come::of_attempt(store, run, &attempt, &known, usd_per_hour)?;
+    match rest {
+        Some(rest) => {
+            let by = match rest.measured {
+                true => "at the pace that was seen",
+                false => "by its estimate",
+            };
+            ui.status(format_args!(
+                "Starting it again: about {:.1} h ({:.1} to {:.1}) and {} ({} to {}) are to come, {by} and at {} as before.",
+                rest.hours.base,
+                rest.hours.optimistic,
+                rest.hours.pessimistic,
+                text::usd(rest.usd.base),
+                text::usd(rest.usd.optimistic),
+                text::usd(rest.usd.pessimistic),
+                text::usd_per_hour(usd_per_hour)
+            ));
+        }
+        None => ui.status(format_args!(
+            "Starting it again: what is to come cannot be told, for neither its log nor `model` says how much is left; it costs {} as before.",
+            text::usd_per_hour(usd_per_hour)
+        )),
+    }
+    Ok(Some(json!({
+        "attempt": attempt.number,
+        "tokens_per_s": seen,
+        "predicted_tokens_per_s": predicted,
+        "usd_per_hour": usd_per_hour,
+        "to_come": rest,
+    })))
+}
+
 /// Opens the run again, then carries it on.
 pub async fn resume(
     ui: &mut Ui,
@@ -141,6 +196,11 @@ pub async fn resume(
             Some(gate::pass(ui, deps, spec, &offer, start, args.no_plan)?)
         }
     };
+    // With other GPUs its plan has said it.
+    let forecast = match planned {
+        None => forecast(ui, &store, &run)?,
+        Some(_) => None,
+    };
     {
         let Some(_lease) = Lease::take(&store, &run.name)? else {
             return Err(CommandError::new(format!(
@@ -168,6 +228,9 @@ pub async fn resume(
                 }
                 lifecycle.reopen(&run, here).await?;
             }
+        }
+        if let Some(forecast) = &forecast {
+            store.note(&run.name, 0, deps.clock.now_us(), FORECAST, forecast)?;
         }
         if let Some(planned) = &planned {
             store.note(&run.name, 0, deps.clock.now_us(), gate::PLANNED, planned)?;

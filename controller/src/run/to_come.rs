@@ -11,7 +11,7 @@ use crate::{
         windows,
     },
     spec::Model,
-    store::{ObservationRecord, RunRecord, Store, StoreError},
+    store::{AttemptRecord, ObservationRecord, RunRecord, Store, StoreError},
 };
 
 /// What is still to come.
@@ -85,8 +85,19 @@ pub fn of_run(
     let Some(attempt) = training.filter(|_| run.outcome.is_none()) else {
         return Ok(None);
     };
+    of_attempt(store, run, &attempt, known, usd_per_hour)
+}
+
+/// The same of one attempt, and of one that has ended what was still to come when it did.
+pub fn of_attempt(
+    store: &Store,
+    run: &RunRecord,
+    attempt: &AttemptRecord,
+    known: &[ObservationRecord],
+    usd_per_hour: f64,
+) -> Result<Option<ToCome>, StoreError> {
     let predicted = prediction(&run.spec, &attempt.gpu, &past::of(&run.spec, known));
-    let window = windows::newest(store, &attempt)?;
+    let window = windows::newest(store, attempt)?;
     // From where it resumed, until its first step is seen.
     let step = attempt.last_step.or(attempt.resumed_step);
     let model = run.spec.model.as_ref();

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use serde_json::json;
 use spotter::{
+    cli::Verb,
+    commands::resume,
     provider::Provider,
     run::{State, windows},
     store::Outcome,
 };
 use spotter_bucket::{Cause, EndedBy, Ending};
+use tokio_util::sync::CancellationToken;
 
 use crate::world::{World, spec};
 
@@ -57,6 +60,53 @@ async fn a_training_that_its_box_ended_ends_the_run_with_the_reason() {
         );
         assert!(world.market.alive().is_empty());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contradicted_run_tells_what_it_will_take_now_before_it_spends_again() {
+    let world = World::new(3, 100_000);
+    world.plan(&spec(RUN));
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        let attempt = world.until(RUN, 1, State::Running).await;
+        let instance = attempt.instance.unwrap();
+        let slow = json!({
+            "actual_tokens_per_s": 500.0, "predicted_tokens_per_s": 1000.0, "eta_s": 36_000.0,
+        });
+        for kind in ["window", "window"] {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            tell(&world, instance, kind, slow.clone());
+        }
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        tell(
+            &world,
+            instance,
+            "training.ending",
+            json!({"by": "contradiction", "reason": "half of the predicted speed"}),
+        );
+        world.boxes.end_session(instance);
+    });
+    assert_eq!(run.outcome, Some(Outcome::Contradicted));
+
+    let words = ["spotter", "resume", RUN, "--elsewhere", "--detach"];
+    let (mut ui, deps, verb, paper) = world.typed(&words);
+    let Verb::Resume(args) = &verb else {
+        panic!("`resume` is resume");
+    };
+    let resumed = resume::resume(&mut ui, &deps, args, CancellationToken::new()).await;
+    let text = paper.text();
+    assert!(resumed.is_ok(), "{text}");
+    let told: Vec<&str> = text.lines().take(2).collect();
+    assert!(
+        told[0].contains("did 500 tokens/s, 50 % of the predicted 1000"),
+        "first of all: {text}"
+    );
+    assert!(
+        told[1].contains("about 10.0 h (9.0 to 11.0) and $"),
+        "{text}"
+    );
+    assert_eq!(world.attempts(RUN).len(), 2);
+    let kept = world.store.newest_event(RUN, 0, "resume.forecast").unwrap();
+    assert_eq!(kept.unwrap().detail["to_come"]["hours"]["base"], 10.0);
 }
 
 #[tokio::test(start_paused = true)]

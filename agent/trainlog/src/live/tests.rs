@@ -344,7 +344,9 @@ fn only_what_is_new_moves_a_training_on() {
         ("Epoch 2/3\n", true),
         ("Epoch 2/3\n", false),
         ("\r 50%|#####     | 12/24 [00:44<00:42,  3.5s/it]", true),
-        ("\r 50%|#####     | 12/24 [00:48<00:46,  3.8s/it]", false),
+        // The bar that waited counts once more when its redraw completes it.
+        ("\r 50%|#####     | 12/24 [00:48<00:46,  3.8s/it]", true),
+        ("\r 50%|#####     | 12/24 [00:52<00:50,  4.1s/it]", false),
         ("\r 54%|#####     | 13/24 [00:48<00:42,  3.5s/it]", true),
         (
             "\nEvaluating:  50%|#####     | 3/6 [00:04<00:04,  1.5s/it]\n",
