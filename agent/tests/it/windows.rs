@@ -98,14 +98,14 @@ async fn what_prints_anything_new_makes_progress_and_what_was_never_read_is_only
     let bed = Bed::with_daemon(Window::None).await;
     let mut client = bed.client().await;
     let limited = |bed: &Bed| v1::ConfigureRequest {
-        no_progress_s: 2,
+        no_progress_s: 5,
         ..configure(bed)
     };
     // Losses without steps, as a trainer prints them that was told to draw no bar.
     let losses =
-        "for i in $(seq 10 35); do echo \"{'loss': 2.$i, 'epoch': 0.$i}\"; sleep 0.2; done";
+        "for i in $(seq 10 50); do echo \"{'loss': 2.$i, 'epoch': 0.$i}\"; sleep 0.2; done";
     // A loader that no recogniser knows.
-    let silent = "for i in $(seq 1 5); do echo working; sleep 1; done";
+    let silent = "for i in $(seq 1 9); do echo working; sleep 1; done";
     for command in [losses, silent] {
         client.configure(limited(&bed)).await.unwrap();
         bed.start("train", command).await.unwrap();
