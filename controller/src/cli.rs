@@ -70,6 +70,7 @@ pub enum Verb {
     Accept(commands::accept::AcceptArgs),
     Cost(commands::cost::CostArgs),
     Bid(commands::bid::BidArgs),
+    Prepay(commands::prepay::PrepayArgs),
     History(commands::history::HistoryArgs),
     Ps(commands::ps::PsArgs),
     Status(commands::status::StatusArgs),

@@ -19,6 +19,7 @@ pub mod offers;
 pub mod parse;
 mod parts;
 pub mod plan;
+pub mod prepay;
 pub mod ps;
 pub mod report;
 pub mod resume;
@@ -248,6 +249,7 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::Accept(args) => block_on(accept::accept(ui, deps, args)),
         Verb::Cost(args) => block_on(cost::cost(ui, deps, args)),
         Verb::Bid(args) => block_on(bid::bid(ui, deps, args)),
+        Verb::Prepay(args) => block_on(prepay::prepay(ui, deps, args)),
         Verb::History(args) => history::history(ui, deps, args),
         Verb::Ps(args) => ps::ps(ui, deps, args),
         Verb::Status(args) => block_on(status::status(ui, deps, args)),

@@ -7,7 +7,7 @@
 //! [`key_ring`] gives them to boxes.
 
 pub mod key_ring;
-mod process;
+pub(crate) mod process;
 mod profile;
 mod sso;
 pub mod sts;

@@ -110,6 +110,13 @@ pub fn attempt_cost(intervals: &[Interval], attempt: u32, now_us: i64) -> Cost {
     cost
 }
 
+/// How far a final bill may be from what was metered, as a share of it, and dollars.
+const PLAUSIBLE_SHARE: f64 = 0.2;
+const PLAUSIBLE_USD: f64 = 0.01;
+/// What ended while nobody looked counts up to the first look, and where charges tell more, up to so much later than they do: they show up
+/// in the provider's account that late at most.
+pub const UNSEEN_US: i64 = 6 * 3_600_000_000;
+
 /// What the provider charged for an attempt.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Charged {
@@ -131,20 +138,57 @@ pub fn run_cost(intervals: &[Interval], charges: &[Charged], now_us: i64) -> Cos
 
     let mut total = Cost::default();
     for attempt in attempts {
-        let ours = attempt_cost(intervals, attempt, now_us);
         let charged = charges.iter().find(|charged| charged.attempt == attempt);
-        total += match charged {
-            Some(charged) if charged.is_final => charged.cost,
-            // It lags behind; where it is ahead, something was charged that nobody saw.
-            Some(charged) => Cost {
-                gpu_usd: ours.gpu_usd.max(charged.cost.gpu_usd),
-                disk_usd: ours.disk_usd.max(charged.cost.disk_usd),
-                bandwidth_usd: charged.cost.bandwidth_usd,
-            },
-            None => ours,
-        };
+        total += counted(intervals, attempt, charged, now_us);
     }
     total
+}
+
+/// What an attempt cost up to `now_us`, of what was metered and what was charged.
+pub fn counted(
+    intervals: &[Interval],
+    attempt: u32,
+    charged: Option<&Charged>,
+    now_us: i64,
+) -> Cost {
+    let ours = attempt_cost(intervals, attempt, now_us);
+    let Some(charged) = charged else {
+        return ours;
+    };
+    let bill = charged.cost;
+    let is_dearer = bill.gpu_usd + bill.disk_usd >= ours.gpu_usd + ours.disk_usd;
+    // Of a bill that cannot be true the dearer figure counts: a budget must not be passed by anybody's mistake.
+    if charged.is_final && (is_dearer || is_plausible(intervals, attempt, bill, now_us)) {
+        return bill;
+    }
+    // It lags behind; where it is ahead, something was charged that nobody saw.
+    Cost {
+        gpu_usd: ours.gpu_usd.max(bill.gpu_usd),
+        disk_usd: ours.disk_usd.max(bill.disk_usd),
+        bandwidth_usd: bill.bandwidth_usd,
+    }
+}
+
+/// Whether a final bill of an attempt can be true, held against what was metered: it is within a cent, or a fifth, of it, and below
+/// that by no more than what nobody can have seen: a box that was taken while nobody looked is metered up to [`UNSEEN_US`] too long.
+/// Traffic was metered by nobody else.
+pub fn is_plausible(intervals: &[Interval], attempt: u32, bill: Cost, now_us: i64) -> bool {
+    let ours = attempt_cost(intervals, attempt, now_us);
+    let (ours_usd, bill_usd) = (ours.gpu_usd + ours.disk_usd, bill.gpu_usd + bill.disk_usd);
+    let room_usd = (ours_usd * PLAUSIBLE_SHARE).max(PLAUSIBLE_USD);
+    let unseen_usd: f64 = intervals
+        .iter()
+        .filter(|known| known.attempt == attempt && known.kind == CostKind::Gpu)
+        .map(|known| {
+            let to_us = known.to_us.unwrap_or(now_us);
+            let most_us = to_us.saturating_sub(known.from_us).clamp(0, UNSEEN_US);
+            most_us as f64 / 3.6e9 * known.usd_per_hour
+        })
+        .sum();
+    // A box that was there cost something.
+    let is_nothing = bill_usd <= 0.0 && ours_usd > PLAUSIBLE_USD;
+    let (least_usd, most_usd) = (ours_usd - room_usd - unseen_usd, ours_usd + room_usd);
+    !is_nothing && (least_usd..=most_usd).contains(&bill_usd)
 }
 
 /// What the open intervals cost now, $/h; of one attempt, or of all.
@@ -352,6 +396,47 @@ mod tests {
         let second = attempt_cost(&intervals, 2, 5 * HOUR_US + 1_000_000);
         check(second.gpu_usd, 0.40 + 0.40 / 3600.0);
         check(attempt_cost(&intervals, 3, 10 * HOUR_US).total_usd(), 0.0);
+    }
+
+    #[test]
+    fn a_final_bill_counts_where_it_can_be_true_and_else_the_dearer_of_the_two() {
+        let gpu = |hours: i64| Interval {
+            attempt: 1,
+            kind: CostKind::Gpu,
+            from_us: 0,
+            to_us: Some(hours * HOUR_US),
+            usd_per_hour: 1.0,
+        };
+        for (hours, charged, is_true, counts) in [
+            (40, 40.0, true, 40.0),
+            (40, 48.0, true, 48.0),
+            (40, 48.1, false, 48.1),
+            (40, 33.0, true, 33.0),
+            // Six hours of it may have been somebody else's, while nobody looked.
+            (40, 26.1, true, 26.1),
+            (40, 25.9, false, 40.0),
+            (40, 0.0, false, 40.0),
+            (3, 0.1, true, 0.1),
+            (3, 0.0, false, 3.0),
+            (0, 0.01, true, 0.01),
+            (0, 0.02, false, 0.02),
+        ] {
+            let bill = Cost {
+                gpu_usd: charged,
+                disk_usd: 0.0,
+                bandwidth_usd: 0.5,
+            };
+            let closed = Charged {
+                attempt: 1,
+                cost: bill,
+                is_final: true,
+            };
+            let (intervals, now_us) = ([gpu(hours)], 99 * HOUR_US);
+            let plausible = is_plausible(&intervals, 1, bill, now_us);
+            assert_eq!(plausible, is_true, "{hours} {charged}");
+            let found = counted(&intervals, 1, Some(&closed), now_us);
+            check(found.total_usd(), counts + 0.5);
+        }
     }
 
     #[test]

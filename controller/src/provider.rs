@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Number of an offer; dead as soon as it is rented.
 pub type OfferId = u64;
@@ -136,6 +137,38 @@ pub struct RentRequest {
     pub env: Vec<(String, String)>,
     /// Bid for an interruptible instance, $/h; `None`: on-demand.
     pub bid_usd_per_hour: Option<f64>,
+    /// What its container is made with beside the image.
+    pub container: Container,
+}
+
+/// What a container is made with beside its image.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Container {
+    /// Login for the registry of the image.
+    pub login: Option<ImageLogin>,
+    /// Ports that are opened beside ssh's, as `8080` or `5000/udp`. They are fixed for life.
+    pub ports: Vec<String>,
+    /// Further options of docker, such as `--shm-size=16g`.
+    pub docker_options: Option<String>,
+    /// Template whose image, environment and set-up are taken where the request names none.
+    pub template: Option<String>,
+}
+
+/// Login for the registry of a private image. The password is never printed, and wiped when dropped.
+#[derive(Clone, PartialEq, Zeroize, ZeroizeOnDrop)]
+pub struct ImageLogin {
+    /// Host of the registry.
+    pub registry: String,
+    /// User there.
+    pub user: String,
+    /// Password, or a token in its place.
+    pub password: String,
+}
+
+impl std::fmt::Debug for ImageLogin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ImageLogin({} at {})", self.user, self.registry)
+    }
 }
 
 /// What the provider wants an instance to be.
@@ -242,6 +275,15 @@ pub struct Account {
     pub id: u64,
     /// Spendable credit in dollars.
     pub credit_usd: f64,
+}
+
+/// What was bought by paying for a box in advance.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prepaid {
+    /// For how long its price is cut, months of 720 h; `None`: the provider does not say.
+    pub months: Option<f64>,
+    /// By which share.
+    pub discount: f64,
 }
 
 /// What the provider charged for one instance over a time.
@@ -357,11 +399,39 @@ impl ProviderError {
         }
     }
 
+    /// This provider has no such thing.
+    pub fn cannot(operation: &'static str) -> Self {
+        Self::Refused {
+            operation,
+            status: 405,
+            message: "there is no such thing here".to_owned(),
+            leftover: None,
+        }
+    }
+
     /// The request may have been carried out though no answer came.
     pub fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
             || matches!(self, Self::Refused { status: 500.., .. })
     }
+}
+
+/// A look at a disk from outside its box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskLook {
+    /// Names, owners and sizes.
+    List,
+    /// Kibibytes in all.
+    Size,
+}
+
+/// A directory on the disk of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskPath<'a> {
+    /// Whose disk.
+    pub instance: InstanceId,
+    /// Absolute.
+    pub path: &'a str,
 }
 
 /// A market. Reads are repeated by the implementation where safe; a rent is never repeated by it.
@@ -389,12 +459,60 @@ pub trait Provider: Send + Sync {
     async fn destroy(&self, id: InstanceId) -> Result<(), ProviderError>;
     /// Changes the bid, $/h for the whole box.
     async fn change_bid(&self, id: InstanceId, usd_per_hour: f64) -> Result<(), ProviderError>;
-    /// Lets a public key in. Success when it is already there.
-    async fn attach_key(&self, id: InstanceId, public_key: &str) -> Result<(), ProviderError>;
-    /// Makes the account know a public key, so that new instances let it in. Success when it is already there.
-    async fn register_key(&self, public_key: &str) -> Result<(), ProviderError>;
-    /// Last lines that the container of an instance, or its host while it makes one, has printed.
-    async fn container_log(&self, id: InstanceId, tail: u32) -> Result<String, ProviderError>;
+    /// Gives it the label by which it is known to be ours. Where nothing can be labelled, it is known by other means.
+    async fn set_label(&self, _id: InstanceId, _label: &str) -> Result<(), ProviderError> {
+        Ok(())
+    }
+    /// Stops its container and starts it again: disk, GPU and price stay.
+    async fn reboot(&self, _id: InstanceId) -> Result<(), ProviderError> {
+        Err(ProviderError::cannot("reboot instance"))
+    }
+    /// Makes its container anew from a freshly pulled image: GPU and price stay, the disk is lost.
+    async fn recycle(&self, _id: InstanceId) -> Result<(), ProviderError> {
+        Err(ProviderError::cannot("recycle instance"))
+    }
+    /// Pays for it in advance, for a lower price. Never repeated: the money is gone when it was done.
+    async fn prepay(&self, _id: InstanceId, _usd: f64) -> Result<Prepaid, ProviderError> {
+        Err(ProviderError::cannot("prepay instance"))
+    }
+    /// What `ls -la` or `du -s` print of a path on its disk, whether it runs or is stopped.
+    async fn look_at_disk(
+        &self,
+        _id: InstanceId,
+        _look: DiskLook,
+        _path: &str,
+    ) -> Result<String, ProviderError> {
+        Err(ProviderError::cannot("execute"))
+    }
+    /// Begins to copy what is in a directory of one instance to a directory of another. Nothing tells when it is done.
+    async fn copy(&self, _from: DiskPath<'_>, _to: DiskPath<'_>) -> Result<(), ProviderError> {
+        Err(ProviderError::cannot("copy"))
+    }
+    /// Ends the copies to an instance that are under way.
+    async fn cancel_copy(&self, _to: InstanceId) -> Result<(), ProviderError> {
+        Err(ProviderError::cannot("cancel copy"))
+    }
+    /// Lets a public key in. Success when it is already there, and where keys are not the provider's business.
+    async fn attach_key(&self, _id: InstanceId, _public_key: &str) -> Result<(), ProviderError> {
+        Ok(())
+    }
+    /// Makes the account know a public key, so that new instances let it in. Success when it is already there, and where keys are
+    /// not the provider's business.
+    async fn register_key(&self, _public_key: &str) -> Result<(), ProviderError> {
+        Ok(())
+    }
+    /// Takes every key that `is_old` knows from the account and from an instance. Answers how many there were.
+    async fn forget_keys(
+        &self,
+        _id: InstanceId,
+        _is_old: &(dyn for<'a> Fn(&'a str) -> bool + Send + Sync),
+    ) -> Result<u32, ProviderError> {
+        Ok(0)
+    }
+    /// Last lines that the container of an instance, or its host while it makes one, has printed; nothing where none are kept.
+    async fn container_log(&self, _id: InstanceId, _tail: u32) -> Result<String, ProviderError> {
+        Ok(String::new())
+    }
     /// Charges of the given instances since a time (seconds since the epoch).
     async fn charges(
         &self,

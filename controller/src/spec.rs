@@ -5,6 +5,7 @@
 
 pub mod accelerators;
 mod bare;
+pub mod container;
 mod file;
 pub mod model;
 pub mod query;
@@ -71,11 +72,14 @@ pub struct RunSpec {
     /// What is trained, for the plan.
     #[serde(default)]
     pub model: Option<Model>,
-    /// Container image.
+    /// Container image; empty: the template's.
     pub image: String,
     /// Its size as it travels, GB; `None`: not told. Bounds how long a host may take to fetch it.
     #[serde(default)]
     pub image_gb: Option<f64>,
+    /// What its container is made with beside the image.
+    #[serde(default)]
+    pub container: container::ContainerSpec,
     /// Shell text that the box runs at every start, after spotter's own.
     #[serde(default)]
     pub onstart: Option<String>,

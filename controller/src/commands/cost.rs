@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     commands::Deps,
     error::CommandError,
-    ledger::{self, Cost, CostKind, Reconciliation},
+    ledger::{self, Charged, Cost, CostKind, Reconciliation},
     provider::{ProviderError, hosts::is_host},
     run::{
         State, next,
@@ -77,9 +77,12 @@ struct AttemptCost {
     charged: Option<Cost>,
     /// The bill is closed: it was read hours after the box was gone.
     charged_is_final: bool,
-    /// The box is gone, and what was charged counts in the place of our own figure.
+    /// What counts of the two.
     #[serde(skip)]
-    charged_is_whole: bool,
+    counted: Cost,
+    /// The bill is closed and cannot be true.
+    #[serde(skip)]
+    is_doubtful: bool,
     /// Charged minus ours, without traffic; null without a charge.
     difference_usd: Option<f64>,
 }
@@ -180,16 +183,16 @@ fn run_cost(
         let charge = charges.iter().find(|charge| charge.attempt == number);
         let charged = charge.map(|charge| charge.cost);
         let charged_is_final = charge.is_some_and(|charge| charge.is_final);
-        let charged_is_whole = charge.is_some_and(|charge| charge.is_whole);
-        cost += match charged {
-            Some(charged) if charged_is_whole => charged,
-            // An open bill lags behind; only its traffic is news.
-            Some(charged) => Cost {
-                bandwidth_usd: charged.bandwidth_usd,
-                ..ledger
-            },
-            None => ledger,
-        };
+        let counted = ledger::counted(
+            &intervals,
+            number,
+            charge.map(Charged::from).as_ref(),
+            now_us,
+        );
+        cost += counted;
+        let is_doubtful = charged_is_final
+            && charged
+                .is_some_and(|charged| !ledger::is_plausible(&intervals, number, charged, now_us));
         let is_open = |kind: CostKind| {
             intervals.iter().any(|interval| {
                 interval.attempt == number && interval.kind == kind && interval.to_us.is_none()
@@ -207,7 +210,8 @@ fn run_cost(
             ledger,
             charged,
             charged_is_final,
-            charged_is_whole,
+            counted,
+            is_doubtful,
             difference_usd: difference,
         });
     }
@@ -279,13 +283,7 @@ fn attempts_table(run: &RunCost) -> Table {
         "CHARGED>",
     ]);
     for attempt in &run.attempts {
-        let shown = match (attempt.charged_is_whole, attempt.charged) {
-            (true, Some(charged)) => charged,
-            (_, charged) => Cost {
-                bandwidth_usd: charged.map_or(0.0, |charged| charged.bandwidth_usd),
-                ..attempt.ledger
-            },
-        };
+        let shown = attempt.counted;
         let charged = attempt.charged.map(|charged| {
             let so_far = if attempt.charged_is_final {
                 ""
@@ -337,7 +335,16 @@ fn notes(ui: &mut Ui, costs: &Costs) {
         }
         for attempt in &run.attempts {
             let apart = attempt.difference_usd.filter(|usd| usd.abs() >= 0.005);
-            if let Some(usd) = apart.filter(|_| attempt.charged_is_final) {
+            if attempt.is_doubtful {
+                ui.warning(format_args!(
+                    "the bill of attempt {} of `{}` CANNOT BE RIGHT: {} were charged for what was metered at {}; the dearer counts. \
+                     Look at it in the provider's console",
+                    attempt.attempt,
+                    run.run,
+                    text::usd(attempt.charged.unwrap_or_default().total_usd()),
+                    text::usd(attempt.ledger.total_usd()),
+                ));
+            } else if let Some(usd) = apart.filter(|_| attempt.charged_is_final) {
                 ui.status(format_args!(
                     "The bill of attempt {} of `{}` differs from our ledger by {usd:+.4} dollars; the bill counts.",
                     attempt.attempt, run.run

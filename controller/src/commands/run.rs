@@ -15,7 +15,7 @@ use crate::{
     error::CommandError,
     fault, notify,
     provider::{Rental, SshAddress, hosts},
-    run::{lifecycle::Goal, site::SiteError},
+    run::{container, lifecycle::Goal, site::SiteError},
     spec::{BareRun, OnDone, RunSpec},
     store::RunRecord,
     ui::{Ui, text},
@@ -187,6 +187,7 @@ pub async fn run(
     }
 
     notify::check(&spec, &|name| deps.shell_variable(name))?;
+    container::check(&spec, &|name| deps.shell_variable(name))?;
 
     // Everything that can be proved without money is proved before any is spent.
     let sites = deps.sites()?;

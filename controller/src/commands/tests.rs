@@ -385,6 +385,7 @@ fn gc_and_ps_agree_on_what_a_box_costs() {
         onstart: String::new(),
         env: Vec::new(),
         bid_usd_per_hour: Some(0.3),
+        container: Default::default(),
     };
     let market: &dyn Provider = &desk.market;
     let id = runtime.block_on(market.rent(&request)).unwrap();

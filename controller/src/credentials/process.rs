@@ -45,10 +45,12 @@ pub enum ProcessError {
         said: String,
     },
     /// It printed something else.
-    #[error("`{program}` printed no keys: {why}")]
+    #[error("`{program}` printed no {what}: {why}")]
     Printed {
         /// Its first word.
         program: String,
+        /// What it should have printed.
+        what: &'static str,
         /// What is wrong with it.
         why: String,
     },
@@ -74,6 +76,31 @@ struct Printed {
 
 /// Runs the program, without a shell, and reads the keys that it prints.
 pub(super) async fn keys(command: &str) -> Result<Credentials, ProcessError> {
+    let (program, stdout) = run(command).await?;
+    read(&stdout).map_err(|why| ProcessError::Printed {
+        program,
+        what: "keys",
+        why,
+    })
+}
+
+/// The first line that the program prints, run without a shell: a password.
+pub(crate) async fn first_line(command: &str) -> Result<Zeroizing<String>, ProcessError> {
+    let (program, stdout) = run(command).await?;
+    let printed = |why: &str| ProcessError::Printed {
+        program: program.clone(),
+        what: "password",
+        why: why.to_owned(),
+    };
+    let text = std::str::from_utf8(&stdout).map_err(|_| printed("it is no text"))?;
+    match text.lines().next().map(str::trim) {
+        None | Some("") => Err(printed("its first line is empty")),
+        Some(line) => Ok(Zeroizing::new(line.to_owned())),
+    }
+}
+
+/// What the program printed.
+async fn run(command: &str) -> Result<(String, Zeroizing<Vec<u8>>), ProcessError> {
     let words = shell_words::split(command).map_err(|err| ProcessError::Words(err.to_string()))?;
     let (program, arguments) = words
         .split_first()
@@ -92,16 +119,16 @@ pub(super) async fn keys(command: &str) -> Result<Credentials, ProcessError> {
         Err(_) => return Err(ProcessError::Late { program }),
     };
     let stdout = Zeroizing::new(output.stdout);
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        let said = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        return Err(ProcessError::Failed {
-            program,
-            status: output.status.to_string(),
-            said: said.chars().take(MAX_COMPLAINT_CHARS).collect(),
-        });
+    if output.status.success() {
+        return Ok((program, stdout));
     }
-    read(&stdout).map_err(|why| ProcessError::Printed { program, why })
+    let text = String::from_utf8_lossy(&output.stderr);
+    let said = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    Err(ProcessError::Failed {
+        program,
+        status: output.status.to_string(),
+        said: said.chars().take(MAX_COMPLAINT_CHARS).collect(),
+    })
 }
 
 /// Reads what was printed (pure). The error repeats nothing of it.

@@ -21,7 +21,9 @@ pub(super) fn text(run: &str, event: &EventRecord) -> Option<String> {
     Some(match event.kind.as_str() {
         "backup.alarm" => with("the backup is behind".to_owned(), "reason"),
         "backup.recovered" => "the backup is up to date again".to_owned(),
-        cadence::EVENT | "credit_low" | "contract_ends" => word("text")?.to_owned(),
+        cadence::EVENT | "credit_low" | "contract_ends" | "bill_doubtful" => {
+            word("text")?.to_owned()
+        }
         "disk.filling" => alarms::filling_text(run, detail),
         "credentials.expiring" => {
             let left_s = detail["left_s"].as_u64().unwrap_or_default();

@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use async_trait::async_trait;
 
 use super::{
-    Account, Charge, Instance, InstanceId, Offer, OfferQuery, Provider, ProviderError, RentRequest,
+    Account, Charge, DiskLook, DiskPath, Instance, InstanceId, Offer, OfferQuery, Prepaid,
+    Provider, ProviderError, RentRequest,
     hosts::{Hosts, is_host},
 };
 use crate::store::Store;
@@ -107,6 +108,47 @@ impl Provider for Fleet {
 
     async fn change_bid(&self, id: InstanceId, usd_per_hour: f64) -> Result<(), ProviderError> {
         self.of(id).change_bid(id, usd_per_hour).await
+    }
+
+    async fn set_label(&self, id: InstanceId, label: &str) -> Result<(), ProviderError> {
+        self.of(id).set_label(id, label).await
+    }
+
+    async fn reboot(&self, id: InstanceId) -> Result<(), ProviderError> {
+        self.of(id).reboot(id).await
+    }
+
+    async fn recycle(&self, id: InstanceId) -> Result<(), ProviderError> {
+        self.of(id).recycle(id).await
+    }
+
+    async fn prepay(&self, id: InstanceId, usd: f64) -> Result<Prepaid, ProviderError> {
+        self.of(id).prepay(id, usd).await
+    }
+
+    async fn look_at_disk(
+        &self,
+        id: InstanceId,
+        look: DiskLook,
+        path: &str,
+    ) -> Result<String, ProviderError> {
+        self.of(id).look_at_disk(id, look, path).await
+    }
+
+    async fn copy(&self, from: DiskPath<'_>, to: DiskPath<'_>) -> Result<(), ProviderError> {
+        self.of(from.instance).copy(from, to).await
+    }
+
+    async fn cancel_copy(&self, to: InstanceId) -> Result<(), ProviderError> {
+        self.of(to).cancel_copy(to).await
+    }
+
+    async fn forget_keys(
+        &self,
+        id: InstanceId,
+        is_old: &(dyn for<'a> Fn(&'a str) -> bool + Send + Sync),
+    ) -> Result<u32, ProviderError> {
+        self.of(id).forget_keys(id, is_old).await
     }
 
     async fn attach_key(&self, id: InstanceId, public_key: &str) -> Result<(), ProviderError> {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Account, Actual, Charge, Instance, InstanceId, Intended, Offer, OfferId, OfferQuery, Provider,
-    ProviderError, RentRequest, Rental, SshAddress,
+    Account, Actual, Charge, Instance, InstanceId, Intended, Offer, OfferId, OfferQuery, Prepaid,
+    Provider, ProviderError, RentRequest, Rental, SshAddress,
 };
 
 /// From a create to `running`.
@@ -42,6 +42,8 @@ struct State {
     failing: BTreeMap<&'static str, u32>,
     spoils: VecDeque<fn(&mut Instance)>,
     container_log: String,
+    restarts: Vec<(&'static str, InstanceId)>,
+    mends: bool,
     credit_usd: f64,
 }
 
@@ -83,6 +85,8 @@ impl MemoryMarket {
             failing: BTreeMap::new(),
             spoils: VecDeque::new(),
             container_log: String::new(),
+            restarts: Vec::new(),
+            mends: false,
             credit_usd: 100.0,
         })))
     }
@@ -164,6 +168,26 @@ impl MemoryMarket {
     /// The next box that is rented is like this whenever somebody looks at it; the one after it like the next of these.
     pub fn spoil_next(&self, spoil: fn(&mut Instance)) {
         self.state().spoils.push_back(spoil);
+    }
+
+    /// From now on a restart of its container mends whatever is wrong with a box.
+    pub fn mend_by_restart(&self) {
+        self.state().mends = true;
+    }
+
+    /// Restarts of containers that were asked for, in order.
+    pub fn restarts(&self) -> Vec<(&'static str, InstanceId)> {
+        self.state().restarts.clone()
+    }
+
+    fn restart(&self, operation: &'static str, id: InstanceId) -> Result<(), ProviderError> {
+        let mut state = self.reach(operation)?;
+        state.restarts.push((operation, id));
+        let mends = state.mends;
+        if let Some(rented) = state.rented.get_mut(&id).filter(|_| mends) {
+            rented.spoil = None;
+        }
+        Ok(())
     }
 
     /// What containers have printed.
@@ -593,6 +617,27 @@ impl Provider for MemoryMarket {
             rented.instance.gpu_usd_per_hour = usd_per_hour;
         }
         Ok(())
+    }
+
+    async fn reboot(&self, id: InstanceId) -> Result<(), ProviderError> {
+        self.restart("reboot instance", id)
+    }
+
+    async fn recycle(&self, id: InstanceId) -> Result<(), ProviderError> {
+        self.restart("recycle instance", id)
+    }
+
+    async fn prepay(&self, _id: InstanceId, usd: f64) -> Result<Prepaid, ProviderError> {
+        let mut state = self.reach("prepay instance")?;
+        if usd > state.credit_usd {
+            let message = "Insufficient credit".to_owned();
+            return Err(ProviderError::NoCredit { message });
+        }
+        state.credit_usd -= usd;
+        Ok(Prepaid {
+            months: Some(usd / 100.0),
+            discount: 0.2,
+        })
     }
 
     async fn attach_key(&self, _id: InstanceId, _public_key: &str) -> Result<(), ProviderError> {

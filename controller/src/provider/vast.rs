@@ -1,21 +1,33 @@
 //! The only place that knows the Vast.ai API: its routes, its words and its habits.
 //!
 //! [`wire`] turns its JSON into our types, [`http`] makes one exchange, [`limits`] keeps to its rates. Reads and idempotent writes
-//! are repeated there; a rent never is, unless the answer proves that nothing was done.
+//! are repeated there; a rent never is, unless the answer proves that nothing was done. Here is what a run's life needs;
+//! [`actions`] act on a box otherwise, [`keys`], [`copies`], [`templates`] and [`bills`] are what their names say.
+//!
+//! Of what an order may say, a box that is reached by ssh as root has no use for `args`, `user` and the keys of Jupyter.
 
+mod actions;
+mod bills;
+mod copies;
 mod http;
+mod keys;
 mod limits;
+mod redirect;
+mod templates;
 mod wire;
 
 use async_trait::async_trait;
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 pub use self::http::ApiKey;
-use self::http::{Http, NAME, Repeat};
+use self::{
+    actions::Restart,
+    http::{Http, NAME, Repeat},
+};
 use super::{
-    Account, Charge, Instance, InstanceId, Offer, OfferQuery, Provider, ProviderError, RentRequest,
-    Rental,
+    Account, Charge, DiskLook, DiskPath, Instance, InstanceId, Offer, OfferQuery, Prepaid,
+    Provider, ProviderError, RentRequest, Rental,
 };
 
 /// Where the API is unless `VAST_URL` says otherwise.
@@ -42,22 +54,28 @@ impl Vast {
 
     /// Rows of the v1 list that match `filters`, all pages.
     async fn list(&self, filters: &Value) -> Result<Vec<Value>, ProviderError> {
-        const OPERATION: &str = "list instances";
         let filters = wire::query_value(filters);
         let order = wire::query_value(&json!([{"col": "id", "dir": "asc"}]));
+        let path =
+            format!("/api/v1/instances/?select_filters={filters}&order_by={order}&limit={PAGE}");
+        self.pages("list instances", &path, "instances").await
+    }
+
+    /// Rows of all pages of a list. An answer without a list is an error, on whichever page: it must never look like an empty fleet,
+    /// of which somebody would rent a second one, or like a small bill.
+    async fn pages(
+        &self,
+        operation: &'static str,
+        path: &str,
+        key: &str,
+    ) -> Result<Vec<Value>, ProviderError> {
+        let unreachable = |message: String| ProviderError::Unreachable { operation, message };
         let mut rows = Vec::new();
         let mut after = String::new();
         for _ in 0..MOST_PAGES {
-            let path = format!(
-                "/api/v1/instances/?select_filters={filters}&order_by={order}&limit={PAGE}{after}"
-            );
-            let body = self.http.get(OPERATION, &path).await?;
-            // An answer without a list must never look like an empty fleet: somebody would rent a second one.
-            let Some(page) = body.get("instances").and_then(Value::as_array) else {
-                return Err(ProviderError::Unreachable {
-                    operation: OPERATION,
-                    message: "the answer holds no list of instances".to_owned(),
-                });
+            let body = self.http.get(operation, &format!("{path}{after}")).await?;
+            let Some(page) = body.get(key).and_then(Value::as_array) else {
+                return Err(unreachable(format!("the answer holds no list of {key}")));
             };
             rows.extend(page.iter().cloned());
             match body.get("next_token").and_then(Value::as_str) {
@@ -67,10 +85,32 @@ impl Vast {
                 _ => return Ok(rows),
             }
         }
-        Err(ProviderError::Unreachable {
-            operation: OPERATION,
-            message: format!("the list of instances has more than {MOST_PAGES} pages"),
-        })
+        Err(unreachable(format!(
+            "the list of {key} has more than {MOST_PAGES} pages"
+        )))
+    }
+
+    /// Searches. There are two routes for it: where the usual one was switched off, the other one is asked.
+    async fn search(&self, request: Value) -> Result<Value, ProviderError> {
+        const OPERATION: &str = "search offers";
+        let usual = self
+            .http
+            .write(OPERATION, Method::POST, "/api/v0/bundles/", request.clone())
+            .await;
+        match usual {
+            Err(ProviderError::Refused {
+                status: 404 | 405 | 410,
+                message,
+                ..
+            }) => {
+                tracing::debug!(message, "the usual route of searches is off");
+                let body = json!({"select_cols": ["*"], "q": request});
+                self.http
+                    .write(OPERATION, Method::PUT, "/api/v0/search/asks/", body)
+                    .await
+            }
+            other => other,
+        }
     }
 }
 
@@ -100,11 +140,7 @@ impl Provider for Vast {
     }
 
     async fn offers(&self, query: &OfferQuery) -> Result<Vec<Offer>, ProviderError> {
-        let request = wire::search(query);
-        let body = self
-            .http
-            .write("search offers", Method::POST, "/api/v0/bundles/", request)
-            .await?;
+        let body = self.search(wire::search(query)).await?;
         let Some(rows) = body.get("offers").and_then(Value::as_array) else {
             return Err(ProviderError::Unreachable {
                 operation: "search offers",
@@ -128,7 +164,11 @@ impl Provider for Vast {
     async fn rent(&self, request: &RentRequest) -> Result<InstanceId, ProviderError> {
         const OPERATION: &str = "create instance";
         let path = format!("/api/v0/asks/{}/", request.offer);
-        let body = Some(wire::create(request));
+        let template = match &request.container.template {
+            Some(hash) => Some(self.template(hash).await?),
+            None => None,
+        };
+        let body = Some(wire::create(request, template.as_ref()));
         let answer = self
             .http
             .call(OPERATION, Method::PUT, &path, body, Repeat::OnlyIfRefused)
@@ -141,6 +181,8 @@ impl Provider for Vast {
         {
             return Ok(id);
         }
+        let login = request.container.login.as_ref();
+        let answer = answer.without(login.map(|login| login.password.as_str()));
         let message = wire::message(&answer.body, &answer.text);
         let code = answer
             .body
@@ -176,10 +218,16 @@ impl Provider for Vast {
 
     async fn instances(&self) -> Result<Vec<Instance>, ProviderError> {
         let rows = self.list(&json!({})).await?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| wire::instance(row, now_s()))
-            .collect())
+        let mut instances = Vec::with_capacity(rows.len());
+        for row in &rows {
+            // One that is left out is paid for and known to nobody.
+            let instance = wire::instance(row, now_s()).ok_or(ProviderError::Unreachable {
+                operation: "list instances",
+                message: "a row of the list has no id".to_owned(),
+            })?;
+            instances.push(instance);
+        }
+        Ok(instances)
     }
 
     async fn instance(&self, id: InstanceId) -> Result<Option<Instance>, ProviderError> {
@@ -274,73 +322,57 @@ impl Provider for Vast {
             .map(drop)
     }
 
+    async fn set_label(&self, id: InstanceId, label: &str) -> Result<(), ProviderError> {
+        self.label(id, label).await
+    }
+
+    async fn reboot(&self, id: InstanceId) -> Result<(), ProviderError> {
+        self.restart(id, Restart::Reboot).await
+    }
+
+    async fn recycle(&self, id: InstanceId) -> Result<(), ProviderError> {
+        self.restart(id, Restart::Recycle).await
+    }
+
+    async fn prepay(&self, id: InstanceId, usd: f64) -> Result<Prepaid, ProviderError> {
+        self.pay_ahead(id, usd).await
+    }
+
+    async fn look_at_disk(
+        &self,
+        id: InstanceId,
+        look: DiskLook,
+        path: &str,
+    ) -> Result<String, ProviderError> {
+        self.execute(id, look, path).await
+    }
+
+    async fn copy(&self, from: DiskPath<'_>, to: DiskPath<'_>) -> Result<(), ProviderError> {
+        self.copy_direct(from, to).await
+    }
+
+    async fn cancel_copy(&self, to: InstanceId) -> Result<(), ProviderError> {
+        self.cancel_copies(to).await
+    }
+
     async fn attach_key(&self, id: InstanceId, public_key: &str) -> Result<(), ProviderError> {
-        let path = format!("/api/v0/instances/{id}/ssh/");
-        let body = json!({"ssh_key": public_key.trim()});
-        match self
-            .http
-            .write("attach ssh key", Method::POST, &path, body)
-            .await
-        {
-            Err(ProviderError::Refused { message, .. })
-                if message.contains("already associated") =>
-            {
-                Ok(())
-            }
-            other => other.map(drop),
-        }
+        self.attach(id, public_key).await
     }
 
     async fn register_key(&self, public_key: &str) -> Result<(), ProviderError> {
-        let wanted = wire::key_material(public_key);
-        let answer = self
-            .http
-            .call(
-                "list ssh keys",
-                Method::GET,
-                "/api/v0/ssh/",
-                None,
-                Repeat::Safe,
-            )
-            .await?;
-        // 404 is how an account without keys answers.
-        if answer.status != StatusCode::NOT_FOUND {
-            let body = self.http.accept("list ssh keys", answer)?;
-            if wire::ssh_keys(&body)
-                .iter()
-                .any(|key| wire::key_material(key) == wanted)
-            {
-                return Ok(());
-            }
-        } else if let err @ ProviderError::Unauthorized { .. } =
-            self.http.refusal("list ssh keys", &answer)
-        {
-            return Err(err);
-        }
-        let body = json!({"ssh_key": public_key.trim()});
-        match self
-            .http
-            .write("create ssh key", Method::POST, "/api/v0/ssh/", body)
-            .await
-        {
-            // Team keys may not create account keys; attaching to the instance still works.
-            Err(ProviderError::Refused { message, .. }) if message.contains("team_ssh_keys") => {
-                Ok(())
-            }
-            other => other.map(drop),
-        }
+        self.register(public_key).await
+    }
+
+    async fn forget_keys(
+        &self,
+        id: InstanceId,
+        is_old: &(dyn for<'a> Fn(&'a str) -> bool + Send + Sync),
+    ) -> Result<u32, ProviderError> {
+        self.forget(id, is_old).await
     }
 
     async fn container_log(&self, id: InstanceId, tail: u32) -> Result<String, ProviderError> {
-        const OPERATION: &str = "request logs";
-        let path = format!("/api/v0/instances/request_logs/{id}/");
-        // The number is a text, as the official client sends it.
-        let body = json!({"tail": tail.to_string()});
-        let body = self.http.write(OPERATION, Method::PUT, &path, body).await?;
-        match body.get("result_url").and_then(Value::as_str) {
-            Some(url) => self.http.result(OPERATION, url).await,
-            None => Ok(wire::message(&body, "")),
-        }
+        self.logs(id, tail).await
     }
 
     async fn charges(
@@ -348,34 +380,7 @@ impl Provider for Vast {
         since_s: f64,
         instances: &[InstanceId],
     ) -> Result<Vec<Charge>, ProviderError> {
-        // Whole days: a charge that began before the bound would be left out otherwise.
-        let from = (since_s / 86_400.0).floor() * 86_400.0;
-        let to = (now_s() / 86_400.0).floor() * 86_400.0 + 86_400.0;
-        let filters = wire::query_value(
-            &json!({"day": {"gte": from, "lte": to}, "type": {"in": ["instance"]}}),
-        );
-        let mut charges: Vec<Charge> = Vec::new();
-        let mut after = String::new();
-        loop {
-            let path = format!(
-                "/api/v0/charges/?select_filters={filters}&latest_first=false&limit=100&format=tree{after}"
-            );
-            let body = self.http.get("show charges", &path).await?;
-            let rows = body
-                .get("results")
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default();
-            for row in &rows {
-                wire::add_charge(&mut charges, row, instances);
-            }
-            match body.get("next_token").and_then(Value::as_str) {
-                Some(token) if !token.is_empty() && !rows.is_empty() => {
-                    after = format!("&after_token={}", wire::query_text(token));
-                }
-                _ => return Ok(charges),
-            }
-        }
+        self.bills(since_s, instances).await
     }
 }
 
@@ -403,7 +408,7 @@ pub fn read_instance(row: &Value, now_s: f64) -> Option<Instance> {
 pub fn read_charges(rows: &[Value], instances: &[InstanceId]) -> Vec<Charge> {
     let mut charges = Vec::new();
     for row in rows {
-        wire::add_charge(&mut charges, row, instances);
+        wire::add_charge(&mut charges, row, instances).expect("a row of the simulator is whole");
     }
     charges
 }

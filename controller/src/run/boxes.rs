@@ -226,9 +226,9 @@ impl Lifecycle {
         }
         let since_s = attempt.created_us as f64 / 1e6;
         let charges = self.provider.charges(since_s, &ids).await?;
-        Ok(self
-            .store
-            .record_bill(attempt, &charges, self.clock.now_us())?)
+        let now_us = self.clock.now_us();
+        self.store.record_bill(attempt, &charges, now_us)?;
+        self.doubt_bill(attempt, now_us)
     }
 
     /// Whether the bill of a box that is gone is worth another look.

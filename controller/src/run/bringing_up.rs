@@ -112,7 +112,7 @@ impl Lifecycle {
             // What the record holds of an earlier life stays, until this one begins.
             attempt.started_us = attempt.old_session_us;
             self.copy_code(run, site, &workdir).await?;
-            let checkpoint = self.restore(run, attempt, site).await?;
+            let checkpoint = self.restore(run, attempt, site, &workdir).await?;
             self.set_up(run, attempt, site, &workdir, &checkpoint)
                 .await?;
             if !self.smoke(run, attempt, site, &workdir).await? {
@@ -220,6 +220,7 @@ impl Lifecycle {
         let mut told = String::new();
         let mut eye = Eye::default();
         let mut silent: Option<tokio::time::Instant> = None;
+        let mut rebooted = false;
         let mut unknown: Option<tokio::time::Instant> = None;
         let mut deaf: Option<tokio::time::Instant> = None;
         loop {
@@ -264,6 +265,15 @@ impl Lifecycle {
                                     "ssh did not let us in within {seconds} s: {why}"
                                 )));
                             }
+                            // What starts sshd runs again at every start of the container, and nothing is lost by one now.
+                            if before_training
+                                && !rebooted
+                                && since.elapsed() >= deadline::REBOOT
+                                && !is_host(id)
+                            {
+                                rebooted = true;
+                                self.reboot_silent(run, attempt, id, &why).await?;
+                            }
                             let (row, overdue) = eye.look(attempt.state, &instance);
                             match row.action {
                                 Action::Recover => {
@@ -305,6 +315,29 @@ impl Lifecycle {
         }
     }
 
+    /// The first remedy for a container that runs and lets nobody in.
+    async fn reboot_silent(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        id: u64,
+        why: &str,
+    ) -> Result<(), Halt> {
+        let minutes = deadline::REBOOT.as_secs() / 60;
+        match self.provider.reboot(id).await {
+            Ok(()) => {
+                self.say(
+                    run,
+                    &format!("ssh has let nobody in for {minutes} min: restarting the container."),
+                );
+                let detail = serde_json::json!({"instance": id, "reason": why});
+                self.note(run, attempt.number, "rebooted", detail)?;
+            }
+            Err(err) => tracing::debug!(%err, instance = id, "it could not be restarted"),
+        }
+        Ok(())
+    }
+
     /// Makes the box know our key. One that was replaced since the box was rented is told, and let in as well.
     pub(crate) async fn let_us_in(
         &self,
@@ -333,6 +366,16 @@ impl Lifecycle {
                 Ok(()) => {
                     crate::fault::point("provider.attach_key.after");
                     self.store.set_meta(&name, &stamp)?;
+                    // Whoever has the old one is not let in any more, here and on boxes to come.
+                    if let Some(old) = known.filter(|_| replaced) {
+                        let is_old = move |text: &str| key_stamp(text) == old;
+                        match self.provider.forget_keys(id, &is_old).await {
+                            Ok(gone) => tracing::debug!(gone, "old keys were taken away"),
+                            Err(err) => {
+                                tracing::warn!(%err, instance = id, "the old key still opens the box");
+                            }
+                        }
+                    }
                 }
                 Err(err) => {
                     tracing::debug!(%err, instance = id, "the key could not be attached; the account's key may do");
@@ -529,11 +572,13 @@ impl Lifecycle {
         run: &RunRecord,
         attempt: &mut AttemptRecord,
         site: &dyn Site,
+        workdir: &str,
     ) -> Result<String, Halt> {
         let is_first = attempt.number == 1 && attempt.reopened_us == 0;
         if is_first || !has_bucket(run) {
             return Ok(String::new());
         }
+        self.copy_from_sibling(run, attempt, workdir).await?;
         let progress = |done, total| self.report.transfer(&run.name, "checkpoint", done, total);
         let began = tokio::time::Instant::now();
         let report = site

@@ -19,6 +19,8 @@ pub(crate) const SSH: Duration = Duration::from_secs(10 * 60);
 /// A host whose container is still coming up refuses; one that lets packets vanish for this long does not (observed in the provider's own
 /// tooling).
 pub(crate) const ANSWER: Duration = Duration::from_secs(60);
+/// A launcher that died is seen to stay dead; one restart of the container leaves it time enough to let us in.
+pub(crate) const REBOOT: Duration = Duration::from_secs(5 * 60);
 /// How long a machine that did not come up is avoided.
 pub(crate) const AVOIDED: Duration = Duration::from_secs(7 * 86_400);
 

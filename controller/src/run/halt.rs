@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     error::CommandError,
-    provider::ProviderError,
+    provider::{DiskLook, ProviderError},
     run::{
         State,
         boxes::KEPT,
@@ -271,11 +271,12 @@ impl Lifecycle {
                 );
                 self.remember_machine(&attempt, &why)?;
                 let printed = self.container_words(&attempt).await;
+                let keys = self.keys_on_disk(&attempt).await;
                 self.note(
                     run,
                     attempt.number,
                     "bring_up_failed",
-                    serde_json::json!({"reason": why, "container_log": printed}),
+                    serde_json::json!({"reason": why, "container_log": printed, "keys_on_disk": keys}),
                 )?;
                 attempt.reason = Some(why);
                 self.end_box_patiently(run, &mut attempt).await
@@ -294,6 +295,16 @@ impl Lifecycle {
         let printed = tokio::time::timeout(LAST_WORDS, asked).await.ok()?.ok()?;
         let kept = printed.char_indices().rev().nth(LAST_CHARS);
         Some(printed[kept.map_or(0, |(at, _)| at)..].to_owned())
+    }
+
+    /// What lies where sshd looks for keys, asked past sshd: whether it was a key that was missing.
+    async fn keys_on_disk(&self, attempt: &AttemptRecord) -> Option<String> {
+        let id = attempt
+            .instance
+            .filter(|_| attempt.state == State::Preparing)?;
+        let asked = self.provider.look_at_disk(id, DiskLook::List, "/root/.ssh");
+        let listed = tokio::time::timeout(LAST_WORDS, asked).await.ok()?.ok()?;
+        Some(listed.chars().take(LAST_CHARS).collect())
     }
 
     async fn stop_on_request(

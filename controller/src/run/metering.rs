@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use crate::{
+    error::CommandError,
     ledger::{self, CostKind},
     provider::Instance,
     run::{State, lifecycle::Lifecycle},
-    store::{AttemptRecord, StoreError},
+    store::{AttemptRecord, ChargeRecord, StoreError},
 };
-
-/// A charge shows up in the provider's account this much later at most, as bills of boxes that are gone are final by then.
-const CHARGES_LAG_US: i64 = 6 * 3_600_000_000;
 
 /// Longest time for a look at the bill of a box before the run goes on.
 const BILLS_LIMIT: Duration = Duration::from_secs(30);
@@ -58,7 +56,7 @@ impl Lifecycle {
         let intervals = self.store.intervals(&attempt.run)?;
         let is_old = intervals.iter().any(|known| {
             let open = known.attempt == attempt.number && known.kind == CostKind::Gpu;
-            open && known.to_us.is_none() && now_us - known.from_us > CHARGES_LAG_US
+            open && known.to_us.is_none() && now_us - known.from_us > ledger::UNSEEN_US
         });
         if !is_old {
             return Ok(None);
@@ -73,7 +71,45 @@ impl Lifecycle {
         let charged_usd: f64 = charges.iter().map(|charge| charge.gpu_usd).sum();
         let until_us = ledger::charged_until(&intervals, attempt.number, charged_usd);
         Ok(until_us
-            .map(|until_us| until_us.saturating_add(CHARGES_LAG_US))
+            .map(|until_us| until_us.saturating_add(ledger::UNSEEN_US))
             .filter(|until_us| *until_us < now_us))
+    }
+
+    /// Tells once of a bill that is closed and cannot be true.
+    pub(crate) fn doubt_bill(
+        &self,
+        attempt: &AttemptRecord,
+        now_us: i64,
+    ) -> Result<(), CommandError> {
+        let (name, number) = (&attempt.run, attempt.number);
+        let charges = self.store.charges(name)?;
+        let bill = charges
+            .iter()
+            .find(|charge| charge.attempt == number && charge.is_final);
+        let intervals = self.store.intervals(name)?;
+        let is_doubtful =
+            |bill: &&ChargeRecord| !ledger::is_plausible(&intervals, number, bill.cost, now_us);
+        let Some(bill) = bill.filter(is_doubtful) else {
+            return Ok(());
+        };
+        let ours = ledger::attempt_cost(&intervals, number, now_us);
+        let text = format!(
+            "the bill of attempt {number} cannot be right: ${:.2} were charged for what was metered at ${:.2}",
+            bill.cost.total_usd(),
+            ours.total_usd()
+        );
+        tracing::warn!(run = name, text);
+        if self
+            .store
+            .newest_event(name, number, "bill_doubtful")?
+            .is_none()
+        {
+            let detail = serde_json::json!({
+                "text": text, "charged_usd": bill.cost.total_usd(), "metered_usd": ours.total_usd(),
+            });
+            self.store
+                .note(name, number, now_us, "bill_doubtful", &detail)?;
+        }
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     ledger::CostKind,
     provider::{Instance, InstanceId, Offer, ProviderError, RentRequest, Rental, hosts::is_host},
     run::{
-        State, claims, deadline,
+        State, claims, container, deadline,
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         machines,
@@ -37,8 +37,12 @@ const HOPELESS: [&str; 6] = [
     "no space left on device",
     "manifest unknown",
     "unauthorized",
-    "unexpected eof",
+    BROKEN_OFF,
 ];
+/// The one of them that a second try may mend: the image is pulled anew when the box is recycled, and while it loads no GPU is charged.
+const BROKEN_OFF: &str = "unexpected eof";
+/// A pull that was begun again is not yet in what the provider says.
+const RECYCLE_SHOWS: Duration = Duration::from_secs(60);
 
 /// Offers that were ordered and did not become a box, and what was said of the last one.
 #[derive(Debug, Default)]
@@ -98,6 +102,9 @@ impl Lifecycle {
                     })?,
                 env: Vec::new(),
                 bid_usd_per_hour: order.bid_usd_per_hour,
+                container: container::container(&run.spec, self.shell.as_ref())
+                    .await
+                    .map_err(Halt::Pause)?,
             };
             let price = order.running_usd_per_hour();
             let what = match is_host(offer.id) {
@@ -461,6 +468,7 @@ impl Lifecycle {
         let mut checked = attempt.reopened_us > 0;
         let began = tokio::time::Instant::now();
         let mut up: Option<tokio::time::Instant> = None;
+        let mut recycled: Option<tokio::time::Instant> = None;
         loop {
             self.still_ours(run, attempt)?;
             if self.bring_up_left(run, attempt).is_zero() {
@@ -475,6 +483,7 @@ impl Lifecycle {
                     if !checked {
                         self.check_rented(run, attempt, &instance)?;
                         checked = true;
+                        self.keep_label(attempt, &instance).await;
                     }
                     let (row, overdue) = eye.look(State::Loading, &instance);
                     let said = instance.status_msg.to_lowercase();
@@ -508,6 +517,26 @@ impl Lifecycle {
                                 )));
                             }
                         }
+                        // A download that broke off; the words stay for a moment after it is begun again.
+                        _ if said.contains(BROKEN_OFF)
+                            && attempt.awaits_training()
+                            && recycled.is_none() =>
+                        {
+                            recycled = Some(tokio::time::Instant::now());
+                            self.say(
+                                run,
+                                &format!(
+                                    "Its image did not arrive whole ({}): fetching it again.",
+                                    instance.status_msg
+                                ),
+                            );
+                            if let Err(err) = self.provider.recycle(id).await {
+                                tracing::debug!(%err, "it could not be recycled");
+                                return Err(Halt::BadBox(instance.status_msg));
+                            }
+                        }
+                        _ if said.contains(BROKEN_OFF)
+                            && recycled.is_some_and(|at| at.elapsed() < RECYCLE_SHOWS) => {}
                         _ if HOPELESS.iter().any(|word| said.contains(word)) => {
                             return Err(Halt::BadBox(instance.status_msg));
                         }
@@ -558,6 +587,19 @@ impl Lifecycle {
         }
     }
 
+    /// The label is how anybody finds out whose box this is: one that got lost, such as to a template's own, is written again.
+    async fn keep_label(&self, attempt: &AttemptRecord, instance: &Instance) {
+        if instance.label.as_deref() == Some(attempt.label.as_str()) {
+            return;
+        }
+        let written = self.provider.set_label(instance.id, &attempt.label).await;
+        match written {
+            Ok(()) => tracing::info!(instance = instance.id, "a box got its label back"),
+            // It is on record, and that is what spotter goes by as long as there is one.
+            Err(err) => tracing::warn!(%err, instance = instance.id, "a box has no label of ours"),
+        }
+    }
+
     /// What was really rented: a bid may come back as on-demand, a disk smaller than ordered.
     fn check_rented(
         &self,
@@ -582,6 +624,13 @@ impl Lifecycle {
             return Err(Halt::BadBox(format!(
                 "it has {} GPUs instead of {ordered_gpus}",
                 instance.num_gpus
+            )));
+        }
+        let ordered = attempt.gpu.rsplit_once(':').map_or("", |(name, _)| name);
+        let got = instance.gpu_name.as_str();
+        if !got.is_empty() && !ordered.is_empty() && !got.eq_ignore_ascii_case(ordered) {
+            return Err(Halt::BadBox(format!(
+                "it is a {got} instead of a {ordered}"
             )));
         }
         let disk_gb = resources.disk_gb;

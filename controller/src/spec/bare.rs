@@ -103,6 +103,7 @@ impl RunSpec {
             image: or("--image", bare.image.as_deref(), file::image)?
                 .unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),
             image_gb: None,
+            container: super::container::ContainerSpec::default(),
             onstart: None,
             envs,
             setup: bare.setup.clone(),

@@ -1,5 +1,6 @@
 //! The run file as it is written: its keys, and how they become a [`RunSpec`].
 
+mod container;
 mod model;
 mod notify;
 mod upload;
@@ -125,6 +126,11 @@ pub(super) struct FileKeys {
     model: Option<ModelKeys>,
     image: Option<Scalar>,
     image_size: Option<Scalar>,
+    image_login: Option<container::LoginKeys>,
+    #[serde(default)]
+    ports: Vec<Scalar>,
+    docker_options: Option<Scalar>,
+    template: Option<Scalar>,
     onstart: Option<String>,
     #[serde(default)]
     envs: Envs,
@@ -399,8 +405,17 @@ impl FileKeys {
             workdir: option(self.workdir.as_ref(), |text| existing_dir(dir, text))?,
             resources,
             model: self.model.as_ref().map(model::model).transpose()?,
-            image: or(self.image.as_ref(), DEFAULT_IMAGE.to_owned(), image)?,
+            image: match (&self.image, &self.template) {
+                (None, Some(_)) => String::new(),
+                (named, _) => or(named.as_ref(), DEFAULT_IMAGE.to_owned(), image)?,
+            },
             image_gb: option(self.image_size.as_ref(), values::size_gb)?,
+            container: container::container(
+                self.image_login.as_ref(),
+                &self.ports,
+                self.docker_options.as_ref(),
+                self.template.as_ref(),
+            )?,
             onstart: self.onstart.clone(),
             envs: envs(&self.envs)?,
             setup: self.setup.clone(),
@@ -476,6 +491,7 @@ impl FileKeys {
         {
             spec.resources.bid_headroom = DEFAULT_HEADROOM_BY_PRICE;
         }
+        container::need_ports(&mut spec);
         check_rules(&spec).map_err(|(key, why)| YamlError::at(self.place_of(key), why))?;
         Ok(spec)
     }

@@ -90,6 +90,7 @@ async fn a_machine_that_we_hold_by_bid_stays_listed_at_a_price_above_ours() {
             onstart: "true".to_owned(),
             env: Vec::new(),
             bid_usd_per_hour: Some(bid),
+            container: Default::default(),
         };
         let id = match client(&sim).rent(&order).await {
             Ok(id) => id,
@@ -117,6 +118,7 @@ async fn a_machine_that_we_hold_by_bid_stays_listed_at_a_price_above_ours() {
                 offer: listed.id,
                 label: "ours/2".to_owned(),
                 bid_usd_per_hour: None,
+                container: Default::default(),
                 ..order.clone()
             })
             .await;

@@ -53,6 +53,7 @@ fn order(offer: u64, label: &str, bid: Option<f64>) -> RentRequest {
         onstart: "true".to_owned(),
         env: Vec::new(),
         bid_usd_per_hour: bid,
+        container: Default::default(),
     }
 }
 

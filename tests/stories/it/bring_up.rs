@@ -63,9 +63,10 @@ fn cases() -> Vec<Case> {
             1,
         ),
         case(
+            // It is fetched again once, which takes its moment to be seen.
             |i| loading(i, "layer 3: unexpected EOF"),
             "unexpected EOF",
-            1,
+            2,
         ),
         // A layer that never ends looks like one that takes long: only the clock tells.
         case(
@@ -99,6 +100,11 @@ fn cases() -> Vec<Case> {
         case(|i| i.is_bid = false, "it was rented on-demand", 1),
         case(|i| i.gpu_usd_per_hour *= 2.0, "it costs $", 1),
         case(|i| i.num_gpus = 2, "it has 2 GPUs instead of 1", 1),
+        case(
+            |i| i.gpu_name = "RTX 3060".to_owned(),
+            "it is a RTX 3060 instead of a RTX 4090",
+            1,
+        ),
         // What ends while it is waited for.
         case(
             |i| {

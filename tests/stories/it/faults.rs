@@ -82,6 +82,16 @@ fn boxes() -> Vec<Case> {
             GivenUp("manifest unknown", 2),
             TWO,
         ),
+        // What broke off is fetched again, once.
+        fault(
+            json!({"pull_failure": "failed to register layer: unexpected EOF"}),
+            GivenUp("unexpected EOF", 4),
+            &[
+                ("PUT /api/v0/asks/", 2),
+                ("PUT /api/v0/instances/recycle/", 1),
+                ("DELETE /api/v0/instances/", 2),
+            ],
+        ),
         fault(
             json!({"container_ends": 1}),
             GivenUp("its container ended", 3),
@@ -310,6 +320,7 @@ async fn gc_over_a_list_that_is_broken_destroys_nothing_and_says_so() {
         onstart: String::new(),
         env: Vec::new(),
         bid_usd_per_hour: Some(offer.gpu_usd_per_hour * 1.1),
+        container: Default::default(),
     };
     let orphan = market.rent(&order).await.unwrap();
     for (broken, says) in [

@@ -86,7 +86,7 @@ async fn a_bill_is_read_again_until_hours_after_the_end_and_the_newest_figure_co
         bandwidth_usd: 0.0,
     };
     let (now_us, hour_us) = (world.clock().now_us(), 3_600_000_000);
-    for (hours, gpu_usd, is_final) in [(0, 0.01, false), (2, 0.02, false), (7, 0.03, true)] {
+    for (hours, gpu_usd, is_final) in [(0, 0.004, false), (2, 0.005, false), (7, 0.006, true)] {
         let read_us = now_us + hours * hour_us;
         world
             .store

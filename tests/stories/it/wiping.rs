@@ -91,6 +91,7 @@ async fn a_box_that_no_record_claims_is_wiped_before_it_is_swept_up() {
         onstart: String::new(),
         env: Vec::new(),
         bid_usd_per_hour: None,
+        container: Default::default(),
     };
     let instance = world.market.rent(&order).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;

@@ -302,6 +302,7 @@ pub fn spec(name: &str) -> RunSpec {
         model: None,
         image: "image".to_owned(),
         image_gb: None,
+        container: Default::default(),
         onstart: None,
         envs: std::collections::BTreeMap::new(),
         setup: None,

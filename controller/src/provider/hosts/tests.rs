@@ -127,6 +127,7 @@ impl Desk {
             onstart: String::new(),
             env: Vec::new(),
             bid_usd_per_hour: None,
+            container: Default::default(),
         };
         self.hosts.rent(&request).await
     }

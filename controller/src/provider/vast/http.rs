@@ -5,15 +5,15 @@
 use std::time::Duration;
 
 use reqwest::{
-    Method, StatusCode,
-    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+    Method, StatusCode, Url,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION},
 };
 use serde_json::Value;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{
     limits::{self, Limits, Refusal},
-    wire,
+    redirect, wire,
 };
 use crate::provider::ProviderError;
 
@@ -66,6 +66,19 @@ pub(super) struct Answer {
     pub(super) body: Value,
     /// The same as text.
     pub(super) text: String,
+}
+
+impl Answer {
+    /// The same without a secret of ours that it repeats.
+    pub(super) fn without(mut self, secret: Option<&str>) -> Self {
+        if let Some(secret) = secret.filter(|secret| !secret.is_empty())
+            && self.text.contains(secret)
+        {
+            self.text = self.text.replace(secret, "…");
+            self.body = serde_json::from_str(&self.text).unwrap_or(Value::Null);
+        }
+        self
+    }
 }
 
 /// The connection to the API. Nothing is connected before the first call.
@@ -164,27 +177,49 @@ impl Http {
         body: Option<&Value>,
         authorization: &HeaderValue,
     ) -> Result<(Answer, HeaderMap), SendError> {
+        let stay = |message: String| SendError {
+            never_sent: false,
+            message,
+        };
         let url = format!("{}{path}", self.base_url);
-        let mut request = self
-            .client()
-            .request(method.clone(), url)
-            .timeout(REQUEST_TIMEOUT)
-            .header(AUTHORIZATION, authorization.clone());
-        if let Some(body) = body {
-            request = request.json(body);
-        }
+        let mut url: Url = url
+            .parse()
+            .map_err(|err| stay(format!("`{}` is no address: {err}", self.base_url)))?;
         tracing::trace!(operation, %method, path, "request");
-        receive(request).await
+        for _ in 0..=redirect::MOST {
+            let mut request = self
+                .client()
+                .request(method.clone(), url.clone())
+                .timeout(REQUEST_TIMEOUT)
+                .header(AUTHORIZATION, authorization.clone());
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let (answer, headers) = receive(request).await?;
+            let location = headers.get(LOCATION).and_then(|to| to.to_str().ok());
+            match redirect::next(&url, method, answer.status, location) {
+                None => return Ok((answer, headers)),
+                Some(to) => {
+                    url = to.map_err(|why| stay(format!("the answer is not followed: {why}")))?;
+                }
+            }
+        }
+        Err(stay(format!(
+            "more than {} answers pointed elsewhere",
+            redirect::MOST
+        )))
     }
 
     fn client(&self) -> &reqwest::Client {
         self.client.get_or_init(|| {
             // A machine without CA certificates cannot build any client, not even for http://; ours are the fallback.
-            reqwest::Client::builder().build().unwrap_or_else(|_| {
+            // Where a key may go is decided here, answer by answer.
+            let builder = || reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+            builder().build().unwrap_or_else(|_| {
                 let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS
                     .iter()
                     .filter_map(|der| reqwest::Certificate::from_der(der).ok());
-                reqwest::Client::builder()
+                builder()
                     .tls_certs_only(roots)
                     .build()
                     .expect("a client with its own certificates needs nothing of the system")
@@ -306,19 +341,27 @@ impl Http {
         url: &str,
     ) -> Result<String, ProviderError> {
         let unreachable = |message: String| ProviderError::Unreachable { operation, message };
-        // In the clear only where the API itself is.
-        let trusted = url.starts_with("https://") || self.base_url.starts_with("http://");
-        if !trusted {
-            return Err(unreachable(
-                "the address of the result is not https".to_owned(),
-            ));
-        }
+        let mut url: Url = url
+            .parse()
+            .map_err(|err| unreachable(format!("the address of the result is none: {err}")))?;
         let started = tokio::time::Instant::now();
         while started.elapsed() < RESULT_LIMIT {
-            let request = self.client().get(url).timeout(REQUEST_TIMEOUT);
+            // In the clear only where the API itself is.
+            if url.scheme() != "https" && !self.base_url.starts_with("http://") {
+                return Err(unreachable(
+                    "the address of the result is not https".to_owned(),
+                ));
+            }
+            let request = self.client().get(url.clone()).timeout(REQUEST_TIMEOUT);
             match receive(request).await {
                 Ok((answer, _)) if answer.status == StatusCode::OK => return Ok(answer.text),
-                Ok(_) => {}
+                Ok((answer, headers)) => {
+                    let location = headers.get(LOCATION).and_then(|to| to.to_str().ok());
+                    let elsewhere = location.filter(|_| answer.status.is_redirection());
+                    if let Some(to) = elsewhere.and_then(|to| url.join(to).ok()) {
+                        url = to;
+                    }
+                }
                 Err(err) => tracing::debug!(why = err.message, "a result is not there yet"),
             }
             tokio::time::sleep(RESULT_LOOK).await;

@@ -17,15 +17,26 @@ const INTERVALS: &[(&str, f64)] = &[
     (CHANGE, 1.0),
     ("destroy instance", 3.0),
     ("change bid", 5.5),
+    ("reboot instance", 1.0),
+    ("recycle instance", 1.0),
+    ("prepay instance", 2.0),
     ("request logs", 1.5),
-    ("attach ssh key", 1.0),
-    ("list ssh keys", 1.0),
-    ("create ssh key", 1.0),
+    ("execute", 1.5),
+    (COPY, 3.5),
+    (INSTANCE_KEYS, 1.0),
+    ("detach ssh key", 2.0),
+    (ACCOUNT_KEYS, 1.0),
+    ("delete ssh key", 1.0),
+    ("search templates", 3.0),
     ("show user", 1.0),
     ("show charges", 1.0),
 ];
-/// Start and stop are one request with two bodies, and so one route.
+/// Start, stop and label are one request with three bodies, and so one route.
 const CHANGE: &str = "change instance";
+/// What is read and what is written under one path is taken for one route.
+const INSTANCE_KEYS: &str = "keys of instance";
+const ACCOUNT_KEYS: &str = "keys of account";
+const COPY: &str = "copy between instances";
 /// Searches are capped at ten a minute. Five in half of one never exceed that, and a person's first ones need not wait.
 const SEARCHES: (&str, usize, Duration) = ("search offers", 5, Duration::from_secs(30));
 /// After a refused create its route is closed for longer than its interval.
@@ -38,7 +49,10 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 /// The route of an operation: those of one route share its rate.
 fn route(operation: &'static str) -> &'static str {
     match operation {
-        "start instance" | "stop instance" => CHANGE,
+        "start instance" | "stop instance" | "label instance" => CHANGE,
+        "attach ssh key" | "list keys of instance" => INSTANCE_KEYS,
+        "create ssh key" | "list ssh keys" => ACCOUNT_KEYS,
+        "copy" | "cancel copy" => COPY,
         other => other,
     }
 }
@@ -210,7 +224,15 @@ impl Refusal {
             let midnight_s = ((now_s / 86_400.0).floor() + 1.0) * 86_400.0;
             duration(reset_s.unwrap_or(midnight_s) - now_s)
         };
+        // Seconds, or a date.
+        let dated = || {
+            let date = headers.get(RETRY_AFTER)?.to_str().ok()?;
+            let date = jiff::fmt::rfc2822::parse(date.trim()).ok()?;
+            let now = jiff::Timestamp::now();
+            Some(date.timestamp().duration_since(now).as_secs_f64().max(0.0))
+        };
         let wait = header(RETRY_AFTER.as_str())
+            .or_else(dated)
             .or_else(|| body.get("retry_after").and_then(Value::as_f64))
             .and_then(duration)
             .or_else(|| quota.then(renewed).flatten());
@@ -282,6 +304,23 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_date_to_come_back_at_is_waited_for_and_one_that_is_past_is_now() {
+        let read = |date: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("retry-after", date.parse().unwrap());
+            Refusal::read(&headers, &Value::Null, "").wait
+        };
+        let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(40);
+        let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+        let soon = printer.timestamp_to_rfc9110_string(&soon).unwrap();
+        let wait = read(&soon).unwrap().as_secs_f64();
+        assert!(wait > 5.0 && wait <= 40.0, "{soon}: {wait}");
+        let past = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(read(past), Some(Duration::ZERO));
+        assert_eq!(read("next week"), None);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     provider::{
-        Actual, Charge, Instance, InstanceId, Intended, Offer, OfferQuery, RentRequest, Rental,
-        SshAddress,
+        Actual, Charge, ImageLogin, Instance, InstanceId, Intended, Offer, OfferQuery, Prepaid,
+        RentRequest, Rental, SshAddress,
     },
     spec::query,
 };
@@ -209,23 +209,43 @@ fn holds(have: &Value, op: &str, want: &Value) -> bool {
     }
 }
 
-/// Body of a create, with every key that the official client sends.
-pub(super) fn create(request: &RentRequest) -> Value {
-    let env: Map<String, Value> = request
+/// Body of a create, with every key that the official client sends. `null` leaves it to the template, or to the server.
+pub(super) fn create(request: &RentRequest, template: Option<&Template>) -> Value {
+    let container = &request.container;
+    let variables = request
         .env
         .iter()
-        .map(|(key, value)| (key.clone(), json!(value)))
-        .collect();
+        .map(|(key, value)| (key.clone(), json!(value)));
+    // The server has docker's flags among the variables, with a value that says nothing.
+    let ports = container
+        .ports
+        .iter()
+        .map(|port| (port_flag(port), json!("1")));
+    let env: Map<String, Value> = variables.chain(ports).collect();
+    let image = Some(&request.image).filter(|image| !image.is_empty());
+    // The request's own text would take the place of the template's.
+    let onstart = match template.and_then(|template| template.onstart.as_deref()) {
+        Some(first) => format!("{first}\n{}", request.onstart),
+        None => request.onstart.clone(),
+    };
+    let login = container.login.as_ref().map(|login| {
+        let ImageLogin {
+            registry,
+            user,
+            password,
+        } = login;
+        format!("-u {user} -p {password} {registry}")
+    });
     json!({
         "client_id": "me",
-        "image": request.image,
+        "image": image,
         "env": env,
         "price": request.bid_usd_per_hour,
         "disk": request.disk_gb,
         "label": request.label,
-        "extra": null,
-        "onstart": request.onstart,
-        "image_login": null,
+        "extra": container.docker_options,
+        "onstart": onstart,
+        "image_login": login,
         "python_utf8": false,
         "lang_utf8": false,
         "use_jupyter_lab": false,
@@ -233,11 +253,42 @@ pub(super) fn create(request: &RentRequest) -> Value {
         "force": false,
         // Rather no instance than a stopped one that bills storage.
         "cancel_unavail": true,
-        "template_hash_id": null,
+        "template_hash_id": container.template,
         "user": null,
-        // Without the final t: that is how the server spells it.
+        // Without the final t: that is how the server spells it. Said with a template, too, which may be one without ssh.
         "runtype": "ssh_direc ssh_proxy",
     })
+}
+
+/// `8080` or `5000/udp` as docker's flag.
+fn port_flag(port: &str) -> String {
+    let number = port.split('/').next().unwrap_or(port);
+    format!("-p {number}:{port}")
+}
+
+/// What we want to know of a template.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Template {
+    /// Shell text that its boxes run at every start.
+    pub(super) onstart: Option<String>,
+}
+
+/// The template with a hash among those that a search answered.
+pub(super) fn template(body: &Value, hash: &str) -> Option<Template> {
+    let rows = body.get("templates")?.as_array()?;
+    let row = rows.iter().find(|row| text(row, "hash_id") == hash)?;
+    let onstart = text(row, "onstart");
+    Some(Template {
+        onstart: (!onstart.is_empty()).then(|| onstart.to_owned()),
+    })
+}
+
+/// Months and share of a prepayment.
+pub(super) fn prepaid(body: &Value) -> Prepaid {
+    Prepaid {
+        months: optional_float(body, "timescale"),
+        discount: float(body, "discount_rate"),
+    }
 }
 
 /// One instance, as it is at `now_s`, seconds since the epoch; `None` when it has no number.
@@ -348,19 +399,19 @@ fn is_host(host: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '_'))
 }
 
-/// Key texts of `GET /ssh/`: a bare array, or an object that holds one.
-pub(super) fn ssh_keys(body: &Value) -> Vec<String> {
-    let rows = body
-        .as_array()
-        .or_else(|| body.get("keys").and_then(Value::as_array));
+/// Numbers and texts of keys: of the account a bare array, or an object that holds one; of an instance that array as a text.
+pub(super) fn ssh_keys(body: &Value) -> Vec<(u64, String)> {
+    let listed = ["keys", "ssh_keys"].iter().find_map(|key| body.get(*key));
+    let unpacked = listed
+        .and_then(Value::as_str)
+        .and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let rows = unpacked.as_ref().or(listed).unwrap_or(body).as_array();
     rows.into_iter()
         .flatten()
         .filter_map(|row| {
-            row.get("key")
-                .or_else(|| row.get("public_key"))
-                .and_then(Value::as_str)
+            let key = row.get("key").or_else(|| row.get("public_key"))?;
+            Some((uint(row, "id"), key.as_str()?.to_owned()))
         })
-        .map(str::to_owned)
         .collect()
 }
 
@@ -369,47 +420,55 @@ pub(super) fn key_material(key: &str) -> String {
     key.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// Adds one row of `charges` to the sum of its instance, when it is one of `instances`.
-pub(super) fn add_charge(charges: &mut Vec<Charge>, row: &Value, instances: &[InstanceId]) {
+/// Adds one row of `charges` to the sum of its instance, when it is one of `instances`. The error is what cannot be read of it: a bill
+/// must not be smaller for that.
+pub(super) fn add_charge(
+    charges: &mut Vec<Charge>,
+    row: &Value,
+    instances: &[InstanceId],
+) -> Result<(), String> {
     let source = text(row, "source");
     let Some(id) = source
         .strip_prefix("instance-")
         .and_then(|id| id.parse().ok())
     else {
-        return;
+        return Ok(());
     };
     if !instances.contains(&id) {
-        return;
+        return Ok(());
     }
-    let position = charges.iter().position(|charge| charge.instance == id);
-    let charge = match position {
-        Some(position) => &mut charges[position],
-        None => {
-            charges.push(Charge {
-                instance: id,
-                gpu_usd: 0.0,
-                disk_usd: 0.0,
-                bandwidth_usd: 0.0,
-            });
-            charges.last_mut().expect("it was pushed just now")
-        }
+    let amount = |row: &Value| {
+        optional_float(row, "amount").ok_or_else(|| format!("a charge of `{source}` has no amount"))
     };
-    let items = row
-        .get("items")
-        .and_then(Value::as_array)
-        .filter(|items| !items.is_empty());
-    let Some(items) = items else {
-        charge.gpu_usd += float(row, "amount");
-        return;
+    let mut sum = Charge {
+        instance: id,
+        gpu_usd: 0.0,
+        disk_usd: 0.0,
+        bandwidth_usd: 0.0,
     };
-    for item in items {
-        let amount = float(item, "amount");
-        match text(item, "type") {
-            "disk" | "storage" => charge.disk_usd += amount,
-            "bandwidth" => charge.bandwidth_usd += amount,
-            _ => charge.gpu_usd += amount,
+    let items = row.get("items").and_then(Value::as_array);
+    match items.filter(|items| !items.is_empty()) {
+        None => sum.gpu_usd = amount(row)?,
+        Some(items) => {
+            for item in items {
+                let amount = amount(item)?;
+                match text(item, "type") {
+                    "disk" | "storage" => sum.disk_usd += amount,
+                    "bandwidth" => sum.bandwidth_usd += amount,
+                    _ => sum.gpu_usd += amount,
+                }
+            }
         }
     }
+    match charges.iter_mut().find(|charge| charge.instance == id) {
+        Some(charge) => {
+            charge.gpu_usd += sum.gpu_usd;
+            charge.disk_usd += sum.disk_usd;
+            charge.bandwidth_usd += sum.bandwidth_usd;
+        }
+        None => charges.push(sum),
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -533,13 +592,19 @@ mod tests {
         let mut charges = Vec::new();
         let row = json!({"source": "instance-9", "amount": 0.3,
             "items": [{"type": "gpu", "amount": 0.2}, {"type": "disk", "amount": 0.1}]});
-        add_charge(&mut charges, &row, &[9]);
-        add_charge(&mut charges, &row, &[9]);
-        add_charge(
-            &mut charges,
-            &json!({"source": "instance-8", "amount": 5}),
-            &[9],
-        );
+        add_charge(&mut charges, &row, &[9]).unwrap();
+        add_charge(&mut charges, &row, &[9]).unwrap();
+        let stranger = json!({"source": "instance-8", "amount": 5});
+        add_charge(&mut charges, &stranger, &[9]).unwrap();
+        for broken in [
+            json!({"source": "instance-9"}),
+            json!({"source": "instance-9", "amount": 0.3, "items": [{"type": "gpu"}]}),
+            json!({"source": "instance-9", "amount": "a lot"}),
+        ] {
+            let before = charges.clone();
+            assert!(add_charge(&mut charges, &broken, &[9]).is_err(), "{broken}");
+            assert_eq!(charges, before, "nothing of it is taken");
+        }
         assert_eq!(charges.len(), 1);
         assert!((charges[0].total_usd() - 0.6).abs() < 1e-12);
         assert!((charges[0].disk_usd - 0.2).abs() < 1e-12);

@@ -239,6 +239,21 @@ impl Provider for HttpMarket {
         self.vast.change_bid(id, usd_per_hour).await
     }
 
+    async fn set_label(&self, id: InstanceId, label: &str) -> Result<(), ProviderError> {
+        let _call = self.call();
+        self.vast.set_label(id, label).await
+    }
+
+    async fn reboot(&self, id: InstanceId) -> Result<(), ProviderError> {
+        let _call = self.call();
+        self.vast.reboot(id).await
+    }
+
+    async fn recycle(&self, id: InstanceId) -> Result<(), ProviderError> {
+        let _call = self.call();
+        self.vast.recycle(id).await
+    }
+
     async fn attach_key(&self, id: InstanceId, public_key: &str) -> Result<(), ProviderError> {
         let _call = self.call();
         self.vast.attach_key(id, public_key).await

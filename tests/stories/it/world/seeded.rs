@@ -371,18 +371,6 @@ impl Provider for SeededMarket {
         Ok(())
     }
 
-    async fn attach_key(&self, _id: InstanceId, _public_key: &str) -> Result<(), ProviderError> {
-        Ok(())
-    }
-
-    async fn register_key(&self, _public_key: &str) -> Result<(), ProviderError> {
-        Ok(())
-    }
-
-    async fn container_log(&self, _id: InstanceId, _tail: u32) -> Result<String, ProviderError> {
-        Ok(String::new())
-    }
-
     async fn charges(
         &self,
         _since_s: f64,
