@@ -104,14 +104,14 @@ pub fn is_superseded(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{
         provider::{Actual, Intended},
         run::boxes::KEPT,
     };
 
-    fn attempt(state: State, instance: Option<u64>) -> AttemptRecord {
+    pub(crate) fn attempt(state: State, instance: Option<u64>) -> AttemptRecord {
         AttemptRecord {
             state,
             label: "ours".to_owned(),
@@ -206,69 +206,27 @@ mod tests {
             last_step,
             ..attempt(state, Some(1))
         };
+        let running = |resumed, last| trained(State::Running, resumed, last);
+        let syncing = trained(State::Syncing, Some(450), Some(450));
+        let loading = attempt(State::Loading, Some(1));
         let old = trained(State::Interrupted, None, Some(500));
         for (has_bucket, newer, unsaved_step, expected) in [
-            (
-                true,
-                trained(State::Running, Some(450), Some(450)),
-                None,
-                true,
-            ),
-            (true, trained(State::Running, None, Some(10)), None, false),
-            (true, trained(State::Running, None, Some(500)), None, true),
-            (
-                true,
-                trained(State::Syncing, Some(450), Some(450)),
-                None,
-                false,
-            ),
-            (true, attempt(State::Loading, Some(1)), None, false),
-            (false, trained(State::Running, None, Some(900)), None, false),
+            (true, running(Some(450), Some(450)), None, true),
+            (true, running(None, Some(10)), None, false),
+            (true, running(None, Some(500)), None, true),
+            (true, syncing, None, false),
+            (true, loading, None, false),
+            (false, running(None, Some(900)), None, false),
             // A checkpoint that the bucket never got is there until its steps are trained again.
-            (
-                true,
-                trained(State::Running, Some(100), Some(100)),
-                Some(480),
-                false,
-            ),
-            (
-                true,
-                trained(State::Running, Some(100), Some(479)),
-                Some(480),
-                false,
-            ),
-            (
-                true,
-                trained(State::Running, Some(100), Some(480)),
-                Some(480),
-                true,
-            ),
-            (
-                true,
-                trained(State::Running, Some(480), None),
-                Some(480),
-                true,
-            ),
+            (true, running(Some(100), Some(100)), Some(480), false),
+            (true, running(Some(100), Some(479)), Some(480), false),
+            (true, running(Some(100), Some(480)), Some(480), true),
+            (true, running(Some(480), None), Some(480), true),
             // It went further than its newest step on record.
-            (
-                true,
-                trained(State::Running, Some(440), Some(530)),
-                Some(580),
-                false,
-            ),
-            (
-                true,
-                trained(State::Running, Some(440), Some(580)),
-                Some(580),
-                true,
-            ),
+            (true, running(Some(440), Some(530)), Some(580), false),
+            (true, running(Some(440), Some(580)), Some(580), true),
             // A name without a number, of a log without steps.
-            (
-                true,
-                trained(State::Running, Some(440), Some(900)),
-                Some(u64::MAX),
-                false,
-            ),
+            (true, running(Some(440), Some(900)), Some(u64::MAX), false),
         ] {
             let found = is_superseded(has_bucket, &old, std::slice::from_ref(&newer), unsaved_step);
             assert_eq!(found, expected, "{has_bucket} {newer:?} {unsaved_step:?}");

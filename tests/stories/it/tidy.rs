@@ -427,7 +427,11 @@ fn relative(file: &Path) -> String {
 /// Test programs and test modules in files of their own.
 fn is_test_file(relative: &str) -> bool {
     let in_tests = relative.contains("/tests/") || relative.starts_with("tests/");
-    relative.ends_with("tests.rs") || (in_tests && !relative.contains("/src/"))
+    // Those of a module that were split by subject.
+    let of_module = relative
+        .split_once("/src/")
+        .is_some_and(|(_, inside)| inside.contains("/tests/"));
+    of_module || relative.ends_with("tests.rs") || (in_tests && !relative.contains("/src/"))
 }
 
 /// Lines with their numbers, without comments and without what follows the first `#[cfg(test)]` module that is written out.
