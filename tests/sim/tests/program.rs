@@ -19,6 +19,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use spotter_sim::random_market::RandomMarket;
 
 #[path = "../../skip.rs"]
 mod skip;
@@ -36,15 +37,13 @@ struct Program {
 impl Program {
     /// `None` where no kind of box works.
     fn start(dir: &Path) -> Option<Self> {
+        Self::start_with(dir, &["--time-scale", "100"])
+    }
+
+    fn start_with(dir: &Path, args: &[&str]) -> Option<Self> {
         let mut child = Command::new(PROGRAM)
-            .args([
-                "serve",
-                "--with-stdin",
-                "--time-scale",
-                "100",
-                "--account",
-                "one,two",
-            ])
+            .args(["serve", "--with-stdin", "--account", "one,two"])
+            .args(args)
             .arg("--dir")
             .arg(dir)
             .stdin(Stdio::piped())
@@ -331,4 +330,33 @@ fn a_demo_that_lacks_programs_says_in_one_line_how_to_get_them() {
     ] {
         assert!(line.contains(package), "{package} is not in {line}");
     }
+}
+
+/// The machines and first prices of the program's market are those of the seed that it was given.
+#[tokio::test]
+async fn the_market_of_a_seed_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["--market", "7"];
+    let Some(program) = Program::start_with(dir.path(), &args) else {
+        return;
+    };
+    let query = json!({"type": "bid", "allocated_storage": 0, "order": [["dph_total", "asc"]]});
+    let found = program.call("POST", "/api/v0/bundles/", &query).await;
+    let listed: Vec<f64> = found["offers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["min_bid"].as_f64().unwrap())
+        .collect();
+    let random = RandomMarket::new(7, 60);
+    let prices = |at_ms| -> Vec<f64> {
+        let offers = random.offers(at_ms);
+        offers.iter().map(|row| row.min_bid_usd_per_hour).collect()
+    };
+    // Whatever happened in the first minutes has happened to both.
+    let same = (0..5 * 60).any(|second| prices(second * 1000) == listed);
+    assert!(same && !listed.is_empty(), "{listed:?}");
+    let (_, state) = program.ctl(&["state"]);
+    let machines = state["machines"].as_array().unwrap();
+    assert_eq!(machines.len(), random.machines.len());
 }
