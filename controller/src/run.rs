@@ -20,6 +20,8 @@ pub mod finishing;
 pub mod foresight;
 pub(crate) mod halt;
 pub mod interruptions;
+pub mod judge;
+pub mod known;
 pub mod label;
 pub mod lease;
 pub mod lifecycle;

@@ -8,6 +8,7 @@ mod bare;
 pub mod container;
 mod file;
 pub mod model;
+pub mod needs;
 pub mod query;
 pub mod values;
 mod yaml;
@@ -25,6 +26,7 @@ pub use self::{
     bare::BareRun,
     file::{SpecError, parse, webhook_in},
     model::Model,
+    needs::Need,
     values::duration,
     yaml::{YamlError, from_yaml, nearest},
 };
@@ -69,6 +71,9 @@ pub struct RunSpec {
     pub workdir: Option<PathBuf>,
     /// What to rent.
     pub resources: Resources,
+    /// What a box has to be able to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<Need>,
     /// What is trained, for the plan.
     #[serde(default)]
     pub model: Option<Model>,

@@ -9,14 +9,14 @@ use crate::{
         Deps,
         plan::{
             figures,
-            known::Known,
+            known::{self, Known},
             options::{Candidate, Plan},
         },
     },
     error::CommandError,
     estimate::{calibrated::Shipped, evaluate::Method, gpus::Gpus, outlook::Outlook},
     provider::{Offer, OfferQuery, Rental},
-    run::pricing::{self, Order},
+    run::judge::{self, Asked},
     spec::{DEFAULT_DISK_GB, RunSpec, accelerators, query, values},
     ui::{Table, Ui, text},
 };
@@ -95,10 +95,7 @@ pub async fn offers(ui: &mut Ui, deps: &Deps, args: &OffersArgs) -> Result<(), C
     let spec = run_file(args)?;
     let query = asked(args, spec.as_ref())?;
     let found = deps.provider()?.offers(&query).await?;
-    let known = match &spec {
-        Some(spec) => Known::of(deps, spec)?,
-        None => Known::default(),
-    };
+    let known = known::of(deps, spec.as_ref())?;
     let (rows, too_dear) = judged(&found, spec.as_ref(), &known);
     let mut rows = sorted(rows, args.sort);
     if !args.all {
@@ -194,18 +191,16 @@ fn judged<'a>(found: &'a [Offer], spec: Option<&RunSpec>, known: &Known) -> (Vec
             .map(|offer| row(offer, offer.running_usd_per_hour()));
         return (rows.collect(), 0);
     };
-    let orders: Vec<(&Offer, Order)> = found
-        .iter()
-        .filter_map(|offer| Some((offer, pricing::order(offer, &spec.resources).ok()?)))
-        .collect();
-    let too_dear = found.len() - orders.len();
-    let plan = Plan::of(
+    let asked = Asked {
         spec,
-        Method::Calibrated,
-        &orders,
-        &Shipped::get().calibration,
+        method: Method::Calibrated,
+        calibration: &Shipped::get().calibration,
         known,
-    );
+        left_usd: spec.limits.budget_usd,
+    };
+    let verdicts = judge::judge(&asked, found);
+    let too_dear = verdicts.too_dear.len();
+    let plan = Plan::of(&asked, verdicts.offers);
     let mut rows: Vec<Row<'a>> = Vec::new();
     for Candidate {
         offer,

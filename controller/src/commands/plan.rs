@@ -19,8 +19,11 @@ use crate::{
     commands::Deps,
     error::{CommandError, ErrorKind},
     estimate::{calibrated::Shipped, evaluate::Method},
-    provider::Offer,
-    run::pricing::{self, Order, TooDear},
+    run::{
+        judge::{self, Asked},
+        pricing::{self, TooDear},
+        renting::OFFERS_LISTED,
+    },
     spec::RunSpec,
     ui::{Table, Ui, text},
 };
@@ -53,39 +56,28 @@ pub async fn plan(ui: &mut Ui, deps: &Deps, args: &PlanArgs) -> Result<(), Comma
         return evaluate::evaluate(ui, table, args.method);
     }
     let spec = RunSpec::load(&args.file)?;
-    // Several offers may lead to one machine, and some cost too much.
-    let query = pricing::query(&spec.resources, args.limit.saturating_mul(2).max(16));
+    // What `run` looks at, so that the first of these is what it would take.
+    let query = pricing::query(&spec.resources, OFFERS_LISTED);
     let found = deps.provider()?.offers(&query).await?;
-    let (affordable, refused) = affordable(&found, &spec);
 
-    let known = Known::of(deps, &spec)?;
-    let calibration = &Shipped::get().calibration;
-    let mut plan = Plan::of(&spec, args.method, &affordable, calibration, &known);
+    let known = known::of(deps, Some(&spec))?;
+    let asked = Asked {
+        spec: &spec,
+        method: args.method,
+        calibration: &Shipped::get().calibration,
+        known: &known,
+        left_usd: spec.limits.budget_usd,
+    };
+    let verdicts = judge::judge(&asked, &found).one_per_machine();
+    let refused = verdicts.too_dear;
+    let mut plan = Plan::of(&asked, verdicts.offers);
     plan.too_dear = refused.len();
     plan.offers.truncate(args.limit as usize);
     show(ui, &spec, &plan, &known, args);
     if plan.go {
         return Ok(());
     }
-    Err(no_go(&spec, &plan, refused.first().copied()))
-}
-
-/// One order per machine, cheapest first, and why the others are too dear.
-fn affordable<'a>(found: &'a [Offer], spec: &RunSpec) -> (Vec<(&'a Offer, Order)>, Vec<TooDear>) {
-    let (mut orders, mut refused) = (Vec::<(&Offer, Order)>::new(), Vec::new());
-    for offer in found {
-        match pricing::order(offer, &spec.resources) {
-            Ok(order) => orders.push((offer, order)),
-            Err(why) => refused.push(why),
-        }
-    }
-    orders.sort_by(|a, b| {
-        let price = |order: &Order| order.running_usd_per_hour();
-        price(&a.1).total_cmp(&price(&b.1))
-    });
-    let mut machines = std::collections::BTreeSet::new();
-    orders.retain(|(offer, _)| machines.insert(offer.machine_id));
-    (orders, refused)
+    Err(no_go(&spec, &plan, refused.first().map(|(_, why)| *why)))
 }
 
 fn show(ui: &mut Ui, spec: &RunSpec, plan: &Plan<'_>, known: &Known, args: &PlanArgs) {
@@ -156,11 +148,11 @@ fn no_go(spec: &RunSpec, plan: &Plan<'_>, too_dear: Option<TooDear>) -> CommandE
         plan.offers.len()
     ))
     .kind(ErrorKind::NoGo);
-    let blockers = best
-        .outlook
-        .as_ref()
-        .map_or(&[][..], |outlook| &outlook.blockers);
-    let refused = refused.because(format!("offer {}: {}", best.offer, blockers.join("; ")));
+    let refused = refused.because(format!(
+        "offer {}: {}",
+        best.offer,
+        best.blockers.join("; ")
+    ));
     options::remedies(spec, best)
         .into_iter()
         .fold(refused, CommandError::hint)

@@ -19,8 +19,6 @@ pub struct Demand<'a> {
     pub job: &'a Job,
     /// Tokens to train on; `None`: no time can be told.
     pub tokens: Option<f64>,
-    /// Lowest compute capability, and what needs it.
-    pub compute_cap: (f64, &'static str),
     /// Data and weights that the box downloads, GB.
     pub download_gb: f64,
     /// Disk that is rented, GB.
@@ -123,6 +121,9 @@ pub struct Outlook {
     pub forecast: Forecast,
     /// The other method.
     pub other: Forecast,
+    /// What of that means that it would not train there at all; the rest is about money and time.
+    #[serde(skip)]
+    pub obstacles: Vec<String>,
     /// What forbids it.
     pub blockers: Vec<String>,
 }
@@ -163,12 +164,15 @@ pub fn outlook(
     };
     let forecast_by = |method| forecast(demand, supply, method, calibration);
     let forecast = forecast_by(method);
-    let blockers = blockers(demand, supply, &checks, &forecast);
+    let obstacles = obstacles(&checks);
+    let mut blockers = obstacles.clone();
+    blockers.extend(money_and_time(demand, supply, &forecast));
     Outlook {
         checks,
         peak_vram_gib: peak,
         forecast,
         other: forecast_by(other),
+        obstacles,
         blockers,
     }
 }
@@ -420,13 +424,9 @@ fn cost(demand: &Demand<'_>, supply: &Supply<'_>, wall_hours: f64, train_hours: 
         + uploads * supply.up_usd_per_gb
 }
 
-fn blockers(
-    demand: &Demand<'_>,
-    supply: &Supply<'_>,
-    checks: &[Check],
-    forecast: &Forecast,
-) -> Vec<String> {
-    let mut blockers: Vec<String> = checks
+/// Checks that fail: it would not train there, whatever it may cost.
+fn obstacles(checks: &[Check]) -> Vec<String> {
+    checks
         .iter()
         .filter(|check| check.verdict == Verdict::DoesNotFit)
         .map(|check| match check.what {
@@ -439,14 +439,12 @@ fn blockers(
                 check.needs, check.unit, check.has
             ),
         })
-        .collect();
-    let (needed, what) = demand.compute_cap;
-    if supply.machine.gpu.compute_cap < needed {
-        blockers.push(format!(
-            "{what} needs compute capability {needed:.1}, and this GPU has {:.1}",
-            supply.machine.gpu.compute_cap
-        ));
-    }
+        .collect()
+}
+
+/// What forbids it though it would train there.
+fn money_and_time(demand: &Demand<'_>, supply: &Supply<'_>, forecast: &Forecast) -> Vec<String> {
+    let mut blockers = Vec::new();
     if let (Some(cost), Some(budget)) = (forecast.cost_usd, demand.budget_usd)
         && cost.base > budget
     {

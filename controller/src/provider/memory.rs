@@ -231,6 +231,14 @@ impl MemoryMarket {
         state.offers.extend(machines);
     }
 
+    /// A listed offer is like this from now on.
+    pub fn change_offer(&self, offer: OfferId, change: impl FnOnce(&mut Offer)) {
+        let mut state = self.state();
+        if let Some(found) = state.offers.iter_mut().find(|found| found.id == offer) {
+            change(found);
+        }
+    }
+
     /// Somebody else rents this offer between search and create.
     pub fn snatch(&self, offer: OfferId) {
         self.state().gone.push(offer);

@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use crate::{
     error::CommandError,
+    estimate::{calibrated::Shipped, evaluate::Method},
     ledger::CostKind,
     provider::{Instance, InstanceId, Offer, ProviderError, RentRequest, Rental, hosts::is_host},
     run::{
         State, claims, container, deadline,
         halt::Halt,
+        judge::{self, Asked, Judged, Verdicts},
+        known::Known,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         machines,
         market_eye::{Eye, UNKNOWN},
         pricing::{self, Order},
         status::{Action, Meaning},
     },
-    spec::Resources,
+    spec::{Resources, RunSpec},
     store::{AttemptRecord, Measured, RunRecord, StoreError},
 };
 
@@ -29,7 +32,9 @@ const MARKET_PAUSE: Duration = Duration::from_secs(60);
 /// A start that was just asked for is not yet in what the provider says.
 const START_SHOWS: Duration = Duration::from_secs(20);
 /// Offers looked at; many of the cheapest may be taken, too dear or known to be bad.
-pub(crate) const OFFERS_LISTED: u32 = 32;
+pub const OFFERS_LISTED: u32 = 64;
+/// Event of the run as a whole that keeps what was planned when it was begun.
+pub const PLANNED: &str = "planned";
 /// Words of the host's daemon after which an image never arrives (observed in the provider's own tooling).
 const HOPELESS: [&str; 6] = [
     "error response from daemon",
@@ -49,6 +54,21 @@ const RECYCLE_SHOWS: Duration = Duration::from_secs(60);
 struct Refused {
     offers: Vec<u64>,
     last: Option<String>,
+}
+
+/// What an offer is chosen for.
+#[derive(Debug, Clone, Copy)]
+enum Aim {
+    /// To be judged by whoever asks, who is told of it himself.
+    Look,
+    /// To be rented. `dared`: its user goes by himself, not by estimates.
+    Rent { dared: bool },
+}
+
+impl Aim {
+    fn dared(self) -> bool {
+        matches!(self, Self::Look | Self::Rent { dared: true })
+    }
 }
 
 impl Refused {
@@ -73,7 +93,10 @@ impl Lifecycle {
         let mut refused = Refused::default();
         for _ in 0..OFFERS_TRIED {
             self.still_ours(run, attempt)?;
-            let Some((offer, order)) = self.choose(run, attempt, &refused).await? else {
+            let aim = Aim::Rent {
+                dared: self.dares(run)?,
+            };
+            let Some((offer, order)) = self.choose(run, attempt, &refused, aim).await? else {
                 return Ok(());
             };
             attempt.machine_id = Some(offer.machine_id);
@@ -201,7 +224,10 @@ impl Lifecycle {
     /// The offer that would be taken now; the error says why there is none. Spends and records nothing.
     pub async fn find_offer(&self, run: &RunRecord) -> Result<(Offer, Order), CommandError> {
         let draft = self.draft(run, 1);
-        match self.choose(run, &draft, &Refused::default()).await {
+        match self
+            .choose(run, &draft, &Refused::default(), Aim::Look)
+            .await
+        {
             Ok(Some(found)) => Ok(found),
             Ok(None) => Err(CommandError::bug(
                 "a look at the market waits for a run that does not exist yet",
@@ -215,12 +241,13 @@ impl Lifecycle {
         }
     }
 
-    /// The cheapest offer that the run file allows. `None`: nothing now, but the run goes on and looks again.
+    /// The offer that the judge puts first. `None`: nothing now, but the run goes on and looks again.
     async fn choose(
         &self,
         run: &RunRecord,
         attempt: &AttemptRecord,
         refused: &Refused,
+        aim: Aim,
     ) -> Result<Option<(Offer, Order)>, Halt> {
         let resources = &run.spec.resources;
         let query = pricing::query(resources, OFFERS_LISTED);
@@ -232,47 +259,38 @@ impl Lifecycle {
         let bad_machines = self.machines_that_failed(run, attempt)?;
         let spent_usd = self.spent_usd(&run.name)?;
         let left_usd = run.spec.limits.budget_usd.map(|budget| budget - spent_usd);
-        let affordable = |order, offer: &Offer| pricing::within_budget(order, offer, left_usd);
-        let mut too_dear = None;
-        let mut avoided = None;
-        for offer in &found {
-            if refused.offers.contains(&offer.id) || bad_machines.contains(&offer.machine_id) {
-                continue;
+        let known = Known::read(&self.store, &run.spec, self.clock.now_us())?;
+        let open = found.iter().filter(|offer| {
+            !refused.offers.contains(&offer.id) && !bad_machines.contains(&offer.machine_id)
+        });
+        let verdicts = judge::judge(&asked(&run.spec, &known, left_usd), open);
+        let dared = aim.dared();
+        if let Some(best) = verdicts.best(dared) {
+            if let Aim::Rent { dared } = aim {
+                self.tell_choice(run, best, &verdicts, dared);
             }
-            match (
-                pricing::order(offer, resources),
-                machines::avoided(&self.store, offer.machine_id, self.clock.now_us())?,
-            ) {
-                (Ok(order), None) => return Ok(Some((offer.clone(), affordable(order, offer)))),
-                (Ok(order), Some(why)) => {
-                    avoided.get_or_insert((offer.clone(), affordable(order, offer), why));
-                }
-                (Err(reason), _) => {
-                    too_dear.get_or_insert((offer.id, reason));
-                }
-            }
-        }
-        // A machine with a past is better than none.
-        if let Some((offer, order, why)) = avoided {
-            let machine = offer.machine_id;
-            self.say(
-                run,
-                &format!(
-                    "Only machine {machine} is left, of which something bad is known lately: {why}."
-                ),
-            );
-            return Ok(Some((offer, order)));
+            return Ok(Some((best.offer.clone(), best.order)));
         }
         let (gpus, disk_gb) = (gpus(resources), resources.disk_gb);
-        let why = match too_dear {
-            Some((id, reason)) => format!("the cheapest offer, {id}, is too dear: {reason}"),
-            None if !resources.hosts.is_empty() => {
+        let unfit = verdicts
+            .offers
+            .first()
+            .and_then(|first| Some((first.offer.id, first.obstacle(dared)?)));
+        let why = match (unfit, verdicts.too_dear.first()) {
+            (Some((id, obstacle)), _) => format!(
+                "none of the {} offers would train it; offer {id}: {obstacle}",
+                verdicts.offers.len()
+            ),
+            (None, Some((id, reason))) => {
+                format!("the cheapest offer, {id}, is too dear: {reason}")
+            }
+            (None, None) if !resources.hosts.is_empty() => {
                 "every host that is free failed before".to_owned()
             }
-            None if found.is_empty() => {
+            (None, None) if found.is_empty() => {
                 format!("the market has no {gpus} with {disk_gb} GB of disk that matches")
             }
-            None => format!("all {} offers that match failed or were gone", found.len()),
+            (None, None) => format!("all {} offers that match failed or were gone", found.len()),
         };
         // A run that has trained waits for the market; one that was just typed tells its user. Hosts that failed are no market.
         if attempt.number > 1 && resources.hosts.is_empty() {
@@ -289,10 +307,54 @@ impl Lifecycle {
             None => why,
         };
         let err = CommandError::new(text).because(why);
-        Err(Halt::Fatal(match resources.hosts.is_empty() {
-            true => err.hint(see_market(resources)),
-            false => err,
+        Err(Halt::Fatal(match (resources.hosts.is_empty(), unfit) {
+            (true, Some(_)) => err
+                .hint("see what each offer lacks, for nothing, with `spotter plan`")
+                .hint(see_market(resources)),
+            (true, None) => err.hint(see_market(resources)),
+            (false, _) => err,
         }))
+    }
+
+    /// Why it is not the cheapest, where it is not, and what speaks against it.
+    fn tell_choice(
+        &self,
+        run: &RunRecord,
+        best: &Judged<'_>,
+        verdicts: &Verdicts<'_>,
+        dared: bool,
+    ) {
+        if let Some(why) = &best.avoided {
+            let machine = best.offer.machine_id;
+            self.say(
+                run,
+                &format!(
+                    "Only machine {machine} is left, of which something bad is known lately: {why}."
+                ),
+            );
+        }
+        let price = |judged: &Judged<'_>| judged.order.running_usd_per_hour();
+        let unfit: Vec<(&Judged<'_>, &str)> = verdicts
+            .offers
+            .iter()
+            .filter(|other| price(other) < price(best))
+            .filter_map(|other| Some((other, other.obstacle(dared)?)))
+            .collect();
+        if let Some((other, why)) = unfit.first() {
+            let id = other.offer.id;
+            let cheaper = match unfit.len() {
+                1 => format!("offer {id}, which is cheaper"),
+                count => format!("{count} cheaper offers, such as {id}"),
+            };
+            self.say(run, &format!("Passing over {cheaper}: {why}."));
+        }
+    }
+
+    /// Whether the run was begun though an estimate spoke against its offer: then estimates do not hold it up later.
+    pub(crate) fn dares(&self, run: &RunRecord) -> Result<bool, StoreError> {
+        let planned = self.store.newest_event(&run.name, 0, PLANNED)?;
+        Ok(planned
+            .is_some_and(|event| event.detail["no_plan"] == true || event.detail["dares"] == true))
     }
 
     /// Remembers a machine whose box did not come up. What its training or set-up did is not the machine's fault.
@@ -699,6 +761,17 @@ fn image_limit(run: &RunRecord, instance: &Instance) -> Duration {
         instance.inet_down_mbps,
         run.spec.bring_up(),
     )
+}
+
+/// What the judge is asked of a run that is under way.
+pub(crate) fn asked<'a>(spec: &'a RunSpec, known: &'a Known, left_usd: Option<f64>) -> Asked<'a> {
+    Asked {
+        spec,
+        method: Method::Calibrated,
+        calibration: &Shipped::get().calibration,
+        known,
+        left_usd,
+    }
 }
 
 /// What is rented, as `--gpus` takes it.

@@ -12,10 +12,12 @@ use crate::{
         alarms,
         choosing::{self, Choice, Crossroads, Elsewhere, Past, Way},
         halt::Halt,
+        judge,
+        known::Known,
         lifecycle::Lifecycle,
-        machines, past, prediction, pricing,
+        past, prediction, pricing,
         recovery::{self, GiveUp, Move, Patience, Presence, Wait},
-        renting::OFFERS_LISTED,
+        renting::{OFFERS_LISTED, asked},
         to_come, windows,
     },
     store::{AttemptRecord, RunRecord, Store, StoreError},
@@ -154,25 +156,19 @@ impl Lifecycle {
         let spent_usd = self.spent_usd(&run.name)?;
         let left_usd = run.spec.limits.budget_usd.map(|budget| budget - spent_usd);
         let failed = self.machines_that_failed(run, attempt)?;
-        let now_us = self.clock.now_us();
-        let mut elsewhere = None;
-        for offer in &offers {
-            let machine = offer.machine_id;
-            if own(machine) || failed.contains(&machine) {
-                continue;
-            }
-            let Ok(order) = pricing::order(offer, resources) else {
-                continue;
-            };
-            if machines::avoided(&self.store, machine, now_us)?.is_none() {
-                let order = pricing::within_budget(order, offer, left_usd);
-                elsewhere = Some(Elsewhere {
-                    gpu_usd_per_hour: order.gpu_usd_per_hour,
-                    storage_usd_per_hour: order.storage_usd_per_hour,
-                });
-                break;
-            }
-        }
+        let known = Known::read(&self.store, &run.spec, self.clock.now_us())?;
+        let others = offers
+            .iter()
+            .filter(|offer| !own(offer.machine_id) && !failed.contains(&offer.machine_id));
+        let verdicts = judge::judge(&asked(&run.spec, &known, left_usd), others);
+        // One that is avoided is taken where there is nothing else, and nobody leaves his box for it.
+        let elsewhere = verdicts
+            .best(self.dares(run)?)
+            .filter(|judged| judged.avoided.is_none())
+            .map(|judged| Elsewhere {
+                gpu_usd_per_hour: judged.order.gpu_usd_per_hour,
+                storage_usd_per_hour: judged.order.storage_usd_per_hour,
+            });
         let hours_left = self.hours_left(run, attempt)?;
         let at = Crossroads {
             bid_usd_per_hour: attempt.gpu_usd_per_hour,

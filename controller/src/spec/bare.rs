@@ -99,6 +99,7 @@ impl RunSpec {
                 bid_max_usd_per_hour: or("--bid-max", bare.bid_max.as_deref(), values::usd)?,
                 hosts: Vec::new(),
             },
+            needs: Vec::new(),
             model: None,
             image: or("--image", bare.image.as_deref(), file::image)?
                 .unwrap_or_else(|| DEFAULT_IMAGE.to_owned()),

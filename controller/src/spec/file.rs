@@ -2,6 +2,7 @@
 
 mod container;
 mod model;
+mod needs;
 mod notify;
 mod upload;
 
@@ -20,9 +21,9 @@ use serde_saphyr::{Location, Spanned};
 use spotter_bucket::{Best, Target};
 
 pub(super) use self::model::ModelKeys;
-use self::notify::NotifyKeys;
 pub use self::notify::webhook_in;
 use self::upload::{ServerKeys, UploadKeys};
+use self::{needs::NeedsKeys, notify::NotifyKeys};
 use super::{
     BucketServer, Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR,
     DEFAULT_DISK_GB, DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_HEADROOM_BY_PRICE, DEFAULT_IMAGE,
@@ -123,6 +124,8 @@ pub(super) struct FileKeys {
     name: Scalar,
     workdir: Option<Scalar>,
     resources: Spanned<ResourcesKeys>,
+    #[serde(default)]
+    needs: NeedsKeys,
     model: Option<ModelKeys>,
     image: Option<Scalar>,
     image_size: Option<Scalar>,
@@ -404,6 +407,7 @@ impl FileKeys {
             name: self.name.value.clone(),
             workdir: option(self.workdir.as_ref(), |text| existing_dir(dir, text))?,
             resources,
+            needs: needs::needs(&self.needs)?,
             model: self.model.as_ref().map(model::model).transpose()?,
             image: match (&self.image, &self.template) {
                 (None, Some(_)) => String::new(),

@@ -71,27 +71,6 @@ pub enum Attention {
     Stored,
 }
 
-impl Attention {
-    /// Lowest compute capability that it runs on.
-    pub fn compute_cap(self) -> f64 {
-        match self {
-            Self::Sdpa | Self::Stored => 0.0,
-            Self::Flash2 => 8.0,
-            Self::Flash3 => 9.0,
-        }
-    }
-
-    /// What people call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Sdpa => "SDPA",
-            Self::Flash2 => "FlashAttention 2",
-            Self::Flash3 => "FlashAttention 3",
-            Self::Stored => "attention with stored scores",
-        }
-    }
-}
-
 impl Model {
     /// The same for the estimator.
     pub fn job(&self) -> Job {

@@ -37,6 +37,7 @@ fn run(name: &str) -> RunRecord {
             bid_max_usd_per_hour: None,
             hosts: Vec::new(),
         },
+        needs: Vec::new(),
         model: None,
         image: "vastai/pytorch".into(),
         image_gb: None,

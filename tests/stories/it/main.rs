@@ -15,6 +15,7 @@ mod diagnosis;
 mod endings;
 mod faults;
 mod hosts;
+mod judge;
 mod keys;
 mod links;
 mod market;

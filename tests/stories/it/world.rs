@@ -176,7 +176,10 @@ impl<Market: Fleet + Clone + 'static> World<Market> {
         );
         let cli = <Cli as clap::Parser>::try_parse_from(words).unwrap();
         let paper = Paper::default();
-        let options = UiOptions::default();
+        let options = UiOptions {
+            json: cli.global.json,
+            ..UiOptions::default()
+        };
         let ui = Ui::to(Box::new(paper.clone()), Box::new(paper.clone()), options);
         (ui, deps, cli.verb, paper)
     }
@@ -299,6 +302,7 @@ pub fn spec(name: &str) -> RunSpec {
             bid_max_usd_per_hour: None,
             hosts: Vec::new(),
         },
+        needs: Vec::new(),
         model: None,
         image: "image".to_owned(),
         image_gb: None,

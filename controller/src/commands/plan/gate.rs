@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     figures,
-    known::Known,
+    known::{self, Known},
     options::{self, Candidate, Plan},
 };
 use crate::{
@@ -24,13 +24,15 @@ use crate::{
         playbook::SETUP_TAX,
     },
     provider::Offer,
-    run::pricing::Order,
+    run::{
+        judge::{self, Asked},
+        pricing::Order,
+    },
     spec::RunSpec,
     ui::{Ui, text},
 };
 
-/// Event of the run as a whole that keeps its plan.
-pub(in crate::commands) const PLANNED: &str = "planned";
+pub(in crate::commands) use crate::run::renting::PLANNED;
 
 /// The playbook asks for a plan before a long run: beyond experiments, which end within four hours.
 const LONG_HOURS: f64 = 4.0;
@@ -55,6 +57,8 @@ struct Planned<'a> {
     needed: bool,
     /// `--no-plan` was given.
     no_plan: bool,
+    /// It is begun though an estimate says that it would not train there: then estimates do not hold it up later either.
+    dares: bool,
     offer: u64,
     gpu: &'a str,
     num_gpus: u32,
@@ -139,7 +143,7 @@ pub(in crate::commands) fn pass(
     start: Start<'_>,
     no_plan: bool,
 ) -> Result<Value, CommandError> {
-    let known = Known::of(deps, spec)?;
+    let known = known::of(deps, Some(spec))?;
     let planned = judge(spec, (offer, *order), &known, start, no_plan)?;
     if planned["needed"] == true && !no_plan {
         ui.status(format_args!("Planned: {}.", line(&planned)));
@@ -160,9 +164,14 @@ fn judge(
     start: Start<'_>,
     no_plan: bool,
 ) -> Result<Value, CommandError> {
-    let orders = [order];
-    let calibration = &Shipped::get().calibration;
-    let plan = Plan::of(spec, Method::Calibrated, &orders, calibration, known);
+    let asked = Asked {
+        spec,
+        method: Method::Calibrated,
+        calibration: &Shipped::get().calibration,
+        known,
+        left_usd: spec.limits.budget_usd,
+    };
+    let plan = Plan::of(&asked, vec![judge::judge_one(&asked, order.0, order.1)]);
     let option = plan.offers.first().expect("one option for the one order");
     let planned = planned(spec, &plan, option, no_plan);
     let missing: Vec<Item> = Item::ALL
@@ -195,6 +204,7 @@ fn planned<'a>(
     Planned {
         needed: !is_smoke,
         no_plan,
+        dares: outlook.is_some_and(|outlook| !outlook.obstacles.is_empty()),
         offer: option.offer,
         gpu: option.gpu,
         num_gpus: option.num_gpus,
@@ -207,7 +217,7 @@ fn planned<'a>(
             .and_then(|forecast| forecast.setup_tax)
             .map(|tax| tax <= SETUP_TAX),
         gates: Some(plan.gates.as_slice()).filter(|gates| !gates.is_empty()),
-        blockers: outlook.map_or(&[], |outlook| &outlook.blockers),
+        blockers: &option.blockers,
     }
 }
 

@@ -2,24 +2,19 @@
 
 use serde::Serialize;
 
-use super::known::Known;
 use crate::{
     estimate::{
         advice::{self, Effort, Gate, Probe},
         calibrated::Calibration,
         evaluate::Method,
         gpus::Gpus,
-        job::Machine,
-        outlook::{self, Demand, Outlook, Supply},
+        outlook::{Demand, Outlook, Supply},
     },
-    provider::{Offer, Rental},
-    run::pricing::Order,
+    provider::Rental,
+    run::judge::{self, Asked, Judged},
     spec::{Model, RunSpec},
     store::ObservationRecord,
 };
-
-/// Setting up and debugging when nobody says, hours.
-const USUAL_SETUP_HOURS: f64 = 0.5;
 
 /// The plan, as JSON.
 #[derive(Debug, Serialize)]
@@ -84,9 +79,13 @@ pub(in crate::commands) struct Candidate<'a> {
     /// Hours until `limits.budget` is spent; absent without one.
     pub(in crate::commands) budget_hours: Option<f64>,
     /// Why its machine is avoided while there are others; absent when it is not.
-    pub(in crate::commands) avoided: Option<&'a str>,
+    pub(in crate::commands) avoided: Option<String>,
     /// Nothing forbids it.
     pub(in crate::commands) go: bool,
+    /// What of the run's needs it has not.
+    pub(in crate::commands) lacks: Vec<String>,
+    /// What forbids it: that, and what its outlook says.
+    pub(in crate::commands) blockers: Vec<String>,
     /// What it would do; absent without `model`, or for a GPU that is not known.
     pub(in crate::commands) outlook: Option<Outlook>,
     /// How much work it takes.
@@ -98,45 +97,20 @@ pub(in crate::commands) struct Candidate<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// The options for a run file, best first: what can go before what cannot, then by cost, or by price for each token where the
-    /// cost is not known.
-    pub(in crate::commands) fn of(
-        spec: &'a RunSpec,
-        method: Method,
-        orders: &[(&'a Offer, Order)],
-        calibration: &Calibration,
-        known: &'a Known,
-    ) -> Self {
+    /// The options for a run file, as the judge has them.
+    pub(in crate::commands) fn of(asked: &Asked<'a>, offers: Vec<Judged<'a>>) -> Self {
+        let (spec, known) = (asked.spec, asked.known);
         let resources = &spec.resources;
         let job = spec.model.as_ref().map(Model::job);
         let demand = spec
             .model
             .as_ref()
             .zip(job.as_ref())
-            .map(|(model, job)| demand(spec, model, job, known));
-        let mut offers: Vec<Candidate<'a>> = orders
-            .iter()
-            .map(|(offer, order)| {
-                let mut found = candidate(spec, offer, order, demand.as_ref(), method, calibration);
-                if let Some(why) = known.avoided.get(&offer.machine_id) {
-                    found.avoided = Some(why);
-                    found
-                        .risks
-                        .insert(0, format!("its machine is avoided: {why}"));
-                }
-                found
-            })
+            .map(|(model, job)| judge::demand(spec, model, job, known));
+        let offers: Vec<Candidate<'a>> = offers
+            .into_iter()
+            .map(|judged| candidate(asked, judged, demand.as_ref()))
             .collect();
-        let by_rank = demand.is_some();
-        offers.sort_by(|a, b| {
-            let key = |option: &Candidate<'_>| {
-                let rank = if by_rank { option.rank() } else { 0.0 };
-                (!option.go, option.avoided.is_some(), rank)
-            };
-            key(a)
-                .partial_cmp(&key(b))
-                .unwrap_or(std::cmp::Ordering::Equal)
-        });
         let mut plan = Self {
             run: &spec.name,
             gpu: resources.gpu_name.as_deref(),
@@ -150,7 +124,7 @@ impl<'a> Plan<'a> {
                 .as_ref()
                 .and_then(|kept| kept.to.as_deref()),
             model: spec.model.as_ref(),
-            method,
+            method: asked.method,
             go: offers.iter().any(|offer| offer.go),
             offers,
             too_dear: 0,
@@ -163,7 +137,7 @@ impl<'a> Plan<'a> {
             gates: Vec::new(),
         };
         if let Some(demand) = &demand {
-            plan.advise(demand, calibration);
+            plan.advise(demand, asked.calibration);
         }
         plan
     }
@@ -196,65 +170,29 @@ impl<'a> Plan<'a> {
     }
 }
 
-impl Candidate<'_> {
-    /// Dollars of the base scenario; else dollars for a billion tokens; else dollars an hour.
-    fn rank(&self) -> f64 {
-        let Some(outlook) = &self.outlook else {
-            return f64::INFINITY;
-        };
-        match outlook.forecast.cost_usd {
-            Some(cost) => cost.base,
-            None => self.running_usd_per_hour / outlook.forecast.tokens_per_s.base * 1e9,
-        }
-    }
-}
-
-fn demand<'a>(
-    spec: &'a RunSpec,
-    model: &'a Model,
-    job: &'a crate::estimate::job::Job,
-    known: &'a Known,
-) -> Demand<'a> {
-    let checkpoints = spec.checkpoints.as_ref();
-    Demand {
-        job,
-        tokens: model.tokens,
-        compute_cap: (model.attention.compute_cap(), model.attention.name()),
-        download_gb: model.download_gb,
-        disk_gb: spec.resources.disk_gb,
-        keep_last: checkpoints.map_or(1, |kept| {
-            let best = kept.keep_best.as_ref().map_or(0, |best| best.count);
-            kept.keep_last.saturating_add(best)
-        }),
-        backup_every_hours: checkpoints
-            .map_or(f64::INFINITY, |kept| kept.every.as_secs_f64() / 3600.0),
-        backed_up: checkpoints.is_some_and(|kept| kept.to.is_some()),
-        setup_hours: model
-            .setup_hours
-            .or(known.setup_hours)
-            .unwrap_or(USUAL_SETUP_HOURS),
-        setup_measured: model.setup_hours.is_none() && known.setup_hours.is_some(),
-        budget_usd: spec.limits.budget_usd,
-        interruptible: spec.resources.rental == Rental::Interruptible,
-        past: &known.past,
-    }
-}
-
 fn candidate<'a>(
-    spec: &RunSpec,
-    offer: &'a Offer,
-    order: &Order,
+    asked: &Asked<'a>,
+    judged: Judged<'a>,
     demand: Option<&Demand<'_>>,
-    method: Method,
-    calibration: &Calibration,
 ) -> Candidate<'a> {
+    let (go, blockers) = (judged.go(), judged.blockers());
+    let Judged {
+        offer,
+        order,
+        supply,
+        outlook,
+        lacks,
+        avoided,
+    } = judged;
     let running = order.running_usd_per_hour();
-    let supply = supply(offer, running);
-    let outlook = demand
-        .zip(supply.as_ref())
-        .map(|(demand, supply)| outlook::outlook(demand, supply, method, calibration));
-    let judged = demand.zip(supply.as_ref()).zip(outlook.as_ref());
+    let seen = demand.zip(supply.as_ref()).zip(outlook.as_ref());
     let gpu = supply.map(|supply| supply.machine.gpu);
+    let mut risks: Vec<String> = seen.map_or_else(Vec::new, |((demand, supply), outlook)| {
+        advice::risks(demand, supply, outlook)
+    });
+    if let Some(why) = &avoided {
+        risks.insert(0, format!("its machine is avoided: {why}"));
+    }
     Candidate {
         offer: offer.id,
         machine_id: offer.machine_id,
@@ -269,48 +207,32 @@ fn candidate<'a>(
         bid_usd_per_hour: order.bid_usd_per_hour,
         running_usd_per_hour: running,
         stopped_usd_per_hour: order.storage_usd_per_hour,
-        budget_hours: spec
+        budget_hours: asked
+            .spec
             .limits
             .budget_usd
             .filter(|_| running > 0.0)
             .map(|usd| usd / running),
-        avoided: None,
-        // What cannot be judged is not forbidden.
-        go: outlook.as_ref().is_none_or(Outlook::go),
-        effort: judged.map(|((demand, supply), outlook)| advice::effort(demand, supply, outlook)),
-        risks: judged.map_or_else(Vec::new, |((demand, supply), outlook)| {
-            advice::risks(demand, supply, outlook)
-        }),
+        avoided,
+        go,
+        lacks,
+        blockers,
+        effort: seen.map(|((demand, supply), outlook)| advice::effort(demand, supply, outlook)),
+        risks,
         outlook,
         supply,
     }
 }
 
-/// What an offer has; `None` when its GPU is not known.
-fn supply(offer: &Offer, usd_per_hour: f64) -> Option<Supply<'static>> {
-    let vram_gib = offer.vram_mib as f64 / 1024.0;
-    Some(Supply {
-        machine: Machine {
-            gpu: Gpus::shipped().find(&offer.gpu_name, Some(vram_gib))?,
-            num_gpus: Some(offer.num_gpus),
-        },
-        vram_gib,
-        ram_gb: offer.ram_mb as f64 / 1000.0,
-        usd_per_hour,
-        down_mbps: offer.inet_down_mbps,
-        up_mbps: offer.inet_up_mbps,
-        down_usd_per_gb: offer.inet_down_usd_per_gb,
-        up_usd_per_gb: offer.inet_up_usd_per_gb,
-        max_hours: offer.max_duration_s / 3600.0,
-        reliability: offer.reliability,
-        verified: offer.verified,
-        nvlink: offer.nvlink_gbps > 0.0,
-    })
-}
-
 /// What to type when the best option is no go.
 pub(in crate::commands) fn remedies(spec: &RunSpec, best: &Candidate<'_>) -> Vec<String> {
     let mut remedies = Vec::new();
+    if !best.lacks.is_empty() {
+        remedies.push(
+            "ask for GPUs and hosts that can do it, as with `resources.offers: cuda_vers>=12.8`, or loosen `needs` or change `image`"
+                .to_owned(),
+        );
+    }
     let Some(outlook) = &best.outlook else {
         return remedies;
     };

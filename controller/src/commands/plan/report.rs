@@ -50,6 +50,7 @@ pub(super) fn prices(plan: &Plan<'_>) -> Page {
             })
             .collect(),
     );
+    risks(&mut page, plan);
     page
 }
 
@@ -167,7 +168,7 @@ fn forecast(option: &Candidate<'_>) -> Vec<String> {
     let forecast = &outlook.forecast;
     // A speed at which it cannot run is none.
     let runs = outlook.runs();
-    let fit = match outlook.go() {
+    let fit = match option.go {
         true => outlook.fit().word(),
         false => "no go",
     };
@@ -343,8 +344,7 @@ fn risks(page: &mut Page, plan: &Plan<'_>) {
     let mut concerned: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     let mut order = Vec::new();
     for option in &plan.offers {
-        let blockers = option.outlook.iter().flat_map(|outlook| &outlook.blockers);
-        for risk in blockers.chain(&option.risks) {
+        for risk in option.blockers.iter().chain(&option.risks) {
             let offers = concerned.entry(risk).or_default();
             if offers.is_empty() {
                 order.push(risk.as_str());
