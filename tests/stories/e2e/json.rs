@@ -70,7 +70,7 @@ const OFFER: &str = "id machine_id gpu_name num_gpus vram_mib ram_mb cpu_cores d
 const PLAN: &str = "run gpu num_gpus disk_gb rental max_price_usd_per_hour budget_usd checkpoints_to model method go offers too_dear \
     setup_hours setup_measured history optimizations rental_advice probe gates";
 const PLANNED: &str = "offer machine_id gpu num_gpus geolocation reliability vram_gib ram_gb tensor_tflops memory_gb_per_s \
-    bid_usd_per_hour running_usd_per_hour stopped_usd_per_hour budget_hours avoided go effort risks outlook";
+    bid_usd_per_hour running_usd_per_hour stopped_usd_per_hour budget_hours avoided go lacks blockers effort risks outlook";
 const SUMMARY: &str = "name state outcome reason step attempts steps_redone interruptions steps_lost checkpoints_committed \
     last_checkpoint_step cost_usd ledger_usd charged_usd usd_per_hour watched";
 const STATUS: &str =
