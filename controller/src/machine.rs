@@ -18,8 +18,8 @@ use spotter_bucket::{
 use crate::{
     agent_client::{
         AgentClient, AgentError, AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo,
-        FileList, LogPiece, LogPosition, LogStart, PreflightReport, RestoreReport, SampleInfo,
-        SessionInfo, SessionRequest, Verdict,
+        FileHash, FileList, LogPiece, LogPosition, LogStart, PreflightReport, RestoreReport,
+        SampleInfo, SessionInfo, SessionRequest, Verdict,
     },
     bootstrap::{self, AgentBinary, BootstrapError},
     clock::Clock,
@@ -223,6 +223,10 @@ impl Sites for Machines {
             .await
             .map_err(|err| SiteError::Refused(chain(&err)))?;
         Ok(layout.newest_first(&commits).len())
+    }
+
+    async fn keys_source(&self) -> Option<String> {
+        self.keys.access().await.ok().map(|access| access.source)
     }
 
     async fn left_log(
@@ -539,10 +543,11 @@ impl Site for Machine {
         &self,
         from: &str,
         paths: &[String],
+        files: &[FileHash],
         to: &Path,
         progress: Progress<'_>,
     ) -> Result<(), SiteError> {
-        sync::fetch(&self.tunnel, from, paths, to, &mut |at| {
+        sync::fetch(&self.tunnel, from, paths, files, to, &mut |at| {
             report(progress, &at)
         })
         .await
@@ -569,9 +574,10 @@ impl Site for Machine {
     }
 }
 
-/// Bytes of a copy, and an estimate of all of them from its percentage.
+/// Bytes of a copy and of all of it, estimated from its percentage where they are not known.
 fn report(progress: Progress<'_>, at: &sync::Progress) {
     let total = match at.percent {
+        _ if at.total_bytes.is_some() => at.total_bytes.unwrap_or_default(),
         Some(percent @ 1..=100) => at.bytes.saturating_mul(100) / u64::from(percent),
         _ => 0,
     };
@@ -611,9 +617,15 @@ fn agent_failed(err: AgentError) -> SiteError {
 }
 
 fn sync_failed(err: SyncError) -> SiteError {
+    let words = chain(&err);
     match err {
+        SyncError::Files { source, .. } => match sync_failed(*source) {
+            SiteError::Unreachable(_) => SiteError::Unreachable(words),
+            SiteError::Refused(_) => SiteError::Refused(words),
+            _ => SiteError::Local(words),
+        },
         SyncError::Tunnel(err) => tunnel_failed(err),
-        SyncError::Interrupted { .. } => SiteError::Unreachable(chain(&err)),
-        err => SiteError::Local(chain(&err)),
+        SyncError::Interrupted { .. } => SiteError::Unreachable(words),
+        _ => SiteError::Local(words),
     }
 }

@@ -1,34 +1,34 @@
-//! Files to the box and back: code before a run, results after it. The only file that starts `rsync`.
+//! Files to the box and back: code before a run, results after it. Only this folder starts `rsync` ([`rsync`]).
 //!
 //! What is copied is decided here ([`list`]), not by rsync, whose `.gitignore` filter drops what `!pattern` keeps. Where the
-//! box or this machine has no rsync, [`archive`] sends everything as a tar stream.
+//! box or this machine has no rsync, [`archive`] sends everything as a tar stream. What is fetched comes over several connections at
+//! once ([`streams`]).
 
 mod archive;
 mod list;
 mod progress;
 mod record;
+mod rsync;
+mod split;
+mod streams;
 
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    process::Command,
-    time::sleep,
-};
 use tracing::debug;
 
 pub use list::{ListError, list_files};
 pub use progress::Progress;
-use record::{begin, existing, joined, remove, write_record};
+use record::{begin, existing, remove, write_record};
 
-use crate::tunnel::{Lane, Remote, Tunnel, TunnelError, last_words, shell_word, unique_path};
+use crate::{
+    agent_client::FileHash,
+    tunnel::{FURTHER_LANES, Lane, Remote, Tunnel, TunnelError},
+};
 
 /// How often a copy goes on after the link broke.
 const TRIES: u32 = 6;
@@ -88,6 +88,16 @@ pub enum SyncError {
         /// Why.
         source: io::Error,
     },
+    /// Some of several files that were fetched at once.
+    #[error("`{first}`{} did not come", more(*.others))]
+    Files {
+        /// The first of them, by name.
+        first: String,
+        /// How many more.
+        others: usize,
+        /// Why.
+        source: Box<SyncError>,
+    },
     /// The link broke too often.
     #[error("the copy was interrupted {TRIES} times; the last time: {words}")]
     Interrupted {
@@ -141,23 +151,18 @@ pub async fn push(
     // Before the copy: after a crash in the middle of it we still know what is ours.
     let union: BTreeSet<Vec<u8>> = known.iter().chain(&files).cloned().collect();
     write_record(tunnel, &record, &union).await?;
-    let method = if rsync_there && rsync_here().await {
-        Method::Rsync
-    } else {
-        Method::Tar
-    };
+    let method = method(rsync_there).await;
     match method {
         Method::Rsync => {
-            let source = slash(from.as_os_str().as_bytes());
-            rsync(
+            let copy = rsync::Copy {
                 tunnel,
-                &files,
-                &[],
-                &source,
-                &remote_side(&slash(to.as_bytes())),
-                progress,
-            )
-            .await?;
+                stream: 0,
+                files: &files,
+                extra: &[],
+                source: rsync::here(from),
+                target: rsync::there(to),
+            };
+            copy.run(progress).await?;
         }
         Method::Tar => archive::push(tunnel, from, to, &files, progress).await?,
     }
@@ -174,6 +179,8 @@ pub async fn push(
 }
 
 /// Copies files and directories, relative to the directory `from` on the box, into the directory `to` here, under the same names.
+/// `files`: what the box said lies under them. Those that lie here already and hash right are left as they are; the others come over
+/// several connections at once. Their hashes are for the caller to compare when this is done.
 ///
 /// # Errors
 /// See [`SyncError`]. A repetition continues where a broken one stopped.
@@ -181,14 +188,25 @@ pub async fn fetch(
     tunnel: &Tunnel,
     from: &str,
     paths: &[String],
+    files: &[FileHash],
     to: &Path,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<SyncReport, SyncError> {
+    let clean = |path: &str| {
+        list::inside(path.as_bytes()).ok_or_else(|| SyncError::Path {
+            path: path.to_owned(),
+        })
+    };
     let mut wanted = BTreeSet::new();
     for path in paths {
-        let clean =
-            list::inside(path.as_bytes()).ok_or_else(|| SyncError::Path { path: path.clone() })?;
-        wanted.insert(clean);
+        wanted.insert(match path.as_str() {
+            "." | "./" => b".".to_vec(),
+            path => clean(path)?,
+        });
+    }
+    let mut listed = Vec::new();
+    for file in files {
+        listed.push((clean(&file.path)?, file.clone()));
     }
     fs::create_dir_all(to)
         .map_err(|err| SyncError::local(format!("{} cannot be made", to.display()), err))?;
@@ -198,29 +216,15 @@ pub async fn fetch(
         .map(|path| String::from_utf8_lossy(path).into_owned())
         .collect::<Vec<_>>();
     let rsync_there = tunnel.exec("command -v rsync >/dev/null", &[]).await?.ok();
-    let method = if rsync_there && rsync_here().await {
-        Method::Rsync
-    } else {
-        Method::Tar
-    };
+    let method = method(rsync_there).await;
     if !there.is_empty() {
-        match method {
-            // Links that lead out of the tree would be followed by whoever reads the results.
-            Method::Rsync => {
-                let source = remote_side(&slash(from.as_bytes()));
-                let extra = ["--recursive", "--safe-links"];
-                rsync(
-                    tunnel,
-                    &there,
-                    &extra,
-                    &source,
-                    &slash(to.as_os_str().as_bytes()),
-                    progress,
-                )
-                .await?;
-            }
-            Method::Tar => archive::fetch(tunnel, from, &there, to, progress).await?,
-        }
+        let streams = streams::Streams {
+            tunnel,
+            method,
+            from,
+            to,
+        };
+        streams.bring(listed, &there, progress).await?;
     }
     Ok(SyncReport {
         method,
@@ -230,181 +234,35 @@ pub async fn fetch(
     })
 }
 
-fn slash(path: &[u8]) -> Vec<u8> {
-    let mut path = path.to_vec();
-    if !path.ends_with(b"/") {
-        path.push(b'/');
+async fn method(rsync_there: bool) -> Method {
+    if rsync_there && rsync::is_here().await {
+        Method::Rsync
+    } else {
+        Method::Tar
     }
-    path
 }
 
-/// How rsync names the other side; our remote shell ignores the host.
-fn remote_side(path: &[u8]) -> Vec<u8> {
-    [b"box:".as_slice(), path].concat()
-}
-
-async fn rsync_here() -> bool {
-    let mut command = Command::new("rsync");
-    command
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    command.status().await.is_ok_and(|status| status.success())
-}
-
-/// The remote shell that rsync starts: our ssh connection, with everything dropped that the box's login shell prints before
-/// the nonce. `read` takes single bytes from a pipe, so what follows is left for `cat`.
-fn remote_shell(ssh: &[String], nonce: &str) -> String {
-    let ssh: Vec<String> = ssh.iter().map(|word| shell_word(word)).collect();
-    format!(
-        r#"#!/bin/sh
-shift
-{ssh} "umask 022; printf '\n%s\n' {nonce}; exec $*" | {{
-while IFS= read -r line; do
-[ "$line" = {nonce} ] && exec cat
-done
-echo "the box's login shell did not come to rsync" >&2
-exit 12
-}}
-"#,
-        ssh = ssh.join(" "),
-    )
-}
-
-async fn rsync(
-    tunnel: &Tunnel,
-    files: &BTreeSet<Vec<u8>>,
-    extra: &[&str],
-    source: &[u8],
-    target: &[u8],
-    progress: &mut (dyn FnMut(Progress) + Send),
-) -> Result<(), SyncError> {
-    let script = unique_path(tunnel.runtime_dir(), "r");
-    let list = joined(files.iter());
-    let mut words = String::new();
-    let mut pause = Duration::from_millis(500);
-    for _ in 0..TRIES {
-        let outcome = rsync_once(tunnel, &script, &list, extra, source, target, progress).await;
-        let _ = fs::remove_file(&script);
-        match outcome {
-            Ok(()) => return Ok(()),
-            // 10, 12, 30, 35: socket, protocol stream, time-outs. 255 is ssh's own.
-            Err(SyncError::Program {
-                code: 10 | 12 | 30 | 35 | 255,
-                words: said,
-                ..
-            }) => words = said,
-            Err(SyncError::Tunnel(err)) if err.is_link() => words = err.to_string(),
-            Err(err) => return Err(err),
+/// The connection of one of several copies at once. One that the box does not grant is done without: its copy shares the first.
+async fn lane(tunnel: &Tunnel, stream: usize) -> Lane {
+    let Some(further) = stream.checked_sub(1).filter(|at| *at < FURTHER_LANES) else {
+        return Lane::Bulk;
+    };
+    match tunnel.ssh_words(Lane::Further(further)).await {
+        Ok(_) => Lane::Further(further),
+        Err(err) => {
+            debug!(error = %err, "the box takes no further connection");
+            Lane::Bulk
         }
-        debug!(words, "the copy was interrupted and goes on");
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(10));
-    }
-    Err(SyncError::Interrupted { words })
-}
-
-async fn rsync_once(
-    tunnel: &Tunnel,
-    script: &Path,
-    list: &[u8],
-    extra: &[&str],
-    source: &[u8],
-    target: &[u8],
-    progress: &mut (dyn FnMut(Progress) + Send),
-) -> Result<(), SyncError> {
-    use std::ffi::OsStr;
-    let ssh = tunnel.ssh_words(Lane::Bulk).await?;
-    let nonce = format!(
-        "SPOTTER-RSYNC/1-{}",
-        hex::encode(rand::random::<[u8; 16]>())
-    );
-    write_script(script, &remote_shell(&ssh, &nonce))
-        .map_err(|err| SyncError::local(format!("{} cannot be written", script.display()), err))?;
-    let mut command = Command::new("rsync");
-    // Owners stay behind: they are this machine's users. Half a file is kept aside and continued.
-    command.args([
-        "--links",
-        "--perms",
-        "--times",
-        "--omit-dir-times",
-        "--partial-dir=.spotter-partial",
-    ]);
-    command.args([
-        "--from0",
-        "--files-from=-",
-        "--no-inc-recursive",
-        "--info=progress2",
-        "--outbuf=L",
-        "--timeout=60",
-    ]);
-    command
-        .args(extra)
-        .arg("-e")
-        .arg(script)
-        .arg("--")
-        .arg(OsStr::from_bytes(source))
-        .arg(OsStr::from_bytes(target));
-    command
-        .env("LC_ALL", "C")
-        .process_group(0)
-        .kill_on_drop(true);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .map_err(|err| SyncError::local("rsync cannot be started", err))?;
-    let mut stdin = child.stdin.take().expect("it was started with pipes");
-    let mut stdout = child.stdout.take().expect("it was started with pipes");
-    let mut stderr = child.stderr.take().expect("it was started with pipes");
-    let send = async {
-        // rsync that ends early says why by itself.
-        let _ = stdin.write_all(list).await;
-        drop(stdin);
-    };
-    let show = async {
-        let mut lines = progress::Lines::default();
-        let mut buffer = vec![0; 8192];
-        while let Ok(read) = stdout.read(&mut buffer).await {
-            if read == 0 {
-                break;
-            }
-            lines.feed(&buffer[..read], progress);
-        }
-    };
-    let listen = async {
-        let mut said = Vec::new();
-        let _ = (&mut stderr).take(64 << 10).read_to_end(&mut said).await;
-        let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
-        said
-    };
-    let ((), (), said) = tokio::join!(send, show, listen);
-    let status = child
-        .wait()
-        .await
-        .map_err(|err| SyncError::local("rsync could not be waited for", err))?;
-    match status.code() {
-        Some(0) => Ok(()),
-        code => Err(SyncError::Program {
-            program: "rsync",
-            code: code.unwrap_or(-1),
-            words: last_words(&said),
-        }),
     }
 }
 
-fn write_script(path: &Path, text: &str) -> io::Result<()> {
-    use std::io::Write;
-    let _ = fs::remove_file(path);
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o700)
-        .open(path)?;
-    file.write_all(text.as_bytes())
+/// That there are others, for people.
+fn more(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        1 => " and one more file".to_owned(),
+        others => format!(" and {others} more files"),
+    }
 }
 
 /// What a program on the box that was fed or read by hand left.

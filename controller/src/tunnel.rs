@@ -1,4 +1,4 @@
-//! ssh to a box: two master connections that we own, commands over them, and the bridge that carries gRPC.
+//! ssh to a box: master connections that we own, commands over them, and the bridge that carries gRPC.
 //!
 //! The only place that starts `ssh` (and `ssh-keygen`): the system's OpenSSH brings the user's keys, agents and jump hosts. [`home`]
 //! holds our files, [`options`] what ssh is told, [`master`] the connections, [`remote`] a command behind its handshake.
@@ -49,14 +49,19 @@ const EXEC_LIMIT: Duration = Duration::from_secs(60);
 /// Kex and login of one connection, after TCP answered (`ConnectTimeout` covers that).
 const LOGIN_LIMIT: Duration = Duration::from_secs(30);
 
-/// Which of the two connections. Bulk data on the control connection would raise its answer time from under 1 to 590 ms.
+/// Which of the connections. Bulk data on the control connection would raise its answer time from under 1 to 590 ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     /// Calls of the agent and short commands; compressed.
     Control,
     /// Copies of code and results.
     Bulk,
+    /// One of [`FURTHER_LANES`] more, counted from 0, for copies at once: a long line gives each connection only so much.
+    Further(usize),
 }
+
+/// Connections beside the control and the bulk one, made when they are needed.
+pub const FURTHER_LANES: usize = 3;
 
 /// How long to keep trying to connect.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +101,7 @@ struct Inner {
     target: SshTarget,
     control: Mutex<Option<Master>>,
     bulk: Mutex<Option<Master>>,
+    further: [Mutex<Option<Master>>; FURTHER_LANES],
     /// The address that answered first, last time.
     best: std::sync::Mutex<Option<SshAddress>>,
 }
@@ -111,6 +117,7 @@ impl Tunnel {
                 target,
                 control: Mutex::new(None),
                 bulk: Mutex::new(None),
+                further: Default::default(),
                 best: std::sync::Mutex::new(None),
             }),
         };
@@ -254,8 +261,18 @@ impl Tunnel {
         &self.inner.target.runtime
     }
 
-    /// Ends both connections and waits until they are gone.
+    /// Ends the connections that only copies at once need.
+    pub(crate) async fn end_further(&self) {
+        for slot in &self.inner.further {
+            if let Some(master) = slot.lock().await.take() {
+                master.end().await;
+            }
+        }
+    }
+
+    /// Ends all connections and waits until they are gone.
     pub async fn close(self) {
+        self.end_further().await;
         for slot in [&self.inner.bulk, &self.inner.control] {
             if let Some(master) = slot.lock().await.take() {
                 master.end().await;
@@ -276,6 +293,7 @@ impl Tunnel {
         match lane {
             Lane::Control => &self.inner.control,
             Lane::Bulk => &self.inner.bulk,
+            Lane::Further(at) => &self.inner.further[at],
         }
     }
 

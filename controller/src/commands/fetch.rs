@@ -20,7 +20,8 @@ use crate::{
 
 /// Fetch files from a run's box and verify each by its hash
 ///
-/// When the box is gone, from what it brought to the bucket at its end.
+/// Several come at once, each over a connection of its own. What is here already and hashes right is left alone, and a file that came
+/// half goes on from there. When the box is gone, from what it brought to the bucket at its end.
 #[derive(Debug, clap::Args)]
 pub struct FetchArgs {
     /// Run

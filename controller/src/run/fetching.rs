@@ -114,7 +114,8 @@ impl Lifecycle {
             }
         }
         let progress = |done, total| self.report.transfer(&run.name, "results", done, total);
-        site.fetch(workdir, &found, to, &progress).await?;
+        site.fetch(workdir, &found, &list.files, to, &progress)
+            .await?;
         for file in &list.files {
             verify(file, to).map_err(NotFetched::Here)?;
         }

@@ -8,8 +8,9 @@ use spotter_bucket::{Bucket, Ending, Target};
 
 use crate::{
     agent_client::{
-        AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileList, LogPiece,
-        LogPosition, PreflightReport, RestoreReport, SampleInfo, SessionInfo, SessionRequest,
+        AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileHash, FileList,
+        LogPiece, LogPosition, PreflightReport, RestoreReport, SampleInfo, SessionInfo,
+        SessionRequest,
     },
     provider::{InstanceId, SshAddress},
     spec::{BucketServer, RunSpec},
@@ -163,11 +164,12 @@ pub trait Site: Send + Sync {
     async fn collect_results(&self, paths: &[String]) -> Result<(), SiteError>;
     /// Lists result files with their hashes, and paths that do not exist.
     async fn hash_files(&self, paths: &[String]) -> Result<FileList, SiteError>;
-    /// Copies files from the box's working directory to a directory here.
+    /// Copies files from the box's working directory to a directory here. `files`: what [`Site::hash_files`] found under the paths.
     async fn fetch(
         &self,
         from: &str,
         paths: &[String],
+        files: &[FileHash],
         to: &Path,
         progress: Progress<'_>,
     ) -> Result<(), SiteError>;
@@ -186,6 +188,10 @@ pub trait Sites: Send + Sync {
     /// Proves from here that the bucket of a run can be written, read and deleted from; answers how many checkpoints it
     /// already holds for a run of this name. 0 when the run has no bucket.
     async fn prove_bucket(&self, spec: &RunSpec) -> Result<usize, SiteError>;
+    /// Where the bucket keys of this laptop came from, for people; `None`: there are none, or nobody knows.
+    async fn keys_source(&self) -> Option<String> {
+        None
+    }
     /// What a box that was taken back left of a session's log in the bucket; nothing when it had no time or no bucket.
     async fn left_log(
         &self,

@@ -1,4 +1,5 @@
-//! Everything as one tar stream, where rsync is missing: no comparison, no continuation, but it needs only `tar` on the box.
+//! Everything as one tar stream, where rsync is missing: no comparison and no continuation within a file,
+//! but it needs only `tar` on the box.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,7 @@ use std::{
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Progress, SyncError, finish, joined, path_of};
+use super::{Progress, SyncError, finish, path_of, record::joined};
 use crate::tunnel::{Lane, Tunnel, shell_word};
 
 /// Between the archive and ssh.
@@ -61,8 +62,8 @@ pub(super) async fn push(
         bytes += read as u64;
         progress(Progress {
             bytes,
-            percent: None,
             files: (0, all),
+            ..Progress::default()
         });
     }
     drop(reader);
@@ -75,6 +76,7 @@ pub(super) async fn push(
 
 pub(super) async fn fetch(
     tunnel: &Tunnel,
+    lane: Lane,
     from: &str,
     paths: &BTreeSet<Vec<u8>>,
     to: &Path,
@@ -87,7 +89,7 @@ pub(super) async fn fetch(
         shell_word(from),
         list.len()
     );
-    let mut remote = tunnel.start(Lane::Bulk, &script).await?;
+    let mut remote = tunnel.start(lane, &script).await?;
     remote
         .stdin
         .write_all(&list)
@@ -117,8 +119,7 @@ pub(super) async fn fetch(
         bytes += read as u64;
         progress(Progress {
             bytes,
-            percent: None,
-            files: (0, 0),
+            ..Progress::default()
         });
     }
     drop(writer);

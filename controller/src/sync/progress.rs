@@ -1,4 +1,4 @@
-//! How far a copy is, read from what rsync prints (pure).
+//! How far a copy is, read from what rsync prints, and how far several are together (pure).
 
 /// How far a copy is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -7,6 +7,8 @@ pub struct Progress {
     pub bytes: u64,
     /// Share of all bytes, percent; `None` when the size in all is not known.
     pub percent: Option<u8>,
+    /// All bytes; `None` when not known.
+    pub total_bytes: Option<u64>,
     /// Files done and in all; 0 when not known.
     pub files: (u64, u64),
 }
@@ -57,8 +59,59 @@ fn parse(line: &[u8]) -> Option<Progress> {
     Some(Progress {
         bytes,
         percent,
+        total_bytes: None,
         files,
     })
+}
+
+/// How far several copies at once are together, told as one.
+pub(super) struct Sum<'a> {
+    streams: Vec<Progress>,
+    /// Files and bytes that need no copy.
+    there: (u64, u64),
+    all: (u64, u64),
+    tell: &'a mut (dyn FnMut(Progress) + Send),
+}
+
+impl<'a> Sum<'a> {
+    /// `there` and `all`: files and bytes that lie here already, and in all.
+    pub(super) fn new(
+        streams: usize,
+        there: (u64, u64),
+        all: (u64, u64),
+        tell: &'a mut (dyn FnMut(Progress) + Send),
+    ) -> Sum<'a> {
+        let mut sum = Sum {
+            streams: vec![Progress::default(); streams],
+            there,
+            all,
+            tell,
+        };
+        sum.tell();
+        sum
+    }
+
+    /// One of them says how far it is. After a broken link it begins to count anew, and is not believed until it has caught up.
+    pub(super) fn set(&mut self, stream: usize, at: Progress) {
+        let slot = &mut self.streams[stream];
+        slot.bytes = slot.bytes.max(at.bytes);
+        slot.files.0 = slot.files.0.max(at.files.0);
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        let bytes: u64 = self.streams.iter().map(|at| at.bytes).sum();
+        let files: u64 = self.streams.iter().map(|at| at.files.0).sum();
+        let (all_files, all_bytes) = self.all;
+        let bytes = (self.there.1 + bytes).min(all_bytes);
+        let percent = bytes.saturating_mul(100).checked_div(all_bytes);
+        (self.tell)(Progress {
+            bytes,
+            percent: percent.and_then(|percent| u8::try_from(percent).ok()),
+            total_bytes: Some(all_bytes),
+            files: ((self.there.0 + files).min(all_files), all_files),
+        });
+    }
 }
 
 #[cfg(test)]
@@ -66,11 +119,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn several_copies_are_told_as_one_that_never_goes_back() {
+        let mut told = Vec::new();
+        let mut tell = |at: Progress| told.push((at.bytes, at.percent, at.files));
+        let mut sum = Sum::new(2, (1, 100), (4, 400), &mut tell);
+        let at = |bytes, files| Progress {
+            bytes,
+            files: (files, 2),
+            ..Progress::default()
+        };
+        sum.set(0, at(60, 1));
+        sum.set(1, at(40, 0));
+        // Begun anew after a broken link.
+        sum.set(0, at(10, 0));
+        // rsync counts what changed meanwhile, too.
+        sum.set(0, at(300, 2));
+        drop(sum);
+        let expected = [
+            (100, Some(25), (1, 4)),
+            (160, Some(40), (2, 4)),
+            (200, Some(50), (2, 4)),
+            (200, Some(50), (2, 4)),
+            (400, Some(100), (3, 4)),
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
     fn lines_of_rsync_are_read() {
         let check = |line: &str, expected: Option<(u64, Option<u8>, (u64, u64))>| {
             let expected = expected.map(|(bytes, percent, files)| Progress {
                 bytes,
                 percent,
+                total_bytes: None,
                 files,
             });
             assert_eq!(parse(line.as_bytes()), expected, "{line}");

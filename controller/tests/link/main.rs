@@ -9,7 +9,9 @@
 
 mod boot;
 mod client;
+mod fetching;
 mod onstart;
+mod relay;
 mod sshd;
 mod sync;
 mod tunnel;

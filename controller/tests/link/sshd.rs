@@ -62,17 +62,21 @@ impl TestBox {
         .unwrap();
         fs::write(
             path("user_config"),
-            format!(
-                "Host {HOST}\n  ProxyCommand env LD_PRELOAD=libnss_wrapper.so NSS_WRAPPER_PASSWD={} NSS_WRAPPER_GROUP={} \
-                 /usr/sbin/sshd -i -E {} -f {}\n",
-                path("passwd").display(),
-                path("group").display(),
-                path("sshd.log").display(),
-                path("sshd_config").display()
-            ),
+            format!("Host {HOST}\n  ProxyCommand {}\n", test_box.sshd_line()),
         )
         .unwrap();
         test_box
+    }
+
+    /// The command that serves one connection on its stdin and stdout.
+    pub fn sshd_line(&self) -> String {
+        format!(
+            "env LD_PRELOAD=libnss_wrapper.so NSS_WRAPPER_PASSWD={} NSS_WRAPPER_GROUP={} /usr/sbin/sshd -i -E {} -f {}",
+            self.path("passwd").display(),
+            self.path("group").display(),
+            self.path("sshd.log").display(),
+            self.path("sshd_config").display()
+        )
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -106,6 +110,11 @@ impl TestBox {
 
     /// The target with our key let in.
     pub async fn target(&self) -> SshTarget {
+        self.target_at(22).await
+    }
+
+    /// The same behind a port of this machine.
+    pub async fn target_at(&self, port: u16) -> SshTarget {
         let ssh_home = self.ssh_home();
         fs::write(
             self.path("authorized_keys"),
@@ -113,23 +122,24 @@ impl TestBox {
         )
         .unwrap();
         ssh_home
-            .target("test", 7, vec![address(HOST, 22)])
+            .target("test", 7, vec![address(HOST, port)])
             .await
             .unwrap()
     }
 
     pub async fn connect(&self) -> Tunnel {
-        Tunnel::connect(
-            self.target().await,
-            Patience::known_box(Duration::from_secs(30)),
-        )
-        .await
-        .unwrap_or_else(|err| {
-            panic!(
-                "{err}\nsshd says: {}",
-                fs::read_to_string(self.path("sshd.log")).unwrap_or_default()
-            )
-        })
+        self.connect_to(self.target().await).await
+    }
+
+    pub async fn connect_to(&self, target: SshTarget) -> Tunnel {
+        Tunnel::connect(target, Patience::known_box(Duration::from_secs(30)))
+            .await
+            .unwrap_or_else(|err| {
+                panic!(
+                    "{err}\nsshd says: {}",
+                    fs::read_to_string(self.path("sshd.log")).unwrap_or_default()
+                )
+            })
     }
 
     /// Processes whose command line or environment mentions this box.

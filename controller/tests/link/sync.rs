@@ -17,7 +17,7 @@ use spotter::{
 use crate::sshd::{NOISY_RC, TestBox};
 
 /// Every file and link under a directory with its content.
-fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(root: &Path, at: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
         for entry in fs::read_dir(at).unwrap().flatten() {
             let path = entry.path();
@@ -45,7 +45,7 @@ fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-fn write(root: &Path, path: &str, content: &[u8]) {
+pub fn write(root: &Path, path: &str, content: &[u8]) {
     let path = root.join(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, content).unwrap();
@@ -64,7 +64,7 @@ fn project(root: &Path) {
 }
 
 /// A box where rsync cannot be found by a command that comes in over ssh.
-fn hide_rsync(test_box: &TestBox) {
+pub fn hide_rsync(test_box: &TestBox) {
     let bin = test_box.path("bin");
     fs::create_dir(&bin).unwrap();
     for tool in [
@@ -138,42 +138,6 @@ async fn tar_pushes_where_rsync_is_missing() {
     pushes_what_is_not_ignored_and_removes_only_what_it_brought(Method::Tar).await;
 }
 
-async fn fetches_what_exists_and_names_what_does_not(method: Method) {
-    let test_box = TestBox::new();
-    match method {
-        Method::Rsync => test_box.rc(NOISY_RC),
-        Method::Tar => hide_rsync(&test_box),
-    }
-    let tunnel = test_box.connect().await;
-    let (there, here) = (test_box.path("home/work"), test_box.path("results"));
-    write(&there, "checkpoints/final.pt", &[7; 100_000]);
-    write(&there, "logs/a/train.log", b"log");
-    write(&there, "secret", b"not asked for");
-    symlink("/etc", there.join("logs/out")).unwrap();
-    let paths = ["checkpoints/final.pt", "./logs/", "nothing/here"].map(str::to_owned);
-    let report = fetch(&tunnel, there.to_str().unwrap(), &paths, &here, &mut |_| ())
-        .await
-        .unwrap();
-    assert_eq!(
-        (report.method, report.missing),
-        (method, vec!["nothing/here".to_owned()])
-    );
-    let found = tree(&here);
-    let names: Vec<&str> = found.keys().map(String::as_str).collect();
-    assert_eq!(names, ["checkpoints/final.pt", "logs/a/train.log"]);
-    assert_eq!(found["checkpoints/final.pt"], [7; 100_000]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rsync_fetches_through_a_noisy_shell() {
-    fetches_what_exists_and_names_what_does_not(Method::Rsync).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tar_fetches_where_rsync_is_missing() {
-    fetches_what_exists_and_names_what_does_not(Method::Tar).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_that_leads_out_is_refused() {
     let test_box = TestBox::new();
@@ -183,6 +147,7 @@ async fn a_path_that_leads_out_is_refused() {
             &tunnel,
             "/tmp",
             &[path.to_owned()],
+            &[],
             &test_box.path("r"),
             &mut |_| (),
         )
