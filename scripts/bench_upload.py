@@ -3,106 +3,14 @@
 The CPU of the servers is not counted, but they share the machine: wall times are those of client and server on the same cores.
 """
 
-import contextlib, json, os, pathlib, shutil, socket, statistics, subprocess, sys, tempfile, time
+import functools, os, shutil, statistics, sys
 
-target, examples = (pathlib.Path(path).resolve() for path in sys.argv[1:3])
-tools = target / "venv/bin"
-scratch = pathlib.Path(tempfile.mkdtemp(prefix="sp-bench-", dir=os.environ.get("TMPDIR", "/tmp")))
+from bench_servers import examples, failed, once, rclones, scratch, sink, tools, verifying
+
 LARGE_BYTES, SMALL_FILES, SMALL_BYTES = 2 << 30, 2000, 64 << 10
-KEY, SECRET = "benchkey", "benchsecret"
 # What is promised, as ratios to s5cmd: wall and CPU at most this; a bucket that drops everything shows what the engine can do.
 WALL_TARGET, SINK_WALL_TARGET, CPU_TARGET, RSS_TARGET_MIB = 1.0, 1 / 1.5, 0.6, 64
-failed, missed = [], []
-
-
-def store():
-    """Where a server keeps what it gets: in memory where that has room, so that a disk that writes back is not what is measured."""
-    memory = "/dev/shm"
-    free = os.statvfs(memory) if os.path.isdir(memory) else None
-    roomy = free is not None and free.f_bavail * free.f_frsize > 3 * LARGE_BYTES
-    return pathlib.Path(tempfile.mkdtemp(prefix="sp-bench-", dir=memory if roomy else scratch))
-
-
-def once(argv, env):
-    """Wall seconds, CPU seconds and MiB of one run; nothing when it failed, which is told."""
-    began = time.perf_counter()
-    pid = os.fork()
-    if pid == 0:
-        log = os.open(scratch / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.execve(argv[0], [str(word) for word in argv], env)
-    _, status, usage = os.wait4(pid, 0)
-    if status != 0:
-        failed.append(f"{argv} ended with {status}: {(scratch / 'said').read_text()[-600:]}")
-        return None
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-
-
-class Server:
-    """Where to upload: url, keys, and a bucket that exists."""
-
-    def __init__(self, url, bucket="runs", key=KEY, secret=SECRET):
-        self.url, self.bucket, self.key, self.secret = url, bucket, key, secret
-
-    def environment(self):
-        return {
-            "PATH": os.environ["PATH"], "HOME": str(scratch), "TMPDIR": str(scratch), "LC_ALL": "C.UTF-8",
-            "AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret, "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL_S3": self.url, "AWS_EC2_METADATA_DISABLED": "true", "S3_ENDPOINT_URL": self.url,
-            "RCLONE_CONFIG": str(scratch / "none"), "RCLONE_S3_PROVIDER": "Other", "RCLONE_S3_ENDPOINT": self.url,
-            "RCLONE_S3_ACCESS_KEY_ID": self.key, "RCLONE_S3_SECRET_ACCESS_KEY": self.secret,
-            "RCLONE_S3_REGION": "us-east-1", "RCLONE_S3_NO_CHECK_BUCKET": "true", "RCLONE_S3_LIST_VERSION": "2",
-        }
-
-
-@contextlib.contextmanager
-def running(argv, **more):
-    """A server that ends when its input does."""
-    server = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **more)
-    try:
-        yield json.loads(server.stdout.readline())
-    finally:
-        server.stdin.close()
-        server.wait()
-
-
-@contextlib.contextmanager
-def sink():
-    with running([target / "release/spotter-sim", "sink"]) as ready:
-        yield Server(ready["url"])
-
-
-@contextlib.contextmanager
-def verifying():
-    """Our own server, which verifies signatures, hashes and checksums, and writes to disk."""
-    home = store()
-    with running([target / "release/spotter-sim", "serve", "--with-stdin", "--dir", home, "--tier", "1"]) as ready:
-        yield Server(ready["s3_url"], ready["s3_bucket"], ready["s3_access_key"], ready["s3_secret_key"])
-    shutil.rmtree(home)
-
-
-@contextlib.contextmanager
-def rclones():
-    home = store()
-    (home / "runs").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen([tools / "rclone", "serve", "s3", str(home), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", "-q"],
-                              env=dict(os.environ, RCLONE_CONFIG=str(scratch / "none")), stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield Server(f"http://127.0.0.1:{port}")
-    finally:
-        server.terminate()
-        server.wait()
-        shutil.rmtree(home)
+missed = []
 
 
 def rows(server):
@@ -149,7 +57,7 @@ def measure(title, start, times):
             print(f"{name:<20}{wall:>8.2f}{cpu:>8.2f}{rss:>9.0f}{ratios}", flush=True)
         # The payload mode that the server's own answers allow: a sink takes anything, rclone's checks no checksum.
         is_sink = start is sink
-        ours = medians.get("spotter") if start is rclones else medians.get("spotter, checksum")
+        ours = medians.get("spotter") if title == "rclone serve s3" else medians.get("spotter, checksum")
         if base and ours:
             # Small files are bound by the round trips of whoever is asked.
             wall = SINK_WALL_TARGET if is_sink and number == 1 else WALL_TARGET
@@ -171,8 +79,8 @@ try:
         (scratch / f"small/step-1/{number:04}.bin").write_bytes(os.urandom(SMALL_BYTES))
     os.sync()
     measure("a bucket that drops everything", sink, 3)
-    measure("spotter-sim, which verifies", verifying, 3)
-    measure("rclone serve s3", rclones, 3)
+    measure("spotter-sim, which verifies", functools.partial(verifying, 3 * LARGE_BYTES), 3)
+    measure("rclone serve s3", functools.partial(rclones, 3 * LARGE_BYTES), 3)
 finally:
     shutil.rmtree(scratch)
 for text in failed + [f"missed: {text}" for text in missed]:

@@ -26,9 +26,9 @@ use crate::{
     manifest::ManifestFile,
 };
 
-/// Bytes of one request.
+/// Bytes of one request. Pieces of files below 70 GiB are not longer, so that a piece is one request.
 const CHUNK_BYTES: u64 = 8 << 20;
-/// Requests in flight: 64 MiB in memory at most.
+/// Pieces, and so requests, in flight: 64 MiB in memory at most.
 const CHUNKS_IN_FLIGHT: usize = 8;
 /// Files looked after at once; small ones are a matter of round trips.
 const FILES_IN_FLIGHT: usize = 16;
@@ -129,22 +129,42 @@ pub struct Brought {
     pub fetched_bytes: u64,
 }
 
-/// Ranges of a file that are hashed together, each with its hash.
-fn pieces(file: &ManifestFile) -> Vec<(Range<u64>, &str)> {
-    if file.part_size_bytes == 0 {
-        return vec![(0..file.size_bytes, &file.blake3)];
+/// A range of a file that is hashed as one.
+#[derive(Debug, Clone)]
+struct Piece {
+    range: Range<u64>,
+    blake3: String,
+}
+
+impl Piece {
+    fn length(&self) -> u64 {
+        self.range.end - self.range.start
     }
-    let piece = |(number, hash)| {
-        let start = number as u64 * file.part_size_bytes;
-        let end = (start + file.part_size_bytes).min(file.size_bytes);
-        (start..end, hash)
+}
+
+/// The pieces of a file in order. An empty file has none: there is nothing of it to be wrong.
+fn pieces(file: &ManifestFile) -> Vec<Piece> {
+    let hashes = match file.part_size_bytes {
+        0 => std::slice::from_ref(&file.blake3),
+        _ => &file.parts,
     };
-    file.parts
-        .iter()
-        .map(String::as_str)
-        .enumerate()
-        .map(piece)
-        .collect()
+    let (mut start, mut pieces) = (0, Vec::with_capacity(hashes.len()));
+    for blake3 in hashes {
+        let length = file.size_bytes - start;
+        let end = start
+            + match file.part_size_bytes {
+                0 => length,
+                part => part.min(length),
+            };
+        if end > start {
+            pieces.push(Piece {
+                range: start..end,
+                blake3: blake3.clone(),
+            });
+        }
+        start = end;
+    }
+    pieces
 }
 
 /// Removes below `root` all that none of the jobs will write, links above all: nothing may lead elsewhere. Makes directories.
@@ -188,44 +208,32 @@ fn sweep(dir: &Path, wanted: &std::collections::HashSet<&Path>) -> io::Result<()
     Ok(())
 }
 
-/// Ranges of the file on the disk that do not hash right. With `make`, a file that is not there or has another size is made anew.
-fn survey(job: &Job, make: bool) -> io::Result<Vec<Range<u64>>> {
-    let all = || {
-        pieces(&job.file)
-            .into_iter()
-            .map(|(range, _)| range)
-            .filter(|range| !range.is_empty())
-            .collect()
-    };
-    let mut options = OpenOptions::new();
-    options
+/// Pieces of the file on the disk that do not hash right. A file that is not there or has another size is made anew.
+fn survey(job: &Job) -> io::Result<Vec<Piece>> {
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .custom_flags(libc::O_NOFOLLOW);
-    if make {
-        options.create(true).mode(0o600);
-    }
-    let file = match options.open(&job.path) {
-        Ok(file) => file,
-        Err(err) if !make && err.kind() == io::ErrorKind::NotFound => return Ok(all()),
-        Err(err) => return Err(err),
-    };
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&job.path)?;
     if file.metadata()?.len() != job.file.size_bytes {
         file.set_len(0)?;
         file.set_len(job.file.size_bytes)?;
-        return Ok(all());
+        return Ok(pieces(&job.file));
     }
-    let mut wrong = Vec::new();
-    let mut buffer = vec![0; (1_u64 << 20).min(job.file.size_bytes) as usize];
-    for (range, hash) in pieces(&job.file) {
-        if range.is_empty() {
-            continue;
-        }
-        if hash_range(&file, range.clone(), &mut buffer)? != hash {
-            wrong.push(range);
-        }
-    }
-    Ok(wrong)
+    wrong_pieces(&file, &job.file).collect()
+}
+
+/// Reads a file on the disk, piece by piece as it is asked, and gives those that do not hash right.
+fn wrong_pieces(file: &File, of: &ManifestFile) -> impl Iterator<Item = io::Result<Piece>> {
+    let mut buffer = vec![0; (1_u64 << 20).min(of.size_bytes) as usize];
+    let wrong = move |piece: Piece| {
+        hash_range(file, piece.range.clone(), &mut buffer)
+            .map(|hash| (hash != piece.blake3).then_some(piece))
+            .transpose()
+    };
+    pieces(of).into_iter().filter_map(wrong)
 }
 
 fn hash_range(file: &File, range: Range<u64>, buffer: &mut [u8]) -> io::Result<String> {
@@ -295,44 +303,60 @@ impl<'a> Work<'a> {
         low
     }
 
-    async fn fetch(&self, job: &Job, range: Range<u64>) -> Result<(), DownloadError> {
+    /// Reads a piece, hashes it as it comes and, when it has a place `to` go, writes it there. `None`: it is whole.
+    async fn piece(
+        &self,
+        file: &ManifestFile,
+        piece: &Piece,
+        to: Option<&Path>,
+    ) -> Result<Option<Damage>, DownloadError> {
         let _permit = self
             .chunks
             .acquire()
             .await
             .expect("the semaphore is never closed");
-        let bytes = self
-            .chunk(&job.file, range.clone())
-            .await?
-            .map_err(|damage| damaged(&job.file, damage))?;
-        let length = bytes.len() as u64;
-        let path = job.path.clone();
-        let write = move || {
-            let file = OpenOptions::new()
-                .write(true)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(path)?;
-            file.write_all_at(&bytes, range.start)
-        };
-        blocking(write)
-            .await
-            .map_err(|source| DownloadError::Disk {
-                path: job.path.clone(),
+        let mut hasher = blake3::Hasher::new();
+        for chunk in chunks_of(piece.range.clone()) {
+            let bytes = match self.chunk(file, chunk.clone()).await? {
+                Ok(bytes) => bytes,
+                Err(damage) => return Ok(Some(damage)),
+            };
+            let length = bytes.len() as u64;
+            let path = to.map(Path::to_owned);
+            // While the bytes are at hand: what was written is not read again.
+            let keep = move || {
+                hasher.update(&bytes);
+                if let Some(path) = path {
+                    let file = OpenOptions::new()
+                        .write(true)
+                        .custom_flags(libc::O_NOFOLLOW)
+                        .open(path)?;
+                    file.write_all_at(&bytes, chunk.start)?;
+                }
+                Ok(hasher)
+            };
+            hasher = blocking(keep).await.map_err(|source| DownloadError::Disk {
+                path: to.unwrap_or(Path::new("")).to_owned(),
                 source,
             })?;
-        self.fetched.fetch_add(length, Ordering::Relaxed);
-        self.done.fetch_add(length, Ordering::Relaxed);
-        Ok(())
+            self.fetched.fetch_add(length, Ordering::Relaxed);
+            self.done.fetch_add(length, Ordering::Relaxed);
+        }
+        let same = hasher.finalize().to_hex().as_str() == piece.blake3;
+        Ok((!same).then(|| Damage::Altered {
+            from_byte: piece.range.start,
+            to_byte: piece.range.end - 1,
+        }))
     }
 
-    async fn survey(&self, job: &Job) -> Result<Vec<Range<u64>>, DownloadError> {
+    async fn survey(&self, job: &Job) -> Result<Vec<Piece>, DownloadError> {
         let _permit = self
             .hashes
             .acquire()
             .await
             .expect("the semaphore is never closed");
         let looked_at = job.clone();
-        blocking(move || survey(&looked_at, true))
+        blocking(move || survey(&looked_at))
             .await
             .map_err(|source| DownloadError::Disk {
                 path: job.path.clone(),
@@ -342,69 +366,38 @@ impl<'a> Work<'a> {
 
     /// Until every piece hashes right. Returns the bytes that did so from the start.
     async fn bring(&self, job: &Job) -> Result<u64, DownloadError> {
-        let mut reused = 0;
-        for try_number in 0..=TRIES {
-            let missing = self.survey(job).await?;
-            let bytes: u64 = missing.iter().map(|range| range.end - range.start).sum();
-            if try_number == 0 {
-                reused = job.file.size_bytes - bytes;
-                self.done.fetch_add(reused, Ordering::Relaxed);
-            } else {
-                self.done.fetch_sub(bytes, Ordering::Relaxed);
-            }
-            let Some(first) = missing.first() else {
-                break;
-            };
-            if try_number == TRIES {
-                let damage = Damage::Altered {
-                    from_byte: first.start,
-                    to_byte: first.end - 1,
-                };
-                return Err(damaged(&job.file, damage));
-            }
-            let chunks = missing.into_iter().flat_map(chunks_of);
-            let mut fetches = stream::iter(chunks)
-                .map(|range| self.fetch(job, range))
+        let mut missing = self.survey(job).await?;
+        let missing_bytes: u64 = missing.iter().map(Piece::length).sum();
+        let reused = job.file.size_bytes - missing_bytes;
+        self.done.fetch_add(reused, Ordering::Relaxed);
+        for tries_left in (0..TRIES).rev() {
+            let mut brought = stream::iter(missing)
+                .map(|piece| async move {
+                    let damage = self.piece(&job.file, &piece, Some(&job.path)).await?;
+                    Ok::<_, DownloadError>((piece, damage))
+                })
                 .buffer_unordered(CHUNKS_IN_FLIGHT);
-            while let Some(fetched) = fetches.next().await {
-                fetched?;
+            let mut wrong = Vec::new();
+            while let Some(one) = brought.next().await {
+                match one? {
+                    (_, None) => {}
+                    (piece, Some(Damage::Altered { .. })) if tries_left > 0 => {
+                        self.done.fetch_sub(piece.length(), Ordering::Relaxed);
+                        wrong.push(piece);
+                    }
+                    (_, Some(damage)) => return Err(damaged(&job.file, damage)),
+                }
             }
+            drop(brought);
+            missing = wrong;
         }
         Ok(reused)
     }
 
     async fn examine(&self, file: &ManifestFile) -> Result<Option<Damage>, DownloadError> {
-        let pieces: Vec<(Range<u64>, String)> = pieces(file)
-            .into_iter()
-            .map(|(range, hash)| (range, hash.to_owned()))
-            .collect();
-        let look = |(range, hash): (Range<u64>, String)| async move {
-            let _permit = self
-                .chunks
-                .acquire()
-                .await
-                .expect("the semaphore is never closed");
-            let mut hasher = blake3::Hasher::new();
-            for chunk in chunks_of(range.clone()) {
-                let bytes = match self.chunk(file, chunk).await? {
-                    Ok(bytes) => bytes,
-                    Err(damage) => return Ok(Some(damage)),
-                };
-                self.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                hasher = blocking(move || {
-                    hasher.update(&bytes);
-                    Ok(hasher)
-                })
-                .await
-                .expect("hashing does not fail");
-            }
-            let same = range.is_empty() || hasher.finalize().to_hex().as_str() == hash;
-            Ok::<_, DownloadError>((!same).then(|| Damage::Altered {
-                from_byte: range.start,
-                to_byte: range.end - 1,
-            }))
-        };
-        let mut looks = stream::iter(pieces).map(look).buffered(CHUNKS_IN_FLIGHT);
+        let mut looks = stream::iter(pieces(file))
+            .map(|piece| async move { self.piece(file, &piece, None).await })
+            .buffered(CHUNKS_IN_FLIGHT);
         while let Some(looked) = looks.next().await {
             if let Some(damage) = looked? {
                 return Ok(Some(damage));
@@ -476,18 +469,7 @@ pub async fn download(
 pub fn is_there(job: &Job) -> bool {
     fs::symlink_metadata(&job.path)
         .is_ok_and(|found| found.is_file() && found.len() == job.file.size_bytes)
-        && survey_only(job).unwrap_or(false)
-}
-
-fn survey_only(job: &Job) -> io::Result<bool> {
-    let file = File::open(&job.path)?;
-    let mut buffer = vec![0; (1_u64 << 20).min(job.file.size_bytes) as usize];
-    for (range, hash) in pieces(&job.file) {
-        if !range.is_empty() && hash_range(&file, range, &mut buffer)? != hash {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+        && File::open(&job.path).is_ok_and(|file| wrong_pieces(&file, &job.file).next().is_none())
 }
 
 /// Reads all data of a file in the bucket and holds it against what was committed. `None`: it is whole.

@@ -471,7 +471,9 @@ async fn read(
     mut response: reqwest::Response,
     max_bytes: u64,
 ) -> Result<Option<Bytes>, reqwest::Error> {
-    let mut body = BytesMut::new();
+    // At once: growing it would copy what came again and again.
+    let said_bytes = response.content_length().unwrap_or(0).min(max_bytes);
+    let mut body = BytesMut::with_capacity(said_bytes as usize);
     while let Some(chunk) = response.chunk().await? {
         if body.len() as u64 + chunk.len() as u64 > max_bytes {
             return Ok(None);
