@@ -242,43 +242,15 @@ async fn sweep<'a>(
 mod tests {
     use std::sync::Arc;
 
-    use spotter_bucket::{ManifestFile, Target, manifest, memory::MemoryBucket};
+    use spotter_bucket::{
+        Target,
+        memory::{MemoryBucket, collection},
+    };
 
     use super::*;
 
     const OLD: &str = "000000000000-01ARZ3NDEKTSV4RRFFQ69G5FAV";
     const DEAD: &str = "000000000000-01ARZ3NDEKTSV4RRFFQ69G5FAW";
-
-    /// A collection of one file whose data a dead one had sent.
-    fn collection() -> Vec<u8> {
-        let mut manifest = Manifest {
-            v: manifest::FORMAT,
-            id: OLD.to_owned(),
-            run: "run".to_owned(),
-            attempt: 1,
-            step: None,
-            rule: "results".to_owned(),
-            path: "results".to_owned(),
-            directory: true,
-            committed_us: 1,
-            server_us: 1,
-            prev: None,
-            metric: None,
-            files: vec![ManifestFile {
-                path: "a".to_owned(),
-                mode: 0o644,
-                mtime_ns: 1,
-                size_bytes: 1,
-                blake3: blake3::hash(b"a").to_hex().to_string(),
-                key: format!("team/run/results/{DEAD}/a"),
-                part_size_bytes: 0,
-                parts: Vec::new(),
-            }],
-            encoding: None,
-            self_blake3: String::new(),
-        };
-        manifest.seal().to_vec()
-    }
 
     #[tokio::test]
     async fn what_dead_collections_left_goes_and_what_a_manifest_refers_to_stays() {
@@ -297,7 +269,9 @@ mod tests {
         for key in &kept {
             bucket.insert(key, "a");
         }
-        bucket.insert(&manifest_key, collection());
+        // Of one file whose data a dead one had sent.
+        let sealed = collection("run", OLD, "a", b"a", &kept[0]);
+        bucket.insert(&manifest_key, sealed);
         bucket.insert(&format!("team/run/results/{DEAD}/b"), "bb");
         let order = Order {
             keep: Keep::default(),

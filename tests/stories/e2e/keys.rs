@@ -4,6 +4,7 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use regex::Regex;
@@ -31,8 +32,13 @@ fn a_right_that_is_taken_away_in_mid_run_is_told_and_by_policy_ends_the_run() {
 }
 
 #[test]
-fn keys_that_have_expired_are_told_before_anything_is_rented() {
-    on(Tier::One, expired);
+fn keys_that_are_not_accepted_are_told_before_anything_is_rented() {
+    on(Tier::One, faulty);
+}
+
+#[test]
+fn keys_that_are_not_accepted_later_cost_neither_the_box_nor_another_one() {
+    on(Tier::One, faulty_later);
 }
 
 #[test]
@@ -257,28 +263,10 @@ fn unwatched(world: &World) {
     world.assert_nothing_rented();
 }
 
-/// Trains until a file says that it is enough.
-const UNTIL_ENOUGH: &str = r#"
-mkdir -p "$SPOTTER_CHECKPOINT_DIR" out
-step=0
-while [ ! -e "$HOME/enough" ]; do
-  step=$((step + 1))
-  sleep 0.1
-  echo "step $step/5000 | loss $((5000 - step)).5 | lr 1.00e-03 | 100.0 ms/step | 1,000 tok/s"
-  if [ $((step % 10)) = 0 ]; then
-    echo "$step" > "$SPOTTER_CHECKPOINT_DIR/.new"
-    mv "$SPOTTER_CHECKPOINT_DIR/.new" "$SPOTTER_CHECKPOINT_DIR/step-$step.txt"
-  fi
-done
-echo "final $step" > out/final.txt
-"#;
-
 /// Keys as a single sign-on gives them stand in the laptop's profile, and in no variable.
 fn ended_in_mid_run(world: &World) {
-    let mut training = Training::interruptible("ends", 5000);
-    training.command = Some("bash until_enough.sh");
+    let training = Training::interruptible("ends", 5000);
     let file = file(world, &training, "");
-    world.write("until_enough.sh", UNTIL_ENOUGH);
     let log_in = |id: &str| {
         let (secret, token) = (format!("secret of {id}"), format!("token of {id}"));
         world.ctl(&[
@@ -339,21 +327,62 @@ fn ended_in_mid_run(world: &World) {
     world.assert_nothing_rented();
 }
 
-fn expired(world: &World) {
+/// Keys that the server does not accept, however much they were allowed to do: their name, and the variables that hold them.
+const FAULTS: [(&str, &str, &str); 3] = [
+    ("expired", "OLD", "secret"),
+    ("wrong_secret", "GOOD", "another secret"),
+    ("unknown_id", "NOBODY", "secret"),
+];
+
+/// Makes the pair that has ended and the one whose secret is mistyped.
+fn make_keys(world: &World) {
+    for key in [
+        json!({"access_key": "OLD", "secret_key": "secret", "expires_in_s": -60}),
+        json!({"access_key": "GOOD", "secret_key": "secret"}),
+    ] {
+        world.ctl(&["s3", &json!({ "key": key }).to_string()]);
+    }
+}
+
+fn with(mut command: Command, (_, id, secret): (&str, &str, &str)) -> Said {
+    command.envs([("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret)]);
+    Said::of(command.output().unwrap())
+}
+
+fn faulty(world: &World) {
     world.training(&Training::interruptible("late", 20));
-    world.ctl(&[
-        "s3",
-        r#"{"key": {"access_key": "OLD", "secret_key": "secret", "expires_in_s": -60}}"#,
-    ]);
-    let mut command = world.spotter(&["run", "late.yaml"]);
-    command.envs([
-        ("AWS_ACCESS_KEY_ID", "OLD"),
-        ("AWS_SECRET_ACCESS_KEY", "secret"),
-    ]);
-    let said = Said::of(command.output().unwrap());
-    assert_eq!(said.code, 1, "{}", said.out);
-    check(world, "expired", &said.stderr);
+    make_keys(world);
+    for keys in FAULTS {
+        let said = with(world.spotter(&["run", "late.yaml"]), keys);
+        assert_eq!(said.code, 1, "{}", said.out);
+        check(world, keys.0, &said.stderr);
+    }
     world.assert_nothing_rented();
+}
+
+/// With the box there, and with it gone: neither may the run be lost nor a box be rented for nothing.
+fn faulty_later(world: &World) {
+    world.training(&Training::interruptible("later", 2000));
+    make_keys(world);
+    // Killed when the box is there and has not got its keys yet.
+    let mut first = world.spotter(&["run", "later.yaml"]);
+    first.env("SPOTTER_DIE_AT", "agent.configure.after");
+    assert_eq!(Said::of(first.output().unwrap()).code, -1);
+    for keys in FAULTS {
+        let said = with(world.spotter(&["up", "later"]), keys);
+        assert_eq!(said.code, 1, "{}", said.out);
+        check(world, &format!("up_{}", keys.0), &said.stderr);
+        assert_eq!(world.alive().len(), 1, "its box stays");
+    }
+    world.ok(&["up", "later", "--detach"]);
+    world.ok(&["destroy", "--lose-data", "later"]);
+    world.assert_nothing_rented();
+    for keys in FAULTS {
+        let said = with(world.spotter(&["resume", "later"]), keys);
+        assert_eq!(said.code, 1, "{}", said.out);
+        check(world, &format!("resume_{}", keys.0), &said.stderr);
+        world.assert_nothing_rented();
+    }
 }
 
 #[track_caller]

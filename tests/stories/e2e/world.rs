@@ -1,18 +1,27 @@
 //! `World`: a simulator of its own, a sealed home, and spotter's programs run in it as a user would.
 
+mod asking;
+mod programs;
+mod said;
+mod training;
+
 use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+pub use asking::gpus_charged_at_once;
+use programs::programs;
+pub use said::{Background, Said};
 use serde_json::Value;
 use stories::skip::{excuse, skip};
+use training::TRAIN;
+pub use training::Training;
 
 use crate::others::{Access, Certified, Other, Running};
 
@@ -100,75 +109,6 @@ macro_rules! on_both_tiers {
     )*};
 }
 pub(crate) use on_both_tiers;
-
-/// Programs in a folder that every user can read, made once per build.
-fn programs() -> &'static Path {
-    static DIR: OnceLock<PathBuf> = OnceLock::new();
-    DIR.get_or_init(|| {
-        let names = ["spotter", "spotter-sim", "libfake_nvml.so", "spotter-agent"];
-        let mut from: Vec<PathBuf> = names[..3]
-            .iter()
-            .map(|name| stories::program(name))
-            .collect();
-        from.push(stories::agent());
-        // The name follows from what is in it, so that tests in parallel share one folder and never see half of it.
-        let mut stamp = blake3::Hasher::new();
-        for path in &from {
-            let metadata = fs::metadata(path).unwrap();
-            stamp.update(
-                format!(
-                    "{path:?} {} {:?}",
-                    metadata.len(),
-                    metadata.modified().unwrap()
-                )
-                .as_bytes(),
-            );
-        }
-        let stamp = &stamp.finalize().to_hex()[..12];
-        // Of this build folder: another checkout has its own.
-        let of = blake3::hash(stories::program_dir().as_os_str().as_encoded_bytes()).to_hex();
-        let of = format!("sp-programs-{}-", &of[..8]);
-        let dir = std::env::temp_dir().join(format!("{of}{stamp}"));
-        if dir.exists() {
-            return dir;
-        }
-        // Those of builds before this one are of no use any more.
-        for old in fs::read_dir(std::env::temp_dir())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let name = old.file_name();
-            if name.to_str().is_some_and(|name| name.starts_with(&of)) {
-                let _gone_or_in_use = fs::remove_dir_all(old.path());
-            }
-        }
-        let aside = std::env::temp_dir().join(format!("sp-programs-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&aside);
-        fs::create_dir(&aside).unwrap();
-        for (name, path) in names.iter().zip(&from) {
-            let to = aside.join(name);
-            if *name == "spotter-agent" {
-                // A debug build has a hundred megabytes of symbols, and every box gets a copy.
-                let status = Command::new("strip")
-                    .arg("-o")
-                    .arg(&to)
-                    .arg(path)
-                    .status()
-                    .unwrap();
-                assert!(status.success(), "strip (of binutils) works");
-            } else {
-                fs::copy(path, &to).unwrap();
-            }
-            fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        fs::set_permissions(&aside, fs::Permissions::from_mode(0o755)).unwrap();
-        if fs::rename(&aside, &dir).is_err() {
-            let _ = fs::remove_dir_all(&aside);
-        }
-        dir
-    })
-}
 
 impl World {
     fn start(tier: Tier) -> Result<World, String> {
@@ -358,96 +298,6 @@ impl World {
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
-    /// The run as `status --recorded` has it; null when there is none.
-    pub fn status(&self, run: &str) -> Value {
-        let said = self.say(&["status", "--recorded", "--json", run]);
-        // It is not written down yet.
-        if said.stderr.contains("there is no run") {
-            return Value::Null;
-        }
-        assert_eq!(said.code, 0, "{}", said.out);
-        serde_json::from_str(&said.stdout).unwrap()
-    }
-
-    /// Waits until `seen` answers with something.
-    pub fn until<T>(&self, what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
-        let start = Instant::now();
-        loop {
-            if let Some(found) = seen() {
-                return found;
-            }
-            assert!(
-                start.elapsed() < PATIENCE,
-                "waited {PATIENCE:?} for {what}\n{}",
-                self.sim_log()
-            );
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    /// Whether something comes true in time; for whoever can say more than [`Self::until`] of what there is instead.
-    pub fn try_until(&self, mut seen: impl FnMut() -> bool) -> bool {
-        let start = Instant::now();
-        while !seen() {
-            if start.elapsed() > PATIENCE {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        true
-    }
-
-    /// Waits until the newest attempt of a run is this one and has printed at least this step; returns its instance.
-    pub fn until_step(&self, run: &str, attempt: u64, step: u64) -> u64 {
-        self.until(
-            &format!("attempt {attempt} of {run} at step {step}"),
-            || {
-                let status = self.status(run);
-                let last = status["attempts"].as_array()?.last()?.clone();
-                let there =
-                    last["number"] == attempt && last["to_step"].as_u64().unwrap_or(0) >= step;
-                if there {
-                    last["instance"].as_u64()
-                } else {
-                    None
-                }
-            },
-        )
-    }
-
-    /// Instances that exist, as the simulator has them.
-    pub fn alive(&self) -> Vec<Value> {
-        let state = self.ctl(&["state"]);
-        state["instances"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|row| !is_gone(row))
-            .collect()
-    }
-
-    /// Everything that an instance ever cost, by the simulator's own account.
-    pub fn bill(&self, instance: u64) -> Value {
-        self.ctl(&["bill", &instance.to_string()])
-    }
-
-    /// Bills of all instances that were ever rented for a run.
-    pub fn bills_of(&self, run: &str) -> Vec<Value> {
-        let bills = self.ctl(&["bill"]);
-        let of_run = |bill: &&Value| {
-            let label = bill["label"].as_str().unwrap_or_default();
-            label.split('/').nth(2) == Some(run)
-        };
-        bills["instances"]
-            .as_array()
-            .expect("bills are a list")
-            .iter()
-            .filter(of_run)
-            .cloned()
-            .collect()
-    }
-
     /// Access key and secret of the bucket, as the laptop has them.
     pub fn bucket_keys(&self) -> (&str, &str) {
         (
@@ -530,31 +380,6 @@ impl World {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
-
-    /// Nothing may be rented any more.
-    pub fn assert_nothing_rented(&self) {
-        let alive = self.alive();
-        assert!(alive.is_empty(), "still rented: {alive:?}");
-    }
-}
-
-/// Whether at any moment two of these bills charged a GPU.
-pub fn gpus_charged_at_once(bills: &[Value]) -> bool {
-    let mut charged: Vec<(u64, u64)> = Vec::new();
-    for bill in bills {
-        for interval in bill["intervals"].as_array().expect("a bill has intervals") {
-            if interval["gpu_usd_per_hour"].as_f64().unwrap_or_default() > 0.0 {
-                let start = interval["start_ms"].as_u64().expect("a start");
-                charged.push((start, interval["end_ms"].as_u64().unwrap_or(u64::MAX)));
-            }
-        }
-    }
-    charged.sort_unstable();
-    charged.windows(2).any(|pair| pair[1].0 < pair[0].1)
-}
-
-fn is_gone(row: &Value) -> bool {
-    !row["destroyed_ms"].is_null()
 }
 
 impl Drop for World {
@@ -578,170 +403,5 @@ impl Drop for World {
         } else {
             let _ = fs::remove_dir_all(&self.dir);
         }
-    }
-}
-
-/// What a program said.
-#[derive(Debug)]
-pub struct Said {
-    /// Exit code; -1 for a signal.
-    pub code: i32,
-    /// Its data.
-    pub stdout: String,
-    /// Everything else.
-    pub stderr: String,
-    /// Both, for messages.
-    pub out: String,
-}
-
-impl Said {
-    /// Everything that a program said until its end.
-    pub fn of(output: Output) -> Said {
-        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        let code = output.status.code().unwrap_or(-1);
-        let out = format!("{stdout}{stderr}-> {code}");
-        Said {
-            code,
-            stdout,
-            stderr,
-            out,
-        }
-    }
-}
-
-/// A `spotter` that runs beside the story.
-pub struct Background {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Background {
-    fn number() -> usize {
-        use std::sync::atomic::{AtomicUsize, Ordering};
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Waits for its end and returns its exit code.
-    pub fn wait(&mut self) -> i32 {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().unwrap_or(-1);
-            }
-            assert!(
-                start.elapsed() < PATIENCE,
-                "it did not end:\n{}",
-                self.text()
-            );
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    /// SIGKILL.
-    pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// What it said so far.
-    pub fn text(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        self.kill();
-        if std::thread::panicking() {
-            println!("--- {}\n{}", self.log.display(), self.text());
-        }
-    }
-}
-
-/// A training of plain shell: one step every tenth of a second, a checkpoint every ten, resumed by its number.
-const TRAIN: &str = r#"
-total=$1
-step=0
-if [ -n "${SPOTTER_CHECKPOINT:-}" ]; then step=$(cat "$SPOTTER_CHECKPOINT"); echo "resumed from step $step"; fi
-mkdir -p "$SPOTTER_CHECKPOINT_DIR" out
-while [ "$step" -lt "$total" ]; do
-  step=$((step + 1))
-  sleep 0.1
-  echo "step $step/$total | loss $((1000 - step)).5 | lr 1.00e-03 | 100.0 ms/step | 1,000 tok/s"
-  if [ $((step % 10)) = 0 ]; then
-    echo "$step" > "$SPOTTER_CHECKPOINT_DIR/.new"
-    mv "$SPOTTER_CHECKPOINT_DIR/.new" "$SPOTTER_CHECKPOINT_DIR/step-$step.txt"
-  fi
-done
-echo "final $step" > out/final.txt
-"#;
-
-/// A run file.
-#[derive(Debug, Clone)]
-pub struct Training {
-    /// Name of the run, and of its file.
-    pub name: &'static str,
-    /// Steps.
-    pub steps: u64,
-    /// `on-demand` or `interruptible`.
-    pub rental: &'static str,
-    /// Whether checkpoints go to the bucket.
-    pub bucket: bool,
-    /// `limits.bring_up`.
-    pub bring_up: &'static str,
-    /// `setup`.
-    pub setup: Option<&'static str>,
-    /// Command instead of the usual training.
-    pub command: Option<&'static str>,
-    /// What happens to the box at the end.
-    pub on_done: &'static str,
-}
-
-impl Training {
-    /// An interruptible run with a bucket.
-    pub fn interruptible(name: &'static str, steps: u64) -> Training {
-        Training {
-            name,
-            steps,
-            rental: "interruptible",
-            bucket: true,
-            bring_up: "3m",
-            setup: None,
-            command: None,
-            on_done: "destroy",
-        }
-    }
-
-    fn yaml(&self, bucket: &str) -> String {
-        let run = self
-            .command
-            .map_or_else(|| format!("bash train.sh {}", self.steps), str::to_owned);
-        let to = if self.bucket {
-            format!("  to: s3://{bucket}/runs\n")
-        } else {
-            String::new()
-        };
-        let setup = self
-            .setup
-            .map_or_else(String::new, |setup| format!("setup: {setup}\n"));
-        format!(
-            "name: {name}\n\
-             workdir: .\n\
-             resources: {{accelerators: \"RTX 4090:1\", disk: 20GB, rental: {rental}}}\n\
-             image: vastai/pytorch\n\
-             {setup}\
-             run: {run}\n\
-             checkpoints:\n  dir: checkpoints\n{to}  every: 1m\n  keep: {{last: 3}}\n  settle: 300ms\n\
-             recover: {{policy: elsewhere, attempts: 5}}\n\
-             limits: {{bring_up: {bring_up}, max_runtime: 1h}}\n\
-             results: {{fetch: [out/final.txt], to: ./results-{name}}}\n\
-             on_done: {on_done}\n",
-            name = self.name,
-            rental = self.rental,
-            bring_up = self.bring_up,
-            on_done = self.on_done,
-        )
     }
 }

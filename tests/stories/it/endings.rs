@@ -10,7 +10,7 @@ use spotter::{
     spec::{OnDone, Results},
     store::{Outcome, RunRecord},
 };
-use spotter_bucket::{EndedBy, Ending, ErrorKind, Manifest, ManifestFile, manifest};
+use spotter_bucket::{EndedBy, Ending, ErrorKind, memory::collection};
 
 use crate::world::{World, spec};
 
@@ -144,33 +144,7 @@ fn results(world: &World) -> Results {
 /// Puts what a box collects when nobody is there into the bucket; answers the key of its manifest.
 fn leave_results(world: &World) -> String {
     let key = format!("runs/{RUN}/results/{COLLECTED}/out/final.pt");
-    let mut manifest = Manifest {
-        v: manifest::FORMAT,
-        id: COLLECTED.to_owned(),
-        run: RUN.to_owned(),
-        attempt: 1,
-        step: None,
-        rule: "results".to_owned(),
-        path: "results".to_owned(),
-        directory: true,
-        committed_us: 1,
-        server_us: 1,
-        prev: None,
-        metric: None,
-        files: vec![ManifestFile {
-            path: "out/final.pt".to_owned(),
-            mode: 0o644,
-            mtime_ns: 1,
-            size_bytes: 5,
-            blake3: blake3::hash(b"model").to_hex().to_string(),
-            key: key.clone(),
-            part_size_bytes: 0,
-            parts: Vec::new(),
-        }],
-        encoding: None,
-        self_blake3: String::new(),
-    };
-    let sealed = manifest.seal();
+    let sealed = collection(RUN, COLLECTED, "out/final.pt", b"model", &key);
     let bucket = world.boxes.bucket();
     bucket.insert(&key, "model");
     let manifest_key = format!("runs/{RUN}/results/{COLLECTED}.json");
