@@ -12,7 +12,7 @@ use self::decide::{HEARTBEAT_LATE, Sight, Verdict, decide, went_with_its_contain
 pub(crate) use self::decide::{SIGNAL_EXPLAINED, ended_by_signal};
 use crate::{
     agent_client::{AgentStatus, SessionState},
-    doctor::diagnosis::tells_of_expired_keys,
+    doctor::diagnosis::KeyFault,
     ledger,
     provider::{Instance, ProviderError},
     run::{
@@ -536,7 +536,7 @@ impl Lifecycle {
             let why = alarms::backup(&self.store, &run.name, attempt.number)?
                 .or_else(|| status.backup.as_ref()?.problem.clone())
                 .unwrap_or_else(|| "no commit in time".to_owned());
-            let more = if why.contains(REFUSED) && tells_of_expired_keys(&why) {
+            let more = if why.contains(REFUSED) && KeyFault::of(&why) == Some(KeyFault::Expired) {
                 " Get new keys where these came from (`aws sso login`): they are handed over within a minute of being there, and \
                  nothing that waits is lost."
                     .to_owned()

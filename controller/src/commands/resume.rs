@@ -11,11 +11,13 @@ use crate::{
         plan::gate::{self, Start},
         watching,
     },
+    doctor::diagnosis::KeyFault,
     error::CommandError,
     run::{
         State,
         lease::Lease,
         lifecycle::{Goal, Lifecycle},
+        site::SiteError,
         to_come, windows,
     },
     spec::{
@@ -139,6 +141,29 @@ fn forecast(ui: &mut Ui, store: &Store, run: &RunRecord) -> Result<Option<Value>
     })))
 }
 
+/// Refuses when the bucket does not accept the keys at all, before a box costs money. What else it says is for the box to find out.
+async fn keys_are_good(deps: &Deps, run: &RunRecord) -> Result<(), CommandError> {
+    let sites = deps.sites()?;
+    let Err(err @ SiteError::Refused(_)) = sites.prove_bucket(&run.spec).await else {
+        return Ok(());
+    };
+    let kept = run.spec.checkpoints.as_ref();
+    let (Some(fault), Some(to)) = (
+        KeyFault::of(&err.to_string()),
+        kept.and_then(|kept| kept.to.as_deref()),
+    ) else {
+        return Ok(());
+    };
+    let source = sites.keys_source().await;
+    let told = fault.told(to, source.as_deref());
+    Err(
+        CommandError::new(format!("run `{}` was not started again: {told}", run.name))
+            .cause(err)
+            .about(&run.name)
+            .hint(fault.hint(&format!("`spotter resume {}` again", run.name))),
+    )
+}
+
 /// Opens the run again, then carries it on.
 pub async fn resume(
     ui: &mut Ui,
@@ -196,6 +221,7 @@ pub async fn resume(
             Some(gate::pass(ui, deps, spec, &offer, start, args.no_plan)?)
         }
     };
+    keys_are_good(deps, &run).await?;
     // With other GPUs its plan has said it.
     let forecast = match planned {
         None => forecast(ui, &store, &run)?,

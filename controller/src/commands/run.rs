@@ -11,7 +11,7 @@ use crate::{
         watching,
     },
     config,
-    doctor::diagnosis::tells_of_expired_keys,
+    doctor::diagnosis::KeyFault,
     error::CommandError,
     fault, notify,
     provider::{Rental, SshAddress, hosts},
@@ -207,12 +207,27 @@ pub async fn run(
         ))
         .hint("add credit in the web console"));
     }
-    let there = sites.prove_bucket(&spec).await.map_err(|err| {
+    let proved = sites.prove_bucket(&spec).await;
+    let source = match &proved {
+        Ok(_) => None,
+        Err(_) => sites.keys_source().await,
+    };
+    let there = proved.map_err(|err| {
+        let fault = match &err {
+            SiteError::Refused(why) => KeyFault::of(why),
+            _ => None,
+        };
         let to = spec
             .checkpoints
             .as_ref()
             .and_then(|checkpoints| checkpoints.to.as_deref());
         let not_rented = format!("run `{}` was not rented", spec.name);
+        if let (Some(fault), Some(to)) = (fault, to) {
+            let told = fault.told(to, source.as_deref());
+            return CommandError::new(format!("{not_rented}: {told}"))
+                .cause(err)
+                .hint(fault.hint("run it again"));
+        }
         match (&err, to) {
             // Keys or an agent that this laptop lacks: the bucket was never asked.
             (SiteError::Local(_), Some(to)) => {
@@ -226,11 +241,6 @@ pub async fn run(
                     .cause(err)
                     .hint("check the network, and `checkpoints.endpoint` if there is one")
             }
-            (SiteError::Refused(why), Some(to)) if tells_of_expired_keys(why) => CommandError::new(
-                format!("{not_rented}: the keys for its bucket {to} have expired"),
-            )
-            .cause(err)
-            .hint("get new ones (`aws sso login`, or wherever they came from), then run it again"),
             (_, Some(to)) => CommandError::new(format!(
                 "{not_rented}: its bucket {to} cannot be used"
             ))

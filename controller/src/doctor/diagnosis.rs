@@ -77,11 +77,64 @@ const EXPIRED: [&str; 4] = [
     "RequestExpired",
 ];
 
-/// Whether a refusal, told as text, is one of keys that have ended.
-pub fn tells_of_expired_keys(text: &str) -> bool {
-    EXPIRED
-        .iter()
-        .any(|code| text.contains(&format!("({code})")))
+/// What a refusal says of a key pair, before any question of rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFault {
+    /// Its time is over.
+    Expired,
+    /// The secret is not that of the key id.
+    WrongSecret,
+    /// The server has no such key id.
+    UnknownId,
+}
+
+impl KeyFault {
+    /// Read from a refusal that is told as text, where the server's code stands in brackets.
+    pub fn of(refusal: &str) -> Option<KeyFault> {
+        let says = |codes: &[&str]| {
+            codes
+                .iter()
+                .any(|code| refusal.contains(&format!("({code})")))
+        };
+        if says(&EXPIRED) {
+            Some(KeyFault::Expired)
+        } else if says(&["SignatureDoesNotMatch"]) {
+            Some(KeyFault::WrongSecret)
+        } else if says(&["InvalidAccessKeyId"]) {
+            Some(KeyFault::UnknownId)
+        } else {
+            None
+        }
+    }
+
+    /// What is wrong, for people. `bucket` as the run file names it; `source`: where the keys came from.
+    pub fn told(self, bucket: &str, source: Option<&str>) -> String {
+        let from = source.map_or_else(String::new, |source| format!(" from {source}"));
+        match self {
+            KeyFault::Expired => format!("the keys{from} for its bucket {bucket} have expired"),
+            KeyFault::WrongSecret => {
+                format!("the secret key{from} for its bucket {bucket} is wrong")
+            }
+            KeyFault::UnknownId => {
+                format!("its bucket {bucket} does not know the key id{from}")
+            }
+        }
+    }
+
+    /// What would mend it; `again`: what to do then.
+    pub fn hint(self, again: &str) -> String {
+        let mend = match self {
+            KeyFault::Expired => "get new ones (`aws sso login`, or wherever they came from)",
+            KeyFault::WrongSecret => {
+                "it is not the secret of its key id: copy both from where they were made"
+            }
+            KeyFault::UnknownId => {
+                "it was deleted, or belongs to another server than the one that `checkpoints.server` or AWS_ENDPOINT_URL_S3 names: \
+                 mend either"
+            }
+        };
+        format!("{mend}, then {again}")
+    }
 }
 
 /// What an error says of the keys, the bucket or the server as a whole.
@@ -120,6 +173,44 @@ pub fn behind_all(err: &BucketError) -> Option<Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fault_of_the_keys_is_read_from_a_refusal() {
+        for (text, expected) in [
+            (
+                "PutObject runs/a: it has expired (ExpiredToken)",
+                Some(KeyFault::Expired),
+            ),
+            (
+                "no: the token is another's (InvalidToken)",
+                Some(KeyFault::Expired),
+            ),
+            (
+                "PutObject runs/a: no (SignatureDoesNotMatch)",
+                Some(KeyFault::WrongSecret),
+            ),
+            (
+                "PutObject runs/a: no (InvalidAccessKeyId)",
+                Some(KeyFault::UnknownId),
+            ),
+            ("PutObject runs/ExpiredToken: no (AccessDenied)", None),
+        ] {
+            assert_eq!(KeyFault::of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_keys_is_told_with_where_they_came_from() {
+        let told = |source| KeyFault::WrongSecret.told("s3://b/r", source);
+        assert_eq!(
+            told(None),
+            "the secret key for its bucket s3://b/r is wrong"
+        );
+        assert_eq!(
+            told(Some("the environment")),
+            "the secret key from the environment for its bucket s3://b/r is wrong"
+        );
+    }
 
     fn error(operation: &'static str, kind: ErrorKind, status: u16, code: &str) -> BucketError {
         BucketError {
@@ -169,13 +260,6 @@ mod tests {
             Trouble::WrongKeys,
         );
         check(ErrorKind::Denied, 400, "ExpiredToken", Trouble::Expired);
-        for (text, expected) in [
-            ("PutObject runs/a: it has expired (ExpiredToken)", true),
-            ("no: the token is another's (InvalidToken)", true),
-            ("PutObject runs/ExpiredToken: no (AccessDenied)", false),
-        ] {
-            assert_eq!(tells_of_expired_keys(text), expected, "{text}");
-        }
         check(
             ErrorKind::Skewed,
             403,
