@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -10,7 +11,7 @@ use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
-use spotter::tunnel::{FailureKind, Lane, Patience, Tunnel, TunnelError};
+use spotter::tunnel::{FailureKind, Lane, Patience, SshHome, Tunnel, TunnelError};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UnixListener},
@@ -298,19 +299,10 @@ async fn closing_or_dropping_leaves_nothing() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "no test by itself: a controller process that the next test starts, waits for and kills with SIGKILL"]
-async fn holds_a_tunnel_until_killed() {
-    let Some(target) = std::env::var_os("LINK_TEST_BOX") else {
-        return;
-    };
-    let home = spotter::tunnel::SshHome::open(
-        &std::path::Path::new(&target).join("laptop"),
-        None,
-        None,
-        std::path::Path::new(&target).join("user_config"),
-    )
-    .unwrap();
+/// What a controller does that is killed in the middle of it: it holds both connections to the box in this directory.
+async fn hold_a_tunnel(dir: &Path) {
+    let path = |name: &str| dir.join(name);
+    let home = SshHome::open(&path("laptop"), None, None, path("user_config")).unwrap();
     let target = home
         .target("test", 7, vec![address(HOST, 22)])
         .await
@@ -325,15 +317,19 @@ async fn holds_a_tunnel_until_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_controller_leaves_no_connection_behind() {
+    // The controller is this test once more, in a process of its own that is told of a box.
+    const TOLD: &str = "LINK_TEST_BOX";
+    if let Some(dir) = std::env::var_os(TOLD) {
+        return hold_a_tunnel(Path::new(&dir)).await;
+    }
     let test_box = TestBox::new();
     test_box.target().await;
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([
-            "--ignored",
             "--exact",
-            "tunnel::holds_a_tunnel_until_killed",
+            "tunnel::a_killed_controller_leaves_no_connection_behind",
         ])
-        .env("LINK_TEST_BOX", test_box.dir.path())
+        .env(TOLD, test_box.dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -14,7 +14,7 @@ use spotter_bucket::{Bucket, Manifest, ManifestFile, names::PARTIAL_SUFFIX};
 
 use crate::{
     cell::{Ended, Process, Stage, files_below, hashes_below},
-    sidecar::{KEYS, PATIENCE, Passing, Place, client, restore, save},
+    sidecar::{KEYS, PATIENCE, Part, Passing, Place, client, restore, save},
     switch::Switch,
     trainer::{self, CRITICAL},
 };
@@ -137,10 +137,7 @@ impl Scene {
 
     fn start(&self, more: &[(&str, &str)]) -> Process {
         match self.by {
-            By::Restore => {
-                let part = "sidecar::restores_until_it_is_killed";
-                self.stage.starts(part, &self.place, more)
-            }
+            By::Restore => self.stage.starts(Part::Restore, &self.place, more),
             By::Pull => {
                 let mut pull = self.pull();
                 pull.stdout(Stdio::null());

@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Handle};
 
 use crate::{
-    sidecar::{KEYS, Place, client, restore, save},
+    sidecar::{self, KEYS, Part, Place, client, restore, save},
     switch::Switch,
     trainer::{self, CRITICAL},
 };
@@ -263,15 +263,15 @@ impl Stage {
 
     /// An agent that saves, in a process of its own.
     fn agent(&self, more: &[(&str, &str)]) -> Process {
-        self.starts("sidecar::saves_until_it_is_killed", &self.place, more)
+        self.starts(Part::Save, &self.place, more)
     }
 
     /// A part of an agent, in a process of its own.
-    pub fn starts(&self, part: &str, place: &Place, more: &[(&str, &str)]) -> Process {
+    pub fn starts(&self, part: Part, place: &Place, more: &[(&str, &str)]) -> Process {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
-            .args(["--exact", part, "--ignored", "--nocapture"])
-            .envs([place.job()])
+            .args(["--exact", sidecar::ENTRY, "--nocapture"])
+            .envs([place.job(part)])
             .stdout(Stdio::null());
         self.process(command, more)
     }

@@ -98,8 +98,10 @@ impl Place {
     }
 
     /// What a process of its own is told.
-    pub fn job(&self) -> (&'static str, String) {
-        let job = json!({ "url": self.url, "home": self.home, "attempt": self.attempt });
+    pub fn job(&self, part: Part) -> (&'static str, String) {
+        let part = format!("{part:?}");
+        let job =
+            json!({ "part": part, "url": self.url, "home": self.home, "attempt": self.attempt });
         (JOB, job.to_string())
     }
 }
@@ -153,30 +155,37 @@ pub async fn save(backup: &Arc<Backup>, step: u64) -> Result<(), String> {
     })
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "no test by itself: an agent's process that the matrix starts and kills with SIGKILL"]
-async fn saves_until_it_is_killed() {
-    let Ok(job) = std::env::var(JOB) else { return };
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
-    save(&place_of(&job).start(), CRITICAL).await.unwrap();
+/// What an agent does in a process of its own until it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Save,
+    Restore,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "no test by itself: an agent's process that the matrix starts and kills with SIGKILL"]
-async fn restores_until_it_is_killed() {
-    let Ok(job) = std::env::var(JOB) else { return };
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
-    restore(&place_of(&job).start()).await.unwrap();
-}
+/// The test by which such a process begins; it calls [`play`] before anything else.
+pub const ENTRY: &str = "no_end_of_the_agent_or_its_box_loses_a_checkpoint_or_makes_half_of_one";
 
-fn place_of(job: &str) -> Place {
-    fault::divide_waits_by(WAITS_DIVIDED_BY);
-    let job: Value = serde_json::from_str(job).unwrap();
-    Place {
+/// Does the part that this process was started for. `false`: for none, it is the matrix itself.
+pub fn play(runtime: &tokio::runtime::Runtime) -> bool {
+    let Ok(job) = std::env::var(JOB) else {
+        return false;
+    };
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+    let job: Value = serde_json::from_str(&job).unwrap();
+    let place = Place {
         url: job["url"].as_str().unwrap().to_owned(),
         home: Path::new(job["home"].as_str().unwrap()).to_owned(),
         attempt: u32::try_from(job["attempt"].as_u64().unwrap()).unwrap(),
-    }
+    };
+    runtime.block_on(async {
+        let backup = place.start();
+        match job["part"].as_str().unwrap() {
+            "Save" => save(&backup, CRITICAL).await.unwrap(),
+            "Restore" => drop(restore(&backup).await.unwrap()),
+            part => panic!("{part} is no part of an agent"),
+        }
+    });
+    true
 }
 
 /// Restores the newest checkpoint. A plain no of the server is told at once; whoever asked asks again.
