@@ -60,7 +60,12 @@ impl Streams<'_> {
             listed.iter().map(|(_, file)| file.size_bytes).sum(),
         );
         let (to, method) = (self.to.to_owned(), self.method);
-        let left = tokio::task::spawn_blocking(move || prepare(&to, listed, method))
+        let prepared = move || {
+            let incoming = Incoming::take(&to, method);
+            let left = prepare(&to, listed, method, incoming.as_ref())?;
+            Ok::<_, io::Error>((left, incoming))
+        };
+        let (left, incoming) = tokio::task::spawn_blocking(prepared)
             .await
             .map_err(io::Error::other)
             .flatten()
@@ -80,7 +85,7 @@ impl Streams<'_> {
             let copies = lists
                 .iter()
                 .enumerate()
-                .map(|(number, files)| self.copy(number, files, &sum));
+                .map(|(number, files)| self.copy(number, files, incoming.as_ref(), &sum));
             // One that failed does not end the others: what they bring is kept.
             join_all(copies).await
         };
@@ -89,10 +94,12 @@ impl Streams<'_> {
         }
         let mut outcome = outcomes.into_iter().collect::<Result<(), SyncError>>();
         if outcome.is_ok() && !rest.is_empty() {
-            outcome = self.one(0, &rest, &mut |_| {}).await;
+            outcome = self.one(0, &rest, incoming.as_ref(), &mut |_| {}).await;
         }
-        // With something in it, it stays for the next fetch.
-        let _ = fs::remove_dir(self.to.join(INCOMING));
+        if let Some(incoming) = incoming {
+            // With something in it, it stays for the next fetch.
+            let _ = fs::remove_dir(incoming.path);
+        }
         outcome
     }
 
@@ -115,6 +122,7 @@ impl Streams<'_> {
         &self,
         number: usize,
         files: &[Left],
+        incoming: Option<&Incoming>,
         sum: &Mutex<Sum<'_>>,
     ) -> Result<(), SyncError> {
         let mut tell = |at| {
@@ -123,7 +131,7 @@ impl Streams<'_> {
                 .set(number, at);
         };
         let paths = files.iter().map(|file| file.path.clone()).collect();
-        let copied = self.one(number, &paths, &mut tell).await;
+        let copied = self.one(number, &paths, incoming, &mut tell).await;
         copied.map_err(|source| self.named(files, source))
     }
 
@@ -131,22 +139,15 @@ impl Streams<'_> {
         &self,
         number: usize,
         paths: &BTreeSet<Vec<u8>>,
+        incoming: Option<&Incoming>,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<(), SyncError> {
         match self.method {
             Method::Rsync => {
-                let failed =
-                    |err| SyncError::local(format!("{} cannot be made", self.to.display()), err);
-                let incoming = std::path::absolute(self.to.join(INCOMING)).map_err(failed)?;
-                fs::create_dir_all(&incoming).map_err(failed)?;
-                let mut temporary = OsString::from("--temp-dir=");
-                temporary.push(&incoming);
+                let temporary = incoming.map(Incoming::option);
                 // Links that lead out of the tree would be followed by whoever reads the results.
-                let extra = [
-                    OsStr::new("--recursive"),
-                    OsStr::new("--safe-links"),
-                    &temporary,
-                ];
+                let mut extra = vec![OsStr::new("--recursive"), OsStr::new("--safe-links")];
+                extra.extend(temporary.as_deref());
                 let copy = rsync::Copy {
                     tunnel: self.tunnel,
                     stream: number,
@@ -185,6 +186,31 @@ impl Streams<'_> {
     }
 }
 
+/// The folder in which rsync writes files, held by one fetch. Another one into the same place does without, as rsync does by itself.
+struct Incoming {
+    path: PathBuf,
+    _held: fs::File,
+}
+
+impl Incoming {
+    fn take(to: &Path, method: Method) -> Option<Incoming> {
+        if method == Method::Tar {
+            return None;
+        }
+        let path = std::path::absolute(to.join(INCOMING)).ok()?;
+        fs::create_dir_all(&path).ok()?;
+        let held = fs::File::open(&path).ok()?;
+        held.try_lock().ok()?;
+        Some(Incoming { path, _held: held })
+    }
+
+    fn option(&self) -> OsString {
+        let mut option = OsString::from("--temp-dir=");
+        option.push(&self.path);
+        option
+    }
+}
+
 /// Whether a path is one of the files, or a directory that holds one.
 fn holds_one(files: &BTreeSet<&[u8]>, path: &[u8]) -> bool {
     if path == b"." {
@@ -196,7 +222,12 @@ fn holds_one(files: &BTreeSet<&[u8]>, path: &[u8]) -> bool {
 }
 
 /// Files that have to come.
-fn prepare(to: &Path, listed: Vec<(Vec<u8>, FileHash)>, method: Method) -> io::Result<Vec<Left>> {
+fn prepare(
+    to: &Path,
+    listed: Vec<(Vec<u8>, FileHash)>,
+    method: Method,
+    incoming: Option<&Incoming>,
+) -> io::Result<Vec<Left>> {
     let mut left = Vec::new();
     for (path, file) in listed {
         let at = to.join(path_of(&path));
@@ -220,8 +251,10 @@ fn prepare(to: &Path, listed: Vec<(Vec<u8>, FileHash)>, method: Method) -> io::R
             left_bytes: file.size_bytes,
         });
     }
+    if let Some(incoming) = incoming {
+        adopt(&incoming.path, to, &left)?;
+    }
     if method == Method::Rsync {
-        adopt(&to.join(INCOMING), to, &left)?;
         for file in &mut left {
             let half = fs::symlink_metadata(partial(&to.join(path_of(&file.path))));
             let half_bytes = half.map_or(0, |found| found.len());
@@ -242,11 +275,7 @@ fn partial(path: &Path) -> PathBuf {
 fn adopt(incoming: &Path, to: &Path, left: &[Left]) -> io::Result<()> {
     /// What rsync adds to a name: a dot and six letters.
     const ADDED: usize = 7;
-    let entries = match fs::read_dir(incoming) {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
+    for entry in fs::read_dir(incoming)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = &name.as_bytes()[..name.len().saturating_sub(ADDED)];
@@ -296,7 +325,7 @@ mod tests {
             listed("absent", b""),
         ];
         for method in [Method::Tar, Method::Rsync] {
-            let left = prepare(dir.path(), list.clone(), method).unwrap();
+            let left = prepare(dir.path(), list.clone(), method, None).unwrap();
             let names: Vec<&[u8]> = left.iter().map(|file| file.path.as_slice()).collect();
             assert_eq!(names, [b"other".as_slice(), b"short", b"absent"]);
         }
@@ -329,7 +358,10 @@ mod tests {
         fs::write(incoming.join("big.pt.Zz0000"), b"1234567").unwrap();
         fs::write(incoming.join("stranger.Zz0000"), b"1").unwrap();
         fs::write(incoming.join("x"), b"1").unwrap();
-        let left = prepare(to, vec![listed("out/big.pt", &[0; 10])], Method::Rsync).unwrap();
+        let held = Incoming::take(to, Method::Rsync).unwrap();
+        assert!(Incoming::take(to, Method::Rsync).is_none(), "it is held");
+        let list = vec![listed("out/big.pt", &[0; 10])];
+        let left = prepare(to, list, Method::Rsync, Some(&held)).unwrap();
         assert_eq!((left[0].size_bytes, left[0].left_bytes), (10, 3));
         let half = fs::read(to.join("out").join(PARTIAL).join("big.pt")).unwrap();
         assert_eq!(half, b"1234567");
