@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Prints what spotter costs: starting the command line, beside the official client; from an sshd that answers to a running
-# training; the agent in memory and CPU; an upload and a restore beside other tools, and what a training feels of it. Never a
-# test: a figure depends on the machine.
+# training; the agent in memory and CPU; an upload and a restore beside other tools, and what a training feels of it;
+# `spotter serve` with 1,000 agents. Never a test: a figure depends on the machine.
 #
-#   scripts/bench.sh [start] [box] [agent] [upload] [restore] [slowdown]     all of them by default
+#   scripts/bench.sh [start] [box] [agent] [upload] [restore] [slowdown] [serve]     all of them by default
 #
 # BENCH_LARGE_MIB, BENCH_SMALL_FILES and BENCH_TIMES make `restore` smaller, to try it out.
 set -euo pipefail
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/needs.sh
 . scripts/needs.sh
 
-[ $# -gt 0 ] || set -- start box agent upload restore slowdown
+[ $# -gt 0 ] || set -- start box agent upload restore slowdown serve
 need_cargo
 venv vastai==1.9.1
 
@@ -172,9 +172,15 @@ slowdown() {
   target/venv/bin/python -B scripts/bench_slowdown.py target target/static/x86_64-unknown-linux-musl/agent/examples
 }
 
+# One `spotter serve` with 1,000 agents of 8 GPUs at 1 Hz, which are made up, and tools that read it: CPU, memory, worst delay, each
+# beside its limit.
+serve() {
+  cargo run --release --quiet -p spotter --example fan-in
+}
+
 for part in "$@"; do
   case $part in
-    start | box | agent | upload | restore | slowdown) "$part" ;;
-    *) say "unknown part $part: start, box, agent, upload, restore and slowdown are all there are"; exit 2 ;;
+    start | box | agent | upload | restore | slowdown | serve) "$part" ;;
+    *) say "unknown part $part: start, box, agent, upload, restore, slowdown and serve are all there are"; exit 2 ;;
   esac
 done

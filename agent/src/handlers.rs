@@ -17,7 +17,7 @@ use self::refusal::{Refusal, to_status};
 use crate::tasks;
 use crate::{
     convert,
-    daemon::{backup::RunningBackup, core::Core},
+    daemon::{backup::RunningBackup, core::Core, presence::Seat},
     files, now_us, preflight,
     sessions::{NewSession, Session, SessionState},
 };
@@ -101,6 +101,11 @@ impl Agent for Handlers {
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         let core = &self.core;
+        if request.get_ref().only_looks
+            && let Some(seat) = request.extensions().get::<Seat>()
+        {
+            seat.give_up();
+        }
         core.renew_budget(request.into_inner().budget_left_s);
         let run = core.run();
         Ok(Response::new(v1::StatusResponse {

@@ -31,6 +31,7 @@ use tonic::{
 };
 
 pub use dial::{BridgeDial, Dial, DialError, Io};
+pub use follow::Followed;
 pub use link::{AgentError, Link, Verdict};
 use link::{Backoff, Shared, refused};
 pub use types::*;
@@ -122,7 +123,15 @@ impl AgentClient {
     /// # Errors
     /// [`AgentError::Deadline`] when nothing came through in time.
     pub async fn status(&self, limit: Duration) -> Result<AgentStatus, AgentError> {
-        self.ask_status(limit, 0).await
+        self.ask_status(limit, 0, false).await
+    }
+
+    /// The same for a program that no person sits at: to the agent nobody is there by this connection.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn status_in_passing(&self, limit: Duration) -> Result<AgentStatus, AgentError> {
+        self.ask_status(limit, 0, true).await
     }
 
     /// The same, and on the way tells the agent how long the run's money lasts from now on.
@@ -135,7 +144,7 @@ impl AgentClient {
         money_lasts: Duration,
     ) -> Result<AgentStatus, AgentError> {
         // 0 would say nothing.
-        self.ask_status(limit, whole_seconds(money_lasts).max(1))
+        self.ask_status(limit, whole_seconds(money_lasts).max(1), false)
             .await
     }
 
@@ -143,10 +152,17 @@ impl AgentClient {
         &self,
         limit: Duration,
         budget_left_s: u32,
+        only_looks: bool,
     ) -> Result<AgentStatus, AgentError> {
-        let answer = self.call("status", limit, |mut to| async move {
-            to.status(v1::StatusRequest { budget_left_s }).await
-        });
+        let request = v1::StatusRequest {
+            budget_left_s,
+            only_looks,
+        };
+        let answer = self.call(
+            "status",
+            limit,
+            |mut to| async move { to.status(request).await },
+        );
         answer.await.map(AgentStatus::from)
     }
 

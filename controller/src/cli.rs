@@ -75,6 +75,7 @@ pub enum Verb {
     Ps(commands::ps::PsArgs),
     Status(commands::status::StatusArgs),
     Top(commands::top::TopArgs),
+    Serve(commands::serve::ServeArgs),
     Logs(commands::logs::LogsArgs),
     Metrics(commands::metrics::MetricsArgs),
     Report(commands::report::ReportArgs),

@@ -24,6 +24,7 @@ pub mod ps;
 pub mod report;
 pub mod resume;
 pub mod run;
+pub mod serve;
 pub mod ssh;
 pub mod status;
 pub mod stop;
@@ -256,6 +257,9 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::Top(args) => {
             block_on_with_stop(&ui.console().clone(), |stop| top::top(ui, deps, args, stop))
         }
+        Verb::Serve(args) => block_on_with_stop(&ui.console().clone(), |stop| {
+            serve::serve(ui, deps, args, stop)
+        }),
         Verb::Logs(args) => block_on(logs::logs(ui, deps, args)),
         Verb::Metrics(args) => block_on(metrics::metrics(ui, deps, args)),
         Verb::Report(args) => report::report(ui, deps, args),

@@ -25,7 +25,7 @@ pub const VAST_URL: &str = "https://console.vast.ai";
 pub struct Environment(BTreeMap<&'static str, OsString>);
 
 /// Every variable that is read here. Names of the user's own, which a run file wants, are asked for one by one.
-const VARIABLES: [&str; 10] = [
+const VARIABLES: [&str; 11] = [
     "SPOTTER_HOME",
     "VAST_API_KEY",
     "VAST_URL",
@@ -36,6 +36,7 @@ const VARIABLES: [&str; 10] = [
     "NO_COLOR",
     "TERM",
     "SPOTTER_AGENT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
 ];
 
 impl Environment {
@@ -154,6 +155,12 @@ impl Config {
             .agent
             .clone()
             .or_else(|| self.environment.path("SPOTTER_AGENT"))
+    }
+
+    /// Headers for a receiver of OpenTelemetry, as its own variable has them; they may hold a key.
+    pub fn otlp_headers(&self) -> Option<Zeroizing<String>> {
+        let headers = self.environment.get("OTEL_EXPORTER_OTLP_HEADERS")?;
+        Some(Zeroizing::new(headers.to_string_lossy().into_owned()))
     }
 
     /// How the user wants to be spoken to.

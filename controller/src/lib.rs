@@ -4,7 +4,7 @@
 //! [`error`] what a failure says. [`spec`] is the run file, [`estimate`] what it will take, [`run`] the states of a run, [`store`]
 //! what is remembered.
 //! [`checkpoints`] works on a run's bucket, box or no box. [`provider`] rents, [`tunnel`] connects, [`bootstrap`] puts the agent on a box, [`agent_client`] talks to it.
-//! [`top`] is what a screen shows of all that.
+//! [`lookout`] looks at runs and touches none, [`top`] is what a screen shows of that, [`serve`] what other tools are told.
 
 pub mod agent_client;
 pub mod authorities;
@@ -23,10 +23,12 @@ pub mod fault;
 pub mod granting;
 pub mod ledger;
 pub mod logbook;
+pub mod lookout;
 pub mod machine;
 pub mod notify;
 pub mod provider;
 pub mod run;
+pub mod serve;
 pub mod spec;
 pub mod store;
 pub mod sync;

@@ -43,6 +43,28 @@ impl Logbook {
         self.dir.join(run).join(format!("{attempt}-{session}.log"))
     }
 
+    /// Where a copy goes on, for whoever only reads it; `None`: there is none.
+    pub fn position(
+        &self,
+        run: &str,
+        attempt: u32,
+        session: &str,
+    ) -> io::Result<Option<LogPosition>> {
+        let path = self.path(run, attempt, session);
+        // The length first: a line of the index that comes after it begins where these bytes end.
+        let read = fs::metadata(&path).and_then(|bytes| {
+            Ok((
+                bytes.len(),
+                fs::read_to_string(path.with_extension("index"))?,
+            ))
+        });
+        match read {
+            Ok((length, index)) => Ok(Some(position(&index, length))),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
     /// Opens a copy, made where there is none, at the place where it goes on.
     pub fn open(&self, run: &str, attempt: u32, session: &str) -> io::Result<LogCopy> {
         let path = self.path(run, attempt, session);

@@ -61,8 +61,11 @@ pub async fn answer(core: Arc<Core>, listener: UnixListener, closing: Cancellati
 
 /// How a connection ends is its visitor's own affair.
 async fn attend(visitor: Visitor, services: Services, closing: CancellationToken) {
+    let seat = visitor.seat();
     let service = service_fn(move |request: http::Request<Incoming>| {
-        services.clone().call(request.map(Body::new))
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(seat.clone());
+        services.clone().call(request)
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

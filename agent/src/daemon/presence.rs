@@ -4,7 +4,10 @@
 use std::{
     fs,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -37,10 +40,11 @@ impl Presence {
     /// A connection that counts until it is dropped.
     pub fn admit(&self, stream: UnixStream) -> Visitor {
         self.with(|state| state.connections += 1);
-        Visitor {
-            stream,
+        let seat = Seat {
+            counts: Arc::new(AtomicBool::new(true)),
             presence: self.clone(),
-        }
+        };
+        Visitor { stream, seat }
     }
 
     /// When the last connection ended, microseconds since the epoch; `None` while one is open.
@@ -53,19 +57,46 @@ impl Presence {
     }
 }
 
+/// Whether a connection counts, for the calls that come by it.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    counts: Arc<AtomicBool>,
+    presence: Presence,
+}
+
+impl Seat {
+    /// A program only looks: nobody has been there by this connection.
+    pub fn give_up(&self) {
+        self.leave(None);
+    }
+
+    fn leave(&self, left_us: Option<u64>) {
+        if self.counts.swap(false, Ordering::Relaxed) {
+            self.presence.with(|state| {
+                state.connections -= 1;
+                state.left_us = left_us.unwrap_or(state.left_us);
+            });
+        }
+    }
+}
+
 /// An open connection.
 #[derive(Debug)]
 pub struct Visitor {
     stream: UnixStream,
-    presence: Presence,
+    seat: Seat,
 }
 
 impl Drop for Visitor {
     fn drop(&mut self) {
-        self.presence.with(|state| {
-            state.connections -= 1;
-            state.left_us = now_us();
-        });
+        self.seat.leave(Some(now_us()));
+    }
+}
+
+impl Visitor {
+    /// Whether it counts, for the calls that come by it.
+    pub fn seat(&self) -> Seat {
+        self.seat.clone()
     }
 }
 
@@ -137,5 +168,27 @@ mod tests {
         assert_eq!(presence.alone_since_us(), None);
         drop(other);
         assert!(presence.alone_since_us().is_some_and(|left_us| left_us > 7));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_only_looks_is_nobody_and_was_nobody_when_it_leaves() {
+        let presence = Presence::new(7);
+        let (one, other) = UnixStream::pair().unwrap();
+        let (person, program) = (presence.admit(one), presence.admit(other));
+        program.seat().give_up();
+        program.seat().give_up();
+        assert_eq!(presence.alone_since_us(), None, "the person is there");
+        drop(program);
+        assert_eq!(presence.alone_since_us(), None);
+        let left_us = {
+            drop(person);
+            presence.alone_since_us().unwrap()
+        };
+        let (one, _other) = UnixStream::pair().unwrap();
+        let program = presence.admit(one);
+        program.seat().give_up();
+        assert_eq!(presence.alone_since_us(), Some(left_us));
+        drop(program);
+        assert_eq!(presence.alone_since_us(), Some(left_us));
     }
 }

@@ -201,12 +201,18 @@ async fn a_newer_word_on_how_long_the_money_lasts_counts_and_no_word_changes_not
     };
     let first = until_us();
     for (budget_left_s, changes) in [(0, false), (100_005, false), (50_000, true)] {
-        let request = v1::StatusRequest { budget_left_s };
+        let request = v1::StatusRequest {
+            budget_left_s,
+            ..Default::default()
+        };
         client.status(request).await.unwrap();
         assert_eq!(until_us() != first, changes, "{budget_left_s}");
     }
     client
-        .status(v1::StatusRequest { budget_left_s: 1 })
+        .status(v1::StatusRequest {
+            budget_left_s: 1,
+            ..Default::default()
+        })
         .await
         .unwrap();
     let ended = bed.ended("train").await;

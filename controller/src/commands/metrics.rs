@@ -11,11 +11,9 @@ use serde_json::{Map, Value};
 
 use crate::{
     agent_client::{AgentClient, AgentError, GpuInfo, HostInfo, SampleInfo},
-    bootstrap,
     commands::{Deps, parts::no_box},
     error::CommandError,
     spec::values,
-    tunnel::{Patience, Tunnel},
     ui::{Table, Ui, text},
 };
 
@@ -77,13 +75,7 @@ pub async fn metrics(ui: &mut Ui, deps: &Deps, args: &MetricsArgs) -> Result<(),
                 run.name
             ))
     };
-    let target = deps.ssh_target(&run.name).await?;
-    let tunnel = Tunnel::connect(target, Patience::known_box(CONNECT_LIMIT))
-        .await
-        .map_err(|err| failed().cause(err))?;
-    let client = bootstrap::reach(&tunnel)
-        .await
-        .map_err(|err| failed().cause(err))?;
+    let (tunnel, client) = deps.agent_of(&run.name, failed).await?;
     let outcome = export(ui, &client, &run.name, attempt, args).await;
     tunnel.close().await;
     outcome.map_err(|err| failed().cause(err))

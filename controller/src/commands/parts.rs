@@ -1,12 +1,20 @@
 //! The parts that only verbs with a box need: the lifecycle, and the way to one box.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use futures::FutureExt;
 
 use super::Deps;
 use crate::{
+    agent_client::AgentClient,
+    bootstrap,
     config::Config,
     error::CommandError,
     logbook::Logbook,
+    lookout::{
+        links::{Logs, Looking},
+        live::{Manner, Way},
+    },
     provider::{InstanceId, Intended},
     run::{
         bringing_up::{key_name, key_stamp},
@@ -15,6 +23,7 @@ use crate::{
         waiting::Looks,
     },
     store::{Outcome, RunRecord},
+    tunnel::{Patience, Tunnel},
 };
 
 /// A verb wants the box of a run that has none: what to type instead depends on why.
@@ -40,7 +49,48 @@ pub(super) fn no_box(run: &RunRecord) -> CommandError {
     }
 }
 
+/// How long one try to reach a box takes.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+
 impl Deps {
+    /// Connects to the agent that is on the newest box of a run, whichever it is. `failed`: what that was for.
+    pub(super) async fn agent_of(
+        &self,
+        run: &str,
+        failed: impl Fn() -> CommandError,
+    ) -> Result<(Tunnel, AgentClient), CommandError> {
+        let target = self.ssh_target(run).await?;
+        let tunnel = Tunnel::connect(target, Patience::known_box(CONNECT_LIMIT))
+            .await
+            .map_err(|err| failed().cause(err))?;
+        let client = bootstrap::reach(&tunnel)
+            .await
+            .map_err(|err| failed().cause(err))?;
+        Ok((tunnel, client))
+    }
+
+    /// What runs are looked at with, at `most` boxes at the same time.
+    pub(super) fn looking(&self, manner: Manner, logs: Logs, most: usize) -> Looking<'_> {
+        let dial = move |run: String| {
+            let way = async move {
+                let failed =
+                    || CommandError::new(format!("the box of `{run}` could not be reached"));
+                let (tunnel, client) = self.agent_of(&run, failed).await?;
+                let tunnel = Some(tunnel);
+                Ok(Way { client, tunnel })
+            };
+            way.boxed_local()
+        };
+        Looking {
+            home: self.config.home().to_owned(),
+            clock: self.clock.clone(),
+            dial: Rc::new(dial),
+            manner,
+            logs,
+            most,
+        }
+    }
+
     /// The way to boxes.
     pub fn sites(&self) -> Result<Arc<dyn Sites>, CommandError> {
         if let Some(sites) = self.sites.get() {

@@ -1,42 +1,39 @@
 //! `top`: a screen that shows one run, or all. Gathers, listens and draws; what it looks at goes on whatever happens here.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use crossterm::event::Event;
-use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use ratatui::{buffer::Buffer, layout::Rect};
-use tokio::{sync::mpsc, time};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent_client::AgentClient,
-    bootstrap,
     commands::Deps,
     error::CommandError,
+    lookout::{
+        facts::{Facts, HISTORY_S, News, Reach},
+        gather::{Board, Extent},
+        links::{Heard, Links, Logs},
+        live::Manner,
+    },
     top::{
         draw::{self, Scene},
-        facts::{Facts, News, Reach},
-        gather::{self, Board},
         keys::{Act, Pane, Screen, Seen},
-        live::{self, Listener, Target},
         model::{self, ListRow},
     },
-    tunnel::{Patience, Tunnel},
     ui::{Ui, terminal, terminal::TerminalScreen},
 };
 
-/// How long one try to reach a box takes.
-const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+/// Runs that are shown, and read in one round.
+const MAX_RUNS: usize = 100;
 /// Boxes that are looked at at the same time; of others the record is shown, until they are chosen.
 const MAX_LINKS: usize = 16;
 /// Between two looks into the store, and between two frames while nothing happens.
 const ROUND: Duration = Duration::from_secs(1);
 /// Between two frames while much happens.
 const FRAME: Duration = Duration::from_millis(250);
-/// News that wait to be shown.
-const NEWS: usize = 256;
-/// How long links are waited for at the end.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// Between two questions how a box is.
+const POLL: Duration = Duration::from_secs(2);
 /// How long `--once` waits for a box.
 const ONCE_LIMIT: Duration = Duration::from_secs(20);
 /// After the first reading, until what else was asked for is there as well.
@@ -89,28 +86,33 @@ pub async fn top(
     if let Some(name) = &args.run {
         deps.load_run(Some(name))?;
     }
-    let board = Board::open(deps.store()?, args.run.clone())?;
+    let extent = Extent {
+        runs: MAX_RUNS,
+        each_round: MAX_RUNS,
+    };
+    let board = Board::open(deps.store()?, args.run.clone(), extent)?;
     let first = board.runs.first();
     let first = first.map_or_else(String::new, |facts| facts.recorded.name.clone());
     let going = board.runs.iter().filter(|facts| !facts.recorded.is_over);
     let list = board.runs.len() > 1 && going.count() != 1;
-    let (tell, news) = mpsc::channel(NEWS);
+    let manner = Manner {
+        poll: POLL,
+        history_s: HISTORY_S,
+        is_program: false,
+    };
     let mut watch = Watch {
         deps,
         board,
         screen: Screen::new(&first, list),
         colour: deps.config.ui_options().colours(),
         page: 1,
-        tell,
-        news,
-        links: HashMap::new(),
-        looks: FuturesUnordered::new(),
+        links: Links::new(deps.looking(manner, Logs::All, MAX_LINKS)),
     };
     let shown = match args.once {
         true => watch.once(ui, &stop).await,
         false => watch.interact(&stop).await,
     };
-    watch.close().await;
+    watch.links.close().await;
     shown
 }
 
@@ -122,79 +124,28 @@ struct Watch<'a> {
     colour: bool,
     /// Lines of the pane that fit.
     page: usize,
-    tell: mpsc::Sender<(String, u32, News)>,
-    news: mpsc::Receiver<(String, u32, News)>,
-    /// By run: what is looked at, and what ends that.
-    links: HashMap<String, (Looked, CancellationToken)>,
-    looks: FuturesUnordered<LocalBoxFuture<'a, ()>>,
+    links: Links<'a>,
 }
 
-/// What of a run was begun to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Looked {
-    attempt: u32,
-    /// Its box, in this life of its training.
-    box_runs: bool,
-    started_us: i64,
-}
+impl Watch<'_> {
+    /// Reads the record, and looks at what it tells of.
+    fn refresh(&mut self) -> Result<(), CommandError> {
+        let shown = |run: &str| run == self.screen.run;
+        self.board.refresh(&shown)?;
+        self.links.update(&mut self.board, &shown);
+        Ok(())
+    }
 
-impl<'a> Watch<'a> {
-    /// Reads logs and opens links where that is due, and ends those that are of the past.
+    /// Another run is chosen.
     fn link(&mut self) {
-        let live = self.links.values().filter(|(looked, _)| looked.box_runs);
-        let mut live = live.count();
-        for facts in &mut self.board.runs {
-            let recorded = &facts.recorded;
-            let is_shown = recorded.name == self.screen.run;
-            if !is_shown && !recorded.box_runs {
-                continue;
-            }
-            let looked = Looked {
-                attempt: recorded.attempt,
-                box_runs: recorded.box_runs,
-                started_us: recorded.started_us,
-            };
-            match self.links.get_mut(&recorded.name) {
-                Some((known, _)) if *known == looked => continue,
-                // A training that was just started is heard of on the same link.
-                Some((known, _))
-                    if known.attempt == looked.attempt
-                        && known.box_runs
-                        && looked.box_runs
-                        && facts.reach != Reach::LetGo =>
-                {
-                    *known = looked;
-                    continue;
-                }
-                Some((_, end)) => end.cancel(),
-                None if looked.box_runs && !is_shown && live >= MAX_LINKS => {
-                    continue;
-                }
-                None => {}
-            }
-            live += usize::from(looked.box_runs);
-            if !looked.box_runs {
-                facts.reach = Reach::Record;
-            }
-            let end = CancellationToken::new();
-            self.links
-                .insert(recorded.name.clone(), (looked, end.clone()));
-            let listener = Listener::new(&recorded.name, recorded.attempt, self.tell.clone());
-            let look = look(self.deps, wanted(facts), looked.box_runs, listener, end);
-            self.looks.push(look.boxed_local());
-        }
+        let shown = |run: &str| run == self.screen.run;
+        self.links.update(&mut self.board, &shown);
     }
 
     /// Takes what has come.
-    fn learn(&mut self, (run, attempt, news): (String, u32, News)) {
+    fn learn(&mut self, (run, attempt, news): Heard) {
         let now_us = self.deps.clock.now_us();
-        if let Some(facts) = self.board.find(&run)
-            && facts.recorded.attempt == attempt
-            // The last words of a link that was just ended are of the past.
-            && (facts.recorded.box_runs || !matches!(news, News::Reach(_)))
-        {
-            facts.learn(news, now_us);
-        }
+        self.board.learn(&run, attempt, news, now_us);
     }
 
     async fn interact(&mut self, stop: &CancellationToken) -> Result<(), CommandError> {
@@ -231,16 +182,14 @@ impl<'a> Watch<'a> {
                     Some(_) => is_due = true,
                 },
                 _ = rounds.tick() => {
-                    self.board.refresh(Some(&self.screen.run))?;
-                    self.link();
+                    self.refresh()?;
                     is_due = true;
                 }
                 () = time::sleep_until(drawn + FRAME), if is_due => {}
-                Some(news) = self.news.recv() => {
+                Some(news) = self.links.hear() => {
                     self.learn(news);
                     is_due = true;
                 }
-                Some(()) = self.looks.next(), if !self.looks.is_empty() => {}
             }
         }
     }
@@ -250,22 +199,21 @@ impl<'a> Watch<'a> {
         self.link();
         let limit = time::Instant::now() + ONCE_LIMIT;
         let mut until = limit;
-        // Until nobody brings more.
-        while !(self.looks.is_empty() && self.news.is_empty()) {
-            tokio::select! {
+        loop {
+            let news = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = time::sleep_until(until) => break,
-                Some(news) = self.news.recv() => {
-                    let failed = matches!(news, (_, _, News::Reach(Reach::Lost { .. })));
-                    self.learn(news);
-                    if until == limit && (failed || self.has_come()) {
-                        until = limit.min(time::Instant::now() + ONCE_SETTLE);
-                    }
-                }
-                Some(()) = self.looks.next(), if !self.looks.is_empty() => {}
+                news = self.links.hear() => news,
+            };
+            // Nobody brings more.
+            let Some(news) = news else { break };
+            let failed = matches!(news, (_, _, News::Reach(Reach::Lost { .. })));
+            self.learn(news);
+            if until == limit && (failed || self.has_come()) {
+                until = limit.min(time::Instant::now() + ONCE_SETTLE);
             }
         }
-        self.board.refresh(Some(&self.screen.run))?;
+        self.refresh()?;
         let (width, height) = terminal::size().unwrap_or(PAGE);
         let area = Rect::new(0, 0, width, height);
         let mut buffer = Buffer::empty(area);
@@ -302,11 +250,7 @@ impl<'a> Watch<'a> {
     }
 
     fn shown(&self) -> Option<&Facts> {
-        let run = &self.screen.run;
-        self.board
-            .runs
-            .iter()
-            .find(|facts| facts.recorded.name == *run)
+        self.board.find(&self.screen.run)
     }
 
     fn lines(&self, pane: Pane) -> Vec<model::Line> {
@@ -360,71 +304,9 @@ impl<'a> Watch<'a> {
         };
         self.page = draw::draw(buffer, area, &scene, self.colour);
     }
-
-    /// Ends every link in order, for a moment at most.
-    async fn close(self) {
-        for (_, end) in self.links.values() {
-            end.cancel();
-        }
-        drop(self.news);
-        let ends = self.looks.collect::<()>();
-        // ssh ends with this program in any case.
-        let _took_longer = time::timeout(GOODBYE, ends).await;
-    }
 }
 
 fn names(runs: &[Facts]) -> Vec<String> {
     let names = runs.iter().map(|facts| facts.recorded.name.clone());
     names.collect()
-}
-
-/// What is read of a run: its target, and the expression for its log.
-fn wanted(facts: &Facts) -> (Target, Option<String>) {
-    let recorded = &facts.recorded;
-    let target = Target {
-        run: recorded.name.clone(),
-        attempt: recorded.attempt,
-        copied: None,
-        last_event: recorded.last_event,
-    };
-    (target, facts.log.progress().map(str::to_owned))
-}
-
-/// Reads the copies of a run's logs, then looks at its box as long as there is one.
-async fn look(
-    deps: &Deps,
-    (mut target, progress): (Target, Option<String>),
-    box_runs: bool,
-    listener: Listener,
-    end: CancellationToken,
-) {
-    let (home, run, attempt) = (
-        deps.config.home().to_owned(),
-        target.run.clone(),
-        target.attempt,
-    );
-    let read = move || gather::copies(&home, &run, attempt, progress);
-    let Ok((log, copied)) = tokio::task::spawn_blocking(read).await else {
-        return;
-    };
-    target.copied = copied;
-    listener.tell(News::Copies(Box::new(log))).await;
-    let Ok(store) = deps.store() else { return };
-    if box_runs {
-        let run = target.run.as_str();
-        live::look(&target, &store, &listener, &end, || dial(deps, run)).await;
-    }
-}
-
-/// Connects to the agent that is on the box, whichever it is.
-async fn dial(deps: &Deps, run: &str) -> Result<(Tunnel, AgentClient), CommandError> {
-    let failed = || CommandError::new(format!("the box of `{run}` could not be reached"));
-    let target = deps.ssh_target(run).await?;
-    let tunnel = Tunnel::connect(target, Patience::known_box(CONNECT_LIMIT))
-        .await
-        .map_err(|err| failed().cause(err))?;
-    let client = bootstrap::reach(&tunnel)
-        .await
-        .map_err(|err| failed().cause(err))?;
-    Ok((tunnel, client))
 }

@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    facts::{Facts, Log, News, Reach, Recorded},
-    gather::copies,
-};
 use crate::{
     agent_client::{
         AgentEvent, AgentStatus, BackupInfo, GpuInfo, HostInfo, SampleInfo, TrainingInfo,
     },
     estimate::playbook::Scenarios,
+    lookout::{
+        copies::copies,
+        facts::{Facts, Log, News, Reach, Recorded},
+    },
     run::to_come::ToCome,
     store::{EventRecord, Origin},
 };

@@ -4,13 +4,16 @@ mod bars;
 mod machine;
 mod words;
 
+use serde::Serialize;
+
+pub use self::bars::steps;
 pub use self::words::{ago, clock, grouped, short, span};
 use self::{
-    bars::{fraction, left, money, progress, saved, steps},
+    bars::{fraction, left, money, progress, saved},
     machine::{gpus, host},
 };
 pub use super::panes::{Line, lines};
-use super::{
+use crate::lookout::{
     curve::Points,
     facts::{Facts, Reach, signed, troubles},
 };
@@ -21,7 +24,8 @@ const SILENT_US: i64 = 120_000_000;
 const STALE_US: i64 = 10_000_000;
 
 /// How much a text matters. Never told by a colour alone: the words say it, too.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Tone {
     /// As it should be.
     #[default]
@@ -35,7 +39,7 @@ pub enum Tone {
 }
 
 /// A text and how much it matters.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Words {
     /// The text.
     pub text: String,
@@ -44,7 +48,7 @@ pub struct Words {
 }
 
 /// A bar with words beside it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Bar {
     /// What it is about.
     pub label: &'static str,
@@ -57,7 +61,7 @@ pub struct Bar {
 }
 
 /// One GPU.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct GpuRow {
     /// Its number.
     pub index: u32,
@@ -76,7 +80,7 @@ pub struct GpuRow {
 }
 
 /// A curve.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Plot {
     /// What it is, and its newest value.
     pub title: String,
@@ -85,7 +89,7 @@ pub struct Plot {
 }
 
 /// A run on the screen.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct View {
     /// Name of the run.
     pub name: String,
@@ -116,7 +120,7 @@ pub struct View {
 }
 
 /// A run in the list.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ListRow {
     /// Its name.
     pub name: String,

@@ -1,13 +1,14 @@
 //! The lines that a person reads on the screen: log, events, windows and attempts (pure).
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    facts::{Facts, signed},
     keys::Pane,
     model::{Tone, clock},
 };
 use crate::{
+    lookout::facts::{Facts, signed},
     run::windows,
     store::{EventRecord, Origin},
     ui::{sanitize, text},
@@ -17,7 +18,7 @@ use crate::{
 const MAX_EVENTS: usize = 1000;
 
 /// A line. Its number stays its own while others come and go.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Line {
     /// Its number; of lines below each other the lower has the larger one.
     pub id: u64,

@@ -31,5 +31,6 @@ mod refusals;
 mod report;
 mod results;
 mod screen;
+mod serve;
 mod servers;
 mod top;

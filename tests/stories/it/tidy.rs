@@ -146,6 +146,9 @@ const TABLE: &[Allowed] = &[
             "agent/src/handlers/",
             "controller/src/agent_client.rs",
             "controller/src/agent_client/",
+            // All runs, for other tools.
+            "controller/src/serve/grpc.rs",
+            "controller/src/serve/grpc/",
         ],
     },
     Allowed {

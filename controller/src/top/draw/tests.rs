@@ -3,10 +3,9 @@
 use ratatui::{Terminal, backend::TestBackend};
 
 use super::*;
-use crate::top::{
-    examples,
-    facts::{Facts, Reach},
-    model,
+use crate::{
+    lookout::facts::{Facts, Reach},
+    top::{examples, model},
 };
 
 fn shown(runs: &[&Facts], screen: &Screen, size: (u16, u16)) -> String {

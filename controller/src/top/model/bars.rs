@@ -2,8 +2,8 @@
 
 use super::{Bar, SILENT_US, Tone, ago, clock, grouped, span};
 use crate::{
+    lookout::facts::{Facts, Live, signed},
     run::to_come::STEADY,
-    top::facts::{Facts, Live, signed},
     ui::text,
 };
 
@@ -16,7 +16,7 @@ pub(super) struct Left {
 }
 
 /// Newest step, and how many there are in all.
-pub(super) fn steps(facts: &Facts) -> (Option<u64>, Option<u64>) {
+pub fn steps(facts: &Facts) -> (Option<u64>, Option<u64>) {
     let live = facts.live.status.as_ref();
     let training = live.and_then(|status| status.training.as_ref());
     let step = training.and_then(|training| training.step);

@@ -3,7 +3,7 @@
 use super::{GpuRow, STALE_US, Tone, Words, ago};
 use crate::{
     agent_client::{GpuInfo, HostInfo},
-    top::facts::{Facts, Reach, Used, signed, troubles},
+    lookout::facts::{Facts, Reach, Used, signed, troubles},
     ui::text,
 };
 

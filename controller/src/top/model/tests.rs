@@ -57,7 +57,7 @@ fn what_is_left_is_told_by_the_steps_that_are_seen_then_by_the_last_window() {
     assert_eq!(parts(&facts)[1], "1h10m left (1h03m to 1h17m)");
     // Two hours by a window that was closed five minutes ago.
     facts.forget_box();
-    facts.log = crate::top::facts::Log::default();
+    facts.log = crate::lookout::facts::Log::default();
     assert_eq!(
         parts(&facts)[..2],
         ["step 1,230", "1h55m left (1h43m to 2h07m)"]
@@ -196,7 +196,7 @@ fn a_box_without_readings_says_why() {
     );
     let row = &view(&facts, NOW_US).gpus[0];
     assert_eq!((row.used_percent, row.span_s), (Some(70.0), 3600.0));
-    facts.log = crate::top::facts::Log::default();
+    facts.log = crate::lookout::facts::Log::default();
     facts.recorded.window = None;
     assert_eq!(note(&facts), "no readings of its GPUs are on record");
 }

@@ -1,86 +1,100 @@
-//! What this machine knows of runs by itself: the store, and the copies of their logs. Only reads: takes no lease and asks nobody.
+//! What the store knows of runs. Only reads: takes no lease and asks nobody.
 
-use std::{
-    fs,
-    io::{self, Read, Seek, SeekFrom},
-    path::Path,
-    sync::Arc,
-    time::UNIX_EPOCH,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    agent_client::LogPosition,
     error::CommandError,
-    logbook::Logbook,
+    lookout::facts::{Facts, Log, News, Reach, Recorded},
     run::{
-        State, alarms,
-        bringing_up::{SETUP, SMOKE, TRAIN},
-        foresight, next, restarts,
+        State, alarms, foresight, next, restarts,
         summary::{AttemptSummary, RunSummary, summarise},
         to_come, waiting, windows,
     },
     store::{AttemptRecord, EventRecord, ObservationRecord, RunRecord, Store},
-    top::facts::{Facts, Log, Recorded},
     ui::text,
 };
 
-/// Runs that are shown: those that go on, and the newest of the others.
-const MAX_RUNS: usize = 100;
 /// Runs that are over change when somebody does something to them: they are read again every so many rounds.
 const OVER_ROUNDS: u64 = 15;
-/// How much of the copies of a run's logs is read: a second of work, and most runs are smaller.
-const COPIES_BYTES: u64 = 16 << 20;
+
+/// How much is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Runs that are shown: those that go on, and the newest of the others.
+    pub runs: usize,
+    /// Runs that go on and are read in one round; with more of them each has its turn.
+    pub each_round: usize,
+}
 
 /// All runs, or one.
 #[derive(Debug)]
 pub struct Board {
     store: Arc<Store>,
     only: Option<String>,
+    extent: Extent,
     known: Vec<ObservationRecord>,
     rounds: u64,
     /// Those that go on first, newest first.
     pub runs: Vec<Facts>,
+    /// Where each is.
+    places: HashMap<String, usize>,
 }
 
 impl Board {
     /// Reads the store; with `only`, that run and no other.
-    pub fn open(store: Arc<Store>, only: Option<String>) -> Result<Self, CommandError> {
+    pub fn open(
+        store: Arc<Store>,
+        only: Option<String>,
+        extent: Extent,
+    ) -> Result<Self, CommandError> {
         let known = store.observations()?;
         let mut board = Self {
             store,
             only,
+            extent,
             known,
             rounds: 0,
             runs: Vec::new(),
+            places: HashMap::new(),
         };
-        board.refresh(None)?;
+        board.refresh(&|_| false)?;
         Ok(board)
     }
 
-    /// Reads the store again. `shown`: the run that somebody looks at.
-    pub fn refresh(&mut self, shown: Option<&str>) -> Result<(), CommandError> {
+    /// Reads the store again. `shown`: whether somebody looks at a run.
+    pub fn refresh(&mut self, shown: &dyn Fn(&str) -> bool) -> Result<(), CommandError> {
         let mut records = match &self.only {
             Some(name) => vec![self.store.run(name)?],
             None => self.store.runs()?,
         };
         records.sort_by_key(|run| (run.outcome.is_some(), -run.created_us));
-        records.truncate(MAX_RUNS);
+        records.truncate(self.extent.runs);
         let now_us = self.store.now_us();
-        let mut before = std::mem::take(&mut self.runs);
-        for run in records {
-            let at = before
-                .iter()
-                .position(|facts| facts.recorded.name == run.name);
-            let mut facts = at.map_or_else(Facts::default, |at| before.swap_remove(at));
-            let is_known = at.is_some();
-            let rests = is_known && facts.recorded.is_over && run.outcome.is_some();
-            let is_shown = shown == Some(run.name.as_str());
-            if !rests || is_shown || self.rounds.is_multiple_of(OVER_ROUNDS) {
-                self.read(&run, &mut facts, now_us)?;
+        let going = records.iter().filter(|run| run.outcome.is_none()).count();
+        let turns = going.div_ceil(self.extent.each_round).max(1) as u64;
+        let before = std::mem::take(&mut self.runs).into_iter();
+        let mut before: HashMap<String, Facts> = before
+            .map(|facts| (facts.recorded.name.clone(), facts))
+            .collect();
+        self.places.clear();
+        for (index, run) in records.iter().enumerate() {
+            let known = before.remove(&run.name);
+            let is_known = known.is_some();
+            let mut facts = known.unwrap_or_default();
+            // A run that has just ended is read whoever's turn it is.
+            let rests = is_known && facts.recorded.is_over == run.outcome.is_some();
+            let turns = match run.outcome {
+                Some(_) => OVER_ROUNDS,
+                None => turns,
+            };
+            let has_turn = (self.rounds + index as u64).is_multiple_of(turns);
+            if !rests || has_turn || shown(&run.name) {
+                self.read(run, &mut facts, now_us)?;
             }
             if !is_known {
                 facts.log = Log::with(run.spec.progress.clone());
             }
+            self.places.insert(run.name.clone(), index);
             self.runs.push(facts);
         }
         self.rounds += 1;
@@ -103,10 +117,29 @@ impl Board {
     }
 
     /// A run by its name.
-    pub fn find(&mut self, run: &str) -> Option<&mut Facts> {
-        self.runs
-            .iter_mut()
-            .find(|facts| facts.recorded.name == run)
+    pub fn find(&self, run: &str) -> Option<&Facts> {
+        self.runs.get(*self.places.get(run)?)
+    }
+
+    /// Takes news of an attempt, which came at `now_us`; those of one that is of the past are dropped.
+    pub fn learn(&mut self, run: &str, attempt: u32, news: News, now_us: i64) {
+        let place = self.places.get(run);
+        let facts = place.and_then(|place| self.runs.get_mut(*place));
+        if let Some(facts) = facts
+            && facts.recorded.attempt == attempt
+            // The last words of a link that was just ended are of the past.
+            && (facts.recorded.box_runs || !matches!(news, News::Reach(_)))
+        {
+            facts.learn(news, now_us);
+        }
+    }
+
+    /// No box of that run is looked at any more.
+    pub fn left(&mut self, run: &str) {
+        let place = self.places.get(run);
+        if let Some(facts) = place.and_then(|place| self.runs.get_mut(*place)) {
+            facts.reach = Reach::Record;
+        }
     }
 }
 
@@ -273,157 +306,4 @@ fn attempt_line(attempt: &AttemptSummary) -> String {
         attempt.checkpoints_committed,
         text::usd(attempt.ledger.total_usd()),
     )
-}
-
-/// Reads the copies of a run's logs on this machine. Answers them, and where the training's log of the newest attempt goes on on its
-/// box, if there is a copy of it.
-pub fn copies(
-    home: &Path,
-    run: &str,
-    attempt: u32,
-    progress: Option<String>,
-) -> (Log, Option<LogPosition>) {
-    let mut log = Log::with(progress);
-    match read_copies(home, run, attempt, &mut log) {
-        Ok(position) => (log, position),
-        Err(err) => {
-            log.problem = Some(format!("the copy of its log cannot be read: {err}"));
-            (log, None)
-        }
-    }
-}
-
-fn read_copies(
-    home: &Path,
-    run: &str,
-    attempt: u32,
-    log: &mut Log,
-) -> io::Result<Option<LogPosition>> {
-    let book = Logbook::new(home);
-    let mut left = COPIES_BYTES;
-    let mut found = Vec::new();
-    let mut position = None;
-    for number in (1..=attempt).rev() {
-        let path = book.path(run, number, TRAIN);
-        if left == 0 || !path.exists() {
-            continue;
-        }
-        let bytes = match number == attempt {
-            false => end_of(&path, left)?,
-            true => {
-                // Whoever watches the run appends to the copy meanwhile.
-                let at = || Ok::<_, io::Error>(book.open(run, number, TRAIN)?.position());
-                let (mut before, mut bytes) = (at()?, end_of(&path, left)?);
-                while at()? != before {
-                    (before, bytes) = (at()?, end_of(&path, left)?);
-                }
-                position = Some(before);
-                bytes
-            }
-        };
-        left = left.saturating_sub(bytes.len() as u64);
-        log.newest_us = log.newest_us.max(changed_us(&path)?);
-        found.push((number, TRAIN, bytes));
-    }
-    // Before the training there are others to look at.
-    if position.is_none() && attempt > 0 {
-        for session in [SMOKE, SETUP] {
-            let path = book.path(run, attempt, session);
-            if path.exists() {
-                log.newest_us = log.newest_us.max(changed_us(&path)?);
-                found.insert(0, (attempt, session, end_of(&path, 1 << 20)?));
-                break;
-            }
-        }
-    }
-    for (number, session, bytes) in found.into_iter().rev() {
-        log.begin(number, session);
-        log.feed(&bytes);
-    }
-    for number in (1..=attempt).rev() {
-        let measured = &mut log.measured;
-        book.each_minute(run, number, &mut |minute| measured.add(minute.sample()))?;
-        if measured.sample.is_some() {
-            break;
-        }
-    }
-    Ok(position)
-}
-
-/// The end of a file, from a line's start.
-fn end_of(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut file = fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    let skipped = length.saturating_sub(limit);
-    file.seek(SeekFrom::Start(skipped))?;
-    let mut bytes = Vec::new();
-    file.take(limit).read_to_end(&mut bytes)?;
-    if skipped > 0 {
-        let line = bytes.iter().position(|byte| *byte == b'\n');
-        bytes.drain(..line.map_or(0, |end| end + 1));
-    }
-    Ok(bytes)
-}
-
-fn changed_us(path: &Path) -> io::Result<i64> {
-    let changed = fs::metadata(path)?.modified()?;
-    let since = changed.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_copies_of_all_attempts_are_one_curve_and_the_newest_is_the_tail() {
-        let home = tempfile::tempdir().unwrap();
-        let book = Logbook::new(home.path());
-        let write = |attempt: u32, session: &str, text: &str| {
-            book.open("r", attempt, session).unwrap();
-            fs::write(book.path("r", attempt, session), text).unwrap();
-        };
-        let step = |step: u64| format!("step {step}/40 | loss {step}.5 | 100.0 ms/step\n");
-        write(1, TRAIN, &(step(1) + &step(2) + &step(3)));
-        write(2, SETUP, "pip\n");
-        let (log, position) = copies(home.path(), "r", 2, None);
-        assert_eq!((log.problem, position), (None, None));
-        assert_eq!(log.of, Some((2, SETUP.to_owned())));
-        assert_eq!(log.tail.lines(), [(0, "pip".to_owned())]);
-        assert_eq!(log.curve.loss().len(), 3);
-        write(2, TRAIN, &step(3));
-        let (log, position) = copies(home.path(), "r", 2, None);
-        assert_eq!(log.of, Some((2, TRAIN.to_owned())));
-        let offset = step(3).len() as u64;
-        assert_eq!(
-            position.unwrap(),
-            LogPosition {
-                generation: 0,
-                offset
-            }
-        );
-        assert!(log.newest_us > 0);
-        // What the box measured, by minutes.
-        let mut measured = book.open_samples("r", 1).unwrap();
-        let mut sample = crate::top::examples::sample(90, vec![crate::top::examples::gpu(0, 70)]);
-        measured.add(&[sample.clone()]).unwrap();
-        sample.time_us += 60_000_000;
-        measured.add(&[sample]).unwrap();
-        measured.settle().unwrap();
-        let (log, _) = copies(home.path(), "r", 2, None);
-        assert_eq!(log.measured.used[&0].len(), 2);
-        let newest = log.measured.sample.unwrap();
-        assert_eq!(newest.gpus[0].utilisation_percent, Some(70));
-        let (log, position) = copies(home.path(), "other", 1, None);
-        assert!(log.of.is_none() && position.is_none() && log.problem.is_none());
-    }
-
-    #[test]
-    fn the_end_of_a_long_log_begins_with_a_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        fs::write(&path, "first\nsecond\nthird\n").unwrap();
-        assert_eq!(end_of(&path, 10).unwrap(), b"third\n");
-        assert_eq!(end_of(&path, 100).unwrap(), b"first\nsecond\nthird\n");
-    }
 }

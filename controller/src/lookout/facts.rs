@@ -7,9 +7,9 @@ use spotter_trainlog::{Progress, Reader};
 
 use crate::{
     agent_client::{AgentEvent, AgentStatus, GpuInfo, SampleInfo, SessionInfo},
+    lookout::{curve::Curve, tail::Tail},
     run::{bringing_up::TRAIN, to_come::ToCome},
     store::EventRecord,
-    top::{curve::Curve, tail::Tail},
 };
 
 /// How much of the GPUs' use is kept, seconds.
@@ -153,6 +153,14 @@ impl Facts {
             }
             News::Status(status) => self.live.status(*status, now_us),
             News::Sample(sample) => self.live.sample(*sample, now_us),
+            // A link that was made anew tells again.
+            News::Event(event)
+                if self
+                    .live
+                    .told
+                    .back()
+                    .is_some_and(|last| last.attempt == event.attempt && last.seq >= event.seq) => {
+            }
             News::Event(event) => {
                 self.live.told.push_back(event);
                 if self.live.told.len() > MAX_TOLD {
@@ -282,6 +290,10 @@ fn keep(all: &mut Used, sample: &SampleInfo, seconds: i64) {
             continue;
         }
         let used = all.entry(gpu.index).or_default();
+        // A link that was made anew tells again.
+        if used.back().is_some_and(|(at, _)| *at >= time_us) {
+            continue;
+        }
         if let Some(percent) = gpu.utilisation_percent {
             used.push_back((time_us, f64::from(percent)));
         }

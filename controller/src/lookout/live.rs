@@ -3,22 +3,27 @@
 use std::{future::Future, time::Duration};
 
 use futures::{StreamExt, stream};
-use tokio::{sync::mpsc, time};
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent_client::{
-        AgentClient, AgentError, AgentStatus, Link, LogPosition, LogStart, SessionState,
+        AgentClient, AgentError, AgentStatus, Followed, Link, LogPiece, LogPosition, LogStart,
+        SessionState,
     },
+    clock::Clock,
     error::CommandError,
+    lookout::{
+        copies::Copies,
+        facts::{News, Reach},
+    },
     run::bringing_up::{SETUP, SMOKE, TRAIN},
-    store::Store,
-    top::facts::{HISTORY_S, News, Reach},
     tunnel::Tunnel,
 };
 
-/// Between two questions how it goes; what is measured and printed comes by itself.
-const POLL: Duration = Duration::from_secs(2);
 /// How long one answer is waited for.
 const STATUS_LIMIT: Duration = Duration::from_secs(10);
 /// Before a box that could not be reached is tried again.
@@ -37,8 +42,6 @@ pub struct Target {
     pub run: String,
     /// Its newest attempt.
     pub attempt: u32,
-    /// Where the copy of the training's log ends, if there is one.
-    pub copied: Option<LogPosition>,
     /// Last event that is on record.
     pub last_event: u64,
 }
@@ -64,18 +67,81 @@ impl Listener {
     }
 }
 
+/// How a box is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manner {
+    /// Between two questions how it goes; what is measured and printed comes by itself.
+    pub poll: Duration,
+    /// How much of what was measured before is asked for, seconds.
+    pub history_s: i64,
+    /// No person looks: to the box nobody is there.
+    pub is_program: bool,
+}
+
+/// The way to an agent.
+#[derive(Debug)]
+pub struct Way {
+    /// Its client.
+    pub client: AgentClient,
+    /// What carries it, to be closed in the end.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// The log of a run, as far as somebody wants to read it.
+#[derive(Debug)]
+pub struct Reading {
+    /// Whether somebody does, now and as that changes.
+    wanted: watch::Receiver<bool>,
+    copies: Copies,
+    is_read: bool,
+    /// What follows on a copy does so once; after that it would be read twice.
+    copied: Option<LogPosition>,
+}
+
+impl Reading {
+    /// Reads `copies` first.
+    pub fn new(copies: Copies, wanted: watch::Receiver<bool>) -> Self {
+        Self {
+            wanted,
+            copies,
+            is_read: false,
+            copied: None,
+        }
+    }
+
+    /// Does what is wanted now: reads the copies, or lets go of what was read.
+    pub async fn turn(&mut self, target: &Target, listener: &Listener) {
+        let wanted = *self.wanted.borrow_and_update();
+        if wanted == self.is_read {
+            return;
+        }
+        self.is_read = wanted;
+        let (log, copied) = match wanted {
+            true => self.copies.read(target).await,
+            false => (self.copies.nothing(), None),
+        };
+        self.copied = copied;
+        listener.tell(News::Copies(Box::new(log))).await;
+    }
+
+    /// Answers when something else is wanted; `false`: that will not happen any more.
+    pub async fn changed(&mut self) -> bool {
+        self.wanted.changed().await.is_ok()
+    }
+}
+
 /// Looks at a box until its training is over, or until `stop`. A box that cannot be reached is tried again, for ever.
 pub async fn look<F>(
     target: &Target,
-    store: &Store,
+    reading: &mut Reading,
+    manner: Manner,
+    clock: &Clock,
     listener: &Listener,
     stop: &CancellationToken,
     dial: impl Fn() -> F,
 ) where
-    F: Future<Output = Result<(Tunnel, AgentClient), CommandError>>,
+    F: Future<Output = Result<Way, CommandError>>,
 {
-    // What follows on a copy does so once; after that it would be read twice.
-    let mut copied = target.copied;
     loop {
         listener.tell(News::Reach(Reach::Connecting)).await;
         let dialled = tokio::select! {
@@ -83,12 +149,14 @@ pub async fn look<F>(
             dialled = dial() => dialled,
         };
         let why = match dialled {
-            Ok((tunnel, client)) => {
+            Ok(Way { client, tunnel }) => {
                 let followed = tokio::select! {
                     () = stop.cancelled() => Ok(()),
-                    followed = follow(target, copied.take(), store, &client, listener) => followed,
+                    followed = follow(target, reading, manner, clock, &client, listener) => followed,
                 };
-                tunnel.close().await;
+                if let Some(tunnel) = tunnel {
+                    tunnel.close().await;
+                }
                 match followed {
                     Ok(()) => {
                         listener.tell(News::Reach(Reach::LetGo)).await;
@@ -99,13 +167,18 @@ pub async fn look<F>(
             }
             Err(err) => why(&err),
         };
-        let since_us = store.now_us();
+        let since_us = clock.now_us();
         listener
             .tell(News::Reach(Reach::Lost { since_us, why }))
             .await;
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = time::sleep(TRY_AGAIN) => {}
+        let again = time::sleep(TRY_AGAIN);
+        tokio::pin!(again);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = &mut again => break,
+                true = reading.changed() => reading.turn(target, listener).await,
+            }
         }
     }
 }
@@ -117,33 +190,69 @@ fn why(err: &CommandError) -> String {
     }
 }
 
+/// The log that is followed.
+struct Log {
+    session: Option<&'static str>,
+    pieces: Followed<LogPiece>,
+}
+
+impl Log {
+    fn none() -> Self {
+        Self {
+            session: None,
+            pieces: stream::pending().boxed(),
+        }
+    }
+
+    /// Follows the session that is the newest now.
+    async fn open(
+        &mut self,
+        target: &Target,
+        reading: &mut Reading,
+        status: &AgentStatus,
+        client: &AgentClient,
+        listener: &Listener,
+    ) {
+        let newest = session_of(status);
+        if !reading.is_read || newest == self.session {
+            return;
+        }
+        if let Some(newest) = newest {
+            let start = start(reading.copied.take(), status, newest);
+            begin(listener, target, newest, start).await;
+            self.pieces = client.logs(newest, start, true);
+        }
+        self.session = newest;
+    }
+}
+
 /// Tells everything that comes, until the training is over. A link that breaks is mended inside the client.
 async fn follow(
     target: &Target,
-    copied: Option<LogPosition>,
-    store: &Store,
+    reading: &mut Reading,
+    manner: Manner,
+    clock: &Clock,
     client: &AgentClient,
     listener: &Listener,
 ) -> Result<(), AgentError> {
-    let first = client.status(STATUS_LIMIT).await?;
+    let ask = move |client: AgentClient| async move {
+        match manner.is_program {
+            true => client.status_in_passing(STATUS_LIMIT).await,
+            false => client.status(STATUS_LIMIT).await,
+        }
+    };
+    let first = ask(client.clone()).await?;
     listener.tell(News::Reach(Reach::Live)).await;
     let since_us = first
         .now_us
-        .saturating_sub(HISTORY_S.unsigned_abs() * 1_000_000);
+        .saturating_sub(manner.history_s.unsigned_abs() * 1_000_000);
     let mut samples = client.samples(since_us, true);
     let mut events = client.events(target.last_event + 1, true);
-    let mut session = session_of(&first).map(str::to_owned);
-    let mut log = match &session {
-        Some(session) => {
-            let start = start(copied, &first, session);
-            begin(listener, target, session, start).await;
-            client.logs(session, start, true)
-        }
-        None => stream::pending().boxed(),
-    };
-    let polls = stream::unfold(client.clone(), |client| async {
-        time::sleep(POLL).await;
-        let status = client.status(STATUS_LIMIT).await;
+    let mut log = Log::none();
+    log.open(target, reading, &first, client, listener).await;
+    let polls = stream::unfold(client.clone(), |client| async move {
+        time::sleep(manner.poll).await;
+        let status = ask(client.clone()).await;
         Some((status, client))
     });
     let mut polls = std::pin::pin!(polls);
@@ -154,21 +263,20 @@ async fn follow(
         tokio::select! {
             Some(sample) = samples.next() => listener.tell(News::Sample(Box::new(sample?))).await,
             Some(event) = events.next() => listener.tell(News::Event(event?)).await,
-            piece = log.next() => match piece {
+            piece = log.pieces.next() => match piece {
                 Some(piece) => listener.tell(News::LogBytes(piece?.data)).await,
                 // The session has ended; another may come.
-                None => log = stream::pending().boxed(),
+                None => log.pieces = stream::pending().boxed(),
             },
+            // It is opened with the next answer.
+            true = reading.changed() => {
+                reading.turn(target, listener).await;
+                log = Log::none();
+            }
             Some(status) = polls.next() => {
                 // A silent link is told by the link itself.
                 let Ok(status) = status else { continue };
-                let newest = session_of(&status).map(str::to_owned);
-                if newest != session && let Some(newest) = &newest {
-                    let start = LogStart::Tail(TAIL_BYTES);
-                    begin(listener, target, newest, start).await;
-                    log = client.logs(newest, start, true);
-                }
-                session = newest;
+                log.open(target, reading, &status, client, listener).await;
                 let is_over = is_over(&status);
                 listener.tell(News::Status(Box::new(status))).await;
                 if !is_over {
@@ -182,7 +290,7 @@ async fn follow(
                 match now {
                     Link::Lost { since, why } => {
                         let ago = i64::try_from(since.elapsed().as_micros()).unwrap_or(i64::MAX);
-                        let since_us = store.now_us().saturating_sub(ago);
+                        let since_us = clock.now_us().saturating_sub(ago);
                         listener.tell(News::Reach(Reach::Lost { since_us, why })).await;
                     }
                     Link::Connected => listener.tell(News::Reach(Reach::Live)).await,
