@@ -28,6 +28,9 @@ pub async fn routes(hub: Arc<Hub>, stop: CancellationToken) -> Router {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(RUNS_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // The agent's service is in the same files, and is not here.
+            .with_service_name("spotter.v1.Runs")
+            .with_service_name("grpc.health.v1.Health")
     };
     let generated = "the descriptors were generated with this program";
     Routes::new(RunsServer::new(Handlers { hub, stop }))

@@ -113,8 +113,7 @@ pub async fn runs(State(hub): State<Arc<Hub>>) -> Response {
         usd_per_hour: board
             .runs
             .iter()
-            .map(|facts| facts.recorded.usd_per_hour)
-            .sum(),
+            .fold(0.0, |sum, facts| sum + facts.recorded.usd_per_hour),
         runs: board
             .runs
             .iter()
