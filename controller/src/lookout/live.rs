@@ -268,10 +268,13 @@ async fn follow(
                 // The session has ended; another may come.
                 None => log.pieces = stream::pending().boxed(),
             },
-            // It is opened with the next answer.
+            // Somebody waits for it: the next answer is not.
             true = reading.changed() => {
                 reading.turn(target, listener).await;
                 log = Log::none();
+                if let Ok(status) = ask(client.clone()).await {
+                    log.open(target, reading, &status, client, listener).await;
+                }
             }
             Some(status) = polls.next() => {
                 // A silent link is told by the link itself.
