@@ -27,7 +27,7 @@ const EXTENT: Extent = Extent {
     each_round: 100,
 };
 /// For how long a run's log is read after somebody asked for it.
-const ASKED: Duration = Duration::from_secs(15);
+const ASKED: Duration = Duration::from_secs(60);
 /// Readings and events that wait for a slow listener: two seconds of 1,000 boxes.
 const WAITING: usize = 2_048;
 /// News that are taken at once, before anything else has its turn.

@@ -91,7 +91,7 @@ fn read(world: &World) {
 
     let receiver = Receiver::start(world);
     let otlp = receiver.as_ref().map(|receiver| receiver.url.clone());
-    let more = otlp.iter().flat_map(|url| ["--otlp", url]);
+    let more = otlp.iter().flat_map(|url| ["--otlp", url.as_str()]);
     let mut server = Server::start(world, "serve", &more.collect::<Vec<_>>());
 
     let text = world.until("a GPU in /metrics", || {
@@ -445,6 +445,25 @@ fn seen(world: &World, server: &Server, run: &str, (width, height): (u32, u32)) 
         command
     };
     let url = format!("{}#{run}", server.url);
+    // The time of a browser without a screen runs ahead of ours: what it asks for is to be there already, however long it takes to start.
+    let page = profile.with_extension("html");
+    let mut child = browser()
+        .arg("--dump-dom")
+        .arg(&url)
+        .stdout(fs::File::create(&page).unwrap())
+        .spawn()
+        .unwrap();
+    let mut ended = None;
+    let took_too_long = !world.try_until(|| {
+        server.ask(&format!("api/runs/{run}"), &[]);
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    if took_too_long {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
     if let Some(folder) = std::env::var_os("SPOTTER_SCREENS") {
         let picture = Path::new(&folder).join(format!("{run}-{width}.png"));
         let status = browser()
@@ -454,9 +473,7 @@ fn seen(world: &World, server: &Server, run: &str, (width, height): (u32, u32)) 
             .status();
         assert!(status.unwrap().success());
     }
-    let output = browser().arg("--dump-dom").arg(&url).output().unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap()
+    fs::read_to_string(page).unwrap()
 }
 
 fn guarded(world: &World) {
@@ -501,7 +518,7 @@ fn guarded(world: &World) {
         "--token-file",
         "token",
     ];
-    let shared = world.say(&[&["serve", "--listen", "127.0.0.1:0"], &args[..]].concat());
+    let shared = world.say(&[&["serve", "--listen", "127.0.0.1:0"][..], &args[..]].concat());
     assert_eq!(shared.code, 2, "{}", shared.out);
     assert!(shared.stderr.contains("chmod 600"), "{}", shared.out);
     mode(0o600);
