@@ -16,7 +16,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, unshare};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// Port of ministack in a network where nobody else has one.
 const MINISTACK_PORT: u16 = 20_001;
@@ -231,7 +231,10 @@ impl Certified {
         let authority = params.self_signed(&key).expect(MADE).pem();
         let issuer = Issuer::new(params, key);
         let key = KeyPair::generate().expect(MADE);
-        let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect(MADE);
+        let mut server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect(MADE);
+        // By another name than its authority's: OpenSSL takes it for one that signed itself.
+        let name = &mut server.distinguished_name;
+        name.push(DnType::CommonName, "a server of a test");
         let server = server.signed_by(&key, &issuer).expect(MADE);
         Self {
             authority,
