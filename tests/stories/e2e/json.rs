@@ -484,7 +484,13 @@ fn every_verb(world: &World) {
     // A verb that is new has its place here, or says nothing that a program would read.
     // `prepay` is for boxes that are rented on demand, and this one is not; what `serve` prints is tried where it serves.
     let without_data = BTreeSet::from([
-        "help", "checkpoints", "doctor", "prepay", "run", "serve", "top",
+        "help",
+        "checkpoints",
+        "doctor",
+        "prepay",
+        "run",
+        "serve",
+        "top",
     ]);
     let known: BTreeSet<&str> = WHILE_IT_RUNS
         .iter()
