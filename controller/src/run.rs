@@ -40,6 +40,7 @@ pub mod renting;
 pub mod restarts;
 pub mod runtime;
 pub mod siblings;
+pub mod silence;
 pub mod site;
 pub mod status;
 pub mod summary;

@@ -2,6 +2,7 @@
 
 mod copies;
 mod decide;
+mod link;
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use self::copies::Samples;
 use self::decide::{HEARTBEAT_LATE, Sight, Verdict, decide, went_with_its_container};
 pub(crate) use self::decide::{SIGNAL_EXPLAINED, ended_by_signal};
+use self::link::Link;
 use crate::{
     agent_client::{AgentStatus, SessionState},
     doctor::diagnosis::KeyFault,
@@ -25,7 +27,7 @@ use crate::{
         observing::Meter,
         restarts,
         site::{Site, SiteError},
-        status::{Meaning, Seen, row},
+        status::Seen,
         windows,
     },
     spec::OnStale,
@@ -62,9 +64,7 @@ struct View {
     up_since_us: Option<i64>,
     instance_since: Instant,
     asked: Option<Instant>,
-    link_lost: bool,
-    /// That was told.
-    told_lost: bool,
+    link: Link,
     keys_due: Instant,
     /// Not before this, since they were refused a moment ago; and what was told of it.
     keys_wait: Instant,
@@ -138,8 +138,7 @@ impl Lifecycle {
             up_since_us: None,
             instance_since: now,
             asked: None,
-            link_lost: false,
-            told_lost: false,
+            link: Link::default(),
             // A fresh start has just given them; an older run gets them at once.
             keys_due: now,
             keys_wait: now,
@@ -212,6 +211,7 @@ impl Lifecycle {
             if let Some(open) = site.clone() {
                 self.listen(run, attempt, open.as_ref(), view).await?;
             }
+            self.judge_silence(run, attempt, view)?;
             // A training that ended by a signal may have been stopped with its container: the provider knows which.
             let session = view
                 .status
@@ -338,7 +338,7 @@ impl Lifecycle {
         attempt: &mut AttemptRecord,
         id: u64,
     ) -> Result<(), Halt> {
-        let late = view.heard.elapsed() >= HEARTBEAT_LATE || view.link_lost;
+        let late = view.heard.elapsed() >= HEARTBEAT_LATE || view.link.lost;
         // With the heartbeat missing the provider is the only source: it is asked as often as its rate allows.
         let pause = if late { HEARTBEAT } else { MARKET };
         if view.asked.is_some_and(|asked| asked.elapsed() < pause) {
@@ -348,6 +348,7 @@ impl Lifecycle {
         let answer: Result<Option<Instance>, ProviderError> = self.provider.instance(id).await;
         match answer {
             Ok(instance) => {
+                view.link.answered = view.asked;
                 if let Some(instance) = &instance {
                     self.meter(attempt, instance).await?;
                     view.up_since_us = instance.up_since_s.map(|since| (since * 1e6) as i64);
@@ -402,25 +403,6 @@ impl Lifecycle {
         }
     }
 
-    fn link_lost(&self, run: &RunRecord, view: &mut View, why: &str) {
-        view.link_lost = true;
-        // A box that was taken back goes silent a moment before the market says so, and from now on that is asked at every look.
-        if view.told_lost
-            || view.heard.elapsed() < HEARTBEAT_LATE
-            || decide(&sight(view)) != Verdict::GoOn
-        {
-            return;
-        }
-        view.told_lost = true;
-        let seen = view.instance.flatten();
-        let runs = seen.is_some_and(|seen| row(State::Running, seen).meaning == Meaning::Up);
-        let training = match runs {
-            true => "The training goes on without us; reconnecting",
-            false => "Reconnecting",
-        };
-        self.say(run, &format!("No word from the box: {why}. {training}."));
-    }
-
     /// One heartbeat: status, new events, keys.
     async fn listen(
         &self,
@@ -452,10 +434,7 @@ impl Lifecycle {
         } else {
             None
         };
-        view.link_lost = false;
-        if std::mem::take(&mut view.told_lost) {
-            self.say(run, "Connected again.");
-        }
+        self.link_holds(run, attempt, view)?;
         if status.last_event > attempt.last_event
             && let Err(err) = self.copy_events(run, attempt, site).await
         {
@@ -559,6 +538,9 @@ impl Lifecycle {
                     left: kept.every,
                 });
             }
+        }
+        if view.alarm && !alarm {
+            self.say(run, "The backup is up to date again.");
         }
         view.alarm = alarm;
         if let Some(session) = status.session(TRAIN).filter(|session| session.is_running())

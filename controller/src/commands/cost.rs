@@ -1,17 +1,19 @@
 //! `cost`: what runs cost now, so far and to come, by our own ledger and by the provider's charges.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::{
-    commands::Deps,
+    commands::{Deps, market_word::all_boxes_usd_per_hour},
     error::CommandError,
     ledger::{self, Charged, Cost, CostKind, Reconciliation},
-    provider::{ProviderError, hosts::is_host},
+    provider::{Instance, InstanceId, ProviderError, hosts::is_host},
     run::{
         State, next,
         to_come::{self, ToCome},
     },
-    store::{ObservationRecord, RunRecord, Store},
+    store::{AttemptRecord, ObservationRecord, RunRecord, Store},
     ui::{Table, Ui, text},
 };
 
@@ -112,11 +114,20 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
             read_charges(deps, &store, run).await?;
         }
     }
+    let mut boxes = None;
+    if !args.recorded && any_alone(&store, &runs)? {
+        match deps.market_boxes().await {
+            Ok(found) => boxes = Some(found),
+            Err(why) => ui.warning(format_args!(
+                "runs that nobody watches are shown as they were last seen: {why}"
+            )),
+        }
+    }
     let now_us = deps.clock.now_us();
     let known = store.observations()?;
     let runs: Vec<RunCost> = runs
         .iter()
-        .map(|run| run_cost(&store, run, &known, now_us))
+        .map(|run| run_cost(&store, run, &known, boxes.as_ref(), now_us))
         .collect::<Result<_, _>>()?;
     let usd_per_hour: f64 = runs.iter().map(|run| run.usd_per_hour).sum();
     let costs = Costs {
@@ -137,6 +148,20 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
 
 fn is_on_hosts(run: &RunRecord) -> bool {
     !run.spec.resources.hosts.is_empty()
+}
+
+/// Whether a run that nobody watches may be paid for: its record is as old as the last look.
+fn any_alone(store: &Store, runs: &[RunRecord]) -> Result<bool, CommandError> {
+    for run in runs {
+        let may_cost = store
+            .attempts(&run.name)?
+            .iter()
+            .any(AttemptRecord::may_cost);
+        if may_cost && !is_on_hosts(run) && store.lease(&run.name)?.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Reads what the provider charged for attempts whose bill is still open on record.
@@ -171,6 +196,7 @@ fn run_cost(
     store: &Store,
     run: &RunRecord,
     known: &[ObservationRecord],
+    boxes: Option<&BTreeMap<InstanceId, Instance>>,
     now_us: i64,
 ) -> Result<RunCost, CommandError> {
     let intervals = store.intervals(&run.name)?;
@@ -215,7 +241,13 @@ fn run_cost(
             difference_usd: difference,
         });
     }
-    let usd_per_hour = ledger::rate_usd_per_hour(&intervals, None);
+    let usd_per_hour = match boxes.filter(|_| !is_on_hosts(run)) {
+        // Whoever watches keeps the record true.
+        Some(boxes) if store.lease(&run.name)?.is_none() => {
+            all_boxes_usd_per_hour(&store.attempts(&run.name)?, boxes)
+        }
+        _ => ledger::rate_usd_per_hour(&intervals, None),
+    };
     let total_usd = cost.total_usd();
     let budget_usd = run.spec.limits.budget_usd;
     Ok(RunCost {

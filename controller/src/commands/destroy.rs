@@ -22,6 +22,8 @@ use crate::{
 
 /// Longest time to wait for another spotter to let go of the run: an order of its may be on its way, and take minutes.
 const LEASE_LIMIT: Duration = Duration::from_secs(180);
+/// The same for one that watches a training: it has nothing on its way, and whatever it waits for is not wanted any more.
+const GIVE_WAY: Duration = Duration::from_secs(60);
 /// Longest time to wait for the box's own word on what is saved.
 const ASK: Duration = Duration::from_secs(40);
 
@@ -78,7 +80,8 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
         .is_some_and(|last| matches!(last.state, State::Finishing | State::Collected));
     let end = || {
         store.request_stop(&run.name)?;
-        store.end_run(&run.name, Outcome::Stopped, Some("destroyed on request"))
+        // Whether its box is gone by now, its attempt says.
+        store.end_run(&run.name, Outcome::Stopped, Some("given up with `destroy`"))
     };
     if run.outcome.is_none() && !finishing {
         end()?;
@@ -193,26 +196,66 @@ async fn destroy_older(
 /// Waits for whoever acts for the run to let go.
 async fn take_lease(ui: &mut Ui, store: &Arc<Store>, run: &str) -> Result<Lease, CommandError> {
     let limit = tokio::time::Instant::now() + LEASE_LIMIT;
+    let patience = tokio::time::Instant::now() + GIVE_WAY;
     let mut told = false;
     loop {
         if let Some(lease) = Lease::take(store, run)? {
             return Ok(lease);
         }
+        let Some(acting) = store.lease(run)? else {
+            continue;
+        };
         if !told {
             told = true;
             ui.status(format_args!(
-                "Another spotter acts for `{run}`: waiting until it lets go."
+                "Another spotter, pid {}, acts for `{run}`: waiting until it lets go.",
+                acting.pid
             ));
         }
+        if tokio::time::Instant::now() >= patience
+            && may_be_overruled(store, run)?
+            && let Some(lease) = Lease::take_over(store, run)?
+        {
+            ui.status(format_args!(
+                "Pid {} did not let go within {} s: it is overruled.",
+                acting.pid,
+                GIVE_WAY.as_secs()
+            ));
+            return Ok(lease);
+        }
         if tokio::time::Instant::now() >= limit {
-            let text =
-                format!("the box of `{run}` was not destroyed: another spotter acts for the run");
+            let pid = acting.pid;
+            let text = format!(
+                "the box of `{run}` was not destroyed: another spotter, pid {pid}, acts for the run"
+            );
             return Err(CommandError::new(text)
                 .about(run)
-                .hint("end that one, then try again"));
+                .hint(format!("end that one with `kill {pid}`, then try again")));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// Whoever watches a training, or one that has ended, has rented nothing that is not on record.
+fn may_be_overruled(store: &Store, run: &str) -> Result<bool, CommandError> {
+    let latest = store.latest_attempt(run)?;
+    Ok(latest.is_some_and(|latest| {
+        matches!(
+            latest.state,
+            State::Running | State::Stopped | State::Failed | State::Lost | State::Gone
+        )
+    }))
+}
+
+/// What can be had from a box that is not destroyed just so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// It answers.
+    Here,
+    /// It is stopped, and may be started.
+    Stopped,
+    /// It is meant to run and gives no word.
+    Silent,
 }
 
 /// Refuses when something would be lost, or when nobody can say whether it would; what, is shown by name and size.
@@ -227,7 +270,7 @@ async fn refuse_loss(
     if next::is_saved(&store, run, attempt)? {
         return Ok(());
     }
-    let Some((reason, would_lose)) = at_stake(ui, deps, run, attempt, newest).await? else {
+    let Some((reach, reason, would_lose)) = at_stake(ui, deps, run, attempt, newest).await? else {
         return Ok(());
     };
     let refused = Refused {
@@ -243,14 +286,20 @@ async fn refuse_loss(
     let name = &run.name;
     let text = format!("the box of `{name}` was not destroyed: something on it may not be saved");
     let err = CommandError::new(text).because(refused.reason).about(name);
-    let err = match run.outcome {
-        None => err.hint(format!("save it with `spotter stop {name}`")),
-        Some(_) => err.hint(format!("look into it with `spotter ssh --start {name}`")),
+    let err = match (run.outcome, reach) {
+        (None, Reach::Silent) => err.hint(format!(
+            "stop it as it is, and keep its disk, with `spotter stop {name}`"
+        )),
+        (None, _) => err.hint(format!("save it with `spotter stop {name}`")),
+        (Some(_), Reach::Silent) => err,
+        (Some(_), _) => err.hint(format!("look into it with `spotter ssh --start {name}`")),
     };
     let results = |loss: &Loss| loss.what == What::Result;
     let err = match refused.would_lose.iter().any(results) {
-        true => err.hint(format!("bring results home with `spotter fetch {name}`")),
-        false => err,
+        true if reach != Reach::Silent => {
+            err.hint(format!("bring results home with `spotter fetch {name}`"))
+        }
+        _ => err,
     };
     let destroy = match (newest, run.outcome) {
         (false, None) => next::let_go(attempt),
@@ -266,9 +315,9 @@ async fn at_stake(
     run: &RunRecord,
     attempt: &AttemptRecord,
     newest: bool,
-) -> Result<Option<(String, Vec<Loss>)>, CommandError> {
+) -> Result<Option<(Reach, String, Vec<Loss>)>, CommandError> {
     let store = deps.store()?;
-    let silent = |why: String| -> Result<Option<(String, Vec<Loss>)>, CommandError> {
+    let unheard = |reach, why: String| {
         let why = match attempt
             .reason
             .as_ref()
@@ -277,19 +326,19 @@ async fn at_stake(
             Some(kept) => format!("{why}; it was {kept}"),
             None => why,
         };
-        Ok(Some((why, on_record(&store, run, attempt)?)))
+        Ok::<_, CommandError>(Some((reach, why, on_record(&store, run, attempt)?)))
     };
     if !newest {
         let number = attempt.number;
-        return silent(format!(
-            "attempt {number} trained on a box that is stopped and cannot be asked"
-        ));
+        let why = format!("attempt {number} trained on a box that is stopped and cannot be asked");
+        return unheard(Reach::Stopped, why);
     }
     let boxes = deps.market_boxes().await.unwrap_or_default();
     let found = attempt.instance.and_then(|id| boxes.get(&id));
     if found.is_some_and(|found| found.intended == Intended::Stopped) {
         catch_up(ui, deps, run, attempt).await?;
-        return silent("its box is stopped and cannot be asked".to_owned());
+        let why = "its box is stopped and cannot be asked".to_owned();
+        return unheard(Reach::Stopped, why);
     }
     ui.status(format_args!("Asking the box what is saved."));
     let asked = tokio::time::timeout(ASK, async {
@@ -302,27 +351,26 @@ async fn at_stake(
     });
     let (site, status) = match asked.await {
         Ok(Ok(answer)) => answer,
-        unheard => {
-            let why = match unheard {
+        failed => {
+            let why = match failed {
                 Ok(Err(err)) => format!("its box cannot be asked: {err}"),
                 _ => format!("its box did not answer in {} s", ASK.as_secs()),
             };
             catch_up(ui, deps, run, attempt).await?;
-            return silent(why);
+            return unheard(Reach::Silent, why);
         }
     };
     if let Some(backup) = status.backup.as_ref().filter(|backup| backup.unseen) {
-        return silent(format!(
+        let problem = backup.problem.as_deref();
+        let why = format!(
             "its checkpoint directory could not be looked at: {}",
-            backup
-                .problem
-                .as_deref()
-                .unwrap_or("no look at it was had yet")
-        ));
+            problem.unwrap_or("no look at it was had yet")
+        );
+        return unheard(Reach::Here, why);
     }
     let losses = on_box(ui, deps, run, attempt, site.as_ref(), &status).await?;
     let trains = status.session(TRAIN).is_some_and(SessionInfo::is_running);
-    Ok(match (trains, losses.is_empty()) {
+    let at_stake = match (trains, losses.is_empty()) {
         (true, _) => Some(("the training runs".to_owned(), losses)),
         (false, false) => Some((in_words(&losses), losses)),
         // What it was kept for need not be among what it can list.
@@ -334,7 +382,8 @@ async fn at_stake(
             Some((reason.to_owned(), losses))
         }
         (false, true) => None,
-    })
+    };
+    Ok(at_stake.map(|(reason, losses)| (Reach::Here, reason, losses)))
 }
 
 /// A box that went may have left more in the bucket than the record knows.

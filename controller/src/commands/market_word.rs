@@ -57,7 +57,7 @@ impl Deps {
         for instance in instances {
             if let Some(attempt) = claims::owner(&attempts, instance)
                 && attempt.instance.is_some()
-                && attempt.state != State::Loading
+                && (attempt.state != State::Loading || is_charged(instance))
             {
                 store.meter(&attempt.run, attempt.number, instance, now_us)?;
             }
@@ -66,12 +66,25 @@ impl Deps {
     }
 }
 
+/// One that came up while nobody watched is paid for, though its record has it loading.
+fn is_charged(instance: &Instance) -> bool {
+    ledger::rates(instance).gpu_usd_per_hour > 0.0
+}
+
 /// Holds the record of a box against the market's word (pure). `None`: there is no box to speak of.
 pub(super) fn word(
     attempt: &AttemptRecord,
     boxes: &BTreeMap<InstanceId, Instance>,
 ) -> Option<MarketWord> {
-    let id = attempt.instance.filter(|_| attempt.may_cost())?;
+    let is_its = |found: &&Instance| found.label.as_deref() == Some(attempt.label.as_str());
+    let id = match attempt.instance {
+        Some(id) => id,
+        // Whoever rented it ended before its number was on record.
+        None => boxes.values().find(is_its)?.id,
+    };
+    if !attempt.may_cost() {
+        return None;
+    }
     let Some(instance) = boxes.get(&id) else {
         return Some(MarketWord {
             news: Some("box gone"),
@@ -83,6 +96,7 @@ pub(super) fn word(
     let (news, acts) = match (attempt.state, meaning) {
         // As its record says.
         (State::Waiting, Meaning::Queued) => (None, false),
+        (State::Renting, _) => (Some("rented already"), true),
         _ => news(meaning),
     };
     Some(MarketWord {
@@ -198,6 +212,24 @@ mod tests {
             assert!((found.usd_per_hour - usd_per_hour).abs() < 1e-9);
         }
         assert_eq!(word(&attempt(State::Gone), &BTreeMap::new()), None);
+    }
+
+    #[test]
+    fn a_box_that_was_rented_by_one_who_did_not_live_to_record_it_is_known_by_its_label() {
+        let renting = AttemptRecord {
+            instance: None,
+            label: "ours".to_owned(),
+            ..attempt(State::Renting)
+        };
+        let labelled = |label: &str| {
+            let label = Some(label.to_owned());
+            let found = instance(Intended::Running, Actual::Running);
+            BTreeMap::from([(7, Instance { label, ..found })])
+        };
+        let found = word(&renting, &labelled("ours")).unwrap();
+        assert_eq!((found.news, found.acts), (Some("rented already"), true));
+        assert!((found.usd_per_hour - 0.31).abs() < 1e-9);
+        assert_eq!(word(&renting, &labelled("another")), None);
     }
 
     #[test]

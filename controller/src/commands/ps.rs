@@ -10,7 +10,7 @@ use crate::{
     },
     error::CommandError,
     ledger,
-    run::{State, alarms, diagnosis, next, windows},
+    run::{State, alarms, diagnosis, next, silence, windows},
     store::{AttemptRecord, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -62,6 +62,14 @@ struct Row {
     market: Option<MarketWord>,
     /// Process that watches the run; null: nobody does, so nobody would recover it.
     watched_by_pid: Option<u32>,
+    /// Since when nothing was heard of a box that the market calls running; null: it answers, as far as is known.
+    silent_since_us: Option<i64>,
+    /// What is told of that.
+    #[serde(skip)]
+    silence: Option<String>,
+    /// The process that watches is stopped, and does nothing.
+    #[serde(skip)]
+    watcher_halted: bool,
     /// What to do about the box of a run that is over and that is kept for a look.
     #[serde(skip)]
     left_over: Option<String>,
@@ -125,6 +133,9 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
         for unsaved in &row.unsaved {
             ui.warning(format_args!("`{}` is not saved: {unsaved}", row.run));
         }
+        if let Some(silence) = &row.silence {
+            ui.warning(format_args!("`{}`: {silence}", row.run));
+        }
         if let Some(alarm) = &row.backup_alarm {
             ui.warning(format_args!(
                 "the backup of `{}` is behind: {alarm}",
@@ -184,6 +195,7 @@ fn row(
     now_us: i64,
 ) -> Result<Row, CommandError> {
     let latest = attempts.last();
+    let lease = store.lease(&run.name)?;
     let intervals = store.intervals(&run.name)?;
     let charges = store.charged(&run.name)?;
     let newest_first = attempts.iter().rev().map(|attempt| attempt.number);
@@ -239,7 +251,16 @@ fn row(
             None => None,
         },
         market: None,
-        watched_by_pid: store.lease(&run.name)?.map(|lease| lease.pid),
+        watched_by_pid: lease.as_ref().map(|lease| lease.pid),
+        silent_since_us: match latest {
+            Some(attempt) => silence::since_us(store, attempt)?,
+            None => None,
+        },
+        silence: match latest {
+            Some(attempt) => silence::warning(store, run, attempt)?,
+            None => None,
+        },
+        watcher_halted: lease.is_some_and(|lease| lease.is_halted()),
         left_over: match attempts.iter().any(stays) {
             true => next::left_over(store, run)?,
             false => None,
@@ -261,8 +282,9 @@ fn table(rows: &[Row]) -> Table {
     ]);
     for row in rows {
         let watched = match (row.outcome, row.watched_by_pid) {
-            (Some(_), _) => "-".to_owned(),
-            (None, Some(pid)) => format!("pid {pid}"),
+            (_, Some(pid)) if row.watcher_halted => format!("pid {pid}, which is stopped"),
+            (_, Some(pid)) => format!("pid {pid}"),
+            (Some(_), None) => "-".to_owned(),
             (None, None) => "nobody watches".to_owned(),
         };
         let state = match row.outcome {
@@ -275,6 +297,7 @@ fn table(rows: &[Row]) -> Table {
             Some(outcome) if outcome != row.state => format!("{outcome}, {}", row.state),
             Some(outcome) => outcome.to_owned(),
             None if row.stop_requested => format!("{}, stopping", row.state),
+            None if row.silence.is_some() => format!("{}, no word", row.state),
             None if row.contradiction.is_some() => format!("{}, contradicted", row.state),
             None if row.backup_alarm.is_some() => format!("{}, backup behind", row.state),
             None => row.state.clone(),

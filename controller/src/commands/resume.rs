@@ -17,6 +17,7 @@ use crate::{
         State,
         lease::Lease,
         lifecycle::{Goal, Lifecycle},
+        silence,
         site::SiteError,
         to_come, windows,
     },
@@ -186,8 +187,22 @@ pub async fn resume(
     let here = match run.outcome {
         None if elsewhere && waits(&store, &run)? => false,
         None => {
-            return Err(refused(format!("run `{}` has not ended", run.name))
-                .hint(format!("go on with it: `spotter up {}`", run.name)));
+            let (name, err) = (
+                &run.name,
+                refused(format!("run `{}` has not ended", run.name)),
+            );
+            // A box that gives no word is not gone on with.
+            let latest = store.latest_attempt(name)?;
+            let silence = match &latest {
+                Some(latest) => silence::since_us(&store, latest)?,
+                None => None,
+            };
+            return Err(match (silence, elsewhere) {
+                (None, false) => err.hint(format!("go on with it: `spotter up {name}`")),
+                _ => err.hint(format!(
+                    "end it first, its disk kept, with `spotter stop {name}`; then go on with `spotter resume --elsewhere {name}`"
+                )),
+            });
         }
         Some(Outcome::Done) => {
             return Err(refused(format!("run `{}` has ended well", run.name))

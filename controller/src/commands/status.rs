@@ -15,7 +15,7 @@ use crate::{
         diagnosis::Diagnosis,
         foresight,
         lease::Lease,
-        next, restarts,
+        next, restarts, silence,
         summary::RunSummary,
         waiting::{self, Waiting},
         way_on, windows,
@@ -68,6 +68,14 @@ struct Status {
 pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), CommandError> {
     let run = deps.load_run(args.run.as_deref())?;
     let store = deps.store()?;
+    let latest = store.latest_attempt(&run.name)?;
+    let comes_up = latest.is_some_and(|latest| {
+        latest.may_cost() && matches!(latest.state, State::Renting | State::Loading)
+    });
+    if comes_up && !args.recorded && store.lease(&run.name)?.is_none() {
+        // Nobody saw it come up: what it costs only the market knows, which is taken into the record. Its word is shown below.
+        let _ = deps.market_boxes().await;
+    }
     let summary = watching::summary(&store, &run)?;
     let asks = summary.state.is_some_and(|state| {
         matches!(
@@ -96,6 +104,9 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         Some(attempt) if summary.outcome.is_none() => {
             let mut warnings = foresight::warnings(&store, &run.name, attempt.number)?;
             warnings.extend(alarms::disk(&store, &run.name, attempt.number)?);
+            if let Some(latest) = store.latest_attempt(&run.name)? {
+                warnings.extend(silence::warning(&store, &run, &latest)?);
+            }
             warnings
         }
         _ => Vec::new(),
@@ -396,18 +407,40 @@ async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Option<AgentStatus>
     });
     match opened.await {
         Ok(Ok(status)) => Ok(Some(status)),
-        Ok(Err(err)) => {
-            ui.warning(format_args!("the box does not answer: {err}"));
-            Ok(None)
-        }
-        Err(_) => {
+        unheard => {
+            let why = match unheard {
+                Ok(Err(err)) => format!(": {err}"),
+                _ => format!(" within {} s", LIVE_LIMIT.as_secs()),
+            };
             ui.warning(format_args!(
-                "the box does not answer within {} s",
-                LIVE_LIMIT.as_secs()
+                "the box does not answer{why}{}",
+                last_word(deps, run)?
             ));
             Ok(None)
         }
     }
+}
+
+/// When the box was heard last, as far as somebody watched: `; its last word came 7 min ago`.
+fn last_word(deps: &Deps, run: &str) -> Result<String, CommandError> {
+    let store = deps.store()?;
+    let Some(latest) = store.latest_attempt(run)? else {
+        return Ok(String::new());
+    };
+    let since_us = silence::since_us(&store, &latest)?;
+    let Some(heard_us) = since_us.or(silence::last_word_us(&store, &latest)?) else {
+        return Ok(String::new());
+    };
+    let age_us = store.now_us().saturating_sub(heard_us).max(0);
+    let age = Duration::from_micros(age_us.unsigned_abs());
+    Ok(match age < Duration::from_secs(60) {
+        true => "; its last word came within the last minute".to_owned(),
+        false => format!(
+            "; its last word came {} ago, at {}",
+            text::duration(age),
+            text::time(heard_us)
+        ),
+    })
 }
 
 fn show_agent(ui: &mut Ui, agent: &AgentStatus) {

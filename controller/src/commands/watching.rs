@@ -193,6 +193,13 @@ async fn leave(
             return Ok(());
         }
     }
+    if let Some(acting) = store.lease(name)? {
+        ui.status(format_args!(
+            "Left `{name}` to the spotter that acts for it, pid {}.",
+            acting.pid
+        ));
+        return Ok(());
+    }
     ui.status(format_args!(
         "Left `{name}` as it is; nobody watches it now."
     ));

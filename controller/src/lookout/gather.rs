@@ -6,7 +6,7 @@ use crate::{
     error::CommandError,
     lookout::facts::{Facts, Log, News, Reach, Recorded},
     run::{
-        State, alarms, foresight, next, restarts,
+        State, alarms, foresight, next, restarts, silence,
         summary::{AttemptSummary, RunSummary, summarise},
         to_come, waiting, windows,
     },
@@ -264,6 +264,7 @@ fn alerts(
         if let Some(alarm) = alarms::backup(store, name, latest.number)? {
             alerts.push(format!("the backup is behind: {alarm}"));
         }
+        alerts.extend(silence::warning(store, run, latest)?);
         if let Some(why) = restarts::why_not(store, latest)? {
             alerts.push(format!(
                 "its box was restarted and did not start the training again: {why}; go on with `spotter up {name}`"

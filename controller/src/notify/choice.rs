@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    run::{alarms, cadence, diagnosis, restarts, runtime, windows},
+    run::{alarms, cadence, diagnosis, restarts, runtime, silence, windows},
     store::{ENDED, EventRecord},
     ui::text,
 };
@@ -21,9 +21,10 @@ pub(super) fn text(run: &str, event: &EventRecord) -> Option<String> {
     Some(match event.kind.as_str() {
         "backup.alarm" => with("the backup is behind".to_owned(), "reason"),
         "backup.recovered" => "the backup is up to date again".to_owned(),
-        cadence::EVENT | "credit_low" | "contract_ends" | "bill_doubtful" => {
+        cadence::EVENT | silence::SILENT | "credit_low" | "contract_ends" | "bill_doubtful" => {
             word("text")?.to_owned()
         }
+        silence::HEARD => "its box answers again".to_owned(),
         "disk.filling" => alarms::filling_text(run, detail),
         "credentials.expiring" => {
             let left_s = detail["left_s"].as_u64().unwrap_or_default();
@@ -135,6 +136,16 @@ mod tests {
                 "backup.recovered",
                 json!({}),
                 "the backup is up to date again",
+            ),
+            (
+                "box_silent",
+                json!({"since_us": 1, "text": "no word"}),
+                "no word",
+            ),
+            (
+                "box_heard",
+                json!({"silent_s": 400}),
+                "its box answers again",
             ),
             (
                 "checkpoint.rare",

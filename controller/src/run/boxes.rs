@@ -56,7 +56,9 @@ impl Lifecycle {
                 Fate::Stop { run, attempt } => {
                     self.report.status(
                         &run,
-                        &format!("Instance {id} was given back by the market: stopping it."),
+                        &format!(
+                            "Instance {id} of attempt {attempt} was given up and is still meant to run: stopping it."
+                        ),
                     );
                     self.provider.stop(id).await?;
                     let detail = serde_json::json!({"instance": id});

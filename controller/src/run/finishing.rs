@@ -12,7 +12,7 @@ use crate::{
         boxes::{KEPT, has_bucket, is_presigned},
         bringing_up::{TRAIN, ended_text, last_lines},
         diagnosis::{self, Diagnosis},
-        halt::{Halt, refused},
+        halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         site::{Site, SiteError},
         windows::BoxEnding,
@@ -300,11 +300,7 @@ impl Lifecycle {
             ..run.clone()
         };
         let stopped = async {
-            let site = self.site_of(run, attempt, site).await?;
-            let status = site
-                .status()
-                .await
-                .map_err(|err| refused("its agent did not answer", err))?;
+            let (site, status) = self.reach_to_stop(run, attempt, site, ending).await?;
             // One that has ended, or whose start never came through, has nothing to end.
             if status.session(TRAIN).is_some_and(SessionInfo::is_running) {
                 self.say(run, "Stopping the training.");
@@ -349,6 +345,9 @@ impl Lifecycle {
                 *site = None;
                 tokio::time::sleep(LOOK_AGAIN).await;
                 return Ok(());
+            }
+            Err(Halt::Lost(why)) if matches!(ending, Ending::Asked) => {
+                return self.stop_silent(run, attempt, &why);
             }
             // The box went while it was being stopped: what was committed is in the bucket.
             Err(Halt::Interrupted(why) | Halt::Lost(why) | Halt::StoppedByHand(why)) => {

@@ -60,7 +60,7 @@ impl Interruption {
                 format!(" It was at step {step}, which the checkpoint of step {saved} holds.")
             }
             Some(saved) => format!(
-                " It was at step {step}: the {lost} steps after the newest checkpoint, of step {saved}, are to be trained again."
+                " It was at step {step}: the {lost} steps after the newest checkpoint, of step {saved}, are to be trained again, unless the box could still save them."
             ),
         })
     }
@@ -186,7 +186,7 @@ mod tests {
             Some(137),
             Some(120),
             Some(
-                " It was at step 137: the 17 steps after the newest checkpoint, of step 120, are to be trained again.",
+                " It was at step 137: the 17 steps after the newest checkpoint, of step 120, are to be trained again, unless the box could still save them.",
             ),
         );
         check(

@@ -30,6 +30,17 @@ impl Lease {
         if !store.take_lease(run, &holder, TTL)? {
             return Ok(None);
         }
+        Ok(Some(Self::held(store, run, holder)))
+    }
+
+    /// Takes the lease of a run from whoever holds it, which does not act any more from now on.
+    pub fn take_over(store: &Arc<Store>, run: &str) -> Result<Option<Lease>, StoreError> {
+        let holder = ulid::Ulid::generate().to_string();
+        let taken = store.take_over_lease(run, &holder, TTL)?;
+        Ok(taken.then(|| Self::held(store, run, holder)))
+    }
+
+    fn held(store: &Arc<Store>, run: &str, holder: String) -> Lease {
         let lost = CancellationToken::new();
         let renewing = tokio::spawn(renew(
             Arc::clone(store),
@@ -37,13 +48,13 @@ impl Lease {
             holder.clone(),
             lost.clone(),
         ));
-        Ok(Some(Lease {
+        Lease {
             store: Arc::clone(store),
             run: run.to_owned(),
             holder,
             lost,
             renewing,
-        }))
+        }
     }
 
     /// Ends when somebody else has taken the lease: the holder must stop acting at once.

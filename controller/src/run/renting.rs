@@ -717,7 +717,8 @@ impl Lifecycle {
     /// The record still stands as we know it, and nobody asked for the end.
     pub(crate) fn still_ours(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<(), Halt> {
         let now = self.store.run(&run.name)?;
-        if now.stop_requested && !run.stop_requested {
+        let has_ended = now.outcome.is_some() && run.outcome.is_none();
+        if has_ended || (now.stop_requested && !run.stop_requested) {
             return Err(Halt::Superseded);
         }
         let latest = self.store.latest_attempt(&run.name)?;

@@ -28,6 +28,10 @@ pub async fn keep(
     let mut told = false;
     loop {
         if let Some(lease) = Lease::take(&lifecycle.store, name)? {
+            if std::mem::take(&mut told) && lifecycle.store.run(name)?.outcome.is_none() {
+                let text = "The other spotter does not act for this run any more: this one does from now on.";
+                lifecycle.report.status(name, text);
+            }
             let stop = CancellationToken::new();
             let driven = async {
                 let done = lifecycle.drive(name, goal).await;

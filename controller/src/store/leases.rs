@@ -27,6 +27,20 @@ pub struct Lease {
 }
 
 impl Store {
+    /// Takes the run's lease for `ttl` from whoever has it: that one's fences hold from now on, and it finds out at its next
+    /// renewal. `false`: yet another one was quicker.
+    pub fn take_over_lease(
+        &self,
+        run: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        self.lock()
+            .execute("DELETE FROM leases WHERE run = ?1", params![run])
+            .map_err(doing("take the lease over"))?;
+        self.take_lease(run, holder, ttl)
+    }
+
     /// Takes the run's lease for `ttl` when nobody has it, its time is over, its holder's process is no more, or `holder`
     /// has it already. `false`: somebody else watches.
     pub fn take_lease(&self, run: &str, holder: &str, ttl: Duration) -> Result<bool, StoreError> {
@@ -159,6 +173,21 @@ fn this_host() -> String {
     )
 }
 
+impl Lease {
+    /// Whether its process is there and stopped (`SIGSTOP`, Ctrl-Z): it does nothing until somebody lets it go on.
+    pub fn is_halted(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        self.host == this_host() && is_halted(&stat)
+    }
+}
+
+/// Whether `/proc/PID/stat` tells of a process that is stopped (pure).
+fn is_halted(stat: &str) -> bool {
+    // `pid (name) state parent ...`, and a name may hold anything.
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| state.starts_with(['T', 't']))
+}
+
 /// Whether a process of that number exists. A number that was given to another process keeps the lease until it expires:
 /// late, but never two watchers.
 fn is_alive(pid: u32) -> bool {
@@ -166,4 +195,22 @@ fn is_alive(pid: u32) -> bool {
         return false;
     };
     signal::kill(unistd::Pid::from_raw(pid), None) != Err(Errno::ESRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_stopped_is_known_by_its_state_whatever_it_is_called() {
+        for (stat, expected) in [
+            ("7 (spotter) T 1 7 7", true),
+            ("7 (a) T b) t 1 7 7", true),
+            ("7 (spotter) S 1 7 7", false),
+            ("7 (a) T b) R 1 7 7", false),
+            ("", false),
+        ] {
+            assert_eq!(is_halted(stat), expected, "{stat}");
+        }
+    }
 }
