@@ -87,7 +87,7 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
         end()?;
     }
     // They see that, deal with the box and let go; then nobody rents behind our back.
-    let _lease = take_lease(ui, &store, &run.name).await?;
+    let _lease = take_lease(ui, &store, &run.name, args.lose_data).await?;
     if store.run(&run.name)?.outcome.is_none() {
         end()?;
     }
@@ -194,7 +194,12 @@ async fn destroy_older(
 }
 
 /// Waits for whoever acts for the run to let go.
-async fn take_lease(ui: &mut Ui, store: &Arc<Store>, run: &str) -> Result<Lease, CommandError> {
+async fn take_lease(
+    ui: &mut Ui,
+    store: &Arc<Store>,
+    run: &str,
+    lose_data: bool,
+) -> Result<Lease, CommandError> {
     let limit = tokio::time::Instant::now() + LEASE_LIMIT;
     let patience = tokio::time::Instant::now() + GIVE_WAY;
     let mut told = false;
@@ -213,7 +218,7 @@ async fn take_lease(ui: &mut Ui, store: &Arc<Store>, run: &str) -> Result<Lease,
             ));
         }
         if tokio::time::Instant::now() >= patience
-            && may_be_overruled(store, run)?
+            && may_be_overruled(store, run, lose_data)?
             && let Some(lease) = Lease::take_over(store, run)?
         {
             ui.status(format_args!(
@@ -237,13 +242,13 @@ async fn take_lease(ui: &mut Ui, store: &Arc<Store>, run: &str) -> Result<Lease,
 }
 
 /// Whoever watches a training, or one that has ended, has rented nothing that is not on record.
-fn may_be_overruled(store: &Store, run: &str) -> Result<bool, CommandError> {
+fn may_be_overruled(store: &Store, run: &str, lose_data: bool) -> Result<bool, CommandError> {
     let latest = store.latest_attempt(run)?;
-    Ok(latest.is_some_and(|latest| {
-        matches!(
-            latest.state,
-            State::Running | State::Stopped | State::Failed | State::Lost | State::Gone
-        )
+    Ok(latest.is_some_and(|latest| match latest.state {
+        State::Running | State::Stopped | State::Failed | State::Lost | State::Gone => true,
+        // What it brings home is not wanted any more.
+        State::Finishing | State::Collected => lose_data,
+        _ => false,
     }))
 }
 

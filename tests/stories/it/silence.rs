@@ -182,6 +182,27 @@ async fn a_spotter_that_does_not_let_go_of_a_training_is_overruled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_box_that_goes_silent_while_its_end_is_brought_home_may_be_given_up() {
+    let world = World::new(2, 40);
+    world.plan(&spec(RUN));
+    let acting = async {
+        let lifecycle = world.another_process();
+        vigil::keep(&lifecycle, RUN, Goal::End).await.unwrap()
+    };
+    let (run, ()) = tokio::join!(acting, async {
+        world.until(RUN, 1, State::Finishing).await;
+        world.boxes.script().cut = true;
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        let words = ["spotter", "destroy", "--lose-data", RUN];
+        let (result, written) = typed(&world, &words).await;
+        result.unwrap();
+        assert!(written.contains("it is overruled"), "{written}");
+    });
+    assert_eq!(run.outcome, Some(Outcome::Stopped));
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_silence_of_a_host_that_the_market_calls_offline_is_told_with_when_it_is_given_up() {
     let world = World::new(4, 400);
     world.plan(&spec(RUN));
