@@ -41,7 +41,7 @@ mod tests {
             let numbered = keys.iter().copied().zip(0_usize..);
             let (mut ours, mut theirs): (Vec<_>, Vec<_>) = numbered.map(|pair| (pair, pair)).unzip();
             sort_by(&mut ours, |(one, _), (other, _)| one.cmp(other));
-            theirs.sort_by(|(one, _), (other, _)| one.cmp(other));
+            theirs.sort_by_key(|(one, _)| *one);
             prop_assert_eq!(ours, theirs);
         }
     }

@@ -29,7 +29,7 @@ async fn what_is_started_may_open_as_many_files_as_its_user_may_though_the_daemo
         .unwrap()
         .parse()
         .unwrap();
-    assert_eq!(soft, hard.min(8192).max(OF_THE_USER));
+    assert_eq!(soft, hard.clamp(OF_THE_USER, 8192));
 
     bed.start("train", "echo may open $(ulimit -Sn) of $(ulimit -Hn)")
         .await
