@@ -58,12 +58,16 @@ fn key_before(text: &str, line: u64, column: u64) -> Option<&str> {
     let line = text
         .lines()
         .nth(usize::try_from(line.checked_sub(1)?).ok()?)?;
-    let before = line.get(..usize::try_from(column.checked_sub(1)?).ok()?)?;
-    let key = before.trim_end().strip_suffix(':')?;
-    let start = key
-        .rfind(|c: char| !(c.is_ascii_lowercase() || c == '_'))
-        .map_or(0, |at| at + 1);
-    let key = &key[start..];
+    // Columns are characters.
+    let column = usize::try_from(column.checked_sub(1)?).ok()?;
+    let end = line
+        .char_indices()
+        .nth(column)
+        .map_or(line.len(), |(at, _)| at);
+    let key = line[..end].trim_end().strip_suffix(':')?;
+    let key = key
+        .rsplit(|c: char| !(c.is_ascii_lowercase() || c == '_'))
+        .next()?;
     (1..=20).contains(&key.len()).then_some(key)
 }
 
@@ -165,6 +169,14 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: &str) {
         assert_eq!(from_yaml::<Sample>(text).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn the_key_before_a_value_is_found_among_letters_of_any_length() {
+        assert_eq!(key_before("&ڑname: tiny", 1, 9), Some("name"));
+        assert_eq!(key_before("éé: 1, name: [", 1, 14), Some("name"));
+        assert_eq!(key_before("name:", 1, 9), Some("name"));
+        assert_eq!(key_before("ڑ: x", 1, 4), None);
     }
 
     #[test]
