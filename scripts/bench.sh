@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Prints what spotter costs: starting the command line, beside the official client; from an sshd that answers to a running
 # training; the agent in memory and CPU; an upload and a restore beside other tools, and what a training feels of it;
-# `spotter serve` with 1,000 agents. Never a test: a figure depends on the machine.
+# `spotter serve` with 1,000 agents; how old a printed line is when it is read, beside `ssh tail -F`; how fast logs are understood.
+# Never a test: a figure depends on the machine.
 #
-#   scripts/bench.sh [start] [box] [agent] [upload] [restore] [slowdown] [serve]     all of them by default
+#   scripts/bench.sh [start] [box] [agent] [upload] [restore] [slowdown] [serve] [latency] [parse]     all of them by default
 #
 # BENCH_LARGE_MIB, BENCH_SMALL_FILES and BENCH_TIMES make `restore` smaller, to try it out.
 set -euo pipefail
@@ -11,7 +12,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/needs.sh
 . scripts/needs.sh
 
-[ $# -gt 0 ] || set -- start box agent upload restore slowdown serve
+[ $# -gt 0 ] || set -- start box agent upload restore slowdown serve latency parse
 need_cargo
 venv vastai==1.9.1
 
@@ -178,9 +179,21 @@ serve() {
   cargo run --release --quiet -p spotter --example fan-in
 }
 
+# From a training's print to the laptop, at 10 and at 10,000 lines a second.
+latency() {
+  need openssh-server:sshd openssh-client:ssh rsync:rsync tmux:tmux libnss-wrapper:'/usr/lib*/libnss_wrapper.so|/usr/lib/*/libnss_wrapper.so'
+  local agent
+  agent=$(realpath "$(scripts/build-agent.sh)")
+  cargo build --quiet --release -p spotter -p spotter-sim
+  SPOTTER_AGENT=$agent target/venv/bin/python scripts/bench_latency.py target/release
+}
+
+# Logs of every shape, on one core.
+parse() { cargo run --quiet --release -p spotter-trainlog --example throughput; }
+
 for part in "$@"; do
   case $part in
-    start | box | agent | upload | restore | slowdown | serve) "$part" ;;
-    *) say "unknown part $part: start, box, agent, upload, restore, slowdown and serve are all there are"; exit 2 ;;
+    start | box | agent | upload | restore | slowdown | serve | latency | parse) "$part" ;;
+    *) say "unknown part $part: start, box, agent, upload, restore, slowdown, serve, latency and parse are all there are"; exit 2 ;;
   esac
 done

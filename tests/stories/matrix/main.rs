@@ -3,7 +3,7 @@
 //! whoever brings a checkpoint down is killed at every point of that.
 //!
 //! Nothing is picked by hand: the agent names its points (feature `faults`), the server its faults. `scripts/whole matrix` runs every
-//! cell, by `SPOTTER_MATRIX=whole`, which takes two cores a quarter of an hour; otherwise one of 30 is drawn by a seed (`SPOTTER_MATRIX_SEED` draws
+//! cell, by `SPOTTER_MATRIX=whole`, which takes two cores most of an hour; otherwise one of 30 is drawn by a seed (`SPOTTER_MATRIX_SEED` draws
 //! others). `SPOTTER_MATRIX_ONLY=END/SWITCH/POINT` runs one (`Restore` or `Pull` for the END of the way back).
 #![allow(
     clippy::unwrap_used,
