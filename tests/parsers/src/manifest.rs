@@ -12,7 +12,11 @@ pub(crate) fn check(bytes: &[u8]) {
     if let Some(manifest) = opened.or_else(forged) {
         // A checkpoint that is one file has no name of its own.
         for file in &manifest.files {
-            assert!(file.path.is_empty() || check_path(&file.path).is_ok(), "{:?}", file.path);
+            assert!(
+                file.path.is_empty() || check_path(&file.path).is_ok(),
+                "{:?}",
+                file.path
+            );
         }
         manifest.total_bytes();
     }
