@@ -260,7 +260,7 @@ async fn a_box_that_came_up_while_nobody_watched_is_told_with_its_price() {
     let (result, written) = typed(&world, &["spotter", "cost", RUN]).await;
     result.unwrap();
     assert!(
-        written.contains("the rest lasts 4.2 h at $0.240/h"),
+        written.contains("the rest lasts 4.0 h at $0.240/h"),
         "{written}"
     );
     let (result, written) = typed(&world, &["spotter", "status", RUN]).await;
