@@ -151,6 +151,8 @@ impl Copy<'_> {
             "--info=progress2",
             "--outbuf=L",
             "--timeout=60",
+            // Our remote shell ends in a program that writes as programs do: into a pipe that makes it wait when it is full.
+            "--blocking-io",
         ]);
         command
             .args(self.extra)
