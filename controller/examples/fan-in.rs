@@ -57,6 +57,8 @@ const WARM_UP: Duration = Duration::from_secs(20);
 const SCRAPE: Duration = Duration::from_secs(15);
 
 fn main() -> anyhow::Result<()> {
+    // As the program itself does; fails only when somebody chose before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, usual: u64| args.get(at).map_or(Ok(usual), |text| text.parse());
     let runtime = tokio::runtime::Builder::new_multi_thread()
