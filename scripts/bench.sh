@@ -176,6 +176,8 @@ slowdown() {
 # One `spotter serve` with 1,000 agents of 8 GPUs at 1 Hz, which are made up, and tools that read it: CPU, memory, worst delay, each
 # beside its limit.
 serve() {
+  # A socket and more for each agent.
+  ulimit -n 16384 2>/dev/null || ulimit -n "$(ulimit -H -n)"
   cargo run --release --quiet -p spotter --example fan-in
 }
 
