@@ -21,13 +21,16 @@ const NO_KEYS: &[(&str, &str)] = &[
          grave throughput gpu_idle memory metric by max_runtime no_progress contradiction backup reason fit largest_bytes \
          free_bytes full_in_s there kept behind box_wiped box_not_wiped ended outcome \
          events_gap from to budget way_chosen way wait bid move text hours ways usd usd_per_hour delay_hours easy_hours delay_usd stop_requested box_stopped box_destroyed instance \
-         planned plan status checkpoint last_step uploads_wait old_box_kept old_box_let_go path storage_usd_per_hour",
+         planned plan status checkpoint last_step uploads_wait old_box_kept old_box_let_go path storage_usd_per_hour \
+         bring_up_failed container_log keys_on_disk copied_from_sibling kib rebooted bill_doubtful charged_usd metered_usd box_silent since_us box_heard silent_s resume to_come",
     ),
     (
         ENDED,
         "run up resume stop wait status ps events metrics limits session class failure_class parse evidence line meaning advice",
     ),
     ("cost", "hours usd measured optimistic base pessimistic"),
+    // It is for boxes that are rented on demand, and this story's is not.
+    ("prepay", "run attempt instance usd months discount"),
     (
         "history",
         "add edit trained smoked typed imported workdir removed added known forgiven since_us until_us avoided reason",
