@@ -1,10 +1,11 @@
-//! A line to a box over a port of loopback: one `sshd -i` for each connection. It counts what each brings, and holds it.
+//! A line to a box over a port of loopback: one `sshd -i` for each connection. It counts what each brings, and all but
+//! holds it.
 
 use std::{
     fs,
     process::Stdio,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -17,7 +18,10 @@ use tokio::{
 
 use crate::sshd::{HOST, TestBox};
 
-/// When the bytes of a connection stand still.
+/// A held connection carries one piece in such a time: where nothing came at all, ssh would take it for dead after 15 s.
+const TRICKLE: Duration = Duration::from_secs(1);
+
+/// When the bytes of a connection stand still, or nearly.
 #[derive(Debug, Clone, Copy)]
 pub enum Hold {
     /// Never.
@@ -151,7 +155,8 @@ async fn carry(client: TcpStream, line: &str, number: usize, state: &Mutex<State
     let down = async {
         let mut buffer = vec![0; 32 << 10];
         loop {
-            while state.lock().unwrap().is_held(number) {
+            let since = Instant::now();
+            while state.lock().unwrap().is_held(number) && since.elapsed() < TRICKLE {
                 sleep(Duration::from_millis(5)).await;
             }
             match from_box.read(&mut buffer).await {
