@@ -375,7 +375,7 @@ async fn a_file_of_the_same_size_and_time_with_other_bytes_is_brought_anew() {
 async fn an_error_names_the_file_that_did_not_come_and_the_others_come_all_the_same() {
     let files = [("a", 9), ("b", 9), ("c", 9)];
     let (behind, tunnel) = Behind::new(Method::Rsync, &files).await;
-    fs::remove_file(behind.test_box.path("home/work/b")).unwrap();
+    fs::remove_file(behind.test_box.path("home/work").join("b")).unwrap();
     let err = behind.fetch(&tunnel, &mut |_| ()).await.unwrap_err();
     let text = chain(&err);
     assert!(
