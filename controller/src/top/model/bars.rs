@@ -2,7 +2,7 @@
 
 use super::{Bar, SILENT_US, Tone, ago, clock, grouped, span};
 use crate::{
-    lookout::facts::{Facts, Live, signed},
+    lookout::facts::{Facts, Live, Reach, signed},
     run::to_come::STEADY,
     ui::text,
 };
@@ -89,6 +89,7 @@ pub(super) fn progress(facts: &Facts, left: Option<Left>, now_us: i64) -> Bar {
         tone = Tone::Warn;
     }
     parts.push(match (step, total) {
+        (None, _) if is_being_asked(facts) => "asking its box".to_owned(),
         (None, _) => "no step yet".to_owned(),
         (Some(step), None) => format!("step {}", grouped(step)),
         (Some(step), Some(total)) => format!("step {} of {}", grouped(step), grouped(total)),
@@ -105,6 +106,11 @@ pub(super) fn progress(facts: &Facts, left: Option<Left>, now_us: i64) -> Bar {
         parts,
         tone,
     }
+}
+
+/// What its box says is not known yet: "no step yet" would be told as if it had said so.
+fn is_being_asked(facts: &Facts) -> bool {
+    facts.reach == Reach::Connecting && facts.live.status.is_none()
 }
 
 /// For how long the training has printed nothing of its progress.

@@ -67,6 +67,18 @@ fn what_is_left_is_told_by_the_steps_that_are_seen_then_by_the_last_window() {
 }
 
 #[test]
+fn a_box_that_is_being_asked_has_not_said_that_there_is_no_step() {
+    let mut facts = examples::live(1);
+    facts.forget_box();
+    facts.log = crate::lookout::facts::Log::default();
+    facts.recorded.step = None;
+    let said = |facts: &Facts| view(facts, NOW_US).progress.parts[0].clone();
+    assert_eq!(said(&facts), "no step yet");
+    facts.reach = crate::lookout::facts::Reach::Connecting;
+    assert_eq!(said(&facts), "asking its box");
+}
+
+#[test]
 fn a_training_that_prints_nothing_is_told() {
     let mut facts = examples::live(1);
     let status = facts.live.status.as_mut().unwrap();
