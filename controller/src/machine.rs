@@ -1,5 +1,7 @@
-//! The real [`Site`]: ssh, the agent behind it, and rsync, made to one box. [`left`]: what a box that is gone left in its bucket.
+//! The real [`Site`]: ssh, the agent behind it, and rsync, made to one box. `keys`: what it is given to reach its bucket; `left`: what one
+//! that is gone left there.
 
+mod keys;
 mod left;
 
 use std::{
@@ -11,8 +13,7 @@ use std::{
 use async_trait::async_trait;
 use futures::StreamExt;
 use spotter_bucket::{
-    Bucket, Ending, ErrorKind, Layout, S3Bucket, S3Options, Target, Vault, grants::NOT_GRANTED,
-    prove,
+    Bucket, Ending, Layout, S3Bucket, S3Options, Target, Vault, grants::NOT_GRANTED, prove,
 };
 
 use crate::{
@@ -23,11 +24,16 @@ use crate::{
     },
     bootstrap::{self, AgentBinary, BootstrapError},
     clock::Clock,
-    credentials::{Place as Server, key_ring::KeyRing},
+    credentials::{
+        Place as Server,
+        key_ring::{BoxKeys, KeyRing},
+    },
     error::chain,
-    granting::{Granting, GrantingError},
-    run::site::{KeysGiven, LeftLog, Place, Progress, SAMPLES_AT_ONCE, Site, SiteError, Sites},
-    spec::{BucketServer, Checkpoints, KeyMode, RunSpec, WebhookFrom},
+    run::site::{
+        FreshKeys, KeysGiven, LeftLog, Place, Progress, SAMPLES_AT_ONCE, Site, SiteError, Sites,
+        Trial,
+    },
+    spec::{BucketServer, Checkpoints, RunSpec, WebhookFrom},
     sync::{self, SyncError},
     tunnel::{self, FailureKind, Patience, SshHome, Tunnel, TunnelError},
 };
@@ -114,68 +120,7 @@ impl Machines {
     }
 
     async fn client(&self, to: &str, server: &BucketServer) -> Result<S3Bucket, SiteError> {
-        client(&self.keys, to, server).await
-    }
-}
-
-/// A client for a bucket with the keys of this laptop, which are renewed while it is used.
-async fn client(
-    keys: &Arc<KeyRing>,
-    to: &str,
-    server: &BucketServer,
-) -> Result<S3Bucket, SiteError> {
-    let access = keys.access().await.map_err(|err| local(&err))?;
-    let place = access.place.at(server);
-    let target = place.target(to).map_err(|err| local(&err))?;
-    let newest = keys.newest(access.credentials);
-    let bucket = S3Bucket::new(
-        target,
-        Arc::new(move || Some(newest.credentials())),
-        S3Options::default(),
-    )
-    .map_err(|err| local(&err))?;
-    let authorities = place.authorities().map_err(|err| local(&err))?;
-    if !authorities.is_empty() {
-        bucket
-            .trust(authorities.as_bytes())
-            .map_err(|err| local(&err))?;
-    }
-    Ok(bucket)
-}
-
-impl Machine {
-    /// The bucket of a run whose box gets no keys.
-    async fn granting(&self) -> Result<Option<Granting>, SiteError> {
-        let kept = self.checkpoints.as_ref();
-        let kept = kept.filter(|kept| kept.keys.mode == KeyMode::Presigned);
-        let Some((kept, to)) = kept.and_then(|kept| Some((kept, kept.to.as_deref()?))) else {
-            return Ok(None);
-        };
-        let bucket = client(&self.keys, to, &kept.server).await?;
-        let granting = Granting::new(bucket, &self.run, kept).map_err(|err| local(&err))?;
-        Ok(Some(granting))
-    }
-
-    /// Signs for the box what it may do next.
-    async fn give_grants(&self, granting: &Granting) -> Result<KeysGiven, SiteError> {
-        let status = self.status().await?;
-        let backup = status.backup.unwrap_or_default();
-        let batches = granting.round(status.attempt, &backup).await;
-        let batches = batches.map_err(|err| match err {
-            GrantingError::Bucket(err) if err.kind == ErrorKind::Transient => {
-                SiteError::Unreachable(chain(&err))
-            }
-            err => local(&err),
-        })?;
-        for batch in batches {
-            self.client.give_grants(batch).await.map_err(agent_failed)?;
-        }
-        let backup = self.status().await?.backup.unwrap_or_default();
-        Ok(KeysGiven {
-            expires_us: backup.keys_expire_us,
-            signed_for: Some(backup.checkpoints_left.unwrap_or(0)),
-            ..KeysGiven::default()
-        })
+        keys::client(&self.keys, to, server).await
     }
 }
 
@@ -356,29 +301,16 @@ impl Site for Machine {
         self.client.configure(&config).await.map_err(agent_failed)
     }
 
-    async fn give_credentials(&self) -> Result<KeysGiven, SiteError> {
-        let bucket = self.checkpoints.as_ref();
-        let Some((kept, to)) = bucket.and_then(|kept| Some((kept, kept.to.as_deref()?))) else {
-            return Ok(KeysGiven::default());
-        };
-        if let Some(granting) = self.granting().await? {
-            return self.give_grants(&granting).await;
-        }
-        let keys = self
-            .keys
-            .for_box(&kept.keys, to, &kept.server, &self.run)
-            .await
-            .map_err(|err| SiteError::Local(chain(&err)))?;
-        self.client
-            .set_credentials(&keys.credentials, kept.keys.persist)
-            .await
-            .map_err(agent_failed)?;
-        Ok(KeysGiven {
-            run_only: keys.run_only,
-            expires_us: keys.credentials.expires_us,
-            why_own: keys.why_own,
-            signed_for: None,
-        })
+    async fn fresh_keys(&self) -> Result<FreshKeys, SiteError> {
+        self.find_keys().await
+    }
+
+    async fn try_keys(&self, keys: &BoxKeys) -> Trial {
+        self.try_from_here(keys).await
+    }
+
+    async fn give_credentials(&self, keys: &FreshKeys) -> Result<KeysGiven, SiteError> {
+        self.hand_over(keys).await
     }
 
     async fn prove_bucket(&self) -> Result<(), SiteError> {

@@ -19,6 +19,7 @@ mod fetching;
 pub mod finishing;
 pub mod foresight;
 pub(crate) mod halt;
+pub(crate) mod handing;
 pub mod interruptions;
 pub mod judge;
 pub mod known;

@@ -2,6 +2,7 @@
 
 mod copies;
 mod decide;
+mod keys;
 mod link;
 
 use std::{sync::Arc, time::Duration};
@@ -11,10 +12,10 @@ use tokio::time::Instant;
 use self::copies::Samples;
 use self::decide::{HEARTBEAT_LATE, Sight, Verdict, decide, went_with_its_container};
 pub(crate) use self::decide::{SIGNAL_EXPLAINED, ended_by_signal};
+use self::keys::Keys;
 use self::link::Link;
 use crate::{
     agent_client::{AgentStatus, SessionState},
-    doctor::diagnosis::KeyFault,
     ledger,
     provider::{Instance, ProviderError},
     run::{
@@ -43,18 +44,9 @@ const MARKET: Duration = Duration::from_secs(10);
 const MONEY: Duration = Duration::from_secs(10);
 /// Between two looks at what is ahead: credit, and the end of the contract.
 const AHEAD: Duration = Duration::from_secs(10 * 60);
-/// Bucket keys are handed over again this often: temporary ones expire, and a restarted agent has none.
-const CREDENTIALS: Duration = Duration::from_secs(10 * 60);
 
 /// Longest time for one word of a box that is left alone afterwards: an ssh login, and an agent that is replaced.
 const LOOK_IN: Duration = Duration::from_secs(60);
-/// Between two tries to get keys where something on this laptop is in the way.
-const KEYS_AGAIN: Duration = Duration::from_secs(60);
-/// Nothing is signed anew more often than this.
-const GRANTS_AGAIN: Duration = Duration::from_secs(20);
-/// How the agent begins to say that it is a matter of rights.
-const REFUSED: &str = "the bucket refuses our keys";
-
 /// What the watcher knows between two looks.
 struct View {
     status: Option<AgentStatus>,
@@ -65,12 +57,7 @@ struct View {
     instance_since: Instant,
     asked: Option<Instant>,
     link: Link,
-    keys_due: Instant,
-    /// Not before this, since they were refused a moment ago; and what was told of it.
-    keys_wait: Instant,
-    keys_problem: Option<String>,
-    /// Checkpoints that were signed for when that was done last.
-    signed_for: Option<u32>,
+    keys: Keys,
     boot: Option<String>,
     restarted: bool,
     ended: Option<Instant>,
@@ -139,11 +126,7 @@ impl Lifecycle {
             instance_since: now,
             asked: None,
             link: Link::default(),
-            // A fresh start has just given them; an older run gets them at once.
-            keys_due: now,
-            keys_wait: now,
-            keys_problem: None,
-            signed_for: None,
+            keys: Keys::new(now),
             boot: None,
             restarted: false,
             ended: None,
@@ -455,47 +438,8 @@ impl Lifecycle {
         }
         self.follow_samples(run, attempt, site, &mut view.samples)
             .await;
-        // Of huge checkpoints one or two are all that is signed for at a time.
-        let enough = view.signed_for.map_or(3, |left| left.min(3));
-        let wants_keys = status.backup.as_ref().is_some_and(|backup| {
-            backup.problem.is_some() || backup.checkpoints_left.is_some_and(|left| left < enough)
-        });
-        let is_refused = status.backup.as_ref().is_some_and(|backup| {
-            let problem = backup.problem.as_deref();
-            problem.is_some_and(|problem| problem.contains(REFUSED))
-        });
-        let due = wants_keys || view.keys_due <= Instant::now();
-        if status.backup.is_some() && due && view.keys_wait <= Instant::now() {
-            match site.give_credentials().await {
-                Ok(given) => {
-                    let renew_in = given.renew_in(self.clock.now_us(), CREDENTIALS);
-                    view.keys_due = Instant::now() + renew_in;
-                    if given.signed_for.is_some() {
-                        // What is refused as soon as it is signed is for a person to mend.
-                        let again = match is_refused {
-                            true => KEYS_AGAIN,
-                            false => GRANTS_AGAIN,
-                        };
-                        view.keys_wait = Instant::now() + again;
-                        view.signed_for = given.signed_for;
-                    }
-                    view.keys_problem = None;
-                }
-                Err(err @ SiteError::Unreachable(_)) => {
-                    tracing::debug!(%err, "bucket keys wait for the next look");
-                }
-                Err(err) => {
-                    view.keys_wait = Instant::now() + KEYS_AGAIN;
-                    let problem = err.to_string();
-                    if view.keys_problem.as_ref() != Some(&problem) {
-                        let text = format!(
-                            "Fresh bucket keys were not handed over: {problem}. Trying again every minute."
-                        );
-                        self.say(run, &text);
-                        view.keys_problem = Some(problem);
-                    }
-                }
-            }
+        if let Some(backup) = &status.backup {
+            self.renew_keys(run, site, backup, &mut view.keys).await;
         }
         let step = status.training.as_ref().and_then(|training| training.step);
         if let Some(training) = &status.training
@@ -515,18 +459,7 @@ impl Lifecycle {
             let why = alarms::backup(&self.store, &run.name, attempt.number)?
                 .or_else(|| status.backup.as_ref()?.problem.clone())
                 .unwrap_or_else(|| "no commit in time".to_owned());
-            let more = if why.contains(REFUSED) && KeyFault::of(&why) == Some(KeyFault::Expired) {
-                " Get new keys where these came from (`aws sso login`): they are handed over within a minute of being there, and \
-                 nothing that waits is lost."
-                    .to_owned()
-            } else if why.contains(REFUSED) {
-                format!(
-                    " See what is refused and what to grant: `spotter doctor bucket {}`.",
-                    run.name
-                )
-            } else {
-                String::new()
-            };
+            let more = keys::advice(&run.name, &why);
             self.say(run, &format!("The backup is behind: {why}.{more}"));
             let kept = run.spec.checkpoints.as_ref();
             if let Some(kept) = kept.filter(|kept| kept.on_stale == OnStale::Stop) {
@@ -588,9 +521,7 @@ impl View {
         let now = Instant::now();
         // An end is judged first: what ended by a signal may have gone with its box.
         let status = self.status.as_ref().filter(|_| self.ended.is_none());
-        status.is_some_and(|status| {
-            status.backup.is_none() || self.keys_due > now || self.keys_wait > now
-        })
+        status.is_some_and(|status| status.backup.is_none() || self.keys.are_dealt_with(now))
     }
 }
 

@@ -4,6 +4,9 @@ use std::fmt;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+/// What a client says whose keys nobody has told it yet.
+pub const NO_KEYS: &str = "no bucket keys are known";
+
 /// Access key, secret and, for temporary ones, the session token.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct Credentials {

@@ -150,7 +150,7 @@ async fn keys_are_good(deps: &Deps, run: &RunRecord) -> Result<(), CommandError>
     };
     let kept = run.spec.checkpoints.as_ref();
     let (Some(fault), Some(to)) = (
-        KeyFault::of(&err.to_string()),
+        KeyFault::of_answer(&err.to_string()),
         kept.and_then(|kept| kept.to.as_deref()),
     ) else {
         return Ok(());

@@ -86,10 +86,12 @@ pub enum KeyFault {
     WrongSecret,
     /// The server has no such key id.
     UnknownId,
+    /// The server knows them, and they may not do what is asked.
+    Denied,
 }
 
 impl KeyFault {
-    /// Read from a refusal that is told as text, where the server's code stands in brackets.
+    /// Read from a refusal that is told as text, where the server's code stands in brackets; of rights it says nothing.
     pub fn of(refusal: &str) -> Option<KeyFault> {
         let says = |codes: &[&str]| {
             codes
@@ -107,6 +109,22 @@ impl KeyFault {
         }
     }
 
+    /// The same where it is known that the keys were refused: what is no fault of the pair is one of its rights.
+    pub fn of_refusal(refusal: &str) -> KeyFault {
+        KeyFault::of(refusal).unwrap_or(KeyFault::Denied)
+    }
+
+    /// The same where it is not known: a right that is lacking is told by its code.
+    pub fn of_answer(answer: &str) -> Option<KeyFault> {
+        let denied = answer.contains("(AccessDenied)");
+        KeyFault::of(answer).or(denied.then_some(KeyFault::Denied))
+    }
+
+    /// Whether nobody but who makes keys can mend it. Rights may be given back.
+    pub fn is_final(self) -> bool {
+        self != KeyFault::Denied
+    }
+
     /// What is wrong, for people. `bucket` as the run file names it; `source`: where the keys came from.
     pub fn told(self, bucket: &str, source: Option<&str>) -> String {
         let from = source.map_or_else(String::new, |source| format!(" from {source}"));
@@ -117,6 +135,9 @@ impl KeyFault {
             }
             KeyFault::UnknownId => {
                 format!("its bucket {bucket} does not know the key id{from}")
+            }
+            KeyFault::Denied => {
+                format!("the keys{from} may not do in its bucket {bucket} what a run needs")
             }
         }
     }
@@ -132,6 +153,7 @@ impl KeyFault {
                 "it was deleted, or belongs to another server than the one that `checkpoints.server` or AWS_ENDPOINT_URL_S3 names: \
                  mend either"
             }
+            KeyFault::Denied => "grant them what they lack",
         };
         format!("{mend}, then {again}")
     }
@@ -194,8 +216,13 @@ mod tests {
                 Some(KeyFault::UnknownId),
             ),
             ("PutObject runs/ExpiredToken: no (AccessDenied)", None),
+            ("PutObject runs/a: the bucket is away (SlowDown)", None),
         ] {
             assert_eq!(KeyFault::of(text), expected, "{text}");
+            let refused = KeyFault::of_refusal(text);
+            assert_eq!(refused, expected.unwrap_or(KeyFault::Denied), "{text}");
+            let denied = text.ends_with("(AccessDenied)").then_some(KeyFault::Denied);
+            assert_eq!(KeyFault::of_answer(text), expected.or(denied), "{text}");
         }
     }
 

@@ -8,7 +8,6 @@ use crate::{
     agent_client::{
         AgentStatus, BackupConfig, BoxConfig, SessionInfo, SessionRequest, SessionState,
     },
-    doctor::diagnosis::KeyFault,
     error::CommandError,
     provider::hosts::is_host,
     run::{
@@ -449,11 +448,7 @@ impl Lifecycle {
             .map_err(|err| refused("its agent took no assignment", err))?;
         crate::fault::point("agent.configure.after");
         if assignment.backup.is_some() {
-            self.give_credentials(run, site).await?;
-            crate::fault::point("agent.credentials.after");
-            if let Err(err) = site.prove_bucket().await {
-                return Err(self.bucket_refused(run, err).await);
-            }
+            self.hand_over_first(run, site).await?;
             crate::fault::point("agent.prove.after");
         }
         Ok(workdir)
@@ -507,59 +502,6 @@ impl Lifecycle {
             no_progress: run.spec.limits.no_progress,
             // What cannot be read now is told by whoever watches.
             allowance: self.allowance(run, attempt).ok().flatten(),
-        }
-    }
-
-    /// Hands bucket keys to the agent, and says which where that is not plain.
-    pub(crate) async fn give_credentials(
-        &self,
-        run: &RunRecord,
-        site: &dyn Site,
-    ) -> Result<(), Halt> {
-        let given = match site.give_credentials().await {
-            Ok(given) => given,
-            Err(err) => return Err(self.bucket_refused(run, err).await),
-        };
-        if let Some(text) = given.text() {
-            self.say(run, &text);
-        }
-        Ok(())
-    }
-
-    async fn bucket_refused(&self, run: &RunRecord, err: SiteError) -> Halt {
-        let to = run
-            .spec
-            .checkpoints
-            .as_ref()
-            .and_then(|c| c.to.as_deref())
-            .unwrap_or_default();
-        if let SiteError::Refused(why) = &err
-            && let Some(fault) = KeyFault::of(why)
-        {
-            let source = self.sites.keys_source().await;
-            let told = fault.told(to, source.as_deref());
-            return Halt::Pause(
-                CommandError::new(format!("run `{}` does not go on: {told}", run.name))
-                    .because(why)
-                    .hint(fault.hint(&format!("`spotter up {}`", run.name))),
-            );
-        }
-        match err {
-            SiteError::Unreachable(why) => Halt::Again(why),
-            SiteError::Local(why) => Halt::Pause(
-                CommandError::new(format!("run `{}` has no keys for its bucket", run.name))
-                    .because(why),
-            ),
-            err => Halt::Fatal(
-                CommandError::new(format!(
-                    "run `{}` did not start: `{to}` cannot be used from the box",
-                    run.name
-                ))
-                .cause(err)
-                .hint(format!(
-                    "see what is refused and what to grant: `spotter doctor bucket {to}`"
-                )),
-            ),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
         bringing_up::{TRAIN, ended_text, last_lines},
         diagnosis::{self, Diagnosis},
         halt::Halt,
+        handing::{Hands, Held},
         lifecycle::{LOOK_AGAIN, Lifecycle},
         site::{Site, SiteError},
         windows::BoxEnding,
@@ -124,6 +125,7 @@ impl Lifecycle {
     async fn show_upload(&self, run: &RunRecord, site: &dyn Site, what: &str) -> Infallible {
         let mut told = None;
         let mut keys_given = Instant::now();
+        let mut hands = Hands::default();
         loop {
             tokio::time::sleep(UPLOAD_LOOK).await;
             let backup = site.status().await.ok().and_then(|status| status.backup);
@@ -135,7 +137,8 @@ impl Lifecycle {
             };
             if keys_given.elapsed() >= keys_last {
                 keys_given = Instant::now();
-                if let Err(err) = site.give_credentials().await {
+                let held = Held::of(&backup, self.clock.now_us());
+                if let Err(err) = self.hand_over(run, site, held, &mut hands).await {
                     tracing::debug!(%err, "the bucket keys of the box were not renewed, will retry");
                 }
             }
@@ -165,9 +168,7 @@ impl Lifecycle {
     ) -> Result<(), Halt> {
         let has_bucket = has_bucket(run);
         if has_bucket {
-            if let Err(err) = site.give_credentials().await {
-                return Err(unsaved(run, err));
-            }
+            self.hand_over_last(run, site).await?;
             self.say(run, "Saving the last checkpoints.");
             let saving = site.backup_now(LAST_BACKUP, true);
             let backup = match self.shown(run, site, "checkpoint", saving).await {
@@ -473,9 +474,7 @@ impl Lifecycle {
         );
         let mut unsaved_bytes = None;
         if has_bucket(run) {
-            if let Err(err) = site.give_credentials().await {
-                return Err(unsaved(run, err));
-            }
+            self.hand_over_last(run, site).await?;
             let saving = site.backup_now(LAST_BACKUP, true);
             match self.shown(run, site, "checkpoint", saving).await {
                 Ok(backup) => unsaved_bytes = Some(backup.unsaved_bytes),
@@ -555,7 +554,8 @@ fn is_kept(attempt: &AttemptRecord) -> bool {
         .is_some_and(|reason| reason.starts_with(KEPT))
 }
 
-fn unsaved(run: &RunRecord, err: SiteError) -> Halt {
+/// Why the end of a training is not dealt with yet.
+pub(super) fn unsaved(run: &RunRecord, err: SiteError) -> Halt {
     match err {
         SiteError::Unreachable(why) => Halt::Again(why),
         err => {

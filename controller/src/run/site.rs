@@ -12,6 +12,7 @@ use crate::{
         LogPiece, LogPosition, PreflightReport, RestoreReport, SampleInfo, SessionInfo,
         SessionRequest,
     },
+    credentials::key_ring::BoxKeys,
     provider::{InstanceId, SshAddress},
     spec::{BucketServer, RunSpec},
 };
@@ -47,6 +48,28 @@ pub enum SiteError {
     /// Something on this laptop is missing or wrong; another box would not help.
     #[error("{0}")]
     Local(String),
+}
+
+/// What a box may be given to reach the bucket of its run: found, and not handed over yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FreshKeys {
+    /// Nothing: the run has no bucket.
+    NoBucket,
+    /// No keys: requests are signed for it, as many as it needs next.
+    Signed,
+    /// These.
+    Keys(BoxKeys),
+}
+
+/// What the bucket of a run says of keys that are tried from this laptop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trial {
+    /// It takes what is stored with them.
+    Works,
+    /// It does not accept them, in its own words.
+    Refused(String),
+    /// Nothing that is about the keys: no answer, or one about something else. Why, for people.
+    Unclear(String),
 }
 
 /// What a box was given to reach the bucket.
@@ -132,8 +155,12 @@ pub trait Site: Send + Sync {
     /// Tells the agent its run; answers the absolute working directory. Where a backup is asked for, endpoint and region are
     /// filled in here: they belong to the keys.
     async fn configure(&self, config: &BoxConfig) -> Result<String, SiteError>;
-    /// Hands over fresh bucket keys.
-    async fn give_credentials(&self) -> Result<KeysGiven, SiteError>;
+    /// Finds the bucket keys that the box would get now; a token service may be asked for them.
+    async fn fresh_keys(&self) -> Result<FreshKeys, SiteError>;
+    /// Tries exactly these from here, where the box would use them; bounded in time, and nothing stays in the bucket.
+    async fn try_keys(&self, keys: &BoxKeys) -> Trial;
+    /// Hands them over, in the place of those that the box holds.
+    async fn give_credentials(&self, keys: &FreshKeys) -> Result<KeysGiven, SiteError>;
     /// Proves from the box that the bucket can be written, read and deleted from.
     async fn prove_bucket(&self) -> Result<(), SiteError>;
     /// Copies code to the working directory.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     bucket::{BucketError, ErrorKind},
-    credentials::Credentials,
+    credentials::{Credentials, NO_KEYS},
     grants::{NOT_GRANTED, Stock},
     target::Target,
 };
@@ -342,10 +342,8 @@ impl Exchange {
     }
 
     fn keys(&self, request: &Request<'_>) -> Result<Credentials, Failure> {
-        self.keys_now().ok_or_else(|| {
-            let text = "no bucket keys are known";
-            Failure::Untried(local(request, ErrorKind::Denied, text))
-        })
+        self.keys_now()
+            .ok_or_else(|| Failure::Untried(local(request, ErrorKind::Denied, NO_KEYS)))
     }
 
     /// Address, headers and secrets of a request that was signed ahead.

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use spotter::{
     agent_client::{AgentEvent, BackupInfo, BoxConfig, CheckResult, SessionRequest, SessionState},
     provider::{Instance, InstanceId, Provider, hosts::is_host, memory::MemoryMarket},
-    run::site::{LeftLog, Place, Progress, Site, SiteError, Sites},
+    run::site::{LeftLog, Place, Progress, Site, SiteError, Sites, Trial},
     spec::{BucketServer, RunSpec},
 };
 use spotter_bucket::{Bucket, Ending, Target, memory::MemoryBucket};
@@ -45,7 +45,13 @@ impl Fleet for MemoryMarket {
 
 /// The scripted boxes; clones share them.
 #[derive(Clone)]
-pub struct ScriptedBoxes(Arc<Mutex<Script>>, Arc<dyn Fleet>, Arc<MemoryBucket>);
+pub struct ScriptedBoxes(
+    Arc<Mutex<Script>>,
+    Arc<dyn Fleet>,
+    Arc<MemoryBucket>,
+    /// Bucket keys of the shell that they are reached from, where it is another one than the script's.
+    Option<&'static str>,
+);
 
 /// What boxes do, and what they have done.
 #[derive(Debug)]
@@ -90,6 +96,14 @@ pub struct Script {
     pub restores: (u64, Duration),
     /// Public key of the laptop.
     pub key: String,
+    /// Id of the bucket keys of the laptop; `None`: it has none.
+    pub bucket_key: Option<&'static str>,
+    /// What a try of keys comes to, by their id; others work.
+    pub trials: BTreeMap<&'static str, Trial>,
+    /// Ids of the keys that were tried.
+    pub tried: Vec<String>,
+    /// Ids of the keys that boxes hold.
+    pub held: BTreeMap<u64, String>,
     /// Steps of committed checkpoints.
     pub commits: Vec<u64>,
     /// What boxes that stopped themselves left in the bucket, by attempt.
@@ -169,6 +183,10 @@ impl ScriptedBoxes {
             no_uploads: false,
             restores: (1, Duration::ZERO),
             key: "ssh-ed25519 AAAA story".to_owned(),
+            bucket_key: Some("OWN"),
+            trials: BTreeMap::new(),
+            tried: Vec::new(),
+            held: BTreeMap::new(),
             commits: Vec::new(),
             endings: BTreeMap::new(),
             bucket_away: 0,
@@ -196,9 +214,16 @@ impl ScriptedBoxes {
             Arc::new(Mutex::new(script)),
             Arc::new(market),
             Arc::default(),
+            None,
         );
         tokio::spawn(dead_mans_switches(boxes.clone()));
         boxes
+    }
+
+    /// The same boxes, reached from a shell with other bucket keys.
+    pub fn with_bucket_key(&self, id: &'static str) -> Self {
+        let Self(script, fleet, bucket, _) = self.clone();
+        Self(script, fleet, bucket, Some(id))
     }
 
     /// Looks at or changes the script.
@@ -358,6 +383,10 @@ impl Sites for ScriptedBoxes {
 
     async fn prove_bucket(&self, _spec: &RunSpec) -> Result<usize, SiteError> {
         Ok(self.script().commits.len())
+    }
+
+    async fn keys_source(&self) -> Option<String> {
+        Some("the environment".to_owned())
     }
 
     async fn open(

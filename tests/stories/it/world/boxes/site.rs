@@ -10,8 +10,10 @@ use spotter::{
         LogPiece, LogPosition, PreflightReport, RestoreReport, SessionInfo, SessionRequest,
         TrainingInfo,
     },
-    run::site::{KeysGiven, Progress, Site, SiteError},
+    credentials::key_ring::BoxKeys,
+    run::site::{FreshKeys, KeysGiven, Progress, Site, SiteError, Trial},
 };
+use spotter_bucket::{Credentials, credentials::NO_KEYS};
 use tokio::time::Instant;
 
 use super::{ScriptedBox, Session, UnderWay};
@@ -92,13 +94,49 @@ impl Site for ScriptedBox {
         Ok(format!("/root/{}", config.workdir))
     }
 
-    async fn give_credentials(&self) -> Result<KeysGiven, SiteError> {
-        drop(self.reach("give_credentials").await?);
+    async fn fresh_keys(&self) -> Result<FreshKeys, SiteError> {
+        let found = self.boxes.3.or(self.boxes.script().bucket_key);
+        let lacking =
+            || SiteError::Local("no bucket keys: AWS_ACCESS_KEY_ID is not set".to_owned());
+        let id = found.ok_or_else(lacking)?;
+        Ok(FreshKeys::Keys(BoxKeys {
+            credentials: Credentials {
+                access_key_id: id.to_owned(),
+                secret_access_key: "secret".to_owned(),
+                session_token: None,
+                expires_us: None,
+            },
+            run_only: false,
+            why_own: None,
+        }))
+    }
+
+    async fn try_keys(&self, keys: &BoxKeys) -> Trial {
+        let mut script = self.boxes.script();
+        let id = keys.credentials.access_key_id.clone();
+        let trial = script.trials.get(&*id).cloned();
+        script.tried.push(id);
+        trial.unwrap_or(Trial::Works)
+    }
+
+    async fn give_credentials(&self, keys: &FreshKeys) -> Result<KeysGiven, SiteError> {
+        let mut script = self.reach("give_credentials").await?;
+        if let FreshKeys::Keys(keys) = keys {
+            let id = keys.credentials.access_key_id.clone();
+            script.held.insert(self.instance, id);
+        }
         Ok(KeysGiven::default())
     }
 
     async fn prove_bucket(&self) -> Result<(), SiteError> {
-        self.reach("prove_bucket").await.map(drop)
+        let script = self.reach("prove_bucket").await?;
+        let Some(held) = script.held.get(&self.instance) else {
+            return Err(SiteError::Refused(format!("PutObject runs: {NO_KEYS}")));
+        };
+        match script.trials.get(&**held) {
+            Some(Trial::Refused(why)) => Err(SiteError::Refused(why.clone())),
+            _ => Ok(()),
+        }
     }
 
     async fn sync(
