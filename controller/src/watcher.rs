@@ -4,6 +4,7 @@ mod copies;
 mod decide;
 mod keys;
 mod link;
+mod listening;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +20,7 @@ use crate::{
     ledger,
     provider::{Instance, ProviderError},
     run::{
-        State, alarms, believable_step,
+        State,
         bringing_up::{TRAIN, ended_text},
         budget::{self, Standing},
         cadence::Cadence,
@@ -27,11 +28,10 @@ use crate::{
         lifecycle::{Lifecycle, TEND},
         observing::Meter,
         restarts,
-        site::{Site, SiteError},
+        site::Site,
         status::Seen,
         windows,
     },
-    spec::OnStale,
     store::{AttemptRecord, RunRecord},
     ui::text,
 };
@@ -44,9 +44,9 @@ const MARKET: Duration = Duration::from_secs(10);
 const MONEY: Duration = Duration::from_secs(10);
 /// Between two looks at what is ahead: credit, and the end of the contract.
 const AHEAD: Duration = Duration::from_secs(10 * 60);
-
 /// Longest time for one word of a box that is left alone afterwards: an ssh login, and an agent that is replaced.
 const LOOK_IN: Duration = Duration::from_secs(60);
+
 /// What the watcher knows between two looks.
 struct View {
     status: Option<AgentStatus>,
@@ -360,158 +360,6 @@ impl Lifecycle {
                 Ok(())
             }
         }
-    }
-
-    async fn try_open(
-        &self,
-        run: &RunRecord,
-        attempt: &AttemptRecord,
-        view: &mut View,
-    ) -> Result<Option<Arc<dyn Site>>, Halt> {
-        let Some(id) = attempt.instance else {
-            return Ok(None);
-        };
-        self.let_us_in(run, id, false).await?;
-        let place = self.place(attempt, id);
-        match self.sites.open(&place, &run.spec, &|_, _| {}).await {
-            Ok(site) => Ok(Some(site)),
-            Err(SiteError::Local(why)) => Err(Halt::Pause(
-                crate::error::CommandError::new(format!("run `{}` cannot be watched", run.name))
-                    .because(why),
-            )),
-            Err(err) => {
-                self.link_lost(run, view, &err.to_string());
-                Ok(None)
-            }
-        }
-    }
-
-    /// One heartbeat: status, new events, keys.
-    async fn listen(
-        &self,
-        run: &RunRecord,
-        attempt: &mut AttemptRecord,
-        site: &dyn Site,
-        view: &mut View,
-    ) -> Result<(), Halt> {
-        let status = match tokio::time::timeout(Duration::from_secs(20), site.status()).await {
-            Ok(Ok(status)) => status,
-            Ok(Err(err)) => {
-                self.link_lost(run, view, &err.to_string());
-                return Ok(());
-            }
-            Err(_) => {
-                self.link_lost(run, view, "no answer in 20 s");
-                return Ok(());
-            }
-        };
-        view.heard = Instant::now();
-        self.measure(attempt, &status, &mut view.meter)?;
-        view.restarted |= view.boot.as_ref().is_some_and(|boot| *boot != status.boot);
-        view.boot.get_or_insert_with(|| status.boot.clone());
-        let ended = status
-            .session(TRAIN)
-            .is_some_and(|session| !session.is_running());
-        view.ended = if ended {
-            view.ended.or(Some(view.heard))
-        } else {
-            None
-        };
-        self.link_holds(run, attempt, view)?;
-        if status.last_event > attempt.last_event
-            && let Err(err) = self.copy_events(run, attempt, site).await
-        {
-            tracing::debug!(%err, "events wait for the next look");
-        }
-        if let Some(session) = status.session(TRAIN)
-            && self.adopt_restarted(run, attempt, session)?
-        {
-            // That restart is explained; what ends from now on ends for its own reason.
-            view.restarted = false;
-            view.boot = Some(status.boot.clone());
-        }
-        let printed = status
-            .session(TRAIN)
-            .is_some_and(|session| session.log_bytes > 0);
-        if printed && let Err(err) = self.copy_log(run, attempt.number, site, TRAIN).await {
-            tracing::debug!(%err, "the log waits for the next look");
-        }
-        self.follow_samples(run, attempt, site, &mut view.samples)
-            .await;
-        if let Some(backup) = &status.backup {
-            self.renew_keys(run, site, backup, &mut view.keys).await;
-        }
-        let step = status.training.as_ref().and_then(|training| training.step);
-        if let Some(training) = &status.training
-            && let step @ Some(_) = believable_step(step)
-            && step != view.told_step
-        {
-            self.report.training(&run.name, training);
-            view.told_step = step;
-            attempt.last_step = step;
-            // The step alone; the state is not touched, so that a slow writer cannot undo anything.
-            self.store
-                .record_step(&run.name, attempt.number, attempt.last_step)?;
-        }
-        let alarm = status.backup.as_ref().is_some_and(|backup| backup.alarm);
-        if alarm && !view.alarm {
-            // The events say which file it is about; one that has not come yet leaves the agent's own word.
-            let why = alarms::backup(&self.store, &run.name, attempt.number)?
-                .or_else(|| status.backup.as_ref()?.problem.clone())
-                .unwrap_or_else(|| "no commit in time".to_owned());
-            let more = keys::advice(&run.name, &why);
-            self.say(run, &format!("The backup is behind: {why}.{more}"));
-            let kept = run.spec.checkpoints.as_ref();
-            if let Some(kept) = kept.filter(|kept| kept.on_stale == OnStale::Stop) {
-                // One more interval for what waits; then the disk is all that is paid for.
-                return Err(Halt::Limit {
-                    why: format!(
-                        "its backup is behind, and `checkpoints.on_stale` is `stop`: {why}"
-                    ),
-                    left: kept.every,
-                });
-            }
-        }
-        if view.alarm && !alarm {
-            self.say(run, "The backup is up to date again.");
-        }
-        view.alarm = alarm;
-        if let Some(session) = status.session(TRAIN).filter(|session| session.is_running())
-            && run.spec.checkpoints.is_some()
-        {
-            let began = (session.started_us, attempt.resumed_step.unwrap_or(0));
-            let told = view.cadence.look(
-                &self.store,
-                &run.name,
-                attempt.number,
-                began,
-                (status.now_us, believable_step(step)),
-                self.clock.now_us(),
-            )?;
-            if let Some(text) = told {
-                self.say(run, &format!("Careful: {text}."));
-            }
-        }
-        let disk = alarms::disk(&self.store, &run.name, attempt.number)?;
-        if let Some(text) = disk
-            .as_ref()
-            .filter(|text| view.disk.as_ref() != Some(*text))
-        {
-            self.say(run, &format!("Careful: {text}."));
-        }
-        view.disk = disk;
-        let contradiction = windows::contradiction(&self.store, attempt)?;
-        if let Some(why) = contradiction.as_ref().filter(|_| !view.contradicted) {
-            let newest = windows::newest(&self.store, attempt)?;
-            let answer = windows::answer(&run.name, &run.spec.validate, newest.as_ref());
-            self.say(
-                run,
-                &format!("Careful: the training contradicts its estimate: {why}; {answer}."),
-            );
-        }
-        view.contradicted = contradiction.is_some();
-        view.status = Some(status);
-        Ok(())
     }
 }
 

@@ -17,8 +17,8 @@ use crate::{
     },
     provider::{InstanceId, Intended},
     run::{
-        bringing_up::{key_name, key_stamp},
         lifecycle::{Lifecycle, Report},
+        reaching::{key_name, key_stamp},
         site::{Place, Site, SiteError, Sites},
         waiting::Looks,
     },

@@ -1,30 +1,22 @@
-//! From a rented box to a running training: agent, checks, code, set-up, checkpoint, session.
+//! From a rented box to a running training: agent, checks, code, set-up, checkpoint, session. The way to it is in `reaching`, its checks
+//! in `proving`.
 
 use std::{sync::Arc, time::Duration};
 
-use spotter_bucket::Style;
-
 use crate::{
-    agent_client::{
-        AgentStatus, BackupConfig, BoxConfig, SessionInfo, SessionRequest, SessionState,
-    },
+    agent_client::{AgentStatus, SessionInfo, SessionRequest, SessionState},
     error::CommandError,
-    provider::hosts::is_host,
     run::{
         State, believable_step,
-        boxes::{has_bucket, is_presigned},
-        deadline,
+        boxes::has_bucket,
         environment::{self, Job},
         halt::{Halt, refused},
         interruptions::interruptions,
-        lifecycle::{LOOK_AGAIN, Lifecycle},
-        market_eye::{self, Eye, UNKNOWN, UNKNOWN_FOR},
+        lifecycle::Lifecycle,
         restarts,
         runtime::RUNNING,
         site::{Site, SiteError},
-        status::Action,
     },
-    spec::{OnDone, OnStale},
     store::{AttemptRecord, RunRecord},
 };
 
@@ -34,8 +26,6 @@ pub const SETUP: &str = "setup";
 pub const SMOKE: &str = "smoke";
 /// Session of the training.
 pub const TRAIN: &str = "train";
-/// Check by which an agent tells that itself is at fault.
-const OWN_CHECK: &str = "agent";
 /// Longest time for what a box that is given up may still tell.
 const LAST_WORDS: Duration = Duration::from_secs(20);
 
@@ -191,320 +181,6 @@ impl Lifecycle {
             .map(|step| step.saturating_sub(from)))
     }
 
-    /// The open way to the box, opened where it is not.
-    pub(crate) async fn site_of(
-        &self,
-        run: &RunRecord,
-        attempt: &AttemptRecord,
-        site: &mut Option<Arc<dyn Site>>,
-    ) -> Result<Arc<dyn Site>, Halt> {
-        match site {
-            Some(site) => Ok(site.clone()),
-            none => Ok(none.insert(self.open(run, attempt).await?).clone()),
-        }
-    }
-
-    /// Connects and puts the agent on the box, for as long as it may take to come up.
-    pub(crate) async fn open(
-        &self,
-        run: &RunRecord,
-        attempt: &AttemptRecord,
-    ) -> Result<Arc<dyn Site>, Halt> {
-        let id = attempt
-            .instance
-            .ok_or_else(|| Halt::BadBox("no instance was recorded".to_owned()))?;
-        let before_training = attempt.awaits_training();
-        self.let_us_in(run, id, before_training).await?;
-        let mut place = self.place(attempt, id);
-        let progress = |done, total| self.report.transfer(&run.name, "agent", done, total);
-        let mut told = String::new();
-        let mut eye = Eye::default();
-        let mut silent: Option<tokio::time::Instant> = None;
-        let mut rebooted = false;
-        let mut unknown: Option<tokio::time::Instant> = None;
-        let mut deaf: Option<tokio::time::Instant> = None;
-        loop {
-            self.still_ours(run, attempt)?;
-            let asked = tokio::time::Instant::now();
-            match self.sites.open(&place, &run.spec, &progress).await {
-                Ok(site) => return Ok(site),
-                Err(err @ (SiteError::Unreachable(_) | SiteError::NoAnswer(_))) => {
-                    // Whatever refuses or hangs up is there, and lets us in soon; where nothing ever answers the network is broken.
-                    match err {
-                        SiteError::NoAnswer(_) => _ = deaf.get_or_insert(asked),
-                        _ => deaf = None,
-                    }
-                    let why = err.to_string();
-                    if before_training && self.bring_up_left(run, attempt).is_zero() {
-                        return Err(Halt::BadBox(format!(
-                            "no agent answered {}: {why}",
-                            self.bring_up_text(run)
-                        )));
-                    }
-                    if why != told {
-                        self.say(run, &format!("Not connected yet: {why}."));
-                        told = why.clone();
-                    }
-                    // Ports may change when a container restarts; and it may have been taken back.
-                    match self.provider.instance(id).await {
-                        Ok(Some(instance)) => {
-                            unknown = None;
-                            // The provider answers, so it is not this laptop's network.
-                            let since = *silent.get_or_insert_with(tokio::time::Instant::now);
-                            if before_training
-                                && deaf.is_some_and(|since| since.elapsed() >= deadline::ANSWER)
-                            {
-                                let seconds = deadline::ANSWER.as_secs();
-                                return Err(Halt::BadBox(format!(
-                                    "its network is broken: nothing answered ssh for {seconds} s, not even to refuse it: {why}"
-                                )));
-                            }
-                            if before_training && since.elapsed() >= deadline::SSH {
-                                let seconds = deadline::SSH.as_secs();
-                                return Err(Halt::BadBox(format!(
-                                    "ssh did not let us in within {seconds} s: {why}"
-                                )));
-                            }
-                            // What starts sshd runs again at every start of the container, and nothing is lost by one now.
-                            if before_training
-                                && !rebooted
-                                && since.elapsed() >= deadline::REBOOT
-                                && !is_host(id)
-                            {
-                                rebooted = true;
-                                self.reboot_silent(run, attempt, id, &why).await?;
-                            }
-                            let (row, overdue) = eye.look(attempt.state, &instance);
-                            match row.action {
-                                Action::Recover => {
-                                    return Err(Halt::Interrupted(row.text.to_owned()));
-                                }
-                                Action::Respect => {
-                                    return Err(Halt::StoppedByHand(row.text.to_owned()));
-                                }
-                                Action::WaitThenRecover | Action::WaitThenGiveUp if overdue => {
-                                    return Err(market_eye::ended(attempt, &row));
-                                }
-                                // The host is silent, and so is the agent: that is what this loop is about.
-                                Action::AskHeartbeat if overdue => {
-                                    return Err(Halt::Lost(row.text.to_owned()));
-                                }
-                                _ => {}
-                            }
-                            if !instance.ssh.is_empty() {
-                                place.addresses = instance.ssh;
-                            }
-                        }
-                        Ok(None) => {
-                            let since = *unknown.get_or_insert_with(tokio::time::Instant::now);
-                            if since.elapsed() >= UNKNOWN_FOR {
-                                return Err(Halt::Lost(UNKNOWN.to_owned()));
-                            }
-                        }
-                        Err(err) => {
-                            unknown = None;
-                            silent = None;
-                            deaf = None;
-                            tracing::debug!(%err, "the provider does not answer, asking again");
-                        }
-                    }
-                }
-                Err(other) => return Err(refused("it could not be reached", other)),
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// The first remedy for a container that runs and lets nobody in.
-    async fn reboot_silent(
-        &self,
-        run: &RunRecord,
-        attempt: &AttemptRecord,
-        id: u64,
-        why: &str,
-    ) -> Result<(), Halt> {
-        let minutes = deadline::REBOOT.as_secs() / 60;
-        match self.provider.reboot(id).await {
-            Ok(()) => {
-                self.say(
-                    run,
-                    &format!("ssh has let nobody in for {minutes} min: restarting the container."),
-                );
-                let detail = serde_json::json!({"instance": id, "reason": why});
-                self.note(run, attempt.number, "rebooted", detail)?;
-            }
-            Err(err) => tracing::debug!(%err, instance = id, "it could not be restarted"),
-        }
-        Ok(())
-    }
-
-    /// Makes the box know our key. One that was replaced since the box was rented is told, and let in as well.
-    pub(crate) async fn let_us_in(
-        &self,
-        run: &RunRecord,
-        id: u64,
-        is_new: bool,
-    ) -> Result<(), Halt> {
-        let key = self
-            .sites
-            .public_key()
-            .await
-            .map_err(|err| refused("no ssh key", err))?;
-        let (name, stamp) = (key_name(id), key_stamp(&key));
-        let known = self.store.meta(&name)?;
-        let replaced = known.as_ref().is_some_and(|known| *known != stamp);
-        if replaced {
-            self.say(
-                run,
-                "The ssh key of this home was replaced since the box was rented: letting the new one in.",
-            );
-        }
-        // An account key reaches only boxes made after it; attaching is repeatable.
-        if is_new || replaced {
-            crate::fault::point("provider.attach_key.before");
-            match self.provider.attach_key(id, &key).await {
-                Ok(()) => {
-                    crate::fault::point("provider.attach_key.after");
-                    self.store.set_meta(&name, &stamp)?;
-                    // Whoever has the old one is not let in any more, here and on boxes to come.
-                    if let Some(old) = known.filter(|_| replaced) {
-                        let is_old = move |text: &str| key_stamp(text) == old;
-                        match self.provider.forget_keys(id, &is_old).await {
-                            Ok(gone) => tracing::debug!(gone, "old keys were taken away"),
-                            Err(err) => {
-                                tracing::warn!(%err, instance = id, "the old key still opens the box");
-                            }
-                        }
-                    }
-                }
-                Err(err) => {
-                    tracing::debug!(%err, instance = id, "the key could not be attached; the account's key may do");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn check_box(
-        &self,
-        run: &RunRecord,
-        attempt: &AttemptRecord,
-        site: &dyn Site,
-    ) -> Result<(), Halt> {
-        let disk_bytes = (run.spec.resources.disk_gb * 1e9) as u64;
-        let report = site
-            .preflight(attempt.num_gpus(&run.spec), disk_bytes)
-            .await
-            .map_err(|err| refused("its checks did not run", err))?;
-        crate::fault::point("agent.preflight.after");
-        for check in report.checks.iter().filter(|check| !check.ok) {
-            let verdict = if check.required { "failed" } else { "warning" };
-            self.say(
-                run,
-                &format!("Check `{}`: {verdict}: {}.", check.name, check.detail),
-            );
-        }
-        if let Some(failed) = report
-            .checks
-            .iter()
-            .find(|check| !check.ok && check.required)
-        {
-            // The agent's word on itself: the next box would get the same one.
-            if failed.name == OWN_CHECK {
-                let text = format!(
-                    "run `{}` did not start: this spotter's agent cannot do its work on any box",
-                    run.name
-                );
-                let err = CommandError::new(text).because(failed.detail.as_str());
-                return Err(Halt::Fatal(err.hint(
-                    "no other box was tried; name a whole agent in SPOTTER_AGENT, or build one: `scripts/build-agent.sh`",
-                )));
-            }
-            return Err(Halt::BadBox(format!(
-                "check `{}`: {}",
-                failed.name, failed.detail
-            )));
-        }
-        if !report.can_self_stop {
-            self.say(
-                run,
-                "The box cannot stop itself: limits do not hold while this laptop is off.",
-            );
-        }
-        Ok(())
-    }
-
-    /// Tells the agent its run and, where there is a bucket, gives it keys and lets it prove them.
-    async fn assign(
-        &self,
-        run: &RunRecord,
-        attempt: &AttemptRecord,
-        site: &dyn Site,
-    ) -> Result<String, Halt> {
-        let assignment = self.assignment(run, attempt);
-        let workdir = site
-            .configure(&assignment)
-            .await
-            .map_err(|err| refused("its agent took no assignment", err))?;
-        crate::fault::point("agent.configure.after");
-        if assignment.backup.is_some() {
-            self.hand_over_first(run, site).await?;
-            crate::fault::point("agent.prove.after");
-        }
-        Ok(workdir)
-    }
-
-    /// What the agent is told about its run; telling it again is harmless.
-    pub(crate) fn assignment(&self, run: &RunRecord, attempt: &AttemptRecord) -> BoxConfig {
-        let backup = run.spec.checkpoints.as_ref().and_then(|checkpoints| {
-            Some(BackupConfig {
-                dir: checkpoints.dir.clone(),
-                target: checkpoints.to.clone()?,
-                endpoint: None,
-                region: None,
-                every: checkpoints.every,
-                keep_last: checkpoints.keep_last,
-                keep_every_steps: checkpoints.keep_every_steps,
-                keep_grace: checkpoints.keep_grace,
-                keep_best: checkpoints.keep_best.clone(),
-                stop_when_behind: checkpoints.on_stale == OnStale::Stop,
-                settle: checkpoints.settle,
-                complete_when: checkpoints.complete_when.clone(),
-                tripwire: checkpoints.tripwire,
-                max_bytes_per_s: checkpoints.max_bytes_per_s,
-                style: Style::Auto,
-                windows: checkpoints.windows.clone(),
-                authorities: String::new(),
-                presigned: is_presigned(run),
-                // A box without keys has nothing signed for results.
-                results: match &run.spec.results {
-                    Some(results) if !is_presigned(run) => results.fetch.clone(),
-                    _ => Vec::new(),
-                },
-            })
-        });
-        BoxConfig {
-            run: run.name.clone(),
-            attempt: attempt.number,
-            workdir: run.name.clone(),
-            backup,
-            bring_up: run.spec.bring_up(),
-            idle_stop: (run.spec.on_done != OnDone::Keep).then_some(run.spec.limits.bring_up),
-            // A host may itself be a box that its user rented: not ours to stop.
-            provider_url: match attempt.instance.is_some_and(is_host) {
-                true => String::new(),
-                false => self.provider.base_url(),
-            },
-            progress: run.spec.progress.clone(),
-            micro_batch: run.spec.model.as_ref().and_then(|model| model.micro_batch),
-            validation: self.validation(run, attempt),
-            max_runtime: self.runtime_left(run, attempt.number),
-            no_progress: run.spec.limits.no_progress,
-            // What cannot be read now is told by whoever watches.
-            allowance: self.allowance(run, attempt).ok().flatten(),
-        }
-    }
-
     async fn copy_code(&self, run: &RunRecord, site: &dyn Site, workdir: &str) -> Result<(), Halt> {
         let Some(from) = &run.spec.workdir else {
             return Ok(());
@@ -608,16 +284,6 @@ fn this_life(status: &AgentStatus, attempt: &AttemptRecord) -> Option<SessionInf
     let old = attempt.reopened_us > 0 && session.started_us as i64 == attempt.old_session_us;
     let ended_well = session.state == SessionState::Exited && session.exit_code == Some(0);
     (!old || ended_well).then(|| session.clone())
-}
-
-/// Under which name the store keeps what key an instance knows.
-pub(crate) fn key_name(instance: u64) -> String {
-    format!("ssh_key/{instance}")
-}
-
-/// What tells one public key from another.
-pub(crate) fn key_stamp(key: &str) -> String {
-    blake3::hash(key.trim().as_bytes()).to_hex()[..16].to_owned()
 }
 
 /// How a session ended, as a clause.

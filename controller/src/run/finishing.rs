@@ -10,8 +10,7 @@ use crate::{
     run::{
         State, believable_step,
         boxes::{KEPT, has_bucket, is_presigned},
-        bringing_up::{TRAIN, ended_text, last_lines},
-        diagnosis::{self, Diagnosis},
+        bringing_up::TRAIN,
         halt::Halt,
         handing::{Hands, Held},
         lifecycle::{LOOK_AGAIN, Lifecycle},
@@ -23,7 +22,7 @@ use crate::{
 };
 
 /// How long the last checkpoints may take to reach the bucket before the user is asked to decide.
-const LAST_BACKUP: Duration = Duration::from_secs(30 * 60);
+pub(super) const LAST_BACKUP: Duration = Duration::from_secs(30 * 60);
 /// Between two looks at how far an upload is.
 const UPLOAD_LOOK: Duration = Duration::from_secs(1);
 /// The box is given keys anew this often while it saves the last: where nothing is wrong, and where something is.
@@ -33,10 +32,6 @@ const KEYS_AGAIN: Duration = Duration::from_secs(60);
 const STOP_GRACE: Duration = Duration::from_secs(120);
 /// A box whose money is over gets this long to be finished in order, then it is stopped as it is.
 const LIMIT_GRACE: Duration = Duration::from_secs(60);
-
-/// How long the agent may take to find out what ended a session: it reads the end of the log, and older ones do not tell at all.
-const DIAGNOSIS_LIMIT: Duration = Duration::from_secs(10);
-const DIAGNOSIS_LOOK: Duration = Duration::from_millis(500);
 
 /// Why a training is ended before its own end.
 #[derive(Debug)]
@@ -109,7 +104,7 @@ impl Lifecycle {
     }
 
     /// Waits for something that the agent uploads, and tells how far it is: tens of gigabytes take half an hour.
-    async fn shown<T>(
+    pub(super) async fn shown<T>(
         &self,
         run: &RunRecord,
         site: &dyn Site,
@@ -245,7 +240,7 @@ impl Lifecycle {
     }
 
     /// What the box printed and did goes with it: nothing is destroyed before it is here.
-    async fn take_record(
+    pub(super) async fn take_record(
         &self,
         run: &RunRecord,
         attempt: &mut AttemptRecord,
@@ -456,94 +451,6 @@ impl Lifecycle {
         let given = Duration::from_secs(first.detail["left_s"].as_u64().unwrap_or_default());
         let passed_us = self.clock.now_us().saturating_sub(first.time_us);
         Ok(given.saturating_sub(Duration::from_micros(passed_us.max(0) as u64)))
-    }
-
-    /// The training crashed: what it left is saved, then the cause is told. Nothing is started again.
-    pub(crate) async fn crashed(
-        &self,
-        run: &RunRecord,
-        attempt: &mut AttemptRecord,
-        site: &dyn Site,
-        ended: &SessionInfo,
-    ) -> Result<(), Halt> {
-        let how = ended_text(ended);
-        let tail = site.log_tail(TRAIN, 2_000).await.unwrap_or_default();
-        self.say(
-            run,
-            &format!("The training {how}. Its last lines:\n{}", last_lines(&tail)),
-        );
-        let mut unsaved_bytes = None;
-        if has_bucket(run) {
-            self.hand_over_last(run, site).await?;
-            let saving = site.backup_now(LAST_BACKUP, true);
-            match self.shown(run, site, "checkpoint", saving).await {
-                Ok(backup) => unsaved_bytes = Some(backup.unsaved_bytes),
-                Err(SiteError::Unreachable(why)) => return Err(Halt::Again(why)),
-                Err(err) => self.say(
-                    run,
-                    &format!("Its last checkpoints may not be saved: {err}."),
-                ),
-            }
-        }
-        self.take_record(run, attempt, site).await?;
-        let found = self.diagnosed(run, attempt, site).await?;
-        self.record_crash(run, attempt, ended, &tail, unsaved_bytes, found)
-    }
-
-    /// The run ends with a crash.
-    pub(crate) fn record_crash(
-        &self,
-        run: &RunRecord,
-        attempt: &mut AttemptRecord,
-        ended: &SessionInfo,
-        tail: &[u8],
-        unsaved_bytes: Option<u64>,
-        found: Option<Diagnosis>,
-    ) -> Result<(), Halt> {
-        let how = ended_text(ended);
-        let lines = last_lines(tail);
-        let detail =
-            serde_json::json!({"how": how, "last_lines": lines, "unsaved_bytes": unsaved_bytes});
-        self.note(run, attempt.number, "crashed", detail)?;
-        attempt.exit_code = ended.exit_code;
-        attempt.reason = Some(match found {
-            Some(found) => format!("the training {how}: {}", found.meaning),
-            None => format!("the training {how}"),
-        });
-        self.move_to(attempt, State::Failed)?;
-        Ok(self.end(run, Outcome::Crashed, attempt.reason.as_deref())?)
-    }
-
-    /// What the agent found out about the end of a session that it has just seen; it takes a moment to read the log.
-    pub(crate) async fn diagnosed(
-        &self,
-        run: &RunRecord,
-        attempt: &mut AttemptRecord,
-        site: &dyn Site,
-    ) -> Result<Option<Diagnosis>, Halt> {
-        let until = Instant::now() + DIAGNOSIS_LIMIT;
-        loop {
-            if let Some(found) = diagnosis::of(&self.store, attempt)? {
-                let Diagnosis {
-                    class,
-                    meaning,
-                    advice,
-                    ..
-                } = &found;
-                self.say(
-                    run,
-                    &format!("Ended by {class}: {meaning}. Next: {advice}."),
-                );
-                return Ok(Some(found));
-            }
-            if Instant::now() >= until {
-                return Ok(None);
-            }
-            tokio::time::sleep(DIAGNOSIS_LOOK).await;
-            self.copy_events(run, attempt, site)
-                .await
-                .map_err(|err| unsaved(run, err))?;
-        }
     }
 }
 
