@@ -11,6 +11,7 @@ pub mod core;
 pub mod dead_man;
 pub mod diagnosis;
 pub mod ending;
+pub mod full_disk;
 pub mod goodbye;
 pub mod keys;
 pub mod log_file;

@@ -15,7 +15,7 @@ use spotter_trainlog::{
 };
 use tracing::warn;
 
-use super::{core::Core, training::TRAINING_SESSION};
+use super::{core::Core, full_disk, training::TRAINING_SESSION};
 use crate::{
     chain,
     events::EventSink,
@@ -109,7 +109,7 @@ fn tell(core: &Core, session: &Session, dir: &Path) -> Result<Class, String> {
     };
     let class = found.as_ref().map_or(Class::None, |found| found.class);
     if let Some(found) = found {
-        let facts = facts(core, session);
+        let facts = facts(core, session, &found);
         let told = explain(&found, &facts);
         core.journal.event(
             "session.diagnosed",
@@ -197,8 +197,16 @@ fn xids(core: &Core, session: &Session) -> std::io::Result<Vec<XidEvent>> {
 }
 
 /// The run's own numbers.
-fn facts(core: &Core, session: &Session) -> Facts {
+fn facts(core: &Core, session: &Session, found: &Diagnosis) -> Facts {
     let run = core.run();
+    let full = (found.class == Class::DiskFull).then(|| {
+        let workdir = core.workdir();
+        let plan = run.as_ref().and_then(|run| run.backup.as_ref());
+        let mut written = vec![workdir.clone()];
+        written.extend(plan.map(|plan| plan.dir.clone()));
+        full_disk::find(&found.evidence, &workdir, &written)
+    });
+    let full = full.flatten();
     let until_us = session.ended_us.saturating_add(2_000_000);
     let samples = core
         .telemetry
@@ -209,7 +217,11 @@ fn facts(core: &Core, session: &Session) -> Facts {
     let gib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / GIB);
     Facts {
         micro_batch: run.as_ref().and_then(|run| run.micro_batch).map(u64::from),
-        disk_free_gib: gib(seen.as_ref().and_then(|host| host.disk_free_bytes)),
+        disk: full.as_ref().map(|full| full.mount.display().to_string()),
+        disk_free_gib: gib(match &full {
+            Some(full) => Some(full.free_bytes),
+            None => seen.as_ref().and_then(|host| host.disk_free_bytes),
+        }),
         shm_gib: gib(seen.as_ref().and_then(|host| host.shm_total_bytes)),
         last_step: core.training().and_then(|latest| latest.step),
         ..peaks(samples)

@@ -6,6 +6,7 @@
 
 mod conclude;
 mod explain;
+mod place;
 mod rules;
 
 use std::{fmt, ops::Range};
@@ -15,6 +16,7 @@ use serde::{Serialize, Serializer};
 
 pub use conclude::{End, XidEvent, conclude};
 pub use explain::{Explanation, Facts, explain};
+pub use place::refused_path;
 pub(crate) use rules::ANYWHERE;
 pub use rules::STEMS;
 

@@ -106,6 +106,7 @@ fn check(world: &World, text: &str) {
         "",
     );
     let text = one(&text, r"line \d+", "line [n]");
+    let text = one(&text, r"space left on /\S* ", "space left on [mount] ");
     // One for each checkpoint that comes; the first is enough.
     let mut warned = false;
     let lines: Vec<&str> = text

@@ -17,7 +17,9 @@ pub struct Facts {
     pub host_peak_gib: Option<f64>,
     /// Memory limit of the container, GiB.
     pub host_limit_gib: Option<f64>,
-    /// Free space where the training writes, GiB.
+    /// Where the disk is mounted that took no more.
+    pub disk: Option<String>,
+    /// Free space on it, or where the training writes, GiB.
     pub disk_free_gib: Option<f64>,
     /// Size of `/dev/shm`, GiB.
     pub shm_gib: Option<f64>,
@@ -51,8 +53,10 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
         ),
         Class::DiskFull => {
             let free = known(facts.disk_free_gib, |free| format!(" ({free:.1} GiB are free)"));
+            let disk = facts.disk.as_deref();
+            let disk = disk.map_or_else(|| "to write to".to_owned(), |disk| format!("on {disk}"));
             (
-                format!("there was no space left to write to{free}"),
+                format!("there was no space left {disk}{free}"),
                 "rent more disk, keep fewer checkpoints on the box, or move caches off it".to_owned(),
             )
         }
@@ -245,6 +249,24 @@ mod tests {
         assert_eq!(
             got.advice,
             "lower micro_batch from 8 to 4, turn on gradient checkpointing, or rent a GPU with more memory"
+        );
+    }
+
+    #[test]
+    fn a_full_disk_is_named_by_its_mount() {
+        let facts = |disk: Option<&str>| Facts {
+            disk: disk.map(str::to_owned),
+            disk_free_gib: Some(0.04),
+            ..Facts::default()
+        };
+        let told = |disk| explain(&found(Class::DiskFull, ""), &facts(disk)).meaning;
+        assert_eq!(
+            told(Some("/mnt/checkpoints")),
+            "there was no space left on /mnt/checkpoints (0.0 GiB are free)"
+        );
+        assert_eq!(
+            told(None),
+            "there was no space left to write to (0.0 GiB are free)"
         );
     }
 
