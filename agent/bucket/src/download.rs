@@ -69,7 +69,7 @@ pub enum DownloadError {
     /// The bucket does not hold what was committed.
     #[error("{path:?} is damaged: {damage}")]
     Damaged {
-        /// The file, as the manifest has it.
+        /// The file, as the manifest has it; one that is the whole checkpoint as its object is called.
         path: String,
         /// How.
         damage: Damage,
@@ -415,8 +415,12 @@ fn chunks_of(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
 }
 
 fn damaged(file: &ManifestFile, damage: Damage) -> DownloadError {
+    let name = match file.path.as_str() {
+        "" => file.key.rsplit('/').next().unwrap_or_default(),
+        path => path,
+    };
     DownloadError::Damaged {
-        path: file.path.clone(),
+        path: name.to_owned(),
         damage,
     }
 }

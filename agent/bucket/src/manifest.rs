@@ -147,6 +147,14 @@ pub enum ManifestError {
 }
 
 impl Manifest {
+    /// What a file of it is called for people: one that is the whole checkpoint has the checkpoint's own name.
+    pub fn name_of<'a>(&'a self, file: &'a ManifestFile) -> &'a str {
+        match file.path.as_str() {
+            "" => &self.path,
+            path => path,
+        }
+    }
+
     /// Sorts the files, computes the hash and returns the canonical bytes: compact JSON, keys in the order of the type.
     pub fn seal(&mut self) -> Bytes {
         sort_by(&mut self.files, |a, b| a.path.cmp(&b.path));

@@ -50,10 +50,10 @@ pub fn diff(before: &Manifest, after: &Manifest) -> Vec<FileDiff> {
             (_, None) => Change::Removed,
         };
         FileDiff {
-            path: if path.is_empty() {
-                after.path.clone()
-            } else {
-                path.to_owned()
+            path: match (path, after_file) {
+                ("", Some(_)) => after.path.clone(),
+                ("", None) => before.path.clone(),
+                _ => path.to_owned(),
             },
             change,
             before_bytes: before_file.map(|file| file.size_bytes),
@@ -121,5 +121,15 @@ mod tests {
             (single[0].before_bytes, single[0].after_bytes),
             (Some(1), Some(2))
         );
+        // A file became a directory: each has the name that it had.
+        let file = Manifest {
+            path: "ckpt.pt".into(),
+            ..manifest(&[("", "1")])
+        };
+        let names: Vec<String> = diff(&file, &manifest(&[("a", "1")]))
+            .into_iter()
+            .map(|one| one.path)
+            .collect();
+        assert_eq!(names, ["ckpt.pt", "a"]);
     }
 }

@@ -126,11 +126,7 @@ fn damaged_files(manifest: &Manifest, known: &Known<'_>) -> Vec<DamagedFile> {
     let damaged = |file: &ManifestFile| {
         let damage = known.get(&(file.key.as_str(), file.blake3.as_str()))?;
         Some(DamagedFile {
-            path: if file.path.is_empty() {
-                manifest.path.clone()
-            } else {
-                file.path.clone()
-            },
+            path: manifest.name_of(file).to_owned(),
             key: file.key.clone(),
             damage: damage.clone()?,
         })

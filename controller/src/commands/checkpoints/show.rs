@@ -51,10 +51,7 @@ pub(super) async fn show(ui: &mut Ui, deps: &Deps, args: &ShowArgs) -> Result<()
     let manifest = manifest(&shelf, args.checkpoint.as_deref()).await?;
     let own = format!("{}{}/", shelf.layout.data_prefix(), manifest.id);
     let file = |file: &spotter_bucket::ManifestFile| File {
-        path: match file.path.is_empty() {
-            true => manifest.path.clone(),
-            false => file.path.clone(),
-        },
+        path: manifest.name_of(file).to_owned(),
         size_bytes: file.size_bytes,
         mode: file.mode,
         mtime_ns: file.mtime_ns,

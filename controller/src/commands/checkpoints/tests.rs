@@ -449,3 +449,37 @@ fn links_and_hidden_names_are_no_checkpoint() {
     assert_eq!(desk.say(&["push", "run", hidden.to_str().unwrap()]).0, 1);
     assert_eq!(desk.bucket.keys(), Vec::<String>::new());
 }
+
+#[test]
+fn of_a_damaged_checkpoint_it_is_said_which_one_a_restore_takes_instead() {
+    let mut desk = Desk::new();
+    let ids: Vec<String> = (1..=3).map(|step| desk.push(step * 10)).collect();
+    let newest = desk.key(&ids[2], "model.dat");
+    assert!(desk.bucket.corrupt(&newest));
+    let (code, out, err) = desk.say(&["verify", "run", "newest"]);
+    assert_eq!(code, 1);
+    assert!(out.contains(&ids[2]) && !out.contains(&ids[1]), "{out}");
+    for part in [
+        format!("error: checkpoint {} of `run` is damaged", ids[2]),
+        "model.dat: its hash differs in bytes ".to_owned(),
+        format!(" ({newest})"),
+        format!(
+            "a restore passes it over; the newest whole one is {}",
+            ids[1]
+        ),
+    ] {
+        assert!(err.contains(&part), "{part}\n{err}");
+    }
+    // An older one that is damaged stands in no restore's way.
+    assert!(desk.bucket.remove(&desk.key(&ids[0], "deep/state.json")));
+    let (_, _, err) = desk.say(&["verify", "run", "10"]);
+    assert!(
+        err.contains(&format!("the newest whole one is {}", ids[1])),
+        "{err}"
+    );
+    let (_, _, err) = desk.say(&["verify", "run"]);
+    assert!(
+        err.contains("error: 2 of 3 checkpoints of `run` are damaged"),
+        "{err}"
+    );
+}

@@ -1,11 +1,14 @@
 //! `spotter checkpoints verify`.
 
 use serde::Serialize;
-use spotter_bucket::download::DownloadError;
+use spotter_bucket::{CommitId, download::DownloadError};
 
 use super::{Place, failed, find, open};
 use crate::{
-    checkpoints::verify::{self, Verdict},
+    checkpoints::{
+        Shelf,
+        verify::{self, Verdict},
+    },
     commands::Deps,
     error::CommandError,
     ui::{Table, Ui, Unit, text},
@@ -35,28 +38,30 @@ pub(super) async fn verify(
 ) -> Result<(), CommandError> {
     let (shelf, _) = open(deps, Some(&args.run), &args.place).await?;
     let what = format!("the checkpoints of `{}` were not verified", shelf.run);
-    let mut commits = shelf
+    let mut rest = shelf
         .vault()
         .read_all()
         .await
         .map_err(|err| failed(&shelf, &what, err))?;
-    if !args.checkpoints.is_empty() {
-        let mut wanted = Vec::new();
-        for checkpoint in &args.checkpoints {
-            wanted.push(find(&shelf, Some(checkpoint)).await?);
-        }
-        commits.retain(|(id, _)| wanted.contains(id));
+    let newest_first: Vec<CommitId> = rest.iter().map(|(id, _)| *id).collect();
+    let mut wanted = Vec::new();
+    for checkpoint in &args.checkpoints {
+        wanted.push(find(&shelf, Some(checkpoint)).await?);
     }
+    let commits: Vec<_> = rest
+        .extract_if(.., |(id, _)| wanted.is_empty() || wanted.contains(id))
+        .collect();
     if commits.is_empty() {
         ui.status(format_args!("No checkpoint in {}.", shelf.url));
     }
+    let unread = |err| match err {
+        DownloadError::Bucket(err) => failed(&shelf, &what, err),
+        err => CommandError::new(&what).cause(err),
+    };
     let bar = ui.progress("verifying", Unit::Bytes, 0);
     let verdicts = verify::verify(&shelf, &commits, &mut |done, total| bar.set(done, total)).await;
     drop(bar);
-    let verdicts = verdicts.map_err(|err| match err {
-        DownloadError::Bucket(err) => failed(&shelf, &what, err),
-        err => CommandError::new(&what).cause(err),
-    })?;
+    let verdicts = verdicts.map_err(unread)?;
     let verified = Verified {
         whole: verdicts.iter().all(Verdict::is_whole),
         checkpoints: verdicts,
@@ -78,26 +83,62 @@ pub(super) async fn verify(
     }
     let all = &verified.checkpoints;
     let damaged: Vec<&Verdict> = all.iter().filter(|one| !one.is_whole()).collect();
-    let mut err = CommandError::new(format!(
-        "{} of {} checkpoints of `{}` are damaged",
-        damaged.len(),
-        all.len(),
-        shelf.run
-    ));
-    err = match all.iter().find(|one| one.is_whole()) {
-        Some(whole) => err.hint(format!(
-            "a restore passes them over; the newest whole one is {}",
-            whole.id
-        )),
-        None => err.hint("none of them restores: a run that resumes would begin anew"),
+    // What a restore would take is told by reading it, also when it was not asked about.
+    let mut instead = None;
+    for id in &newest_first {
+        let name = id.to_string();
+        let known = all.iter().find(|one| one.id == name).cloned();
+        let verdict = match (known, rest.iter().position(|(other, _)| other == id)) {
+            (Some(known), _) => Some(known),
+            (None, Some(at)) => {
+                let bar = ui.progress("looking for a whole one", Unit::Bytes, 0);
+                let tell = &mut |done, total| bar.set(done, total);
+                let read = verify::verify(&shelf, &rest[at..=at], tell).await;
+                drop(bar);
+                read.map_err(unread)?.pop()
+            }
+            (None, None) => None,
+        };
+        if verdict.is_some_and(|verdict| verdict.is_whole()) {
+            instead = Some(name);
+            break;
+        }
+    }
+    let (what, it) = match damaged.as_slice() {
+        [one] => (
+            format!("checkpoint {} of `{}` is damaged", one.id, shelf.run),
+            "it",
+        ),
+        several => (
+            format!(
+                "{} of {} checkpoints of `{}` are damaged",
+                several.len(),
+                all.len(),
+                shelf.run
+            ),
+            "them",
+        ),
     };
-    Err(err.because(
-        damaged
-            .iter()
-            .map(|one| format!("{}: {}", one.id, words(one)))
-            .collect::<Vec<_>>()
-            .join("\n"),
-    ))
+    let err = match instead {
+        Some(whole) => CommandError::new(what).hint(format!(
+            "a restore passes {it} over; the newest whole one is {whole}"
+        )),
+        None => CommandError::new(what)
+            .hint("no other one restores: a run that resumes would begin anew"),
+    };
+    let places: Vec<String> = (damaged.iter())
+        .map(|one| format!("{}: {} ({})", one.id, words(one), place(&shelf, one)))
+        .collect();
+    Err(err.because(places.join("\n")))
+}
+
+/// Key of the object that is damaged: of the first, where it is several.
+fn place(shelf: &Shelf, verdict: &Verdict) -> String {
+    let commit = |id: CommitId| shelf.layout.commit_key(&id);
+    match verdict.files.first() {
+        Some(file) => file.key.clone(),
+        None => verdict.id.parse().map(commit).unwrap_or_default(),
+    }
 }
 
 /// `whole`, or what is wrong with which file.
