@@ -10,7 +10,6 @@
 
 pub mod alarm;
 mod buffers;
-pub mod candidate;
 pub mod clock;
 pub mod command;
 pub mod commit;
@@ -26,9 +25,7 @@ pub mod ledger;
 pub mod local;
 pub mod look;
 pub mod metric;
-pub mod names;
 pub mod parts;
-pub mod pickle;
 pub mod places;
 pub mod pointer;
 pub mod rates;
@@ -36,18 +33,16 @@ pub mod restore;
 pub mod results;
 pub mod room;
 pub mod round;
-pub mod rules;
-#[cfg(test)]
-mod samples;
 pub mod scan;
 pub mod source;
 pub mod standing;
-pub mod structure;
 pub mod sweep;
 pub mod tempo;
 pub mod upload;
 pub mod watch;
 pub mod writers;
+
+pub use spotter_bucket::whole::{candidate, names, rules, structure};
 
 use std::collections::HashSet;
 use std::fs;

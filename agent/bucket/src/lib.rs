@@ -1,12 +1,13 @@
 //! Checkpoints in S3-compatible buckets, shared by agent and controller; depends on neither.
 //!
 //! Reading order: [`bucket`] is the small interface to object storage and its errors, [`s3`] the real one,
-//! [`memory`] the one for tests, [`contract`] what both promise, [`mod@prove`] whether a given one keeps it; [`manifest`] says
-//! what a checkpoint is, [`layout`] where its objects lie, [`names`] which step a name speaks of, [`retention`] which of them may go,
-//! [`vault`] lists, pins and deletes them, [`download`] brings their files down or proves them; [`target`] parses `s3://bucket/prefix`,
-//! [`profile`] is what is known of servers by their host, [`verdict`] what follows from what one was seen to do, [`credentials`] holds
-//! keys that never reach a log, [`grants`] is what a box without keys may do, [`ending`] is what a box that stops itself leaves, [`roots`] whom a program
-//! trusts that runs on a box without certificates.
+//! [`memory`] the one for tests, [`contract`] what both promise, [`mod@prove`] whether a given one keeps it; [`whole`] says when files
+//! are a checkpoint, [`manifest`] what a committed one is, [`layout`] where its objects lie,
+//! [`names`] which step a name speaks of, [`retention`] which of them may go, [`vault`] lists, pins and deletes them, [`download`] brings
+//! their files down or proves them; [`target`] parses `s3://bucket/prefix`, [`profile`] is what is known of servers by their host,
+//! [`verdict`] what follows from what one was seen to do, [`credentials`] holds keys that never reach a log, [`grants`] is what a box
+//! without keys may do, [`ending`] is what a box that stops itself leaves, [`roots`] whom a program trusts that runs on a box without
+//! certificates.
 
 pub mod bucket;
 #[cfg(any(test, feature = "fakes"))]
@@ -30,6 +31,7 @@ pub mod sorted;
 pub mod target;
 pub mod vault;
 pub mod verdict;
+pub mod whole;
 
 pub use bucket::{
     Bucket, BucketError, CompletedPart, ErrorKind, ListedObject, ListedPart, ListedUpload,

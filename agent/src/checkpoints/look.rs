@@ -3,23 +3,19 @@
 //! The order is that of what it costs: names and times, the framework's rule, writers, the files' own formats. Whatever changed
 //! meanwhile is busy.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::candidate::{Candidate, FileStat};
+use spotter_bucket::whole::folder::{file_path, formats, opinion, stat_of};
+
+use super::candidate::Candidate;
 use super::command;
 use super::complete::Finding;
 use super::rules::shape::{self, Comparison, Shape};
-use super::rules::user::{self, CompleteWhen};
-use super::rules::{self, Disk, Opinion, Silence, View};
-use super::scan::{file_path, stat_of};
-use super::structure::{self, ReadAt, Structure};
+use super::rules::user::CompleteWhen;
+use super::rules::{Opinion, Silence};
 use super::writers;
-
-/// Files without a provable format up to this size do not make a directory wait longer: tokenizers, notes, markers.
-const SMALL_BYTES: u64 = 1 << 20;
 
 /// What a look must know besides the candidate.
 #[derive(Debug, Clone, Default)]
@@ -36,38 +32,6 @@ pub struct Context {
     pub tripwire: bool,
     /// The session has ended: what is temporary now stays so, and is nobody's.
     pub ended: bool,
-}
-
-struct Folder<'a>(&'a Path);
-
-impl Folder<'_> {
-    /// Names come from a listing or from rules; one that leads elsewhere is not there.
-    fn there<T>(
-        &self,
-        path: &str,
-        ask: impl FnOnce(PathBuf) -> io::Result<T>,
-    ) -> io::Result<Option<T>> {
-        if path.split('/').any(|part| part == "..") {
-            return Ok(None);
-        }
-        match ask(self.0.join(path)) {
-            Ok(found) => Ok(Some(found)),
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(err) => Err(err),
-        }
-    }
-}
-
-impl Disk for Folder<'_> {
-    fn open(&self, path: &str) -> io::Result<Option<Box<dyn ReadAt>>> {
-        let file = self.there(path, File::open)?;
-        Ok(file.map(|file| Box::new(file) as Box<dyn ReadAt>))
-    }
-
-    fn stat(&self, path: &str) -> io::Result<Option<FileStat>> {
-        let metadata = self.there(path, fs::metadata)?;
-        Ok(metadata.map(|metadata| stat_of(path, &metadata)))
-    }
 }
 
 /// Looks at a candidate.
@@ -113,12 +77,8 @@ fn judge(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
             "a temporary file is in it: {name}"
         )));
     }
-    let view = View {
-        candidate,
-        disk: &Folder(&context.dir),
-        finished: &context.finished,
-    };
-    let (opinion, mut names) = opinion(context, &view)?;
+    let when = context.when.as_ref();
+    let (opinion, mut names) = opinion(&context.dir, candidate, &context.finished, when)?;
     if let Opinion::Missing(what) = opinion {
         return Ok(Finding::Incomplete(what));
     }
@@ -186,15 +146,6 @@ fn judge(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
     })
 }
 
-fn opinion(context: &Context, view: &View<'_>) -> io::Result<(Opinion, Vec<&'static str>)> {
-    match &context.when {
-        None => rules::judge(view),
-        Some(CompleteWhen::Marker(pattern)) => Ok((user::marker(view, pattern)?, vec!["marker"])),
-        Some(CompleteWhen::Quiet(_)) => Ok((Opinion::None, vec!["quiet"])),
-        Some(CompleteWhen::Command(_)) => Ok((Opinion::None, Vec::new())),
-    }
-}
-
 /// Whether a file of one step is called as those that others of the same step follow: `model_000100.pt` of nanochat.
 fn may_get_company(candidate: &Candidate) -> bool {
     candidate
@@ -204,39 +155,12 @@ fn may_get_company(candidate: &Candidate) -> bool {
         .is_some_and(|digits| digits.len() == 6 && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-struct Formats {
-    /// Names of the formats that were recognised.
-    rules: Vec<&'static str>,
-    /// Whether they prove everything that matters.
-    proven: bool,
-}
-
-/// Judges every file by its own format; the error names one that is torn.
-fn formats(candidate: &Candidate, paths: &[PathBuf]) -> io::Result<Result<Formats, String>> {
-    let mut rules = BTreeSet::new();
-    let mut unproven = false;
-    for (file, path) in candidate.files.iter().zip(paths) {
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        match structure::check(name, &File::open(path)?)? {
-            Structure::Broken(reason) => return Ok(Err(format!("{name}: {reason}"))),
-            Structure::Whole(rule) => {
-                rules.insert(rule);
-            }
-            Structure::Unknown => unproven |= !candidate.directory || file.size_bytes > SMALL_BYTES,
-        }
-    }
-    Ok(Ok(Formats {
-        proven: !unproven && !rules.is_empty(),
-        rules: rules.into_iter().collect(),
-    }))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::samples;
+    use std::fs::File;
+
+    use spotter_bucket::whole::samples;
+
     use super::super::scan::scan;
     use super::*;
 

@@ -4,44 +4,19 @@
 //! reason is told with it: a subdirectory as a candidate that cannot be saved, the directory itself as an error.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::candidate::{Candidate, FileStat};
 use super::names;
 use spotter_bucket::sorted::sort_by;
+pub use spotter_bucket::whole::folder::{file_path, stat_of};
 
 /// Most files that one candidate may have; a directory with more is no checkpoint but a data set.
 const MAX_FILES: usize = 100_000;
 /// Deepest level of directories inside a candidate.
 const MAX_DEPTH: usize = 12;
-
-/// Path of one of a checkpoint's files.
-pub fn file_path(dir: &Path, path: &str, file: &str) -> PathBuf {
-    let mut full = dir.to_owned();
-    for part in [path, file] {
-        if !part.is_empty() && part != "." {
-            full.push(part);
-        }
-    }
-    full
-}
-
-/// The kernel's description of a file, as a checkpoint remembers it.
-pub fn stat_of(path: &str, metadata: &Metadata) -> FileStat {
-    let nanoseconds =
-        |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
-    FileStat {
-        path: path.to_owned(),
-        ino: metadata.ino(),
-        size_bytes: metadata.size(),
-        mtime_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
-        ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
-        mode: metadata.mode() & 0o7777,
-    }
-}
 
 /// Every candidate in the directory. A directory that does not exist yet holds none.
 ///

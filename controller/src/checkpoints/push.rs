@@ -1,10 +1,12 @@
 //! Makes a file or directory of this machine a checkpoint of a run: files first, then the manifest, read back.
 
+mod found;
+
 use std::{
     collections::HashMap,
     fs::{self, File},
     io,
-    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,13 +15,13 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use spotter_bucket::{
     Bucket, BucketError, CommitId, CompletedPart, ErrorKind, Manifest, ManifestError, ManifestFile,
-    layout::NameError,
-    manifest::{self, MAX_FILES},
+    layout::NameError, manifest, whole::rules::user::CompleteWhen,
 };
 use tokio::task;
 use ulid::Ulid;
 
 use super::Shelf;
+use found::{Found, is_the_same, list, prove};
 
 /// Smallest part of an upload, and the largest file that goes in one request.
 const MIN_PART_BYTES: u64 = 8 << 20;
@@ -38,6 +40,14 @@ pub enum PushError {
         path: PathBuf,
         /// Why.
         reason: &'static str,
+    },
+    /// Half of one: a trainer that resumes from it would fail.
+    #[error("{} is no whole checkpoint: {reason}", path.display())]
+    NotWhole {
+        /// File or directory.
+        path: PathBuf,
+        /// Which file, and what is wrong with it.
+        reason: String,
     },
     /// It was written to meanwhile.
     #[error("{} changed while it was read", .0.display())]
@@ -80,21 +90,12 @@ pub struct About {
     pub attempt: u32,
     /// Rule by which its trainer wrote it.
     pub rule: String,
+    /// The user's rule for when one is complete; `None`: those of the frameworks.
+    pub when: Option<CompleteWhen>,
     /// Microseconds since the epoch here.
     pub now_us: u64,
     /// The same by the server's clock.
     pub server_us: u64,
-}
-
-/// A file as it was found.
-#[derive(Debug, Clone)]
-struct Found {
-    path: PathBuf,
-    /// Relative to the checkpoint; empty when it is the checkpoint.
-    relative: String,
-    size_bytes: u64,
-    mode: u32,
-    mtime_ns: i64,
 }
 
 /// Uploads and commits. Content that one of the known commits holds already is not sent again. `progress` gets bytes done and in all.
@@ -110,7 +111,15 @@ pub async fn push(
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<(Manifest, u64), PushError> {
     let start = from.to_owned();
-    let (directory, found) = blocking(from, move || Ok(list(&start))).await??;
+    let when = about.when.clone();
+    let (directory, found) = blocking(from, move || {
+        let listed = list(&start);
+        Ok(listed.and_then(|(directory, found)| {
+            prove(&start, directory, &found, when.as_ref())?;
+            Ok((directory, found))
+        }))
+    })
+    .await??;
     let name = from.file_name().unwrap_or_default().to_string_lossy();
     // A server's time is known to a second or so: what was written before must not count as newer for that.
     let after = known
@@ -185,80 +194,6 @@ pub async fn push(
         });
     }
     Ok((manifest, reused))
-}
-
-/// Whether it is a directory, and every file of it, sorted.
-fn list(from: &Path) -> Result<(bool, Vec<Found>), PushError> {
-    let unfit = |reason| PushError::Unfit {
-        path: from.to_owned(),
-        reason,
-    };
-    let name = from.file_name().and_then(|name| name.to_str());
-    match name {
-        None => return Err(unfit("it has no name")),
-        Some(name) if name.starts_with('.') => return Err(unfit("its name begins with a dot")),
-        Some(_) => {}
-    }
-    let metadata = fs::metadata(from).map_err(read(from))?;
-    let mut found = Vec::new();
-    if metadata.is_dir() {
-        walk(from, "", &mut found)?;
-        if found.is_empty() {
-            return Err(unfit("it holds no file"));
-        }
-        found.sort_by(|a, b| a.relative.cmp(&b.relative));
-        return Ok((true, found));
-    }
-    found.push(stat(from, String::new(), &metadata)?);
-    Ok((false, found))
-}
-
-fn walk(dir: &Path, relative: &str, found: &mut Vec<Found>) -> Result<(), PushError> {
-    for entry in fs::read_dir(dir).map_err(read(dir))? {
-        let entry = entry.map_err(read(dir))?;
-        let path = entry.path();
-        let unfit = |reason| PushError::Unfit {
-            path: path.clone(),
-            reason,
-        };
-        let name = entry.file_name();
-        let name = name
-            .to_str()
-            .ok_or_else(|| unfit("its name is not UTF-8"))?;
-        let child = match relative {
-            "" => name.to_owned(),
-            _ => format!("{relative}/{name}"),
-        };
-        let kind = entry.file_type().map_err(read(&path))?;
-        if kind.is_dir() {
-            walk(&path, &child, found)?;
-        } else if kind.is_file() {
-            let metadata = entry.metadata().map_err(read(&path))?;
-            found.push(stat(&path, child, &metadata)?);
-        } else {
-            return Err(unfit("it is a link or no regular file"));
-        }
-        if found.len() > MAX_FILES {
-            return Err(unfit("it holds more than 100,000 files"));
-        }
-    }
-    Ok(())
-}
-
-fn stat(path: &Path, relative: String, metadata: &fs::Metadata) -> Result<Found, PushError> {
-    if !metadata.is_file() {
-        return Err(PushError::Unfit {
-            path: path.to_owned(),
-            reason: "it is no regular file",
-        });
-    }
-    Ok(Found {
-        path: path.to_owned(),
-        relative,
-        size_bytes: metadata.len(),
-        mode: metadata.permissions().mode() & 0o7777,
-        mtime_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
-    })
 }
 
 type Older<'a> = HashMap<(u64, &'a str), &'a ManifestFile>;
@@ -471,12 +406,6 @@ fn entry(
         part_size_bytes,
         parts,
     }
-}
-
-fn is_the_same(file: &Found) -> io::Result<bool> {
-    let now = fs::metadata(&file.path)?;
-    let mtime_ns = now.mtime() * 1_000_000_000 + now.mtime_nsec();
-    Ok(now.len() == file.size_bytes && mtime_ns == file.mtime_ns)
 }
 
 fn read(path: &Path) -> impl FnOnce(io::Error) -> PushError {

@@ -1,6 +1,6 @@
 //! Any bytes may be a file that a training writes. What is whole says its own length: no piece of it is whole too.
 
-use spotter_agent::checkpoints::structure::{self, Structure};
+use spotter_bucket::whole::structure::{self, Structure};
 
 const NAMES: [&str; 7] = [
     "model.safetensors",

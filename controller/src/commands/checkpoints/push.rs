@@ -10,6 +10,8 @@ use crate::{
     checkpoints::push::{self, About, PushError},
     commands::Deps,
     error::CommandError,
+    run::State,
+    store::RunRecord,
     ui::{Table, Ui, Unit, text},
 };
 
@@ -38,10 +40,21 @@ struct Shown {
 }
 
 pub(super) async fn push(ui: &mut Ui, deps: &Deps, args: &PushArgs) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(&args.run), &args.place).await?;
+    let (shelf, record) = open(deps, Some(&args.run), &args.place).await?;
     let from = args.path.canonicalize().map_err(|err| {
-        CommandError::new(format!("{} was not pushed", args.path.display())).cause(err)
+        CommandError::usage(format!("{} was not pushed", args.path.display())).cause(err)
     })?;
+    let kept = (record.as_ref()).and_then(|run| run.spec.checkpoints.as_ref());
+    let when = kept
+        .and_then(|kept| kept.complete_when.as_deref())
+        .and_then(|when| when.parse().ok());
+    if is_training(deps, record.as_ref())? {
+        ui.status(format_args!(
+            "`{0}` is training: its agent commits what it saves by itself, and this is put beside that. The training that runs does not read \
+             it; the next start of `{0}` resumes from whichever was committed last.",
+            shelf.run
+        ));
+    }
     let what = format!("{} was not pushed", from.display());
     let commits = shelf
         .vault()
@@ -57,6 +70,7 @@ pub(super) async fn push(ui: &mut Ui, deps: &Deps, args: &PushArgs) -> Result<()
         step: args.step.or_else(|| names::step_of(&name)),
         attempt: known.first().map_or(1, |newest| newest.attempt),
         rule: rule(&known, &name),
+        when,
         now_us: u64::try_from(deps.clock.now_us()).unwrap_or(0),
         server_us: shelf.server_us(&deps.clock),
     };
@@ -66,6 +80,12 @@ pub(super) async fn push(ui: &mut Ui, deps: &Deps, args: &PushArgs) -> Result<()
     drop(bar);
     let (manifest, reused_bytes) = pushed.map_err(|err| match err {
         PushError::Bucket(err) => failed(&shelf, &what, err),
+        err @ PushError::NotWhole { .. } => CommandError::usage(&what).cause(err).hint(
+            "push one whose save came to its end, with all that its trainer wrote beside it: the next start of the run would fail on half of one",
+        ),
+        err @ (PushError::Unfit { .. } | PushError::Name(_)) => {
+            CommandError::usage(&what).cause(err)
+        }
         err => CommandError::new(&what).cause(err),
     })?;
     let shown = Shown {
@@ -89,6 +109,15 @@ pub(super) async fn push(ui: &mut Ui, deps: &Deps, args: &PushArgs) -> Result<()
         table
     });
     Ok(())
+}
+
+/// Whether a box of the run trains, as far as the record knows.
+fn is_training(deps: &Deps, run: Option<&RunRecord>) -> Result<bool, CommandError> {
+    let (Some(run), Some(store)) = (run, deps.existing_store()?) else {
+        return Ok(false);
+    };
+    let newest = store.latest_attempt(&run.name)?;
+    Ok(newest.is_some_and(|attempt| attempt.state == State::Running))
 }
 
 /// The rule of the newest checkpoint with such a name: by it a restore knows what else its trainer wants to find.

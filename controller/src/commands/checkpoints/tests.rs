@@ -10,7 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use serde_json::Value;
-use spotter_bucket::{Bucket, Ending, ErrorKind, Manifest, Target, memory::MemoryBucket};
+use spotter_bucket::{
+    Bucket, Ending, ErrorKind, Manifest, Target, memory::MemoryBucket, whole::samples,
+};
 
 use crate::{
     agent_client::AgentEvent,
@@ -432,7 +434,7 @@ fn a_checkpoint_that_is_not_there_is_a_mistake_of_the_command_line() {
     assert_eq!(code, 2);
     assert!(err.contains("there is none of step 8, only of 7"), "{err}");
     let (code, _, err) = desk.say(&["push", "run", "/nowhere/checkpoint-9"]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(err.contains("No such file"), "{err}");
 }
 
@@ -442,12 +444,69 @@ fn links_and_hidden_names_are_no_checkpoint() {
     let dir = desk.checkpoint(5);
     std::os::unix::fs::symlink("/etc/passwd", dir.join("link")).unwrap();
     let (code, _, err) = desk.say(&["push", "run", dir.to_str().unwrap()]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 2);
     assert!(err.contains("it is a link or no regular file"), "{err}");
     let hidden = desk.dir.path().join(".hidden");
     fs::write(&hidden, "x").unwrap();
-    assert_eq!(desk.say(&["push", "run", hidden.to_str().unwrap()]).0, 1);
+    assert_eq!(desk.say(&["push", "run", hidden.to_str().unwrap()]).0, 2);
     assert_eq!(desk.bucket.keys(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_torn_empty_or_half_written_is_never_pushed() {
+    let mut desk = Desk::new();
+    let zip = samples::zip(&[("data.pkl", b"weights")], true);
+    let trainers = samples::safetensors(&[7; 64]);
+    for (name, bytes, why) in [
+        ("step_1.pt", &zip[..zip.len() - 30], "step_1.pt: "),
+        ("step_2.pt", &[][..], "step_2.pt: 0 bytes are no checkpoint"),
+        ("step_3.any", &[], "step_3.any: 0 bytes are no checkpoint"),
+        (
+            "save-4/model.safetensors",
+            &trainers[..40],
+            "model.safetensors",
+        ),
+        (
+            "checkpoint-5/model.safetensors",
+            &trainers,
+            "trainer_state.json",
+        ),
+        (
+            "checkpoint-6/.tmp-part",
+            &zip,
+            ".tmp-part: a temporary file is in it",
+        ),
+    ] {
+        let path = desk.dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        let top = desk.dir.path().join(name.split('/').next().unwrap());
+        if top.is_dir() {
+            fs::write(top.join("config.json"), "{}").unwrap();
+        }
+        let (code, _, err) = desk.say(&["push", "run", top.to_str().unwrap()]);
+        assert_eq!(code, 2, "{name}: {err}");
+        assert!(
+            err.contains("is no whole checkpoint: ") && err.contains(why),
+            "{name}: {err}"
+        );
+    }
+    assert_eq!(desk.bucket.keys(), Vec::<String>::new());
+    let whole = desk.dir.path().join("step_7.pt");
+    fs::write(&whole, &zip).unwrap();
+    let pushed = desk.json(&["push", "run", whole.to_str().unwrap()]);
+    assert_eq!(pushed["step"], 7);
+    // A checkpoint that is one file has that file's name wherever it is spoken of.
+    let id = pushed["id"].as_str().unwrap().to_owned();
+    assert_eq!(desk.json(&["show", "run"])["files"][0]["path"], "step_7.pt");
+    let key = desk.manifest(&id).files[0].key.clone();
+    assert!(desk.bucket.corrupt(&key));
+    let (code, out, err) = desk.say(&["verify", "run"]);
+    assert_eq!(code, 1);
+    assert!(out.contains("step_7.pt: its hash differs"), "{out}");
+    assert!(err.contains("no other one restores"), "{err}");
+    let (_, _, err) = desk.say(&["pull", "run", "7", "--to", &desk.to()]);
+    assert!(err.contains("\"step_7.pt\" is damaged"), "{err}");
 }
 
 #[test]

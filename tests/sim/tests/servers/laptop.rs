@@ -48,6 +48,7 @@ async fn pushed(shelf: &Shelf, desk: &Box, step: u64) -> u64 {
         step: Some(step),
         attempt: 1,
         rule: "generic".into(),
+        when: None,
         now_us: u64::try_from(clock.now_us()).unwrap(),
         // A server's time is known to a second or so; what is pushed later is newer all the same.
         server_us: shelf.server_us(&clock) - step * 1_000_000,

@@ -5,7 +5,7 @@
 use std::io;
 
 use super::{Opinion, View, first_hole};
-use spotter_bucket::sorted::sort_by;
+use crate::sorted::sort_by;
 
 pub(super) fn judge(view: &View<'_>) -> io::Result<Opinion> {
     if !view.candidate.is_flat() {

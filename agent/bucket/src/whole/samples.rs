@@ -1,7 +1,7 @@
-//! Small whole files of each format, for the tests of several modules.
+//! Small whole files of each format, for the tests of several modules and of the box.
 
 /// A zip with stored entries; `wide` adds the 64-bit records as torch writes them for large files.
-pub(crate) fn zip(entries: &[(&str, &[u8])], wide: bool) -> Vec<u8> {
+pub fn zip(entries: &[(&str, &[u8])], wide: bool) -> Vec<u8> {
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     for (name, data) in entries {
         let offset = out.len() as u32;
@@ -52,7 +52,8 @@ pub(crate) fn zip(entries: &[(&str, &[u8])], wide: bool) -> Vec<u8> {
     out
 }
 
-pub(crate) fn safetensors(data: &[u8]) -> Vec<u8> {
+/// A safetensors file of one tensor with these bytes.
+pub fn safetensors(data: &[u8]) -> Vec<u8> {
     let header = format!(
         r#"{{"__metadata__":{{"step":"5"}},"w":{{"dtype":"U8","shape":[{0}],"data_offsets":[0,{0}]}}}}"#,
         data.len()
@@ -64,7 +65,7 @@ pub(crate) fn safetensors(data: &[u8]) -> Vec<u8> {
 }
 
 /// A file as PyTorch wrote it before 1.6, with a storage of floats of each length.
-pub(crate) fn legacy(lengths: &[u8]) -> Vec<u8> {
+pub fn legacy(lengths: &[u8]) -> Vec<u8> {
     let mut out =
         b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00.\x80\x02]("
             .to_vec();
@@ -89,7 +90,7 @@ pub(crate) fn legacy(lengths: &[u8]) -> Vec<u8> {
 }
 
 /// An npy file of so many bytes of numbers.
-pub(crate) fn npy(descr: &str, shape: &str, data_bytes: usize) -> Vec<u8> {
+pub fn npy(descr: &str, shape: &str, data_bytes: usize) -> Vec<u8> {
     let header = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n");
     let mut out = b"\x93NUMPY\x01\x00".to_vec();
     out.extend_from_slice(&(header.len() as u16).to_le_bytes());

@@ -9,7 +9,7 @@ use super::super::names;
 use super::super::pickle;
 use super::super::structure::zip;
 use super::{Opinion, Silence, View, first_hole, join};
-use spotter_bucket::sorted::sort_by;
+use crate::sorted::sort_by;
 
 const LATEST: &str = "latest";
 

@@ -7,8 +7,8 @@ use std::io;
 
 use super::candidate::{Candidate, FileStat};
 use super::structure::{self, ReadAt};
+use crate::sorted::sort_by;
 use shape::Shape;
-use spotter_bucket::sorted::sort_by;
 
 mod dcp;
 mod deepspeed;

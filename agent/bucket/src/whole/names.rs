@@ -1,8 +1,8 @@
 //! What a name in the checkpoint directory says: temporary or not, a checkpoint or not, of which step (pure).
 //!
-//! The forms are those that trainers really write; anything unknown is left to the settle time in `complete.rs`.
+//! The forms are those that trainers really write; anything unknown is left to the box's settle time.
 
-pub use spotter_bucket::names::{PARTIAL_SUFFIX, step_of};
+pub use crate::names::{PARTIAL_SUFFIX, step_of};
 
 /// Suffix of what a restore moved out of the way; never a checkpoint.
 pub const REPLACED_SUFFIX: &str = ".spotter-replaced";
