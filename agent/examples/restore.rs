@@ -2,15 +2,15 @@
 //!
 //! `restore DIR ENDPOINT BUCKET RUN`; keys are in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
 
-use std::{env, fs, path::PathBuf, process, sync::Arc, time::Duration};
+use std::{env, fs, path::PathBuf, process, sync::Arc};
 
 use anyhow::{Context, bail};
 use spotter_agent::{
-    checkpoints::{Backup, BackupOptions, sweep},
+    checkpoints::{Backup, BackupOptions},
     events::RecordedEvents,
 };
 use spotter_bucket::{
-    Credentials, Keep, Target,
+    Credentials, Target,
     s3::{S3Bucket, S3Options},
 };
 
@@ -31,22 +31,8 @@ fn main() -> anyhow::Result<()> {
     };
     let notes = env::temp_dir().join(format!("spotter-restore-{}", process::id()));
     let options = BackupOptions {
-        run: run.clone(),
         attempt: 2,
-        dir: PathBuf::from(dir),
-        target: endpoint.clone(),
-        prefix: String::new(),
-        every: Duration::ZERO,
-        keep: Keep::default(),
-        keep_grace: Duration::ZERO,
-        settle: None,
-        complete_when: None,
-        tripwire: true,
-        max_bytes_per_s: None,
-        windows: Vec::new(),
-        parallel: 4,
-        sweep_grace: sweep::GRACE,
-        state_dir: notes.clone(),
+        ..BackupOptions::plain(run, PathBuf::from(dir), endpoint, notes.clone())
     };
     let target = Target::parse(&format!("s3://{bucket}"), Some(endpoint), None)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

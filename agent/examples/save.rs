@@ -7,11 +7,11 @@ use std::{env, fs, path::PathBuf, process, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use spotter_agent::{
-    checkpoints::{Backup, BackupOptions, humble, sweep},
+    checkpoints::{Backup, BackupOptions, humble},
     events::RecordedEvents,
 };
 use spotter_bucket::{
-    Credentials, Keep, Payload, Target,
+    Credentials, Payload, Target,
     s3::{S3Bucket, S3Options},
 };
 
@@ -30,23 +30,10 @@ fn main() -> anyhow::Result<()> {
     // As the daemon has it.
     let runtime = humble::runtime().context("no threads of low priority")?;
     let notes = env::temp_dir().join(format!("spotter-save-{}", process::id()));
+    let run = format!("run-{}", process::id());
     let options = BackupOptions {
-        run: format!("run-{}", process::id()),
-        attempt: 1,
-        dir: PathBuf::from(dir),
-        target: endpoint.clone(),
-        prefix: String::new(),
-        every: Duration::ZERO,
-        keep: Keep::default(),
-        keep_grace: Duration::ZERO,
         settle: Some(Duration::ZERO),
-        complete_when: None,
-        tripwire: true,
-        max_bytes_per_s: None,
-        windows: Vec::new(),
-        parallel: 4,
-        sweep_grace: sweep::GRACE,
-        state_dir: notes.clone(),
+        ..BackupOptions::plain(&run, PathBuf::from(dir), endpoint, notes.clone())
     };
     let (endpoint, bucket) = (endpoint.clone(), bucket.clone());
     let saving = runtime.spawn(async move { save(options, &endpoint, &bucket, payload).await });

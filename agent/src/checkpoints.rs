@@ -1,12 +1,14 @@
 //! `Backup`: brings finished checkpoints to the bucket, keeps the newest, and fetches them back.
 //!
-//! Reading order: [`names`], [`rules`] (a file per framework) and [`complete`] decide what is finished (pure); [`scan`], [`look`],
-//! [`writers`] (by [`lease`]) and [`structure`] ask the disk; [`source`] (by the threads of [`humble`], as much in a [`hurry`] as it must be), [`upload`] (large files
-//! by [`parts`], as fast as [`tempo`] and [`rates`] say) and [`commit`] carry one checkpoint over, noting each step in [`journal`];
-//! [`round`] does one round of it while [`watch`] keeps looking.
-//! [`metric`] what the log says of each, [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go, [`alarm`] says whether we are
-//! behind, [`room`] whether the disk will do; [`sweep`] removes what lost boxes left. [`restore`] (files by
-//! [`landing`]) and [`results`] are the two other things that move files; [`local`] says what is there to go on from without a bucket.
+//! Reading order: [`names`], [`rules`] (a file per framework; both shared with the laptop, see [`spotter_bucket::whole`]) and
+//! [`complete`] decide what is finished (pure); [`scan`], [`look`], [`writers`] (by [`lease`]) and [`structure`] ask the disk;
+//! [`source`] (by the threads of [`humble`], as much in a [`hurry`] as it must be), [`upload`] (large files by [`parts`], as fast as
+//! [`tempo`] and [`rates`] say) and [`commit`] carry one checkpoint over, noting each step in [`journal`]; [`round`] does one round of
+//! it while [`watch`] keeps looking, and [`looping`] says when. [`metric`] is what the log says of each;
+//! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go,
+//! [`alarm`] says whether we are behind, [`room`] whether the disk will do; [`sweep`] removes what lost boxes left.
+//! [`restore`] (files by [`landing`]) and [`results`] are the two other things that move files; [`local`] says what is there to go on
+//! from without a bucket.
 
 pub mod alarm;
 mod buffers;
@@ -15,6 +17,7 @@ pub mod command;
 pub mod commit;
 pub mod complete;
 pub mod delete;
+mod error;
 pub mod humble;
 pub mod hurry;
 pub mod index;
@@ -24,7 +27,10 @@ pub mod lease;
 pub mod ledger;
 pub mod local;
 pub mod look;
+mod looping;
 pub mod metric;
+mod options;
+mod pace;
 pub mod parts;
 pub mod places;
 pub mod pointer;
@@ -51,18 +57,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use spotter_bucket::Bucket;
 use spotter_bucket::layout::NameError;
-use spotter_bucket::{Bucket, BucketError, Keep, Manifest};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::events::EventSink;
 use candidate::FileStat;
 use hurry::Rank;
 use index::Index;
 use ledger::Ledger;
+use looping::backoff;
 use metric::Measurements;
+use pace::{INTERVALS, Pace};
 use places::Places;
 use rates::Rates;
 use round::Work;
@@ -70,6 +78,9 @@ use standing::{Standing, Unanswered, chain};
 use tempo::Tempo;
 
 pub use complete::Settle;
+pub use error::BackupError;
+pub use looping::backup_loop;
+pub use options::{BackupOptions, CheckpointInfo};
 pub use restore::{RestoreError, Restored};
 pub use results::{Results, ResultsError};
 pub use rules::user::{CompleteWhen, NoRule};
@@ -79,131 +90,10 @@ pub use standing::BackupState;
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Wait between two looks while somebody waits for checkpoints to settle.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// Longest wait between two rounds while something settles: then a change is seen soon, whatever the period.
-const SETTLING_PERIOD: Duration = Duration::from_secs(1);
-/// Shortest wait between two rounds.
-const SHORTEST_PERIOD: Duration = Duration::from_millis(20);
-/// Longest wait between two rounds that failed.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 /// Longest wait for the round of a backup that another one replaces.
 const RETIRES_WITHIN: Duration = Duration::from_secs(30);
-/// Longest wait between two rounds while nothing is unfinished, unless the period is longer: every round lists all there is.
-const QUIET_PERIOD: Duration = Duration::from_secs(5);
-/// Rounds that find nothing unfinished before the wait for the next one is doubled.
-const QUIET_ROUNDS: u32 = 20;
-/// Times between checkpoints that are remembered: the longest of them is what a trainer usually takes, since some save in turns.
-const INTERVALS: usize = 4;
 /// Rounds that fail, two to the power of their number seconds apart, before a directory that cannot be read is given up.
 const BLIND_ROUNDS: u32 = 5;
-
-/// What to back up, and where to.
-#[derive(Debug, Clone)]
-pub struct BackupOptions {
-    /// Name of the run.
-    pub run: String,
-    /// Attempt, from 1.
-    pub attempt: u32,
-    /// Directory that holds checkpoints; absolute. It need not exist yet.
-    pub dir: PathBuf,
-    /// Bucket and server, in any words: what was noted about another one says nothing of this one.
-    pub target: String,
-    /// Prefix of the target, without leading or trailing slash; may be empty. The run's name is appended by the layout.
-    pub prefix: String,
-    /// How often at least a finished checkpoint must reach the bucket; zero: no alarm.
-    pub every: Duration,
-    /// What to keep in the bucket and on the box.
-    pub keep: Keep,
-    /// How long the data of a deleted checkpoint stays in the bucket.
-    pub keep_grace: Duration,
-    /// Wait with no change before a file counts as finished; `None`: the rule's own.
-    pub settle: Option<Duration>,
-    /// The user's rule for when a checkpoint is complete; `None`: those of the frameworks.
-    pub complete_when: Option<CompleteWhen>,
-    /// Whether the kernel may be asked to tell of writers, which makes them wait until we have heard it: less than a millisecond,
-    /// but as long as the agent is stopped, up to 45 s.
-    pub tripwire: bool,
-    /// Most bytes per second to send; `None`: as many as go.
-    pub max_bytes_per_s: Option<u64>,
-    /// Times of the day at which another rate counts.
-    pub windows: Vec<rates::Window>,
-    /// Parts in flight at first.
-    pub parallel: u8,
-    /// What a lost box left in the bucket goes when it is older, by the bucket's clock.
-    pub sweep_grace: Duration,
-    /// Directory for what must survive a crash of the agent, such as `~/.spotter/backup`; absolute, made when missing.
-    pub state_dir: PathBuf,
-}
-
-/// A committed checkpoint, for people and for the contract.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckpointInfo {
-    /// Name of the commit, `<step, 12 digits>-<ulid>`.
-    pub id: String,
-    /// Step, when its name has a number.
-    pub step: Option<u64>,
-    /// Attempt that wrote it.
-    pub attempt: u32,
-    /// When it was committed by the box's clock, microseconds since the epoch.
-    pub committed_us: u64,
-    /// Bytes in all.
-    pub size_bytes: u64,
-    /// Number of files.
-    pub files: u32,
-    /// Relative to the checkpoint directory; `.` for files of one step that lie side by side.
-    pub path: String,
-}
-
-impl From<&Manifest> for CheckpointInfo {
-    fn from(manifest: &Manifest) -> CheckpointInfo {
-        CheckpointInfo {
-            id: manifest.id.clone(),
-            step: manifest.step,
-            attempt: manifest.attempt,
-            committed_us: manifest.committed_us,
-            size_bytes: manifest.files.iter().map(|file| file.size_bytes).sum(),
-            files: u32::try_from(manifest.files.len()).unwrap_or(u32::MAX),
-            path: manifest.path.clone(),
-        }
-    }
-}
-
-/// Why a round did not do all its work, or a question found no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum BackupError {
-    /// The checkpoint directory, or the backup's own, could not be read.
-    #[error("{} could not be read", path.display())]
-    Disk {
-        /// Directory in question.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The checkpoint directory could not be looked at in time, so that nobody can say what is unsaved.
-    #[error("what is unsaved in {} is not known: {problem}", path.display())]
-    Unseen {
-        /// Directory in question.
-        path: PathBuf,
-        /// Why.
-        problem: String,
-    },
-    /// The bucket refused to say which checkpoints it has.
-    #[error("the checkpoints in the bucket could not be listed")]
-    List(#[source] BucketError),
-    /// The bucket did not answer in time.
-    #[error("the bucket gave no answer in {} s{}", ANSWER_WITHIN.as_secs(), if problem.is_empty() { String::new() } else { format!(": {problem}") })]
-    NoAnswer {
-        /// What it said instead, if anything.
-        problem: String,
-    },
-    /// A checkpoint could not be uploaded now; it will be tried again.
-    #[error("checkpoint {path} was not saved")]
-    Upload {
-        /// Its path in the checkpoint directory.
-        path: String,
-        /// Why.
-        source: upload::UploadError,
-    },
-}
 
 /// What a last effort before the box goes away could do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -253,33 +143,6 @@ pub struct Backup {
     restoring: tokio::sync::Mutex<()>,
     /// The files of the last collection of results, and what became of it. One at a time is collected.
     collected: tokio::sync::Mutex<Option<(Vec<FileStat>, Results)>>,
-}
-
-/// How much of a hurry we are in. Times are since the backup was made.
-#[derive(Debug, Default)]
-struct Pace {
-    /// How many callers say that the session has ended.
-    finals: u32,
-    /// When the box goes away.
-    flush_by: Option<Instant>,
-    /// Bytes per second of the last upload that took long enough to tell.
-    bytes_per_s: Option<f64>,
-    training_since: Option<Duration>,
-    /// The same by the wall clock, microseconds since the epoch.
-    training_since_us: Option<u64>,
-    last_commit: Option<Duration>,
-    /// When the newest checkpoint was found finished.
-    last_found: Option<Duration>,
-    /// What lay between the last of this session, newest first; zero: there were not so many.
-    intervals: [Duration; INTERVALS],
-}
-
-impl Pace {
-    /// What usually lies between two checkpoints; `None`: there were no two.
-    fn interval(&self) -> Option<Duration> {
-        let longest = self.intervals.into_iter().max();
-        longest.filter(|one| !one.is_zero())
-    }
 }
 
 impl Backup {
@@ -572,89 +435,11 @@ impl Drop for Final<'_> {
     }
 }
 
-/// Backs up finished checkpoints every `period` until `stop` is cancelled.
-///
-/// Only the wait is cancelled, never a round: half an upload is paid for and worth nothing. A round that must end with the daemon is
-/// ended by [`Backup::flush`], or by dropping this future.
-pub async fn backup_loop(backup: Arc<Backup>, period: Duration, stop: CancellationToken) {
-    let mut failures = 0;
-    let mut quiet = 0;
-    let mut seen = backup.touched();
-    loop {
-        let next_look = backup.until_next_look();
-        quiet = if next_look.is_none() { quiet + 1 } else { 0 };
-        let wait = match next_look {
-            // The moment at which something may count as finished is not slept through.
-            Some(due) if failures == 0 => due.min(period).clamp(SHORTEST_PERIOD, SETTLING_PERIOD),
-            None if failures == 0 => quiet_wait(period, quiet),
-            _ => backoff(period, failures),
-        };
-        let until = Instant::now() + wait;
-        // What is new in the directory itself is not waited for; what changes deeper down is seen at the next round.
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = time::sleep(left.min(period.max(SHORTEST_PERIOD))) => {}
-            }
-            if Instant::now() >= until || (failures == 0 && backup.touched() != seen) {
-                break;
-            }
-        }
-        seen = backup.touched();
-        match backup.round().await {
-            Ok(committed) => {
-                if !committed.is_empty() || failures > 0 {
-                    info!(
-                        committed = committed.len(),
-                        after_failures = failures,
-                        "backup round done"
-                    );
-                }
-                failures = 0;
-            }
-            Err(err) => {
-                failures += 1;
-                warn!(failures, error = %chain(&err), "backup round failed, will retry");
-            }
-        }
-    }
-}
-
-/// The period, a little longer with every round that found nothing unfinished.
-fn quiet_wait(period: Duration, quiet: u32) -> Duration {
-    let doubled = period.saturating_mul(1 << (quiet / QUIET_ROUNDS).min(16));
-    doubled.min(QUIET_PERIOD).max(period)
-}
-
-/// The period, doubled with every failure up to five minutes.
-fn backoff(period: Duration, failures: u32) -> Duration {
-    if failures == 0 {
-        return period;
-    }
-    period
-        .saturating_mul(1 << failures.min(16))
-        .min(LONGEST_BACKOFF)
-        .max(period)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
-
-    #[test]
-    fn a_directory_in_which_nothing_happens_is_listed_more_rarely_and_never_later_than_every_five_seconds()
-     {
-        let half = Duration::from_millis(500);
-        for (quiet, expected_ms) in [(0, 500), (19, 500), (20, 1_000), (40, 2_000), (80, 5_000)] {
-            let expected = Duration::from_millis(expected_ms);
-            assert_eq!(quiet_wait(half, quiet), expected, "after {quiet}");
-        }
-        let minute = Duration::from_secs(60);
-        assert_eq!(quiet_wait(minute, 1_000_000), minute);
-    }
 
     fn may_move<T: Send>(future: T) {
         drop(future);
@@ -663,24 +448,12 @@ mod tests {
     #[test]
     fn everything_that_may_be_asked_of_a_backup_may_be_asked_from_any_task() {
         let dir = tempfile::tempdir().unwrap();
-        let options = BackupOptions {
-            run: "run".into(),
-            attempt: 1,
-            dir: dir.path().join("checkpoints"),
-            target: String::new(),
-            prefix: String::new(),
-            every: Duration::ZERO,
-            keep: Keep::default(),
-            keep_grace: Duration::ZERO,
-            settle: None,
-            complete_when: None,
-            tripwire: true,
-            max_bytes_per_s: None,
-            windows: Vec::new(),
-            parallel: 4,
-            sweep_grace: sweep::GRACE,
-            state_dir: dir.path().join("state"),
-        };
+        let options = BackupOptions::plain(
+            "run",
+            dir.path().join("checkpoints"),
+            "",
+            dir.path().join("state"),
+        );
         let bucket = Arc::new(spotter_bucket::memory::MemoryBucket::new());
         let events = Arc::new(crate::events::RecordedEvents::default());
         let backup = Backup::new(options, bucket, events).unwrap();

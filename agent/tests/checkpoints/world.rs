@@ -15,7 +15,7 @@ use spotter_agent::checkpoints::{Backup, BackupOptions, CheckpointInfo};
 use spotter_agent::events::RecordedEvents;
 use spotter_bucket::memory::MemoryBucket;
 use spotter_bucket::{
-    Bucket, BucketError, CompletedPart, Keep, ListedObject, ListedPart, ListedUpload, Manifest,
+    Bucket, BucketError, CompletedPart, ListedObject, ListedPart, ListedUpload, Manifest,
     ObjectInfo,
 };
 use tempfile::TempDir;
@@ -83,23 +83,11 @@ impl World {
         change: impl FnOnce(&mut BackupOptions),
     ) -> World {
         let home = Arc::new(tempfile::tempdir().unwrap());
+        let dir = |name: &str| home.path().join(name);
         let mut options = BackupOptions {
-            run: "run".into(),
-            attempt: 1,
-            dir: home.path().join("checkpoints"),
-            target: String::new(),
             prefix: "team".into(),
             every: Duration::from_secs(600),
-            keep: Keep::default(),
-            keep_grace: Duration::ZERO,
-            settle: None,
-            complete_when: None,
-            tripwire: true,
-            max_bytes_per_s: None,
-            windows: Vec::new(),
-            parallel: 4,
-            sweep_grace: spotter_agent::checkpoints::sweep::GRACE,
-            state_dir: home.path().join("state"),
+            ..BackupOptions::plain("run", dir("checkpoints"), "", dir("state"))
         };
         change(&mut options);
         World::start(home, options, bucket, memory)
