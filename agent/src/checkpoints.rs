@@ -5,8 +5,8 @@
 //! [`source`] (by the threads of [`humble`], as much in a [`hurry`] as it must be), [`upload`] (large files by [`parts`], as fast as
 //! [`tempo`] and [`rates`] say) and [`commit`] carry one checkpoint over, noting each step in [`journal`]; [`round`] does one round of
 //! it while [`watch`] keeps looking, and [`looping`] says when. [`metric`] is what the log says of each;
-//! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go,
-//! [`alarm`] says whether we are behind, [`room`] whether the disk will do; [`sweep`] removes what lost boxes left.
+//! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go and what was
+//! [`skipped`], [`alarm`] says whether we are behind, [`room`] whether the disk will do; [`sweep`] removes what lost boxes left.
 //! [`restore`] (files by [`landing`]) and [`results`] are the two other things that move files; [`local`] says what is there to go on
 //! from without a bucket.
 
@@ -40,6 +40,7 @@ pub mod results;
 pub mod room;
 pub mod round;
 pub mod scan;
+pub mod skipped;
 pub mod source;
 pub mod standing;
 pub mod sweep;
@@ -361,6 +362,10 @@ impl Backup {
         }
         pace.training_since = since;
         pace.training_since_us = since_us;
+        pace.first_training_us = match (pace.first_training_us, since_us) {
+            (Some(first), Some(us)) => Some(first.min(us)),
+            (first, us) => first.or(us),
+        };
     }
 
     /// Committed checkpoints of the run, newest first, as the bucket has them now.

@@ -16,10 +16,12 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::candidate::Candidate;
 use super::index::Index;
 use super::ledger::{Ledger, Saved};
+use super::round::{Work, looks_like};
 use super::standing::chain;
-use super::{Backup, scan};
+use super::{Backup, scan, skipped};
 use crate::fault;
 use crate::tasks::spawn_blocking;
 
@@ -171,6 +173,44 @@ impl Backup {
         }
     }
 
+    /// Deletes a checkpoint on the box that was skipped in favour of newer ones, when it may go.
+    pub(super) async fn delete_skipped(&self, work: &Work, candidate: &Candidate) {
+        let manifests = work.index.iter().flat_map(Index::manifests);
+        let facts = skipped::Facts {
+            written: Duration::from_nanos(u64::try_from(candidate.written_ns()).unwrap_or(0)),
+            began: self.pace().first_training_us.map(Duration::from_micros),
+            newer: self.newer_than(work, candidate),
+            kept: self.options.keep.newest(),
+            looks_committed: manifests.into_iter().any(|one| looks_like(one, candidate)),
+        };
+        if !skipped::may_go(&facts) {
+            return;
+        }
+        let (dir, going) = (self.options.dir.clone(), candidate.clone());
+        let delete = move || {
+            let there = scan::scan(&dir)?;
+            // One that changed since is another one.
+            let found = there.iter().find(|found| **found == going);
+            found.map_or(Ok(false), |found| remove_files(&dir, found).map(|()| true))
+        };
+        match spawn_blocking(delete)
+            .await
+            .expect("deleting files does not panic")
+        {
+            Ok(false) => {}
+            Ok(true) => {
+                let (path, step) = (candidate.path_in_manifest(), candidate.step);
+                let detail = json!({
+                    "path": path, "step": step, "size_bytes": candidate.size_bytes(), "where": "box", "skipped": true,
+                });
+                self.standing.event("checkpoint.deleted", detail);
+            }
+            Err(err) => {
+                warn!(path = candidate.path, error = %err, "a checkpoint that was skipped could not be deleted");
+            }
+        }
+    }
+
     /// Removes everything an attempt left in the bucket, unless it turns out to be committed. Whether nothing is left.
     pub(super) async fn delete_attempt(&self, id: &str) -> bool {
         match self.try_delete_attempt(id).await {
@@ -245,20 +285,25 @@ fn delete_saved(dir: &Path, ledger: &mut Ledger, ids: &HashSet<String>) -> io::R
             ledger.commit_of(found) == Some(saved.id.as_str()) && found.unfinished.is_none()
         };
         if let Some(found) = found.filter(is_saved) {
-            for file in &found.files {
-                fault::point("box.remove", "before");
-                remove_if_there(&scan::file_path(dir, &found.path, &file.path))?;
-            }
-            if found.directory && found.path != "." {
-                fault::point("box.remove_dir", "before");
-                fs::remove_dir_all(dir.join(&found.path))?;
-            }
-            fault::point("box.removed", "after");
+            remove_files(dir, found)?;
             deleted.push(saved.clone());
         }
         ledger.forget(&saved.key)?;
     }
     Ok(deleted)
+}
+
+fn remove_files(dir: &Path, found: &Candidate) -> io::Result<()> {
+    for file in &found.files {
+        fault::point("box.remove", "before");
+        remove_if_there(&scan::file_path(dir, &found.path, &file.path))?;
+    }
+    if found.directory && !found.is_flat() {
+        fault::point("box.remove_dir", "before");
+        fs::remove_dir_all(dir.join(&found.path))?;
+    }
+    fault::point("box.removed", "after");
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -19,6 +19,8 @@ pub(super) struct Pace {
     pub(super) training_since: Option<Duration>,
     /// The same by the wall clock, microseconds since the epoch.
     pub(super) training_since_us: Option<u64>,
+    /// When the first session began that this backup saw.
+    pub(super) first_training_us: Option<u64>,
     pub(super) last_commit: Option<Duration>,
     /// When the newest checkpoint was found finished.
     pub(super) last_found: Option<Duration>,

@@ -104,6 +104,7 @@ impl Backup {
                     "newer checkpoints are saved, this one is not worth its upload"
                 );
                 work.tracker.give_up(&key);
+                self.delete_skipped(work, &next.candidate).await;
                 self.tell_state(&work.tracker);
                 continue;
             }
@@ -205,13 +206,16 @@ impl Backup {
     }
 
     fn is_wanted(&self, work: &Work, candidate: &Candidate) -> bool {
-        let newer = work
-            .index
-            .as_ref()
-            .map_or(0, |index| index.newer_than(self.written_ms(candidate)));
+        let newer = self.newer_than(work, candidate);
         // One that every so many steps is kept for good is worth its upload however late; and the best may be any.
         let keep = &self.options.keep;
         keep.every_steps > 0 || keep.best.is_some() || keep.newest().is_none_or(|keep| newer < keep)
+    }
+
+    /// Whole commits that were written after a candidate.
+    pub(super) fn newer_than(&self, work: &Work, candidate: &Candidate) -> usize {
+        let written_ms = self.written_ms(candidate);
+        (work.index.as_ref()).map_or(0, |index| index.newer_than(written_ms))
     }
 
     /// What the training's log said of a checkpoint, when that decides what is kept.
@@ -370,20 +374,7 @@ impl Backup {
         sources: &[Arc<Source>],
         known: &[&Manifest],
     ) -> Result<Option<String>, UploadError> {
-        let is_likely = |manifest: &&&Manifest| {
-            manifest.path == candidate.path_in_manifest()
-                && manifest.files.len() == candidate.files.len()
-                && manifest
-                    .files
-                    .iter()
-                    .zip(&candidate.files)
-                    .all(|(theirs, ours)| {
-                        theirs.path == ours.path
-                            && theirs.size_bytes == ours.size_bytes
-                            && theirs.mtime_ns == ours.mtime_ns
-                    })
-        };
-        let Some(manifest) = known.iter().find(is_likely) else {
+        let Some(manifest) = known.iter().find(|one| looks_like(one, candidate)) else {
             return Ok(None);
         };
         for (source, file) in sources.iter().zip(&manifest.files) {
@@ -533,6 +524,18 @@ impl Backup {
         }
         work.attempts = alive;
     }
+}
+
+/// Whether a commit may hold these very files: names, sizes and times agree.
+pub(super) fn looks_like(manifest: &Manifest, candidate: &Candidate) -> bool {
+    let mut pairs = manifest.files.iter().zip(&candidate.files);
+    manifest.path == candidate.path_in_manifest()
+        && manifest.files.len() == candidate.files.len()
+        && pairs.all(|(theirs, ours)| {
+            theirs.path == ours.path
+                && theirs.size_bytes == ours.size_bytes
+                && theirs.mtime_ns == ours.mtime_ns
+        })
 }
 
 pub(super) async fn remove(log: AttemptLog) {

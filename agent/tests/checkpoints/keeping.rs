@@ -238,3 +238,58 @@ async fn keys_that_may_not_delete_stop_no_backup() {
     save(&world, [5]).await;
     assert_eq!(steps(&world).await, [5, 4]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_an_outage_left_behind_leaves_the_box_when_newer_ones_are_saved() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep.last = 2
+    });
+    // Somebody put it there to begin from.
+    world.write("step_0.npz", &npz(0, 2000));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    std::thread::sleep(Duration::from_millis(12));
+    world.backup.training(Some(now_us()));
+    // The bucket is away while the training saves five times, and the third save is torn.
+    for step in 1..=5_u64 {
+        let whole = npz(step, 2000);
+        let bytes = if step == 3 { &whole[..900] } else { &whole };
+        world.write(&format!("step_{step}.npz"), bytes);
+    }
+    world.write("checkpoint-6/model.npz", &npz(6, 2000));
+    bucket.fail_next("*", 40, ErrorKind::Transient);
+    world.settle().await;
+    assert_eq!(world.tree().len(), 7, "nothing goes while nothing is saved");
+    world.backup_all().await;
+    assert_eq!(steps(&world).await, [6, 5]);
+    let on_the_box: Vec<String> = world.tree().into_keys().collect();
+    assert_eq!(
+        on_the_box,
+        [
+            "checkpoint-6/model.npz",
+            "step_0.npz",
+            "step_3.npz",
+            "step_5.npz"
+        ],
+        "what is kept, what was there before, and what was never whole"
+    );
+    let told: Vec<(String, bool)> = world
+        .events("checkpoint.deleted")
+        .iter()
+        .map(|detail| {
+            (
+                detail["path"].as_str().unwrap().to_owned(),
+                detail["skipped"] == true,
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("step_4.npz".to_owned(), true),
+            ("step_2.npz".to_owned(), true),
+            ("step_1.npz".to_owned(), true)
+        ]
+    );
+    assert_eq!(world.backup.state().unsaved_bytes, 0);
+}

@@ -227,7 +227,7 @@ async fn after_an_outage_only_what_would_be_kept_is_uploaded() {
     assert_eq!(
         world.tree().len(),
         6,
-        "what is in no commit is never deleted"
+        "what lay there before any training is nobody's to delete"
     );
 }
 
