@@ -4,7 +4,7 @@
 //! [`complete`] decide what is finished (pure); [`scan`], [`look`], [`writers`] (by [`lease`]) and [`structure`] ask the disk;
 //! [`source`] (by the threads of [`humble`], as much in a [`hurry`] as it must be), [`upload`] (large files by [`parts`], as fast as
 //! [`tempo`] and [`rates`] say) and [`commit`] carry one checkpoint over, noting each step in [`journal`]; [`round`] does one round of
-//! it while [`watch`] keeps looking, and [`looping`] says when. [`metric`] is what the log says of each;
+//! it while [`watch`] keeps looking, and [`looping`] says when. [`metric`] is what the log says of each, [`cadence`] how often they come;
 //! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go and what was
 //! [`skipped`], [`alarm`] says whether we are behind, [`room`] whether the disk will do; [`sweep`] removes what lost boxes left.
 //! [`restore`] (files by [`landing`]) and [`results`] are the two other things that move files; [`local`] says what is there to go on
@@ -12,6 +12,7 @@
 
 pub mod alarm;
 mod buffers;
+pub mod cadence;
 pub mod clock;
 pub mod command;
 pub mod commit;
@@ -65,6 +66,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::events::EventSink;
+use cadence::Cadence;
 use candidate::FileStat;
 use hurry::Rank;
 use index::Index;
@@ -138,6 +140,8 @@ pub struct Backup {
     trouble: Mutex<delete::Trouble>,
     /// What the training's log said lately, when that decides what is kept.
     measurements: Mutex<Measurements>,
+    /// How often the trainer saves.
+    cadence: Arc<Mutex<Cadence>>,
     /// Another backup takes over these directories.
     retired: CancellationToken,
     /// Two restores would write to the same files.
@@ -170,6 +174,7 @@ impl Backup {
             warn!(dir = %state_dir.display(), error = %err, "the backup cannot keep its notes; a restart will begin uploads anew");
         }
         let ledger = Ledger::open(&state_dir);
+        let cadence = Cadence::open(&state_dir, options.attempt);
         let clock_offset_ms = offset_of_notes_ms(&ledger);
         let settle = match (&options.complete_when, options.settle) {
             (Some(CompleteWhen::Quiet(wait)), _) => Settle::all(*wait),
@@ -198,6 +203,7 @@ impl Backup {
             work: tokio::sync::Mutex::new(Work::new(settle)),
             trouble: Mutex::default(),
             measurements: Mutex::default(),
+            cadence: Arc::new(Mutex::new(cadence)),
             retired: CancellationToken::new(),
             restoring: tokio::sync::Mutex::new(()),
             collected: tokio::sync::Mutex::default(),
@@ -368,6 +374,17 @@ impl Backup {
         };
     }
 
+    /// The training that runs is at this step, if its log says so: tells when more work than may be lost lies between two checkpoints. Blocks
+    /// on the disk.
+    pub fn progressed(&self, step: Option<u64>) {
+        let Some(began_us) = self.pace().training_since_us else {
+            return;
+        };
+        if let Some((kind, detail)) = self.cadence().look(began_us, step, commit::now_us()) {
+            self.standing.event(kind, detail);
+        }
+    }
+
     /// Committed checkpoints of the run, newest first, as the bucket has them now.
     pub async fn list(&self) -> Result<Vec<CheckpointInfo>, BackupError> {
         let stop = CancellationToken::new();
@@ -404,6 +421,12 @@ impl Backup {
         self.measurements
             .lock()
             .expect("nothing panics while it holds the measurements")
+    }
+
+    fn cadence(&self) -> MutexGuard<'_, Cadence> {
+        self.cadence
+            .lock()
+            .expect("nothing panics while it holds the cadence")
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {

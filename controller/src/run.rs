@@ -7,7 +7,6 @@ mod bandwidth;
 mod boxes;
 pub mod bringing_up;
 pub mod budget;
-pub mod cadence;
 pub mod choosing;
 pub mod claims;
 pub mod container;

@@ -23,7 +23,6 @@ use crate::{
         State,
         bringing_up::{TRAIN, ended_text},
         budget::{self, Standing},
-        cadence::Cadence,
         halt::Halt,
         lifecycle::{Lifecycle, TEND},
         observing::Meter,
@@ -66,7 +65,8 @@ struct View {
     ahead: Option<Instant>,
     told_step: Option<u64>,
     alarm: bool,
-    cadence: Cadence,
+    /// What was told of how rarely it saves, as long as that holds.
+    rare: Option<String>,
     contradicted: bool,
     /// What was told of its disk, as long as that holds.
     disk: Option<String>,
@@ -135,7 +135,7 @@ impl Lifecycle {
             ahead: None,
             told_step: None,
             alarm: false,
-            cadence: Cadence::default(),
+            rare: None,
             contradicted: false,
             disk: None,
             meter: Meter::default(),

@@ -48,7 +48,7 @@ struct Listing {
 }
 
 /// Checkpoints that are found within so long of each other belong to one save.
-const SAME_SAVE: Duration = Duration::from_secs(30);
+pub(super) const SAME_SAVE: Duration = Duration::from_secs(30);
 
 impl Backup {
     /// Looks at the directory: what is there, what is finished, whether we are behind.
@@ -135,6 +135,19 @@ impl Backup {
                 let detail = json!({ "path": path, "step": step, "size_bytes": size_bytes, "files": candidate.files.len() });
                 self.standing.event("checkpoint.found", detail);
                 found_one = true;
+                if let Some(began_us) = began_us {
+                    let written_us = u64::try_from(candidate.written_ns() / 1_000).unwrap_or(0);
+                    let (cadence, path) = (Arc::clone(&self.cadence), candidate.path_in_manifest());
+                    let note = move || {
+                        let cadence = cadence.lock();
+                        let mut cadence =
+                            cadence.expect("nothing panics while it holds the cadence");
+                        cadence.found(began_us, written_us, &path);
+                    };
+                    spawn_blocking(note)
+                        .await
+                        .expect("writing a note does not panic");
+                }
             }
         }
         if found_one {

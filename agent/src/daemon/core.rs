@@ -366,16 +366,17 @@ async fn watch_sessions(core: Arc<Core>) {
                 let sessions = core.sessions.report();
                 follow_all(core, &sessions);
                 diagnosis::report(core, &sessions);
-                training_since(&sessions)
+                if let Some(running) = core.backup() {
+                    running.backup.training(training_since(&sessions));
+                    let newest = core.training();
+                    running
+                        .backup
+                        .progressed(newest.and_then(|newest| newest.step));
+                }
             })
             .await;
-        match told {
-            Ok(since_us) => {
-                if let Some(running) = core.backup() {
-                    running.backup.training(since_us);
-                }
-            }
-            Err(err) => warn!(error = %err, "the sessions were not looked at"),
+        if let Err(err) = told {
+            warn!(error = %err, "the sessions were not looked at");
         }
         tokio::select! {
             () = core.stop.cancelled() => return,

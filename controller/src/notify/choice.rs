@@ -1,9 +1,10 @@
 //! Which events are told, and in which words (pure).
 
 use serde_json::Value;
+use spotter_bucket::cadence;
 
 use crate::{
-    run::{alarms, cadence, diagnosis, restarts, runtime, silence, windows},
+    run::{alarms, diagnosis, restarts, runtime, silence, windows},
     store::{ENDED, EventRecord},
     ui::text,
 };

@@ -1,8 +1,8 @@
 //! Whether the backup of an attempt is behind, by the events that its agent told: which file, and why.
 
 use serde_json::Value;
+use spotter_bucket::cadence;
 
-use super::cadence;
 use crate::store::{AttemptRecord, EventRecord, Store, StoreError};
 
 /// What is wrong with the backup now, for people; `None` when nothing is.

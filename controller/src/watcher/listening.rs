@@ -133,22 +133,17 @@ impl Lifecycle {
             self.say(run, "The backup is up to date again.");
         }
         view.alarm = alarm;
-        if let Some(session) = status.session(TRAIN).filter(|session| session.is_running())
-            && run.spec.checkpoints.is_some()
+        let rare = alarms::rare(&self.store, &run.name, attempt.number)?;
+        let trains = status
+            .session(TRAIN)
+            .is_some_and(|train| train.is_running());
+        if let Some(text) = rare
+            .as_ref()
+            .filter(|text| trains && view.rare.as_ref() != Some(*text))
         {
-            let began = (session.started_us, attempt.resumed_step.unwrap_or(0));
-            let told = view.cadence.look(
-                &self.store,
-                &run.name,
-                attempt.number,
-                began,
-                (status.now_us, believable_step(step)),
-                self.clock.now_us(),
-            )?;
-            if let Some(text) = told {
-                self.say(run, &format!("Careful: {text}."));
-            }
+            self.say(run, &format!("Careful: {text}."));
         }
+        view.rare = rare;
         let disk = alarms::disk(&self.store, &run.name, attempt.number)?;
         if let Some(text) = disk
             .as_ref()

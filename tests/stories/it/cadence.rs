@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use spotter::run::{State, alarms, cadence};
+use spotter::run::{State, alarms};
+use spotter_bucket::cadence;
 
 use crate::world::{World, spec};
 
@@ -74,7 +75,7 @@ async fn a_training_that_saves_often_is_told_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_comes_back_is_told_at_once_by_what_was_saved_while_nobody_watched() {
+async fn the_box_judges_while_nobody_watches_and_whoever_comes_back_is_told() {
     // A checkpoint every forty minutes, and one every ten.
     for (step_s, expected) in [(STEP_S, 1), (60, 0)] {
         let world = World::new(3, 400);
@@ -88,10 +89,14 @@ async fn whoever_comes_back_is_told_at_once_by_what_was_saved_while_nobody_watch
         assert_eq!(count(&world, cadence::EVENT), expected, "{step_s}");
         assert_eq!(count(&world, cadence::ENDED), 0, "{step_s}");
         let told = alarms::rare(&world.store, RUN, 1).unwrap();
-        // What lies between two of the box's checkpoints, not since the laptop's last look.
         assert_eq!(
-            told.is_some_and(|told| told.starts_with("40 min of training are at risk")),
+            told.as_ref()
+                .is_some_and(|told| told.starts_with("30 min of training are at risk")),
             expected == 1,
+            "as soon as it was so: {told:?}"
         );
+        if let Some(told) = told {
+            assert!(world.was_told(&told));
+        }
     }
 }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use spotter::agent_client::{AgentEvent, BoxConfig, SessionInfo, SessionState};
-use spotter_bucket::{Cause, EndedBy, Ending};
+use spotter_bucket::{
+    Cause, EndedBy, Ending,
+    cadence::{self, Habit},
+};
 use tokio::time::Instant;
 
 use super::{CHECKPOINT_EVERY, EPOCH_US, LINE_BYTES, Script, ScriptedBoxes, Session};
@@ -266,6 +269,46 @@ impl Script {
         });
     }
 
+    /// As an agent does: tells once when too much lies between two checkpoints of a training that runs, and when that is over.
+    fn judge_habit(&mut self, session: &Session) {
+        if session.name != "train" || session.over.is_some() || session.ended(self).is_some() {
+            return;
+        }
+        let since = |at: Instant| at.duration_since(self.begin);
+        let began = since(session.began);
+        let journal = self.journal.get(&session.instance);
+        let (mut habit, mut told) = (
+            Habit {
+                began,
+                first: Some((began, session.first_step)),
+                saves: Vec::new(),
+                now: (since(session.now()), Some(session.step(self))),
+                path: String::new(),
+            },
+            false,
+        );
+        for event in journal.into_iter().flatten() {
+            let at = Duration::from_micros(event.time_us - EPOCH_US as u64);
+            match event.kind.as_str() {
+                "checkpoint.found" if at >= began => {
+                    habit.saves.push(at);
+                    habit.path = event.detail["path"].as_str().unwrap_or_default().to_owned();
+                }
+                cadence::EVENT => told = true,
+                cadence::ENDED => told = false,
+                _ => {}
+            }
+        }
+        match (cadence::at_risk(&habit), told) {
+            (Some(risk), false) => {
+                let detail = json!({ "text": risk.text(), "every_steps": risk.steps });
+                self.tell(session.instance, cadence::EVENT, detail);
+            }
+            (None, true) => self.tell(session.instance, cadence::ENDED, json!({})),
+            _ => {}
+        }
+    }
+
     /// What boxes did by themselves since somebody looked last.
     pub(super) fn catch_up(&mut self) {
         let mut news = Vec::new();
@@ -303,6 +346,9 @@ impl Script {
             }
         }
         self.commits.sort_unstable();
+        for index in 0..self.sessions.len() {
+            self.judge_habit(&self.sessions[index].clone());
+        }
         for index in 0..self.sessions.len() {
             let session = self.sessions[index].clone();
             if session.over.is_none()

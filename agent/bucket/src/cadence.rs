@@ -1,19 +1,16 @@
-//! How much training is lost when the box goes, by the trainer's own habit of saving: a backup is only as good as the checkpoint
-//! that was written. [`at_risk`] judges (pure); [`Cadence`] remembers what was seen.
+//! How much training is lost when the box goes, by the trainer's own habit of saving (pure): a backup is only as good as the checkpoint
+//! that was written. The box remembers what it saw and tells; [`at_risk`] judges.
 
 use std::time::Duration;
 
-use serde_json::json;
-use tokio::time::Instant;
-
-use crate::store::{EventRecord, Store, StoreError};
+use crate::sorted::sort_by;
 
 /// More work than this is not to be lost at once.
 pub const MOST_AT_RISK: Duration = Duration::from_secs(30 * 60);
-/// Between two judgements.
-const LOOK: Duration = Duration::from_secs(60);
 /// Newest gaps between checkpoints that are looked at: a habit, not a single slow evaluation.
 const HABIT: usize = 5;
+/// Newest checkpoints that a habit is judged by: older ones need not be remembered.
+pub const REMEMBERED: usize = HABIT + 1;
 /// Kind of the event.
 pub const EVENT: &str = "checkpoint.rare";
 /// Kind of the event that ends it.
@@ -22,9 +19,11 @@ pub const ENDED: &str = "checkpoint.often";
 /// What a training did, by one clock.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Habit {
-    /// When it began, and at which step.
-    pub began: (Duration, u64),
-    /// When each checkpoint was found finished.
+    /// When it began.
+    pub began: Duration,
+    /// When its first step was seen, and which it was; `None`: none was.
+    pub first: Option<(Duration, u64)>,
+    /// When checkpoints were written, oldest first; all, or the [`REMEMBERED`] newest.
     pub saves: Vec<Duration>,
     /// Now, and the newest step.
     pub now: (Duration, Option<u64>),
@@ -45,7 +44,7 @@ pub struct AtRisk {
 
 /// Judges a habit; `None`: not too much is at risk, or not yet.
 pub fn at_risk(habit: &Habit) -> Option<AtRisk> {
-    let (began, first_step) = habit.began;
+    let began = habit.began;
     let (now, step) = habit.now;
     let all: Vec<Duration> = std::iter::once(&began)
         .chain(&habit.saves)
@@ -53,7 +52,7 @@ pub fn at_risk(habit: &Habit) -> Option<AtRisk> {
         .map(|(from, to)| to.saturating_sub(*from))
         .collect();
     let mut gaps = all[all.len().saturating_sub(HABIT)..].to_vec();
-    gaps.sort_unstable();
+    sort_by(&mut gaps, |one, other| one.cmp(other));
     let usual = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
     let open = now.saturating_sub(*habit.saves.last().unwrap_or(&began));
     let work = usual.max(open);
@@ -61,11 +60,12 @@ pub fn at_risk(habit: &Habit) -> Option<AtRisk> {
         return None;
     }
     // All that it took, evaluations and checkpoints included: that is what is lost.
-    let trained = now.saturating_sub(began).as_secs_f64();
-    let steps = step
-        .and_then(|step| step.checked_sub(first_step))
-        .filter(|steps| *steps > 0 && trained > 0.0)
-        .map(|steps| round_down(steps as f64 / trained * MOST_AT_RISK.as_secs_f64()));
+    let steps = habit.first.zip(step).and_then(|((at, first), step)| {
+        let trained = now.saturating_sub(at).as_secs_f64();
+        let steps = step.checked_sub(first).filter(|steps| *steps > 0)?;
+        let fit = steps as f64 / trained * MOST_AT_RISK.as_secs_f64();
+        (trained > 0.0).then(|| round_down(fit))
+    });
     Some(AtRisk {
         work,
         steps,
@@ -127,94 +127,17 @@ impl AtRisk {
     }
 }
 
-/// What was seen of an attempt's checkpoints.
-#[derive(Debug, Default)]
-pub struct Cadence {
-    read: i64,
-    saves: Vec<Duration>,
-    path: String,
-    looked: Option<Instant>,
-    told: bool,
-}
-
-impl Cadence {
-    /// Judges the training of an attempt, once a minute at most; answers what is to be told, once until it is over. `began_us` and `now_us` are by
-    /// the box's clock, as its events are; `told_us` is by ours.
-    ///
-    /// # Errors
-    /// When the store cannot be read or written.
-    pub fn look(
-        &mut self,
-        store: &Store,
-        run: &str,
-        attempt: u32,
-        began: (u64, u64),
-        now: (u64, Option<u64>),
-        told_us: i64,
-    ) -> Result<Option<String>, StoreError> {
-        if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
-            return Ok(None);
-        }
-        self.looked = Some(Instant::now());
-        for event in store.events(run, self.read)? {
-            self.read = self.read.max(event.id);
-            self.take(&event, attempt);
-        }
-        let since = |us: u64| Duration::from_micros(us);
-        let habit = Habit {
-            began: (since(began.0), began.1),
-            saves: self.saves.clone(),
-            now: (since(now.0), now.1),
-            path: self.path.clone(),
-        };
-        let risk = match (at_risk(&habit), self.told) {
-            (Some(risk), false) => risk,
-            (None, true) => {
-                self.told = false;
-                store.note(run, attempt, told_us, ENDED, &json!({}))?;
-                return Ok(None);
-            }
-            _ => return Ok(None),
-        };
-        self.told = true;
-        let detail = json!({
-            "at_risk_s": risk.work.as_secs(), "every_steps": risk.steps, "setting": risk.setting, "text": risk.text(),
-        });
-        store.note(run, attempt, told_us, EVENT, &detail)?;
-        Ok(Some(risk.text()))
-    }
-
-    fn take(&mut self, event: &EventRecord, attempt: u32) {
-        if event.attempt != attempt {
-            return;
-        }
-        match event.kind.as_str() {
-            "checkpoint.found" => {
-                let time_us = u64::try_from(event.time_us).unwrap_or_default();
-                self.saves.push(Duration::from_micros(time_us));
-                if let Some(path) = event.detail["path"].as_str() {
-                    path.clone_into(&mut self.path);
-                }
-            }
-            // Told by whoever watched before us.
-            EVENT => self.told = true,
-            ENDED => self.told = false,
-            _ => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Clock, run::alarms, store::StoredEvent};
 
     const MINUTE: u64 = 60;
 
     fn habit(saves_min: &[u64], now_min: u64, step: Option<u64>, path: &str) -> Habit {
         let at = |minutes: &u64| Duration::from_secs(1_000_000 + minutes * MINUTE);
         Habit {
-            began: (at(&0), 100),
+            began: at(&0),
+            first: Some((at(&0), 100)),
             saves: saves_min.iter().map(at).collect(),
             now: (at(&now_min), step),
             path: path.to_owned(),
@@ -268,6 +191,12 @@ mod tests {
         check("step-1300.pt", 1300, "save every 500 steps");
         check("weights.bin", 103, "save every 1 steps");
         check("checkpoint-100", 100, "let it save at least every 30 min");
+        // What came before the first step, such as compiling, took no step.
+        let late = Habit {
+            first: Some((Duration::from_secs(1_000_000 + 50 * MINUTE), 100)),
+            ..habit(&[60], 60, Some(1300), "weights.bin")
+        };
+        assert_eq!(at_risk(&late).unwrap().steps, Some(2000));
         let unknown = at_risk(&habit(&[60], 60, None, "checkpoint-9")).unwrap();
         assert_eq!(unknown.setting, "let it save at least every 30 min");
         assert_eq!(
@@ -292,45 +221,5 @@ mod tests {
         ] {
             assert_eq!(round_down(steps), expected, "{steps}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_habit_is_told_once_whoever_watches() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("store.db"), Clock::new(|| 0)).unwrap();
-        let minutes = |minutes: u64| minutes * MINUTE * 1_000_000;
-        for (seq, at) in [(1, 40), (2, 80)] {
-            let found = StoredEvent {
-                seq,
-                time_us: i64::try_from(minutes(at)).unwrap(),
-                kind: "checkpoint.found".to_owned(),
-                detail: json!({"path": format!("checkpoint-{at}")}),
-            };
-            store.append_events("r", 1, &[found]).unwrap();
-        }
-        let look = |cadence: &mut Cadence| {
-            cadence
-                .look(&store, "r", 1, (0, 0), (minutes(90), Some(900)), 0)
-                .unwrap()
-        };
-        let mut first = Cadence::default();
-        assert!(look(&mut first).unwrap().contains("`--save_steps 200`"));
-        assert_eq!(look(&mut first), None);
-        assert_eq!(look(&mut Cadence::default()), None, "it is on record");
-        let event = store.newest_event("r", 1, EVENT).unwrap().unwrap();
-        assert_eq!(event.detail["at_risk_s"], 2400);
-        assert!(alarms::rare(&store, "r", 1).unwrap().is_some());
-        // It saves more often now.
-        for (seq, at) in [(3, 84), (4, 86), (5, 88)] {
-            let found = StoredEvent {
-                seq,
-                time_us: i64::try_from(minutes(at)).unwrap(),
-                kind: "checkpoint.found".to_owned(),
-                detail: json!({"path": format!("checkpoint-{at}")}),
-            };
-            store.append_events("r", 1, &[found]).unwrap();
-        }
-        assert_eq!(look(&mut Cadence::default()), None);
-        assert_eq!(alarms::rare(&store, "r", 1).unwrap(), None);
     }
 }
