@@ -30,6 +30,7 @@ pub mod machines;
 pub(crate) mod market_eye;
 mod metering;
 pub mod next;
+pub mod not_saved;
 pub mod observing;
 pub mod older_boxes;
 pub mod past;

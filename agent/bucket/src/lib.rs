@@ -7,7 +7,7 @@
 //! their files down or proves them; [`target`] parses `s3://bucket/prefix`, [`profile`] is what is known of servers by their host,
 //! [`verdict`] what follows from what one was seen to do, [`credentials`] holds keys that never reach a log, [`grants`] is what a box
 //! without keys may do, [`ending`] is what a box that stops itself leaves, [`roots`] whom a program trusts that runs on a box without
-//! certificates.
+//! certificates, [`short`] what is left of a text that is too long.
 
 pub mod bucket;
 pub mod cadence;
@@ -28,6 +28,7 @@ pub mod prove;
 pub mod retention;
 pub mod roots;
 pub mod s3;
+pub mod short;
 pub mod sorted;
 pub mod target;
 pub mod vault;

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use serde_json::json;
 use spotter_bucket::ManifestFile;
 
 use super::candidate::{Candidate, FileStat};
@@ -71,9 +72,20 @@ impl Backup {
                 )) if tries < TRIES => {
                     tracing::info!(tries, error = %chain(&err), "results are collected anew");
                 }
-                outcome => return outcome,
+                Err(ResultsError::Upload(UploadError::Stopped)) => {
+                    return Err(UploadError::Stopped.into());
+                }
+                outcome => return outcome.inspect_err(|err| self.tell_results_failed(err)),
             }
         }
+    }
+
+    /// Whoever asked may be gone by then: why is on record.
+    fn tell_results_failed(&self, err: &ResultsError) {
+        let problem = chain(err);
+        tracing::warn!(problem, "results were not uploaded");
+        self.standing
+            .event("results.failed", json!({ "problem": problem }));
     }
 
     async fn collect_once(
@@ -144,10 +156,7 @@ impl Backup {
             prev: None,
             metric: None,
         };
-        let stored = uploader.store_all(&mut log, &sources).await;
-        stored.inspect_err(|err| {
-            tracing::warn!(error = %chain(err), "results were not uploaded");
-        })?;
+        uploader.store_all(&mut log, &sources).await?;
         let manifest = uploader.seal(&mut log, &sources, &about).await?;
         let bytes = log.attempt.sealed.clone().expect("it was just sealed");
         let manifest_key = uploader.publish(&manifest.id, Bytes::from(bytes)).await?;

@@ -4,6 +4,7 @@
 
 use std::io;
 
+use spotter_bucket::short::shorten;
 use tonic::{Code, Status};
 
 use crate::{
@@ -62,7 +63,7 @@ pub enum Refusal {
 /// The one place where our errors become gRPC codes.
 pub fn to_status(refusal: impl Into<Refusal>) -> Status {
     let refusal = refusal.into();
-    let text: String = chain(&refusal).chars().take(MESSAGE_LIMIT_CHARS).collect();
+    let text = shorten(&chain(&refusal), MESSAGE_LIMIT_CHARS);
     Status::new(code(&refusal), text)
 }
 
@@ -143,7 +144,10 @@ mod tests {
             status.message(),
             "session `train`: its files cannot be used: disk on fire"
         );
-        let status = to_status(Refusal::Broken("x".repeat(10_000)));
+        let long = format!("{}: AccessDenied", "x".repeat(10_000));
+        let status = to_status(Refusal::Broken(long));
         assert_eq!(status.message().len(), MESSAGE_LIMIT_CHARS);
+        // Why stands at the end of a chain of causes.
+        assert!(status.message().ends_with(": AccessDenied"));
     }
 }

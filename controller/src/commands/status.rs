@@ -15,7 +15,7 @@ use crate::{
         diagnosis::Diagnosis,
         foresight,
         lease::Lease,
-        next, restarts, silence,
+        next, not_saved, restarts, silence,
         summary::RunSummary,
         waiting::{self, Waiting},
         way_on, windows,
@@ -106,6 +106,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
             warnings.extend(alarms::disk(&store, &run.name, attempt.number)?);
             if let Some(latest) = store.latest_attempt(&run.name)? {
                 warnings.extend(silence::warning(&store, &run, &latest)?);
+                warnings.extend(not_saved::warning(&store, &latest)?);
             }
             warnings
         }

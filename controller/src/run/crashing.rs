@@ -11,9 +11,10 @@ use crate::{
         boxes::has_bucket,
         bringing_up::{TRAIN, ended_text, last_lines},
         diagnosis::{self, Diagnosis},
-        finishing::{LAST_BACKUP, unsaved},
+        finishing::LAST_BACKUP,
         halt::Halt,
         lifecycle::Lifecycle,
+        not_saved::unsaved,
         site::{Site, SiteError},
     },
     store::{AttemptRecord, Outcome, RunRecord},
@@ -40,7 +41,7 @@ impl Lifecycle {
         );
         let mut unsaved_bytes = None;
         if has_bucket(run) {
-            self.hand_over_last(run, site).await?;
+            self.hand_over_last(run, attempt.number, site).await?;
             let saving = site.backup_now(LAST_BACKUP, true);
             match self.shown(run, site, "checkpoint", saving).await {
                 Ok(backup) => unsaved_bytes = Some(backup.unsaved_bytes),

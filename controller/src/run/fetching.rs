@@ -126,17 +126,20 @@ impl Lifecycle {
     pub(super) async fn fetch_results(
         &self,
         run: &RunRecord,
+        attempt: u32,
         site: &dyn Site,
         workdir: &str,
-        paths: &[String],
-        to: &Path,
+        results: &Results,
     ) -> Result<Option<String>, Halt> {
+        let (paths, to) = (&results.fetch, &results.to);
         let list = self
             .fetch_verified(run, site, workdir, paths, to, Others::SetAside)
             .await
             .map_err(|err| match err {
                 // The box is there with everything on it: it is done again over a new link.
-                NotFetched::Site(SiteError::Unreachable(why)) => Halt::Again(why),
+                NotFetched::Site(err @ SiteError::Unreachable(_)) => {
+                    self.not_saved(run, attempt, "results", err)
+                }
                 other => {
                     let err = CommandError::from(other);
                     let mut made = CommandError::new(format!(

@@ -14,6 +14,7 @@ use crate::{
         halt::Halt,
         handing::{Hands, Held},
         lifecycle::{LOOK_AGAIN, Lifecycle},
+        not_saved::unsaved,
         site::{Site, SiteError},
         windows::BoxEnding,
     },
@@ -163,7 +164,7 @@ impl Lifecycle {
     ) -> Result<(), Halt> {
         let has_bucket = has_bucket(run);
         if has_bucket {
-            self.hand_over_last(run, site).await?;
+            self.hand_over_last(run, attempt.number, site).await?;
             self.say(run, "Saving the last checkpoints.");
             let saving = site.backup_now(LAST_BACKUP, true);
             let backup = match self.shown(run, site, "checkpoint", saving).await {
@@ -172,7 +173,7 @@ impl Lifecycle {
                     let status = site.status().await;
                     let backup = status.ok().and_then(|status| status.backup);
                     if !backup.is_some_and(|backup| backup.unseen) {
-                        return Err(unsaved(run, err));
+                        return Err(self.not_saved(run, attempt.number, "last checkpoints", err));
                     }
                     // No waiting makes it readable: the disk is kept for a look, the GPU is not paid.
                     let why = format!("its checkpoint directory could not be looked at ({err})");
@@ -212,7 +213,7 @@ impl Lifecycle {
         if let Some(results) = &run.spec.results {
             let workdir = match site.configure(&self.assignment(run, attempt)).await {
                 Ok(workdir) => workdir,
-                Err(err) => return Err(unsaved(run, err)),
+                Err(err) => return Err(self.not_saved(run, attempt.number, "results", err)),
             };
             self.say(
                 run,
@@ -223,10 +224,10 @@ impl Lifecycle {
                 let collecting = site.collect_results(&results.fetch);
                 self.shown(run, site, "results to the bucket", collecting)
                     .await
-                    .map_err(|err| unsaved(run, err))?;
+                    .map_err(|err| self.not_saved(run, attempt.number, "results", err))?;
             }
             let absent = self
-                .fetch_results(run, site, &workdir, &results.fetch, &results.to)
+                .fetch_results(run, attempt.number, site, &workdir, results)
                 .await?;
             match absent {
                 // A training that was stopped half-way has no results yet.
@@ -261,7 +262,9 @@ impl Lifecycle {
             }
             self.copy_events(run, attempt, site).await
         };
-        taken.await.map_err(|err| unsaved(run, err))?;
+        taken
+            .await
+            .map_err(|err| self.not_saved(run, attempt.number, "log and events", err))?;
         self.copy_last_samples(run, attempt, site).await;
         Ok(())
     }
@@ -459,15 +462,4 @@ fn is_kept(attempt: &AttemptRecord) -> bool {
         .reason
         .as_ref()
         .is_some_and(|reason| reason.starts_with(KEPT))
-}
-
-/// Why the end of a training is not dealt with yet.
-pub(super) fn unsaved(run: &RunRecord, err: SiteError) -> Halt {
-    match err {
-        SiteError::Unreachable(why) => Halt::Again(why),
-        err => {
-            let text = format!("run `{}` ended, but not everything is saved", run.name);
-            Halt::Pause(CommandError::new(text).cause(err))
-        }
-    }
 }

@@ -14,7 +14,6 @@ use crate::{
     run::{
         State,
         boxes::{has_bucket, is_presigned},
-        finishing::unsaved,
         halt::Halt,
         lifecycle::Lifecycle,
         site::{FreshKeys, KeysGiven, Place, Site, SiteError, Trial},
@@ -282,9 +281,11 @@ impl Lifecycle {
     pub(crate) async fn hand_over_last(
         &self,
         run: &RunRecord,
+        attempt: u32,
         site: &dyn Site,
     ) -> Result<(), Halt> {
-        let status = site.status().await.map_err(|err| unsaved(run, err))?;
+        let lost = |err| self.not_saved(run, attempt, "last checkpoints", err);
+        let status = site.status().await.map_err(lost)?;
         let held = Held::of(&status.backup.unwrap_or_default(), self.clock.now_us());
         match self.hand_over(run, site, held, &mut Hands::default()).await {
             Ok(_) => Ok(()),
@@ -292,7 +293,7 @@ impl Lifecycle {
                 self.say(run, &lacking(&why));
                 Ok(())
             }
-            Err(err) => Err(unsaved(run, err)),
+            Err(err) => Err(lost(err)),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::{fmt, io, time::Duration};
 
+use spotter_bucket::short::shorten;
+
 use crate::provider::SshAddress;
 
 /// What kind of failure ssh reported; decides whether trying again can help.
@@ -213,7 +215,8 @@ fn bracket_tail(noise: &str, words: &str) -> String {
     bracket(text)
 }
 
-/// The last lines of a program's output as one line that is safe to print: control characters dropped, at most 300 characters.
+/// What a program printed last as one line that is safe to print: control characters dropped, at most 300 characters, of which the first say what
+/// failed and the last why.
 pub(crate) fn last_words(bytes: &[u8]) -> String {
     const LIMIT_CHARS: usize = 300;
     let text = String::from_utf8_lossy(bytes);
@@ -229,9 +232,7 @@ pub(crate) fn last_words(bytes: &[u8]) -> String {
         })
         .filter(|line| line.chars().any(|c| c != '@'))
         .collect();
-    let joined = lines.join(" | ");
-    let skip = joined.chars().count().saturating_sub(LIMIT_CHARS);
-    joined.chars().skip(skip).collect()
+    shorten(&lines.join(" | "), LIMIT_CHARS)
 }
 
 #[cfg(test)]
@@ -312,5 +313,20 @@ mod tests {
             error.to_string(),
             "ssh h:1: host key changed; ssh h:2: connection refused"
         );
+    }
+
+    #[test]
+    fn of_a_long_output_the_words_that_say_what_failed_stay() {
+        let middle = "Warning: Permanently added the host\n".repeat(30);
+        let said =
+            format!("rsync: mkdir failed: No space left on device\n{middle}rsync error: code 11\n");
+        let words = last_words(said.as_bytes());
+        assert_eq!(words.chars().count(), 300);
+        assert!(
+            words.starts_with("rsync: mkdir failed: No space left on device | "),
+            "{words}"
+        );
+        assert!(words.ends_with("rsync error: code 11"), "{words}");
+        assert_eq!(last_words(b"one\n\x1b[2Jtwo\n@@@@\n"), "one | [2Jtwo");
     }
 }

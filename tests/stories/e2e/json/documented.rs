@@ -23,7 +23,7 @@ const NO_KEYS: &[(&str, &str)] = &[
          events_gap from to budget way_chosen way wait bid move text hours ways usd usd_per_hour delay_hours easy_hours delay_usd stop_requested box_stopped box_destroyed instance \
          planned plan status checkpoint last_step uploads_wait old_box_kept old_box_let_go path storage_usd_per_hour \
          bring_up_failed container_log keys_on_disk copied_from_sibling kib rebooted bill_doubtful charged_usd metered_usd box_silent since_us box_heard silent_s resume to_come \
-         where skipped",
+         not_saved what no_answer refused fault here next problem where skipped",
     ),
     (
         ENDED,
