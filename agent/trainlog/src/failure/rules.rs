@@ -157,7 +157,7 @@ pub(super) fn judge(line: &[u8], signs: &Signs) -> Option<(Class, Proof)> {
     None
 }
 
-/// What a shell says of a child: `Killed` alone, or `run.sh: line 25: 1200261 Killed   python train.py`.
+/// What a shell or its like says of a child: `Killed` alone, or `run.sh: line 25: 1200261 Killed   python train.py`.
 fn is_shell_report(line: &[u8], word: &[u8]) -> bool {
     let line = line.trim_ascii();
     if line == word {
@@ -167,6 +167,16 @@ fn is_shell_report(line: &[u8], word: &[u8]) -> bool {
         return false;
     };
     let before = line[..at].trim_ascii_end();
+    // `[1]+  Killed   python train.py`, `zsh: killed   python train.py`, `make: *** [Makefile:3: train] Killed`.
+    let is_job = matches!(before, [b'[', .., b']'] | [b'[', .., b']', b'+' | b'-'])
+        && before[1..]
+            .iter()
+            .filter(|byte| byte.is_ascii_alphabetic())
+            .count()
+            == 0;
+    if is_job || before == b"zsh:" || before.starts_with(b"make: *** [") {
+        return true;
+    }
     let pid = before
         .iter()
         .rev()
@@ -242,6 +252,31 @@ mod tests {
     fn every_sign_has_a_stem() {
         for sign in SIGNS {
             assert!(STEMS.iter().any(|stem| sign.contains(stem)), "{sign}");
+        }
+    }
+
+    #[test]
+    fn every_rule_can_decide() {
+        for (later, (text, class, proof, with, without)) in RULES.iter().enumerate() {
+            for (earlier, rule) in RULES[..later].iter().enumerate() {
+                let always = rule.3.is_empty() && rule.4.is_empty();
+                // A shell's report is more than its word.
+                let is_word = matches!(rule.0, "killed" | "terminated");
+                assert!(
+                    is_word || !always || !text.contains(rule.0),
+                    "{text} comes after {}",
+                    rule.0
+                );
+                let same = (rule.1, rule.2, rule.3, rule.4) == (*class, *proof, *with, *without);
+                let between = RULES[earlier + 1..later]
+                    .iter()
+                    .any(|other| other.1 != *class);
+                assert!(
+                    !same || between || !rule.0.contains(text),
+                    "{} says no more than {text}",
+                    rule.0
+                );
+            }
         }
     }
 }

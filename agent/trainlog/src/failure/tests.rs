@@ -1,5 +1,7 @@
 //! Short logs and what ended them.
 
+mod ends;
+
 use super::*;
 use crate::Reader;
 
