@@ -149,6 +149,7 @@ pub fn parse(line: &[u8]) -> Option<Bar<'_>> {
         .or_else(|| keras(line))
         .or_else(|| plain(line))
         .or_else(|| endless(line))
+        .or_else(|| logged(line))
 }
 
 /// `name:  34%|###   | 17/50 [31:57<1:32:27,  5.94it/s, loss=0.13]`
@@ -191,6 +192,36 @@ fn endless(line: &[u8]) -> Option<Bar<'_>> {
         rest: &[],
     };
     Some(bracketed(&line[..unit - digits], counted, after))
+}
+
+/// tqdm-loggable: `Progress on:train 11.0it/20.0kit rate:3.4s/it remaining:18:53:20 elapsed:17:46 postfix:loss=9.51`
+fn logged(line: &[u8]) -> Option<Bar<'_>> {
+    const SIGN: &[u8] = b"Progress on:";
+    let start = memmem::find(line, SIGN)? + SIGN.len();
+    let name_end = start + memchr::memchr(b' ', &line[start..])?;
+    let number = |text: &[u8]| {
+        let (number, unit) = text.split_at(length(text));
+        let scale = unit.strip_suffix(b"it")?;
+        Printed::count(number, scale).filter(|_| !number.is_empty())
+    };
+    let field = |name: &[u8]| {
+        let at = memmem::find(&line[name_end..], name)? + name_end + name.len();
+        let rest = &line[at..];
+        Some(&rest[..memchr::memchr(b' ', rest).unwrap_or(rest.len())])
+    };
+    let counts = field(b" ")?;
+    let slash = memchr::memchr(b'/', counts)?;
+    let postfix = memmem::find(line, b" postfix:").map_or(line.len(), |at| at + 9);
+    Some(Bar {
+        prefix: &line[start..name_end],
+        position: number(&counts[..slash])?,
+        total: number(&counts[slash + 1..]),
+        rate: field(b" rate:").and_then(speed).flatten(),
+        remaining: field(b" remaining:").and_then(time_left),
+        postfix: &line[postfix..],
+        rest: &[],
+        foreign: false,
+    })
 }
 
 /// Bars of box drawing characters: rich, Ultralytics, Keras 3.
@@ -514,6 +545,10 @@ mod tests {
         check(
             "422/422 ━━━━━━━━━━ 47s 108ms/step - loss: 0.5",
             "422/422 108ms/step < [47s 108ms/step - loss: 0.5] ",
+        );
+        check(
+            "INFO - Progress on:train 11.0it/20.0kit rate:3.4s/it remaining:18:53:20 elapsed:17:46 postfix:loss=9.51",
+            "11/20k 3.4s/it <18:53:20 [loss=9.51] ",
         );
     }
 

@@ -6,7 +6,7 @@
 //! values; [`metric`] finds one that a user names; [`failure`] gathers evidence, weighs and explains it.
 //!
 //! Formats are recognised by their shape, not by their trainer. A new one is a line in a table (a name in [`names`], a unit in
-//! [`unit`], a sign in `failure/rules.rs`) and its example in `tests/frameworks.rs`.
+//! [`unit`], a sign in `failure/rules.rs`) and its example in `tests/frameworks/`.
 
 mod bar;
 mod duration;

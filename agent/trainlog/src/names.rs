@@ -34,6 +34,8 @@ pub enum Meaning {
     PartOfStep,
     /// Time that is left.
     Remaining,
+    /// What a training is started with: beside it, `steps` and `lr` are settings too.
+    Setting,
     /// Reward, return or score: a training by trial shows it instead of a loss.
     Reward,
     /// Only the engine below a trainer prints it.
@@ -161,7 +163,10 @@ fn qualified(meaning: Meaning, before: &[u8]) -> Option<Named> {
         meaning,
         Meaning::Speed(_) | Meaning::SpeedByUnit | Meaning::Remaining
     );
-    if !speed && words.clone().any(|word| STRANGERS.contains(&word)) {
+    // `Train step of epoch 3`, `data epoch: [3]`.
+    let fits = |word: &[u8]| meaning == Meaning::Epoch && matches!(word, b"of" | b"data");
+    let is_stranger = |word: &[u8]| STRANGERS.contains(&word) && !fits(word);
+    if !speed && words.clone().any(is_stranger) {
         // `validation loss at iteration 100` keeps its word of evaluation, whatever else is there.
         return None;
     }

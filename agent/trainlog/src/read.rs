@@ -168,6 +168,10 @@ struct Found {
     engine: bool,
     /// A booster's metrics: `train-rmse`.
     boosting: bool,
+    /// Settings of a training, such as its weight decay.
+    setting: bool,
+    /// The epoch is called simply that.
+    epoch_by_name: bool,
 }
 
 impl Found {
@@ -194,9 +198,13 @@ impl Found {
             self.evaluation |= matches!(named.meaning, Meaning::Step(_) | Meaning::Epoch);
             return;
         }
-        // `time: 12:30:05` is a clock, unless it is the time that is left.
-        let is_clock = line.get(pair.end) == Some(&b':')
-            && line.get(pair.end + 1).is_some_and(u8::is_ascii_digit);
+        // `time: 12:30:05` is a clock, unless it is the time that is left; `time: 2026-01-02` and `time: 2026/01/02` are dates.
+        let goes_on = |sign: u8| {
+            line.get(pair.end) == Some(&sign)
+                && line.get(pair.end + 1).is_some_and(u8::is_ascii_digit)
+        };
+        let is_clock = goes_on(b':');
+        let is_date = goes_on(b'-') || pair.of.is_some();
         let record = &mut self.record;
         match named.meaning {
             Meaning::Step(rank) => self.take_step(line, pair, rank),
@@ -205,10 +213,15 @@ impl Found {
                 record.total_steps = record.total_steps.or(total);
             }
             Meaning::Epoch => {
-                if record.epoch.is_none() {
+                // `current_epoch: 0, epoch: 1`
+                let by_name = pair.name.eq_ignore_ascii_case(b"epoch")
+                    && pair.separator == Separator::Sign
+                    && !self.epoch_by_name;
+                if record.epoch.is_none() || by_name {
                     record.epoch = epoch(pair.value);
                     record.total_epochs = pair.of.and_then(epoch);
                 }
+                self.epoch_by_name |= by_name;
                 self.epoch_end.get_or_insert(pair.end);
             }
             Meaning::Remaining => {
@@ -216,6 +229,7 @@ impl Found {
                 record.remaining.get_or_insert(Text::new(text));
             }
             _ if is_clock => {}
+            Meaning::StepTime(_) if is_date => {}
             Meaning::Loss(rank) => {
                 if self.loss_rank.is_none_or(|old| rank < old) {
                     record.loss = Printed::measure(pair.value);
@@ -253,6 +267,7 @@ impl Found {
             }
             Meaning::StepTime(rank) => self.take_time(pair, rank),
             Meaning::PartOfStep => self.part_of_step = true,
+            Meaning::Setting => self.setting = true,
             Meaning::Reward => record.rewarded = true,
             Meaning::Engine => self.engine = true,
             Meaning::Summary => self.summary = true,
@@ -263,13 +278,26 @@ impl Found {
     fn take_special(&mut self, line: &[u8], pair: &Pair<'_>) -> bool {
         let name = pair.name;
         // timm: `Train: 0 [  50/1000 ( 5%)]`.
+        let plain = name.strip_prefix(b"INFO ").unwrap_or(name);
         let is_train =
-            name.eq_ignore_ascii_case(b"train") || name.eq_ignore_ascii_case(b"training");
+            plain.eq_ignore_ascii_case(b"train") || plain.eq_ignore_ascii_case(b"training");
         if is_train && pair.of.is_none() {
             let rest = line[pair.end..].trim_ascii_start();
             if rest.starts_with(b"[") {
                 self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
                 self.record.within_epoch = true;
+            }
+            return true;
+        }
+        // DINO: `Training  [   10/125000]`; Swin: `Train: [0/300][10/1251]`.
+        if is_train && pair.bracketed {
+            let rest = &line[pair.end..];
+            if rest.starts_with(b"[") || rest.starts_with(b"][") {
+                self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
+                self.record.total_epochs = pair.of.and_then(epoch);
+                self.record.within_epoch = true;
+            } else {
+                self.take_step(line, pair, 3);
             }
             return true;
         }
@@ -287,7 +315,8 @@ impl Found {
             let starts = |known: &[u8]| {
                 name.len() > known.len() && name[..known.len()].eq_ignore_ascii_case(known)
             };
-            if starts(b"train-") || starts(b"training's") {
+            let is_learn = name == b"learn";
+            if is_learn || starts(b"train-") || starts(b"training's") {
                 self.boosting = true;
                 self.record.loss = self.record.loss.or(Printed::measure(pair.value));
                 self.loss_by_sign = true;
@@ -324,9 +353,18 @@ impl Found {
         if self.take_by_unit(line, pair) {
             return;
         }
-        // `[0/5][50/1583]`, `[3][100/500]`: the epoch, then the position in it.
+        // CatBoost: `10:\tlearn: 0.6612\ttest: 0.6621`.
         let rest = line.get(pair.end..).unwrap_or_default();
-        if pair.bracketed && matches!(rest, [b'[', b' ' | b'0'..=b'9', ..]) {
+        if rest.starts_with(b":\tlearn: ") {
+            return self.take_step(line, pair, 6);
+        }
+        // I-JEPA: `[1,   10] loss: 0.9 (919.1 ms)`.
+        if pair.unit == b"ms" && self.time.is_none() {
+            return self.take_time(pair, 4);
+        }
+        // `[0/5][50/1583]`, `[3][100/500]`, `[1,  2000]`: the epoch, then the position in it.
+        let of_two = rest.starts_with(b", ") && line[pair.end - 1] != b']';
+        if pair.bracketed && (of_two || matches!(rest, [b'[', b' ' | b'0'..=b'9', ..])) {
             self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
             self.record.total_epochs = pair.of.and_then(epoch);
             self.record.within_epoch = true;
@@ -334,14 +372,15 @@ impl Found {
         }
         let Some(of) = pair.of else {
             if pair.bracketed {
-                self.take_step(line, pair, 6);
+                let in_epoch = self.record.within_epoch && self.step_rank.is_none();
+                self.take_step(line, pair, if in_epoch { 5 } else { 6 });
             }
             return;
         };
         let after_epoch = self.epoch_end.is_some_and(|end| {
             line.get(end..pair.start).is_some_and(|gap| {
                 gap.iter()
-                    .all(|byte| matches!(byte, b' ' | b':' | b',' | b'|'))
+                    .all(|byte| matches!(byte, b' ' | b':' | b',' | b'|' | b'('))
             })
         });
         // Keras with `verbose=2`: `469/469 - 3s - loss: 0.2`.
@@ -361,6 +400,7 @@ impl Found {
         } else {
             rank
         };
+        self.step_end = self.step_end.max(pair.end);
         if self.step_rank.is_some_and(|old| old <= rank) {
             return;
         }
@@ -376,8 +416,8 @@ impl Found {
             .and_then(|of| Printed::position(of, unit))
             .or(self.record.total_steps);
         self.step_rank = Some(rank);
-        self.step_end = pair.end;
-        self.by_iter = pair.name.ends_with(b"iter") || pair.name.ends_with(b"Iter(train)");
+        let by = [&b"iter"[..], b"Iter", b"Iter(train)"];
+        self.by_iter = by.iter().any(|name| pair.name.ends_with(name));
     }
 
     fn take_time(&mut self, pair: &Pair<'_>, rank: u8) {
@@ -401,7 +441,7 @@ impl Found {
 
     /// Decides whether the values make a record of training, of evaluation, or only look like one.
     fn judge(mut self, line: &[u8]) -> Option<Reading> {
-        if self.summary {
+        if self.summary || (self.setting && self.record.loss.is_none()) {
             return None;
         }
         if self.engine {
@@ -431,9 +471,15 @@ impl Found {
         let estimated = record.eval_loss.is_some() && !has_state && record.throughput.is_none();
         let is_mean = record.epoch.is_some()
             && memchr::memchr(b'|', line).is_some()
-            && EPOCH_MEANS
+            && (EPOCH_MEANS
                 .iter()
-                .any(|sign| memmem::find(line, sign).is_some());
+                .any(|sign| memmem::find(line, sign).is_some())
+                // Its older form: `| epoch 001 | loss 10.2 | ... | num_updates 1200`.
+                || self.step_rank == Some(2)
+                    && line.starts_with(b"| epoch ")
+                    && self
+                        .epoch_end
+                        .is_some_and(|end| line[end..].starts_with(b" | loss ")));
         if is_mean {
             return Some(self.reading(Kind::Fallback));
         }
@@ -463,9 +509,11 @@ impl Found {
 
     fn without_loss(self, line: &[u8]) -> Option<Reading> {
         let record = &self.record;
+        // The mean time of a step stands beside the loss of an evaluation too.
+        let speed = record.throughput.map(|speed| speed.unit);
         if record.eval_loss.is_some()
             && record.learning_rate.is_none()
-            && record.throughput.is_none()
+            && speed.is_none_or(|unit| unit.step_time_s(1.0).is_some())
         {
             return Some(self.reading(Kind::Evaluation));
         }
@@ -523,7 +571,9 @@ fn epoch(text: &[u8]) -> Option<Printed> {
 /// A speed with `K` or `M` behind it keeps its letter.
 fn speed_value(pair: &Pair<'_>) -> Option<Printed> {
     match pair.unit {
-        b"k" | b"K" | b"M" => Printed::position(pair.value, pair.unit),
+        [scale @ (b'k' | b'K' | b'M')] | [scale @ (b'k' | b'K' | b'M'), b' ', ..] => {
+            Printed::position(pair.value, &[*scale])
+        }
         _ => Printed::measure(pair.value),
     }
 }

@@ -52,6 +52,10 @@ const ANCHORS: &[&str] = &[
     " [.",
     "lr-",
     "words/s",
+    "\tlearn",
+    " rate:",
+    "sps:",
+    "_lr:",
 ];
 
 /// Records and failures in one pass; [`failure::STEMS`] are the other half.
@@ -115,6 +119,8 @@ struct State {
     evaluated: Option<Printed>,
     /// The block of lines that is open.
     block: Option<Block>,
+    /// A record that lacks its loss or its speed: lines below it may tell them.
+    unfinished: Option<Unfinished>,
     /// The table whose rows are read.
     columns: Option<Columns>,
     /// Lines before the block of bytes that is read.
@@ -133,6 +139,16 @@ struct Block {
     /// Where its last line was, in bytes from the start of the log.
     at: u64,
     table: bool,
+}
+
+/// The last record, as far as it is known.
+#[derive(Debug, Clone, Copy)]
+struct Unfinished {
+    record: Record,
+    /// It came with its loss: one further below is another's.
+    has_loss: bool,
+    /// Where its last line was, in bytes from the start of the log.
+    at: u64,
 }
 
 impl Reader {
@@ -251,7 +267,7 @@ impl State {
         let mut rest = line;
         // A trainer prints to the line of its bar, and bars follow bars.
         for _ in 0..64 {
-            if !rest.iter().any(u8::is_ascii_digit) {
+            if !has_number(rest) {
                 let is_rule = !rest.iter().any(u8::is_ascii_alphabetic);
                 self.columns = self
                     .columns
@@ -314,13 +330,54 @@ impl State {
                 block.at = place;
                 self.block = Some(block);
             }
+            (Kind::Part | Kind::Fallback, _) if self.finish(&reading.record, place, seen) => {}
             (Kind::Part, _) => {}
             (Kind::Evaluation, _) => self.evaluation(reading.record, seen),
             (kind, _) => {
                 self.close_block(seen);
                 self.record(kind, reading.record, rank, seen);
+                let record = &reading.record;
+                let lacks = record.loss.is_none() || record.throughput.is_none();
+                self.unfinished = (kind == Kind::Step && lacks).then_some(Unfinished {
+                    record: *record,
+                    has_loss: record.loss.is_some(),
+                    at: place,
+                });
             }
         }
+    }
+
+    /// Adds what a line below the last record says of it. `false`: it has all that this line could tell.
+    fn finish(&mut self, later: &Record, place: u64, seen: &mut dyn FnMut(&Seen)) -> bool {
+        let near = |last: &Unfinished| place.saturating_sub(last.at) < BLOCK_BYTES;
+        let Some(last) = self.unfinished.filter(near) else {
+            return false;
+        };
+        if later.step.is_some() || (later.loss.is_some() && last.has_loss) {
+            return false;
+        }
+        let mut record = last.record;
+        record.complete(later);
+        self.unfinished = Some(Unfinished {
+            record,
+            at: place,
+            ..last
+        });
+        if record == last.record {
+            return true;
+        }
+        self.tallies.finish(&record);
+        seen(&Seen {
+            record: Record {
+                step: None,
+                total_steps: None,
+                ..record
+            },
+            kind: SeenKind::Record,
+            line: self.lines_before + 1,
+            repeated: true,
+        });
+        true
     }
 
     fn evaluation(&mut self, record: Record, seen: &mut dyn FnMut(&Seen)) {
@@ -480,7 +537,17 @@ impl State {
     }
 }
 
-/// The rank that a launcher put before a line: `[rank3]:`, `[default3]:`, `3: `, `(Worker pid=812)`.
+/// Whether a number may be there. Digits within words, as those of `LOSS TOK2VEC`, are none.
+fn has_number(line: &[u8]) -> bool {
+    let mut before = b' ';
+    line.iter().any(|byte| {
+        let starts = byte.is_ascii_digit() && !before.is_ascii_alphabetic();
+        before = *byte;
+        starts
+    })
+}
+
+/// The rank that a launcher put before a line: `[rank3]:`, `[default3]:`, `3: `, `(Worker pid=812)`, `[1,3]<stdout>:`.
 fn rank(line: &[u8]) -> Option<u32> {
     let line = line.trim_ascii_start();
     let number = |text: &[u8]| {
@@ -492,6 +559,12 @@ fn rank(line: &[u8]) -> Option<u32> {
         if let Some(rest) = line.strip_prefix(open) {
             return number(rest).map(|(rank, _)| rank);
         }
+    }
+    // mpirun: `[1,3]<stdout>:`
+    if let Some(rest) = line.strip_prefix(b"[1,")
+        && let Some((rank, digits)) = number(rest)
+    {
+        return rest[digits..].starts_with(b"]<std").then_some(rank);
     }
     if line.first() == Some(&b'(') {
         let end = memchr(b')', line)?;

@@ -59,6 +59,8 @@ pub struct Scanner<'a> {
     note: &'a [u8],
     /// Whether a word of evaluation stood by itself, in no pair's name.
     evaluation: bool,
+    /// The second number of `[1,  2000]` comes next.
+    second: bool,
 }
 
 impl<'a> Scanner<'a> {
@@ -73,6 +75,7 @@ impl<'a> Scanner<'a> {
             edge: 0,
             note: &[],
             evaluation: false,
+            second: false,
         }
     }
 
@@ -166,6 +169,12 @@ impl<'a> Scanner<'a> {
     fn sign(&mut self) -> Option<Pair<'a>> {
         let line = self.line;
         let mut at = self.at + 1;
+        // `INFO:root:[1,  2000] loss: 2.3`
+        if line[at..].first() == Some(&b'[') && is_position_of_two(&line[at..]) {
+            self.forget();
+            self.at = at;
+            return None;
+        }
         if line.get(at) == Some(&b'=') || line.get(at) == Some(&b'>') {
             at += 1;
         }
@@ -242,6 +251,17 @@ impl<'a> Scanner<'a> {
             .take_while(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'/' | b'%'))
             .count();
         let text = &line[start..start + length];
+        // `12.3k tok/s`: thousands of what follows.
+        if let (0, [b'k' | b'K' | b'M'], Some(b' ')) = (space, text, line.get(start + length)) {
+            let after = start + length + 1;
+            let more = line[after..]
+                .iter()
+                .take_while(|byte| byte.is_ascii_alphabetic() || **byte == b'/')
+                .count();
+            if unit::speed(&line[after..after + more]).is_some() {
+                return &line[start..after + more];
+            }
+        }
         // In `norm=1 samples/s=2` the word after the space is the next name.
         let names_next = matches!(line.get(start + length), Some(b':' | b'='));
         if length == 0 || (space == 1 && (names_next || !unit::is_known(text))) {
@@ -282,10 +302,14 @@ impl<'a> Scanner<'a> {
     fn bracket(&mut self) -> Option<Pair<'a>> {
         let line = self.line;
         let at = skip_spaces(line, self.at + 1);
-        let length = line[at..]
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit())
-            .count();
+        let length = digits(line, at);
+        let leads = self.at == 0 || matches!(line[self.at - 1], b' ' | b':' | b'\t');
+        if self.count == 0 && leads && is_position_of_two(&line[self.at..]) {
+            let mut pair = self.pair(Separator::None, false, at, length);
+            pair.bracketed = true;
+            self.second = true;
+            return Some(pair);
+        }
         let after = skip_spaces(line, at + length);
         if length == 0 || !matches!(line.get(after), Some(b'/' | b']')) {
             self.forget();
@@ -299,6 +323,11 @@ impl<'a> Scanner<'a> {
         } else {
             Separator::None
         };
+        Some(self.bracketed(separator, at, length))
+    }
+
+    fn bracketed(&mut self, separator: Separator, at: usize, length: usize) -> Pair<'a> {
+        let line = self.line;
         let mut pair = self.pair(separator, true, at, length);
         // `[12/22 19:59:55]` is a date.
         let close = skip_spaces(line, pair.end);
@@ -306,7 +335,7 @@ impl<'a> Scanner<'a> {
         if line.get(close) == Some(&b']') {
             pair.end = close + 1;
         }
-        Some(pair)
+        pair
     }
 }
 
@@ -314,6 +343,11 @@ impl<'a> Iterator for Scanner<'a> {
     type Item = Pair<'a>;
 
     fn next(&mut self) -> Option<Pair<'a>> {
+        if std::mem::take(&mut self.second) {
+            let at = skip_spaces(self.line, self.at + 1);
+            let length = digits(self.line, at);
+            return Some(self.bracketed(Separator::None, at, length));
+        }
         while let Some(byte) = self.line.get(self.at) {
             let found = match byte {
                 b' ' => {
@@ -348,6 +382,12 @@ impl<'a> Iterator for Scanner<'a> {
                     self.at += 1;
                     None
                 }
+                // `train_speed(iter/s): 0.5`, `tgs (tokens/gpu/second)=3811`: the unit is the better name.
+                b')' if self.count > 0 && self.at == self.edge && self.sign_follows() => {
+                    self.at += 1;
+                    self.edge = self.at;
+                    None
+                }
                 _ => {
                     self.forget();
                     self.at += 1;
@@ -371,6 +411,12 @@ impl Scanner<'_> {
             before,
             b' ' | b'(' | b'[' | b'|' | b',' | b'\t' | b'"' | b'\''
         ) && number::length(&self.line[self.at..]) > 0
+    }
+
+    /// A name that was closed by a bracket goes on with a sign, perhaps behind a quote.
+    fn sign_follows(&self) -> bool {
+        let rest = &self.line[self.at + 1..];
+        matches!(rest, [b':' | b'=', ..] | [b'\'' | b'"', b':', ..])
     }
 
     fn only_quotes_since_name(&self) -> bool {
@@ -415,6 +461,32 @@ fn total(line: &[u8], end: usize) -> Option<(&[u8], usize)> {
         _ => 0,
     };
     (length > 0).then(|| (&line[at..at + length], at + length))
+}
+
+/// `[1,  2000]` or `[1,  250/ 2562]`, an epoch and the position in it, with more of the line behind it.
+fn is_position_of_two(text: &[u8]) -> bool {
+    let first = skip_spaces(text, 1);
+    let comma = first + digits(text, first);
+    if comma == first || text.get(comma) != Some(&b',') || text.get(comma + 1) != Some(&b' ') {
+        return false;
+    }
+    let second = skip_spaces(text, comma + 1);
+    let mut end = second + digits(text, second);
+    if end == second {
+        return false;
+    }
+    if let Some((_, after)) = total(text, end) {
+        end = after;
+    }
+    matches!(text[end..], [b']', b' ' | b':' | b'\t', ..])
+}
+
+/// How many digits stand there.
+fn digits(line: &[u8], from: usize) -> usize {
+    line[from..]
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count()
 }
 
 fn skip_spaces(line: &[u8], from: usize) -> usize {
@@ -483,6 +555,8 @@ mod tests {
             "step=50/4000; =1%; val loss=2.9; =3.5ms/step; =1,184tok/s",
         );
         check("lr=[5e-05, 6e-05] x", "lr=5e-05; =6e-05");
+        check("at 12.3k tok/s, eta 5", "at=12.3k tok/s; eta=5");
+        check("'speed(iter/s)': 0.5, (a)=2", "iter/s=0.5; a=2");
         check("norm=1 samples/s=2 s: 3", "norm=1; samples/s=2; s=3");
         check("a.b-c: 1 - tok/sec: 277,786", "a.b-c=1; tok/sec=277,786");
         check(
@@ -504,6 +578,10 @@ mod tests {
             "Train Epoch=1; =640/60000; =1%",
         );
         check("[10]\ttrain-rmse:0.5", "=10; train-rmse=0.5");
+        check("[1,  2000] loss: 2", "=1; =2000; loss=2");
+        check("INFO:root:[1,  250/ 2562] - x: 2", "=1; =250/2562; x=2");
+        check("[1,0]<stdout>:loss: 2", "=1; =0; loss=2");
+        check("shape [64, 128] x: 2", "=64; =128; x=2");
         check("[12/22 19:59:55] eta: 5", "=12/22; =19; =59; =55; eta=5");
         check(
             "epoch 001:    100 / 2000 loss=1",

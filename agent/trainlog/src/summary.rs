@@ -89,6 +89,11 @@ impl Tallies {
         new
     }
 
+    /// Takes what lines below the last record said of it.
+    pub fn finish(&mut self, record: &Record) {
+        self.steps.take(record);
+    }
+
     /// Counts a drawing of a bar without metrics. Returns whether it moved.
     pub fn bar(&mut self, bar: &Bar<'_>, role: Role, epoch: Option<Printed>) -> bool {
         if role == Role::Other {
@@ -223,6 +228,12 @@ impl Tally {
                 0
             };
         }
+        self.take(record);
+        new
+    }
+
+    /// Takes every value that the record has.
+    fn take(&mut self, record: &Record) {
         fn take<T: Copy>(mine: &mut Option<T>, newer: Option<T>) {
             *mine = newer.or(*mine);
         }
@@ -239,7 +250,6 @@ impl Tally {
         }
         take(&mut self.throughput, record.throughput);
         take(&mut self.remaining, record.remaining);
-        new
     }
 
     /// A record is a copy when its position was the last one, or another rank had it, or its values are the same too.

@@ -174,6 +174,10 @@ pub fn speed(text: &[u8]) -> Option<Unit> {
     if !text.contains(&b'/') && !text.eq_ignore_ascii_case(b"fps") {
         return None;
     }
+    let text = match text {
+        [b'k' | b'K' | b'M', b' ', rest @ ..] => rest,
+        all => all,
+    };
     WRITTEN
         .iter()
         .find(|(known, _)| text.eq_ignore_ascii_case(known.as_bytes()))
@@ -206,6 +210,7 @@ mod tests {
             ("Samples/sec", Some("samples/s")),
             ("s/it", Some("s/it")),
             ("FPS", Some("frames/s")),
+            ("k tok/s", Some("tokens/s")),
             ("GB/s", None),
             ("ms", None),
         ] {

@@ -27,24 +27,63 @@ pub fn row(line: &[u8]) -> Option<Record> {
 
 /// The names over the columns of a table that goes on with a line for each epoch or step: `epoch   train_loss   valid_loss`.
 #[derive(Debug, Clone)]
-pub struct Columns(Vec<Box<[u8]>>);
+pub struct Columns {
+    names: Vec<Box<[u8]>>,
+    between: Between,
+}
+
+/// What stands between the cells of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Between {
+    /// Any number of spaces and tabs.
+    Spaces,
+    /// One tab: cells may have spaces or be empty.
+    Tab,
+    /// One comma.
+    Comma,
+}
 
 /// More columns than this are no table of a training.
 const MAX_COLUMNS: usize = 24;
 
 impl Columns {
-    /// Reads the heading of a table: words far apart, among them a position and a loss.
+    /// Reads the heading of a table: names far apart, or between tabs or commas, among them a position and a loss.
     pub fn heading(line: &[u8]) -> Option<Self> {
-        if line.len() > 400
-            || !line
-                .windows(2)
-                .any(|pair| matches!(pair, b"  " | [b'\t', _]))
-        {
+        if line.len() > 400 {
             return None;
         }
-        let names: Vec<Box<[u8]>> = cells(line).map(Into::into).collect();
+        let line = line.trim_ascii();
+        let has_tab = line.contains(&b'\t');
+        if has_tab && let Some(found) = Self::of(cells(line, Between::Tab), Between::Tab, 2) {
+            return Some(found);
+        }
+        if !line.contains(&b' ') && line.contains(&b',') {
+            return Self::of(cells(line, Between::Comma), Between::Comma, 3);
+        }
+        if !has_tab && memchr::memmem::find(line, b"  ").is_none() {
+            return None;
+        }
+        // spaCy: `E    #       LOSS TOK2VEC  LOSS NER  SCORE`
+        Self::of(far_apart(line), Between::Spaces, 3)
+            .or_else(|| Self::of(cells(line, Between::Spaces), Between::Spaces, 3))
+    }
+
+    fn of<'a>(
+        cells: impl Iterator<Item = &'a [u8]>,
+        between: Between,
+        least: usize,
+    ) -> Option<Self> {
+        let names: Vec<Box<[u8]>> = cells
+            .map(|cell| match cell {
+                b"E" => &b"epoch"[..],
+                b"#" => b"step",
+                name => name,
+            })
+            .map(Into::into)
+            .collect();
         let is_name = |name: &[u8]| {
-            name[0].is_ascii_alphabetic()
+            name.first().is_some_and(u8::is_ascii_alphabetic)
+                && name.len() < 40
                 && !name.iter().any(|byte| matches!(byte, b':' | b'=' | b','))
         };
         let means = |wanted: fn(Meaning) -> bool| {
@@ -52,21 +91,21 @@ impl Columns {
                 meaning(name).is_some_and(|named| !named.evaluation && wanted(named.meaning))
             })
         };
-        let is_heading = (3..=MAX_COLUMNS).contains(&names.len())
+        let is_heading = (least..=MAX_COLUMNS).contains(&names.len())
             && names.iter().all(|name| is_name(name))
             && means(|meaning| matches!(meaning, Meaning::Epoch | Meaning::Step(_)))
             && means(|meaning| matches!(meaning, Meaning::Loss(_)));
-        is_heading.then_some(Self(names))
+        is_heading.then_some(Self { names, between })
     }
 
     /// Reads a row. `None`: the table has ended.
     pub fn row(&self, line: &[u8]) -> Option<Reading> {
         let mut found = Found::default();
         let mut count = 0;
-        for (name, value) in self.0.iter().zip(cells(line)) {
+        for (name, value) in self.names.iter().zip(cells(line, self.between)) {
             let length = number::length(value);
             // The first column is the position; marks such as `+` and times such as `00:31` stand among the others.
-            if count == 0 && length != value.len() {
+            if count == 0 && (length == 0 || length != value.len()) {
                 return None;
             }
             if length > 0 && length == value.len() {
@@ -74,14 +113,35 @@ impl Columns {
             }
             count += 1;
         }
-        (count == self.0.len()).then(|| found.judge(line))?
+        (count == self.names.len()).then(|| found.judge(line))?
     }
 }
 
-/// Words of a line, whatever is between them.
-fn cells(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(u8::is_ascii_whitespace)
-        .filter(|cell| !cell.is_empty())
+/// Cells of a line.
+fn cells(line: &[u8], between: Between) -> impl Iterator<Item = &[u8]> {
+    line.trim_ascii_end()
+        .split(move |byte| match between {
+            Between::Spaces => byte.is_ascii_whitespace(),
+            Between::Tab => *byte == b'\t',
+            Between::Comma => *byte == b',',
+        })
+        .map(<[u8]>::trim_ascii)
+        .filter(move |cell| between != Between::Spaces || !cell.is_empty())
+}
+
+/// Cells with at least two spaces between them: a name may have one.
+fn far_apart(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = line.trim_ascii();
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = memchr::memmem::find(rest, b"  ").unwrap_or(rest.len());
+        let cell;
+        (cell, rest) = rest.split_at(end);
+        rest = rest.trim_ascii_start();
+        Some(cell)
+    })
 }
 
 /// A value with the name that stands elsewhere.

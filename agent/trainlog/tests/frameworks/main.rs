@@ -2,6 +2,8 @@
 //! adds a name or a shape adds its example here.
 #![allow(clippy::unwrap_used, reason = "a test may hope")]
 
+mod positions;
+
 use std::fmt::Write as _;
 
 use spotter_trainlog::{Reader, SeenKind, Summary};
