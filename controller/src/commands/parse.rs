@@ -102,7 +102,12 @@ pub fn parse(ui: &mut Ui, args: &ParseArgs) -> Result<(), CommandError> {
         show_rows(ui, &rows, left_out);
     }
     if let Some(found) = reader.diagnosis() {
-        show_failure(ui, &found, args.summary);
+        let last_step = reader.summary().last_step;
+        let facts = Facts {
+            last_step: last_step.and_then(|step| step.as_str().parse().ok()),
+            ..Facts::default()
+        };
+        show_failure(ui, &found, &facts, args.summary);
     }
     Ok(())
 }
@@ -253,8 +258,8 @@ fn summary_table(summary: &Summary) -> Table {
 }
 
 /// Data for programs; for people a few lines beside the table. The one object of a summary has the class already.
-fn show_failure(ui: &mut Ui, found: &Diagnosis, summary: bool) {
-    let Explanation { meaning, advice } = explain(found, &Facts::default());
+fn show_failure(ui: &mut Ui, found: &Diagnosis, facts: &Facts, summary: bool) {
+    let Explanation { meaning, advice } = explain(found, facts);
     if ui.is_json() && !summary {
         ui.json(&Failure {
             kind: "failure",

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Class, Diagnosis};
+use super::{Class, Diagnosis, refused_path};
 
 /// Numbers of the run that make advice concrete. Absent: not known.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -45,9 +45,12 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
     let (meaning, advice) = match found.class {
         Class::None => ("nothing ended the training".to_owned(), String::new()),
         Class::CudaOom => cuda_oom(&found.evidence, facts),
-        Class::HostOom => host_oom(facts),
+        Class::HostOom => host_oom(&found.evidence, facts),
         Class::Nccl => (
-            "the GPUs could not talk to each other: one of them stopped, or the link between them failed".to_owned(),
+            format!(
+                "the GPUs could not talk to each other: one of them stopped, or the link between them failed{}",
+                waited(&found.evidence)
+            ),
             "look for the first rank that failed; if none did, set NCCL_NVLS_ENABLE=0, and NCCL_DEBUG=INFO to see more"
                 .to_owned(),
         ),
@@ -55,8 +58,10 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
             let free = known(facts.disk_free_gib, |free| format!(" ({free:.1} GiB are free)"));
             let disk = facts.disk.as_deref();
             let disk = disk.map_or_else(|| "to write to".to_owned(), |disk| format!("on {disk}"));
+            let file = refused_path(&found.evidence);
+            let file = file.map_or_else(String::new, |file| format!(", for {file}"));
             (
-                format!("there was no space left {disk}{free}"),
+                format!("there was no space left {disk}{free}{file}"),
                 "rent more disk, keep fewer checkpoints on the box, or move caches off it".to_owned(),
             )
         }
@@ -65,18 +70,32 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
                 .driver
                 .as_ref()
                 .map_or_else(String::new, |driver| format!(" {driver}"));
+            let knows = after(&found.evidence, "found version ").and_then(cuda_version);
+            let knows = knows.map_or_else(String::new, |version| {
+                format!(" (it knows CUDA up to {version})")
+            });
+            // The NVIDIA container runtime names the version that the image asks for.
+            let wanted = after(&found.evidence, "condition: cuda>=").and_then(decimal);
+            let wanted = wanted.unwrap_or("12.4");
             (
-                format!("the machine's driver{driver} is missing or too old for the CUDA version of the program"),
-                "ask for a newer driver in `offers` (`cuda_vers>=12.4`), or use an image with an older CUDA version"
-                    .to_owned(),
+                format!("the machine's driver{driver} is missing or too old for the CUDA version of the program{knows}"),
+                format!("ask for a newer driver in `offers` (`cuda_vers>={wanted}`), or use an image with an older CUDA version"),
             )
         }
         Class::UnsupportedGpu => {
             let gpu = facts.gpu.as_deref().unwrap_or("this GPU");
+            let built = after(&found.evidence, "CUDA capability sm_").and_then(decimal);
+            let built = built.map_or_else(String::new, |sm| format!(" (sm_{sm})"));
+            let wanted = after(&found.evidence, "compute capability of at least ")
+                .or_else(|| after(&found.evidence, "compute capability "))
+                .and_then(decimal);
+            let wanted = wanted.map_or_else(
+                || "the compute capability that it asks for".to_owned(),
+                |least| format!("compute capability {least} or more (`compute_cap>={}`)", compute_cap(least)),
+            );
             (
-                format!("the program was not built for {gpu}, or needs a newer one"),
-                "rent a GPU with the compute capability that it asks for, or install a build that supports this one"
-                    .to_owned(),
+                format!("the program was not built for {gpu}{built}, or needs a newer one"),
+                format!("rent a GPU with {wanted}, or install a build that supports this one"),
             )
         }
         Class::DataloaderShm => {
@@ -87,7 +106,10 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
             )
         }
         Class::Xid => (
-            "the driver reported an error of a GPU: the hardware or its link is at fault, not the program".to_owned(),
+            format!(
+                "the driver reported {} of a GPU: the hardware or its link is at fault, not the program",
+                xid(&found.evidence)
+            ),
             "go on from the last checkpoint on another machine, and report this one to the provider".to_owned(),
         ),
         Class::DeviceAssert => (
@@ -96,13 +118,17 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
             "run one batch with CUDA_LAUNCH_BLOCKING=1, or on the CPU, to see the line".to_owned(),
         ),
         Class::NanLoss => {
-            let step = facts
+            let seen = facts
                 .last_step
                 .map_or_else(String::new, |step| format!(" (seen up to step {step})"));
+            let before = facts
+                .last_step
+                .map_or_else(String::new, |step| format!(", well before step {step}"));
             (
-                format!("the loss is not a number any more: the model is broken from there on{step}"),
-                "go back to a checkpoint from before, with a lower learning rate, clipped gradients, or bf16 for fp16"
-                    .to_owned(),
+                format!("the loss is not a number any more: the model is broken from there on{seen}"),
+                format!(
+                    "go back to a checkpoint from before that{before}, with a lower learning rate, clipped gradients, or bf16 for fp16"
+                ),
             )
         }
         Class::Network => (
@@ -115,10 +141,15 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
             "a checkpoint or weights file is damaged or half written".to_owned(),
             "go on from the one before it, and delete the damaged file".to_owned(),
         ),
-        Class::Preempted => (
-            "the machine was taken away, or its time was up".to_owned(),
-            "go on from the last checkpoint".to_owned(),
-        ),
+        Class::Preempted => {
+            let step = facts
+                .last_step
+                .map_or_else(String::new, |step| format!(", at step {step}"));
+            (
+                format!("the machine was taken away, or its time was up{step}"),
+                "go on from the last checkpoint".to_owned(),
+            )
+        }
         Class::TracebackOther if found.evidence.contains("SIGKILL") => (
             "somebody or something killed it, and the container's memory was not the reason".to_owned(),
             "start it again; if it is killed again, look for who does it, or take another machine".to_owned(),
@@ -141,8 +172,10 @@ fn known(value: Option<f64>, show: impl Fn(f64) -> String) -> String {
 
 fn cuda_oom(evidence: &str, facts: &Facts) -> (String, String) {
     let total = facts.gpu_total_gib.or_else(|| {
-        // Two wordings of PyTorch: `total capacity of 23.99 GiB`, `23.99 GiB total capacity`.
-        let after = after(evidence, "total capacity of ").map(first_word);
+        // Two wordings of PyTorch, one of them misspelt for a year: `total capacity of 23.99 GiB`, `23.99 GiB total capacity`.
+        let after = after(evidence, "total capacity of ")
+            .or_else(|| after(evidence, "total capacty of "))
+            .map(first_word);
         let before = || {
             evidence
                 .split_once(" GiB total capacity")
@@ -180,11 +213,15 @@ fn cuda_oom(evidence: &str, facts: &Facts) -> (String, String) {
     )
 }
 
-fn host_oom(facts: &Facts) -> (String, String) {
+fn host_oom(evidence: &str, facts: &Facts) -> (String, String) {
+    let wanted = after(evidence, "nable to allocate ").map(|rest| {
+        let end = rest.match_indices(' ').nth(1).map(|(at, _)| at);
+        format!(": {} more were wanted", &rest[..end.unwrap_or(rest.len())])
+    });
     let details = match (facts.host_peak_gib, facts.host_limit_gib) {
         (Some(peak), Some(limit)) => format!(": peak {peak:.1} of {limit:.1} GiB"),
         (None, Some(limit)) => format!(": the limit is {limit:.1} GiB"),
-        _ => String::new(),
+        _ => wanted.unwrap_or_default(),
     };
     (
         format!(
@@ -195,7 +232,98 @@ fn host_oom(facts: &Facts) -> (String, String) {
     )
 }
 
+/// How long a rank waited, as NCCL's watchdog tells it.
+fn waited(evidence: &str) -> String {
+    let waited_ms = after(evidence, "ran for ")
+        .and_then(decimal)
+        .and_then(|waited| waited.parse::<u64>().ok());
+    let rank = after(evidence, "[Rank ").and_then(decimal);
+    match (rank, waited_ms) {
+        (Some(rank), Some(waited_ms)) => {
+            format!(" (rank {rank} waited for {} s)", waited_ms / 1000)
+        }
+        _ => String::new(),
+    }
+}
+
+/// An Xid in words. Source: NVIDIA, XID Errors.
+fn xid(evidence: &str) -> String {
+    let code = after(evidence, "Xid ").and_then(|rest| match rest.strip_prefix('(') {
+        Some(place) => decimal(after(place, "): ")?),
+        None => decimal(rest),
+    });
+    let Some(code) = code else {
+        return "an error".to_owned();
+    };
+    let words = match code {
+        "48" | "94" | "95" => ", an error in the memory",
+        "74" => ", an error of NVLink",
+        "79" => ", the loss",
+        "119" | "120" => ", a stuck system processor",
+        _ => ", an error",
+    };
+    format!("Xid {code}{words}")
+}
+
+/// `11040` is CUDA 11.4.
+fn cuda_version(text: &str) -> Option<String> {
+    let version: u32 = decimal(text)?.parse().ok()?;
+    (version >= 1000).then(|| format!("{}.{}", version / 1000, version % 1000 / 10))
+}
+
+/// Compute capability as the market's field holds it: `8.6` is 860.
+fn compute_cap(text: &str) -> u64 {
+    text.parse::<f64>()
+        .map_or(0, |capability| (capability * 100.0).round() as u64)
+}
+
+/// The number that a text starts with.
+fn decimal(text: &str) -> Option<&str> {
+    let end = text
+        .find(|char: char| !char.is_ascii_digit() && char != '.')
+        .unwrap_or(text.len());
+    Some(text[..end].trim_end_matches('.')).filter(|number| !number.is_empty())
+}
+
+/// A library, a name or a command that is missing.
+fn missing_part(evidence: &str) -> Option<(String, String)> {
+    let last_word = |text: &str| {
+        let word = text.rsplit([' ', ':']).find(|word| !word.is_empty())?;
+        Some(word.to_owned())
+    };
+    if let Some((before, _)) = evidence.split_once(": cannot open shared object file") {
+        let library = last_word(before)?;
+        return Some((
+            format!("the library `{library}` is not there"),
+            format!(
+                "choose an image that has `{library}`, or install the version that the program was built for"
+            ),
+        ));
+    }
+    if let Some(rest) = after(evidence, "cannot import name '") {
+        let (name, rest) = rest.split_once('\'')?;
+        let module = after(rest, "from '")?.split_once('\'')?.0;
+        return Some((
+            format!(
+                "`{module}` has no `{name}`: the program was written for another version of it"
+            ),
+            format!("pin `{module}` in `setup` to the version that the program asks for"),
+        ));
+    }
+    let (before, _) = evidence
+        .split_once(": command not found")
+        .or_else(|| evidence.split_once(": not found"))?;
+    let command = last_word(before)?;
+    Some((
+        format!("the command `{command}` is not installed"),
+        format!("install `{command}` in `setup`, or choose an image with it"),
+    ))
+}
+
 fn missing(evidence: &str) -> (String, String) {
+    if let Some(part) = missing_part(evidence) {
+        return part;
+    }
     let module = after(evidence, "No module named ").map(|rest| {
         let rest = rest.trim_start_matches('\'');
         let end = rest.find(|char: char| !char.is_ascii_alphanumeric() && char != '_');
@@ -278,6 +406,82 @@ mod tests {
             got.meaning,
             "the Python module `flash_attn` is not installed where the training runs"
         );
+    }
+
+    #[test]
+    fn what_the_evidence_tells_is_told_on() {
+        let facts = Facts {
+            last_step: Some(4111),
+            ..Facts::default()
+        };
+        for (class, evidence, expected) in [
+            (
+                Class::CudaOom,
+                "CUDA out of memory. GPU 0 has a total capacty of 23.65 GiB",
+                "23.6 GiB in all",
+            ),
+            (
+                Class::HostOom,
+                "MemoryError: Unable to allocate 31.1 GiB for an array",
+                "31.1 GiB more were wanted",
+            ),
+            (
+                Class::Nccl,
+                "[Rank 3] Watchdog caught collective operation timeout: WorkNCCL() ran for 600011 milliseconds",
+                "rank 3 waited for 600 s",
+            ),
+            (
+                Class::DiskFull,
+                "OSError: [Errno 28] No space left on device: '/w/out/a.pt'",
+                ", for /w/out/a.pt",
+            ),
+            (
+                Class::DriverMismatch,
+                "driver on your system is too old (found version 11040)",
+                "CUDA up to 11.4",
+            ),
+            (
+                Class::DriverMismatch,
+                "unsatisfied condition: cuda>=12.6, please update",
+                "`cuda_vers>=12.6`",
+            ),
+            (
+                Class::UnsupportedGpu,
+                "GPUs with compute capability of at least 8.0. Your Tesla T4",
+                "`compute_cap>=800`",
+            ),
+            (
+                Class::Xid,
+                "NVRM: Xid (PCI:0000:41:00): 79, pid=1",
+                "Xid 79, the loss of a GPU",
+            ),
+            (
+                Class::Xid,
+                "the driver reported Xid 74",
+                "Xid 74, an error of NVLink of",
+            ),
+            (Class::NanLoss, "", "well before step 4111"),
+            (Class::Preempted, "", "at step 4111"),
+            (
+                Class::MissingModule,
+                "ImportError: libcupti.so.11.7: cannot open shared object file: No such file",
+                "the library `libcupti.so.11.7`",
+            ),
+            (
+                Class::MissingModule,
+                "ImportError: cannot import name 'AdamW' from 'transformers' (x.py)",
+                "pin `transformers`",
+            ),
+            (
+                Class::MissingModule,
+                "bash: line 1: accelerate: command not found",
+                "install `accelerate`",
+            ),
+        ] {
+            let got = explain(&found(class, evidence), &facts);
+            let text = format!("{}; {}", got.meaning, got.advice);
+            assert!(text.contains(expected), "{evidence}: {text}");
+        }
     }
 
     #[test]
