@@ -434,7 +434,12 @@ impl Found {
         };
         if rank == 3 {
             self.train_time = Some(value).filter(|_| written.is_empty());
-        } else if self.time.is_none_or(|old| rank < old.0) {
+            return;
+        }
+        if rank == 1 && pair.name.eq_ignore_ascii_case(b"time") {
+            self.record.plain_time = Some(value.value);
+        }
+        if self.time.is_none_or(|old| rank < old.0) {
             self.time = Some((rank, value, unit));
         }
     }

@@ -119,6 +119,8 @@ struct State {
     evaluated: Option<Printed>,
     /// The block of lines that is open.
     block: Option<Block>,
+    /// Whether a plain `time` is that of all steps so far.
+    clock: Clock,
     /// A record that lacks its loss or its speed: lines below it may tell them.
     unfinished: Option<Unfinished>,
     /// The table whose rows are read.
@@ -139,6 +141,25 @@ struct Block {
     /// Where its last line was, in bytes from the start of the log.
     at: u64,
     table: bool,
+}
+
+/// How the values of a plain `time` go: those of a step rise and fall, that of all steps so far only rises.
+#[derive(Debug, Default)]
+struct Clock {
+    last: f64,
+    rises: u32,
+    falls: u32,
+}
+
+impl Clock {
+    /// Takes the next value. Returns whether they are of all steps so far.
+    fn runs(&mut self, time: f64) -> bool {
+        self.rises += u32::from(time > self.last);
+        // A clock that begins anew, with an epoch or a restart, falls to almost nothing.
+        self.falls += u32::from(time < self.last && time > self.last / 5.0);
+        self.last = time;
+        self.rises > 5 && self.falls == 0
+    }
 }
 
 /// The last record, as far as it is known.
@@ -466,6 +487,9 @@ impl State {
         seen: &mut dyn FnMut(&Seen),
     ) {
         self.under_heading(&mut record);
+        if record.plain_time.is_some_and(|time| self.clock.runs(time)) {
+            record.forget_time();
+        }
         let shown = self.tallies.shows(kind);
         let new = self.tallies.record(kind, &record, rank);
         self.moves += u64::from(new);

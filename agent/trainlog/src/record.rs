@@ -53,9 +53,20 @@ pub struct Record {
     pub speed_unknown: bool,
     /// A reward, return or score was printed.
     pub rewarded: bool,
+    /// A duration that is only called `time`: that of a step, or of all so far.
+    pub(crate) plain_time: Option<f64>,
 }
 
 impl Record {
+    /// Takes back the speed that was made of a time of all steps so far.
+    pub(crate) fn forget_time(&mut self) {
+        if self.throughput.is_some_and(|speed| speed.unit.rank() == 2) {
+            self.throughput = None;
+            self.speed_unknown = true;
+        }
+        self.step_time_s = None;
+    }
+
     /// Adds what a later line under the same position says: what is missing, and a loss that says more.
     pub(crate) fn complete(&mut self, later: &Self) {
         fn fill<T: Copy>(mine: &mut Option<T>, later: Option<T>) {

@@ -264,6 +264,12 @@ impl Tally {
         let key = hash(&position);
         let content = hash(&values) ^ key.rotate_left(1);
         let key = if record.step.is_some() { key } else { content };
+        // `Epoch 3 - batch loss: 0.0041` comes again by chance; what tells more does not.
+        let says_little = record.step.is_none()
+            && record.learning_rate.or(record.grad_norm).is_none()
+            && record
+                .epoch
+                .is_none_or(|epoch| !epoch.text.bytes().contains(&b'.'));
         // Most records are simply the next ones.
         if let Some(step) = record.step
             && step.value > self.highest
@@ -281,7 +287,8 @@ impl Tally {
             .rev()
             .enumerate()
             .any(|(age, (old_key, old_content))| {
-                *old_key == key && (age == 0 || by_other || *old_content == content)
+                let same = by_other || (*old_content == content && !says_little);
+                *old_key == key && (age == 0 || same)
             });
         if !known {
             self.remember(key, content);

@@ -123,6 +123,7 @@ const WRITTEN: &[(&str, Unit)] = &[
     ("examples/s", Unit::Samples),
     ("examples/sec", Unit::Samples),
     ("ex/s", Unit::Samples),
+    ("ins/s", Unit::Samples),
     ("/s", Unit::Samples),
     ("img/s", Unit::Images),
     ("img/sec", Unit::Images),

@@ -33,6 +33,7 @@ pub const NAMES: &[(&str, Meaning)] = &[
     ("timestep", Meaning::Step(2)),
     ("batch", Meaning::Step(4)),
     ("batch_idx", Meaning::Step(4)),
+    ("batch_id", Meaning::Step(4)),
     ("minibatch", Meaning::Step(4)),
     ("update", Meaning::Step(4)),
     ("updates", Meaning::Step(4)),

@@ -404,6 +404,24 @@ fn prints_of_ones_own() {
         "1/1 steps 1200..1200 loss 0.75 eta 2h 5m",
     );
     check("loss: 0.91\nloss: 0.85\n", "2/2 loss 0.85");
+    // A time that only grows is that of all steps so far.
+    let clock: String = (1..8)
+        .map(|n| {
+            format!(
+                "Epoch: [ 0/20] Iter [ {n}0/148] || Time: {n}.0{n} sec || lr: 0.01 || Loss: 2.{n}\n"
+            )
+        })
+        .collect();
+    check(&clock, "7/7 steps 10..70 of 148 epoch 0 loss 2.7 lr 0.01");
+    // Losses that are the same by chance are of two batches; those of two ranks follow each other.
+    check(
+        "Epoch 2 - batch loss: 0.0041\nEpoch 2 - batch loss: 0.0038\nEpoch 2 - batch loss: 0.0041\n",
+        "3/3 epoch 2 loss 0.0041",
+    );
+    check(
+        "epoch 2 loss: 0.51\nepoch 2 loss: 0.51\nepoch 3 loss: 0.47\nepoch 3 loss: 0.47\n",
+        "2/4 epoch 3 loss 0.47",
+    );
     check(
         "it 200: loss 3.1, grad_norm 0.8, 310ms/step, 105,000 tok/s, eta 1:02:03\n",
         "1/1 steps 200..200 loss 3.1 105000 tokens/s eta 1:02:03",
