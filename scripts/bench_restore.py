@@ -4,17 +4,16 @@
 answers; the others do neither. What the disk alone takes is shown by copies of the same bytes, with and without that.
 """
 
-import filecmp, functools, os, pathlib, shutil, statistics, subprocess, sys
+import filecmp, functools, os, pathlib, shutil, subprocess, sys
 
-from bench_servers import examples, failed, once, rclones, scratch, tools, verifying
+from bench_servers import (SMALL_BYTES, examples, failed, finish, judge, once, rclones, scratch, table, tools, verifying,
+                           write_workloads)
 
 LARGE_BYTES, SMALL_FILES, TIMES = int(sys.argv[3]) << 20, int(sys.argv[4]), int(sys.argv[5])
-SMALL_BYTES = 64 << 10
 # "Restore speed bounded by network or disk": nobody waits longer for a restore than for the quickest of the usual tools, on the same
 # line and disk in the same minute.
 WALL_TARGET = 1.0
 WORKLOADS = (("large", f"{LARGE_BYTES >> 20} MiB in one file"), ("small", f"{SMALL_FILES:,} x 64 KiB"))
-missed = []
 
 
 def sources(workload):
@@ -78,39 +77,16 @@ def measure(title, start):
                     if turn == 0:
                         prove(workload, to, name)
                     shutil.rmtree(to)
-        medians = {name: [statistics.median(run[i] for run in all_of_it) for i in range(3)]
-                   for name, all_of_it in runs.items() if None not in all_of_it}
-        base = medians.get("s5cmd")
-        print(f"\n{what} from {title}\n{'':<20}{'wall_s':>8}{'cpu_s':>8}{'rss_mib':>9}{'wall':>8}{'cpu':>8}"
-              f"  (medians of {TIMES}; ratios to s5cmd)")
-        for name in runs:
-            if name not in medians:
-                print(f"{name:<20}  failed, see the end")
-                continue
-            wall, cpu, rss = medians[name]
-            ratios = f"{wall / base[0]:>8.2f}{cpu / base[1]:>8.2f}" if base else ""
-            print(f"{name:<20}{wall:>8.2f}{cpu:>8.2f}{rss:>9.0f}{ratios}", flush=True)
-        if base and "spotter" in medians:
-            ratio = medians["spotter"][0] / base[0]
-            print(f"promised: wall {ratio:.2f} of at most {WALL_TARGET:.2f} ({'kept' if ratio <= WALL_TARGET else 'missed'})")
-            if ratio > WALL_TARGET:
-                missed.append(f"{what} from {title}: wall {ratio:.2f}, promised {WALL_TARGET:.2f}")
+        medians = table(f"{what} from {title}", runs, f"medians of {TIMES}; ratios to s5cmd")
+        if {"s5cmd", "spotter"} <= medians.keys():
+            judge(f"{what} from {title}", [("wall", medians["spotter"][0] / medians["s5cmd"][0], WALL_TARGET)])
 
 
 try:
-    (scratch / "large").mkdir()
-    (scratch / "small/step-1").mkdir(parents=True)
-    # A child begins with what its parent has, and would be said to have used it: small blocks, none of which repeats.
-    with open(scratch / "large/step_1.bin", "wb") as file:
-        for _ in range(LARGE_BYTES >> 20):
-            file.write(os.urandom(1 << 20))
-    for number in range(SMALL_FILES):
-        (scratch / f"small/step-1/{number:05}.bin").write_bytes(os.urandom(SMALL_BYTES))
+    write_workloads(LARGE_BYTES, SMALL_FILES)
     kept = 3 * max(LARGE_BYTES, SMALL_FILES * SMALL_BYTES)
     measure("spotter-sim", functools.partial(verifying, kept))
     measure("rclone serve s3", functools.partial(rclones, kept))
 finally:
     shutil.rmtree(scratch)
-for text in failed + [f"missed: {text}" for text in missed]:
-    print(text, file=sys.stderr)
-sys.exit(1 if failed or missed else 0)
+finish()

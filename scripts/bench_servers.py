@@ -1,15 +1,30 @@
-"""Servers to send to and read from, and one measured run of a program: for bench_upload.py and bench_restore.py.
+"""What bench_upload.py and bench_restore.py share: servers to send to and read from, what is sent, one measured run of a program,
+and the table of many.
 
 Whoever imports this was started by bench.sh as `SCRIPT TARGET EXAMPLES ...`.
 """
 
-import contextlib, json, os, pathlib, shutil, socket, subprocess, sys, tempfile, time
+import contextlib, json, os, pathlib, shutil, socket, statistics, subprocess, sys, tempfile, time
 
 target, examples = (pathlib.Path(path).resolve() for path in sys.argv[1:3])
 tools = target / "venv/bin"
 scratch = pathlib.Path(tempfile.mkdtemp(prefix="sp-bench-", dir=os.environ.get("TMPDIR", "/tmp")))
 KEY, SECRET = "benchkey", "benchsecret"
-failed = []
+SMALL_BYTES = 64 << 10
+failed, missed = [], []
+
+
+def write_workloads(large_bytes, small_files):
+    """One large file, and a directory of small ones, both of noise: `large/step_1.bin` and `small/step-1`."""
+    (scratch / "large").mkdir()
+    (scratch / "small/step-1").mkdir(parents=True)
+    # A child begins with what its parent has, and would be said to have used it: small blocks, none of which repeats.
+    with open(scratch / "large/step_1.bin", "wb") as file:
+        for _ in range(large_bytes >> 20):
+            file.write(os.urandom(1 << 20))
+    for number in range(small_files):
+        (scratch / f"small/step-1/{number:05}.bin").write_bytes(os.urandom(SMALL_BYTES))
+    os.sync()
 
 
 def store(bytes_kept):
@@ -35,6 +50,36 @@ def once(argv, env):
         failed.append(f"{argv} ended with {status}: {(scratch / 'said').read_text()[-600:]}")
         return None
     return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def table(title, runs, about):
+    """Prints medians of the runs by name, and their ratios to s5cmd. Answers the medians of those that never failed: wall, CPU, MiB."""
+    medians = {name: [statistics.median(run[i] for run in all_of_it) for i in range(3)]
+               for name, all_of_it in runs.items() if None not in all_of_it}
+    base = medians.get("s5cmd")
+    print(f"\n{title}\n{'':<20}{'wall_s':>8}{'cpu_s':>8}{'rss_mib':>9}{'wall':>8}{'cpu':>8}  ({about})")
+    for name in runs:
+        if name not in medians:
+            print(f"{name:<20}  failed, see the end")
+            continue
+        wall, cpu, rss = medians[name]
+        ratios = f"{wall / base[0]:>8.2f}{cpu / base[1]:>8.2f}" if base else ""
+        print(f"{name:<20}{wall:>8.2f}{cpu:>8.2f}{rss:>9.0f}{ratios}", flush=True)
+    return medians
+
+
+def judge(what, verdicts):
+    """Holds figures against what is promised: name, value, and the most that it may be."""
+    print("promised: " + ", ".join(f"{name} {value:.2f} of at most {limit:.2f} ({'kept' if value <= limit else 'missed'})"
+                                   for name, value, limit in verdicts))
+    missed.extend(f"{what}: {name} {value:.2f}, promised {limit:.2f}" for name, value, limit in verdicts if value > limit)
+
+
+def finish():
+    """Says what failed and what was missed, and ends by it."""
+    for text in failed + [f"missed: {text}" for text in missed]:
+        print(text, file=sys.stderr)
+    sys.exit(1 if failed or missed else 0)
 
 
 class Server:

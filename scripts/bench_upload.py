@@ -3,14 +3,13 @@
 The CPU of the servers is not counted, but they share the machine: wall times are those of client and server on the same cores.
 """
 
-import functools, os, shutil, statistics, sys
+import functools, shutil
 
-from bench_servers import examples, failed, once, rclones, scratch, sink, tools, verifying
+from bench_servers import examples, finish, judge, once, rclones, scratch, sink, table, tools, verifying, write_workloads
 
-LARGE_BYTES, SMALL_FILES, SMALL_BYTES = 2 << 30, 2000, 64 << 10
+LARGE_BYTES, SMALL_FILES = 2 << 30, 2000
 # What is promised, as ratios to s5cmd: wall and CPU at most this; a bucket that drops everything shows what the engine can do.
 WALL_TARGET, SINK_WALL_TARGET, CPU_TARGET, RSS_TARGET_MIB = 1.0, 1 / 1.5, 0.6, 64
-missed = []
 
 
 def rows(server):
@@ -43,46 +42,24 @@ def measure(title, start, times):
                     to = f"{number}-{turn}-{name.replace(' ', '').replace(',', '-')}"
                     runs.setdefault(name, []).append(once(command(to), server.environment()))
         floor = once(["/bin/true"], {})
-        medians = {name: [statistics.median(run[i] for run in all_of_it) for i in range(3)]
-                   for name, all_of_it in runs.items() if None not in all_of_it}
-        base = medians.get("s5cmd")
-        print(f"\n{what} into {title}\n{'':<20}{'wall_s':>8}{'cpu_s':>8}{'rss_mib':>9}{'wall':>8}{'cpu':>8}"
-              f"  (medians of {times}; ratios to s5cmd; a program that does nothing has {floor[2]:.0f} MiB here)")
-        for name in runs:
-            if name not in medians:
-                print(f"{name:<20}  failed, see the end")
-                continue
-            wall, cpu, rss = medians[name]
-            ratios = f"{wall / base[0]:>8.2f}{cpu / base[1]:>8.2f}" if base else ""
-            print(f"{name:<20}{wall:>8.2f}{cpu:>8.2f}{rss:>9.0f}{ratios}", flush=True)
+        about = f"medians of {times}; ratios to s5cmd; a program that does nothing has {floor[2]:.0f} MiB here"
+        medians = table(f"{what} into {title}", runs, about)
         # The payload mode that the server's own answers allow: a sink takes anything, rclone's checks no checksum.
         is_sink = start is sink
         ours = medians.get("spotter") if title == "rclone serve s3" else medians.get("spotter, checksum")
+        base = medians.get("s5cmd")
         if base and ours:
             # Small files are bound by the round trips of whoever is asked.
             wall = SINK_WALL_TARGET if is_sink and number == 1 else WALL_TARGET
-            verdicts = [("wall", ours[0] / base[0], wall), ("CPU", ours[1] / base[1], CPU_TARGET), ("RSS", ours[2], RSS_TARGET_MIB)]
-            print("promised: " + ", ".join(f"{name} {value:.2f} of at most {limit:.2f} ({'kept' if value <= limit else 'missed'})" for name, value, limit in verdicts))
-            missed.extend(f"{what} into {title}: {name} {value:.2f}, promised {limit:.2f}" for name, value, limit in verdicts if value > limit)
+            judge(f"{what} into {title}",
+                  [("wall", ours[0] / base[0], wall), ("CPU", ours[1] / base[1], CPU_TARGET), ("RSS", ours[2], RSS_TARGET_MIB)])
 
 
 try:
-    (scratch / "large").mkdir()
-    (scratch / "small/step-1").mkdir(parents=True)
-    block = os.urandom(64 << 20)
-    with open(scratch / "large/step_1.bin", "wb") as file:
-        for _ in range(LARGE_BYTES // len(block)):
-            file.write(block)
-    # A child begins with what its parent has, and would be said to have used it.
-    del block
-    for number in range(SMALL_FILES):
-        (scratch / f"small/step-1/{number:04}.bin").write_bytes(os.urandom(SMALL_BYTES))
-    os.sync()
+    write_workloads(LARGE_BYTES, SMALL_FILES)
     measure("a bucket that drops everything", sink, 3)
     measure("spotter-sim, which verifies", functools.partial(verifying, 3 * LARGE_BYTES), 3)
     measure("rclone serve s3", functools.partial(rclones, 3 * LARGE_BYTES), 3)
 finally:
     shutil.rmtree(scratch)
-for text in failed + [f"missed: {text}" for text in missed]:
-    print(text, file=sys.stderr)
-sys.exit(1 if failed or missed else 0)
+finish()
