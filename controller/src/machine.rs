@@ -12,9 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use spotter_bucket::{
-    Bucket, Ending, Layout, S3Bucket, S3Options, Target, Vault, grants::NOT_GRANTED, prove,
-};
+use spotter_bucket::{Bucket, Ending, Layout, S3Bucket, Target, Vault, grants::NOT_GRANTED, prove};
 
 use crate::{
     agent_client::{

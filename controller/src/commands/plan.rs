@@ -21,8 +21,8 @@ use crate::{
     estimate::{calibrated::Shipped, evaluate::Method},
     run::{
         judge::{self, Asked},
+        offering::OFFERS_LISTED,
         pricing::{self, TooDear},
-        renting::OFFERS_LISTED,
     },
     spec::RunSpec,
     ui::{Table, Ui, text},

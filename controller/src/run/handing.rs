@@ -202,12 +202,12 @@ impl Lifecycle {
         }
         // That the box's own keys do not work any more is told as a matter of its backup.
         if !given {
-            self.tell_kept(run, held, &trial, hands).await;
+            self.tell_keys_kept(run, held, &trial, hands).await;
         }
         Ok(Handed::Kept(trial))
     }
 
-    async fn tell_kept(&self, run: &RunRecord, held: Held, trial: &Trial, hands: &mut Hands) {
+    async fn tell_keys_kept(&self, run: &RunRecord, held: Held, trial: &Trial, hands: &mut Hands) {
         let latest = self.store.latest_attempt(&run.name).ok().flatten();
         let source = self.sites.keys_source().await;
         let kept = Kept {

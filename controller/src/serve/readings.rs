@@ -39,8 +39,6 @@ pub(super) struct Reading<T> {
     pub(super) value: fn(&T) -> Option<f64>,
 }
 
-use Kind::{Counter, Gauge};
-
 const MIB: f64 = 1_048_576.0;
 
 const fn otel(name: &'static str, unit: &'static str, factor: f64) -> Option<Otel> {

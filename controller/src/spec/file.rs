@@ -1,9 +1,12 @@
 //! The run file as it is written: its keys, and how they become a [`RunSpec`].
 
+mod checkpoints;
 mod container;
+mod limits;
 mod model;
 mod needs;
 mod notify;
+mod resources;
 mod upload;
 
 use std::{
@@ -18,21 +21,22 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor},
 };
 use serde_saphyr::{Location, Spanned};
-use spotter_bucket::{Best, Target};
+use spotter_bucket::Target;
 
 pub(super) use self::model::ModelKeys;
 pub use self::notify::webhook_in;
-use self::upload::{ServerKeys, UploadKeys};
-use self::{needs::NeedsKeys, notify::NotifyKeys};
-use super::{
-    BucketServer, Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR,
-    DEFAULT_DISK_GB, DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_HEADROOM_BY_PRICE, DEFAULT_IMAGE,
-    DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST, DEFAULT_SMOKE_TIMEOUT, DEFAULT_WAIT, DEFAULT_WINDOW,
-    EARLY_WINDOWS, KeyMode, KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy, Resources,
-    Results, RunSpec, Smoke, Validate, YamlError, accelerators, check_rules, from_yaml, query,
-    values,
+use self::{
+    checkpoints::CheckpointsKeys,
+    limits::{LimitsKeys, RecoverKeys, SmokeKeys, ValidateKeys},
+    needs::NeedsKeys,
+    notify::NotifyKeys,
+    resources::ResourcesKeys,
 };
-use crate::{error::CommandError, provider::Rental};
+use super::{
+    DEFAULT_HEADROOM_BY_PRICE, DEFAULT_IMAGE, OnDone, RecoverPolicy, Results, RunSpec, YamlError,
+    check_rules, from_yaml, values,
+};
+use crate::error::CommandError;
 
 /// Why a run file, or the flags in its place, make no run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -153,96 +157,8 @@ pub(super) struct FileKeys {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub(super) struct SmokeKeys {
-    run: Scalar,
-    steps: Option<Scalar>,
-    timeout: Option<Scalar>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
 pub(super) struct ProgressKeys {
     regex: Scalar,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub(super) struct ResourcesKeys {
-    accelerators: Spanned<AcceleratorsKey>,
-    disk: Option<Scalar>,
-    rental: Option<Scalar>,
-    offers: Option<Scalar>,
-    max_price: Option<Scalar>,
-    bid: Option<BidKeys>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub(super) struct BidKeys {
-    headroom: Option<Scalar>,
-    max: Option<Scalar>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub(super) struct CheckpointsKeys {
-    dir: Option<Scalar>,
-    to: Option<Scalar>,
-    every: Option<Scalar>,
-    keep: Option<KeepKeys>,
-    settle: Option<Scalar>,
-    complete_when: Option<Scalar>,
-    tripwire: Option<Scalar>,
-    upload: Option<UploadKeys>,
-    server: Option<ServerKeys>,
-    credentials: Option<Scalar>,
-    role: Option<Scalar>,
-    persist: Option<Scalar>,
-    on_stale: Option<Scalar>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub(super) struct KeepKeys {
-    last: Option<Scalar>,
-    every_steps: Option<Scalar>,
-    best: Option<BestKeys>,
-    grace: Option<Scalar>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub(super) struct BestKeys {
-    metric: Scalar,
-    count: Option<Scalar>,
-    mode: Option<Scalar>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub(super) struct RecoverKeys {
-    policy: Option<Scalar>,
-    attempts: Option<Scalar>,
-    wait: Option<Scalar>,
-    deadline: Option<Scalar>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub(super) struct LimitsKeys {
-    bring_up: Option<Scalar>,
-    budget: Option<Scalar>,
-    max_runtime: Option<Scalar>,
-    no_progress: Option<Scalar>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub(super) struct ValidateKeys {
-    window: Option<Scalar>,
-    on_contradiction: Option<Scalar>,
-    unanswered: Option<Scalar>,
-    early_checkpoint: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -250,45 +166,6 @@ pub(super) struct ValidateKeys {
 pub(super) struct ResultsKeys {
     fetch: Spanned<Paths>,
     to: Option<Scalar>,
-}
-
-/// `"RTX 4090:1"`, or `{RTX 4090: 1}`.
-#[derive(Debug)]
-enum AcceleratorsKey {
-    Text(String),
-    Map(String, String),
-}
-
-impl<'de> Deserialize<'de> for AcceleratorsKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Keys;
-
-        impl<'de> Visitor<'de> for Keys {
-            type Value = AcceleratorsKey;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a GPU as in \"RTX 4090:1\" or {RTX 4090: 1}")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(AcceleratorsKey::Text(text.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let one = "one GPU is expected, as in {RTX 4090: 1}";
-                let first: Option<(String, String)> = map.next_entry()?;
-                let Some((name, count)) = first else {
-                    return Err(serde::de::Error::custom(one));
-                };
-                if map.next_key::<String>()?.is_some() {
-                    return Err(serde::de::Error::custom(one));
-                }
-                Ok(AcceleratorsKey::Map(name, count))
-            }
-        }
-
-        deserializer.deserialize_any(Keys)
-    }
 }
 
 /// Paths with their places.
@@ -390,13 +267,11 @@ fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
 impl FileKeys {
     fn check(self, dir: &Path, path: &Path) -> Result<RunSpec, YamlError> {
         at(&self.name, values::run_name(&self.name.value))?;
-        let resources = resources(&self.resources.value)?;
+        let resources = resources::resources(&self.resources.value)?;
         let checkpoints = self.checkpoints.as_ref();
         let checkpoints = checkpoints
-            .map(|keys| self::checkpoints(keys, dir))
+            .map(|keys| checkpoints::checkpoints(keys, dir))
             .transpose()?;
-        let recover = self.recover.as_ref();
-        let limits = self.limits.as_ref();
         let results = self
             .results
             .as_ref()
@@ -423,7 +298,7 @@ impl FileKeys {
             onstart: self.onstart.clone(),
             envs: envs(&self.envs)?,
             setup: self.setup.clone(),
-            smoke: self.smoke.as_ref().map(smoke).transpose()?,
+            smoke: self.smoke.as_ref().map(limits::smoke).transpose()?,
             run: self.run.value.clone(),
             resume: self.resume.clone(),
             progress: option(
@@ -434,46 +309,11 @@ impl FileKeys {
             validate: self
                 .validate
                 .as_ref()
-                .map(validate)
+                .map(limits::validate)
                 .transpose()?
                 .unwrap_or_default(),
-            recover: Recover {
-                policy: or(
-                    recover.and_then(|keys| keys.policy.as_ref()),
-                    RecoverPolicy::Elsewhere,
-                    |text| {
-                        let words = [
-                            ("elsewhere", RecoverPolicy::Elsewhere),
-                            ("here", RecoverPolicy::Here),
-                            ("price", RecoverPolicy::Price),
-                            ("ask", RecoverPolicy::Ask),
-                            ("never", RecoverPolicy::Never),
-                        ];
-                        choice(text, &words)
-                    },
-                )?,
-                attempts: or(
-                    recover.and_then(|keys| keys.attempts.as_ref()),
-                    DEFAULT_ATTEMPTS,
-                    |text| values::count(text, 1..=1000),
-                )?,
-                wait: or(
-                    recover.and_then(|keys| keys.wait.as_ref()),
-                    DEFAULT_WAIT,
-                    bring_up,
-                )?,
-                deadline: option(recover.and_then(|keys| keys.deadline.as_ref()), bring_up)?,
-            },
-            limits: Limits {
-                bring_up: or(
-                    limits.and_then(|keys| keys.bring_up.as_ref()),
-                    DEFAULT_BRING_UP,
-                    bring_up,
-                )?,
-                budget_usd: option(limits.and_then(|keys| keys.budget.as_ref()), values::usd)?,
-                max_runtime: option(limits.and_then(|keys| keys.max_runtime.as_ref()), bring_up)?,
-                no_progress: option(limits.and_then(|keys| keys.no_progress.as_ref()), bring_up)?,
-            },
+            recover: limits::recover(self.recover.as_ref())?,
+            limits: limits::limits(self.limits.as_ref())?,
             results,
             on_done: or(self.on_done.as_ref(), on_done, |text| {
                 let words = [
@@ -514,159 +354,6 @@ impl FileKeys {
     }
 }
 
-fn resources(keys: &ResourcesKeys) -> Result<Resources, YamlError> {
-    let gpus = match &keys.accelerators.value {
-        AcceleratorsKey::Text(text) => accelerators::parse(text),
-        AcceleratorsKey::Map(name, count) => accelerators::of(name, count),
-    };
-    let gpus = gpus.map_err(|message| YamlError::at(keys.accelerators.referenced, message))?;
-    let bid = keys.bid.as_ref();
-    Ok(Resources {
-        gpu_name: Some(gpus.gpu_name),
-        num_gpus: gpus.num_gpus,
-        disk_gb: or(keys.disk.as_ref(), DEFAULT_DISK_GB, values::size_gb)?,
-        rental: or(keys.rental.as_ref(), Rental::OnDemand, |text| {
-            choice(
-                text,
-                &[
-                    ("on-demand", Rental::OnDemand),
-                    ("interruptible", Rental::Interruptible),
-                ],
-            )
-        })?,
-        filters: or(keys.offers.as_ref(), Vec::new(), |text| {
-            query::parse(text).map_err(|err| err.to_string())
-        })?,
-        max_price_usd_per_hour: option(keys.max_price.as_ref(), values::usd)?,
-        bid_headroom: or(
-            bid.and_then(|keys| keys.headroom.as_ref()),
-            DEFAULT_HEADROOM,
-            values::percent,
-        )?,
-        bid_max_usd_per_hour: option(bid.and_then(|keys| keys.max.as_ref()), values::usd)?,
-        hosts: Vec::new(),
-    })
-}
-
-/// What cannot be had together with `credentials: presigned`.
-fn check_presigned(keys: &CheckpointsKeys) -> Result<(), YamlError> {
-    let Some(credentials) = keys.credentials.as_ref() else {
-        return Ok(());
-    };
-    if credentials.value != "presigned" {
-        return Ok(());
-    }
-    let refuse = |scalar: &Scalar, why: &str| at(scalar, Err(why.to_owned()));
-    if keys.to.is_none() {
-        refuse(
-            credentials,
-            "nothing can be signed without a bucket: set `to`",
-        )?;
-    }
-    if let Some(role) = &keys.role {
-        refuse(
-            role,
-            "no keys go to the box with `credentials: presigned`: leave `role` out",
-        )?;
-    }
-    match &keys.persist {
-        Some(persist) if persist.value == "true" => refuse(
-            persist,
-            "what is signed for the box stays in its memory with `credentials: presigned`: leave `persist` out",
-        ),
-        _ => Ok(()),
-    }
-}
-
-fn checkpoints(keys: &CheckpointsKeys, dir: &Path) -> Result<Checkpoints, YamlError> {
-    check_presigned(keys)?;
-    let (sending, server) = (keys.upload.as_ref(), keys.server.as_ref());
-    let keep = keys.keep.as_ref();
-    Ok(Checkpoints {
-        dir: or(
-            keys.dir.as_ref(),
-            DEFAULT_CHECKPOINT_DIR.to_owned(),
-            values::inner_path,
-        )?,
-        to: option(keys.to.as_ref(), bucket)?,
-        every: or(keys.every.as_ref(), DEFAULT_EVERY, every)?,
-        keep_last: or(
-            keep.and_then(|keep| keep.last.as_ref()),
-            DEFAULT_KEEP_LAST,
-            keep_last,
-        )?,
-        keep_every_steps: or(keep.and_then(|keep| keep.every_steps.as_ref()), 0, |text| {
-            values::count(text, 1..=u32::MAX)
-        })?,
-        keep_best: keep
-            .and_then(|keep| keep.best.as_ref())
-            .map(best)
-            .transpose()?,
-        keep_grace: or(
-            keep.and_then(|keep| keep.grace.as_ref()),
-            DEFAULT_KEEP_GRACE,
-            values::duration,
-        )?,
-        settle: option(keys.settle.as_ref(), values::duration)?,
-        complete_when: option(keys.complete_when.as_ref(), values::complete_when)?,
-        tripwire: or(keys.tripwire.as_ref(), true, |text| {
-            choice(text, &[("true", true), ("false", false)])
-        })?,
-        max_bytes_per_s: option(
-            sending.and_then(|upload| upload.max.as_ref()),
-            values::bytes_per_s,
-        )?,
-        keys: KeyRules {
-            mode: or(keys.credentials.as_ref(), KeyMode::Auto, |text| {
-                let words = [
-                    ("auto", KeyMode::Auto),
-                    ("session", KeyMode::Session),
-                    ("keys", KeyMode::Keys),
-                    ("presigned", KeyMode::Presigned),
-                ];
-                choice(text, &words)
-            })?,
-            role: option(keys.role.as_ref(), role)?,
-            persist: or(keys.persist.as_ref(), false, |text| {
-                choice(text, &[("true", true), ("false", false)])
-            })?,
-        },
-        on_stale: or(keys.on_stale.as_ref(), OnStale::Alert, |text| {
-            choice(text, &[("alert", OnStale::Alert), ("stop", OnStale::Stop)])
-        })?,
-        windows: sending.map_or(Ok(Vec::new()), upload::windows)?,
-        server: server.map_or_else(
-            || Ok(BucketServer::default()),
-            |keys| upload::server(keys, dir),
-        )?,
-    })
-}
-
-fn best(keys: &BestKeys) -> Result<Best, YamlError> {
-    let metric = at(&keys.metric, values::metric(&keys.metric.value))?;
-    let highest = match &keys.mode {
-        Some(mode) => at(mode, choice(&mode.value, &[("min", false), ("max", true)]))?,
-        None => at(&keys.metric, values::is_better_when_high(&metric))?,
-    };
-    Ok(Best {
-        metric,
-        count: or(keys.count.as_ref(), 1, |text| values::count(text, 1..=1000))?,
-        highest,
-    })
-}
-
-/// A role, as its provider writes it.
-fn role(text: &str) -> Result<String, String> {
-    let valid = text.starts_with("arn:")
-        && text.len() <= 2048
-        && text.chars().all(|c| c.is_ascii_graphic());
-    if valid {
-        Ok(text.to_owned())
-    } else {
-        Err("a role looks like arn:aws:iam::123456789012:role/train".to_owned())
-    }
-}
-
 fn envs(envs: &Envs) -> Result<BTreeMap<String, Option<String>>, YamlError> {
     let mut checked = BTreeMap::new();
     for (name, value) in &envs.0 {
@@ -674,41 +361,6 @@ fn envs(envs: &Envs) -> Result<BTreeMap<String, Option<String>>, YamlError> {
         checked.insert(name.value.clone(), value.clone());
     }
     Ok(checked)
-}
-
-fn smoke(keys: &SmokeKeys) -> Result<Smoke, YamlError> {
-    let nothing = keys.run.value.trim().is_empty();
-    let run = match nothing {
-        true => Err("there is nothing to run".to_owned()),
-        false => Ok(keys.run.value.clone()),
-    };
-    Ok(Smoke {
-        run: at(&keys.run, run)?,
-        steps: option(keys.steps.as_ref(), |text| {
-            values::count(text, 1..=1_000_000_000).map(u64::from)
-        })?,
-        timeout: or(keys.timeout.as_ref(), DEFAULT_SMOKE_TIMEOUT, bring_up)?,
-    })
-}
-
-fn validate(keys: &ValidateKeys) -> Result<Validate, YamlError> {
-    let window = or(keys.window.as_ref(), DEFAULT_WINDOW, every)?;
-    Ok(Validate {
-        window,
-        on_contradiction: or(
-            keys.on_contradiction.as_ref(),
-            Validate::default().on_contradiction,
-            values::on_contradiction,
-        )?,
-        go_on_unanswered: or(keys.unanswered.as_ref(), false, |text| {
-            choice(text, &[("stop", false), ("continue", true)])
-        })?,
-        early_checkpoint: or(
-            keys.early_checkpoint.as_ref(),
-            window * EARLY_WINDOWS,
-            values::duration,
-        )?,
-    })
 }
 
 fn results(keys: &ResultsKeys, dir: &Path) -> Result<Results, YamlError> {
@@ -758,32 +410,6 @@ pub(super) fn image(text: &str) -> Result<String, String> {
     } else {
         Err("an image looks like vastai/pytorch:2.9.0".to_owned())
     }
-}
-
-/// Ten seconds: every round lists the bucket.
-fn every(text: &str) -> Result<std::time::Duration, String> {
-    let every = values::duration(text)?;
-    if every.as_secs() >= 10 {
-        Ok(every)
-    } else {
-        Err("the interval is at least 10s".to_owned())
-    }
-}
-
-/// Ten seconds: no host starts a container sooner, and no trainer ends sooner.
-fn bring_up(text: &str) -> Result<std::time::Duration, String> {
-    let bring_up = values::duration(text)?;
-    if bring_up.as_secs() >= 10 {
-        Ok(bring_up)
-    } else {
-        Err("the limit is at least 10s".to_owned())
-    }
-}
-
-fn keep_last(text: &str) -> Result<u32, String> {
-    values::count(text, 2..=100_000).map_err(|why| {
-        format!("{why}: the one before the last is needed when the last turns out to be damaged")
-    })
 }
 
 fn existing_dir(dir: &Path, text: &str) -> Result<PathBuf, String> {

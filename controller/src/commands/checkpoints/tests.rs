@@ -454,7 +454,7 @@ fn links_and_hidden_names_are_no_checkpoint() {
 
 #[test]
 fn what_is_torn_empty_or_half_written_is_never_pushed() {
-    let mut desk = Desk::new();
+    let desk = Desk::new();
     let zip = samples::zip(&[("data.pkl", b"weights")], true);
     let trainers = samples::safetensors(&[7; 64]);
     for (name, bytes, why) in [

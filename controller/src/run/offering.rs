@@ -1,0 +1,213 @@
+//! Which offer is ordered: the market is searched, the judge puts what it has in order, and where nothing is left the reason is told.
+
+use std::time::Duration;
+
+use crate::{
+    error::CommandError,
+    estimate::{calibrated::Shipped, evaluate::Method},
+    provider::{Offer, ProviderError},
+    run::{
+        halt::Halt,
+        judge::{self, Asked, Judged, Verdicts},
+        known::Known,
+        lifecycle::Lifecycle,
+        pricing::{self, Order},
+        renting::PLANNED,
+    },
+    spec::{Resources, RunSpec},
+    store::{AttemptRecord, RunRecord, StoreError},
+};
+
+/// Between two looks at a market that has nothing to take.
+pub(crate) const MARKET_PAUSE: Duration = Duration::from_secs(60);
+/// Offers looked at; many of the cheapest may be taken, too dear or known to be bad.
+pub const OFFERS_LISTED: u32 = 64;
+
+/// Offers that were ordered and did not become a box, and what was said of the last one.
+#[derive(Debug, Default)]
+pub(crate) struct Refused {
+    pub(crate) offers: Vec<u64>,
+    pub(crate) last: Option<String>,
+}
+
+/// What an offer is chosen for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Aim {
+    /// To be judged by whoever asks, who is told of it himself.
+    Look,
+    /// To be rented. `dared`: its user goes by himself, not by estimates.
+    Rent { dared: bool },
+}
+
+impl Aim {
+    fn dared(self) -> bool {
+        matches!(self, Self::Look | Self::Rent { dared: true })
+    }
+}
+
+impl Refused {
+    pub(crate) fn by_market(&mut self, offer: u64, err: &ProviderError) {
+        self.offers.push(offer);
+        self.last = Some(format!("the last order: {err}"));
+    }
+}
+
+impl Lifecycle {
+    /// The offer that would be taken now; the error says why there is none. Spends and records nothing.
+    pub async fn find_offer(&self, run: &RunRecord) -> Result<(Offer, Order), CommandError> {
+        let draft = self.draft(run, 1);
+        match self
+            .choose(run, &draft, &Refused::default(), Aim::Look)
+            .await
+        {
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => Err(CommandError::bug(
+                "a look at the market waits for a run that does not exist yet",
+            )),
+            Err(halt) => match halt {
+                Halt::Fatal(err) | Halt::Pause(err) | Halt::Wait(err) => Err(err),
+                _ => Err(CommandError::bug(
+                    "a look at the market ended a run that does not exist yet",
+                )),
+            },
+        }
+    }
+
+    /// The offer that the judge puts first. `None`: nothing now, but the run goes on and looks again.
+    pub(crate) async fn choose(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        refused: &Refused,
+        aim: Aim,
+    ) -> Result<Option<(Offer, Order)>, Halt> {
+        let resources = &run.spec.resources;
+        let query = pricing::query(resources, OFFERS_LISTED);
+        let found = self
+            .provider
+            .offers(&query)
+            .await
+            .map_err(|err| self.not_rented(run, err))?;
+        let bad_machines = self.machines_that_failed(run, attempt)?;
+        let spent_usd = self.spent_usd(&run.name)?;
+        let left_usd = run.spec.limits.budget_usd.map(|budget| budget - spent_usd);
+        let known = Known::read(&self.store, &run.spec, self.clock.now_us())?;
+        let open = found.iter().filter(|offer| {
+            !refused.offers.contains(&offer.id) && !bad_machines.contains(&offer.machine_id)
+        });
+        let verdicts = judge::judge(&asked(&run.spec, &known, left_usd), open);
+        let dared = aim.dared();
+        if let Some(best) = verdicts.best(dared) {
+            if let Aim::Rent { dared } = aim {
+                self.tell_choice(run, best, &verdicts, dared);
+            }
+            return Ok(Some((best.offer.clone(), best.order)));
+        }
+        let (gpus, disk_gb) = (gpus(resources), resources.disk_gb);
+        let unfit = verdicts
+            .offers
+            .first()
+            .and_then(|first| Some((first.offer.id, first.obstacle(dared)?)));
+        let why = match (unfit, verdicts.too_dear.first()) {
+            (Some((id, obstacle)), _) => format!(
+                "none of the {} offers would train it; offer {id}: {obstacle}",
+                verdicts.offers.len()
+            ),
+            (None, Some((id, reason))) => {
+                format!("the cheapest offer, {id}, is too dear: {reason}")
+            }
+            (None, None) if !resources.hosts.is_empty() => {
+                "every host that is free failed before".to_owned()
+            }
+            (None, None) if found.is_empty() => {
+                format!("the market has no {gpus} with {disk_gb} GB of disk that matches")
+            }
+            (None, None) => format!("all {} offers that match failed or were gone", found.len()),
+        };
+        // A run that has trained waits for the market; one that was just typed tells its user. Hosts that failed are no market.
+        if attempt.number > 1 && resources.hosts.is_empty() {
+            self.say(
+                run,
+                &format!("No box to go on with: {why}. Looking again in a minute."),
+            );
+            tokio::time::sleep(MARKET_PAUSE).await;
+            return Ok(None);
+        }
+        let text = format!("run `{}` was not rented: no offer to take", run.name);
+        let why = match &refused.last {
+            Some(last) => format!("{why}; {last}"),
+            None => why,
+        };
+        let err = CommandError::new(text).because(why);
+        Err(Halt::Fatal(match (resources.hosts.is_empty(), unfit) {
+            (true, Some(_)) => err
+                .hint("see what each offer lacks, for nothing, with `spotter plan`")
+                .hint(see_market(resources)),
+            (true, None) => err.hint(see_market(resources)),
+            (false, _) => err,
+        }))
+    }
+
+    /// Why it is not the cheapest, where it is not, and what speaks against it.
+    fn tell_choice(
+        &self,
+        run: &RunRecord,
+        best: &Judged<'_>,
+        verdicts: &Verdicts<'_>,
+        dared: bool,
+    ) {
+        if let Some(why) = &best.avoided {
+            let machine = best.offer.machine_id;
+            self.say(
+                run,
+                &format!(
+                    "Only machine {machine} is left, of which something bad is known lately: {why}."
+                ),
+            );
+        }
+        let price = |judged: &Judged<'_>| judged.order.running_usd_per_hour();
+        let unfit: Vec<(&Judged<'_>, &str)> = verdicts
+            .offers
+            .iter()
+            .filter(|other| price(other) < price(best))
+            .filter_map(|other| Some((other, other.obstacle(dared)?)))
+            .collect();
+        if let Some((other, why)) = unfit.first() {
+            let id = other.offer.id;
+            let cheaper = match unfit.len() {
+                1 => format!("offer {id}, which is cheaper"),
+                count => format!("{count} cheaper offers, such as {id}"),
+            };
+            self.say(run, &format!("Passing over {cheaper}: {why}."));
+        }
+    }
+
+    /// Whether the run was begun though an estimate spoke against its offer: then estimates do not hold it up later.
+    pub(crate) fn dares(&self, run: &RunRecord) -> Result<bool, StoreError> {
+        let planned = self.store.newest_event(&run.name, 0, PLANNED)?;
+        Ok(planned
+            .is_some_and(|event| event.detail["no_plan"] == true || event.detail["dares"] == true))
+    }
+}
+
+/// What the judge is asked of a run that is under way.
+pub(crate) fn asked<'a>(spec: &'a RunSpec, known: &'a Known, left_usd: Option<f64>) -> Asked<'a> {
+    Asked {
+        spec,
+        method: Method::Calibrated,
+        calibration: &Shipped::get().calibration,
+        known,
+        left_usd,
+    }
+}
+
+/// What is rented, as `--gpus` takes it.
+fn gpus(resources: &Resources) -> String {
+    let name = resources.gpu_name.as_deref().unwrap_or("any");
+    format!("{name}:{}", resources.num_gpus)
+}
+
+pub(crate) fn see_market(resources: &Resources) -> String {
+    let (gpus, disk_gb) = (gpus(resources), resources.disk_gb);
+    format!("see the market with `spotter offers --gpus \"{gpus}\" --disk {disk_gb}GB`")
+}
