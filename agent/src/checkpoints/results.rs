@@ -8,7 +8,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use serde_json::json;
 use spotter_bucket::ManifestFile;
 
 use super::candidate::{Candidate, FileStat};
@@ -72,20 +71,18 @@ impl Backup {
                 )) if tries < TRIES => {
                     tracing::info!(tries, error = %chain(&err), "results are collected anew");
                 }
+                // Nobody is there any more who wants them.
                 Err(ResultsError::Upload(UploadError::Stopped)) => {
                     return Err(UploadError::Stopped.into());
                 }
-                outcome => return outcome.inspect_err(|err| self.tell_results_failed(err)),
+                // Whoever asked may be gone by then: why is on record.
+                outcome => {
+                    self.standing
+                        .set_results(outcome.as_ref().err().map(|err| chain(err)));
+                    return outcome;
+                }
             }
         }
-    }
-
-    /// Whoever asked may be gone by then: why is on record.
-    fn tell_results_failed(&self, err: &ResultsError) {
-        let problem = chain(err);
-        tracing::warn!(problem, "results were not uploaded");
-        self.standing
-            .event("results.failed", json!({ "problem": problem }));
     }
 
     async fn collect_once(

@@ -94,6 +94,8 @@ pub struct Standing {
     credentials: Notify,
     /// What was told of checkpoints that cannot be saved, by their key.
     told_unsaved: Mutex<HashMap<String, String>>,
+    /// What was told of results that were not uploaded.
+    told_results: Mutex<Option<String>>,
     /// Checkpoints that the disk still takes, when they are too few.
     short_of_room: Mutex<Option<u64>>,
 }
@@ -110,6 +112,7 @@ impl Standing {
             denied: Mutex::new(false),
             credentials: Notify::new(),
             told_unsaved: Mutex::default(),
+            told_results: Mutex::default(),
             short_of_room: Mutex::default(),
         }
     }
@@ -151,6 +154,17 @@ impl Standing {
             "path": refused.path, "step": refused.step, "size_bytes": refused.size_bytes, "reason": refused.reason, "seconds": seconds,
         });
         self.event("checkpoint.unsaved", detail);
+    }
+
+    /// Tells why results were not uploaded: once for each reason, until they are (`None`).
+    pub fn set_results(&self, problem: Option<String>) {
+        let told = self.told_results.lock();
+        let mut told = told.expect("nothing panics while it holds this text");
+        if let Some(problem) = problem.as_ref().filter(|_| *told != problem) {
+            tracing::warn!(problem, "results were not uploaded");
+            self.event("results.failed", json!({ "problem": problem }));
+        }
+        *told = problem;
     }
 
     /// Sets or ends the alarm; one event per change.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spotter_agent::checkpoints::{Results, ResultsError};
-use spotter_bucket::Manifest;
 use spotter_bucket::memory::MemoryBucket;
+use spotter_bucket::{ErrorKind, Manifest};
 
 use crate::world::{CrashBucket, HookBucket, MIB, World, noise, npz};
 
@@ -174,4 +174,27 @@ async fn how_far_a_collection_is_can_be_seen() {
         (0, 0)
     );
     assert_eq!(state.uploading_total_bytes, 0, "that speaks of checkpoints");
+}
+
+#[tokio::test(start_paused = true)]
+async fn why_results_were_not_uploaded_is_on_record_once_for_each_reason() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("out/a.txt", b"four");
+    let problems = || -> Vec<String> {
+        let told = world.events("results.failed");
+        let problem = |detail: &serde_json::Value| detail["problem"].as_str().unwrap().to_owned();
+        told.iter().map(problem).collect()
+    };
+    for _ in 0..3 {
+        bucket.fail_next("PutObject", 1, ErrorKind::Refused);
+        assert!(collect(&world).await.is_err());
+    }
+    assert_eq!(problems().len(), 1, "{:?}", problems());
+    assert!(problems()[0].contains("PutObject"), "{:?}", problems());
+    collect(&world).await.unwrap();
+    world.write("out/a.txt", b"fives");
+    bucket.fail_next("PutObject", 1, ErrorKind::Refused);
+    assert!(collect(&world).await.is_err());
+    assert_eq!(problems().len(), 2, "it had ended in between");
 }

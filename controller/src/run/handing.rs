@@ -101,6 +101,8 @@ pub(crate) struct Hands {
     given: Option<(Stamp, KeysGiven)>,
     tried: Option<(Stamp, Trial, Instant)>,
     told: Option<String>,
+    /// Whoever asks tells himself what is refused.
+    quiet: bool,
 }
 
 /// Tells one set of keys from another, and opens nothing.
@@ -201,13 +203,13 @@ impl Lifecycle {
             return Ok(Handed::Given(told));
         }
         // That the box's own keys do not work any more is told as a matter of its backup.
-        if !given {
-            self.tell_keys_kept(run, held, &trial, hands).await;
+        if !given && !hands.quiet {
+            self.tell_of_keys(run, held, &trial, hands).await;
         }
         Ok(Handed::Kept(trial))
     }
 
-    async fn tell_keys_kept(&self, run: &RunRecord, held: Held, trial: &Trial, hands: &mut Hands) {
+    async fn tell_of_keys(&self, run: &RunRecord, held: Held, trial: &Trial, hands: &mut Hands) {
         let latest = self.store.latest_attempt(&run.name).ok().flatten();
         let source = self.sites.keys_source().await;
         let kept = Kept {
@@ -250,6 +252,8 @@ impl Lifecycle {
                 Err(err) => return Err(self.bucket_refused(run, err).await?),
             },
         };
+        // One that does not go on says why by its error.
+        hands.quiet = held != Held::Fine;
         let handed = match self.hand_over(run, site, held, &mut hands).await {
             Ok(handed) => handed,
             Err(SiteError::Local(why)) if held == Held::Fine => {

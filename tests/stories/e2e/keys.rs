@@ -375,6 +375,25 @@ fn faulty_later(world: &World) {
         assert_eq!(world.alive().len(), 1, "its box stays");
     }
     world.ok(&["up", "later", "--detach"]);
+    // Now it has some that work, which none of these replaces.
+    for keys in FAULTS {
+        let said = with(world.spotter(&["up", "later", "--detach"]), keys);
+        assert_eq!(said.code, 0, "{}", said.out);
+        let told = said
+            .stderr
+            .lines()
+            .find(|line| line.contains("bucket keys"));
+        check(world, &format!("kept_{}", keys.0), told.expect(&said.out));
+    }
+    let saved = |world: &World| {
+        let listed = world.say(&["checkpoints", "later", "--json"]);
+        let listed: serde_json::Value = serde_json::from_str(&listed.stdout).ok()?;
+        listed[0]["step"].as_u64()
+    };
+    let before = world.until("a checkpoint", || saved(world));
+    world.until("another one by the keys that the box kept", || {
+        saved(world).filter(|step| *step > before)
+    });
     world.ok(&["destroy", "--lose-data", "later"]);
     world.assert_nothing_rented();
     for keys in FAULTS {

@@ -75,7 +75,7 @@ async fn a_training_that_saves_often_is_told_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_box_judges_while_nobody_watches_and_whoever_comes_back_is_told() {
+async fn whoever_comes_back_is_told_what_the_box_judged_by_what_was_saved_meanwhile() {
     // A checkpoint every forty minutes, and one every ten.
     for (step_s, expected) in [(STEP_S, 1), (60, 0)] {
         let world = World::new(3, 400);
@@ -91,9 +91,9 @@ async fn the_box_judges_while_nobody_watches_and_whoever_comes_back_is_told() {
         let told = alarms::rare(&world.store, RUN, 1).unwrap();
         assert_eq!(
             told.as_ref()
-                .is_some_and(|told| told.starts_with("30 min of training are at risk")),
+                .is_some_and(|told| told.starts_with("40 min of training are at risk")),
             expected == 1,
-            "as soon as it was so: {told:?}"
+            "what lies between two of the box's checkpoints: {told:?}"
         );
         if let Some(told) = told {
             assert!(world.was_told(&told));

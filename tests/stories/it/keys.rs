@@ -268,9 +268,9 @@ async fn a_box_that_comes_up_goes_on_with_the_keys_it_has_or_says_what_to_type_n
         for has_some in [true, false] {
             let world = World::new(2, 40);
             world.plan(&spec(RUN));
-            // Killed while its code is copied, and before its keys came.
+            // Killed as soon as its keys came, and before.
             world.boxes.script().hangs = Some(if has_some {
-                "status"
+                "prove_bucket"
             } else {
                 "give_credentials"
             });

@@ -115,12 +115,6 @@ pub struct Formats {
 /// # Errors
 /// When a file cannot be read.
 pub fn formats(candidate: &Candidate, paths: &[PathBuf]) -> io::Result<Result<Formats, String>> {
-    if candidate.size_bytes() == 0 {
-        return Ok(Err(format!(
-            "{}: 0 bytes are no checkpoint",
-            candidate.path
-        )));
-    }
     let mut rules = BTreeSet::new();
     let mut unproven = false;
     for (file, path) in candidate.files.iter().zip(paths) {
@@ -157,6 +151,13 @@ pub fn flaw(
     }
     if let Some(name) = &candidate.unfinished {
         return Ok(Some(format!("{name}: a temporary file is in it")));
+    }
+    // On a box it may be a marker that nobody has named.
+    if candidate.size_bytes() == 0 {
+        return Ok(Some(format!(
+            "{}: 0 bytes are no checkpoint",
+            candidate.path
+        )));
     }
     // A copy's times tell in which order it was copied, and not what its writer put last.
     let mut copy = candidate.clone();
