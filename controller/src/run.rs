@@ -41,6 +41,7 @@ mod preparing;
 pub mod pricing;
 mod proving;
 pub(crate) mod reaching;
+pub mod readiness;
 pub mod recovery;
 pub mod renting;
 pub mod restarts;

@@ -10,6 +10,7 @@ use crate::{
         boxes::is_presigned,
         halt::{Halt, refused},
         lifecycle::Lifecycle,
+        readiness,
         site::Site,
     },
     spec::{OnDone, OnStale},
@@ -60,6 +61,7 @@ impl Lifecycle {
                 failed.name, failed.detail
             )));
         }
+        self.hold_against_order(run, attempt, site).await?;
         if !report.can_self_stop {
             self.say(
                 run,
@@ -67,6 +69,31 @@ impl Lifecycle {
             );
         }
         Ok(())
+    }
+
+    /// Shows what the box is, beside what was rented, and refuses it where it is not that or cannot train the run.
+    async fn hold_against_order(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        site: &dyn Site,
+    ) -> Result<(), Halt> {
+        let status = site
+            .status()
+            .await
+            .map_err(|err| refused("its agent did not answer", err))?;
+        let promised = readiness::promised(&self.store, &attempt.label)?;
+        let lines = readiness::hold(&promised, &run.spec, &status);
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let shown = lines.iter().map(|line| format!("\n  {}", line.text()));
+        let shown: String = shown.collect();
+        self.say(run, &format!("What its box is:{shown}"));
+        match lines.into_iter().find_map(readiness::Line::refusal) {
+            Some(why) => Err(Halt::BadBox(why)),
+            None => Ok(()),
+        }
     }
 
     /// Tells the agent its run and, where there is a bucket, gives it keys and lets it prove them.

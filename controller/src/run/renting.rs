@@ -13,6 +13,7 @@ use crate::{
         lifecycle::{LOOK_AGAIN, Lifecycle},
         machines,
         offering::{Aim, MARKET_PAUSE, Refused, see_market},
+        readiness,
     },
     store::{AttemptRecord, Measured, RunRecord, StoreError},
 };
@@ -57,6 +58,10 @@ impl Lifecycle {
             };
             self.store
                 .record_measured(&run.name, attempt.number, &promised)?;
+            // A box of the user's own was promised by nobody.
+            if !is_host(offer.id) {
+                readiness::keep(&self.store, &attempt.label, &offer)?;
+            }
 
             let request = RentRequest {
                 offer: offer.id,

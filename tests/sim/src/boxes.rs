@@ -53,6 +53,9 @@ pub struct BoxSpec {
     pub num_gpus: u32,
     /// Memory of a GPU, MiB.
     pub vram_mib: u64,
+    /// CUDA compute capability of a GPU, x 100 (890 = 8.9); 0: what the fake NVML says by itself.
+    #[serde(default)]
+    pub compute_cap: u32,
 }
 
 /// Kinds of boxes, weakest first.

@@ -471,6 +471,7 @@ fn box_spec(market: &Market, instance: &Instance, url: &str, host: IpAddr) -> Bo
         gpu_name: machine.gpu.name.to_owned(),
         num_gpus: instance.gpus.len() as u32,
         vram_mib: machine.gpu.ram_mb,
+        compute_cap: machine.gpu.compute_cap,
     }
 }
 

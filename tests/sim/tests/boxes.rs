@@ -488,6 +488,7 @@ async fn wait_to_be_killed(dir: &Path) {
         gpu_name: "T4".into(),
         num_gpus: 1,
         vram_mib: 16_000,
+        compute_cap: 750,
     };
     boxes.create(spec).await.unwrap();
     boxes.start(7).await.unwrap();

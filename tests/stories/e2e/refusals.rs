@@ -322,6 +322,12 @@ pub fn plain(world: &World, text: &str) -> String {
     text = one(&text, r"\$\d+\.\d+", "$$[money]");
     text = one(&text, r"\b([Oo]ffer,?|[Ii]nstance) \d+", "$1 [id]");
     text = one(&text, r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "[ulid]");
+    // What a box is, is a matter of the machine that plays it.
+    text = one(
+        &text,
+        r"(What its box is:)(?:\n  (?:GPUs|VRAM|driver|compute|NVLink|errors|RAM|CPU|disk) .*)+",
+        "$1 [as it is]",
+    );
     // A watcher says the same as often as it looked; and how large the agent is, is its own affair.
     let mut lines: Vec<&str> = text
         .lines()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use spotter::{
-    agent_client::CheckResult,
+    agent_client::{CheckResult, GpuInfo, HostInfo, SampleInfo},
     provider::{Actual, Instance, Intended},
     run::{State, lease::Lease, lifecycle::Goal, machines, site::SiteError},
     store::Outcome,
@@ -164,6 +164,49 @@ async fn every_way_not_to_come_up_ends_in_time_and_another_machine_is_taken() {
         assert_ne!(attempts[0].machine_id, attempts[1].machine_id, "{says}");
         assert!(world.market.alive().is_empty(), "{says}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_box_that_is_not_what_was_rented_is_given_up_at_once_and_another_one_shows_what_it_is() {
+    let world = World::new(4, 60);
+    let measured = |name: &str, gib: u64| SampleInfo {
+        time_us: 0,
+        gpus: vec![GpuInfo {
+            name: name.to_owned(),
+            memory_total_bytes: Some(gib << 30),
+            ..GpuInfo::default()
+        }],
+        host: Some(HostInfo {
+            memory_limit_bytes: Some(4_000_000_000),
+            ..HostInfo::default()
+        }),
+        span_s: 0,
+        processes: Vec::new(),
+    };
+    world.boxes.script().sample = Some(measured("NVIDIA GeForce RTX 3060", 12));
+    world.plan(&spec(RUN));
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        world.until(RUN, 2, State::Loading).await;
+        world.boxes.script().sample = Some(measured("NVIDIA GeForce RTX 4090", 24));
+    });
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    let attempts = world.attempts(RUN);
+    assert_eq!(attempts.len(), 2);
+    let why = "GPUs: 1 x NVIDIA GeForce RTX 3060: a RTX 4090 was rented";
+    assert_eq!(attempts[0].reason.as_deref(), Some(why));
+    let lived = Duration::from_micros((attempts[0].gone_us - attempts[0].created_us) as u64);
+    assert!(lived <= Duration::from_secs(60), "{lived:?}");
+    let machine = attempts[0].machine_id.unwrap();
+    let now_us = world.clock().now_us();
+    let avoided = machines::avoided(&world.store, machine, now_us).unwrap();
+    assert_eq!(avoided.as_deref(), Some(why));
+    for shown in [
+        "What its box is:\n  GPUs      1 x NVIDIA GeForce RTX 4090\n  VRAM      24.0 GiB each",
+        "RAM       4.0 GB; careful: ",
+    ] {
+        assert!(world.was_told(shown), "{shown}: {:?}", world.told);
+    }
+    assert!(world.market.alive().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

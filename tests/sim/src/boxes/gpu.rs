@@ -98,6 +98,9 @@ fn scenario(spec: &BoxSpec, load: Load) -> String {
         product_name(&spec.gpu_name),
         spec.vram_mib,
     );
+    if spec.compute_cap > 0 {
+        text.push_str(&format!("* capability {}\n", spec.compute_cap / 10));
+    }
     for gpu in 0..u64::from(spec.num_gpus) {
         let tremble = ((load.tick + gpu * 2) % 5) as f64 - 2.0;
         let temperature = COOL_C + (HOT_C - COOL_C) * load.heat;
@@ -181,6 +184,7 @@ mod tests {
             gpu_name: "RTX 4090".to_owned(),
             num_gpus: 2,
             vram_mib: 24_564,
+            compute_cap: 890,
         }
     }
 
@@ -191,6 +195,7 @@ mod tests {
             "sys count 2",
             "* name NVIDIA GeForce RTX 4090",
             "* mem.total_mib 24564",
+            "* capability 89",
             "1 util.gpu 0",
             "0 power_w 60",
         ] {

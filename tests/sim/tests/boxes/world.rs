@@ -65,6 +65,7 @@ impl World {
             gpu_name: "RTX 4090".into(),
             num_gpus: 2,
             vram_mib: 24_564,
+            compute_cap: 890,
         }
     }
 

@@ -13,7 +13,9 @@ use std::{
 use alone::dead_mans_switches;
 use async_trait::async_trait;
 use spotter::{
-    agent_client::{AgentEvent, BackupInfo, BoxConfig, CheckResult, SessionRequest, SessionState},
+    agent_client::{
+        AgentEvent, BackupInfo, BoxConfig, CheckResult, SampleInfo, SessionRequest, SessionState,
+    },
     provider::{Instance, InstanceId, Provider, hosts::is_host, memory::MemoryMarket},
     run::site::{LeftLog, Place, Progress, Site, SiteError, Sites, Trial},
     spec::{BucketServer, RunSpec},
@@ -82,6 +84,8 @@ pub struct Script {
     pub lasts: BTreeMap<&'static str, (u64, i32)>,
     /// What the checks of a box find.
     pub checks: Vec<CheckResult>,
+    /// What a box measures.
+    pub sample: Option<SampleInfo>,
     /// What the agent answers instead of taking its assignment; `None`: it takes it.
     pub refuses_to_configure: Option<SiteError>,
     /// Fetches that bring other bytes than the box said, by how many of them.
@@ -176,6 +180,7 @@ impl ScriptedBoxes {
             hangs: None,
             lasts: BTreeMap::new(),
             checks: Vec::new(),
+            sample: None,
             refuses_to_configure: None,
             torn_fetches: 0,
             backup: BackupInfo::default(),

@@ -55,7 +55,7 @@ impl Site for ScriptedBox {
                 .iter()
                 .filter_map(|name| Some(script.session(self.instance, name)?.info(&script)))
                 .collect(),
-            sample: None,
+            sample: script.sample.clone(),
             training,
             backup: Some(script.backup.clone()),
             gpu_problem: None,
