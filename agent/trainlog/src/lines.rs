@@ -3,7 +3,7 @@
 //! A carriage return ends a line as a line feed does: a bar that redraws itself is many lines. [`clean`] takes one line
 //! apart where the terminal's cursor was moved, and removes all other terminal codes.
 
-use memchr::{memchr2, memrchr2};
+use memchr::{memchr2, memmem, memrchr2};
 
 /// Most of a line that is read. Training lines are far below; what is longer is a dump of something.
 pub const MAX_LINE_BYTES: usize = 64 << 10;
@@ -153,6 +153,16 @@ impl Lines {
 
 /// Calls `line` with each piece of `raw` that stands by itself on a terminal, without terminal codes.
 pub fn clean(raw: &[u8], line: &mut dyn FnMut(&[u8])) {
+    // Some collectors of logs write a carriage return as what syslog makes of it.
+    let mut rest = raw;
+    while let Some(at) = memmem::find(rest, b"#015") {
+        clean_piece(&rest[..at], line);
+        rest = &rest[at + 4..];
+    }
+    clean_piece(rest, line);
+}
+
+fn clean_piece(raw: &[u8], line: &mut dyn FnMut(&[u8])) {
     if memchr2(ESCAPE, BACKSPACE, raw).is_none() {
         return line(raw);
     }

@@ -1,5 +1,6 @@
 //! One line to a record: names and positions are found by [`Scanner`], here they are weighed against each other.
 
+mod positions;
 mod table;
 
 use memchr::memmem;
@@ -10,10 +11,11 @@ use crate::{
     names::{Meaning, meaning},
     number::{Printed, Text},
     record::Record,
-    scan::{Pair, Scanner, Separator, is_evaluation},
+    scan::{Pair, Scanner, Separator},
     unit::{self, Unit},
 };
 
+use positions::position_of_loss;
 pub use table::{Columns, row};
 
 /// What a line is.
@@ -172,6 +174,8 @@ struct Found {
     setting: bool,
     /// The epoch is called simply that.
     epoch_by_name: bool,
+    /// Where `Loss at step 100` ends: the next number is the loss.
+    loss_awaited: Option<usize>,
 }
 
 impl Found {
@@ -180,6 +184,15 @@ impl Found {
             return self.take_nameless(line, pair);
         }
         if self.take_special(line, pair) {
+            return;
+        }
+        if let Some((position, evaluation)) = position_of_loss(pair) {
+            self.evaluation |= evaluation;
+            self.loss_awaited = Some(pair.end);
+            match position {
+                Meaning::Step(rank) => self.take_step(line, pair, rank),
+                _ => self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value)),
+            }
             return;
         }
         let Some(named) = meaning(pair.name) else {
@@ -272,152 +285,6 @@ impl Found {
             Meaning::Engine => self.engine = true,
             Meaning::Summary => self.summary = true,
         }
-    }
-
-    /// Names that count only where they stand.
-    fn take_special(&mut self, line: &[u8], pair: &Pair<'_>) -> bool {
-        let name = pair.name;
-        // timm: `Train: 0 [  50/1000 ( 5%)]`.
-        let plain = name.strip_prefix(b"INFO ").unwrap_or(name);
-        let is_train =
-            plain.eq_ignore_ascii_case(b"train") || plain.eq_ignore_ascii_case(b"training");
-        if is_train && pair.of.is_none() {
-            let rest = line[pair.end..].trim_ascii_start();
-            if rest.starts_with(b"[") {
-                self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
-                self.record.within_epoch = true;
-            }
-            return true;
-        }
-        // DINO: `Training  [   10/125000]`; Swin: `Train: [0/300][10/1251]`.
-        if is_train && pair.bracketed {
-            let rest = &line[pair.end..];
-            if rest.starts_with(b"[") || rest.starts_with(b"][") {
-                self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
-                self.record.total_epochs = pair.of.and_then(epoch);
-                self.record.within_epoch = true;
-            } else {
-                self.take_step(line, pair, 3);
-            }
-            return true;
-        }
-        // `Test: [  10/200]`, `Iter(val) [17/17]`.
-        if (pair.of.is_some() || pair.bracketed)
-            && name
-                .split(|byte| matches!(byte, b' ' | b'(' | b')'))
-                .any(is_evaluation)
-        {
-            self.evaluation = true;
-            return true;
-        }
-        // `[10]\ttrain-rmse:0.5\teval-rmse:0.6` of boosters.
-        if self.step_rank == Some(6) && pair.separator == Separator::Sign {
-            let starts = |known: &[u8]| {
-                name.len() > known.len() && name[..known.len()].eq_ignore_ascii_case(known)
-            };
-            let is_learn = name == b"learn";
-            if is_learn || starts(b"train-") || starts(b"training's") {
-                self.boosting = true;
-                self.record.loss = self.record.loss.or(Printed::measure(pair.value));
-                self.loss_by_sign = true;
-                return true;
-            }
-            if starts(b"valid") || starts(b"eval-") || starts(b"test-") {
-                self.boosting = true;
-                return true;
-            }
-        }
-        false
-    }
-
-    /// ESPnet: `3epoch:train:1-200batch:`.
-    fn take_by_unit(&mut self, line: &[u8], pair: &Pair<'_>) -> bool {
-        match pair.unit {
-            b"epoch" | b"epochs" => {
-                self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
-                self.epoch_end.get_or_insert(pair.end);
-            }
-            b"batch" => self.take_step(line, pair, 3),
-            _ => return false,
-        }
-        true
-    }
-
-    fn take_nameless(&mut self, line: &[u8], pair: &Pair<'_>) {
-        if let Some(unit) = unit::speed(pair.unit) {
-            if let Some(value) = speed_value(pair) {
-                self.record.add_speed(value, unit);
-            }
-            return;
-        }
-        if self.take_by_unit(line, pair) {
-            return;
-        }
-        // CatBoost: `10:\tlearn: 0.6612\ttest: 0.6621`.
-        let rest = line.get(pair.end..).unwrap_or_default();
-        if rest.starts_with(b":\tlearn: ") {
-            return self.take_step(line, pair, 6);
-        }
-        // I-JEPA: `[1,   10] loss: 0.9 (919.1 ms)`.
-        if pair.unit == b"ms" && self.time.is_none() {
-            return self.take_time(pair, 4);
-        }
-        // `[0/5][50/1583]`, `[3][100/500]`, `[1,  2000]`: the epoch, then the position in it.
-        let of_two = rest.starts_with(b", ") && line[pair.end - 1] != b']';
-        if pair.bracketed && (of_two || matches!(rest, [b'[', b' ' | b'0'..=b'9', ..])) {
-            self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
-            self.record.total_epochs = pair.of.and_then(epoch);
-            self.record.within_epoch = true;
-            return;
-        }
-        let Some(of) = pair.of else {
-            if pair.bracketed {
-                let in_epoch = self.record.within_epoch && self.step_rank.is_none();
-                self.take_step(line, pair, if in_epoch { 5 } else { 6 });
-            }
-            return;
-        };
-        let after_epoch = self.epoch_end.is_some_and(|end| {
-            line.get(end..pair.start).is_some_and(|gap| {
-                gap.iter()
-                    .all(|byte| matches!(byte, b' ' | b':' | b',' | b'|' | b'('))
-            })
-        });
-        // Keras with `verbose=2`: `469/469 - 3s - loss: 0.2`.
-        let leads =
-            line[..pair.start].trim_ascii().is_empty() && line[pair.end..].starts_with(b" - ");
-        self.record.within_epoch |= pair.bracketed && after_epoch;
-        if pair.bracketed || after_epoch || leads {
-            self.take_step(line, pair, 1);
-        } else if self.fraction.is_none() {
-            self.fraction = Printed::count(of, b"");
-        }
-    }
-
-    fn take_step(&mut self, line: &[u8], pair: &Pair<'_>, rank: u8) {
-        let rank = if pair.of.is_some() {
-            rank.saturating_sub(2)
-        } else {
-            rank
-        };
-        self.step_end = self.step_end.max(pair.end);
-        if self.step_rank.is_some_and(|old| old <= rank) {
-            return;
-        }
-        // A letter after a space is the next word; glued to the number it is thousands or millions.
-        let glued = line.get(pair.at + pair.value.len()) != Some(&b' ');
-        let unit = if glued { pair.unit } else { &[] };
-        let Some(step) = Printed::count(pair.value, unit) else {
-            return;
-        };
-        self.record.step = Some(step);
-        self.record.total_steps = pair
-            .of
-            .and_then(|of| Printed::position(of, unit))
-            .or(self.record.total_steps);
-        self.step_rank = Some(rank);
-        let by = [&b"iter"[..], b"Iter", b"Iter(train)"];
-        self.by_iter = by.iter().any(|name| pair.name.ends_with(name));
     }
 
     fn take_time(&mut self, pair: &Pair<'_>, rank: u8) {

@@ -1,12 +1,14 @@
 //! Follows one log from its first byte: blocks of lines to records, bars and evidence of failure.
 //!
 //! Most lines of most logs say nothing about the training. Those are never looked at: one automaton runs over whole
-//! blocks, and only a line with one of its [`ANCHORS`] is taken apart.
+//! blocks, and only a line with one of its anchors is taken apart ([`gate`]).
 
-use std::sync::LazyLock;
+mod clock;
+mod gate;
+mod prefix;
 
-use aho_corasick::{Input, MatchKind, automaton::Automaton, dfa::DFA};
-use memchr::{memchr, memchr_iter, memchr2, memrchr2};
+use aho_corasick::{Input, automaton::Automaton};
+use memchr::{memchr_iter, memchr2, memrchr2};
 
 use crate::{
     bar::{self, Role},
@@ -18,55 +20,9 @@ use crate::{
     record::Record,
     summary::{Summary, Tallies},
 };
-
-/// Every line that may say something about a training has one of these, in any case.
-const ANCHORS: &[&str] = &[
-    "loss",
-    "step",
-    "iter",
-    "epoch",
-    "%|",
-    "it/s",
-    "s/it",
-    "━",
-    "% ─",
-    " [=",
-    " [>",
-    "it [",
-    "% ",
-    "tokens",
-    "tok/s",
-    "samplespersec",
-    "samples/s",
-    "learning_rate",
-    "grad_norm",
-    "reward",
-    "episode",
-    "\ttrain",
-    "\tvalid",
-    "\teval",
-    "fps",
-    "batch=",
-    "eta:",
-    "epch",
-    " [.",
-    "lr-",
-    "words/s",
-    "\tlearn",
-    " rate:",
-    "sps:",
-    "_lr:",
-];
-
-/// Records and failures in one pass; [`failure::STEMS`] are the other half.
-static GATE: LazyLock<DFA> = LazyLock::new(|| {
-    let all = ANCHORS.iter().chain(failure::STEMS);
-    DFA::builder()
-        .ascii_case_insensitive(true)
-        .match_kind(MatchKind::Standard)
-        .build(all)
-        .expect("the anchors are few and short")
-});
+use clock::Clock;
+use gate::GATE;
+use prefix::{has_number, rank};
 
 /// A block of lines under one position stays open for this many bytes.
 const BLOCK_BYTES: u64 = 16 << 10;
@@ -141,25 +97,6 @@ struct Block {
     /// Where its last line was, in bytes from the start of the log.
     at: u64,
     table: bool,
-}
-
-/// How the values of a plain `time` go: those of a step rise and fall, that of all steps so far only rises.
-#[derive(Debug, Default)]
-struct Clock {
-    last: f64,
-    rises: u32,
-    falls: u32,
-}
-
-impl Clock {
-    /// Takes the next value. Returns whether they are of all steps so far.
-    fn runs(&mut self, time: f64) -> bool {
-        self.rises += u32::from(time > self.last);
-        // A clock that begins anew, with an epoch or a restart, falls to almost nothing.
-        self.falls += u32::from(time < self.last && time > self.last / 5.0);
-        self.last = time;
-        self.rises > 5 && self.falls == 0
-    }
 }
 
 /// The last record, as far as it is known.
@@ -559,45 +496,6 @@ impl State {
             }
         }
     }
-}
-
-/// Whether a number may be there. Digits within words, as those of `LOSS TOK2VEC`, are none.
-fn has_number(line: &[u8]) -> bool {
-    let mut before = b' ';
-    line.iter().any(|byte| {
-        let starts = byte.is_ascii_digit() && !before.is_ascii_alphabetic();
-        before = *byte;
-        starts
-    })
-}
-
-/// The rank that a launcher put before a line: `[rank3]:`, `[default3]:`, `3: `, `(Worker pid=812)`, `[1,3]<stdout>:`.
-fn rank(line: &[u8]) -> Option<u32> {
-    let line = line.trim_ascii_start();
-    let number = |text: &[u8]| {
-        let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let value = std::str::from_utf8(&text[..digits]).ok()?.parse().ok()?;
-        Some((value, digits))
-    };
-    for open in [&b"[rank"[..], b"[default", b"[Rank ", b"[local_rank"] {
-        if let Some(rest) = line.strip_prefix(open) {
-            return number(rest).map(|(rank, _)| rank);
-        }
-    }
-    // mpirun: `[1,3]<stdout>:`
-    if let Some(rest) = line.strip_prefix(b"[1,")
-        && let Some((rank, digits)) = number(rest)
-    {
-        return rest[digits..].starts_with(b"]<std").then_some(rank);
-    }
-    if line.first() == Some(&b'(') {
-        let end = memchr(b')', line)?;
-        let at = memchr::memmem::find(&line[..end], b"pid=")?;
-        return number(&line[at + 4..]).map(|(rank, _)| rank);
-    }
-    // `srun --label`: at most four digits, then a colon and a space.
-    let (rank, digits) = number(line)?;
-    (digits <= 4 && line[digits..].starts_with(b": ")).then_some(rank)
 }
 
 #[cfg(test)]

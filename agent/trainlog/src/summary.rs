@@ -343,7 +343,10 @@ impl BarTally {
         if self.moves == 0 {
             self.first = bar.position;
         }
-        let moved = bar.position.value != self.last.value;
+        // The end of an epoch of one drawing each is a position of its own.
+        let text = |epoch: Option<Printed>| epoch.map(|epoch| epoch.text);
+        let next_epoch = self.moves > 0 && epoch.is_some() && text(epoch) != text(self.epoch);
+        let moved = bar.position.value != self.last.value || next_epoch;
         self.moves += u64::from(moved);
         self.last = bar.position;
         self.named |= role == Role::Training;

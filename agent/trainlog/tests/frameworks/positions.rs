@@ -291,3 +291,61 @@ fn settings_are_no_record() {
         "0/0",
     );
 }
+
+#[test]
+fn bars_without_a_loss_or_an_end() {
+    // Lightning, one drawing for each epoch; and where nobody knows how many batches there are.
+    check(
+        "Epoch 0: 100%|##########| 311/311 [00:13<00:00, 23.54it/s, v_num=422]\n\
+         Epoch 1: 100%|##########| 311/311 [00:13<00:00, 23.69it/s, v_num=422]\n",
+        "0/0 bar 2 steps 311..311 of 311 epoch 1 23.69 it/s eta 00:00",
+    );
+    check(
+        "Epoch 0: |          | 51/? [00:20<00:00,  2.51it/s, v_num=0, train_loss=2.31]\n\
+         Epoch 0: |          | 52/? [00:20<00:00,  2.52it/s, v_num=0, train_loss=2.21]\n",
+        "2/2 steps 51..52 epoch 0 loss 2.21 2.52 it/s eta 00:00",
+    );
+    // A collector that writes carriage returns as syslog does.
+    check(
+        "#015  1%|          | 10/1000 [00:20<33:00,  2.00s/it]#015                                                 #015{'loss': 1.2111, 'learning_rate': 1e-05, 'epoch': 0.1}\n",
+        "1/1 bar 1 steps 10..10 of 1000 epoch 0.1 loss 1.2111 lr 1e-05 2.00 s/it eta 33:00",
+    );
+}
+
+#[test]
+fn a_loss_before_its_position() {
+    // Loops of one's own.
+    check(
+        "Loss at step 100: 2.3111\n\
+         Loss at step 200: 2.1111\n",
+        "2/2 steps 100..200 loss 2.1111",
+    );
+    check(
+        "Cost after iteration 0: 0.6931\n\
+         Cost after iteration 100: 0.6481\n",
+        "2/2 steps 0..100 loss 0.6481",
+    );
+    check(
+        "Training loss in epoch 1: 0.8111\n\
+         Validation loss in epoch 1: 0.9111\n\
+         Training loss in epoch 2: 0.6111\n\
+         Validation loss in epoch 2: 0.8111\n",
+        "2/2 epoch 2 loss 0.6111",
+    );
+}
+
+#[test]
+fn what_callbacks_say_is_no_record() {
+    // Lightning, Keras, PyTorch.
+    check(
+        "Epoch 1: 100%|##########| 10/10 [00:13<00:00,  1.54it/s, v_num=4, train_loss=0.511]\n\
+         Epoch 1, global step 20: 'val_loss' reached 0.51111 (best 0.51111), saving model to 'x/epoch=1-step=20.ckpt' as top 1\n\
+         Epoch 00002: val_loss improved from 0.61111 to 0.51111, saving model to best.h5\n\
+         Epoch 3: ReduceLROnPlateau reducing learning rate to 0.0005000000237487257.\n\
+         Adjusting learning rate of group 0 to 1.0000e-03.\n\
+         EarlyStopping counter: 3 out of 5\n\
+         Best model at epoch 12 with loss 0.31\n\
+         Restoring model weights from the end of the best epoch: 7.\n",
+        "1/1 steps 10..10 of 10 epoch 1 loss 0.511 1.54 it/s eta 00:00",
+    );
+}

@@ -1,0 +1,56 @@
+//! Which lines are looked at.
+
+use std::sync::LazyLock;
+
+use aho_corasick::{MatchKind, dfa::DFA};
+
+use crate::failure;
+
+/// Every line that may say something about a training has one of these, in any case.
+const ANCHORS: &[&str] = &[
+    "loss",
+    "step",
+    "iter",
+    "epoch",
+    "%|",
+    "it/s",
+    "s/it",
+    "━",
+    "% ─",
+    " [=",
+    " [>",
+    "it [",
+    "% ",
+    "tokens",
+    "tok/s",
+    "samplespersec",
+    "samples/s",
+    "learning_rate",
+    "grad_norm",
+    "reward",
+    "episode",
+    "\ttrain",
+    "\tvalid",
+    "\teval",
+    "fps",
+    "batch=",
+    "eta:",
+    "epch",
+    " [.",
+    "lr-",
+    "words/s",
+    "\tlearn",
+    " rate:",
+    "sps:",
+    "_lr:",
+];
+
+/// Records and failures in one pass; [`failure::STEMS`] are the other half.
+pub(super) static GATE: LazyLock<DFA> = LazyLock::new(|| {
+    let all = ANCHORS.iter().chain(failure::STEMS);
+    DFA::builder()
+        .ascii_case_insensitive(true)
+        .match_kind(MatchKind::Standard)
+        .build(all)
+        .expect("the anchors are few and short")
+});
