@@ -311,7 +311,11 @@ impl State {
         let Some(last) = self.unfinished.filter(near) else {
             return false;
         };
-        if later.step.is_some() || (later.loss.is_some() && last.has_loss) {
+        // Texts that a model writes in its log may speak of hours that remain.
+        let tells = later.loss.is_some()
+            || later.throughput.is_some()
+            || later.learning_rate.or(later.grad_norm).is_some();
+        if !tells || later.step.is_some() || (later.loss.is_some() && last.has_loss) {
             return false;
         }
         let mut record = last.record;

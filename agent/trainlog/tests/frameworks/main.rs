@@ -448,6 +448,11 @@ fn prints_of_ones_own() {
         "Epoch 0:   5%|5         | 10/200 [00:10<03:10,  1.00it/s]epoch 0 step 10 loss 2.25\n",
         "1/1 steps 10..10 epoch 0 loss 2.25",
     );
+    // Nor do the words of a model change the record above them.
+    check(
+        "step 5: loss 0.31, lr 1e-6\nAnswer: the time remaining: 14 hours, so 3 hours a day.\n",
+        "1/1 steps 5..5 loss 0.31 lr 1e-6",
+    );
     // What is no record: settings, prose, names of parameters.
     check(
         "batch_size=32, lr=0.001, epochs=10\nNum Epochs = 3\n  Total optimization steps = 1,200\nnumber of parameters: 124.44M\nThe loss 3 years ago was 7\nloss_scale: 65536\nsaving checkpoint at step 500\n",

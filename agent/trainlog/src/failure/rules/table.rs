@@ -228,7 +228,8 @@ pub const RULES: &[Rule] = &[
     ("modulenotfounderror", MissingModule, Hint, NO, &["triton"]),
     ("no module named", MissingModule, Said, NO, &["triton"]),
     ("importerror", MissingModule, Hint, NO, NO),
-    ("cannot open shared object file", MissingModule, Said, NO, NO),
+    // Programs draw without the libraries of a screen.
+    ("cannot open shared object file", MissingModule, Said, NO, &["mesa-loader", "libgl error"]),
     ("error while loading shared libraries", MissingModule, Fatal, NO, NO),
     ("undefined symbol", MissingModule, Said, NO, NO),
     // What somebody typed into a shell ended no training.

@@ -189,6 +189,7 @@ fn noise_of_healthy_trainings_is_no_failure() {
         "Error in sys.excepthook was not raised",
         "skipping corrupt checkpoint ./ckpt-3.pt, loading ./ckpt-2.pt",
         "RuntimeWarning: invalid value encountered in scalar divide",
+        "MESA-LOADER: failed to open swrast: /usr/lib/dri/swrast_dri.so: cannot open shared object file: No such file or directory",
         "(env) me@box:~$ -bash: nvidia-smii: command not found",
         "[812.1] NVRM: Xid (PCI:0000:41:00): 31, pid=812, name=python, MMU Fault",
     ] {
