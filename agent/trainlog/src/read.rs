@@ -248,7 +248,9 @@ impl Found {
                     record.loss = Printed::measure(pair.value);
                     record.loss_rank = rank;
                     self.loss_rank = Some(rank);
-                    self.loss_by_sign = pair.separator == Separator::Sign;
+                    // nnU-Net: `train_loss -0.5`; no prose has such a word.
+                    self.loss_by_sign =
+                        pair.separator == Separator::Sign || pair.name.contains(&b'_');
                 }
             }
             Meaning::EvalLoss => {

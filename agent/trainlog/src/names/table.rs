@@ -54,6 +54,7 @@ pub const NAMES: &[(&str, Meaning)] = &[
     ("global_epoch", Meaning::Epoch),
     ("time_epoch", Meaning::Epoch),
     ("cost", Meaning::Loss(5)),
+    ("time_cost", Meaning::SpeedByUnit),
     ("nll", Meaning::Loss(5)),
     ("xent", Meaning::Loss(5)),
     ("lr", Meaning::LearningRate(0)),

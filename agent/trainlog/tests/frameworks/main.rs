@@ -448,6 +448,14 @@ fn prints_of_ones_own() {
         "Epoch 0:   5%|5         | 10/200 [00:10<03:10,  1.00it/s]epoch 0 step 10 loss 2.25\n",
         "1/1 steps 10..10 epoch 0 loss 2.25",
     );
+    check(
+        "12:00:01: Epoch 4 \n12:01:01: train_loss -0.2111 \n12:01:01: val_loss -0.3111 \n12:01:02: Epoch 5 \n12:02:01: train_loss -0.4111 \n",
+        "2/2 epoch 5 loss -0.4111",
+    );
+    check(
+        "Epoch[0] Batch [20]\tSpeed: 12.39 samples/sec\tTrain-Acc=0.45\nEpoch[0] Time cost=61.1\n",
+        "1/1 steps 20..20 epoch 0 12.39 samples/s",
+    );
     // Nor do the words of a model change the record above them.
     check(
         "step 5: loss 0.31, lr 1e-6\nAnswer: the time remaining: 14 hours, so 3 hours a day.\n",
