@@ -36,6 +36,8 @@ pub const RULES: &[Rule] = &[
     ("/dev/shm/nccl-", DataloaderShm, Said, &["error", "fail", "no space"], NO),
     ("no space left on device", DataloaderShm, Said, &["/dev/shm", "shm_open"], NO),
     ("signal 7 (sigbus)", DataloaderShm, Launcher, NO, NO),
+    ("died with <signals.sigbus", DataloaderShm, Launcher, NO, NO),
+    ("exitcode: -7", DataloaderShm, Launcher, NO, NO),
     // The GPU and its driver.
     ("nvrm: xid", Xid, Fatal, NO, MILD_XIDS),
     ("xid (pci", Xid, Fatal, NO, MILD_XIDS),
@@ -128,7 +130,8 @@ pub const RULES: &[Rule] = &[
     ("[errno 12]", HostOom, Said, NO, NO),
     ("std::bad_alloc", HostOom, Said, NO, GPU),
     ("arraymemoryerror", HostOom, Said, NO, NO),
-    ("memoryerror", HostOom, Said, NO, GPU),
+    // Ray wraps the names of others: `RayTaskError(OutOfMemoryError)`; the message below it tells whose memory.
+    ("memoryerror", HostOom, Said, NO, &["cuda", "gpu", "device:", "hbm", "(outofmemoryerror)"]),
     ("running low on memory", HostOom, Said, NO, NO),
     ("out_of_memory", HostOom, Said, &["state", "slurm"], GPU),
     ("signal 9 (sigkill)", HostOom, Launcher, NO, NO),
@@ -137,6 +140,8 @@ pub const RULES: &[Rule] = &[
     ("return code = -9", HostOom, Launcher, NO, NO),
     ("died with <signals.sigkill", HostOom, Launcher, NO, NO),
     ("exit code 137", HostOom, Launcher, NO, NO),
+    ("exited with code 137", HostOom, Launcher, NO, NO),
+    ("error 137", HostOom, Launcher, &["make"], NO),
     // The disk.
     ("no space left on device", DiskFull, Said, NO, NO),
     ("[errno 28]", DiskFull, Said, NO, NO),
@@ -281,6 +286,7 @@ pub const RULES: &[Rule] = &[
     ("childfailederror", TracebackOther, Launcher, NO, NO),
     ("calledprocesserror", TracebackOther, Launcher, NO, NO),
     ("exited with exit code", TracebackOther, Launcher, NO, &["exit code 0"]),
+    ("exited with code ", TracebackOther, Launcher, NO, &["code 0"]),
     ("exitcode: 1", TracebackOther, Launcher, NO, NO),
     ("exits with return code = ", TracebackOther, Launcher, NO, &["return code = 0"]),
 ];

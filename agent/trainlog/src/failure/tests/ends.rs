@@ -165,6 +165,31 @@ fn what_shells_and_schedulers_report_is_known() {
 }
 
 #[test]
+fn launchers_tell_how_their_children_ended() {
+    for (log, expected) in [
+        ("trainer-1 exited with code 137\n", Class::HostOom),
+        ("trainer-1 exited with code 1\n", Class::TracebackOther),
+        ("trainer-1 exited with code 0\n", Class::None),
+        ("make: *** [Makefile:12: train] Error 137\n", Class::HostOom),
+        (
+            "api.py:869] failed (exitcode: -7) local_rank: 0 (pid: 813) of binary: /usr/bin/python\n",
+            Class::DataloaderShm,
+        ),
+        (
+            "subprocess.CalledProcessError: Command '['python', 'train.py']' died with <Signals.SIGBUS: 7>.\n",
+            Class::DataloaderShm,
+        ),
+        (
+            "Traceback (most recent call last):\nray.exceptions.RayTaskError(OutOfMemoryError): ray::Trainer.fit()\n  torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n",
+            Class::CudaOom,
+        ),
+    ] {
+        check(log, expected);
+        check(&format!("{}{log}", training(1, 5)), expected);
+    }
+}
+
+#[test]
 fn noise_of_healthy_trainings_is_no_failure() {
     for line in [
         "'(ReadTimeoutError(\"HTTPSConnectionPool(host='example.org', port=443): Read timed out. (read timeout=10)\"), '(Request ID: ab)')' thrown while requesting HEAD https://example.org/x\nRetrying in 1s [Retry 1/5].",
