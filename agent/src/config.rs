@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Longest path of a Unix socket, bytes: the kernel's 108 less room for the temporary names that ssh adds.
@@ -283,6 +284,18 @@ pub fn log_filter() -> String {
     std::env::var("SPOTTER_LOG").unwrap_or_else(|_| "info".to_owned())
 }
 
+/// Time between two samples: a second, or less for whoever measures what samples cost and says in `SPOTTER_SAMPLES_PER_S` how many he
+/// wants, 1 to 10.
+pub fn sample_interval() -> Duration {
+    let wanted = std::env::var("SPOTTER_SAMPLES_PER_S").ok();
+    interval_of(wanted.as_deref())
+}
+
+fn interval_of(samples_per_s: Option<&str>) -> Duration {
+    let wanted = samples_per_s.and_then(|wanted| wanted.parse::<u32>().ok());
+    Duration::from_secs(1) / wanted.unwrap_or(1).clamp(1, 10)
+}
+
 /// The first file called `name` along `path` that may be executed.
 pub fn find_program(name: &str, path: &OsString) -> Option<PathBuf> {
     std::env::split_paths(path)
@@ -337,6 +350,20 @@ mod tests {
             ("daemon --fast", "invalid option '--fast'"),
         ] {
             assert_eq!(parse(line).unwrap_err(), problem, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_box_is_sampled_once_a_second_unless_more_is_wanted_and_never_more_than_ten_times() {
+        for (wanted, ms) in [
+            (None, 1000),
+            (Some("1"), 1000),
+            (Some("10"), 100),
+            (Some("0"), 1000),
+            (Some("99"), 100),
+            (Some("often"), 1000),
+        ] {
+            assert_eq!(interval_of(wanted), Duration::from_millis(ms), "{wanted:?}");
         }
     }
 

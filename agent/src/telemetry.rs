@@ -22,6 +22,7 @@ use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::config;
 use crate::events::EventSink;
 use crate::tasks::{Task, spawn_blocking};
 use gpu::GpuBoard;
@@ -46,10 +47,10 @@ pub struct TelemetryConfig {
 }
 
 impl TelemetryConfig {
-    /// 1 Hz, and the probe's own defaults; `dir` is the agent's own directory, `~/.spotter`.
+    /// 1 Hz unless the environment says otherwise, and the probe's own defaults; `dir` is the agent's own directory, `~/.spotter`.
     pub fn new(dir: &Path) -> Self {
         Self {
-            interval: Duration::from_secs(1),
+            interval: config::sample_interval(),
             history: dir.join("history"),
             probe: ProbeConfig::new(dir),
         }
@@ -212,6 +213,7 @@ async fn sample_loop(telemetry: Arc<Telemetry>, interval: Duration, stop: Cancel
             processes = reader.read(now);
             looked = Some(now);
         }
+        figures.processes_blocked = Some(reader.blocked());
         let sample = Sample {
             time_us: now_us(),
             span_s: 0,

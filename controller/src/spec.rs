@@ -337,7 +337,7 @@ pub struct Limits {
     /// Longest time of training, all attempts together.
     #[serde(default)]
     pub max_runtime: Option<Duration>,
-    /// Longest time without a new step.
+    /// Longest time without anything new of the training in its log.
     #[serde(default)]
     pub no_progress: Option<Duration>,
 }

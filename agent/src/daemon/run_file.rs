@@ -53,7 +53,7 @@ pub struct RunFile {
     /// Longest time that this training may run, seconds; 0: no limit.
     #[serde(default)]
     pub max_runtime_s: u32,
-    /// Longest time without a new step, seconds; 0: no limit.
+    /// Longest time without anything new of the training in its log, seconds; 0: no limit.
     #[serde(default)]
     pub no_progress_s: u32,
     /// When the money for this box is over, microseconds since the epoch by its own clock; 0: never.

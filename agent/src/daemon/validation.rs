@@ -177,6 +177,9 @@ fn reading(sample: &Sample, log_bytes: u64, training: Option<Latest>) -> Reading
             .zip(limit)
             .map(|(cores, limit)| cores / limit.max(0.01)),
         cpu_cores: cores,
+        io_pressure_percent: host.and_then(|host| host.io_pressure_percent.map(f64::from)),
+        disk_blocked: host.and_then(|host| Some(host.processes_blocked? > 0)),
+        disk_read_bytes_per_s: host.and_then(|host| Some(host.disk_read_bytes_per_s? as f64)),
         disk_free_bytes: host.and_then(|host| host.disk_free_bytes),
         network_rx_bytes: host.and_then(|host| host.network_rx_bytes),
         log_bytes,
@@ -454,7 +457,7 @@ mod tests {
 
     use super::*;
     use crate::daemon::run_file::BackupPlan;
-    use crate::telemetry::GpuSample;
+    use crate::telemetry::{GpuSample, HostSample};
 
     #[test]
     fn a_reading_holds_every_figure_that_telemetry_delivers() {
@@ -487,6 +490,22 @@ mod tests {
         assert_eq!(reading(&sample(gpu.clone()), 9, None).gpus, [expected]);
         let failed = Gpu { error: 15, ..gpu };
         assert_eq!(reading(&sample(failed), 9, None).gpus, []);
+        let waits = Sample {
+            host: Some(HostSample {
+                io_pressure_percent: Some(50.0),
+                processes_blocked: Some(2),
+                disk_read_bytes_per_s: Some(9),
+                ..HostSample::default()
+            }),
+            ..Sample::default()
+        };
+        let got = reading(&waits, 9, None);
+        let got = (
+            got.io_pressure_percent,
+            got.disk_blocked,
+            got.disk_read_bytes_per_s,
+        );
+        assert_eq!(got, (Some(50.0), Some(true), Some(9.0)));
     }
 
     #[test]

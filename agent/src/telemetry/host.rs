@@ -70,7 +70,7 @@ impl HostReader {
         }
     }
 
-    /// All figures but the disk. CPU use is a rate: the first reading has none.
+    /// All figures but the disk and the processes. CPU use is a rate: the first reading has none.
     pub fn read(&mut self) -> HostSample {
         let levels = self
             .levels
@@ -104,6 +104,7 @@ impl HostReader {
             network_tx_bytes_per_s: sent,
             shm_free_bytes: shm.map(|shm| shm.free_bytes),
             shm_total_bytes: shm.map(|shm| shm.total_bytes),
+            processes_blocked: None,
         }
     }
 

@@ -109,6 +109,9 @@ pub struct HostSample {
     /// Size of /dev/shm.
     #[prost(uint64, optional, tag = "20")]
     pub shm_total_bytes: Option<u64>,
+    /// Processes that waited for a disk, in state D, when all were last looked at. For the judgement on the box alone: it is not told.
+    #[prost(uint32, optional, tag = "21")]
+    pub processes_blocked: Option<u32>,
 }
 
 impl HostSample {
@@ -117,7 +120,7 @@ impl HostSample {
         match tag {
             1 | 11..=13 | 15..=18 => Folding::Mean,
             // What kills is the peak.
-            3 => Folding::Largest,
+            3 | 21 => Folding::Largest,
             _ => Folding::Last,
         }
     }

@@ -22,6 +22,12 @@ const PCIE_BUSY_MB_PER_S: f64 = 6_000.0;
 const SPREAD_PERCENT: f64 = 25.0;
 /// What was written and stayed: a checkpoint now and then is far below it, MB/s.
 const DISK_MB_PER_S: f64 = 100.0;
+/// Something waits for a disk for this share of the time: a checkpoint now and then makes it wait far less, percent.
+const DISK_WAIT_PERCENT: f64 = 40.0;
+/// Where the kernel does not tell of pressure: a process waits for a disk at this share of the looks.
+const DISK_BLOCKED_SHARE: f64 = 0.5;
+/// Samples that no cache holds: half of what a slow SSD reads, MB/s.
+const DISK_READ_MB_PER_S: f64 = 200.0;
 /// About one core: a single thread that feeds the GPUs.
 const ONE_CORE: std::ops::Range<f64> = 0.8..1.6;
 
@@ -85,6 +91,9 @@ pub fn bottleneck(figures: &Figures) -> Option<Bottleneck> {
             format!("{:.0} % of the CPUs in use", share * 100.0),
         );
     }
+    if let Some(waits) = disk_waits(figures) {
+        return found("input", waits);
+    }
     if let Some(rate) = above(figures.network_mb_per_s, STREAMING_MB_PER_S) {
         return found("input", format!("{rate:.0} MB/s from the network"));
     }
@@ -102,6 +111,29 @@ pub fn bottleneck(figures: &Figures) -> Option<Bottleneck> {
     None
 }
 
+/// That the box waits for its disk: by what the kernel tells of pressure, else by what its processes wait for, else by what is read.
+fn disk_waits(figures: &Figures) -> Option<String> {
+    let read = match figures.disk_read_mb_per_s {
+        Some(rate) => format!(", at {rate:.0} MB/s read"),
+        None => String::new(),
+    };
+    if let Some(percent) = figures.io_pressure_percent {
+        return (percent >= DISK_WAIT_PERCENT)
+            .then(|| format!("something waited for the disk {percent:.0} % of it{read}"));
+    }
+    if let Some(share) = figures
+        .disk_blocked_share
+        .filter(|share| *share >= DISK_BLOCKED_SHARE)
+    {
+        return Some(format!(
+            "processes waited for the disk in {:.0} % of the looks{read}",
+            share * 100.0
+        ));
+    }
+    let rate = figures.disk_read_mb_per_s?;
+    (rate >= DISK_READ_MB_PER_S).then(|| format!("{rate:.0} MB/s read from the disk"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +149,7 @@ mod tests {
             network_mb_per_s: Some(0.1),
             ..Figures::default()
         };
-        let cases: [(&str, Figures, Option<&str>); 14] = [
+        let cases: [(&str, Figures, Option<&str>); 19] = [
             ("nothing was read", Figures::default(), None),
             ("busy", at(97.0), Some("compute")),
             (
@@ -179,6 +211,50 @@ mod tests {
                 Some("input"),
             ),
             (
+                "waits for its disk",
+                Figures {
+                    io_pressure_percent: Some(63.0),
+                    network_mb_per_s: Some(80.0),
+                    ..at(40.0)
+                },
+                Some("input"),
+            ),
+            (
+                "a checkpoint now and then, by the kernel's own word",
+                Figures {
+                    io_pressure_percent: Some(9.0),
+                    disk_blocked_share: Some(0.6),
+                    disk_read_mb_per_s: Some(900.0),
+                    ..at(40.0)
+                },
+                None,
+            ),
+            (
+                "no word of pressure, and blocked",
+                Figures {
+                    disk_blocked_share: Some(0.6),
+                    ..at(40.0)
+                },
+                Some("input"),
+            ),
+            (
+                "no word of pressure, and reads",
+                Figures {
+                    disk_blocked_share: Some(0.1),
+                    disk_read_mb_per_s: Some(250.0),
+                    ..at(40.0)
+                },
+                Some("input"),
+            ),
+            (
+                "busy, though it reads",
+                Figures {
+                    io_pressure_percent: Some(63.0),
+                    ..at(97.0)
+                },
+                Some("compute"),
+            ),
+            (
                 "streaming",
                 Figures {
                     network_mb_per_s: Some(80.0),
@@ -221,5 +297,14 @@ mod tests {
                 "{name}: {got:?}"
             );
         }
+        let disk = |figures| bottleneck(&figures).unwrap().evidence;
+        assert_eq!(
+            disk(Figures {
+                io_pressure_percent: Some(63.0),
+                disk_read_mb_per_s: Some(120.0),
+                ..at(40.0)
+            }),
+            "GPUs busy 40 % of the time, something waited for the disk 63 % of it, at 120 MB/s read"
+        );
     }
 }

@@ -24,6 +24,12 @@ pub struct Reading {
     pub cpu_share: Option<f64>,
     /// CPU in use, cores.
     pub cpu_cores: Option<f64>,
+    /// Share of time in which something of the box waited for a disk, percent (PSI).
+    pub io_pressure_percent: Option<f64>,
+    /// Processes waited for a disk at the last look at them.
+    pub disk_blocked: Option<bool>,
+    /// Read from disks, bytes per second.
+    pub disk_read_bytes_per_s: Option<f64>,
     /// Free bytes of the working directory's disk.
     pub disk_free_bytes: Option<u64>,
     /// Bytes received by the box since its boot.
@@ -106,6 +112,12 @@ pub struct Figures {
     pub cpu_share: Option<f64>,
     /// Mean CPU, cores.
     pub cpu_cores: Option<f64>,
+    /// Mean share of time in which something waited for a disk, percent.
+    pub io_pressure_percent: Option<f64>,
+    /// Share of looks at which a process waited for a disk.
+    pub disk_blocked_share: Option<f64>,
+    /// Read from disks, MB/s.
+    pub disk_read_mb_per_s: Option<f64>,
     /// What was written to the disk and stayed, MB/s.
     pub disk_growth_mb_per_s: Option<f64>,
     /// Received from the network, MB/s.
@@ -152,6 +164,9 @@ pub struct Tally {
     pcie: Mean,
     cpu_share: Mean,
     cpu_cores: Mean,
+    io_pressure: Mean,
+    disk_blocked: Mean,
+    disk_read: Mean,
     tokens_per_s: Vec<f64>,
     tokens_per_s_per_gpu: Vec<f64>,
     printed_step_time_s: Vec<f64>,
@@ -185,11 +200,15 @@ impl Tally {
     /// Adds a look.
     pub fn add(&mut self, reading: &Reading, memory_limit_share: f64) {
         self.gpus(&reading.gpus, memory_limit_share);
-        if let Some(share) = reading.cpu_share {
-            self.cpu_share.add(share);
-        }
-        if let Some(cores) = reading.cpu_cores {
-            self.cpu_cores.add(cores);
+        let blocked = |blocked: bool| f64::from(u8::from(blocked));
+        for (mean, value) in [
+            (&mut self.cpu_share, reading.cpu_share),
+            (&mut self.cpu_cores, reading.cpu_cores),
+            (&mut self.io_pressure, reading.io_pressure_percent),
+            (&mut self.disk_blocked, reading.disk_blocked.map(blocked)),
+            (&mut self.disk_read, reading.disk_read_bytes_per_s),
+        ] {
+            value.iter().for_each(|value| mean.add(*value));
         }
         let seen = self.last.as_ref().and_then(|last| last.training);
         if let Some(training) = reading.training
@@ -357,6 +376,9 @@ impl Tally {
             pcie_mb_per_s: self.pcie.get().map(|bytes| bytes / 1e6),
             cpu_share: self.cpu_share.get(),
             cpu_cores: self.cpu_cores.get(),
+            io_pressure_percent: self.io_pressure.get(),
+            disk_blocked_share: self.disk_blocked.get(),
+            disk_read_mb_per_s: self.disk_read.get().map(|bytes| bytes / 1e6),
             disk_growth_mb_per_s: rate(last.disk_free_bytes, first.disk_free_bytes)
                 .map(|bytes| bytes / 1e6),
             network_mb_per_s: rate(first.network_rx_bytes, last.network_rx_bytes)
@@ -390,6 +412,9 @@ mod tests {
             log_bytes: second * 2_000,
             network_rx_bytes: Some(second * 5_000_000),
             disk_free_bytes: Some(1_000_000_000 - second * 1_000_000),
+            io_pressure_percent: Some(40.0),
+            disk_blocked: Some(second.is_multiple_of(2)),
+            disk_read_bytes_per_s: Some(7e6),
             training,
             ..Reading::default()
         }
@@ -469,6 +494,10 @@ mod tests {
             got.disk_growth_mb_per_s,
         ];
         assert_eq!(rates, [Some(2.0), Some(5.0), Some(1.0)]);
+        let waited = (got.io_pressure_percent, got.disk_read_mb_per_s);
+        assert_eq!(waited, (Some(40.0), Some(7.0)));
+        let blocked = got.disk_blocked_share.unwrap();
+        assert!((blocked - 301.0 / 601.0).abs() < 1e-9, "{blocked}");
         assert!(!got.loss_broken);
     }
 

@@ -170,7 +170,7 @@ pub fn actual_tokens_per_s(figures: &Figures, expected: &Expected) -> Option<f64
 
 fn gpu_idle(figures: &Figures, expected: &Expected) -> Option<Contradiction> {
     let used = figures.gpu_utilisation_percent?;
-    // Before the first step it loads and compiles; how long that may take is said by `limits.no_progress`.
+    // Before the first step it loads and compiles, however long that takes: nothing says yet that it is active.
     figures.step?;
     if used >= IDLE_PERCENT {
         return None;

@@ -461,7 +461,7 @@ pub struct BoxConfig {
     pub validation: ValidationConfig,
     /// What is left of the time for training; `None`: no limit.
     pub max_runtime: Option<std::time::Duration>,
-    /// Longest time without a new step; `None`: no limit.
+    /// Longest time without anything new of the training in its log; `None`: no limit.
     pub no_progress: Option<std::time::Duration>,
     /// How long the money lasts; `None`: for ever.
     pub allowance: Option<Allowance>,

@@ -22,6 +22,7 @@ pub struct ProcessReader {
     proc: PathBuf,
     /// When the last look was, and what it found.
     last: Option<(Instant, Ticks)>,
+    blocked: u32,
 }
 
 /// CPU ticks of each process by its id and start: ids are used again.
@@ -32,16 +33,23 @@ impl Default for ProcessReader {
         Self {
             proc: "/proc".into(),
             last: None,
+            blocked: 0,
         }
     }
 }
 
 impl ProcessReader {
+    /// Processes that waited for a disk, or for a file system that is one of another machine, at the last look.
+    pub fn blocked(&self) -> u32 {
+        self.blocked
+    }
+
     /// Those that used most CPU since the last look, busiest first; the first look gives nothing. This program is left out.
     pub fn read(&mut self, now: Instant) -> Vec<ProcessSample> {
         let mut ticks = Ticks::new();
         let mut found = Vec::new();
         let before = self.last.take();
+        self.blocked = 0;
         let own = i32::try_from(std::process::id()).unwrap_or(0);
         for entry in fs::read_dir(&self.proc).into_iter().flatten().flatten() {
             let pid = entry
@@ -57,6 +65,7 @@ impl ProcessReader {
             let Some(stat) = Stat::parse(&stat) else {
                 continue;
             };
+            self.blocked += u32::from(stat.state == "D");
             let id = (pid, stat.started);
             if let Some((then, known)) = &before
                 // One that began since is measured by all that it used.
@@ -84,6 +93,8 @@ impl ProcessReader {
 /// What is wanted of /proc/PID/stat.
 struct Stat<'a> {
     name: &'a str,
+    /// One letter; D waits for a disk and hears no signal.
+    state: &'a str,
     /// CPU time, its own.
     ticks: u64,
     started: u64,
@@ -100,6 +111,7 @@ impl<'a> Stat<'a> {
         let number = |column: usize| columns.get(column)?.parse::<u64>().ok();
         Some(Self {
             name,
+            state: columns.first().copied()?,
             ticks: number(11)? + number(12)?,
             started: number(19)?,
             pages: number(21).unwrap_or(0),
@@ -116,22 +128,25 @@ mod tests {
     fn the_busiest_come_first_and_a_reused_number_is_another_process() {
         let root = tempfile::tempdir().unwrap();
         let put = |pid: u32, name: &str, ticks: u64, started: u64| {
+            let state = if name == "idle" { "D" } else { "S" };
             let dir = root.path().join(pid.to_string());
             fs::create_dir_all(&dir).unwrap();
             let stat = format!(
-                "{pid} ({name}) S 1 1 1 0 -1 0 0 0 0 0 {ticks} 0 0 0 20 0 1 0 {started} 9999 256 18446744073709551615\n"
+                "{pid} ({name}) {state} 1 1 1 0 -1 0 0 0 0 0 {ticks} 0 0 0 20 0 1 0 {started} 9999 256 18446744073709551615\n"
             );
             fs::write(dir.join("stat"), stat).unwrap();
         };
         let mut reader = ProcessReader {
             proc: root.path().into(),
             last: None,
+            blocked: 0,
         };
         put(10, "python (a) b", 1000, 5);
         put(11, "idle", 50, 5);
         put(12, "old", 90_000, 5);
         let start = Instant::now();
         assert!(reader.read(start).is_empty());
+        assert_eq!(reader.blocked(), 1);
 
         put(10, "python (a) b", 1995, 5);
         put(12, "new", 100, 77);
