@@ -206,6 +206,11 @@ impl Home {
         self.0.join("ending.json")
     }
 
+    /// Which instance answered to its own key in preflight.
+    pub fn key_proved(&self) -> PathBuf {
+        self.0.join("key-proved")
+    }
+
     /// A training that is being started again after a restart of the container.
     pub fn restart_file(&self) -> PathBuf {
         self.0.join("restart.json")

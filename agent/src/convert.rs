@@ -382,6 +382,7 @@ pub fn wish(request: v1::ConfigureRequest) -> Wish {
         no_progress_s: request.no_progress_s,
         budget_left_s: request.budget_left_s,
         budget_finish_s: request.budget_finish_s,
+        destroy_when_saved: request.destroy_when_saved,
     }
 }
 

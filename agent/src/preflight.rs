@@ -7,6 +7,7 @@ use std::{
 
 use nix::sys::statvfs::statvfs;
 use tokio::time;
+use tracing::warn;
 
 use crate::{
     chain,
@@ -236,7 +237,13 @@ fn clock(now_us: u64, offset_s: Option<f64>) -> Check {
 
 async fn self_stop(home: &Home, provider_url: &str) -> Check {
     let proved = match OwnInstance::find(home, provider_url) {
-        Ok(own) => own.read().await,
+        Ok(own) => {
+            let read = own.read().await;
+            if let Err(err) = own.note_proof(home, read.is_ok()) {
+                warn!(error = %err, "that the instance key answered cannot be kept: the box will not destroy itself");
+            }
+            read
+        }
         Err(err) => Err(err),
     };
     match proved {

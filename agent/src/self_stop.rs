@@ -1,9 +1,10 @@
-//! The box ends its own rental: the one thing the agent ever asks the provider for, with the instance's own key.
+//! The box ends its own rental, by stopping or by destroying it: the one thing the agent ever asks the provider for, with the
+//! instance's own key.
 //!
 //! The account key never comes here. The key lies in the container's environment and may be absent; then nothing here holds
 //! when the laptop is off, and preflight says so.
 
-use std::{ffi::OsStr, time::Duration};
+use std::{ffi::OsStr, fs, io, time::Duration};
 
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use tokio::time;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::{chain, config::Home, sessions::environment};
+use crate::{chain, config::Home, fault, files, sessions::environment};
 
 /// The provider's API while no controller has told of a run, where the box names no other.
 pub const DEFAULT_URL: &str = "https://console.vast.ai";
@@ -19,6 +20,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 const SHORTEST_WAIT: Duration = Duration::from_secs(2);
 /// The provider limits requests, and a box that should stop costs money: not more rarely than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Times that an answer to the wish to be destroyed is waited for; then the box stops, which can be taken back.
+const DESTROY_TRIES: u32 = 5;
 
 /// Why the box could not ask for its own end.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +54,20 @@ pub enum SelfStopError {
     },
 }
 
+impl SelfStopError {
+    /// Whether asking again may help.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Link { .. } => true,
+            Self::Refused { status, .. } => matches!(*status, 408 | 429 | 500..),
+            Self::NotRented | Self::NoKey => false,
+        }
+    }
+}
+
 /// This box as the provider knows it.
 pub struct OwnInstance {
+    id: String,
     url: String,
     key: Zeroizing<String>,
     client: Client,
@@ -82,6 +97,7 @@ impl OwnInstance {
             source,
         })?;
         Ok(Self {
+            id: id.to_owned(),
             url,
             key: Zeroizing::new(key.to_owned()),
             client,
@@ -91,6 +107,46 @@ impl OwnInstance {
     /// Proves the key by reading the own instance: changes nothing.
     pub async fn read(&self) -> Result<(), SelfStopError> {
         self.ask(Method::GET, None).await
+    }
+
+    /// Notes whether it answered to its key, for later daemons too: what was never proved is not relied upon for an end without return.
+    pub fn note_proof(&self, home: &Home, proved: bool) -> io::Result<()> {
+        let file = home.key_proved();
+        match (proved, fs::remove_file(&file)) {
+            (true, _) => files::write_durably(&file, self.id.as_bytes()),
+            (false, Err(err)) if err.kind() != io::ErrorKind::NotFound => Err(err),
+            (false, _) => Ok(()),
+        }
+    }
+
+    /// Whether this very instance answered to its key.
+    pub fn is_proved(&self, home: &Home) -> bool {
+        let noted = files::read_if_there(&home.key_proved());
+        noted.is_ok_and(|id| id.is_some_and(|id| id == self.id.as_bytes()))
+    }
+
+    /// Asks to be destroyed, with its disk; again where that may help, unless it is not wanted any more: false then. Being destroyed ends
+    /// this future, and everything else here, in mid-air.
+    ///
+    /// # Errors
+    /// When the provider refuses, or gives no clear answer several times.
+    pub async fn destroy_while(&self, still: impl Fn() -> bool) -> Result<bool, SelfStopError> {
+        let mut wait = SHORTEST_WAIT;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.ask(Method::DELETE, Some(json!({}))).await {
+                Err(err) if tries < DESTROY_TRIES && err.may_pass() => {
+                    warn!(error = %chain(&err), wait_s = wait.as_secs(), "the box could not destroy itself, will retry");
+                    time::sleep(fault::wait(wait)).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                    if !still() {
+                        return Ok(false);
+                    }
+                }
+                asked => return asked.map(|()| true),
+            }
+        }
     }
 
     /// Asks once to be stopped. The disk stays and the GPU is free for others.

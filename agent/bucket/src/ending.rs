@@ -1,4 +1,4 @@
-//! How a training ended, left in the bucket by a box that stops itself afterwards.
+//! How a training ended, left in the bucket by a box that stops or destroys itself afterwards.
 //!
 //! A stopped box cannot be asked, and from outside it looks like one that the market took back: without this record a training
 //! that had ended would be carried on elsewhere.
@@ -46,6 +46,15 @@ pub struct Ending {
     /// Key of the manifest of its results, which the box put into the bucket because nobody was there; absent when it did not.
     #[serde(default)]
     pub results: Option<String>,
+    /// When the box left this word, by its clock, microseconds since the epoch: it stops or destroys itself then; 0: it did not say.
+    #[serde(default)]
+    pub left_us: u64,
+    /// The box destroys itself after this word, because everything that it had is in the bucket.
+    #[serde(default)]
+    pub destroys: bool,
+    /// Why it only stops, though it was to be destroyed once everything is saved.
+    #[serde(default)]
+    pub kept_because: Option<String>,
 }
 
 /// Why a box ended a training before its own end.
@@ -81,6 +90,9 @@ impl Ending {
             unsaved_bytes: 0,
             cause: None,
             results: None,
+            left_us: 0,
+            destroys: false,
+            kept_because: None,
         }
     }
 
@@ -113,6 +125,8 @@ mod tests {
             reason: "no step in 600 s".to_owned(),
         });
         ending.results = Some("p/run/results/id.json".to_owned());
+        ending.left_us = 12;
+        ending.kept_because = Some("its log is not in the bucket".to_owned());
         assert_eq!(Ending::parse(&ending.to_bytes()).unwrap(), ending);
         let newer = String::from_utf8(ending.to_bytes())
             .unwrap()

@@ -1,5 +1,5 @@
 //! The dead-man's switch: a box on which no training ever starts, or whose training is over and nobody comes for it, costs
-//! money for nothing, so it stops itself. Its disk stays.
+//! money for nothing, so it stops itself. Its disk stays, unless the run wants its box destroyed and the bucket has everything.
 //!
 //! `onstart` carries the first half for the time before the agent is there. It is disarmed by the file `started`, which
 //! a shim makes and `onstart` removes, so that a restarted box is armed again.
@@ -11,7 +11,14 @@ use tokio::time::{self, Instant};
 use tracing::warn;
 
 use super::{
-    backup::RunningBackup, core::Core, ending, goodbye, presence, training::TRAINING_SESSION,
+    backup::RunningBackup,
+    core::Core,
+    disposal::{self, Collected, Disposal, End, Facts},
+    ending::{self, By},
+    goodbye::{self, Word},
+    presence,
+    run_file::RunFile,
+    training::TRAINING_SESSION,
 };
 use crate::{
     chain, config::Home, events::EventSink, fault, now_us, self_stop::OwnInstance,
@@ -23,6 +30,8 @@ const POLL: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_secs(5 * 60);
 /// How long what a limit ended may be saved once more; most of it is in the bucket by then.
 const ENDED_LIMIT: Duration = Duration::from_secs(60);
+/// How long the bucket is told anew that a box only stops: it is paid for meanwhile.
+const REFUSED_LIMIT: Duration = Duration::from_secs(15);
 
 /// Waits until the switch is due, then ends the box.
 pub async fn watch(core: Arc<Core>) {
@@ -53,31 +62,27 @@ pub async fn watch(core: Arc<Core>) {
                 run.bring_up_s
             );
             let still = || !core.home.started().exists();
-            end_box(&core, &run.provider_url, &reason, &mut told, still).await
+            let parting = Parting::default();
+            end_box(&core, &run, &reason, parting, &mut told, still).await
         } else if let Some(over) = ending::is_over(&core) {
             let still = || ending::is_over(&core).is_some();
             let patience = ending::patience(&core, &over);
-            save(&core, ENDED_LIMIT.min(patience), patience).await;
+            let limit = ENDED_LIMIT.min(patience);
             let reason = format!("the training was ended: {}", over.reason);
-            if !still() {
-                continue;
-            }
-            end_box(&core, &run.provider_url, &reason, &mut told, still).await
+            let parting = part(&core, &run, &reason, limit, patience, Some(over.by)).await;
+            end_box(&core, &run, &reason, parting, &mut told, still).await
         } else {
             let still = || idle_is_due(&core, run.idle_stop_s);
             if !still() {
                 continue;
             }
             let limit = Duration::from_secs(run.idle_stop_s.into());
-            save(&core, limit, Duration::MAX).await;
             let reason = format!(
                 "the training is over and nobody came for it within {} s",
                 run.idle_stop_s
             );
-            if !still() {
-                continue;
-            }
-            end_box(&core, &run.provider_url, &reason, &mut told, still).await
+            let parting = part(&core, &run, &reason, limit, Duration::MAX, None).await;
+            end_box(&core, &run, &reason, parting, &mut told, still).await
         };
         match asked {
             // Its word is not its deed: whoever reads this is still paid for.
@@ -101,12 +106,46 @@ fn idle_is_due(core: &Core, idle_stop_s: u32) -> bool {
         && !presence::is_logged_in()
 }
 
-/// What can be saved goes to the bucket before the box stops, checkpoints before results, for at most this long; then the word that the
-/// training is over, for which the bucket is given as much `patience` as it usually is, or less.
-async fn save(core: &Arc<Core>, limit: Duration, patience: Duration) {
-    let Some(running) = core.backup() else { return };
+/// What was left behind before the box ends itself.
+struct Parting {
+    disposal: Disposal,
+    /// What was said of it; absent: there is no bucket to say it in.
+    word: Option<Word>,
+}
+
+impl Default for Parting {
+    fn default() -> Self {
+        Self {
+            disposal: Disposal::Stop { kept_because: None },
+            word: None,
+        }
+    }
+}
+
+/// What can be saved goes to the bucket before the box ends, checkpoints before results, for at most this long; then the word that the
+/// training is over, for which the bucket is given as much `patience` as it usually is, or less. `by`: what ended the training, where that
+/// was this box.
+async fn part(
+    core: &Arc<Core>,
+    run: &RunFile,
+    reason: &str,
+    limit: Duration,
+    patience: Duration,
+    by: Option<By>,
+) -> Parting {
     let until = Instant::now() + limit;
-    let unsaved_bytes = match running.backup.backup_now(limit, true).await {
+    let Some(running) = core.backup() else {
+        return Parting {
+            disposal: match run.destroy_when_saved {
+                true => Disposal::kept("no bucket has what it trained"),
+                false => Disposal::Stop { kept_because: None },
+            },
+            word: None,
+        };
+    };
+    let training = core.sessions.get(TRAINING_SESSION);
+    let end = training.map_or(End::Otherwise, |training| disposal::end_of(&training, by));
+    let state = match running.backup.backup_now(limit, true).await {
         Ok(state) => {
             if state.pending > 0 {
                 warn!(
@@ -114,40 +153,79 @@ async fn save(core: &Arc<Core>, limit: Duration, patience: Duration) {
                     "checkpoints stay on this disk only: the bucket did not take them in time"
                 );
             }
-            state.unsaved_bytes
+            Some(state)
         }
         Err(err) => {
             warn!(error = %chain(&err), "what stays on this disk only is not known");
-            // Nobody knows how many, and none would be read as nothing to lose.
-            1
+            None
         }
     };
-    let results = time::timeout_at(until, collect(core, &running)).await;
-    let results = results.unwrap_or_else(|_| {
-        warn!("the results stay on this disk only: the bucket did not take them in time");
-        None
+    let wanted = end == End::Well || (end == End::Ended && run.destroy_when_saved);
+    let results = match wanted && !running.plan.results.is_empty() {
+        true => time::timeout_at(until, collect(core, &running))
+            .await
+            .unwrap_or_else(|_| {
+                warn!("the results stay on this disk only: the bucket did not take them in time");
+                Collected::No
+            }),
+        false if wanted => Collected::NotWanted,
+        false => Collected::No,
+    };
+    let own = OwnInstance::find(&core.home, &run.provider_url);
+    let mut disposal = disposal::disposal(&Facts {
+        wanted: run.destroy_when_saved,
+        proved: own.is_ok_and(|own| own.is_proved(&core.home)),
+        end,
+        backup: state.as_ref(),
+        results: &results,
     });
-    goodbye::leave_ending(core, &running, unsaved_bytes, results, patience).await;
-}
-
-/// Brings the results of a training that ended well to the bucket: the key of their manifest, when all of them are there.
-async fn collect(core: &Core, running: &RunningBackup) -> Option<String> {
-    let training = core.sessions.get(TRAINING_SESSION).ok()?;
-    let exit_code = training.end.and_then(|end| end.exit_code);
-    let ended_well = training.state == SessionState::Exited && exit_code == Some(0);
-    if !ended_well || running.plan.results.is_empty() {
-        return None;
+    if disposal == Disposal::Destroy
+        && let Err(why) = goodbye::leave_whole_logs(core, &running, patience).await
+    {
+        disposal = Disposal::kept(why);
     }
-    let (backup, paths) = (&running.backup, &running.plan.results);
-    let kept = backup.collect_results(&core.workdir(), paths).await;
-    let kept = kept.inspect_err(|err| {
-        warn!(error = %chain(err), "the results stay on this disk only");
-    });
-    let key = kept.ok()?.manifest_key;
-    (!key.is_empty()).then_some(key)
+    let destroys = disposal == Disposal::Destroy;
+    if destroys {
+        // Before it is left in the bucket with all else that happened.
+        core.journal
+            .event("self_destroy", json!({ "reason": reason }));
+    }
+    let word = Word {
+        // Where nobody knows how many, none would be read as nothing to lose.
+        unsaved_bytes: state.map_or(1, |state| state.unsaved_bytes),
+        results: match results {
+            Collected::Home { manifest_key, .. } => Some(manifest_key),
+            Collected::NotWanted | Collected::No => None,
+        }
+        .filter(|key| !key.is_empty()),
+        destroys,
+        kept_because: disposal.kept_because(),
+    };
+    if !goodbye::leave_ending(core, &running, &word, patience).await && destroys {
+        disposal = Disposal::kept("its last word is not in the bucket");
+    }
+    Parting {
+        disposal,
+        word: Some(word),
+    }
 }
 
-/// What became of the wish to be stopped.
+/// Brings the results to the bucket.
+async fn collect(core: &Core, running: &RunningBackup) -> Collected {
+    let (backup, paths) = (&running.backup, &running.plan.results);
+    match backup.collect_results(&core.workdir(), paths).await {
+        Ok(kept) => Collected::Home {
+            manifest_key: kept.manifest_key,
+            missing: kept.missing,
+        },
+        Err(err) => {
+            warn!(error = %chain(&err), "the results stay on this disk only");
+            Collected::No
+        }
+    }
+}
+
+/// What became of the wish to be ended.
 enum Asked {
     /// The provider agreed, or the daemon ends.
     Agreed,
@@ -157,40 +235,85 @@ enum Asked {
     Cannot,
 }
 
-/// Asks to be stopped for as long as that is still wanted. `told`: the reason that is in the journal already.
+/// Asks to be destroyed or stopped for as long as that is still wanted; to be stopped where the other is refused. `told`: the reason that is
+/// in the journal already.
 async fn end_box(
-    core: &Core,
-    provider_url: &str,
+    core: &Arc<Core>,
+    run: &RunFile,
     reason: &str,
+    parting: Parting,
     told: &mut Option<String>,
     still: impl Fn() -> bool + Sync,
 ) -> Asked {
-    warn!(reason, "the box stops itself");
-    match OwnInstance::find(&core.home, provider_url) {
-        Ok(own) => {
-            if told.as_deref() != Some(reason) {
-                core.journal.event("self_stop", json!({ "reason": reason }));
-                *told = Some(reason.to_owned());
-            }
-            let stopped = tokio::select! {
-                () = core.stop.cancelled() => true,
-                stopped = own.stop_while(still) => stopped,
-            };
-            if stopped {
-                return Asked::Agreed;
-            }
-            core.journal
-                .event("self_stop.withdrawn", json!({ "reason": "somebody came" }));
-            Asked::Withdrawn
+    let Parting { disposal, word } = parting;
+    let mut kept_because = disposal.kept_because();
+    // What was saved above took its time.
+    if !still() {
+        if disposal == Disposal::Destroy {
+            withdraw(core);
         }
+        return Asked::Withdrawn;
+    }
+    let own = match OwnInstance::find(&core.home, &run.provider_url) {
+        Ok(own) => own,
         Err(err) => {
             let problem = chain(&err);
-            warn!(problem, "the box should stop itself and cannot");
-            core.journal
-                .event("self_stop", json!({ "reason": reason, "problem": problem }));
-            Asked::Cannot
+            warn!(problem, reason, "the box should stop itself and cannot");
+            let mut detail = json!({ "reason": reason, "problem": problem });
+            detail["kept_because"] = json!(kept_because);
+            core.journal.event("self_stop", detail);
+            return Asked::Cannot;
         }
+    };
+    if disposal == Disposal::Destroy {
+        warn!(reason, "the box destroys itself: the bucket has everything");
+        // A freed block may be read by the next tenant of the disk.
+        if let Err(err) = core.credentials.wipe_file() {
+            warn!(error = %err, "the bucket keys on this disk were not overwritten");
+        }
+        let asked = tokio::select! {
+            () = core.stop.cancelled() => return Asked::Agreed,
+            asked = own.destroy_while(&still) => asked,
+        };
+        let err = match asked {
+            Ok(true) => return Asked::Agreed,
+            Ok(false) => {
+                withdraw(core);
+                return Asked::Withdrawn;
+            }
+            Err(err) => err,
+        };
+        let why = format!("its end was refused: {}", chain(&err));
+        warn!(why, "the box stops itself instead");
+        if let (Some(running), Some(mut word)) = (core.backup(), word) {
+            (word.destroys, word.kept_because) = (false, Some(why.clone()));
+            goodbye::leave_ending(core, &running, &word, REFUSED_LIMIT).await;
+        }
+        kept_because = Some(why);
     }
+    warn!(reason, "the box stops itself");
+    if told.as_deref() != Some(reason) {
+        let mut detail = json!({ "reason": reason });
+        if let Some(why) = &kept_because {
+            detail["kept_because"] = json!(why);
+        }
+        core.journal.event("self_stop", detail);
+        *told = Some(reason.to_owned());
+    }
+    let stopped = tokio::select! {
+        () = core.stop.cancelled() => true,
+        stopped = own.stop_while(still) => stopped,
+    };
+    if stopped {
+        return Asked::Agreed;
+    }
+    withdraw(core);
+    Asked::Withdrawn
+}
+
+fn withdraw(core: &Core) {
+    core.journal
+        .event("self_stop.withdrawn", json!({ "reason": "somebody came" }));
 }
 
 /// When the container started: when `onstart` saved its environment; where it did not, when this daemon started.

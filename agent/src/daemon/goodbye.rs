@@ -12,6 +12,7 @@ use super::{backup::RunningBackup, core::Core, training::TRAINING_SESSION};
 use crate::{
     chain,
     logs::Position,
+    now_us,
     sessions::{SessionState, record::Session},
 };
 use spotter_bucket::sorted::sort_by;
@@ -29,6 +30,10 @@ const LOGS_LIMIT: Duration = Duration::from_millis(1500);
 /// A box that stops itself is in no hurry, but it is paid for: as long as a bucket may be away for a moment.
 const ENDING_LIMIT: Duration = Duration::from_secs(60);
 const ENDING_PAUSE: Duration = Duration::from_secs(5);
+/// Of a log that goes with its disk everything is left, in pieces of so much.
+const PIECE_BYTES: usize = 4 << 20;
+/// Most of all logs of a box that goes with its disk: of one that printed more, the disk stays.
+const WHOLE_BYTES: usize = 128 << 20;
 
 /// Saves what fits; the rest is noted in the backup's journal.
 pub async fn say(core: &Arc<Core>) {
@@ -70,32 +75,130 @@ pub async fn say(core: &Arc<Core>) {
     }
 }
 
-/// Leaves word of how the training ended: from outside, a box that stopped itself looks like one that was taken back.
+/// What a box says of itself before it ends.
+#[derive(Debug, Clone, Default)]
+pub struct Word {
+    /// Bytes of checkpoints that are on its disk alone.
+    pub unsaved_bytes: u64,
+    /// Key of the manifest of its results, where all of them are in the bucket.
+    pub results: Option<String>,
+    /// It destroys itself.
+    pub destroys: bool,
+    /// Why it only stops, though it was to be destroyed.
+    pub kept_because: Option<String>,
+}
+
+/// Leaves word of how the training ended: from outside, a box that stopped itself looks like one that was taken back. Answers whether it
+/// is there.
 pub async fn leave_ending(
     core: &Arc<Core>,
     running: &RunningBackup,
-    unsaved_bytes: u64,
-    results: Option<String>,
+    word: &Word,
     patience: Duration,
-) {
+) -> bool {
     let left = time::timeout(ENDING_LIMIT.min(patience), async {
-        while let Err(why) = try_leave_ending(core, running, unsaved_bytes, &results).await {
+        while let Err(why) = try_leave_ending(core, running, word).await {
             warn!(why, "the training's end is not in the bucket, will retry");
             time::sleep(ENDING_PAUSE).await;
         }
     });
-    if left.await.is_err() {
+    let there = left.await.is_ok();
+    if !there {
         warn!(
             "the training's end is not in the bucket: who looks from outside may take this box for one that was taken back"
         );
+    }
+    there
+}
+
+/// Leaves all that its sessions printed, for a box that goes with its disk.
+///
+/// # Errors
+/// Why not all of it is there, for people.
+pub async fn leave_whole_logs(
+    core: &Arc<Core>,
+    running: &RunningBackup,
+    patience: Duration,
+) -> Result<(), String> {
+    let run = core.run().ok_or("no run is configured")?;
+    let layout = Layout::new(&running.plan.target.prefix, &run.run).map_err(|err| chain(&err))?;
+    let sessions = core.sessions.list().map_err(|err| chain(&err))?;
+    let all = async {
+        let mut room = WHOLE_BYTES;
+        for session in sessions {
+            let name = &session.name;
+            leave_whole_log(core, running, &layout, run.attempt, name, &mut room)
+                .await
+                .map_err(|why| format!("the log of its session `{name}`: {why}"))?;
+        }
+        Ok(())
+    };
+    match time::timeout(ENDING_LIMIT.min(patience), all).await {
+        Ok(left) => left,
+        Err(_) => Err("its logs did not get to the bucket in time".to_owned()),
+    }
+}
+
+async fn leave_whole_log(
+    core: &Arc<Core>,
+    running: &RunningBackup,
+    layout: &Layout,
+    attempt: u32,
+    session: &str,
+    room: &mut usize,
+) -> Result<(), String> {
+    let dir = core.sessions.dir(session).map_err(|err| chain(&err))?;
+    let mut at = core
+        .logs
+        .of_session(&dir)
+        .map_err(|err| err.to_string())?
+        .beginning();
+    loop {
+        let dir = dir.clone();
+        let read = core.blocking(move |core| -> Result<(Position, Vec<u8>), String> {
+            let log = core.logs.of_session(&dir).map_err(|err| err.to_string())?;
+            let (mut start, mut data) = (at, Vec::new());
+            while data.len() < PIECE_BYTES {
+                let chunk = log.read(at).map_err(|err| chain(&err))?;
+                if data.is_empty() {
+                    start = chunk.position;
+                }
+                // A piece is of one generation.
+                if chunk.data.is_empty() || (!data.is_empty() && chunk.position != at) {
+                    break;
+                }
+                at = chunk.next();
+                data.extend_from_slice(&chunk.data);
+            }
+            Ok((start, data))
+        });
+        let (start, data) = read.await.map_err(|err| err.to_string())??;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let size = data.len();
+        at = Position {
+            offset: start.offset + size as u64,
+            ..start
+        };
+        *room = room
+            .checked_sub(size)
+            .ok_or_else(|| format!("all of them are more than {} MiB", WHOLE_BYTES >> 20))?;
+        let key = layout
+            .log_key(attempt, session, start.generation, start.offset)
+            .map_err(|err| chain(&err))?;
+        put(running, key.clone(), data).await?;
+        let there = running.bucket.head(&key).await.map_err(|err| chain(&err))?;
+        if there.is_none_or(|there| there.size_bytes != size as u64) {
+            return Err("the bucket does not have it as it was sent".to_owned());
+        }
     }
 }
 
 async fn try_leave_ending(
     core: &Arc<Core>,
     running: &RunningBackup,
-    unsaved_bytes: u64,
-    results: &Option<String>,
+    word: &Word,
 ) -> Result<(), String> {
     let Some(run) = core.run() else { return Ok(()) };
     let training = core
@@ -113,8 +216,11 @@ async fn try_leave_ending(
     let mut ending = Ending::new(training.start.started_us, training.ended_us, by);
     ending.exit_code = training.end.as_ref().and_then(|end| end.exit_code);
     ending.signal = training.end.as_ref().and_then(|end| end.signal);
-    ending.unsaved_bytes = unsaved_bytes;
-    ending.results.clone_from(results);
+    ending.unsaved_bytes = word.unsaved_bytes;
+    ending.results.clone_from(&word.results);
+    ending.left_us = now_us();
+    ending.destroys = word.destroys;
+    ending.kept_because.clone_from(&word.kept_because);
     ending.cause = super::ending::of(core)
         .filter(|cause| cause.started_us == training.start.started_us)
         .map(|cause| Cause {
@@ -123,10 +229,22 @@ async fn try_leave_ending(
         });
     let layout = Layout::new(&running.plan.target.prefix, &run.run).map_err(|err| chain(&err))?;
     // First, so that whoever believes the ending finds them; it must not wait for them, which may be more than this box may leave.
-    if let Err(why) = leave_events(core, running, &layout, run.attempt).await {
-        warn!(why, "what happened was not left in the bucket");
+    match leave_events(core, running, &layout, run.attempt).await {
+        // On a disk that stays they can still be read.
+        Err(why) if word.destroys => return Err(why),
+        Err(why) => warn!(why, "what happened was not left in the bucket"),
+        Ok(()) => {}
     }
-    put(running, layout.ending_key(run.attempt), ending.to_bytes()).await
+    let (key, bytes) = (layout.ending_key(run.attempt), ending.to_bytes());
+    put(running, key.clone(), bytes.clone()).await?;
+    if !word.destroys {
+        return Ok(());
+    }
+    let back = running.bucket.get(&key, None).await;
+    match back.map_err(|err| chain(&err))? == bytes {
+        true => Ok(()),
+        false => Err("the bucket does not have it as it was sent".to_owned()),
+    }
 }
 
 /// The newest of what nobody has read, a line of JSON each.

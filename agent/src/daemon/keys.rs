@@ -155,8 +155,8 @@ impl CredentialSlot {
         self.wipe_file()
     }
 
-    /// Overwrites what was kept before it is removed: a freed block may be read by the next tenant of the disk.
-    fn wipe_file(&self) -> io::Result<()> {
+    /// Forgets what is on the disk; overwrites it before it is removed: a freed block may be read by the next tenant of the disk.
+    pub fn wipe_file(&self) -> io::Result<()> {
         match fs::OpenOptions::new().write(true).open(&self.file) {
             Ok(file) => overwrite(file)?,
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -62,6 +62,9 @@ pub struct RunFile {
     /// How long the end of the training may take then, seconds.
     #[serde(default)]
     pub budget_finish_s: u32,
+    /// Where the bucket has everything, the box destroys itself in place of stopping.
+    #[serde(default)]
+    pub destroy_when_saved: bool,
 }
 
 /// How the training is held against its estimate.
@@ -155,6 +158,8 @@ pub struct Wish {
     pub budget_left_s: u32,
     /// See [`RunFile::budget_finish_s`].
     pub budget_finish_s: u32,
+    /// See [`RunFile::destroy_when_saved`].
+    pub destroy_when_saved: bool,
 }
 
 /// What the controller asks of the backup.
@@ -308,6 +313,7 @@ impl RunFile {
             no_progress_s: wish.no_progress_s,
             budget_until_us: in_seconds(wish.budget_left_s),
             budget_finish_s: wish.budget_finish_s,
+            destroy_when_saved: wish.destroy_when_saved,
         })
     }
 
@@ -330,6 +336,7 @@ impl RunFile {
             no_progress_s: 0,
             budget_until_us: 0,
             budget_finish_s: 0,
+            destroy_when_saved: false,
         }
     }
 

@@ -408,6 +408,7 @@ impl From<&BoxConfig> for v1::ConfigureRequest {
             budget_finish_s: config
                 .allowance
                 .map_or(0, |allowance| seconds(allowance.finish)),
+            destroy_when_saved: config.destroy_when_saved,
         }
     }
 }

@@ -465,6 +465,8 @@ pub struct BoxConfig {
     pub no_progress: Option<std::time::Duration>,
     /// How long the money lasts; `None`: for ever.
     pub allowance: Option<Allowance>,
+    /// Where the bucket has everything, the box destroys itself in place of stopping.
+    pub destroy_when_saved: bool,
 }
 
 /// How long a box may go on with the run's money when nobody tells it anything else.

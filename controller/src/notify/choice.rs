@@ -46,10 +46,13 @@ pub(super) fn text(run: &str, event: &EventRecord) -> Option<String> {
             Some(session) => with(format!("`{session}` crashed"), "how"),
             None => with("the training crashed".to_owned(), "how"),
         },
-        "self_stopped" => with(
-            "its box stopped itself, since nobody came".to_owned(),
-            "how",
-        ),
+        "self_stopped" => {
+            let did = match detail["destroyed"].as_bool() {
+                Some(true) => "destroyed itself, since nobody came and all is saved",
+                _ => "stopped itself, since nobody came",
+            };
+            with(format!("its box {did}"), "how")
+        }
         diagnosis::KIND => diagnosed(detail)?,
         windows::CONTRADICTED => {
             format!(
@@ -245,6 +248,11 @@ mod tests {
                 "self_stopped",
                 json!({"how": "exited with code 0"}),
                 "its box stopped itself, since nobody came: exited with code 0",
+            ),
+            (
+                "self_stopped",
+                json!({"how": "exited with code 0", "destroyed": true}),
+                "its box destroyed itself, since nobody came and all is saved: exited with code 0",
             ),
             (
                 "ended",

@@ -1,4 +1,4 @@
-//! A box that stopped itself after its training had ended, with nobody there to see it. From outside it looks like one that the
+//! A box that stopped or destroyed itself after its training had ended, with nobody there to see it. From outside it looks like one that the
 //! market took back; what it left in the bucket says what it was. Its run is collected, or its crash told, and nothing is
 //! trained twice.
 
@@ -14,6 +14,7 @@ use spotter_bucket::{EndedBy, Ending};
 use crate::{
     agent_client::{SessionInfo, SessionState},
     error::CommandError,
+    ledger::CostKind,
     run::{
         State,
         boxes::{KEPT, has_bucket},
@@ -57,16 +58,28 @@ impl Lifecycle {
         };
         let training = session(&ending);
         let how = ended_text(&training);
+        let destroyed = ending.destroys && disk == Disk::Lost;
+        let why = ending.kept_because.as_ref().filter(|_| !destroyed);
         self.say(
             run,
             &format!(
-                "The training of attempt {} {how}; nobody came, and its box stopped itself.",
-                attempt.number
+                "The training of attempt {} {how}; nobody came, and its box {}.",
+                attempt.number,
+                itself(destroyed, why.map(String::as_str))
             ),
         );
-        let detail = serde_json::json!({"how": how, "unsaved_bytes": ending.unsaved_bytes});
+        let mut detail = serde_json::json!({"how": how, "unsaved_bytes": ending.unsaved_bytes});
+        if destroyed {
+            detail["destroyed"] = true.into();
+        }
+        if let Some(why) = why {
+            detail["kept_because"] = why.as_str().into();
+        }
         self.note(run, attempt.number, "self_stopped", detail)?;
-        self.gpu_charge_ends(attempt)?;
+        self.charges_ended(attempt, &ending, destroyed)?;
+        if destroyed {
+            self.wiped_itself(run, attempt)?;
+        }
         self.bring_left_home(run, attempt).await?;
         attempt.exit_code = ending.exit_code;
         if training.ended_well() {
@@ -76,7 +89,14 @@ impl Lifecycle {
                 by_contradiction: cause.by == "contradiction",
                 reason: cause.reason,
             };
-            self.ended_by_box(run, attempt, ended)?;
+            if destroyed {
+                if let Some(key) = &ending.results {
+                    self.bring_left_results(run, attempt, key).await?;
+                }
+                self.stopped(run, attempt, &ended.into())?;
+            } else {
+                self.ended_by_box(run, attempt, ended)?;
+            }
         } else if ending.by == EndedBy::Request {
             self.keep_stopped(run, attempt, "its training was stopped on the box")?;
         } else {
@@ -93,6 +113,22 @@ impl Lifecycle {
             )?;
         }
         Ok(true)
+    }
+
+    /// Nobody saw the box end itself: its own word says when, as far as that can be true.
+    fn charges_ended(
+        &self,
+        attempt: &AttemptRecord,
+        ending: &Ending,
+        destroyed: bool,
+    ) -> Result<(), CommandError> {
+        let to_us = charged_until_us(ending, attempt.started_us, self.clock.now_us());
+        let kinds = [Some(CostKind::Gpu), destroyed.then_some(CostKind::Disk)];
+        for kind in kinds.into_iter().flatten() {
+            self.store
+                .close_interval(&attempt.run, attempt.number, kind, to_us)?;
+        }
+        Ok(())
     }
 
     /// What the box left, if it speaks of the training that the record speaks of. Waits for a bucket that is away: without its
@@ -229,6 +265,24 @@ impl Lifecycle {
     }
 }
 
+/// What a box did with itself, for people (pure). `kept_because`: why it was not destroyed, though the run wanted that.
+fn itself(destroyed: bool, kept_because: Option<&str>) -> String {
+    match (destroyed, kept_because) {
+        (true, _) => "destroyed itself, because the bucket has everything".to_owned(),
+        (false, Some(why)) => format!("stopped itself; it did not destroy itself: {why}"),
+        (false, None) => "stopped itself".to_owned(),
+    }
+}
+
+/// When a box that ended itself was charged last, by its own word (pure). The end of its training is the earliest that can be true, now the
+/// latest.
+fn charged_until_us(ending: &Ending, started_us: i64, now_us: i64) -> i64 {
+    match i64::try_from(ending.left_us) {
+        Ok(left_us @ 1..) => left_us.clamp(started_us.min(now_us), now_us),
+        _ => now_us,
+    }
+}
+
 /// Whether an ending is that of the newest training on the box: a box that was started again may hold one of before.
 fn is_last_word(ending: &Ending, attempt: &AttemptRecord) -> bool {
     let training = session(ending);
@@ -299,6 +353,21 @@ mod tests {
             exit_code: None,
             reopened_us,
             old_session_us,
+        }
+    }
+
+    #[test]
+    fn a_box_is_charged_until_its_own_word_where_that_can_be_true() {
+        let mut ending = Ending::new(50, 60, EndedBy::Exit);
+        for (left_us, expected) in [
+            (0, 900),
+            (70, 100),
+            (500, 500),
+            (5_000, 900),
+            (u64::MAX, 900),
+        ] {
+            ending.left_us = left_us;
+            assert_eq!(charged_until_us(&ending, 100, 900), expected, "{left_us}");
         }
     }
 

@@ -376,7 +376,7 @@ impl Lifecycle {
     }
 
     /// Records the end of a training that did not end by itself.
-    fn stopped(
+    pub(crate) fn stopped(
         &self,
         run: &RunRecord,
         attempt: &mut AttemptRecord,

@@ -7,7 +7,7 @@ use crate::{
     error::CommandError,
     provider::hosts::is_host,
     run::{
-        boxes::is_presigned,
+        boxes::{has_bucket, is_presigned},
         halt::{Halt, refused},
         lifecycle::Lifecycle,
         readiness,
@@ -65,7 +65,7 @@ impl Lifecycle {
         if !report.can_self_stop {
             self.say(
                 run,
-                "The box cannot stop itself: limits do not hold while this laptop is off.",
+                "The box can neither stop nor destroy itself: limits do not hold while this laptop is off.",
             );
         }
         Ok(())
@@ -164,6 +164,9 @@ impl Lifecycle {
             no_progress: run.spec.limits.no_progress,
             // What cannot be read now is told by whoever watches.
             allowance: self.allowance(run, attempt).ok().flatten(),
+            destroy_when_saved: run.spec.on_done == OnDone::Destroy
+                && has_bucket(run)
+                && !attempt.is_kept_for_a_look(),
         }
     }
 }

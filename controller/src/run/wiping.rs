@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::json;
 
 use crate::{
+    error::CommandError,
     provider::{Instance, InstanceId},
     run::{
         State,
@@ -55,6 +56,18 @@ impl Lifecycle {
             Err(err) => Err(err.to_string()),
         };
         self.tell_wiped(&run, attempt.number, id, wiped);
+    }
+
+    /// A box that destroyed itself has overwritten the keys on its disk before.
+    pub(crate) fn wiped_itself(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+    ) -> Result<(), CommandError> {
+        match (persists(run), attempt.instance) {
+            (true, Some(id)) => self.note(run, attempt.number, WIPED, json!({ "instance": id })),
+            _ => Ok(()),
+        }
     }
 
     /// Records what became of the keys of a box.

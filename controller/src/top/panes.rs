@@ -136,7 +136,14 @@ fn tone(kind: &str) -> Tone {
     let has = |words: &[&str]| words.iter().any(|word| kind.contains(word));
     if has(&["alarm", "contradicted", "lost", "crashed", "failed", "xid"]) {
         Tone::Bad
-    } else if has(&["interrupted", "unsaved", "ending", "self_stop", "filling"]) {
+    } else if has(&[
+        "interrupted",
+        "unsaved",
+        "ending",
+        "self_stop",
+        "self_destroy",
+        "filling",
+    ]) {
         Tone::Warn
     } else {
         Tone::Plain

@@ -137,6 +137,10 @@ fn kill_at(
     let name: &'static str = Box::leak(format!("{kind}-{number}").into_boxed_str());
     let mut training = training(name, steps);
     training.bring_up = bring_up;
+    // Of those that nobody carries on every box is looked at afterwards, whatever it had saved.
+    if kind == "dead" {
+        training.on_done = "stop";
+    }
     world.training(&training);
     let file = format!("{name}.yaml");
     let yaml = fs::read_to_string(world.work().join(&file)).unwrap();

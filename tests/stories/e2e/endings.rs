@@ -31,6 +31,7 @@ fn results_of_a_training_that_ended_while_nobody_looked_outlive_the_disk_of_its_
 fn disk_taken(world: &World) {
     let mut training = Training::interruptible("taken", 15);
     training.bring_up = "30s";
+    training.on_done = "stop";
     left_alone(world, &training);
     let instance = world.alive()[0]["id"].as_u64().unwrap();
     let (market, key) = world.market();
@@ -80,7 +81,9 @@ fn a_box_whose_money_is_over_stops_itself_within_the_budget_while_nobody_looks()
 const PAID_S: f64 = 170.0;
 
 fn broke(world: &World) {
-    world.training(&Training::interruptible("broke", 100_000));
+    let mut training = Training::interruptible("broke", 100_000);
+    training.on_done = "stop";
+    world.training(&training);
     let planned = world.say(&["plan", "broke.yaml", "--json"]);
     let plan: Value = serde_json::from_str(&planned.stdout).unwrap();
     let usd_per_hour = plan["offers"][0]["running_usd_per_hour"].as_f64();
@@ -111,6 +114,14 @@ fn broke(world: &World) {
     let bill = world.bill(instance);
     let total = bill["total_usd"].as_f64().unwrap();
     assert!(total <= budget, "{total} of {budget}: {bill}");
+    let gpu = bill["intervals"].as_array().unwrap().iter();
+    let charged = |interval: &&Value| interval["gpu_usd_per_hour"].as_f64() > Some(0.0);
+    assert!(
+        { gpu }
+            .filter(charged)
+            .all(|interval| !interval["end_ms"].is_null()),
+        "no GPU is charged any more: {bill}"
+    );
 
     // Whoever comes back is told why, and how it goes on.
     let said = world.say(&["wait", "broke"]);
@@ -161,6 +172,7 @@ fn rented(world: &World) -> usize {
 fn ended_well(world: &World) {
     let mut training = Training::interruptible("alone", 15);
     training.bring_up = "30s";
+    training.on_done = "stop";
     left_alone(world, &training);
     let said = world.ok(&["wait", "alone"]);
     assert!(
@@ -173,6 +185,7 @@ fn ended_well(world: &World) {
     assert_eq!(status["outcome"], "done", "{status}");
     assert_eq!(status["attempts"].as_array().unwrap().len(), 1);
     assert_eq!(rented(world), 1, "nothing was rented in its place");
+    world.ok(&["destroy", "alone"]);
     world.assert_nothing_rented();
 }
 

@@ -22,6 +22,7 @@ mod interruption;
 mod interruptions;
 mod json;
 mod keys;
+mod limits;
 mod links;
 mod money;
 mod notify;

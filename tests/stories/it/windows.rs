@@ -201,3 +201,43 @@ async fn a_box_that_ended_its_training_and_stopped_itself_is_believed_when_the_l
         assert_eq!(world.market.alive().len(), 1, "its disk is kept for a look");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_box_that_destroyed_itself_is_paid_up_to_its_last_word_and_its_run_ends_with_what_it_says()
+ {
+    for (by, outcome) in [(None, Outcome::Done), (Some("max_runtime"), Outcome::Limit)] {
+        let world = World::new(3, 100_000);
+        world.plan(&spec(RUN));
+        world.drive_for(RUN, Duration::from_secs(60)).await;
+        let attempt = world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let now_us = world.clock().now_us() as u64;
+        let ended_by = by.map_or(EndedBy::Exit, |_| EndedBy::Request);
+        let mut ending = Ending::new(attempt.started_us as u64, now_us, ended_by);
+        ending.exit_code = by.is_none().then_some(0);
+        ending.cause = by.map(|by| Cause {
+            by: by.to_owned(),
+            reason: "its time is over".to_owned(),
+        });
+        ending.left_us = now_us;
+        ending.destroys = true;
+        world.boxes.script().endings.insert(1, ending);
+        let instance = attempt.instance.unwrap();
+        world.market.destroy(instance).await.unwrap();
+        world.boxes.end_container(instance);
+        tokio::time::sleep(Duration::from_secs(3 * 3600)).await;
+
+        let run = world.drive(RUN).await;
+        assert_eq!(run.outcome, Some(outcome), "{by:?}");
+        assert!(
+            world.was_told("its box destroyed itself, because the bucket has everything"),
+            "{by:?}"
+        );
+        let attempts = world.attempts(RUN);
+        assert_eq!(attempts.len(), 1, "nothing was rented in its place");
+        assert_eq!(attempts[0].state, State::Gone, "{by:?}");
+        // Hours went by before anybody looked.
+        let (ours, bill) = world.money(RUN).await;
+        assert!((ours - bill).abs() < 0.001, "{by:?}: {ours} of {bill}");
+    }
+}
