@@ -2,7 +2,7 @@
 //!
 //! [`validation`] holds the training against its estimate and its limits, [`ending`] ends it by them, [`diagnosis`] says what ended it;
 //! [`answering`] is the server, [`core`] what its handlers ask; [`run_file`] what the controller configured; [`backup`] the running backup, [`keys`] its bucket keys;
-//! [`dead_man`] the switch that ends a forgotten box, [`disposal`] whether it is destroyed or stopped, [`presence`] whether anybody is there, [`restart`] what goes on by itself after a
+//! [`dead_man`] the switch that ends a forgotten box, [`disposal`] whether it is destroyed or stopped, [`presence`] whether anybody is there, [`telling`] what the user is told while nobody is, [`restart`] what goes on by itself after a
 //! restart of the container.
 
 pub mod answering;
@@ -19,6 +19,7 @@ pub mod log_file;
 pub mod presence;
 pub mod restart;
 pub mod run_file;
+pub mod telling;
 pub mod training;
 pub mod validation;
 

@@ -12,6 +12,7 @@ use spotter_bucket::{Bucket, Credentials, Stock};
 use spotter_proto::v1::{self, agent_server::Agent};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
 
 use self::refusal::{Refusal, to_status};
 use crate::tasks;
@@ -20,10 +21,13 @@ use crate::{
     daemon::{backup::RunningBackup, core::Core, presence::Seat},
     files, now_us, preflight,
     sessions::{NewSession, Session, SessionState},
+    webhook::Url,
 };
 
 /// Longest wait that a caller may ask for.
 const DEADLINE_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// Longest time that somebody who does not say so again is believed to tell the user himself.
+const QUIET_LIMIT: Duration = Duration::from_secs(10 * 60);
 
 type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -305,6 +309,25 @@ impl Agent for Handlers {
         })
         .await?;
         Ok(Response::new(v1::SetCredentialsResponse {}))
+    }
+
+    async fn set_webhook(
+        &self,
+        request: Request<v1::SetWebhookRequest>,
+    ) -> Answer<v1::SetWebhookResponse> {
+        let request = request.into_inner();
+        let url = Zeroizing::new(request.url);
+        let url = match url.is_empty() {
+            true => None,
+            false => {
+                let read = Url::parse(&url);
+                Some(read.map_err(|why| to_status(Refusal::Invalid(why.to_owned())))?)
+            }
+        };
+        let quiet = Duration::from_secs(request.quiet_s.into()).min(QUIET_LIMIT);
+        let newest = self.core.journal.last();
+        self.core.telling.hand_over(url, quiet, newest);
+        Ok(Response::new(v1::SetWebhookResponse {}))
     }
 
     async fn prove_bucket(

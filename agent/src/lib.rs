@@ -3,7 +3,7 @@
 //! Reading order: [`config`] what was typed becomes what was decided; [`daemon`] starts every task and waits for every
 //! task; [`handlers`] one short function per call of the contract. [`sessions`] owns training processes, [`logs`] follows what
 //! they print, [`telemetry`] reads GPUs and the host, [`windows`] holds the training against its estimate, [`checkpoints`] brings finished checkpoints to the bucket, [`journal`]
-//! remembers what happened.
+//! remembers what happened, [`webhook`] tells it.
 
 pub mod bridge;
 pub mod checkpoints;
@@ -22,6 +22,7 @@ pub mod self_stop;
 pub mod sessions;
 pub mod tasks;
 pub mod telemetry;
+pub mod webhook;
 pub mod windows;
 pub mod wiping;
 

@@ -201,7 +201,7 @@ impl OwnInstance {
 }
 
 /// A client that trusts the roots we carry: a box may have none of its own.
-fn http_client() -> reqwest::Result<Client> {
+pub(crate) fn http_client() -> reqwest::Result<Client> {
     let roots = spotter_bucket::roots::compiled_in()
         .iter()
         .map(|root| reqwest::Certificate::from_der(root))

@@ -478,6 +478,7 @@ impl agent_server::Agent for Agent {
         end_session(EndSessionRequest) -> EndSessionResponse;
         send_line(SendLineRequest) -> SendLineResponse;
         set_credentials(SetCredentialsRequest) -> SetCredentialsResponse;
+        set_webhook(SetWebhookRequest) -> SetWebhookResponse;
         prove_bucket(ProveBucketRequest) -> ProveBucketResponse;
         backup_now(BackupNowRequest) -> BackupNowResponse;
         list_checkpoints(ListCheckpointsRequest) -> ListCheckpointsResponse;

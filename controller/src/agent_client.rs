@@ -323,6 +323,21 @@ impl AgentClient {
         answer.await.map(|_| ())
     }
 
+    /// Says where the box tells the user while nobody watches, and that for `quiet` from now he is told from here.
+    ///
+    /// # Errors
+    /// See [`AgentError`]; no text holds the URL.
+    pub async fn set_webhook(&self, url: &str, quiet: Duration) -> Result<(), AgentError> {
+        let answer = self.call("set_webhook", CALL_LIMIT, |mut to| {
+            let request = v1::SetWebhookRequest {
+                url: url.to_owned(),
+                quiet_s: u32::try_from(quiet.as_secs()).unwrap_or(u32::MAX),
+            };
+            async move { to.set_webhook(request).await }
+        });
+        answer.await.map(|_| ())
+    }
+
     /// Proves that the bucket can be written, read and deleted from the box.
     ///
     /// # Errors

@@ -311,6 +311,11 @@ impl Site for Machine {
         self.hand_over(keys).await
     }
 
+    async fn set_webhook(&self, url: &str, quiet: Duration) -> Result<(), SiteError> {
+        let told = self.client.set_webhook(url, quiet).await;
+        told.map_err(agent_failed)
+    }
+
     async fn prove_bucket(&self) -> Result<(), SiteError> {
         match self
             .client

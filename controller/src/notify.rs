@@ -1,9 +1,10 @@
 //! Tells the user what happens to a run while he is away: by a command of his on the laptop, and by a webhook.
 //!
-//! Whoever holds the run's lease tells, so each event is told once however many watch. What was told is marked after it was: a
+//! Whoever holds the run's lease tells, or with `from_box` the box while nobody does ([`by_box`], pure): so each event is told once however many watch. What was told is marked after it was: a
 //! spotter that dies in between leaves it to the next one, which may tell it twice, and `id` shows that. [`choice`] says what is
 //! told (pure), [`command`] starts the user's command, [`webhook`] sends.
 
+mod by_box;
 mod choice;
 mod command;
 pub mod webhook;
@@ -16,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::CommandError,
-    run::lifecycle::Lifecycle,
+    run::{lifecycle::Lifecycle, site::Site},
     spec::{self, Notify, RunSpec, WebhookFrom},
-    store::{EventRecord, StoreError},
+    store::{EventRecord, RunRecord, StoreError},
 };
 
 /// Variable of the shell with the URL that a run file leaves to it.
@@ -29,6 +30,9 @@ const LOOK: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_secs(45);
 /// A way that failed is left alone for so long; what happens meanwhile is in `events`.
 const PAUSE: Duration = Duration::from_secs(60);
+/// Between two words to the box that the user is told from here, and how long it believes one.
+pub(crate) const HAND_OVER: Duration = Duration::from_secs(15);
+const QUIET: Duration = Duration::from_secs(60);
 /// Longest text, characters: a box may print anything.
 const MAX_TEXT_CHARS: usize = 1000;
 
@@ -84,6 +88,25 @@ fn webhook_url(
     webhook::Url::parse(&text)
 }
 
+/// Says to the box of a run with `from_box` where it tells while nobody watches, and that he is told from here for now. Best effort: whoever
+/// watches tells him all the same.
+pub(crate) async fn hand_over(lifecycle: &Lifecycle, run: &RunRecord, site: &dyn Site) {
+    let Some(notify) = run.spec.notify.as_ref().filter(|notify| notify.from_box) else {
+        return;
+    };
+    let Some(from) = &notify.webhook else { return };
+    let told = match webhook_url(from, lifecycle.shell.as_ref()) {
+        Ok(url) => {
+            let told = site.set_webhook(url.secret(), QUIET).await;
+            told.map_err(|err| err.to_string())
+        }
+        Err(why) => Err(why),
+    };
+    if let Err(why) = told {
+        tracing::debug!(why, "the box was not told where the user is told");
+    }
+}
+
 /// Tells what happens to a run until `stop`, and then what is left. The caller holds the run's lease. Whatever goes wrong is told
 /// once, and never harms the run.
 pub async fn follow(lifecycle: &Lifecycle, run: &str, stop: &CancellationToken) {
@@ -102,10 +125,10 @@ pub async fn follow(lifecycle: &Lifecycle, run: &str, stop: &CancellationToken) 
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = time::sleep(LOOK) => teller.look().await,
+                () = time::sleep(LOOK) => teller.look(false).await,
             }
         }
-        teller.look().await;
+        teller.look(true).await;
     };
     // What is being told when the end comes counts as well: others wait for the lease.
     let too_long = async {
@@ -134,6 +157,8 @@ struct Teller<'a> {
     url: Option<Result<webhook::Url, String>>,
     /// Position of the newest event that was looked at.
     seen: Option<i64>,
+    /// Position of the newest event that was there at the last look.
+    there: i64,
     /// When each way last failed.
     command_failed: Option<Instant>,
     webhook_failed: Option<Instant>,
@@ -155,18 +180,19 @@ impl<'a> Teller<'a> {
             // Now: the file may be gone when there is something to tell.
             url: url.map(|from| webhook_url(from, lifecycle.shell.as_ref())),
             seen: None,
+            there: 0,
             command_failed: None,
             webhook_failed: None,
         }
     }
 
-    async fn look(&mut self) {
-        if let Err(err) = self.try_look().await {
+    async fn look(&mut self, last: bool) {
+        if let Err(err) = self.try_look(last).await {
             tracing::warn!(%err, "what is to be told waits for the next look");
         }
     }
 
-    async fn try_look(&mut self) -> Result<(), StoreError> {
+    async fn try_look(&mut self, last: bool) -> Result<(), StoreError> {
         let store = &self.lifecycle.store;
         let mark = format!("notified/{}", self.run);
         let seen = match self.seen {
@@ -177,7 +203,33 @@ impl<'a> Teller<'a> {
             }
         };
         self.seen = Some(seen);
-        for event in store.events(self.run, seen)? {
+        let events = store.events(self.run, seen)?;
+        // What the box says of its own telling may be on its way behind what it told.
+        let until = match self.notify.from_box && !last {
+            true => self.there,
+            false => i64::MAX,
+        };
+        self.there = events.last().map_or(self.there, |event| event.id);
+        let told = match self.notify.from_box && !events.is_empty() {
+            true => by_box::told(&store.events(self.run, 0)?),
+            false => by_box::Told::default(),
+        };
+        for event in events {
+            if event.id > until {
+                break;
+            }
+            let event = match told.turn(&event) {
+                by_box::Turn::Ours => event,
+                by_box::Turn::Told => {
+                    self.seen = Some(event.id);
+                    continue;
+                }
+                // It could not be told there, after all.
+                by_box::Turn::Again(original) => EventRecord {
+                    id: event.id,
+                    ..original
+                },
+            };
             let text = choice::text(self.run, &event);
             if let Some(text) = &text {
                 self.tell(&event, text).await;

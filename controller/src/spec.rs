@@ -127,6 +127,9 @@ pub struct Notify {
     pub command: Option<String>,
     /// Where the URL is that is told. The URL itself is a secret, and no part of what is stored.
     pub webhook: Option<WebhookFrom>,
+    /// While nobody watches, the box tells it.
+    #[serde(default)]
+    pub from_box: bool,
 }
 
 /// Where the URL of a webhook is kept.

@@ -64,6 +64,8 @@ struct View {
     counted: Option<Instant>,
     ahead: Option<Instant>,
     told_step: Option<u64>,
+    /// When the box is told next who tells the user.
+    hand_over: Instant,
     alarm: bool,
     /// What was told of how rarely it saves, as long as that holds.
     rare: Option<String>,
@@ -134,6 +136,7 @@ impl Lifecycle {
             counted: None,
             ahead: None,
             told_step: None,
+            hand_over: Instant::now(),
             alarm: false,
             rare: None,
             contradicted: false,

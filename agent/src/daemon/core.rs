@@ -22,6 +22,7 @@ use super::{
     keys::{self, CredentialSlot},
     presence::Presence,
     run_file::{self, ConfigureError, RunFile, Wish},
+    telling::{self, Telling},
     training::{self, TRAINING_SESSION},
     validation,
 };
@@ -79,6 +80,8 @@ pub struct Core {
     undiagnosed: Mutex<diagnosis::Unnoted>,
     build: OnceCell<String>,
     wipe: Mutex<bool>,
+    /// How the user is told.
+    pub telling: Telling,
 }
 
 impl Core {
@@ -124,6 +127,7 @@ impl Core {
             undiagnosed: Mutex::default(),
             build: OnceCell::new(),
             wipe: Mutex::new(false),
+            telling: Telling::default(),
         });
         if let Some(run) = run {
             core.adopt(run).await;
@@ -140,6 +144,7 @@ impl Core {
         tasks::spawn(&self.tasks, ending::watch(self.clone()));
         tasks::spawn(&self.tasks, flush_journal(self.clone()));
         tasks::spawn(&self.tasks, keys::watch(self.clone()));
+        tasks::spawn(&self.tasks, telling::watch(self.clone()));
     }
 
     /// Waits for every task, at most for `limit`.

@@ -18,6 +18,7 @@ use super::{
     goodbye::{self, Word},
     presence,
     run_file::RunFile,
+    telling,
     training::TRAINING_SESSION,
 };
 use crate::{
@@ -189,6 +190,7 @@ async fn part(
         // Before it is left in the bucket with all else that happened.
         core.journal
             .event("self_destroy", json!({ "reason": reason }));
+        telling::rest(core).await;
     }
     let word = Word {
         // Where nobody knows how many, none would be read as nothing to lose.
@@ -298,6 +300,7 @@ async fn end_box(
             detail["kept_because"] = json!(why);
         }
         core.journal.event("self_stop", detail);
+        telling::rest(core).await;
         *told = Some(reason.to_owned());
     }
     let stopped = tokio::select! {

@@ -19,4 +19,5 @@ mod sessions;
 mod shim;
 #[path = "../../../tests/skip.rs"]
 mod skip;
+mod webhook;
 mod windows;

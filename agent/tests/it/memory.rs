@@ -123,6 +123,18 @@ async fn a_secret_that_was_replaced_or_wiped_is_in_no_memory_of_the_daemon() {
         println!("{held} copies while it is used");
     }
     println!("{} after another came", copies(pid, first.as_bytes()));
+    // The URL by which the user is told is one, too.
+    let hush = secret("hush");
+    let webhook = |url: String| v1::SetWebhookRequest { url, quiet_s: 0 };
+    let url = format!("https://127.0.0.1:1/{hush}");
+    client.set_webhook(webhook(url)).await.unwrap();
+    assert!(copies(pid, hush.as_bytes()) > 0, "it has it");
+    client.set_webhook(webhook(String::new())).await.unwrap();
+    let left = || copies(pid, hush.as_bytes());
+    until("no copy of the URL to be left", || {
+        (left() == 0).then_some(())
+    })
+    .await;
     client
         .shutdown(v1::ShutdownRequest { wipe: true })
         .await

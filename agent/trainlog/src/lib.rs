@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`reader`] follows a log; [`lines`] makes lines of bytes; [`bar`] reads progress bars; [`scan`] finds names
 //! with numbers, [`names`] knows what they mean, [`read`] makes records of them; [`summary`] counts; [`live`] keeps the newest
-//! values; [`metric`] finds one that a user names; [`failure`] gathers evidence, weighs and explains it.
+//! values; [`metric`] finds one that a user names; [`failure`] gathers evidence, weighs and explains it;
+//! [`telling`] says what a user who is away is told.
 //!
 //! Formats are recognised by their shape, not by their trainer. A new one is a line in a table (a name in [`names`], a unit in
 //! [`unit`], a sign in `failure/rules.rs`) and its example in `tests/frameworks/`.
@@ -22,6 +23,7 @@ mod reader;
 mod record;
 mod scan;
 mod summary;
+pub mod telling;
 mod unit;
 
 pub use metric::{Metric, MetricError, MetricReader};

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 use spotter_bucket::cadence;
+use spotter_trainlog::telling;
 
 use crate::{
-    run::{alarms, diagnosis, restarts, runtime, silence, windows},
+    run::{runtime, silence},
     store::{ENDED, EventRecord},
     ui::text,
 };
@@ -20,27 +21,14 @@ pub(super) fn text(run: &str, event: &EventRecord) -> Option<String> {
         None => what,
     };
     Some(match event.kind.as_str() {
-        "backup.alarm" => with("the backup is behind".to_owned(), "reason"),
-        "backup.recovered" => "the backup is up to date again".to_owned(),
         cadence::EVENT | silence::SILENT | "credit_low" | "contract_ends" | "bill_doubtful" => {
             word("text")?.to_owned()
         }
         silence::HEARD => "its box answers again".to_owned(),
-        "disk.filling" => alarms::filling_text(run, detail),
-        "credentials.expiring" => {
-            let left_s = detail["left_s"].as_u64().unwrap_or_default();
-            format!(
-                "the bucket keys of its box end in {} min, and nobody has brought others",
-                left_s / 60
-            )
-        }
-        "credentials.expired" => "the bucket keys of its box have ended".to_owned(),
-        "credentials.wanted" => with("its box needs other bucket keys".to_owned(), "problem"),
         "interrupted" => with(format!("attempt {attempt} was interrupted"), "reason"),
         "lost" => with(format!("the box of attempt {attempt} is lost"), "reason"),
         "stopped_by_hand" => with(format!("the box of attempt {attempt} is stopped"), "reason"),
         "waiting" => "its box is waited for".to_owned(),
-        restarts::RESTARTED => restarts::text(detail),
         runtime::RUNNING => return recovered(attempt, detail),
         "crashed" => match word("session") {
             Some(session) => with(format!("`{session}` crashed"), "how"),
@@ -53,14 +41,6 @@ pub(super) fn text(run: &str, event: &EventRecord) -> Option<String> {
             };
             with(format!("its box {did}"), "how")
         }
-        diagnosis::KIND => diagnosed(detail)?,
-        windows::CONTRADICTED => {
-            format!(
-                "the training contradicts its estimate: {}",
-                windows::words(detail)
-            )
-        }
-        windows::ENDING => with("its box ends the training".to_owned(), "reason"),
         "limit_reached" => with("it is finished in order".to_owned(), "reason"),
         "budget_low" => {
             let usd = |key: &str| text::usd(detail[key].as_f64().unwrap_or_default());
@@ -76,7 +56,9 @@ pub(super) fn text(run: &str, event: &EventRecord) -> Option<String> {
             let outcome = word("outcome").unwrap_or("ended");
             with(format!("it is over: {outcome}"), "reason")
         }
-        _ => return None,
+        // Whoever comes back tells that as `self_stopped`.
+        "self_stop" | "self_destroy" => return None,
+        kind => return telling::text(run, kind, detail),
     })
 }
 
@@ -93,19 +75,6 @@ fn recovered(attempt: u32, detail: &Value) -> Option<String> {
         _ => String::new(),
     };
     Some(format!("it trains again, attempt {attempt}{from}{lost}"))
-}
-
-/// What ended a session. What the market took back is told as that.
-fn diagnosed(detail: &Value) -> Option<String> {
-    let word = |key: &str| detail[key].as_str().filter(|word| !word.is_empty());
-    if matches!(word("class"), None | Some("none" | "preempted")) {
-        return None;
-    }
-    let meaning = word("meaning").or_else(|| word("evidence"))?;
-    Some(match word("advice") {
-        Some(advice) => format!("the cause: {meaning}; next: {advice}"),
-        None => format!("the cause: {meaning}"),
-    })
 }
 
 #[cfg(test)]

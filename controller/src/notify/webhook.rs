@@ -50,6 +50,13 @@ impl Url {
     }
 }
 
+impl Url {
+    /// The URL itself, for the memory of the box that tells by it.
+    pub(super) fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Sends a message, again where that may help.
 pub(super) async fn send(url: &Url, body: &[u8]) -> Result<(), String> {
     let client = web::client("")?;

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use spotter_bucket::cadence;
+use spotter_trainlog::telling;
 
 use crate::store::{AttemptRecord, EventRecord, Store, StoreError};
 
@@ -130,42 +131,7 @@ pub fn disk(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, St
     if newest("disk.enough")?.is_some_and(|enough| enough.id > filling.id) {
         return Ok(None);
     }
-    Ok(Some(filling_text(run, &filling.detail)))
-}
-
-/// What `disk.filling` says, for people.
-pub(crate) fn filling_text(run: &str, detail: &Value) -> String {
-    let number = |key: &str| detail[key].as_u64();
-    let size = |key: &str| {
-        let mib = number(key).unwrap_or(0) as f64 / f64::from(1 << 20);
-        match mib < 1024.0 {
-            true => format!("{mib:.1} MiB"),
-            false => format!("{:.1} GiB", mib / 1024.0),
-        }
-    };
-    let takes = match number("fit").unwrap_or(0) {
-        0 => "has no room for the next checkpoint".to_owned(),
-        1 => "has room for one more checkpoint".to_owned(),
-        fit => format!("has room for {fit} more checkpoints"),
-    };
-    let when = number("full_in_s").map_or_else(String::new, |seconds| {
-        let when = match seconds.div_ceil(60) {
-            minutes @ ..120 => format!("{minutes} min"),
-            minutes => format!("{} h", minutes / 60),
-        };
-        format!(" and is full in about {when}, which ends the training")
-    });
-    let why = match (detail["behind"] == true, number("kept")) {
-        (true, _) => "none is deleted while the backup is behind".to_owned(),
-        (false, Some(kept)) => format!("`checkpoints.keep` holds {kept} of them there"),
-        (false, None) => "`checkpoints.keep` holds all of them there".to_owned(),
-    };
-    format!(
-        "the box's disk {takes}{when}: {} are free, one has {}, and {why}; make room with `spotter ssh {run}`, or `spotter stop \
-         {run}` and rent more with `resources.disk`",
-        size("free_bytes"),
-        size("largest_bytes"),
-    )
+    Ok(Some(telling::filling(run, &filling.detail)))
 }
 
 fn word(detail: &Value, key: &str) -> Option<String> {
@@ -211,7 +177,7 @@ mod tests {
                  backup is behind; make room with `spotter ssh r`, or `spotter stop r` and rent more with `resources.disk`",
             ),
         ] {
-            assert_eq!(filling_text("r", &detail), expected);
+            assert_eq!(telling::filling("r", &detail), expected);
         }
     }
 

@@ -75,12 +75,13 @@ impl Lifecycle {
         if let Some(why) = why {
             detail["kept_because"] = why.as_str().into();
         }
-        self.note(run, attempt.number, "self_stopped", detail)?;
         self.charges_ended(attempt, &ending, destroyed)?;
         if destroyed {
             self.wiped_itself(run, attempt)?;
         }
+        // First what the box says, such as that it told its user of this.
         self.bring_left_home(run, attempt).await?;
+        self.note(run, attempt.number, "self_stopped", detail)?;
         attempt.exit_code = ending.exit_code;
         if training.ended_well() {
             self.collect_later(run, attempt, &ending, disk).await?;

@@ -5,6 +5,7 @@ use spotter_bucket::Style;
 use crate::{
     agent_client::{BackupConfig, BoxConfig},
     error::CommandError,
+    notify,
     provider::hosts::is_host,
     run::{
         boxes::{has_bucket, is_presigned},
@@ -109,6 +110,7 @@ impl Lifecycle {
             .await
             .map_err(|err| refused("its agent took no assignment", err))?;
         crate::fault::point("agent.configure.after");
+        notify::hand_over(self, run, site).await;
         if assignment.backup.is_some() {
             self.hand_over_first(run, site).await?;
             crate::fault::point("agent.prove.after");

@@ -1,7 +1,7 @@
 //! A training that its box started again by itself, after a restart of its container while nobody watched: how it may, and how whoever
 //! comes back takes it over. The agent acts first, so nobody here starts a second one.
 
-use serde_json::Value;
+use spotter_trainlog::telling;
 
 use crate::{
     agent_client::{Again, SessionInfo},
@@ -42,25 +42,6 @@ pub fn why_not(store: &Store, attempt: &AttemptRecord) -> Result<Option<String>,
         .and_then(|event| Some(event.detail["reason"].as_str()?.to_owned())))
 }
 
-/// One sentence about a training that its box started again.
-pub(crate) fn text(detail: &Value) -> String {
-    let number = |key: &str| detail[key].as_u64();
-    let from = number("step").map_or_else(
-        || "from the beginning".to_owned(),
-        |step| format!("from step {step}"),
-    );
-    let lost =
-        match number("last_step").map(|last| last.saturating_sub(number("step").unwrap_or(0))) {
-            Some(lost @ 1..) => format!(", {lost} steps were lost"),
-            _ => String::new(),
-        };
-    let keys = match detail["uploads_wait"].as_bool() {
-        Some(true) => "; uploads waited for bucket keys, which no box keeps through a restart",
-        _ => "",
-    };
-    format!("its box was restarted and went on with the training by itself {from}{lost}{keys}")
-}
-
 impl Lifecycle {
     /// Takes over the training of an attempt that its box started again by itself. Returns whether it did so now.
     pub(crate) fn adopt_restarted(
@@ -85,7 +66,11 @@ impl Lifecycle {
         self.store.update_attempt(attempt)?;
         self.say(
             run,
-            &format!("Attempt {}: {}.", attempt.number, text(&told.detail)),
+            &format!(
+                "Attempt {}: {}.",
+                attempt.number,
+                telling::restarted(&told.detail)
+            ),
         );
         Ok(true)
     }
@@ -93,7 +78,7 @@ impl Lifecycle {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -125,7 +110,8 @@ mod tests {
 
     #[test]
     fn what_a_box_did_alone_is_told_with_what_it_cost() {
-        let check = |detail: Value, expected: &str| assert_eq!(text(&detail), expected);
+        let check =
+            |detail: Value, expected: &str| assert_eq!(telling::restarted(&detail), expected);
         check(
             json!({"step": 120, "last_step": 137, "uploads_wait": true}),
             "its box was restarted and went on with the training by itself from step 120, 17 steps were lost; uploads waited for \

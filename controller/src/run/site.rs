@@ -161,6 +161,10 @@ pub trait Site: Send + Sync {
     async fn try_keys(&self, keys: &BoxKeys) -> Trial;
     /// Hands them over, in the place of those that the box holds.
     async fn give_credentials(&self, keys: &FreshKeys) -> Result<KeysGiven, SiteError>;
+    /// Says where the box tells the user while nobody watches; for `quiet` from now he is told from here.
+    async fn set_webhook(&self, _url: &str, _quiet: Duration) -> Result<(), SiteError> {
+        Ok(())
+    }
     /// Proves from the box that the bucket can be written, read and deleted from.
     async fn prove_bucket(&self) -> Result<(), SiteError>;
     /// Copies code to the working directory.

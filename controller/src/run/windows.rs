@@ -81,17 +81,7 @@ pub fn is_accepted(store: &Store, attempt: &AttemptRecord) -> Result<bool, Store
 }
 
 /// The contradictions of a window, one sentence.
-pub fn words(window: &Value) -> String {
-    let found = window["contradictions"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let words: Vec<&str> = found
-        .iter()
-        .filter_map(|one| one["evidence"].as_str())
-        .collect();
-    words.join("; ")
-}
+pub use spotter_trainlog::telling::contradictions as words;
 
 /// One line about a window, for people.
 pub fn line(window: &Value) -> String {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{View, keys};
 use crate::{
     error::CommandError,
+    notify,
     run::{
         alarms, believable_step,
         bringing_up::TRAIN,
@@ -75,6 +76,11 @@ impl Lifecycle {
             None
         };
         self.link_holds(run, attempt, view)?;
+        // Before its events are taken: what comes now is told from here.
+        if view.hand_over <= Instant::now() {
+            notify::hand_over(self, run, site).await;
+            view.hand_over = Instant::now() + notify::HAND_OVER;
+        }
         if status.last_event > attempt.last_event
             && let Err(err) = self.copy_events(run, attempt, site).await
         {

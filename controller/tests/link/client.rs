@@ -351,6 +351,13 @@ impl agent_server::Agent for Fake {
         Ok(Response::new(v1::SendLineResponse {}))
     }
 
+    async fn set_webhook(
+        &self,
+        _: Request<v1::SetWebhookRequest>,
+    ) -> Result<Response<v1::SetWebhookResponse>, Status> {
+        Err(missing())
+    }
+
     async fn set_credentials(
         &self,
         _: Request<v1::SetCredentialsRequest>,

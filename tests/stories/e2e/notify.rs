@@ -18,6 +18,12 @@ fn an_interruption_and_the_end_are_told_once_by_command_and_webhook() {
     on(Tier::One, told_while_away);
 }
 
+/// What the box is made of is no matter here.
+#[test]
+fn a_box_that_ends_itself_tells_the_user_and_nobody_tells_him_again() {
+    on(Tier::One, told_by_the_box);
+}
+
 /// What stands in the URL and nowhere else.
 const SECRET: &str = "hush-T0B1C2D3";
 
@@ -219,6 +225,54 @@ fn told_while_away(world: &World) {
         "the end was told"
     );
 
+    assert_nowhere(&world.spotter_home());
+    world.assert_nothing_rented();
+}
+
+fn told_by_the_box(world: &World) {
+    let listener = Listener::new();
+    let mut training = Training::interruptible("alone", 100_000);
+    training.on_done = "stop";
+    let name = file(world, &training, "{webhook: null, from_box: true}");
+    let yaml = fs::read_to_string(world.work().join(&name)).unwrap();
+    let limited = yaml.replace("max_runtime: 1h", "max_runtime: 10s");
+    assert_ne!(limited, yaml);
+    world.write(&name, &limited);
+    let mut command = world.spotter(&["run", &name, "--detach"]);
+    command.env("SPOTTER_WEBHOOK", &listener.url);
+    let started = Said::of(command.output().unwrap());
+    assert_eq!(started.code, 0, "{}", started.out);
+
+    // The laptop is off.
+    world.until("the box to stop itself", || {
+        (world.alive()[0]["cur_state"] == "stopped").then_some(())
+    });
+    let by_box = listener.heard();
+    assert_eq!(
+        kinds(&by_box),
+        ["training.ending", "self_stop"],
+        "{by_box:?}"
+    );
+    assert!(
+        by_box.iter().all(|message| message["by"] == "box"),
+        "{by_box:?}"
+    );
+    let text = by_box[0]["text"].as_str().unwrap();
+    assert!(
+        text.starts_with("`alone`: its box ends the training: `limits.max_runtime` is over"),
+        "{text}"
+    );
+    let instance = world.alive()[0]["id"].as_u64().unwrap();
+    assert_nowhere(&world.home(instance));
+
+    let mut command = world.spotter(&["wait", "alone"]);
+    command.env("SPOTTER_WEBHOOK", &listener.url);
+    let said = Said::of(command.output().unwrap());
+    assert_eq!(said.code, 15, "{}", said.out);
+    let after = listener.heard().split_off(by_box.len());
+    assert_eq!(kinds(&after), ["ended"], "{after:?}");
+    assert!(after[0]["by"].is_null(), "{after:?}");
+    world.ok(&["destroy", "--lose-data", "alone"]);
     assert_nowhere(&world.spotter_home());
     world.assert_nothing_rented();
 }

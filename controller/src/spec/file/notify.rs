@@ -17,6 +17,7 @@ pub(in crate::spec) struct NotifyKeys {
     command: Option<Scalar>,
     #[serde(default, deserialize_with = "written")]
     webhook: Option<Webhook>,
+    from_box: Option<Scalar>,
 }
 
 /// A URL, or nothing, which leaves it to the shell.
@@ -53,10 +54,27 @@ pub(super) fn notify(keys: &NotifyKeys, path: &Path) -> Result<Notify, YamlError
         };
         at(command, given)
     });
+    let from_box = match &keys.from_box {
+        Some(key) => at(key, from_box(&key.value, webhook.is_some()))?,
+        None => false,
+    };
     Ok(Notify {
         command: command.transpose()?,
         webhook,
+        from_box,
     })
+}
+
+fn from_box(text: &str, has_webhook: bool) -> Result<bool, String> {
+    match (text, has_webhook) {
+        ("false", _) => Ok(false),
+        ("true", true) => Ok(true),
+        ("true", false) => Err(
+            "a box tells by `webhook` alone, and none is given: a command runs on your machine"
+                .to_owned(),
+        ),
+        _ => Err("either true or false".to_owned()),
+    }
 }
 
 /// The URL of the webhook in a run file.
