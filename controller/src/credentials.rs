@@ -2,11 +2,12 @@
 //! keys, a role, a single sign-on or a program that gives keys.
 //!
 //! The only file besides `config` that reads the environment, because secrets stop here: they go into
-//! [`spotter_bucket::Credentials`], which wipes itself and never prints. [`profile`] reads AWS's two files, [`process`] runs the
+//! [`spotter_bucket::Credentials`], which wipes itself and never prints. [`place`] is where they work, [`profile`] reads AWS's two files, [`process`] runs the
 //! program, [`sso`] uses a login that `aws sso login` left, [`sts`] asks for keys that end,
 //! [`key_ring`] gives them to boxes.
 
 pub mod key_ring;
+mod place;
 pub(crate) mod process;
 mod profile;
 mod sso;
@@ -18,14 +19,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use spotter_bucket::{Credentials, Style, Target, TargetError};
+use spotter_bucket::Credentials;
 use zeroize::Zeroizing;
 
-use self::{profile::Profiles, sts::StsError};
-use crate::{
-    authorities::{self, AuthoritiesError},
-    spec::BucketServer,
-};
+pub use self::place::{Place, PlaceError};
+use self::{place::Endpoint, profile::Profiles, sts::StsError};
 
 /// Keys and where they work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,50 +34,6 @@ pub struct BucketAccess {
     pub place: Place,
     /// Where the keys came from, for people.
     pub source: String,
-}
-
-/// Which server buckets are on, whoever has keys for it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Place {
-    /// Endpoint of an S3-compatible server; `None`: AWS.
-    pub endpoint: Option<String>,
-    /// Region for signing; `None`: nothing says which.
-    pub region: Option<String>,
-    /// Where the bucket's name stands in URLs.
-    pub style: Style,
-    /// File of certificates that the server is trusted by.
-    pub ca: Option<PathBuf>,
-}
-
-impl Place {
-    /// The server that a run file names: what it says counts over the environment and AWS's files.
-    pub fn at(self, server: &BucketServer) -> Self {
-        Self {
-            endpoint: server.endpoint.clone().or(self.endpoint),
-            region: server.region.clone().or(self.region),
-            style: server.style.unwrap_or(self.style),
-            ca: server.ca.clone().or(self.ca),
-        }
-    }
-
-    /// A bucket there; `to` is `s3://bucket/prefix`.
-    ///
-    /// # Errors
-    /// When it is none, or the server's name is not usable.
-    pub fn target(&self, to: &str) -> Result<Target, TargetError> {
-        let target = Target::parse(to, self.endpoint.as_deref(), self.region.as_deref())?;
-        Ok(target.with_style(self.style))
-    }
-
-    /// The certificates (PEM) that the server is trusted by besides those that everybody trusts; empty: those alone.
-    ///
-    /// # Errors
-    /// When the file cannot be read or holds none.
-    pub fn authorities(&self) -> Result<String, AuthoritiesError> {
-        self.ca
-            .as_deref()
-            .map_or(Ok(String::new()), authorities::read)
-    }
 }
 
 /// No keys were found.
@@ -150,6 +104,9 @@ pub enum CredentialsError {
         /// Why.
         source: StsError,
     },
+    /// What is named as the server that gives keys is none.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// A file cannot be read.
     #[error("{} cannot be read", path.display())]
     Read {
@@ -188,8 +145,13 @@ pub fn place() -> Result<Place, CredentialsError> {
 }
 
 /// Endpoint of AWS's Security Token Service, where the user names another than the usual one.
-pub fn sts_endpoint() -> Option<String> {
-    process_variable("AWS_ENDPOINT_URL_STS")
+///
+/// # Errors
+/// When what is named is none.
+pub fn sts_endpoint() -> Result<Option<String>, PlaceError> {
+    const NAME: &str = "AWS_ENDPOINT_URL_STS";
+    let named = process_variable(NAME).map(|endpoint| Endpoint(endpoint, NAME.to_owned()));
+    named.map(Endpoint::checked).transpose()
 }
 
 fn process_variable(name: &str) -> Option<String> {
@@ -249,14 +211,31 @@ impl Surroundings<'_> {
             .unwrap_or_else(|| "default".to_owned())
     }
 
+    /// Endpoint of one of AWS's services: from the first of these variables, or the services section that a profile names.
+    fn endpoint(&self, variables: &[&str], profile: &str, service: &str) -> Option<Endpoint> {
+        let named = variables
+            .iter()
+            .find_map(|name| Some(Endpoint(self.variable(name)?, (*name).to_owned())));
+        named.or_else(|| {
+            let endpoint = self.profiles.service_endpoint(profile, service)?;
+            let named_by = format!("`endpoint_url` of {service} for profile `{profile}`");
+            Some(Endpoint(endpoint, named_by))
+        })
+    }
+
     fn place(&self) -> Place {
         let name = self.profile_name();
+        let named = self
+            .endpoint(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"], &name, "s3")
+            .or_else(|| {
+                let endpoint = self.profiles.get(&name, "endpoint_url")?;
+                let named_by = format!("`endpoint_url` of profile `{name}`");
+                Some(Endpoint(endpoint, named_by))
+            });
+        let (endpoint, named_by) = named.map(|Endpoint(url, by)| (url, by)).unzip();
         Place {
-            endpoint: self
-                .variable("AWS_ENDPOINT_URL_S3")
-                .or_else(|| self.variable("AWS_ENDPOINT_URL"))
-                .or_else(|| self.profiles.service_endpoint(&name, "s3"))
-                .or_else(|| self.profiles.get(&name, "endpoint_url")),
+            endpoint,
+            named_by,
             region: self.region(&name),
             // There is no variable for it.
             style: self
@@ -375,10 +354,9 @@ impl Surroundings<'_> {
             });
         }
         let region = self.region(name);
-        let endpoint = self
-            .variable("AWS_ENDPOINT_URL_STS")
-            .or_else(|| self.variable("AWS_ENDPOINT_URL"))
-            .or_else(|| self.profiles.service_endpoint(name, "sts"));
+        let variables = ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"];
+        let endpoint = self.endpoint(&variables, name, "sts");
+        let endpoint = endpoint.map(Endpoint::checked).transpose()?;
         let service = sts::Service::new(endpoint.as_deref(), region.as_deref());
         let mut wish = sts::RoleWish {
             role: role.to_owned(),
@@ -452,8 +430,9 @@ impl Surroundings<'_> {
             cache: self.aws_home.join("sso/cache"),
             name: session.clone().unwrap_or(start_url),
             endpoint: self
-                .variable("AWS_ENDPOINT_URL_SSO")
-                .or_else(|| self.profiles.service_endpoint(name, "sso")),
+                .endpoint(&["AWS_ENDPOINT_URL_SSO"], name, "sso")
+                .map(Endpoint::checked)
+                .transpose()?,
             profile: name.to_owned(),
             region,
             account,

@@ -51,8 +51,8 @@ pub enum TargetError {
     Endpoint {
         /// The URL, without any password in it.
         url: String,
-        /// What is wrong with it.
-        reason: &'static str,
+        /// What is wrong with it, and how it should look.
+        reason: String,
     },
     /// A region that cannot be part of a host name.
     #[error("region {0:?} is not usable: letters, digits and `-` only")]
@@ -141,14 +141,30 @@ fn check_bucket(bucket: &str) -> Result<(), TargetError> {
 
 /// An endpoint without trailing slashes. Whatever it may hold of a password is refused, and not repeated in the error.
 fn check_endpoint(text: &str) -> Result<String, TargetError> {
-    let refuse = |shown: &str, reason| {
+    let refuse = |shown: &str, reason: &str| {
         Err(TargetError::Endpoint {
             url: shown.chars().take(200).collect(),
-            reason,
+            reason: reason.to_owned(),
         })
     };
+    let harmless = if text.contains('@') { "" } else { text };
+    if !text.contains("://") {
+        return match harmless {
+            "" => refuse(
+                "",
+                "it must begin with http:// or https://, and keys do not belong into it",
+            ),
+            text => refuse(
+                text,
+                &format!(
+                    "it must begin with http:// or https://, as in {}",
+                    likely(text)
+                ),
+            ),
+        };
+    }
     let Ok(url) = reqwest::Url::parse(text) else {
-        return refuse("", "it is not a URL");
+        return refuse(harmless, "it is not a URL");
     };
     let shown = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
     if !matches!(url.scheme(), "http" | "https") {
@@ -163,9 +179,62 @@ fn check_endpoint(text: &str) -> Result<String, TargetError> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
+/// What an endpoint without a scheme is meant to be: what has no name has no certificate either.
+fn likely(text: &str) -> String {
+    let rest = text.trim_start_matches("http").trim_start_matches("s:");
+    let rest = rest.trim_start_matches([':', '/']);
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
+    let unnamed = name == "localhost" || !name.contains(|c: char| c.is_ascii_alphabetic());
+    match port {
+        "80" => format!("http://{rest}"),
+        "443" => format!("https://{rest}"),
+        _ if unnamed => format!("http://{rest}"),
+        _ => format!("https://{rest}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_without_a_scheme_is_told_what_it_would_be() {
+        let check = |endpoint: &str, expected: &str| {
+            let err = Target::parse("s3://runs", Some(endpoint), None).unwrap_err();
+            assert_eq!(err.to_string(), expected, "{endpoint}");
+        };
+        for (endpoint, meant) in [
+            ("minio.lab:9000", "https://minio.lab:9000"),
+            ("minio.lab:80/s3", "http://minio.lab:80/s3"),
+            ("127.0.0.1:9000", "http://127.0.0.1:9000"),
+            ("10.0.0.7", "http://10.0.0.7"),
+            ("10.0.0.7:443", "https://10.0.0.7:443"),
+            ("localhost:9000", "http://localhost:9000"),
+            ("//host", "https://host"),
+            ("https:host", "https://host"),
+            ("http:/host", "https://host"),
+        ] {
+            check(
+                endpoint,
+                &format!(
+                    "endpoint {endpoint:?} is not usable: it must begin with http:// or https://, as in {meant}"
+                ),
+            );
+        }
+        check(
+            "id:secret@host",
+            "endpoint \"\" is not usable: it must begin with http:// or https://, and keys do not belong into it",
+        );
+        check(
+            "s3://runs",
+            "endpoint \"s3://runs\" is not usable: it must begin with http:// or https://",
+        );
+        check(
+            "https://",
+            "endpoint \"https://\" is not usable: it is not a URL",
+        );
+    }
 
     #[test]
     fn a_url_becomes_bucket_and_prefix() {

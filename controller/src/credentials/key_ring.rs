@@ -12,7 +12,7 @@ use spotter_bucket::{Credentials, Target};
 use tokio::sync::Mutex;
 
 use super::{
-    BucketAccess, CredentialsError,
+    BucketAccess, CredentialsError, PlaceError,
     sts::{RoleWish, Service, StsError},
     web::now_us,
 };
@@ -58,9 +58,9 @@ pub enum KeysError {
     /// The provider gave none.
     #[error("the box gets no keys of its own")]
     Sts(#[from] StsError),
-    /// The bucket's name is not usable.
+    /// The bucket's name is not usable, or that of a server.
     #[error(transparent)]
-    Target(#[from] spotter_bucket::TargetError),
+    Place(#[from] PlaceError),
     /// The server's certificates cannot be read.
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
@@ -205,7 +205,14 @@ impl KeyRing {
             return Ok(narrow(known.keys.clone()));
         }
         let authorities = access.place.authorities()?;
-        match ask(&way, &access, authorities, &target, run, grantor).await {
+        let named = super::sts_endpoint()?;
+        // AWS has its token service elsewhere, servers like MinIO at the same place as the buckets.
+        let endpoint = match grantor {
+            Grantor::Minio => named.as_deref().or(access.place.endpoint.as_deref()),
+            _ => named.as_deref(),
+        };
+        let service = Service::new(endpoint, Some(&target.region)).trusting(authorities);
+        match ask(&way, &access, &service, &target, run).await {
             Ok(keys) => {
                 let session = Session {
                     keys: keys.clone(),
@@ -287,18 +294,10 @@ fn narrow(credentials: Credentials) -> BoxKeys {
 async fn ask(
     way: &Way,
     access: &BucketAccess,
-    authorities: String,
+    service: &Service,
     target: &Target,
     run: &str,
-    grantor: Grantor,
 ) -> Result<Credentials, StsError> {
-    let named = super::sts_endpoint();
-    // AWS has its token service elsewhere, servers like MinIO at the same place as the buckets.
-    let endpoint = match grantor {
-        Grantor::Minio => named.as_deref().or(access.place.endpoint.as_deref()),
-        _ => named.as_deref(),
-    };
-    let service = Service::new(endpoint, Some(&target.region)).trusting(authorities);
     let policy = policy::document(target, &Need::ALL).compact();
     let name = name(run);
     let by = &access.credentials;

@@ -7,7 +7,10 @@ use tokio::{
     net::TcpListener,
 };
 
+use spotter_bucket::Style;
+
 use super::*;
+use crate::spec::BucketServer;
 
 const KEYS: &str = "[default]\naws_access_key_id = DEFAULT\naws_secret_access_key = s0\n\n\
                     [lab]\naws_access_key_id=LAB\naws_secret_access_key=s1\naws_session_token=t1\n";
@@ -149,6 +152,61 @@ fn style_and_authorities_are_found_and_the_run_file_counts_over_them() {
         (Some("https://minio.lab"), Some("us-west-2"))
     );
     assert_eq!((there.style, there.ca), (Style::Path, server.ca));
+}
+
+#[tokio::test]
+async fn a_server_that_is_none_is_refused_with_who_names_it() {
+    let check = |variables: &[(&str, &str)], expected: &str| {
+        let laptop = Laptop::new(
+            "[profile bare]\nendpoint_url = lab:9000\n[profile bare2]\nservices = bare\n[services bare]\ns3 =\n  endpoint_url = lab\n",
+            variables,
+        );
+        let variable = |name: &str| laptop.variables.get(name).cloned();
+        let place = surroundings(&variable).unwrap().place();
+        let err = place.target("s3://runs").unwrap_err();
+        assert_eq!(crate::error::chain(&err), expected);
+        // What a run file names counts over it.
+        let server = BucketServer {
+            endpoint: Some("https://minio.lab".into()),
+            ..BucketServer::default()
+        };
+        assert!(place.at(&server).target("s3://runs").is_ok());
+    };
+    let why = "is not usable: it must begin with http:// or https://, as in";
+    check(
+        &[("AWS_ENDPOINT_URL_S3", "minio.lab:9000")],
+        &format!(
+            "AWS_ENDPOINT_URL_S3 names no server: endpoint \"minio.lab:9000\" {why} https://minio.lab:9000"
+        ),
+    );
+    check(
+        &[("AWS_ENDPOINT_URL", "127.0.0.1:9000")],
+        &format!(
+            "AWS_ENDPOINT_URL names no server: endpoint \"127.0.0.1:9000\" {why} http://127.0.0.1:9000"
+        ),
+    );
+    check(
+        &[("AWS_PROFILE", "bare")],
+        &format!(
+            "`endpoint_url` of profile `bare` names no server: endpoint \"lab:9000\" {why} https://lab:9000"
+        ),
+    );
+    check(
+        &[("AWS_PROFILE", "bare2")],
+        &format!(
+            "`endpoint_url` of s3 for profile `bare2` names no server: endpoint \"lab\" {why} https://lab"
+        ),
+    );
+    // Where keys come from a server, that one too is named before anything is asked of it.
+    let role = Laptop::new(
+        "[profile role]\nrole_arn = r\nsource_profile = lab\n",
+        &[("AWS_PROFILE", "role"), ("AWS_ENDPOINT_URL_STS", "sts.lab")],
+    );
+    let err = role.find().await.unwrap_err();
+    assert!(
+        err.starts_with("AWS_ENDPOINT_URL_STS names no server: endpoint \"sts.lab\""),
+        "{err}"
+    );
 }
 
 #[tokio::test]

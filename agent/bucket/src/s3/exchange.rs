@@ -319,8 +319,14 @@ impl Exchange {
             });
         }
         let mut said = xml::error_body(&body);
-        if status.is_redirection() && said.message.is_none() {
-            said.message = redirected(&headers);
+        if status.is_redirection()
+            && said.message.is_none()
+            && let Some(whereto) = redirected(&headers)
+        {
+            said.message = Some(whereto);
+            // HEAD has no body that could say it.
+            said.code
+                .get_or_insert_with(|| "PermanentRedirect".to_owned());
         }
         let server_time = said.server_time.as_deref().and_then(clock::parse_iso_time);
         let error = answered(request, status.as_u16(), &said, &secrets);

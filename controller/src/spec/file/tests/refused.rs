@@ -269,7 +269,7 @@ fn a_wrong_server_or_schedule_is_refused_at_its_place() {
     };
     check(
         "server: {endpoint: minio.lab}",
-        "run.yaml:6:22: endpoint \"\" is not usable: it is not a URL",
+        "run.yaml:6:22: endpoint \"minio.lab\" is not usable: it must begin with http:// or https://, as in https://minio.lab",
     );
     check(
         "server: {style: vhost}",
