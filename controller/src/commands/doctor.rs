@@ -1,6 +1,6 @@
 //! `spotter doctor`: checks what a run depends on, and prints what would mend it.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use serde::Serialize;
 use spotter_bucket::{BucketError, Layout, S3Bucket, S3Options, Target};
@@ -9,7 +9,7 @@ use crate::{
     commands::Deps,
     credentials::{self, BucketAccess, Place},
     doctor::{
-        diagnosis::{self, CLOCK_LIMIT_S, Trouble},
+        diagnosis::{self, CLOCK_LIMIT_S, TOKEN_HINT, Trouble},
         policy::{self, Grantor, Need},
         probe::{self, Findings, Outcome},
     },
@@ -159,8 +159,9 @@ async fn bucket(ui: &mut Ui, deps: &Deps, args: &BucketArgs) -> Result<(), Comma
     ));
     let keys = access.credentials.clone();
     let options = S3Options {
-        // A person waits: two tries tell as much as four.
+        // A person waits: two tries tell as much as four, and ten seconds as much as thirty.
         tries: 2,
+        base_timeout: Duration::from_secs(10),
         ..S3Options::default()
     };
     let client = S3Bucket::new(
@@ -186,7 +187,13 @@ async fn bucket(ui: &mut Ui, deps: &Deps, args: &BucketArgs) -> Result<(), Comma
     }
     match diagnosis {
         None => Ok(()),
-        Some((trouble, err)) => Err(sick(&trouble, err, &target, &access)),
+        Some((trouble, err)) => {
+            let again = match &args.subject {
+                Some(subject) => format!("`spotter doctor bucket {subject}`"),
+                None => "`spotter doctor bucket`".to_owned(),
+            };
+            Err(sick(&trouble, err, &target, &access, &again))
+        }
     }
 }
 
@@ -342,24 +349,52 @@ fn refusal(row: &Row, word: &str) -> String {
     }
 }
 
-/// What is wrong, why, and what to do.
+/// What is wrong, why, and what to do. `again`: what to type once it is mended.
 fn sick(
     trouble: &Trouble,
     err: &BucketError,
     target: &Target,
     access: &BucketAccess,
+    again: &str,
 ) -> CommandError {
     let (url, server, source) = (target.url(), server(target), &access.source);
     let said = |text: String| CommandError::new(text).cause(err);
+    let (named_by, named) = match &access.place.named_by {
+        Some(by) => (by.as_str(), format!("{by} names that server")),
+        None => (
+            "AWS_ENDPOINT_URL_S3",
+            "nothing names another server than AWS: `checkpoints.server.endpoint` of the run file or AWS_ENDPOINT_URL_S3 would"
+                .to_owned(),
+        ),
+    };
+    let rest = server.split_once("://").map_or("", |(_, rest)| rest);
     match trouble {
-        Trouble::Silent => said(format!("{url} was not tried: {server} does not answer"))
-            .hint("another server is named by `checkpoints.server` of the run file, AWS_ENDPOINT_URL_S3, or `endpoint_url` in ~/.aws/config"),
+        Trouble::Silent => said(format!("{url} was not tried: {server} does not answer")).hint(format!(
+            "{named}: see that it runs and that its port is right, then {again}"
+        )),
+        Trouble::NotS3 => said(format!("{url} was not tried: what answers at {server} is no S3 server"))
+            .hint(format!(
+                "{named}: name the address of its S3 API, not of a web page or a console, and with https:// where it speaks TLS, \
+                 then {again}"
+            )),
+        Trouble::PlainHttp => said(format!("{url} was not tried: {server} does not speak TLS"))
+            .hint(format!("set {named_by} to http://{rest}, then {again}")),
+        Trouble::NeedsTls => said(format!("{url} was not tried: {server} speaks TLS, or no HTTP"))
+            .hint(format!("set {named_by} to https://{rest}, then {again}")),
+        Trouble::Untrusted => said(format!(
+            "{url} was not tried: the certificate of {server} is not trusted here"
+        ))
+        .hint(format!(
+            "name the file of its authority by `checkpoints.server.ca` of the run file or AWS_CA_BUNDLE, then {again}"
+        )),
         Trouble::NoBucket => said(format!("there is no bucket `{}` at {server}", target.bucket))
             .hint("make it there, or correct `checkpoints.to` in the run file; the server is named by `checkpoints.server` or AWS_ENDPOINT_URL_S3"),
         Trouble::WrongKeys => said(format!("{server} does not accept the keys from {source}"))
             .hint("they belong to another server, were deleted, or the secret is not that of the id"),
         Trouble::Expired => said(format!("the keys from {source} have expired"))
-            .hint("get new ones (`aws sso login`, or wherever they came from); a session token belongs to its own key alone"),
+            .hint("get new ones (`aws sso login`, or wherever they came from)"),
+        Trouble::WrongToken => said(format!("{server} does not accept the session token from {source}"))
+            .hint(TOKEN_HINT),
         Trouble::Clock => said("the clock of this machine is too far off".to_owned())
             .hint("set it: `timedatectl set-ntp true`"),
         Trouble::Region => said(format!("`{}` is not in region {}", target.bucket, target.region))

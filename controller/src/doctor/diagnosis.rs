@@ -15,12 +15,22 @@ pub const CLOCK_LIMIT_S: f64 = 900.0;
 pub enum Trouble {
     /// No answer came.
     Silent,
+    /// Something answers that knows nothing of buckets: a web page, a console, a proxy.
+    NotS3,
+    /// `https://` is asked of a port that speaks plain HTTP.
+    PlainHttp,
+    /// `http://` is asked of a port that speaks TLS.
+    NeedsTls,
+    /// The server's certificate is not trusted here.
+    Untrusted,
     /// There is no such bucket on that server.
     NoBucket,
     /// The server does not know the keys, or the secret is not that of the id.
     WrongKeys,
     /// The keys were temporary, and their time is over.
     Expired,
+    /// The session token is not that of the keys, or is garbled.
+    WrongToken,
     /// This machine's clock is too far off.
     Clock,
     /// The bucket is in another region than the one that requests are signed for.
@@ -70,18 +80,21 @@ fn failure(check: &Check) -> Option<(Need, &BucketError)> {
 }
 
 /// Codes of servers for keys that have ended.
-const EXPIRED: [&str; 4] = [
-    "ExpiredToken",
-    "InvalidToken",
-    "TokenRefreshRequired",
-    "RequestExpired",
-];
+const EXPIRED: [&str; 3] = ["ExpiredToken", "TokenRefreshRequired", "RequestExpired"];
+/// Code of servers for a token that was never one of these keys.
+const WRONG_TOKEN: &str = "InvalidToken";
+
+/// What mends a wrong token.
+pub const TOKEN_HINT: &str = "a session token belongs to its own key pair: copy all three anew from where they were made, or unset \
+                          AWS_SESSION_TOKEN where the keys are lasting ones";
 
 /// What a refusal says of a key pair, before any question of rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyFault {
     /// Its time is over.
     Expired,
+    /// Its session token is another's.
+    WrongToken,
     /// The secret is not that of the key id.
     WrongSecret,
     /// The server has no such key id.
@@ -100,6 +113,8 @@ impl KeyFault {
         };
         if says(&EXPIRED) {
             Some(KeyFault::Expired)
+        } else if says(&[WRONG_TOKEN]) {
+            Some(KeyFault::WrongToken)
         } else if says(&["SignatureDoesNotMatch"]) {
             Some(KeyFault::WrongSecret)
         } else if says(&["InvalidAccessKeyId"]) {
@@ -130,6 +145,9 @@ impl KeyFault {
         let from = source.map_or_else(String::new, |source| format!(" from {source}"));
         match self {
             KeyFault::Expired => format!("the keys{from} for its bucket {bucket} have expired"),
+            KeyFault::WrongToken => {
+                format!("its bucket {bucket} does not accept the session token{from}")
+            }
             KeyFault::WrongSecret => {
                 format!("the secret key{from} for its bucket {bucket} is wrong")
             }
@@ -146,6 +164,7 @@ impl KeyFault {
     pub fn hint(self, again: &str) -> String {
         let mend = match self {
             KeyFault::Expired => "get new ones (`aws sso login`, or wherever they came from)",
+            KeyFault::WrongToken => TOKEN_HINT,
             KeyFault::WrongSecret => {
                 "it is not the secret of its key id: copy both from where they were made"
             }
@@ -159,6 +178,34 @@ impl KeyFault {
     }
 }
 
+/// Name of the call that lists.
+const LIST: &str = "ListObjectsV2";
+
+/// Why no answer came, by the words of the connection: TLS on one side alone is told from a server that is not there.
+fn unconnected(message: &str) -> Trouble {
+    if message.contains("invalid peer certificate") {
+        Trouble::Untrusted
+    } else if message.contains("InvalidContentType") || message.contains("corrupt message") {
+        Trouble::PlainHttp
+    } else if message.contains("invalid HTTP version") {
+        Trouble::NeedsTls
+    } else {
+        Trouble::Silent
+    }
+}
+
+/// Whether the cause that is behind all is one with which nothing else can be tried.
+pub fn ends_all(trouble: &Trouble) -> Option<&'static str> {
+    match trouble {
+        Trouble::Silent => Some("the server does not answer"),
+        Trouble::NotS3 => Some("what answers is no S3 server"),
+        Trouble::PlainHttp | Trouble::NeedsTls | Trouble::Untrusted => {
+            Some("no connection could be made")
+        }
+        _ => None,
+    }
+}
+
 /// What an error says of the keys, the bucket or the server as a whole.
 pub fn behind_all(err: &BucketError) -> Option<Trouble> {
     match err.code.as_deref() {
@@ -167,6 +214,7 @@ pub fn behind_all(err: &BucketError) -> Option<Trouble> {
             "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSecurity" | "NotSignedUp",
         ) => return Some(Trouble::WrongKeys),
         Some(code) if EXPIRED.contains(&code) => return Some(Trouble::Expired),
+        Some(WRONG_TOKEN) => return Some(Trouble::WrongToken),
         Some(
             "PermanentRedirect"
             | "TemporaryRedirect"
@@ -177,14 +225,16 @@ pub fn behind_all(err: &BucketError) -> Option<Trouble> {
     }
     match err.kind {
         ErrorKind::Skewed => Some(Trouble::Clock),
-        ErrorKind::Transient if err.status == 0 => Some(Trouble::Silent),
-        ErrorKind::Refused if matches!(err.status, 301 | 307) => Some(Trouble::Region),
-        // A server that says no more than 404 of a listing, or of a bucket that should take an object.
+        ErrorKind::Transient if err.status == 0 => Some(unconnected(&err.message)),
+        // A listing is answered in XML by every server for buckets, also where it is refused; 401 and 403 may be a guard's before it.
+        ErrorKind::NotFound | ErrorKind::Refused
+            if err.operation == LIST && err.code.is_none() && err.status != 0 =>
+        {
+            Some(Trouble::NotS3)
+        }
+        // A server that says no more than 404 of a bucket that should take an object.
         ErrorKind::NotFound
-            if matches!(
-                err.operation,
-                "ListObjectsV2" | "PutObject" | "CreateMultipartUpload"
-            ) =>
+            if matches!(err.operation, LIST | "PutObject" | "CreateMultipartUpload") =>
         {
             Some(Trouble::NoBucket)
         }
@@ -205,7 +255,7 @@ mod tests {
             ),
             (
                 "no: the token is another's (InvalidToken)",
-                Some(KeyFault::Expired),
+                Some(KeyFault::WrongToken),
             ),
             (
                 "PutObject runs/a: no (SignatureDoesNotMatch)",
@@ -294,13 +344,57 @@ mod tests {
             Trouble::Clock,
         );
         check(ErrorKind::Transient, 0, "", Trouble::Silent);
-        check(ErrorKind::Refused, 301, "", Trouble::Region);
+        check(
+            ErrorKind::Refused,
+            301,
+            "PermanentRedirect",
+            Trouble::Region,
+        );
+        check(ErrorKind::Denied, 400, "InvalidToken", Trouble::WrongToken);
         check(
             ErrorKind::Refused,
             400,
             "AuthorizationHeaderMalformed",
             Trouble::Region,
         );
+    }
+
+    #[test]
+    fn what_is_no_s3_server_is_told_from_one_that_does_not_answer() {
+        let check = |kind: ErrorKind, status: u16, message: &str, expected: Trouble| {
+            let mut failed = error(LIST, kind, status, "");
+            failed.message = message.to_owned();
+            let found = findings(vec![(Need::List, failed)]);
+            assert_eq!(diagnose(&found).unwrap().0, expected, "{status} {message}");
+        };
+        let (garbled, refused) = (
+            "answer is not what S3 would say: <html>",
+            ErrorKind::Refused,
+        );
+        check(refused, 200, garbled, Trouble::NotS3);
+        check(ErrorKind::NotFound, 404, "status 404", Trouble::NotS3);
+        check(refused, 301, "status 301", Trouble::NotS3);
+        check(refused, 405, "status 405", Trouble::NotS3);
+        let link = |message: &str, expected: Trouble| {
+            check(ErrorKind::Transient, 0, message, expected);
+        };
+        link(
+            "tcp connect error: Connection refused (os error 111)",
+            Trouble::Silent,
+        );
+        link(
+            "received corrupt message of type InvalidContentType",
+            Trouble::PlainHttp,
+        );
+        link("invalid HTTP version parsed", Trouble::NeedsTls);
+        link(
+            "invalid peer certificate: UnknownIssuer",
+            Trouble::Untrusted,
+        );
+        // The link went down while somebody's own server was asked to write.
+        let gone = error("PutObject", ErrorKind::NotFound, 404, "");
+        let found = findings(vec![(Need::Write, gone)]);
+        assert_eq!(diagnose(&found).unwrap().0, Trouble::NoBucket);
     }
 
     #[test]

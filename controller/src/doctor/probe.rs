@@ -4,7 +4,7 @@ use bytes::Bytes;
 use spotter_bucket::{Bucket, BucketError, ErrorKind};
 use ulid::Ulid;
 
-use super::policy::Need;
+use super::{diagnosis, policy::Need};
 
 /// Size of the object that is written, bytes.
 const PROBE_BYTES: usize = 4096;
@@ -40,7 +40,7 @@ pub struct Findings {
     pub left_behind: Option<String>,
 }
 
-/// Tries everything below `prefix` (without a slash at its end; may be empty). Ends early when no answer comes.
+/// Tries everything below `prefix` (without a slash at its end; may be empty). Ends early when no answer comes, or none of S3.
 pub async fn probe(bucket: &dyn Bucket, prefix: &str) -> Findings {
     let name = format!(".spotter-doctor-{}", Ulid::generate());
     let key = match prefix.trim_matches('/') {
@@ -54,14 +54,13 @@ pub async fn probe(bucket: &dyn Bucket, prefix: &str) -> Findings {
     };
     // Only what this very probe wrote is listed: a bucket may hold millions of objects.
     let listed = bucket.list(&key).await.map(drop);
-    let silent = listed
-        .as_ref()
-        .is_err_and(|err| err.kind == ErrorKind::Transient && err.status == 0);
+    let hopeless = listed.as_ref().err().and_then(diagnosis::behind_all);
+    let hopeless = hopeless.and_then(|trouble| diagnosis::ends_all(&trouble));
     let may_list = listed.is_ok();
     findings.add(Need::List, listed);
-    if silent {
+    if let Some(why) = hopeless {
         for need in &Need::ALL[1..] {
-            findings.skip(*need, "the server does not answer");
+            findings.skip(*need, why);
         }
         return findings;
     }

@@ -1,7 +1,12 @@
 //! (m) What is wrong with a bucket is named before anything is rented, with what has to be granted. The whole texts lie beside this
 //! file: `INSTA_UPDATE=always` writes them anew.
 
-use std::path::Path;
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    path::Path,
+    thread,
+};
 
 use serde_json::Value;
 
@@ -68,6 +73,52 @@ fn bucket(world: &World) {
         &with(&doctor, &[("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")]),
     );
 
+    for (name, scheme, answer) in [
+        (
+            "web_page",
+            "http",
+            &b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 22\r\n\r\n<html>a console</html>"[..],
+        ),
+        (
+            "not_found",
+            "http",
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nnot found",
+        ),
+        (
+            "no_tls",
+            "https",
+            b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n",
+        ),
+        // How TLS says that it did not understand: an alert, fatal, of a wrong version.
+        ("only_tls", "http", b"\x15\x03\x01\x00\x02\x02\x46"),
+    ] {
+        let server = format!("{scheme}://{}", answering(answer));
+        check(
+            world,
+            name,
+            &with(&doctor, &[("AWS_ENDPOINT_URL_S3", &server)]),
+        );
+    }
+    check(
+        world,
+        "no_scheme",
+        &with(&doctor, &[("AWS_ENDPOINT_URL_S3", "minio.lab:9000")]),
+    );
+    let order = r#"{"key": {"access_key": "tmp", "secret_key": "secret of tmp", "session_token": "its own"}}"#;
+    world.ctl(&["s3", order]);
+    check(
+        world,
+        "wrong_token",
+        &with(
+            &doctor,
+            &[
+                ("AWS_ACCESS_KEY_ID", "tmp"),
+                ("AWS_SECRET_ACCESS_KEY", "secret of tmp"),
+                ("AWS_SESSION_TOKEN", "another"),
+            ],
+        ),
+    );
+
     // A run file stands for its bucket; what may be done below one run's prefix is enough.
     key("scoped", r#", "prefix": "runs/sick/""#);
     let said = as_key("scoped", &["doctor", "bucket", "sick.yaml", "--json"]);
@@ -88,6 +139,23 @@ fn bucket(world: &World) {
     check(world, "policy_b2", &Said::of(keyless.output().unwrap()));
     let objects = world.ctl(&["s3", "{}"]);
     assert!(objects["keys"].as_array().unwrap().len() >= 5);
+}
+
+/// A server that says the same to everybody; its address.
+fn answering(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut stream = stream;
+            // The beginning of a request is enough to answer it.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = stream.read(&mut [0; 4096]);
+        }
+    });
+    address
 }
 
 #[track_caller]
