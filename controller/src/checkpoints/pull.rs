@@ -1,16 +1,18 @@
 //! Brings a checkpoint, or a run's results, from the bucket to a directory here: what lies there and hashes right is not read again.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::sys::statvfs::statvfs;
 use spotter_bucket::{
-    Manifest, ManifestFile,
+    BucketError, Manifest, ManifestFile,
     download::{self, Brought, DownloadError, Job},
     layout::check_path,
     names::PARTIAL_SUFFIX,
@@ -19,6 +21,9 @@ use tokio::task;
 
 use super::Shelf;
 use crate::fault;
+
+/// Files put on the disk for good at once: it answers several nearly as soon as one, and thousands of small ones wait for nothing else.
+const FINISHERS: usize = 4;
 
 /// Why a checkpoint did not come.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +52,12 @@ pub enum PullError {
         /// What the system said.
         source: io::Error,
     },
-    /// The bucket refused, or went silent. What came stays for the next try.
+    /// The bucket refused.
     #[error(transparent)]
-    Download(DownloadError),
+    Bucket(BucketError),
+    /// The bucket went silent.
+    #[error("{0}")]
+    Silent(String),
 }
 
 impl From<DownloadError> for PullError {
@@ -57,7 +65,8 @@ impl From<DownloadError> for PullError {
         match err {
             DownloadError::Damaged { .. } => Self::Damaged(err.to_string()),
             DownloadError::Disk { path, source } => Self::Disk { path, source },
-            other => Self::Download(other),
+            DownloadError::Bucket(err) => Self::Bucket(err),
+            DownloadError::Stalled => Self::Silent(err.to_string()),
         }
     }
 }
@@ -72,7 +81,8 @@ pub struct Pulled {
 }
 
 /// Brings a checkpoint to `to`, under its own name; files that the trainer keeps side by side get a directory of their own. It has
-/// its name only when all of it is there and proved.
+/// its name only when all of it is there and proved. What came before a failure is kept for the next try ([`remainder`]), and
+/// nothing is left behind where nothing came.
 ///
 /// # Errors
 /// See [`PullError`].
@@ -90,7 +100,8 @@ pub async fn pull(
     }
     let path = to.join(name);
     let finals = jobs(manifest, &path);
-    let partial = to.join(format!("{name}{PARTIAL_SUFFIX}"));
+    let partial = partial_of(to, name);
+    let is_new = !to.exists();
     let room = {
         let (to, path, partial) = (to.to_owned(), path.clone(), partial.clone());
         let (finals, partials) = (finals.clone(), jobs(manifest, &partial));
@@ -107,7 +118,11 @@ pub async fn pull(
             Ok(true)
         })
     };
-    if !room.await? {
+    let room = match room.await {
+        Err(err) => return Err(cleared(err, to, &partial, is_new).await),
+        Ok(room) => room,
+    };
+    if !room {
         let total = manifest.total_bytes();
         progress(total, total);
         let brought = Brought {
@@ -116,20 +131,73 @@ pub async fn pull(
         };
         return Ok(Pulled { path, brought });
     }
-    let brought = download::download(&shelf.bucket, jobs(manifest, &partial), progress).await?;
-    let (manifest, there) = (manifest.clone(), path.clone());
-    blocking(move || {
-        for job in jobs(&manifest, &partial) {
-            finish(&job).map_err(disk(&job.path))?;
-            fault::point("pull.finish.after");
+    let downloaded = download::download(&shelf.bucket, jobs(manifest, &partial), progress).await;
+    let brought = match downloaded {
+        Err(err) => {
+            if matches!(err, DownloadError::Damaged { .. }) {
+                // No further try would go on from it.
+                let partial = partial.clone();
+                blocking(move || Ok(remove(&partial))).await?;
+            }
+            return Err(cleared(err.into(), to, &partial, is_new).await);
         }
+        Ok(brought) => brought,
+    };
+    let (jobs, there, to) = (jobs(manifest, &partial), path.clone(), to.to_owned());
+    blocking(move || {
+        settle(&jobs)?;
+        sync_dirs(jobs.iter().flat_map(|job| above(&job.path, &partial)))?;
         fault::point("pull.rename.before");
         fs::rename(&partial, &there).map_err(disk(&there))?;
         fault::point("pull.rename.after");
-        Ok(())
+        sync_dirs([to.as_path()])
     })
     .await?;
     Ok(Pulled { path, brought })
+}
+
+/// Where what came of a checkpoint of that name waits for the rest; `None`: nothing waits.
+pub fn remainder(to: &Path, name: &str) -> Option<PathBuf> {
+    Some(partial_of(to, name)).filter(|partial| partial.exists())
+}
+
+fn partial_of(to: &Path, name: &str) -> PathBuf {
+    to.join(format!("{name}{PARTIAL_SUFFIX}"))
+}
+
+/// A failure, after an empty remainder is gone, and `to` where it was made for nothing.
+async fn cleared(err: PullError, to: &Path, partial: &Path, is_new: bool) -> PullError {
+    let (to, partial) = (to.to_owned(), partial.to_owned());
+    let clear = move || {
+        if is_hollow(&partial) {
+            remove(&partial);
+        }
+        if is_new {
+            // Only where nothing is in it.
+            let _ = fs::remove_dir(&to);
+        }
+        Ok(())
+    };
+    let _ = blocking(clear).await;
+    err
+}
+
+/// A remainder that stays takes space and does no other harm: why nothing came is what is told.
+fn remove(partial: &Path) {
+    let _ = match partial.is_dir() {
+        true => fs::remove_dir_all(partial),
+        false => fs::remove_file(partial),
+    };
+}
+
+/// Whether nothing below has any bytes on the disk: files get their lengths before they get their data.
+fn is_hollow(path: &Path) -> bool {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::read_dir(path)
+            .is_ok_and(|entries| entries.flatten().all(|entry| is_hollow(&entry.path()))),
+        Ok(found) => found.blocks() == 0,
+        Err(_) => true,
+    }
 }
 
 /// Brings the files of a collection of results into `to`, over what lies there under their names. Returns what came.
@@ -167,19 +235,30 @@ pub async fn pull_files(
         .await?
     };
     let jobs: Vec<Job> = wanted.iter().map(|(job, _)| job.clone()).collect();
-    {
+    let is_new = !to.exists();
+    let room = {
         let (to, partial, jobs) = (to.clone(), partial.clone(), jobs.clone());
-        blocking(move || make_room(&to, &partial, &jobs)).await?;
-    }
-    let mut brought = download::download(&shelf.bucket, jobs, progress).await?;
+        blocking(move || make_room(&to, &partial, &jobs)).await
+    };
+    let downloaded = match room {
+        Ok(()) => download::download(&shelf.bucket, jobs.clone(), progress)
+            .await
+            .map_err(PullError::from),
+        Err(err) => Err(err),
+    };
+    let mut brought = match downloaded {
+        Err(err) => return Err(cleared(err, &to, &partial, is_new).await),
+        Ok(brought) => brought,
+    };
     blocking(move || {
+        settle(&jobs)?;
         for (from, to) in &wanted {
-            finish(from).map_err(disk(&from.path))?;
             if let Some(dir) = to.path.parent() {
                 fs::create_dir_all(dir).map_err(disk(dir))?;
             }
             fs::rename(&from.path, &to.path).map_err(disk(&to.path))?;
         }
+        sync_dirs(wanted.iter().flat_map(|(_, there)| above(&there.path, &to)))?;
         match fs::remove_dir_all(&partial) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => Err(disk(&partial)(err)),
             _ => Ok(()),
@@ -209,10 +288,7 @@ fn make_room(to: &Path, partial: &Path, jobs: &[Job]) -> Result<(), PullError> {
     #[allow(clippy::unnecessary_cast)]
     let free_bytes = stat.blocks_available() as u64 * stat.fragment_size() as u64;
     let lacking = |job: &Job| {
-        let there = fs::symlink_metadata(&job.path).map_or(0, |found| {
-            use std::os::unix::fs::MetadataExt;
-            found.blocks() * 512
-        });
+        let there = fs::symlink_metadata(&job.path).map_or(0, |found| found.blocks() * 512);
         job.file.size_bytes.saturating_sub(there)
     };
     let needed_bytes: u64 = jobs.iter().map(lacking).sum();
@@ -224,6 +300,44 @@ fn make_room(to: &Path, partial: &Path, jobs: &[Job]) -> Result<(), PullError> {
         });
     }
     Ok(())
+}
+
+/// Finishes every file, several at a time: only then does any of it get its name.
+fn settle(jobs: &[Job]) -> Result<(), PullError> {
+    let share = jobs.len().div_ceil(FINISHERS).max(1);
+    let finish_all = |jobs: &[Job]| {
+        jobs.iter().try_for_each(|job| {
+            finish(job).map_err(disk(&job.path))?;
+            fault::point("pull.finish.after");
+            Ok(())
+        })
+    };
+    thread::scope(|scope| {
+        let shares = jobs.chunks(share);
+        let threads: Vec<_> = shares
+            .map(|jobs| scope.spawn(move || finish_all(jobs)))
+            .collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().expect("finishing files does not panic"))
+    })
+}
+
+/// Has directories on the disk for good, each once: their names are what makes files visible.
+fn sync_dirs<'a>(dirs: impl IntoIterator<Item = &'a Path>) -> Result<(), PullError> {
+    let dirs: BTreeSet<&Path> = dirs.into_iter().collect();
+    dirs.into_iter().try_for_each(|dir| {
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(disk(dir))
+    })
+}
+
+/// The directories of a file, up to `root`.
+fn above<'a>(path: &'a Path, root: &Path) -> impl Iterator<Item = &'a Path> {
+    let root = root.to_owned();
+    let above = path.ancestors().skip(1);
+    above.take_while(move |dir| dir.starts_with(&root))
 }
 
 /// Mode and time as committed, and everything on the disk for good.

@@ -9,6 +9,8 @@ mod push;
 mod show;
 mod verify;
 
+use std::{future::Future, time::Duration};
+
 use clap::Subcommand;
 use serde::Serialize;
 use spotter_bucket::{
@@ -18,11 +20,17 @@ use spotter_bucket::{
 use crate::{
     checkpoints::{Shelf, choose::choose},
     commands::Deps,
+    doctor::diagnosis::TOKEN_HINT,
     error::CommandError,
     spec::BucketServer,
     store::RunRecord,
-    ui::Ui,
+    ui::{Console, Ui},
 };
+
+/// After this long without any answer somebody who waits is told so.
+const TELL_AFTER: Duration = Duration::from_secs(5);
+/// Longest wait for the first answer of a server: one that starts, or a link that comes back, has answered by then.
+const FIRST_ANSWER: Duration = Duration::from_secs(20);
 
 /// List, prove, pull, push, pin and prune a run's checkpoints in the bucket
 ///
@@ -101,9 +109,10 @@ pub async fn checkpoints(
     }
 }
 
-/// The bucket of a run, and its record if this machine has one.
+/// The bucket of a run, which has answered, and its record if this machine has one. `told`: whoever waits.
 pub(super) async fn open(
     deps: &Deps,
+    told: Option<&Console>,
     run: Option<&str>,
     place: &Place,
 ) -> Result<(Shelf, Option<RunRecord>), CommandError> {
@@ -152,7 +161,11 @@ pub(super) async fn open(
         .map_err(|err| failed(&err))?;
     let shelf = Shelf::new(bucket, &target, &name).map_err(|err| failed(&err))?;
     // Where the bucket does not even list them, the verb itself meets that and says so.
-    match shelf.adopt(&deps.clock).await {
+    match first_answer(told, &shelf, shelf.adopt(&deps.clock)).await {
+        Err(err) if err.kind == BucketErrorKind::Transient && err.status == 0 => {
+            let what = format!("the checkpoints of `{name}` were not listed");
+            return Err(self::failed(&shelf, what, err));
+        }
         Err(err) if err.operation != "ListObjectsV2" => {
             return Err(self::failed(
                 &shelf,
@@ -163,6 +176,45 @@ pub(super) async fn open(
         _ => {}
     }
     Ok((shelf, record))
+}
+
+/// What is asked of a bucket first: a server from which nothing comes at all is not waited for long, and waiting for it is told.
+async fn first_answer<T>(
+    told: Option<&Console>,
+    shelf: &Shelf,
+    asked: impl Future<Output = Result<T, BucketError>>,
+) -> Result<T, BucketError> {
+    tokio::pin!(asked);
+    if let Ok(answer) = tokio::time::timeout(TELL_AFTER, &mut asked).await {
+        return answer;
+    }
+    let left = FIRST_ANSWER - TELL_AFTER;
+    if let Some(console) = told.filter(|_| !shelf.bucket.has_answered()) {
+        console.status(format_args!(
+            "No answer from {} yet: it is asked for {} s more.",
+            shelf.url,
+            left.as_secs()
+        ));
+    }
+    if let Ok(answer) = tokio::time::timeout(left, &mut asked).await {
+        return answer;
+    }
+    // What it has to say may be long.
+    if shelf.bucket.has_answered() {
+        return asked.await;
+    }
+    let within = format!("no answer in {} s", FIRST_ANSWER.as_secs());
+    Err(BucketError {
+        operation: "ListObjectsV2",
+        key: shelf.layout.commits_prefix(),
+        kind: BucketErrorKind::Transient,
+        status: 0,
+        code: None,
+        message: match shelf.bucket.trouble() {
+            Some(trouble) => format!("{within}: {trouble}"),
+            None => within,
+        },
+    })
 }
 
 /// Which checkpoint is meant.
@@ -215,6 +267,7 @@ pub(super) fn failed(shelf: &Shelf, what: impl Into<String>, err: BucketError) -
             "the keys that were found here have ended: get new ones (`aws sso login`, or wherever they came from)"
                 .to_owned(),
         ),
+        (_, Some("InvalidToken"), _) => Some(TOKEN_HINT.to_owned()),
         (BucketErrorKind::Denied, ..) => Some(format!(
             "the keys that were found here need that right under {}: choose others with AWS_PROFILE",
             shelf.url

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use spotter_bucket::{ManifestFile, download::DownloadError};
+use spotter_bucket::ManifestFile;
 
 use super::checkpoints::{Place, failed, open};
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 ///
 /// Several come at once, each over a connection of its own. What is here already and hashes right is left alone, and a file that came
 /// half goes on from there. When the box is gone, from what it brought to the bucket at its end.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct FetchArgs {
     /// Run
     run: String,
@@ -86,10 +86,8 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
                 .fetch_from(&run, attempt, site.as_ref(), &paths, &to)
                 .await
                 .map_err(|err| {
-                    err.about(&run.name).hint(format!(
-                        "what came is kept: go on with `spotter fetch {}`",
-                        run.name
-                    ))
+                    err.about(&run.name)
+                        .hint(format!("what came is kept: go on with `{}`", again(args)))
                 })?;
             Fetched {
                 files: list.files,
@@ -100,7 +98,7 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
                 ),
             }
         }
-        _ => from_bucket(ui, deps, &run, &paths, &to).await?,
+        _ => from_bucket(ui, deps, &run, &paths, &to, args).await?,
     };
     ui.show(&fetched.files, |files| {
         let mut table = Table::new(&["SIZE>", "BLAKE3", "PATH"]);
@@ -113,6 +111,15 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
         }
         table
     });
+    if !fetched.files.is_empty() && !ui.is_json() {
+        let bytes: u64 = fetched.files.iter().map(|file| file.size_bytes).sum();
+        ui.status(format_args!(
+            "Verified: {} files, {}, below {}.",
+            fetched.files.len(),
+            text::bytes(bytes),
+            to.display()
+        ));
+    }
     let absent = match (fetched.missing.is_empty(), fetched.files.is_empty()) {
         (true, false) => return Ok(()),
         // Directories without a file in them.
@@ -140,11 +147,18 @@ async fn from_bucket(
     run: &RunRecord,
     paths: &[String],
     to: &Path,
+    args: &FetchArgs,
 ) -> Result<Fetched, CommandError> {
     if !has_bucket(run) {
         return Err(no_box(run));
     }
-    let (shelf, _) = open(deps, Some(&run.name), &Place::of_the_run()).await?;
+    let (shelf, _) = open(
+        deps,
+        Some(ui.console()),
+        Some(&run.name),
+        &Place::of_the_run(),
+    )
+    .await?;
     let what = format!("nothing was fetched of `{}`", run.name);
     let manifest = match results::newest(&shelf).await {
         Ok(Some(Ok(manifest))) => manifest,
@@ -157,22 +171,37 @@ async fn from_bucket(
         }
         Err(err) => return Err(failed(&shelf, what, err)),
     };
-    ui.status(format_args!("Fetching from {}.", shelf.url));
+    ui.status(format_args!(
+        "Fetching from {} into {}.",
+        shelf.url,
+        to.display()
+    ));
     let there: Vec<&str> = manifest
         .files
         .iter()
         .map(|file| file.path.as_str())
         .collect();
-    let look = look_at(&run.name, &there);
+    let all = FetchArgs {
+        paths: vec![".".to_owned()],
+        ..args.clone()
+    };
+    let look = look_at(&there, &again(&all));
     let (files, missing) = results::choose(&manifest.files, paths);
     if !files.is_empty() {
         let bar = ui.progress("results", Unit::Bytes, 0);
         let tell = &mut |done, total| bar.set(done, total);
         let pulled = pull::pull_files(&shelf, &files, to, tell).await;
         drop(bar);
-        pulled.map_err(|err| match err {
-            PullError::Download(DownloadError::Bucket(err)) => failed(&shelf, what, err),
-            err => CommandError::new(what).cause(err),
+        pulled.map_err(|err| {
+            let err = match err {
+                PullError::Bucket(err) => failed(&shelf, what, err),
+                err => CommandError::new(what).cause(err),
+            };
+            let kept = match pull::remainder(to, "") {
+                Some(_) => "what came is kept: go on with",
+                None => "nothing came: try again with",
+            };
+            err.hint(format!("{kept} `{}`", again(args)))
         })?;
     }
     let hash = |file: ManifestFile| FileHash {
@@ -187,17 +216,26 @@ async fn from_bucket(
     })
 }
 
-/// What there is to fetch instead.
-fn look_at(run: &str, names: &[&str]) -> String {
+/// What was typed.
+fn again(args: &FetchArgs) -> String {
+    let to = args.to.as_ref().map(|to| to.to_string_lossy());
+    let mut words = vec!["spotter", "fetch", &args.run];
+    words.extend(args.paths.iter().map(String::as_str));
+    if let Some(to) = &to {
+        words.extend(["--to", to]);
+    }
+    shell_words::join(words)
+}
+
+/// What there is to fetch instead, and what to type for it.
+fn look_at(names: &[&str], all: &str) -> String {
     const NAMED: usize = 5;
     let more = match names.len().saturating_sub(NAMED) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
     let named = names[..names.len().min(NAMED)].join(", ");
-    format!(
-        "its box left {named}{more} in the bucket: fetch all of it with `spotter fetch {run} .`"
-    )
+    format!("its box left {named}{more} in the bucket: fetch all of it with `{all}`")
 }
 
 #[cfg(test)]
@@ -205,9 +243,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_hint_is_what_was_typed() {
+        let check = |paths: &[&str], to: Option<&str>, expected: &str| {
+            let args = FetchArgs {
+                run: "tiny".to_owned(),
+                paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+                to: to.map(PathBuf::from),
+            };
+            assert_eq!(again(&args), expected);
+        };
+        check(&[], None, "spotter fetch tiny");
+        check(&["out/a.pt"], None, "spotter fetch tiny out/a.pt");
+        check(
+            &["out/*.pt", "a b"],
+            Some("my results"),
+            "spotter fetch tiny 'out/*.pt' 'a b' --to 'my results'",
+        );
+    }
+
+    #[test]
     fn a_hint_names_a_few_of_the_files_that_are_there() {
         let check = |names: &[&str], expected: &str| {
-            let hint = look_at("r", names);
+            let hint = look_at(names, "spotter fetch r .");
             assert!(hint.starts_with(expected), "{hint}");
             assert!(hint.ends_with("`spotter fetch r .`"), "{hint}");
         };

@@ -257,7 +257,7 @@ impl Lifecycle {
         let pulled = pull::pull_files(&shelf, &files, to, &mut tell).await;
         pulled.map_err(|err| match err {
             PullError::Damaged(why) => NotPulled::Damaged(why),
-            PullError::Download(err) => NotPulled::Away(chain(&err)),
+            err @ (PullError::Bucket(_) | PullError::Silent(_)) => NotPulled::Away(chain(&err)),
             err => NotPulled::Here(CommandError::from_error(&err)),
         })?;
         let bytes: u64 = files.iter().map(|file| file.size_bytes).sum();

@@ -31,7 +31,7 @@ struct Shown {
 }
 
 pub(super) async fn diff(ui: &mut Ui, deps: &Deps, args: &DiffArgs) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(&args.run), &args.place).await?;
+    let (shelf, _) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let before = manifest(&shelf, Some(&args.before)).await?;
     let after = manifest(&shelf, args.after.as_deref()).await?;
     let shown = Shown {

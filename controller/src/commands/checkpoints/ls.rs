@@ -35,7 +35,7 @@ struct Row {
 
 /// Reads every commit; a damaged one is told, not shown.
 pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, args.run.as_deref(), &args.place).await?;
+    let (shelf, _) = open(deps, Some(ui.console()), args.run.as_deref(), &args.place).await?;
     let unlisted = |err| {
         let what = format!("the checkpoints of `{}` were not listed", shelf.run);
         failed(&shelf, what, err)

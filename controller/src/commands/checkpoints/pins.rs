@@ -38,7 +38,7 @@ struct Pinned {
 }
 
 pub(super) async fn pin(ui: &mut Ui, deps: &Deps, args: &PinArgs) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(&args.run), &args.place).await?;
+    let (shelf, _) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let id = find(&shelf, Some(&args.checkpoint)).await?;
     let now_us = shelf.server_us(&deps.clock);
     shelf
@@ -54,7 +54,7 @@ pub(super) async fn pin(ui: &mut Ui, deps: &Deps, args: &PinArgs) -> Result<(), 
 }
 
 pub(super) async fn unpin(ui: &mut Ui, deps: &Deps, args: &UnpinArgs) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(&args.run), &args.place).await?;
+    let (shelf, _) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let id = find(&shelf, Some(&args.checkpoint)).await?;
     shelf.vault().unpin(&id).await.map_err(|err| {
         let what = format!("checkpoint {id} of `{}` was not unpinned", shelf.run);

@@ -43,7 +43,7 @@ pub(super) struct PruneArgs {
 }
 
 pub(super) async fn prune(ui: &mut Ui, deps: &Deps, args: &PruneArgs) -> Result<(), CommandError> {
-    let (shelf, record) = open(deps, Some(&args.run), &args.place).await?;
+    let (shelf, record) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let of = record
         .as_ref()
         .and_then(|run| run.spec.checkpoints.as_ref());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use spotter_bucket::{CommitId, Manifest, download::DownloadError};
+use spotter_bucket::{CommitId, Manifest};
 
 use super::{Place, failed, find, open};
 use crate::{
@@ -18,7 +18,8 @@ use crate::{
 
 /// Bring one here, proved byte by byte; when the newest is damaged, say so and take the one before
 ///
-/// What lies there already and hashes right is not read again, so an interrupted one is simply repeated.
+/// What lies there already and hashes right is not read again, so an interrupted one is simply repeated: what came of it waits
+/// beside it, in NAME.spotter-partial.
 #[derive(Debug, clap::Args)]
 pub(super) struct PullArgs {
     /// Run
@@ -45,7 +46,11 @@ struct Shown {
 }
 
 pub(super) async fn pull(ui: &mut Ui, deps: &Deps, args: &PullArgs) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(&args.run), &args.place).await?;
+    ui.status(format_args!(
+        "Looking for checkpoints of `{}` in its bucket.",
+        args.run
+    ));
+    let (shelf, _) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let first = find(&shelf, args.checkpoint.as_deref()).await?;
     let mut ids = vec![first];
     if args.checkpoint.is_none() {
@@ -117,18 +122,39 @@ async fn pull_marked(
         // One that stays is taken for over after a day.
         let _ = shelf.bucket.delete(&mark).await;
     }
-    match pulled {
-        Ok(pulled) => Ok(Ok((manifest, pulled))),
-        Err(PullError::Damaged(why)) => Ok(Err(why)),
-        Err(PullError::Download(DownloadError::Bucket(err))) => {
-            Err(failed(shelf, what, err)
-                .hint("what came stays: the same command goes on from there"))
+    let err = match pulled {
+        Ok(pulled) => return Ok(Ok((manifest, pulled))),
+        Err(PullError::Damaged(why)) => return Ok(Err(why)),
+        Err(err @ PullError::InTheWay(_)) => {
+            return Err(CommandError::new(what)
+                .cause(err)
+                .hint("nothing was touched: name another directory with `--to DIR`"));
         }
-        Err(err @ PullError::InTheWay(_)) => Err(CommandError::new(what)
-            .cause(err)
-            .hint("nothing was touched: name another directory with `--to DIR`")),
-        Err(err) => Err(CommandError::new(what).cause(err)),
+        Err(PullError::Bucket(err)) => failed(shelf, what, err),
+        Err(err) => CommandError::new(what).cause(err),
+    };
+    let again = again(args);
+    Err(match pull::remainder(&args.to, &manifest.path) {
+        Some(partial) => err.hint(format!(
+            "what came is kept in {}: go on from there with `{again}`",
+            partial.display()
+        )),
+        None => err.hint(format!("nothing came, and nothing is left here: `{again}`")),
+    })
+}
+
+/// What was typed.
+fn again(args: &PullArgs) -> String {
+    let mut words = vec!["spotter", "checkpoints", "pull", &args.run];
+    words.extend(args.checkpoint.as_deref());
+    let to = args.to.to_string_lossy();
+    if to != "." {
+        words.extend(["--to", &to]);
     }
+    if let Some(bucket) = &args.place.bucket {
+        words.extend(["--bucket", bucket]);
+    }
+    shell_words::join(words)
 }
 
 fn show(ui: &mut Ui, manifest: &Manifest, pulled: Pulled, skipped: Vec<String>) {

@@ -40,7 +40,7 @@ struct Shown {
 }
 
 pub(super) async fn push(ui: &mut Ui, deps: &Deps, args: &PushArgs) -> Result<(), CommandError> {
-    let (shelf, record) = open(deps, Some(&args.run), &args.place).await?;
+    let (shelf, record) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let from = args.path.canonicalize().map_err(|err| {
         CommandError::usage(format!("{} was not pushed", args.path.display())).cause(err)
     })?;

@@ -47,7 +47,7 @@ struct File {
 }
 
 pub(super) async fn show(ui: &mut Ui, deps: &Deps, args: &ShowArgs) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(&args.run), &args.place).await?;
+    let (shelf, _) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let manifest = manifest(&shelf, args.checkpoint.as_deref()).await?;
     let own = format!("{}{}/", shelf.layout.data_prefix(), manifest.id);
     let file = |file: &spotter_bucket::ManifestFile| File {

@@ -14,8 +14,10 @@ use spotter_bucket::{
     Bucket, Ending, ErrorKind, Manifest, Target, memory::MemoryBucket, whole::samples,
 };
 
+use super::first_answer;
 use crate::{
     agent_client::AgentEvent,
+    checkpoints::Shelf,
     cli::{Cli, GlobalFlags},
     clock::Clock,
     commands::{Deps, execute},
@@ -541,4 +543,114 @@ fn of_a_damaged_checkpoint_it_is_said_which_one_a_restore_takes_instead() {
         err.contains("error: 2 of 3 checkpoints of `run` are damaged"),
         "{err}"
     );
+}
+
+#[test]
+fn a_pull_that_fails_keeps_what_came_and_leaves_nothing_where_nothing_came() {
+    let mut desk = Desk::new();
+    desk.push(100);
+    let out = PathBuf::from(desk.to());
+    let words = ["pull", "run", "100", "--to", &desk.to()];
+    let again = format!(
+        "`spotter checkpoints pull run 100 --to {} --bucket {TO}`",
+        out.display()
+    );
+    // The manifest is read, and nothing else.
+    desk.bucket
+        .fail_after("GetObject", 1, 1000, ErrorKind::Refused);
+    let (code, _, err) = desk.say(&words);
+    assert_eq!(code, 1);
+    assert!(
+        err.contains(&format!("nothing came, and nothing is left here: {again}")),
+        "{err}"
+    );
+    assert!(!out.exists(), "not even the directory");
+
+    desk.bucket.heal();
+    desk.bucket
+        .fail_after("GetObject", 3, 1000, ErrorKind::Refused);
+    let (code, _, err) = desk.say(&words);
+    assert_eq!(code, 1);
+    let partial = out.join("checkpoint-100.spotter-partial");
+    assert!(partial.is_dir(), "{err}");
+    assert!(
+        err.contains(&format!(
+            "what came is kept in {}: go on from there with {again}",
+            partial.display()
+        )),
+        "{err}"
+    );
+
+    desk.bucket.heal();
+    let pulled = desk.json(&words);
+    assert!(pulled["reused_bytes"].as_u64() > Some(0), "{pulled}");
+    assert!(!partial.exists());
+    // What is damaged is no beginning of anything.
+    let other = desk.push(200);
+    assert!(desk.bucket.corrupt(&desk.key(&other, "model.dat")));
+    assert_eq!(desk.json(&["pull", "run", "--to", &desk.to()])["step"], 100);
+    let names: Vec<String> = fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(names, ["checkpoint-100"]);
+}
+
+#[test]
+fn many_small_files_are_pulled_and_are_what_they_were() {
+    let desk = Desk::new();
+    let dir = desk.dir.path().join("step-7");
+    for number in 0..100_u64 {
+        let below = dir.join(format!("deep-{}/er", number % 7));
+        fs::create_dir_all(&below).unwrap();
+        fs::write(below.join(format!("{number}.dat")), noise(number, 300)).unwrap();
+    }
+    desk.json(&["push", "run", dir.to_str().unwrap()]);
+    let pulled = desk.json(&["pull", "run", "--to", &desk.to()]);
+    let there = PathBuf::from(pulled["path"].as_str().unwrap());
+    for number in 0..100_u64 {
+        let path = format!("deep-{}/er/{number}.dat", number % 7);
+        assert_eq!(fs::read(there.join(&path)).unwrap(), noise(number, 300));
+        let modified = |path: PathBuf| fs::metadata(path).unwrap().modified().unwrap();
+        assert_eq!(modified(there.join(&path)), modified(dir.join(&path)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_nothing_is_told_soon_and_not_waited_for_long() {
+    let asked = async |latency: Duration, fails: u32| {
+        let bucket = Arc::new(MemoryBucket::new());
+        bucket.set_latency(latency);
+        if fails > 0 {
+            bucket.fail_next("ListObjectsV2", fails, ErrorKind::Transient);
+        }
+        let target = Target::parse(TO, None, None).unwrap();
+        let shelf = Shelf::new(bucket, &target, "run").unwrap();
+        let paper = Paper::default();
+        let ui = Ui::to(
+            Box::new(Paper::default()),
+            Box::new(paper.clone()),
+            UiOptions::default(),
+        );
+        let began = tokio::time::Instant::now();
+        let clock = Clock::new(|| NOW_US);
+        let answer = first_answer(Some(ui.console()), &shelf, shelf.adopt(&clock)).await;
+        let said = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+        (answer.map(drop), said, began.elapsed().as_secs())
+    };
+    let (answer, said, took) = asked(Duration::ZERO, 0).await;
+    assert!(answer.is_ok() && said.is_empty() && took == 0, "{said}");
+    let (answer, said, took) = asked(Duration::from_secs(7), 0).await;
+    assert!(answer.is_ok() && took == 7, "{took}");
+    assert_eq!(
+        said,
+        "No answer from s3://bucket/team/run yet: it is asked for 15 s more.\n"
+    );
+    let (answer, _, took) = asked(Duration::from_secs(3600), 0).await;
+    let err = answer.unwrap_err();
+    assert_eq!(took, 20);
+    assert!(err.to_string().contains("no answer in 20 s"), "{err}");
+    // One that is busy, and says so, is waited for, and nobody is told that it does not answer.
+    let (answer, said, _) = asked(Duration::from_secs(2), 4).await;
+    assert!(answer.is_ok() && said.is_empty(), "{said}");
 }

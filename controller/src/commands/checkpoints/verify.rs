@@ -36,7 +36,7 @@ pub(super) async fn verify(
     deps: &Deps,
     args: &VerifyArgs,
 ) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(&args.run), &args.place).await?;
+    let (shelf, _) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let what = format!("the checkpoints of `{}` were not verified", shelf.run);
     let mut rest = shelf
         .vault()

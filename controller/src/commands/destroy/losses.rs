@@ -248,7 +248,7 @@ async fn of_results(
 
 /// What the bucket holds of the run's results; nothing where it does not tell.
 async fn in_bucket(deps: &Deps, run: &RunRecord) -> Option<Vec<FileHash>> {
-    let opened = open(deps, Some(&run.name), &Place::of_the_run()).await;
+    let opened = open(deps, None, Some(&run.name), &Place::of_the_run()).await;
     let (shelf, _) = opened.ok()?;
     let manifest = results::newest(&shelf).await.ok()??.ok()?;
     let files = manifest.files.into_iter().map(|file| FileHash {
