@@ -1,6 +1,8 @@
-//! `cost`: what runs cost now, so far and to come, by our own ledger and by the provider's charges.
+//! `cost`: what runs cost now, so far and to come, by our own ledger and by the provider's charges. [`said`] tells it.
 
-use std::collections::BTreeMap;
+mod said;
+
+use std::{collections::BTreeMap, iter::Sum};
 
 use serde::Serialize;
 
@@ -8,19 +10,20 @@ use crate::{
     commands::{Deps, market_word::all_boxes_usd_per_hour},
     error::CommandError,
     ledger::{self, Charged, Cost, CostKind, Reconciliation},
-    provider::{Instance, InstanceId, ProviderError, hosts::is_host},
+    provider::{Instance, InstanceId, ProviderError},
     run::{
         State, next,
         to_come::{self, ToCome},
     },
     store::{AttemptRecord, ObservationRecord, RunRecord, Store},
-    ui::{Table, Ui, text},
+    ui::Ui,
 };
 
 /// Show what runs cost: now, so far, and how long budget and credit last
 ///
 /// Asks the provider what it charged and holds that against our own ledger. GPU and storage are counted by the second; traffic is
-/// only known from the provider. Boxes that are stopped and still paid for are named.
+/// only known from the provider. Each sum says how much of it is billed, and how much is reckoned here and not billed yet. Boxes that
+/// are stopped and still paid for are named.
 #[derive(Debug, clap::Args)]
 pub struct CostArgs {
     /// Run; all, if none is named
@@ -41,6 +44,8 @@ struct Costs {
     usd_per_hour: f64,
     /// What all of them cost so far.
     total_usd: f64,
+    #[serde(flatten)]
+    of_it: Parts,
     runs: Vec<RunCost>,
 }
 
@@ -53,6 +58,8 @@ struct RunCost {
     /// So far: what the provider charged for a box that is gone, else our own figure with its traffic.
     cost: Cost,
     total_usd: f64,
+    #[serde(flatten)]
+    of_it: Parts,
     budget_usd: Option<f64>,
     /// Hours that the budget lasts at the present price; null without a budget, or when nothing is paid for.
     budget_hours: Option<f64>,
@@ -79,6 +86,8 @@ struct AttemptCost {
     charged: Option<Cost>,
     /// The bill is closed: it was read hours after the box was gone.
     charged_is_final: bool,
+    #[serde(flatten)]
+    of_it: Parts,
     /// What counts of the two.
     #[serde(skip)]
     counted: Cost,
@@ -87,6 +96,38 @@ struct AttemptCost {
     is_doubtful: bool,
     /// Charged minus ours, without traffic; null without a charge.
     difference_usd: Option<f64>,
+}
+
+/// Of a sum that counts: who says it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+struct Parts {
+    /// The provider has charged it.
+    billed_usd: f64,
+    /// Metered here, and not charged so far.
+    reckoned_usd: f64,
+}
+
+impl Parts {
+    /// Of what counts of an attempt, by what was charged for it.
+    fn of(counted: Cost, charged: Option<Cost>) -> Self {
+        let bill = charged.unwrap_or_default();
+        let billed_usd = counted.gpu_usd.min(bill.gpu_usd)
+            + counted.disk_usd.min(bill.disk_usd)
+            + counted.bandwidth_usd.min(bill.bandwidth_usd);
+        Self {
+            billed_usd,
+            reckoned_usd: (counted.total_usd() - billed_usd).max(0.0),
+        }
+    }
+}
+
+impl Sum for Parts {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |sum, one| Self {
+            billed_usd: sum.billed_usd + one.billed_usd,
+            reckoned_usd: sum.reckoned_usd + one.reckoned_usd,
+        })
+    }
 }
 
 /// Runs the verb.
@@ -135,14 +176,15 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
         credit_hours: credit_usd.and_then(|usd| lasts(usd, usd_per_hour)),
         usd_per_hour,
         total_usd: runs.iter().map(|run| run.total_usd).sum(),
+        of_it: runs.iter().map(|run| run.of_it).sum(),
         runs,
     };
     let one = args.run.is_some();
     ui.show(&costs, |costs| match one {
-        true => attempts_table(&costs.runs[0]),
-        false => runs_table(&costs.runs),
+        true => said::attempts_table(&costs.runs[0]),
+        false => said::runs_table(&costs.runs),
     });
-    notes(ui, &costs);
+    said::notes(ui, &costs);
     Ok(())
 }
 
@@ -236,6 +278,7 @@ fn run_cost(
             ledger,
             charged,
             charged_is_final,
+            of_it: Parts::of(counted, charged),
             counted,
             is_doubtful,
             difference_usd: difference,
@@ -256,6 +299,7 @@ fn run_cost(
         usd_per_hour,
         cost,
         total_usd,
+        of_it: attempts.iter().map(|attempt| attempt.of_it).sum(),
         budget_usd,
         budget_hours: budget_usd.and_then(|budget| lasts(budget - total_usd, usd_per_hour)),
         to_come: to_come::of_run(store, run, known, usd_per_hour)?,
@@ -269,159 +313,33 @@ fn lasts(usd: f64, usd_per_hour: f64) -> Option<f64> {
     (usd_per_hour > 0.0).then(|| (usd / usd_per_hour).max(0.0))
 }
 
-fn hours(hours: Option<f64>) -> String {
-    text::or_dash(hours.map(|hours| match hours >= 48.0 {
-        true => format!("{:.0} d", hours / 24.0),
-        false => format!("{hours:.1} h"),
-    }))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn runs_table(runs: &[RunCost]) -> Table {
-    let mut table = Table::new(&[
-        "RUN", "STATE", "NOW>", "GPU>", "STORAGE>", "TRAFFIC>", "TOTAL>", "TO COME>", "BUDGET>",
-        "LASTS>",
-    ]);
-    for run in runs {
-        let state = run
-            .attempts
-            .last()
-            .map_or("planned", |last| last.state.name());
-        table.row([
-            run.run.clone(),
-            run.outcome.unwrap_or(state).to_owned(),
-            text::usd_per_hour(run.usd_per_hour),
-            text::usd(run.cost.gpu_usd),
-            text::usd(run.cost.disk_usd),
-            text::usd(run.cost.bandwidth_usd),
-            text::usd(run.total_usd),
-            text::or_dash(run.to_come.map(|rest| text::usd(rest.usd.base))),
-            text::or_dash(run.budget_usd.map(text::usd)),
-            hours(run.budget_hours),
-        ]);
-    }
-    table
-}
-
-fn attempts_table(run: &RunCost) -> Table {
-    let mut table = Table::new(&[
-        "TRY>",
-        "STATE",
-        "INSTANCE>",
-        "GPU",
-        "NOW>",
-        "GPU COST>",
-        "STORAGE>",
-        "TRAFFIC>",
-        "CHARGED>",
-    ]);
-    for attempt in &run.attempts {
-        let shown = attempt.counted;
-        let charged = attempt.charged.map(|charged| {
-            let so_far = if attempt.charged_is_final {
-                ""
-            } else {
-                " so far"
-            };
-            format!("{}{so_far}", text::usd(charged.total_usd()))
-        });
-        table.row([
-            attempt.attempt.to_string(),
-            attempt.state.name().to_owned(),
-            text::or_dash(attempt.instance),
-            attempt.gpu.clone(),
-            text::usd_per_hour(attempt.usd_per_hour),
-            text::usd(shown.gpu_usd),
-            text::usd(shown.disk_usd),
-            text::usd(shown.bandwidth_usd),
-            text::or_dash(charged),
-        ]);
-    }
-    table
-}
-
-fn notes(ui: &mut Ui, costs: &Costs) {
-    for run in &costs.runs {
-        if run
-            .attempts
-            .iter()
-            .any(|attempt| attempt.instance.is_some_and(is_host))
-        {
-            ui.status(format_args!(
-                "`{}` runs on hosts of yours: nobody bills for them.",
-                run.run
-            ));
-        }
-        for attempt in run
-            .attempts
-            .iter()
-            .filter(|attempt| attempt.stopped_but_paid)
-        {
-            ui.warning(format_args!(
-                "instance {} of `{}` is STOPPED AND STILL PAID FOR: {} for its disk, {} a day; end it with `{}`",
-                text::or_dash(attempt.instance),
-                run.run,
-                text::usd_per_hour(attempt.usd_per_hour),
-                text::usd(attempt.usd_per_hour * 24.0),
-                run.destroy
-            ));
-        }
-        for attempt in &run.attempts {
-            let apart = attempt.difference_usd.filter(|usd| usd.abs() >= 0.005);
-            if attempt.is_doubtful {
-                ui.warning(format_args!(
-                    "the bill of attempt {} of `{}` CANNOT BE RIGHT: {} were charged for what was metered at {}; the dearer counts. \
-                     Look at it in the provider's console",
-                    attempt.attempt,
-                    run.run,
-                    text::usd(attempt.charged.unwrap_or_default().total_usd()),
-                    text::usd(attempt.ledger.total_usd()),
-                ));
-            } else if let Some(usd) = apart.filter(|_| attempt.charged_is_final) {
-                ui.status(format_args!(
-                    "The bill of attempt {} of `{}` differs from our ledger by {usd:+.4} dollars; the bill counts.",
-                    attempt.attempt, run.run
-                ));
-            }
-        }
-        if let Some(rest) = run.to_come {
-            let by = match rest.measured {
-                true => "by what it does now",
-                false => "by its estimate",
-            };
-            ui.status(format_args!(
-                "`{}`: about {} and {} are to come ({} to {}), {by}.",
-                run.run,
-                hours(Some(rest.hours.base)),
-                text::usd(rest.usd.base),
-                text::usd(rest.usd.optimistic),
-                text::usd(rest.usd.pessimistic)
-            ));
-        }
-        if let (Some(budget), Some(left)) = (run.budget_usd, run.budget_hours) {
-            ui.status(format_args!(
-                "`{}`: {} of {} are spent; the rest lasts {} at {}.",
-                run.run,
-                text::usd(run.total_usd),
-                text::usd(budget),
-                hours(Some(left)),
-                text::usd_per_hour(run.usd_per_hour)
-            ));
-        }
-    }
-    if costs.usd_per_hour > 0.0 {
-        ui.status(format_args!(
-            "It costs {} for every day that this goes on.",
-            text::usd(costs.usd_per_hour * 24.0)
-        ));
-    }
-    if let Some(credit) = costs.credit_usd {
-        let lasting = match costs.credit_hours {
-            Some(_) => format!(", which lasts {} at this price", hours(costs.credit_hours)),
-            None => String::new(),
+    #[test]
+    fn what_is_billed_is_told_from_what_is_reckoned() {
+        let cost = |gpu_usd: f64, disk_usd: f64, bandwidth_usd: f64| Cost {
+            gpu_usd,
+            disk_usd,
+            bandwidth_usd,
         };
-        ui.status(format_args!(
-            "The account has {}{lasting}.",
-            text::usd(credit)
-        ));
+        let check = |counted: Cost, charged: Option<Cost>, billed: f64, reckoned: f64| {
+            let parts = Parts::of(counted, charged);
+            assert!((parts.billed_usd - billed).abs() < 1e-9, "{parts:?}");
+            assert!((parts.reckoned_usd - reckoned).abs() < 1e-9, "{parts:?}");
+        };
+        // Never asked; behind; closed; and a closed bill that cannot be true, of which the dearer figure of ours counts.
+        check(cost(1.0, 0.5, 0.0), None, 0.0, 1.5);
+        check(cost(1.0, 0.5, 0.2), Some(cost(0.75, 0.5, 0.2)), 1.45, 0.25);
+        check(cost(1.0, 0.5, 0.2), Some(cost(1.0, 0.5, 0.2)), 1.7, 0.0);
+        check(cost(2.0, 0.5, 0.2), Some(cost(0.0, 0.0, 0.2)), 0.2, 2.5);
+        let all: Parts = [
+            Parts::of(cost(1.0, 0.0, 0.0), None),
+            Parts::of(cost(2.0, 0.0, 0.0), Some(cost(2.0, 0.0, 0.0))),
+        ]
+        .into_iter()
+        .sum();
+        assert_eq!((all.billed_usd, all.reckoned_usd), (2.0, 1.0));
     }
 }

@@ -208,14 +208,18 @@ const WHILE_IT_RUNS: &[Case] = &[
         "cost json",
         "cost",
         &[
-            ("", "credit_usd credit_hours usd_per_hour total_usd runs"),
+            (
+                "",
+                "credit_usd credit_hours usd_per_hour total_usd billed_usd reckoned_usd runs",
+            ),
             (
                 "/runs",
-                "run outcome usd_per_hour cost total_usd budget_usd budget_hours to_come attempts",
+                "run outcome usd_per_hour cost total_usd billed_usd reckoned_usd budget_usd budget_hours to_come attempts",
             ),
             (
                 "/runs/0/attempts",
-                "attempt state instance gpu usd_per_hour stopped_but_paid ledger charged charged_is_final difference_usd",
+                "attempt state instance gpu usd_per_hour stopped_but_paid ledger charged charged_is_final billed_usd reckoned_usd \
+                 difference_usd",
             ),
             ("/runs/0/cost", MONEY),
         ],
