@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     commands::{Deps, watching},
     error::{CommandError, ErrorKind},
     ledger,
@@ -30,7 +32,7 @@ use crate::{
 pub struct WaitArgs {
     /// Runs; the only one that goes on, if there is one
     runs: Vec<String>,
-    /// Give up waiting after this long, such as 90m
+    /// Give up waiting after this long, such as 90m; hours that this machine sleeps count
     #[arg(long, value_parser = duration)]
     timeout: Option<Duration>,
 }
@@ -76,7 +78,7 @@ pub async fn wait(
         .collect();
     let limit = async {
         match args.timeout {
-            Some(limit) => tokio::time::sleep(limit).await,
+            Some(limit) => over(&deps.clock, limit).await,
             None => std::future::pending().await,
         }
     };
@@ -157,6 +159,24 @@ pub async fn wait(
         })
         .max_by_key(CommandError::exit_code);
     worst.map_or(Ok(()), Err)
+}
+
+/// Between two looks at the date: so late is noticed at most that a laptop has slept past the end of the time.
+const DATE: Duration = Duration::from_secs(30);
+
+/// Ends when so much time is over by the timer or by the date, whichever ran further: the one stands still while the laptop sleeps,
+/// the other may be set back.
+async fn over(clock: &Clock, limit: Duration) {
+    let (began, began_us) = (Instant::now(), clock.now_us());
+    loop {
+        let by_date = u64::try_from(clock.now_us().saturating_sub(began_us)).unwrap_or(0);
+        let passed = began.elapsed().max(Duration::from_micros(by_date));
+        let left = limit.saturating_sub(passed);
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(DATE)).await;
+    }
 }
 
 /// Says what became of one of several runs.

@@ -16,8 +16,8 @@ use crate::{
     store::RunRecord,
 };
 
-/// Between two looks at the record while somebody else acts.
-const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks at the record while somebody else acts: at first, and at most. They grow as long as nothing changes there.
+const LOOK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// Carries a run to `goal`, or looks on until it is there.
 pub async fn keep(
@@ -26,6 +26,7 @@ pub async fn keep(
     goal: Goal,
 ) -> Result<RunRecord, CommandError> {
     let mut told = false;
+    let (mut look, mut seen) = (LOOK.0, None);
     loop {
         if let Some(lease) = Lease::take(&lifecycle.store, name)? {
             if std::mem::take(&mut told) && lifecycle.store.run(name)?.outcome.is_none() {
@@ -56,8 +57,24 @@ pub async fn keep(
             };
             lifecycle.report.status(name, text);
         }
-        tokio::time::sleep(LOOK).await;
+        let now = Some(standing(lifecycle, &run)?);
+        look = match now == seen {
+            true => (look * 5 / 4).min(LOOK.1),
+            false => LOOK.0,
+        };
+        seen = now;
+        tokio::time::sleep(look).await;
     }
+}
+
+/// What a look shows of whoever acts: the newest attempt, its state, and whether the run was told to end.
+fn standing(
+    lifecycle: &Lifecycle,
+    run: &RunRecord,
+) -> Result<(Option<(u32, State)>, bool), CommandError> {
+    let attempt = lifecycle.store.latest_attempt(&run.name)?;
+    let attempt = attempt.map(|attempt| (attempt.number, attempt.state));
+    Ok((attempt, run.stop_requested))
 }
 
 /// Nothing is left to do for whoever holds the lease.

@@ -7,7 +7,10 @@ mod over_http;
 mod seeded;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,6 +60,8 @@ pub struct World<Market = MemoryMarket> {
     /// What people were told.
     pub told: Arc<Told>,
     clock: Clock,
+    /// How far the date ran ahead of the timers, microseconds.
+    jumped_us: Arc<AtomicI64>,
     home: tempfile::TempDir,
 }
 
@@ -124,7 +129,11 @@ impl<Market: Fleet + Clone + 'static> World<Market> {
         let home = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let home = home.unwrap();
         let start = Instant::now();
-        let clock = Clock::new(move || EPOCH_US + start.elapsed().as_micros() as i64);
+        let jumped_us = Arc::new(AtomicI64::new(0));
+        let jumped = Arc::clone(&jumped_us);
+        let clock = Clock::new(move || {
+            EPOCH_US + start.elapsed().as_micros() as i64 + jumped.load(Ordering::Relaxed)
+        });
         let store = Arc::new(Store::open(&home.path().join("spotter.db"), clock.clone()).unwrap());
         let boxes = ScriptedBoxes::new(market.clone(), total_steps);
         Self {
@@ -133,6 +142,7 @@ impl<Market: Fleet + Clone + 'static> World<Market> {
             store,
             told: Arc::default(),
             clock,
+            jumped_us,
             home,
         }
     }
@@ -240,6 +250,18 @@ impl<Market: Fleet + Clone + 'static> World<Market> {
     /// The date.
     pub fn clock(&self) -> Clock {
         self.clock.clone()
+    }
+
+    /// The laptop sleeps for so long: its timers stand still, and the date does not.
+    pub fn sleep_through(&self, time: Duration) {
+        let time_us = time.as_micros() as i64;
+        self.jumped_us.fetch_add(time_us, Ordering::Relaxed);
+    }
+
+    /// The date is set back.
+    pub fn set_back(&self, time: Duration) {
+        let time_us = time.as_micros() as i64;
+        self.jumped_us.fetch_sub(time_us, Ordering::Relaxed);
     }
 
     /// A folder that goes with the world.
