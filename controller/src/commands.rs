@@ -262,7 +262,7 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         }),
         Verb::Logs(args) => block_on(logs::logs(ui, deps, args)),
         Verb::Metrics(args) => block_on(metrics::metrics(ui, deps, args)),
-        Verb::Report(args) => report::report(ui, deps, args),
+        Verb::Report(args) => block_on(report::report(ui, deps, args)),
         Verb::Attach(args) => block_on(attach::attach(ui, deps, args)),
         Verb::Ssh(args) => block_on(ssh::ssh(ui, deps, args)),
         Verb::Wait(args) => block_on_with_stop(&ui.console().clone(), |stop| {

@@ -1,12 +1,13 @@
 //! `report`: a run as one page that stands alone, or as Markdown, made of what is on this machine: the record, copies of logs and of
 //! what boxes measured. It works while the run goes on, and when its boxes are gone.
 //!
-//! [`gather`] reads; [`model`] with [`spans`], [`tables`], [`plots`] and [`curve`] makes of it what is to be said; [`html`] with
-//! [`svg`] and [`markup`], and [`markdown`], say it. All but the first are pure.
+//! [`home`] brings here what a box kept while nobody watched; [`gather`] reads; [`model`] with [`spans`], [`tables`], [`plots`] and [`curve`] makes of it what is to be said; [`html`] with
+//! [`svg`] and [`markup`], and [`markdown`], say it. All but the first two are pure.
 
 mod chart;
 mod curve;
 mod gather;
+mod home;
 mod html;
 mod markdown;
 mod markup;
@@ -34,7 +35,8 @@ use crate::{
 /// Make a page of a run: curves, attempts, windows, checkpoints, money, events
 ///
 /// One HTML file that stands alone, named RUN-report.html, or Markdown on stdout. Made of what is on this machine: it works while
-/// the run goes on, and when its boxes are gone.
+/// the run goes on, and when its boxes are gone. Of a run that nobody watches it is first brought here what its box kept meanwhile,
+/// or left in its bucket.
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
     /// The run [default: the only one that goes on]
@@ -45,6 +47,9 @@ pub struct ReportArgs {
     /// Where to write it; `-` is stdout [default: RUN-report.html, or stdout for Markdown]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Only what is on this machine; neither box nor bucket is asked
+    #[arg(long)]
+    recorded: bool,
     /// Overwrite a file that is no report
     #[arg(long)]
     force: bool,
@@ -64,7 +69,7 @@ struct Written<'a> {
 const MARK_WITHIN: u64 = 1024;
 
 /// Runs the verb.
-pub fn report(ui: &mut Ui, deps: &Deps, args: &ReportArgs) -> Result<(), CommandError> {
+pub async fn report(ui: &mut Ui, deps: &Deps, args: &ReportArgs) -> Result<(), CommandError> {
     let to_stdout = match &args.output {
         Some(path) => path.as_os_str() == "-",
         None => args.markdown,
@@ -80,6 +85,9 @@ pub fn report(ui: &mut Ui, deps: &Deps, args: &ReportArgs) -> Result<(), Command
     let path = args.output.clone().unwrap_or_else(default);
     if !to_stdout && !args.force {
         refuse_others(&path)?;
+    }
+    if !args.recorded {
+        home::bring(ui, deps, &run).await?;
     }
     let known = gather::gather(deps, run)?;
     let report = model::report(&known);

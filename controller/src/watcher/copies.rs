@@ -9,6 +9,7 @@ use crate::{
     error::chain,
     logbook::minutes::SampleCopy,
     run::{
+        believable_step,
         bringing_up::TRAIN,
         lifecycle::Lifecycle,
         site::{SAMPLES_AT_ONCE, Site, SiteError},
@@ -149,6 +150,37 @@ impl Lifecycle {
                 return Ok(());
             }
         }
+    }
+
+    /// All that a box kept since somebody watched it: what happened, what it printed and what it measured. The caller holds the run's
+    /// lease, and carries nothing on: of the attempt as it is on record nothing is changed but its step.
+    pub async fn bring_home(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        site: &dyn Site,
+    ) -> Result<(), SiteError> {
+        self.bring_events(run, attempt.clone(), site).await?;
+        let training = site.status().await?.training;
+        if let step @ Some(_) = believable_step(training.and_then(|training| training.step)) {
+            self.store
+                .record_step(&run.name, attempt.number, step)
+                .map_err(|err| SiteError::Local(chain(&err)))?;
+        }
+        self.copy_log(run, attempt.number, site, TRAIN).await?;
+        let mut samples = Samples::default();
+        while self
+            .copy_samples(run, attempt, site, &mut samples.copy)
+            .await?
+            >= SAMPLES_AT_ONCE
+        {}
+        samples.settle();
+        Ok(())
+    }
+
+    /// The same from what a box that is gone left in its bucket.
+    pub async fn bring_left(&self, run: &RunRecord, attempt: u32) -> Result<(), SiteError> {
+        self.collect_left(run, attempt).await
     }
 
     /// What the box left in the bucket when it went: appended to what was copied before.

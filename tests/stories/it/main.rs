@@ -25,6 +25,7 @@ mod recovery;
 mod remedies;
 mod silence;
 mod tidy;
+mod unwatched;
 mod waiting;
 mod waits;
 mod weeks;
