@@ -63,6 +63,7 @@ pub struct GlobalFlags {
 pub enum Verb {
     Init(commands::init::InitArgs),
     Offers(commands::offers::OffersArgs),
+    Volumes(commands::volumes::VolumesArgs),
     Plan(commands::plan::PlanArgs),
     Run(Box<commands::run::RunArgs>),
     Up(commands::up::UpArgs),

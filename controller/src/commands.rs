@@ -30,6 +30,7 @@ pub mod status;
 pub mod stop;
 pub mod top;
 pub mod up;
+pub mod volumes;
 pub mod wait;
 pub mod watching;
 
@@ -237,6 +238,7 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
     match verb {
         Verb::Init(args) => init::init(ui, args),
         Verb::Offers(args) => block_on(offers::offers(ui, deps, args)),
+        Verb::Volumes(args) => block_on(volumes::volumes(ui, deps, args)),
         Verb::Plan(args) => block_on(plan::plan(ui, deps, args)),
         Verb::Run(args) => {
             block_on_with_stop(&ui.console().clone(), |stop| run::run(ui, deps, args, stop))

@@ -3,17 +3,20 @@
 //! [`vast`] is the only file that knows the Vast.ai API; [`hosts`] are boxes that the user has already, and [`fleet`] both together;
 //! [`memory`] is a market in memory for tests. Prices are US dollars per hour for the whole box.
 
+mod error;
 pub mod fleet;
 pub mod hosts;
 #[cfg(any(test, feature = "fakes"))]
 pub mod memory;
 pub mod vast;
-
-use std::time::Duration;
+pub mod volumes;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+pub use self::error::ProviderError;
+use self::volumes::{Volume, VolumeId, VolumeOffer, VolumeQuery};
 
 /// Number of an offer; dead as soon as it is rented.
 pub type OfferId = u64;
@@ -152,6 +155,8 @@ pub struct Container {
     pub docker_options: Option<String>,
     /// Template whose image, environment and set-up are taken where the request names none.
     pub template: Option<String>,
+    /// Volume that it mounts, which lies on the machine of the offer.
+    pub volume: Option<volumes::Mount>,
 }
 
 /// Login for the registry of a private image. The password is never printed, and wiped when dropped.
@@ -266,6 +271,10 @@ pub struct Instance {
     pub charged_gpu_usd_per_hour: Option<f64>,
     /// Download bandwidth of its host, Mb/s; 0: not known.
     pub inet_down_mbps: f64,
+    /// What its host takes for a download, $/GB; 0: nothing, or not known.
+    pub inet_down_usd_per_gb: f64,
+    /// What its host takes for an upload, $/GB; 0: nothing, or not known.
+    pub inet_up_usd_per_gb: f64,
 }
 
 /// The account.
@@ -303,116 +312,6 @@ impl Charge {
     /// All of it.
     pub fn total_usd(&self) -> f64 {
         self.gpu_usd + self.disk_usd + self.bandwidth_usd
-    }
-}
-
-/// Why the provider did not do it.
-#[derive(Debug, thiserror::Error)]
-pub enum ProviderError {
-    /// No key was given.
-    #[error("no API key for {provider}")]
-    NoKey {
-        /// Provider's name.
-        provider: &'static str,
-    },
-    /// The key was refused.
-    #[error("{provider} refused the API key: {message}")]
-    Unauthorized {
-        /// Provider's name.
-        provider: &'static str,
-        /// Its words.
-        message: String,
-    },
-    /// Somebody else was faster.
-    #[error("offer {offer} is no longer available")]
-    OfferGone {
-        /// The offer.
-        offer: OfferId,
-        /// An instance that was made all the same and must be destroyed.
-        leftover: Option<InstanceId>,
-    },
-    /// The bid is below what would run now.
-    #[error("bid of ${bid_usd_per_hour:.4}/h is below the floor: {message}")]
-    BidTooLow {
-        /// What was bid.
-        bid_usd_per_hour: f64,
-        /// The provider's words.
-        message: String,
-        /// An instance that was made all the same and must be destroyed.
-        leftover: Option<InstanceId>,
-    },
-    /// None of the user's hosts can be taken now.
-    #[error("no host can be taken: {message}")]
-    NoHost {
-        /// Each host with its reason.
-        message: String,
-    },
-    /// The account has no credit.
-    #[error("the account lacks credit: {message}")]
-    NoCredit {
-        /// The provider's words.
-        message: String,
-    },
-    /// Too many requests.
-    #[error("{provider} asks to slow down for {} s", retry_after.as_secs_f64())]
-    RateLimited {
-        /// Provider's name.
-        provider: &'static str,
-        /// How long to wait.
-        retry_after: Duration,
-    },
-    /// Anything else it said.
-    #[error("{operation}: {message} (HTTP {status})")]
-    Refused {
-        /// What was asked.
-        operation: &'static str,
-        /// HTTP status.
-        status: u16,
-        /// The provider's words.
-        message: String,
-        /// An instance that was made all the same and must be destroyed.
-        leftover: Option<InstanceId>,
-    },
-    /// No answer, or one that cannot be read: whether it was done is unknown.
-    #[error("{operation}: no usable answer: {message}")]
-    Unreachable {
-        /// What was asked.
-        operation: &'static str,
-        /// The transport's words.
-        message: String,
-    },
-}
-
-impl ProviderError {
-    /// Waiting may help: a broken network, a rate, a server in trouble.
-    pub fn may_pass(&self) -> bool {
-        self.is_ambiguous() || matches!(self, Self::RateLimited { .. } | Self::NoHost { .. })
-    }
-
-    /// An instance that was made all the same, bills its disk and must be destroyed.
-    pub fn leftover(&self) -> Option<InstanceId> {
-        match self {
-            Self::OfferGone { leftover, .. }
-            | Self::BidTooLow { leftover, .. }
-            | Self::Refused { leftover, .. } => *leftover,
-            _ => None,
-        }
-    }
-
-    /// This provider has no such thing.
-    pub fn cannot(operation: &'static str) -> Self {
-        Self::Refused {
-            operation,
-            status: 405,
-            message: "there is no such thing here".to_owned(),
-            leftover: None,
-        }
-    }
-
-    /// The request may have been carried out though no answer came.
-    pub fn is_ambiguous(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
-            || matches!(self, Self::Refused { status: 500.., .. })
     }
 }
 
@@ -487,6 +386,27 @@ pub trait Provider: Send + Sync {
     /// Begins to copy what is in a directory of one instance to a directory of another. Nothing tells when it is done.
     async fn copy(&self, _from: DiskPath<'_>, _to: DiskPath<'_>) -> Result<(), ProviderError> {
         Err(ProviderError::cannot("copy"))
+    }
+    /// Volumes of the account.
+    async fn volumes(&self) -> Result<Vec<Volume>, ProviderError> {
+        Err(ProviderError::cannot("list volumes"))
+    }
+    /// Machines with room for a volume, cheapest first.
+    async fn volume_offers(&self, _query: &VolumeQuery) -> Result<Vec<VolumeOffer>, ProviderError> {
+        Err(ProviderError::cannot("search volumes"))
+    }
+    /// Rents a volume of so many GB under a name. Never repeated: after an ambiguous error look for the name.
+    async fn rent_volume(
+        &self,
+        _offer: u64,
+        _size_gb: f64,
+        _name: &str,
+    ) -> Result<VolumeId, ProviderError> {
+        Err(ProviderError::cannot("create volume"))
+    }
+    /// Gives a volume back, and with it what lies on it. Success when it is already gone; refused while a box mounts it.
+    async fn end_volume(&self, _id: VolumeId) -> Result<(), ProviderError> {
+        Err(ProviderError::cannot("delete volume"))
     }
     /// Ends the copies to an instance that are under way.
     async fn cancel_copy(&self, _to: InstanceId) -> Result<(), ProviderError> {

@@ -53,6 +53,7 @@ pub mod status;
 pub mod summary;
 pub mod to_come;
 pub mod vigil;
+pub mod volumes;
 pub mod waiting;
 mod waking;
 pub(crate) mod way_on;

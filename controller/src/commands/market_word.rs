@@ -137,7 +137,7 @@ fn news(meaning: Meaning) -> (Option<&'static str>, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Actual, Intended};
+    use crate::provider::{Actual, Intended, memory};
 
     fn attempt(state: State) -> AttemptRecord {
         AttemptRecord {
@@ -150,26 +150,10 @@ mod tests {
 
     fn instance(intended: Intended, actual: Actual) -> Instance {
         Instance {
-            id: 7,
-            machine_id: 1,
-            label: None,
             intended,
             actual,
             contract_running: intended == Intended::Running,
-            scheduling: false,
-            status_msg: String::new(),
-            is_bid: true,
-            gpu_usd_per_hour: 0.3,
-            storage_usd_per_hour: 0.01,
-            disk_gb: 40.0,
-            gpu_name: String::new(),
-            num_gpus: 1,
-            ssh: Vec::new(),
-            start_s: 0.0,
-            end_s: None,
-            up_since_s: None,
-            charged_gpu_usd_per_hour: None,
-            inet_down_mbps: 0.0,
+            ..memory::instance(7)
         }
     }
 

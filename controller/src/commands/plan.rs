@@ -22,7 +22,8 @@ use crate::{
     run::{
         judge::{self, Asked},
         offering::OFFERS_LISTED,
-        pricing::{self, TooDear},
+        pricing::TooDear,
+        volumes,
     },
     spec::RunSpec,
     ui::{Table, Ui, text},
@@ -57,8 +58,9 @@ pub async fn plan(ui: &mut Ui, deps: &Deps, args: &PlanArgs) -> Result<(), Comma
     }
     let spec = RunSpec::load(&args.file)?;
     // What `run` looks at, so that the first of these is what it would take.
-    let query = pricing::query(&spec.resources, OFFERS_LISTED);
-    let found = deps.provider()?.offers(&query).await?;
+    let provider = deps.provider()?;
+    let query = volumes::query(provider.as_ref(), &spec, OFFERS_LISTED).await?;
+    let found = provider.offers(&query).await?;
 
     let known = known::of(deps, Some(&spec))?;
     let asked = Asked {

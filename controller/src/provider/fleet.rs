@@ -8,6 +8,7 @@ use super::{
     Account, Charge, DiskLook, DiskPath, Instance, InstanceId, Offer, OfferQuery, Prepaid,
     Provider, ProviderError, RentRequest,
     hosts::{Hosts, is_host},
+    volumes::{Volume, VolumeId, VolumeOffer, VolumeQuery},
 };
 use crate::store::Store;
 
@@ -141,6 +142,27 @@ impl Provider for Fleet {
 
     async fn cancel_copy(&self, to: InstanceId) -> Result<(), ProviderError> {
         self.of(to).cancel_copy(to).await
+    }
+
+    async fn volumes(&self) -> Result<Vec<Volume>, ProviderError> {
+        self.market.volumes().await
+    }
+
+    async fn volume_offers(&self, query: &VolumeQuery) -> Result<Vec<VolumeOffer>, ProviderError> {
+        self.market.volume_offers(query).await
+    }
+
+    async fn rent_volume(
+        &self,
+        offer: u64,
+        size_gb: f64,
+        name: &str,
+    ) -> Result<VolumeId, ProviderError> {
+        self.market.rent_volume(offer, size_gb, name).await
+    }
+
+    async fn end_volume(&self, id: VolumeId) -> Result<(), ProviderError> {
+        self.market.end_volume(id).await
     }
 
     async fn forget_keys(

@@ -247,6 +247,8 @@ fn instance(id: InstanceId, kept: &Kept, actual: Actual) -> Instance {
         up_since_s: None,
         charged_gpu_usd_per_hour: None,
         inet_down_mbps: 0.0,
+        inet_down_usd_per_gb: 0.0,
+        inet_up_usd_per_gb: 0.0,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`wire`] turns its JSON into our types, [`http`] makes one exchange, [`limits`] keeps to its rates. Reads and idempotent writes
 //! are repeated there; a rent never is, unless the answer proves that nothing was done. Here is what a run's life needs;
-//! [`actions`] act on a box otherwise, [`keys`], [`copies`], [`templates`] and [`bills`] are what their names say.
+//! [`actions`] act on a box otherwise, [`keys`], [`copies`], [`templates`], [`volumes`] and [`bills`] are what their names say.
 //!
 //! Of what an order may say, a box that is reached by ssh as root has no use for `args`, `user` and the keys of Jupyter.
 
@@ -14,6 +14,7 @@ mod keys;
 mod limits;
 mod redirect;
 mod templates;
+mod volumes;
 mod wire;
 
 use async_trait::async_trait;
@@ -28,6 +29,7 @@ use self::{
 use super::{
     Account, Charge, DiskLook, DiskPath, Instance, InstanceId, Offer, OfferQuery, Prepaid,
     Provider, ProviderError, RentRequest, Rental,
+    volumes::{Volume, VolumeId, VolumeOffer, VolumeQuery},
 };
 
 /// Where the API is unless `VAST_URL` says otherwise.
@@ -353,6 +355,27 @@ impl Provider for Vast {
 
     async fn cancel_copy(&self, to: InstanceId) -> Result<(), ProviderError> {
         self.cancel_copies(to).await
+    }
+
+    async fn volumes(&self) -> Result<Vec<Volume>, ProviderError> {
+        self.list_volumes().await
+    }
+
+    async fn volume_offers(&self, query: &VolumeQuery) -> Result<Vec<VolumeOffer>, ProviderError> {
+        self.room_for_volumes(query).await
+    }
+
+    async fn rent_volume(
+        &self,
+        offer: u64,
+        size_gb: f64,
+        name: &str,
+    ) -> Result<VolumeId, ProviderError> {
+        self.order_volume(offer, size_gb, name).await
+    }
+
+    async fn end_volume(&self, id: VolumeId) -> Result<(), ProviderError> {
+        self.delete_volume(id).await
     }
 
     async fn attach_key(&self, id: InstanceId, public_key: &str) -> Result<(), ProviderError> {

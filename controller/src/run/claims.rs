@@ -107,7 +107,7 @@ pub fn is_superseded(
 pub(crate) mod tests {
     use super::*;
     use crate::{
-        provider::{Actual, Intended},
+        provider::{Intended, memory},
         run::boxes::KEPT,
     };
 
@@ -124,26 +124,10 @@ pub(crate) mod tests {
 
     fn instance(id: u64, label: &str, intended: Intended) -> Instance {
         Instance {
-            id,
-            machine_id: 1,
             label: Some(label.to_owned()),
             intended,
-            actual: Actual::Running,
-            contract_running: true,
-            scheduling: false,
-            status_msg: String::new(),
-            is_bid: true,
             gpu_usd_per_hour: 0.2,
-            storage_usd_per_hour: 0.01,
-            disk_gb: 10.0,
-            gpu_name: String::new(),
-            num_gpus: 1,
-            ssh: Vec::new(),
-            start_s: 0.0,
-            end_s: None,
-            up_since_s: None,
-            charged_gpu_usd_per_hour: None,
-            inet_down_mbps: 0.0,
+            ..memory::instance(id)
         }
     }
 

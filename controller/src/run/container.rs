@@ -4,7 +4,7 @@
 use crate::{
     credentials::process,
     error::CommandError,
-    provider::{Container, ImageLogin},
+    provider::{Container, ImageLogin, volumes::Mount},
     spec::{RunSpec, container::PasswordFrom},
 };
 
@@ -55,6 +55,10 @@ pub(crate) async fn container(
         ports: keys.ports.clone(),
         docker_options: keys.docker_options.clone(),
         template: keys.template.clone(),
+        volume: keys.volume.as_ref().map(|mount| Mount {
+            volume: mount.id,
+            path: mount.path.clone(),
+        }),
     })
 }
 

@@ -11,8 +11,9 @@ use crate::{
         judge::{self, Asked, Judged, Verdicts},
         known::Known,
         lifecycle::Lifecycle,
-        pricing::{self, Order},
+        pricing::Order,
         renting::PLANNED,
+        volumes,
     },
     spec::{Resources, RunSpec},
     store::{AttemptRecord, RunRecord, StoreError},
@@ -82,9 +83,11 @@ impl Lifecycle {
         aim: Aim,
     ) -> Result<Option<(Offer, Order)>, Halt> {
         let resources = &run.spec.resources;
-        let query = pricing::query(resources, OFFERS_LISTED);
-        let found = self
-            .provider
+        let provider = self.provider.as_ref();
+        let query = volumes::query(provider, &run.spec, OFFERS_LISTED)
+            .await
+            .map_err(|err| self.not_rented(run, err))?;
+        let found = provider
             .offers(&query)
             .await
             .map_err(|err| self.not_rented(run, err))?;

@@ -18,7 +18,7 @@ use crate::{
         offering::{OFFERS_LISTED, asked},
         past, prediction, pricing,
         recovery::{self, GiveUp, Move, Patience, Presence, Wait},
-        to_come, windows,
+        to_come, volumes, windows,
     },
     store::{AttemptRecord, RunRecord, Store, StoreError},
 };
@@ -145,7 +145,7 @@ impl Lifecycle {
         waited: Duration,
     ) -> Result<Choice, Halt> {
         let resources = &run.spec.resources;
-        let query = pricing::query(resources, OFFERS_LISTED);
+        let query = volumes::query(self.provider.as_ref(), &run.spec, OFFERS_LISTED).await?;
         let offers = self.provider.offers(&query).await?;
         let own = |machine: u64| attempt.machine_id == Some(machine);
         let beat_usd_per_hour = offers

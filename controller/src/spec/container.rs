@@ -13,6 +13,18 @@ pub struct ContainerSpec {
     pub docker_options: Option<String>,
     /// Template of the market, by its hash.
     pub template: Option<String>,
+    /// Volume that its boxes mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<MountSpec>,
+}
+
+/// A volume of the account, and where boxes have it. It lies on one machine, so they are rented there and nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// Its number.
+    pub id: u64,
+    /// Directory on the box, absolute.
+    pub path: String,
 }
 
 /// Login for a registry.

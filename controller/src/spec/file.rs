@@ -138,6 +138,7 @@ pub(super) struct FileKeys {
     ports: Vec<Scalar>,
     docker_options: Option<Scalar>,
     template: Option<Scalar>,
+    volume: Option<container::VolumeKeys>,
     onstart: Option<String>,
     #[serde(default)]
     envs: Envs,
@@ -294,6 +295,7 @@ impl FileKeys {
                 &self.ports,
                 self.docker_options.as_ref(),
                 self.template.as_ref(),
+                self.volume.as_ref(),
             )?,
             onstart: self.onstart.clone(),
             envs: envs(&self.envs)?,

@@ -503,6 +503,12 @@ impl Market {
         });
     }
 
+    /// Number of the machine that an offer is of.
+    pub fn machine_of_offer(&self, offer: u64) -> Option<u64> {
+        let (index, _) = self.listing(offer)?;
+        Some(self.machines[index].spec.id)
+    }
+
     fn listing(&self, offer: u64) -> Option<(usize, Vec<usize>)> {
         self.machines
             .iter()

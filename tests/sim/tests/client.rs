@@ -24,6 +24,7 @@ use spotter::{
         Container, DiskLook, DiskPath, ImageLogin, OfferQuery, Provider, ProviderError,
         RentRequest, Rental,
         vast::{ApiKey, Vast},
+        volumes::{Mount, VolumeQuery},
     },
     run::siblings::copy_over,
     spec::query,
@@ -178,6 +179,7 @@ async fn an_order_says_everything_that_a_container_is_made_with() {
         ports: vec!["8080".to_owned(), "5000/udp".to_owned()],
         docker_options: Some("--shm-size=16g".to_owned()),
         template: Some(hash.clone()),
+        volume: None,
     };
     let mut request = order(offer.id, container);
     request.image = String::new();
@@ -395,6 +397,71 @@ async fn what_an_old_box_on_the_same_machine_has_is_copied_until_it_is_all_there
     assert_eq!(
         bodies(&sim, "PUT", "/api/v0/commands/copy_direct/").len(),
         1
+    );
+    sim.close().await;
+}
+
+#[tokio::test]
+async fn a_volume_is_rented_where_there_is_room_mounted_on_its_own_machine_and_given_back_when_no_box_has_it()
+ {
+    let sim = Sim::open().await;
+    let vast = client(&sim);
+    assert_eq!(vast.volumes().await.unwrap(), []);
+    let asked = VolumeQuery {
+        size_gb: 72.0,
+        filters: Vec::new(),
+    };
+    let offers = vast.volume_offers(&asked).await.unwrap();
+    let dearest = offers.last().unwrap();
+    assert!(offers[0].usd_per_hour < dearest.usd_per_hour);
+    let box_offer = vast.offers(&rtx_4090()).await.unwrap().remove(0);
+    let machine = box_offer.machine_id;
+    let room = offers.iter().find(|offer| offer.machine_id == machine);
+    let id = vast
+        .rent_volume(room.unwrap().id, 72.0, "data")
+        .await
+        .unwrap();
+    let sent = &bodies(&sim, "PUT", "/api/v0/volumes/")[0];
+    assert_eq!(sent["size"], 72.0);
+    let found = vast.volumes().await.unwrap().remove(0);
+    assert_eq!(
+        (found.id, found.machine_id, found.size_gb),
+        (id, machine, 72.0)
+    );
+    assert_eq!(found.name.as_deref(), Some("data"));
+    assert_eq!(found.usd_per_hour, Some(room.unwrap().usd_per_hour));
+    assert!(!found.in_use && found.start_s.is_some());
+
+    let mounted = |volume| Container {
+        volume: Some(Mount {
+            volume,
+            path: "/data".to_owned(),
+        }),
+        ..Container::default()
+    };
+    let err = vast
+        .rent(&order(box_offer.id, mounted(5)))
+        .await
+        .unwrap_err();
+    assert!(err.to_string().contains("no such volume"), "{err}");
+    let instance = vast.rent(&order(box_offer.id, mounted(id))).await.unwrap();
+    let path = format!("/api/v0/asks/{}/", box_offer.id);
+    let sent = bodies(&sim, "PUT", &path).pop().unwrap();
+    let expected = json!({"mount_path": "/data", "create_new": false, "volume_id": id});
+    assert_eq!(sent["volume_info"], expected);
+    let used = vast.volumes().await.unwrap().remove(0);
+    assert_eq!((used.in_use, used.instances), (true, vec![instance]));
+    let err = vast.end_volume(id).await.unwrap_err();
+    assert!(err.to_string().contains("in use"), "{err}");
+
+    vast.destroy(instance).await.unwrap();
+    vast.end_volume(id).await.unwrap();
+    assert_eq!(vast.volumes().await.unwrap(), []);
+    vast.end_volume(id).await.unwrap();
+    let err = vast.rent_volume(5, 72.0, "data").await.unwrap_err();
+    assert!(
+        matches!(err, ProviderError::OfferGone { offer: 5, .. }),
+        "{err}"
     );
     sim.close().await;
 }

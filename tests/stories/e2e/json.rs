@@ -102,6 +102,34 @@ const WHILE_IT_RUNS: &[Case] = &[
         &[("", "offers"), ("/offers", OFFER)],
     ),
     one(
+        "volumes offers --size 50GB",
+        "volumes",
+        &[
+            ("", "offers"),
+            (
+                "/offers",
+                "id machine_id free_gb usd_per_hour reliability inet_down_mbps disk_mb_per_s geolocation",
+            ),
+        ],
+    ),
+    one(
+        "volumes rent 36941860 --size 50GB --name data --yes",
+        "volumes",
+        &[("", "id name machine_id size_gb usd_per_hour")],
+    ),
+    one(
+        "volumes",
+        "volumes",
+        &[
+            ("", "volumes usd_per_hour"),
+            (
+                "/volumes",
+                "id name machine_id size_gb instances in_use usd_per_hour start_s",
+            ),
+        ],
+    ),
+    one("volumes rm 20118481 --yes", "volumes", &[("", "removed")]),
+    one(
         "plan json.yaml",
         "plan",
         &[

@@ -28,6 +28,8 @@ const INTERVALS: &[(&str, f64)] = &[
     (ACCOUNT_KEYS, 1.0),
     ("delete ssh key", 1.0),
     ("search templates", 3.0),
+    (VOLUMES, 5.5),
+    ("search volumes", 5.5),
     ("show user", 1.0),
     ("show charges", 1.0),
 ];
@@ -36,6 +38,7 @@ const CHANGE: &str = "change instance";
 /// What is read and what is written under one path is taken for one route.
 const INSTANCE_KEYS: &str = "keys of instance";
 const ACCOUNT_KEYS: &str = "keys of account";
+const VOLUMES: &str = "volumes";
 const COPY: &str = "copy between instances";
 /// Searches are capped at ten a minute. Five in half of one never exceed that, and a person's first ones need not wait.
 const SEARCHES: (&str, usize, Duration) = ("search offers", 5, Duration::from_secs(30));
@@ -53,6 +56,7 @@ fn route(operation: &'static str) -> &'static str {
         "attach ssh key" | "list keys of instance" => INSTANCE_KEYS,
         "create ssh key" | "list ssh keys" => ACCOUNT_KEYS,
         "copy" | "cancel copy" => COPY,
+        "list volumes" | "create volume" | "delete volume" => VOLUMES,
         other => other,
     }
 }

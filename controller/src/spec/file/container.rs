@@ -1,4 +1,4 @@
-//! The keys `image_login`, `ports`, `docker_options` and `template` as they are written.
+//! The keys `image_login`, `ports`, `docker_options`, `template` and `volume` as they are written.
 
 use serde::Deserialize;
 
@@ -7,7 +7,7 @@ use crate::{
     provider::Filter,
     spec::{
         RunSpec, YamlError,
-        container::{ContainerSpec, Login, PasswordFrom},
+        container::{ContainerSpec, Login, MountSpec, PasswordFrom},
         values,
     },
 };
@@ -28,12 +28,20 @@ pub(in crate::spec) struct LoginKeys {
     password_command: Option<Scalar>,
 }
 
-/// Reads and checks all four.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
+pub(in crate::spec) struct VolumeKeys {
+    id: Scalar,
+    mount: Scalar,
+}
+
+/// Reads and checks all of them.
 pub(super) fn container(
     login: Option<&LoginKeys>,
     ports: &[Scalar],
     docker_options: Option<&Scalar>,
     template: Option<&Scalar>,
+    volume: Option<&VolumeKeys>,
 ) -> Result<ContainerSpec, YamlError> {
     let mut opened: Vec<String> = Vec::new();
     for port in ports {
@@ -56,7 +64,47 @@ pub(super) fn container(
         ports: opened,
         docker_options: text(docker_options, line)?,
         template: text(template, hash)?,
+        volume: volume.map(self::volume).transpose()?,
     })
+}
+
+fn volume(keys: &VolumeKeys) -> Result<MountSpec, YamlError> {
+    let id = keys.id.value.trim_start_matches("V.").parse::<u64>();
+    let id = id.map_err(|_| {
+        let example = "a volume is named by its number, as `spotter volumes` shows it";
+        example.to_owned()
+    });
+    Ok(MountSpec {
+        id: at(&keys.id, id)?,
+        path: at(&keys.mount, mount_path(&keys.mount.value))?,
+    })
+}
+
+/// A directory of its own: over one that a box needs, nobody gets in.
+fn mount_path(text: &str) -> Result<String, String> {
+    const TAKEN: [&str; 14] = [
+        "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/opt", "/proc", "/root", "/run",
+        "/sbin", "/sys", "/usr", "/var",
+    ];
+    let path = text.trim_end_matches('/');
+    let plain = path.starts_with('/')
+        && path.len() <= 255
+        && path
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
+        && !path
+            .split('/')
+            .skip(1)
+            .any(|part| matches!(part, "" | "." | ".."));
+    if !plain {
+        return Err("a volume is mounted at an absolute path, such as /data".to_owned());
+    }
+    match TAKEN.contains(&path) {
+        true => Err(format!(
+            "a box needs its own {path}: mount it elsewhere, such as at /data"
+        )),
+        false => Ok(path.to_owned()),
+    }
 }
 
 /// Searches only for hosts that have a port for each of them and for ssh, unless the run file says something of its own about ports.
@@ -187,6 +235,12 @@ mod tests {
             PasswordFrom::Command("pass show hub".into())
         );
         assert_ne!(spec.image, "");
+        let volume = read("volume: {id: V.20118481, mount: /data/}").unwrap();
+        let mounted = MountSpec {
+            id: 20_118_481,
+            path: "/data".to_owned(),
+        };
+        assert_eq!(volume.container.volume, Some(mounted));
         let both = read("image: mine:1\ntemplate: 0a1b2c3d").unwrap();
         assert_eq!(both.image, "mine:1");
     }
@@ -209,6 +263,26 @@ mod tests {
                 "one of the two",
             ),
             ("image_login: {user: -v, password_env: A}", "no dash"),
+            ("image_login: me", "run.yaml:4:14: "),
+            ("image_login: {password_env: A}", "user"),
+            (
+                "image_login: {user: me, passwort_env: A}",
+                "run.yaml:4:25: unknown key `passwort_env`",
+            ),
+            (
+                "volume: {id: data, mount: /data}",
+                "run.yaml:4:14: a volume is named by its number",
+            ),
+            (
+                "volume: {id: 5, mount: data}",
+                "run.yaml:4:24: a volume is mounted at an absolute path",
+            ),
+            ("volume: {id: 5, mount: /data/../root}", "absolute path"),
+            (
+                "volume: {id: 5, mount: /root/}",
+                "a box needs its own /root",
+            ),
+            ("volume: {id: 5}", "mount"),
         ] {
             let err = read(keys).unwrap_err();
             assert!(err.contains(says), "{keys}: {err}");

@@ -35,28 +35,7 @@ fn a_look_that_is_older_than_the_end_of_a_box_opens_nothing() {
     store.create_run(&run("a")).unwrap();
     let mut attempt = attempt("a", 1);
     store.create_attempt(&attempt).unwrap();
-    let seen = crate::provider::Instance {
-        id: 7,
-        machine_id: 1,
-        label: None,
-        intended: crate::provider::Intended::Running,
-        actual: crate::provider::Actual::Running,
-        contract_running: true,
-        scheduling: false,
-        status_msg: String::new(),
-        is_bid: false,
-        gpu_usd_per_hour: 0.3,
-        storage_usd_per_hour: 0.01,
-        disk_gb: 40.0,
-        gpu_name: String::new(),
-        num_gpus: 1,
-        ssh: Vec::new(),
-        start_s: 0.0,
-        end_s: None,
-        up_since_s: None,
-        charged_gpu_usd_per_hour: None,
-        inet_down_mbps: 0.0,
-    };
+    let seen = crate::provider::memory::instance(7);
     store.meter("a", 1, &seen, T0).unwrap();
     let rate = |store: &Store| ledger::rate_usd_per_hour(&store.intervals("a").unwrap(), None);
     assert!((rate(&store) - 0.31).abs() < 1e-9);

@@ -37,6 +37,17 @@ pub struct Order {
     pub cancel_unavailable: bool,
     /// The tenant wants it stopped at first.
     pub start_stopped: bool,
+    /// Volume that it mounts.
+    pub volume: Option<VolumeMount>,
+}
+
+/// A volume in a box.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VolumeMount {
+    /// Number of the volume.
+    pub volume: u64,
+    /// Where the box has it.
+    pub path: String,
 }
 
 impl Order {

@@ -16,6 +16,7 @@ use crate::{
         call::{Answer, ApiError, Call, answer, ok},
         search,
         templates::Template,
+        volumes,
     },
     world::World,
 };
@@ -37,6 +38,7 @@ pub async fn create(
         .parse()
         .map_err(|_| ApiError::invalid(format!("error 400/3460: {offer} is no id")))?;
     let mut order = order(&world, account, &call)?;
+    volumes::mount(&world, account, offer, &call, &mut order)?;
     world.faults().spoil(&mut order);
     rent(&world, account, offer, order)
 }
@@ -193,6 +195,7 @@ fn order(world: &Arc<World>, account: usize, call: &Call) -> Result<Order, ApiEr
         args,
         cancel_unavailable,
         start_stopped,
+        volume: None,
     })
 }
 

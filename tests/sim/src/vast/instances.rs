@@ -14,7 +14,7 @@ use crate::{
         call::{Answer, ApiError, Call, Caller, ok},
         dressing,
         filter::{Filters, SortKey, compare_values, number},
-        rows,
+        rows, volumes,
     },
     world::World,
 };
@@ -75,7 +75,7 @@ pub async fn list(State(world): State<Arc<World>>, call: Call) -> Answer {
             .filter(|instance| instance.account == account && instance.is_shown(now));
         own.map(|instance| {
             let mut row = rows::instance(market, instance, now);
-            row.insert("volume_info".to_owned(), json!([]));
+            row.insert("volume_info".to_owned(), volumes::info(instance));
             dressing::dress(&mut row, &dress, instance, now);
             row
         })

@@ -1,4 +1,5 @@
-//! Volumes: disks of one machine that outlive instances. They are listed, rented and given back; what they cost is not billed here.
+//! Volumes: disks of one machine that outlive instances. They are listed, rented, mounted by an order and given back when nothing mounts
+//! them; what they cost is not billed here, and boxes have nothing at their path.
 
 use std::sync::Arc;
 
@@ -6,7 +7,10 @@ use axum::extract::State;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    market::Market,
+    market::{
+        Market,
+        instance::{Instance, Order, VolumeMount},
+    },
     vast::{
         call::{Answer, ApiError, Call, ok, success},
         filter::{Filters, compare_rows, number, sort_keys},
@@ -27,6 +31,74 @@ pub struct Volume {
     machine_id: u64,
     size_gb: f64,
     created_ms: i64,
+    usd_per_gb_month: f64,
+}
+
+/// Instances that exist, with the volume that each mounts.
+fn mounted(world: &Arc<World>) -> Vec<(u64, u64)> {
+    world.act(|market, _| {
+        let living = market.instances().values();
+        living
+            .filter(|instance| instance.destroyed_ms.is_none())
+            .filter_map(|instance| Some((instance.id, instance.order.volume.as_ref()?.volume)))
+            .collect()
+    })
+}
+
+fn by(mounted: &[(u64, u64)], volume: u64) -> impl Iterator<Item = u64> {
+    let these = mounted.iter().filter(move |(_, mounts)| *mounts == volume);
+    these.map(|(instance, _)| *instance)
+}
+
+/// What the list of instances says of the volume of one.
+pub fn info(instance: &Instance) -> Value {
+    let mounts = instance.order.volume.iter();
+    mounts
+        .map(|mount| json!({"id": mount.volume, "mount_path": mount.path}))
+        .collect()
+}
+
+/// Reads what an order says of a volume: one of the account's own, on the machine of the offer.
+///
+/// # Errors
+/// 400 where there is no such volume, or it lies elsewhere.
+pub fn mount(
+    world: &Arc<World>,
+    account: usize,
+    offer: u64,
+    call: &Call,
+    order: &mut Order,
+) -> Result<(), ApiError> {
+    let Some(Value::Object(info)) = call.body.get("volume_info") else {
+        return Ok(());
+    };
+    let invalid = |text: &str| ApiError::invalid(format!("error 400/3468: Invalid args: {text}"));
+    let named = info.get("volume_id").and_then(number).unwrap_or_default() as u64;
+    let path = info.get("mount_path").and_then(Value::as_str);
+    let path = path.filter(|path| path.starts_with('/'));
+    let path = path.ok_or_else(|| invalid("mount_path is no path"))?;
+    let machine = world.act(|market, _| market.machine_of_offer(offer));
+    let id = match info.get("create_new") == Some(&Value::Bool(true)) {
+        false => named,
+        true => {
+            let size_gb = info.get("size").and_then(number).unwrap_or(DEFAULT_GB);
+            let name = info.get("name").and_then(Value::as_str).map(str::to_owned);
+            make(world, account, named, size_gb, name)?
+        }
+    };
+    let extras = world.extras();
+    let mut own = extras.volumes.iter().filter(|(owner, _)| *owner == account);
+    let (_, volume) = own
+        .find(|(_, volume)| volume.id == id)
+        .ok_or_else(|| invalid("no such volume"))?;
+    if machine.is_some_and(|machine| machine != volume.machine_id) {
+        return Err(invalid("the volume is on another machine"));
+    }
+    order.volume = Some(VolumeMount {
+        volume: id,
+        path: path.to_owned(),
+    });
+    Ok(())
 }
 
 fn offer_rows(market: &Market) -> Vec<Map<String, Value>> {
@@ -66,13 +138,17 @@ pub async fn search(State(world): State<Arc<World>>, call: Call) -> Answer {
 /// `GET /api/v0/volumes`.
 pub async fn list(State(world): State<Arc<World>>, call: Call) -> Answer {
     let account = call.account()?;
+    let mounted = mounted(&world);
     let extras = world.extras();
     let own = extras.volumes.iter().filter(|(owner, _)| *owner == account);
     let rows: Vec<Value> = own
         .map(|(_, volume)| {
+            let by: Vec<u64> = by(&mounted, volume.id).collect();
+            let status = if by.is_empty() { "created" } else { "in-use" };
             json!({
-                "id": volume.id, "status": "created", "machine_id": volume.machine_id, "label": volume.name,
-                "disk_space": volume.size_gb, "start_date": volume.created_ms as f64 / 1000.0, "instances": [],
+                "id": volume.id, "status": status, "machine_id": volume.machine_id, "label": volume.name,
+                "disk_space": volume.size_gb, "start_date": volume.created_ms as f64 / 1000.0, "instances": by,
+                "storage_cost": volume.usd_per_gb_month,
             })
         })
         .collect();
@@ -84,6 +160,18 @@ pub async fn create(State(world): State<Arc<World>>, call: Call) -> Answer {
     let account = call.account()?;
     let offer = call.number("id").unwrap_or_default() as u64;
     let size_gb = call.number("size").unwrap_or(DEFAULT_GB);
+    let id = make(&world, account, offer, size_gb, call.text("name"))?;
+    ok(json!({"success": true, "volume_name": format!("V.{id}")}))
+}
+
+/// Rents a volume.
+fn make(
+    world: &Arc<World>,
+    account: usize,
+    offer: u64,
+    size_gb: f64,
+    name: Option<String>,
+) -> Result<u64, ApiError> {
     let rows = world.act(|market, _| offer_rows(market));
     let row = rows.iter().find(|row| row["id"] == offer);
     let row =
@@ -96,14 +184,15 @@ pub async fn create(State(world): State<Arc<World>>, call: Call) -> Answer {
     let mut extras = world.extras();
     let volume = Volume {
         id: extras.number(),
-        name: call.text("name"),
+        name,
         machine_id: row["machine_id"].as_u64().unwrap_or_default(),
         size_gb,
         created_ms: world.now_ms(),
+        usd_per_gb_month: row["storage_cost"].as_f64().unwrap_or_default(),
     };
-    let name = format!("V.{}", volume.id);
+    let id = volume.id;
     extras.volumes.push((account, volume));
-    ok(json!({"success": true, "volume_name": name}))
+    Ok(id)
 }
 
 /// `DELETE /api/v0/volumes/`: the number in the query, or in the body.
@@ -111,6 +200,14 @@ pub async fn delete(State(world): State<Arc<World>>, call: Call) -> Answer {
     let account = call.account()?;
     let in_query = call.query.get("id").and_then(|id| id.parse::<f64>().ok());
     let id = in_query.or_else(|| call.body.get("id").and_then(number));
+    if by(&mounted(&world), id.unwrap_or_default() as u64)
+        .next()
+        .is_some()
+    {
+        return Err(ApiError::invalid(
+            "error 400/2803: the volume is in use by an instance",
+        ));
+    }
     let mut extras = world.extras();
     let before = extras.volumes.len();
     extras

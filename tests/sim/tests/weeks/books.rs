@@ -229,5 +229,7 @@ fn instance(rented: &Rented, presence: Presence, id: usize) -> Instance {
         up_since_s: rented.up_since_ms.map(|since_ms| since_ms as f64 / 1000.0),
         charged_gpu_usd_per_hour: None,
         inet_down_mbps: 0.0,
+        inet_down_usd_per_gb: 0.0,
+        inet_up_usd_per_gb: 0.0,
     }
 }

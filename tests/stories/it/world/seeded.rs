@@ -220,6 +220,8 @@ impl Market {
             charged_gpu_usd_per_hour: None,
             // So slow that the whole of `limits.bring_up` is given to the image.
             inet_down_mbps: 100.0,
+            inet_down_usd_per_gb: 0.0,
+            inet_up_usd_per_gb: 0.0,
         }
     }
 

@@ -69,6 +69,8 @@ fn the_schema_for_editors_knows_the_same_keys() {
     check("/properties/validate", keys_of::<ValidateKeys>());
     check("/properties/results", keys_of::<ResultsKeys>());
     check("/properties/notify", keys_of::<NotifyKeys>());
+    check("/properties/image_login", keys_of::<container::LoginKeys>());
+    check("/properties/volume", keys_of::<container::VolumeKeys>());
     assert_eq!(schema["required"], json!(["name", "resources", "run"]));
 }
 
