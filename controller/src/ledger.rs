@@ -1,6 +1,8 @@
 //! Seconds and prices to money (pure). An attempt's cost is a list of intervals, each with its price; what the provider
 //! charged is held against it.
 
+pub mod traffic;
+
 use serde::{Deserialize, Serialize};
 
 use crate::provider::{Actual, Charge, Instance};
@@ -13,6 +15,8 @@ pub enum CostKind {
     Gpu,
     /// Storage, charged from creation to destroy, running or not.
     Disk,
+    /// Bytes over the network, as the box counts them: what they cost by now, spread over the time in which they went.
+    Traffic,
 }
 
 impl CostKind {
@@ -21,12 +25,13 @@ impl CostKind {
         match self {
             Self::Gpu => "gpu",
             Self::Disk => "disk",
+            Self::Traffic => "traffic",
         }
     }
 
     /// The kind of that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Gpu, Self::Disk]
+        [Self::Gpu, Self::Disk, Self::Traffic]
             .into_iter()
             .find(|kind| kind.name() == name)
     }
@@ -66,7 +71,7 @@ pub struct Cost {
     pub gpu_usd: f64,
     /// Storage.
     pub disk_usd: f64,
-    /// Traffic. Only the provider meters it, so it is 0 until its charges were read.
+    /// Traffic, by the counters of the box, or by the provider's charges.
     pub bandwidth_usd: f64,
 }
 
@@ -105,6 +110,7 @@ pub fn attempt_cost(intervals: &[Interval], attempt: u32, now_us: i64) -> Cost {
         match interval.kind {
             CostKind::Gpu => cost.gpu_usd += interval.usd(now_us),
             CostKind::Disk => cost.disk_usd += interval.usd(now_us),
+            CostKind::Traffic => cost.bandwidth_usd += interval.usd(now_us),
         }
     }
     cost
@@ -129,7 +135,7 @@ pub struct Charged {
 }
 
 /// What a run cost up to `now_us`: for each attempt what the provider charged where that is final, else the intervals, or what was
-/// charged so far where that is more, and the traffic, which only the provider meters.
+/// charged so far where that is more.
 pub fn run_cost(intervals: &[Interval], charges: &[Charged], now_us: i64) -> Cost {
     let mut attempts: Vec<u32> = intervals.iter().map(|interval| interval.attempt).collect();
     attempts.extend(charges.iter().map(|charged| charged.attempt));
@@ -165,13 +171,13 @@ pub fn counted(
     Cost {
         gpu_usd: ours.gpu_usd.max(bill.gpu_usd),
         disk_usd: ours.disk_usd.max(bill.disk_usd),
-        bandwidth_usd: bill.bandwidth_usd,
+        bandwidth_usd: ours.bandwidth_usd.max(bill.bandwidth_usd),
     }
 }
 
 /// Whether a final bill of an attempt can be true, held against what was metered: it is within a cent, or a fifth, of it, and below
 /// that by no more than what nobody can have seen: a box that was taken while nobody looked is metered up to [`UNSEEN_US`] too long.
-/// Traffic was metered by nobody else.
+/// Traffic is left out: the box's counters know nothing of its image.
 pub fn is_plausible(intervals: &[Interval], attempt: u32, bill: Cost, now_us: i64) -> bool {
     let ours = attempt_cost(intervals, attempt, now_us);
     let (ours_usd, bill_usd) = (ours.gpu_usd + ours.disk_usd, bill.gpu_usd + bill.disk_usd);
@@ -226,6 +232,8 @@ pub fn open_rates(intervals: &[Interval]) -> Rates {
         match open.kind {
             CostKind::Gpu => rates.gpu_usd_per_hour += open.usd_per_hour,
             CostKind::Disk => rates.disk_usd_per_hour += open.usd_per_hour,
+            // Nobody knows what goes over the network next.
+            CostKind::Traffic => {}
         }
     }
     rates
@@ -323,7 +331,7 @@ pub struct Reconciliation {
 }
 
 impl Reconciliation {
-    /// Charged minus ours without traffic, which we cannot meter: positive when the provider took more than we saw.
+    /// Charged minus ours without traffic, of which we do not see all: positive when the provider took more than we saw.
     pub fn difference_usd(&self) -> f64 {
         self.charged.gpu_usd + self.charged.disk_usd - self.ledger.gpu_usd - self.ledger.disk_usd
     }
@@ -335,192 +343,4 @@ impl Reconciliation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR_US: i64 = 3_600_000_000;
-
-    fn interval(
-        attempt: u32,
-        kind: CostKind,
-        from_h: i64,
-        to_h: Option<i64>,
-        usd_per_hour: f64,
-    ) -> Interval {
-        Interval {
-            attempt,
-            kind,
-            from_us: from_h * HOUR_US,
-            to_us: to_h.map(|h| h * HOUR_US),
-            usd_per_hour,
-        }
-    }
-
-    /// Two attempts: one interrupted after two hours whose disk stayed for three more, one that still runs.
-    fn two_attempts() -> Vec<Interval> {
-        vec![
-            interval(1, CostKind::Gpu, 1, Some(3), 0.30),
-            interval(1, CostKind::Disk, 1, Some(6), 0.01),
-            interval(2, CostKind::Gpu, 4, None, 0.40),
-            interval(2, CostKind::Disk, 4, None, 0.02),
-        ]
-    }
-
-    #[track_caller]
-    fn check(actual: f64, expected: f64) {
-        assert!(
-            (actual - expected).abs() < 1e-9,
-            "{actual} instead of {expected}"
-        );
-    }
-
-    #[test]
-    fn the_end_of_a_charge_that_nobody_saw_is_where_the_providers_dollars_end() {
-        let mut intervals = two_attempts();
-        assert_eq!(charged_until(&intervals, 1, 5.0), None, "nothing is open");
-        intervals.push(interval(1, CostKind::Gpu, 5, None, 0.50));
-        // Two hours at $0.30 before, and one and a half at $0.50.
-        let until_us = charged_until(&intervals, 1, 0.60 + 0.75).unwrap();
-        assert!((until_us - 13 * HOUR_US / 2).abs() < 1000, "{until_us}");
-        // What was not charged yet says nothing.
-        assert_eq!(charged_until(&intervals, 1, 0.0), None);
-        assert_eq!(charged_until(&intervals, 1, 0.30), Some(5 * HOUR_US));
-    }
-
-    #[test]
-    fn an_attempt_costs_its_seconds_times_their_price() {
-        let intervals = two_attempts();
-        let first = attempt_cost(&intervals, 1, 10 * HOUR_US);
-        check(first.gpu_usd, 0.60);
-        check(first.disk_usd, 0.05);
-        let second = attempt_cost(&intervals, 2, 5 * HOUR_US + 1_000_000);
-        check(second.gpu_usd, 0.40 + 0.40 / 3600.0);
-        check(attempt_cost(&intervals, 3, 10 * HOUR_US).total_usd(), 0.0);
-    }
-
-    #[test]
-    fn a_final_bill_counts_where_it_can_be_true_and_else_the_dearer_of_the_two() {
-        let gpu = |hours: i64| Interval {
-            attempt: 1,
-            kind: CostKind::Gpu,
-            from_us: 0,
-            to_us: Some(hours * HOUR_US),
-            usd_per_hour: 1.0,
-        };
-        for (hours, charged, is_true, counts) in [
-            (40, 40.0, true, 40.0),
-            (40, 48.0, true, 48.0),
-            (40, 48.1, false, 48.1),
-            (40, 33.0, true, 33.0),
-            // Six hours of it may have been somebody else's, while nobody looked.
-            (40, 26.1, true, 26.1),
-            (40, 25.9, false, 40.0),
-            (40, 0.0, false, 40.0),
-            (3, 0.1, true, 0.1),
-            (3, 0.0, false, 3.0),
-            (0, 0.01, true, 0.01),
-            (0, 0.02, false, 0.02),
-        ] {
-            let bill = Cost {
-                gpu_usd: charged,
-                disk_usd: 0.0,
-                bandwidth_usd: 0.5,
-            };
-            let closed = Charged {
-                attempt: 1,
-                cost: bill,
-                is_final: true,
-            };
-            let (intervals, now_us) = ([gpu(hours)], 99 * HOUR_US);
-            let plausible = is_plausible(&intervals, 1, bill, now_us);
-            assert_eq!(plausible, is_true, "{hours} {charged}");
-            let found = counted(&intervals, 1, Some(&closed), now_us);
-            check(found.total_usd(), counts + 0.5);
-        }
-    }
-
-    #[test]
-    fn a_run_costs_its_attempts_and_a_closed_bill_beats_our_figure() {
-        let intervals = two_attempts();
-        check(
-            run_cost(&intervals, &[], 5 * HOUR_US).total_usd(),
-            0.65 + 0.42,
-        );
-        let bill = Cost {
-            gpu_usd: 0.61,
-            disk_usd: 0.05,
-            bandwidth_usd: 0.10,
-        };
-        let closed = Charged {
-            attempt: 1,
-            cost: bill,
-            is_final: true,
-        };
-        check(
-            run_cost(&intervals, &[closed], 5 * HOUR_US).total_usd(),
-            0.76 + 0.42,
-        );
-        // An open one lags behind; what it has beyond our figure was charged while nobody looked.
-        let mut open = Charged {
-            is_final: false,
-            ..closed
-        };
-        check(
-            run_cost(&intervals, &[open], 5 * HOUR_US).total_usd(),
-            0.66 + 0.10 + 0.42,
-        );
-        open.cost.gpu_usd = 0.20;
-        check(
-            run_cost(&intervals, &[open], 5 * HOUR_US).total_usd(),
-            0.65 + 0.10 + 0.42,
-        );
-        // A bill without intervals, as after a lost answer, counts too.
-        check(run_cost(&[], &[closed], 0).total_usd(), 0.76);
-    }
-
-    #[test]
-    fn the_rate_is_what_is_open_now() {
-        let intervals = two_attempts();
-        check(rate_usd_per_hour(&intervals, None), 0.42);
-        check(rate_usd_per_hour(&intervals, Some(1)), 0.0);
-        check(rate_usd_per_hour(&intervals, Some(2)), 0.42);
-        check(open_rates(&intervals).gpu_usd_per_hour, 0.40);
-        check(open_rates(&intervals).disk_usd_per_hour, 0.02);
-    }
-
-    #[test]
-    fn a_clock_that_went_back_costs_nothing() {
-        check(interval(1, CostKind::Gpu, 5, None, 1.0).usd(HOUR_US), 0.0);
-    }
-
-    #[test]
-    fn a_bill_agrees_when_it_is_equal_to_the_cent_without_traffic() {
-        let ledger = Cost {
-            gpu_usd: 1.0,
-            disk_usd: 0.1,
-            bandwidth_usd: 0.0,
-        };
-        let near = Cost {
-            gpu_usd: 1.002,
-            disk_usd: 0.1,
-            bandwidth_usd: 3.0,
-        };
-        let far = Cost {
-            gpu_usd: 1.02,
-            ..near
-        };
-        assert!(
-            Reconciliation {
-                ledger,
-                charged: near
-            }
-            .agrees()
-        );
-        let apart = Reconciliation {
-            ledger,
-            charged: far,
-        };
-        assert!(!apart.agrees());
-        check(apart.difference_usd(), 0.02);
-    }
-}
+mod tests;

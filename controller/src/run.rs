@@ -29,7 +29,7 @@ pub mod lifecycle;
 mod loading;
 pub mod machines;
 pub(crate) mod market_eye;
-mod metering;
+pub(crate) mod metering;
 pub mod next;
 pub mod not_saved;
 pub mod observing;

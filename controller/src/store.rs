@@ -11,6 +11,7 @@ mod observations;
 mod rows;
 mod runs;
 mod schema;
+mod traffic;
 
 use std::{
     collections::HashMap,

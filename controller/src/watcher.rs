@@ -17,7 +17,7 @@ use self::keys::Keys;
 use self::link::Link;
 use crate::{
     agent_client::{AgentStatus, SessionState},
-    ledger,
+    ledger::{self, traffic::Line},
     provider::{Instance, ProviderError},
     run::{
         State,
@@ -25,6 +25,7 @@ use crate::{
         budget::{self, Standing},
         halt::Halt,
         lifecycle::{Lifecycle, TEND},
+        metering,
         observing::Meter,
         restarts,
         site::Site,
@@ -62,6 +63,8 @@ struct View {
     ended: Option<Instant>,
     tended: Instant,
     counted: Option<Instant>,
+    /// What its host takes for traffic, by the provider's newest word.
+    line: Line,
     ahead: Option<Instant>,
     told_step: Option<u64>,
     /// When the box is told next who tells the user.
@@ -134,6 +137,7 @@ impl Lifecycle {
             ended: None,
             tended: now,
             counted: None,
+            line: Line::default(),
             ahead: None,
             told_step: None,
             hand_over: Instant::now(),
@@ -337,6 +341,7 @@ impl Lifecycle {
                 view.link.answered = view.asked;
                 if let Some(instance) = &instance {
                     self.meter(attempt, instance).await?;
+                    view.line = metering::line(instance);
                     view.up_since_us = instance.up_since_s.map(|since| (since * 1e6) as i64);
                     // Ports change when a container is started again.
                     if !instance.ssh.is_empty() && instance.ssh != attempt.ssh {

@@ -21,9 +21,9 @@ use crate::{
 
 /// Show what runs cost: now, so far, and how long budget and credit last
 ///
-/// Asks the provider what it charged and holds that against our own ledger. GPU and storage are counted by the second; traffic is
-/// only known from the provider. Each sum says how much of it is billed, and how much is reckoned here and not billed yet. Boxes that
-/// are stopped and still paid for are named.
+/// Asks the provider what it charged and holds that against our own ledger. GPU and storage are counted by the second, traffic by
+/// the counters of the box until the provider's bill is there. Each sum says how much of it is billed, and how much is reckoned here
+/// and not billed yet. Boxes that are stopped and still paid for are named.
 #[derive(Debug, clap::Args)]
 pub struct CostArgs {
     /// Run; all, if none is named

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use crate::{
+    agent_client::AgentStatus,
     error::CommandError,
-    ledger::{self, CostKind},
+    ledger::{
+        self, CostKind,
+        traffic::{Counters, Line, Traffic},
+    },
     provider::Instance,
     run::{State, lifecycle::Lifecycle},
     store::{AttemptRecord, ChargeRecord, StoreError},
@@ -13,7 +17,51 @@ use crate::{
 /// Longest time for a look at the bill of a box before the run goes on.
 const BILLS_LIMIT: Duration = Duration::from_secs(30);
 
+/// Between two looks at the counters of a box, microseconds: each is written down.
+const COUNT_EVERY_US: i64 = 10_000_000;
+
+/// What the host of a box takes for traffic.
+pub(crate) fn line(seen: &Instance) -> Line {
+    Line {
+        down_usd_per_gb: seen.inet_down_usd_per_gb,
+        up_usd_per_gb: seen.inet_up_usd_per_gb,
+        mbps: seen.inet_down_mbps,
+    }
+}
+
 impl Lifecycle {
+    /// Takes in what went over the network of a box that somebody bills for.
+    pub(crate) fn count_traffic(
+        &self,
+        attempt: &AttemptRecord,
+        status: &AgentStatus,
+        line: &Line,
+    ) -> Result<(), StoreError> {
+        let host = status
+            .sample
+            .as_ref()
+            .and_then(|sample| sample.host.as_ref());
+        let seen = host.and_then(|host| {
+            Some(Counters {
+                received: host.network_rx_bytes?,
+                sent: host.network_tx_bytes?,
+            })
+        });
+        let is_free = line.down_usd_per_gb <= 0.0 && line.up_usd_per_gb <= 0.0;
+        let Some(seen) = seen.filter(|_| !is_free) else {
+            return Ok(());
+        };
+        let (run, number) = (&attempt.run, attempt.number);
+        let now_us = self.clock.now_us();
+        let before = self.store.traffic(run, number)?;
+        if before.is_some_and(|before| now_us.saturating_sub(before.at_us) < COUNT_EVERY_US) {
+            return Ok(());
+        }
+        let up_us = attempt.created_us.max(attempt.reopened_us);
+        let counted = Traffic::with(before.as_ref(), seen, line, up_us, now_us);
+        self.store.record_traffic(run, number, &counted)
+    }
+
     /// Brings the ledger in line with what the box of an attempt costs, as it is seen now.
     pub(crate) async fn meter(
         &self,

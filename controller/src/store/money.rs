@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    AttemptRecord, EventRecord, Store, StoreError, collect, doing, rows::unreadable, write,
+    AttemptRecord, EventRecord, Store, StoreError, collect, doing, rows::unreadable, traffic, write,
 };
 use crate::{
     fault,
@@ -122,9 +122,12 @@ impl Store {
         Ok(())
     }
 
-    /// Everything the run paid for by the hour, in the order of its attempts.
+    /// Everything the run paid for by the hour, in the order of its attempts, and then its traffic.
     pub fn intervals(&self, run: &str) -> Result<Vec<Interval>, StoreError> {
-        intervals(&self.lock(), run)
+        let connection = self.lock();
+        let mut all = intervals(&connection, run)?;
+        all.extend(traffic::intervals(&connection, run)?);
+        Ok(all)
     }
 
     /// Records what the provider charged for an attempt so far, or at last when `is_final`.

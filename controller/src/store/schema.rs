@@ -12,6 +12,7 @@ pub(super) const MIGRATIONS: &[(u32, &str)] = &[
     (1, include_str!("v1.sql")),
     (2, include_str!("v2.sql")),
     (3, include_str!("v3.sql")),
+    (4, include_str!("v4.sql")),
 ];
 
 /// Sets the connection up and brings the schema up to date.

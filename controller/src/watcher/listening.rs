@@ -65,6 +65,7 @@ impl Lifecycle {
         };
         view.heard = Instant::now();
         self.measure(attempt, &status, &mut view.meter)?;
+        self.count_traffic(attempt, &status, &view.line)?;
         view.restarted |= view.boot.as_ref().is_some_and(|boot| *boot != status.boot);
         view.boot.get_or_insert_with(|| status.boot.clone());
         let ended = status

@@ -167,6 +167,31 @@ impl<'a> Life<'a> {
             .meter(&self.run, self.attempt(), &self.seen(), now_us)
             .unwrap();
         self.looked_ms = self.now;
+        self.check_rates();
+    }
+
+    /// From a look on, each thing is metered at the price that it has: a ledger that saw nothing would call every difference late.
+    fn check_rates(&self) {
+        let bill = self.bill(self.id()).intervals.last();
+        let charged = bill.filter(|open| open.end_ms.is_none());
+        let charged = charged.map_or((0.0, 0.0), |open| {
+            (open.gpu_usd_per_hour, open.storage_usd_per_hour)
+        });
+        let mut known = (0.0, 0.0);
+        for open in self.intervals() {
+            match open.kind {
+                _ if open.attempt != self.attempt() || open.to_us.is_some() => {}
+                CostKind::Gpu => known.0 += open.usd_per_hour,
+                CostKind::Disk => known.1 += open.usd_per_hour,
+                CostKind::Traffic => panic!("nobody counts traffic here"),
+            }
+        }
+        let same = |ours: f64, theirs: f64| (ours - theirs).abs() <= theirs * 1e-5;
+        assert!(
+            same(known.0, charged.0) && same(known.1, charged.1),
+            "{}: metered at {known:?}, charged at {charged:?}",
+            self.run
+        );
     }
 
     /// Dollars by which the bill since the last look and what was known at it differ, each stretch by itself.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use spotter::{
+    ledger,
     provider::Charge,
     run::{State, lease::Lease},
     store::Outcome,
@@ -40,6 +41,44 @@ async fn a_run_is_warned_and_finished_in_order_before_its_budget_is_over() {
         .map(|(call, _)| *call)
         .collect();
     assert!(calls.contains(&"end_session") && calls.contains(&"backup_now"));
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn traffic_counts_against_the_budget_before_any_bill_tells_of_it() {
+    // 36 GB an hour at $0.02 are three times what the box costs, and no bill ever has them.
+    let world = World::new(3, 100_000);
+    for machine in 1..=3 {
+        world
+            .market
+            .change_offer(machine, |offer| offer.inet_up_usd_per_gb = 0.02);
+    }
+    world.boxes.script().sends_bytes_per_s = 10_000_000;
+    let mut story = spec(RUN);
+    story.limits.budget_usd = Some(0.50);
+    world.plan(&story);
+    // Somebody else takes over the watch on the way: nothing is counted twice.
+    world.drive_for(RUN, Duration::from_secs(900)).await;
+    let spent_usd = world.lifecycle().spent_usd(RUN).unwrap();
+    assert!(spent_usd > 0.2 && spent_usd < 0.25, "{spent_usd}");
+    let run = world.drive(RUN).await;
+
+    assert_eq!(run.outcome, Some(Outcome::Limit));
+    let now_us = world.clock().now_us();
+    let cost = ledger::attempt_cost(&world.store.intervals(RUN).unwrap(), 1, now_us);
+    assert!(cost.bandwidth_usd > 0.3, "{cost:?}");
+    assert!(
+        cost.total_usd() < 0.50 && cost.total_usd() > 0.40,
+        "{cost:?}"
+    );
+    assert_eq!(
+        world
+            .kinds(RUN)
+            .iter()
+            .filter(|kind| *kind == "budget_low")
+            .count(),
+        1
+    );
     assert!(world.market.alive().is_empty());
 }
 

@@ -96,6 +96,10 @@ pub struct Script {
     pub no_commits: bool,
     /// Checkpoints are found, and none reaches the bucket.
     pub no_uploads: bool,
+    /// Bytes that a box sends while it trains, each second; 0: its agent tells of no traffic.
+    pub sends_bytes_per_s: u64,
+    /// Bytes of each checkpoint, as its box tells.
+    pub checkpoint_bytes: u64,
     /// Bytes of a checkpoint that is restored, and how long that takes.
     pub restores: (u64, Duration),
     /// Public key of the laptop.
@@ -186,6 +190,8 @@ impl ScriptedBoxes {
             backup: BackupInfo::default(),
             no_commits: false,
             no_uploads: false,
+            sends_bytes_per_s: 0,
+            checkpoint_bytes: 0,
             restores: (1, Duration::ZERO),
             key: "ssh-ed25519 AAAA story".to_owned(),
             bucket_key: Some("OWN"),

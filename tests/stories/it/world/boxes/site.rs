@@ -7,8 +7,8 @@ use serde_json::json;
 use spotter::{
     agent_client::{
         AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileHash, FileList,
-        LogPiece, LogPosition, PreflightReport, RestoreReport, SessionInfo, SessionRequest,
-        TrainingInfo,
+        HostInfo, LogPiece, LogPosition, PreflightReport, RestoreReport, SampleInfo, SessionInfo,
+        SessionRequest, TrainingInfo,
     },
     credentials::key_ring::BoxKeys,
     run::site::{FreshKeys, KeysGiven, Progress, Site, SiteError, Trial},
@@ -16,7 +16,26 @@ use spotter::{
 use spotter_bucket::{Credentials, credentials::NO_KEYS};
 use tokio::time::Instant;
 
-use super::{ScriptedBox, Session, UnderWay};
+use super::{Script, ScriptedBox, Session, UnderWay};
+
+impl Script {
+    /// What the agent of a box reads of its network; `None`: it does not train, or tells of nothing.
+    fn traffic(&self, instance: u64) -> Option<SampleInfo> {
+        let training = self.session(instance, "train")?;
+        let sent = self.sends_bytes_per_s * training.began.elapsed().as_secs();
+        (self.sends_bytes_per_s > 0).then(|| SampleInfo {
+            time_us: self.date_us(Instant::now()),
+            gpus: Vec::new(),
+            host: Some(HostInfo {
+                network_rx_bytes: Some(0),
+                network_tx_bytes: Some(sent),
+                ..HostInfo::default()
+            }),
+            span_s: 0,
+            processes: Vec::new(),
+        })
+    }
+}
 
 #[async_trait]
 impl Site for ScriptedBox {
@@ -55,7 +74,7 @@ impl Site for ScriptedBox {
                 .iter()
                 .filter_map(|name| Some(script.session(self.instance, name)?.info(&script)))
                 .collect(),
-            sample: script.sample.clone(),
+            sample: (script.sample.clone()).or_else(|| script.traffic(self.instance)),
             training,
             backup: Some(script.backup.clone()),
             gpu_problem: None,
