@@ -3,14 +3,15 @@
 //!
 //! Only what a box gets from elsewhere counts, never what comes from this laptop, whose own line would be measured.
 
+use std::time::Duration;
+
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::{
     agent_client::CheckpointInfo,
     error::CommandError,
     run::{lifecycle::Lifecycle, machines},
-    store::{AttemptRecord, Measured, RunRecord, StoreError},
+    store::{AttemptRecord, Measured, RunRecord, Store, StoreError},
 };
 
 /// Connections are slow when they begin: less than this says nothing, GB.
@@ -34,6 +35,23 @@ fn lied(measured: &Measured) -> Option<String> {
     })
 }
 
+/// Fastest download that was seen on a machine when a box of ours there last received enough to tell, Mb/s.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn of_machine(store: &Store, machine: u64) -> Result<Option<f64>, StoreError> {
+    let mut there = store.all_attempts()?;
+    there.retain(|attempt| attempt.machine_id == Some(machine));
+    there.sort_by_key(|attempt| attempt.created_us);
+    for attempt in there.iter().rev() {
+        let measured = store.measured(&attempt.run, attempt.number)?;
+        if measured.received_gb.is_some_and(|gb| gb >= ENOUGH_GB) && measured.down_mbps.is_some() {
+            return Ok(measured.down_mbps);
+        }
+    }
+    Ok(None)
+}
+
 impl Lifecycle {
     /// Takes in how fast a checkpoint came from the bucket. A server of the user's own may be the slower end, and counts for nothing.
     pub(crate) fn measure_restore(
@@ -41,16 +59,13 @@ impl Lifecycle {
         run: &RunRecord,
         attempt: &AttemptRecord,
         restored: &CheckpointInfo,
-        began: Instant,
+        took: Duration,
     ) -> Result<(), StoreError> {
         let server = run.spec.checkpoints.as_ref().map(|kept| &kept.server);
         if server.is_some_and(|server| server.endpoint.is_some()) {
             return Ok(());
         }
-        let (gb, seconds) = (
-            restored.size_bytes as f64 / 1e9,
-            began.elapsed().as_secs_f64(),
-        );
+        let (gb, seconds) = (restored.size_bytes as f64 / 1e9, took.as_secs_f64());
         let before = self.store.measured(&run.name, attempt.number)?;
         let restored = Measured {
             received_gb: Some(before.received_gb.unwrap_or(0.0) + gb),

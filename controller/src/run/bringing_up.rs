@@ -227,7 +227,8 @@ impl Lifecycle {
             );
             return Ok(String::new());
         };
-        self.measure_restore(run, attempt, &checkpoint, began)?;
+        let took = began.elapsed();
+        self.measure_restore(run, attempt, &checkpoint, took)?;
         attempt.resumed_step = believable_step(checkpoint.step);
         let step = checkpoint
             .step
@@ -237,7 +238,10 @@ impl Lifecycle {
             run,
             attempt.number,
             "restored",
-            serde_json::json!({"id": checkpoint.id, "step": checkpoint.step, "skipped": report.skipped}),
+            serde_json::json!({
+                "id": checkpoint.id, "step": checkpoint.step, "skipped": report.skipped, "size_bytes": checkpoint.size_bytes,
+                "seconds": took.as_secs_f64(),
+            }),
         )?;
         Ok(report.path.unwrap_or_default())
     }

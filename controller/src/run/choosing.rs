@@ -27,8 +27,12 @@ const RETURN_HOURS: f64 = 0.05;
 const LINGER: f64 = 1.0;
 /// A box whose rivals bid less than we do is back within a minute; later than this, who holds it is not known.
 const COMES_HOURS: f64 = 0.1;
-/// From the order of another box to its training, where none was brought up so far.
+/// From the order of another box to its training, where none was brought up so far; without what it fetches of a checkpoint.
 pub const MOVE_HOURS: f64 = 0.35;
+/// No bucket gives more to one box for sure, Mb/s, whatever its line.
+const BUCKET_MBPS: f64 = 1000.0;
+/// A line of which nothing is known, Mb/s.
+const UNKNOWN_MBPS: f64 = 200.0;
 /// A budget that would be over sooner than this is no place for a higher bid.
 pub const SHORTEST_HOURS: f64 = 1.0;
 
@@ -64,6 +68,60 @@ pub struct Elsewhere {
     pub gpu_usd_per_hour: f64,
     /// Its disk, $/h.
     pub storage_usd_per_hour: f64,
+    /// What has to come from the bucket before it trains.
+    pub restore: Restore,
+}
+
+/// A checkpoint that another box has to fetch.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Restore {
+    /// Its size, GB; 0: there is none, or nobody knows.
+    pub gb: f64,
+    /// How fast the box fetches it, Mb/s.
+    pub mbps: f64,
+    /// That was measured on its machine; else its host says so.
+    pub measured: bool,
+}
+
+impl Restore {
+    /// Of a checkpoint of some size, over the line that the host of an offer promises, or the one that was measured of its machine before.
+    pub fn new(bytes: u64, promised_mbps: f64, measured_mbps: Option<f64>) -> Self {
+        let promised = match promised_mbps > 0.0 {
+            true => promised_mbps.min(BUCKET_MBPS),
+            false => UNKNOWN_MBPS,
+        };
+        let measured_mbps = measured_mbps.filter(|mbps| *mbps > 0.0);
+        Self {
+            gb: bytes as f64 / 1e9,
+            mbps: measured_mbps.unwrap_or(promised),
+            measured: measured_mbps.is_some(),
+        }
+    }
+
+    /// Hours that it takes.
+    pub fn hours(&self) -> f64 {
+        match self.gb > 0.0 {
+            true => self.gb * 8000.0 / self.mbps / 3600.0,
+            false => 0.0,
+        }
+    }
+}
+
+impl fmt::Display for Restore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = if self.measured {
+            "measured"
+        } else {
+            "promised"
+        };
+        write!(
+            f,
+            "{:.1} h of that for a checkpoint of {:.1} GB at {line} {:.0} Mb/s",
+            self.hours(),
+            self.gb,
+            self.mbps
+        )
+    }
 }
 
 /// A run without its box.
@@ -85,7 +143,7 @@ pub struct Crossroads {
     pub elsewhere: Option<Elsewhere>,
     /// Hours of training to come; `None`: nothing tells.
     pub hours_left: Option<f64>,
-    /// From the order of another box to its training, hours.
+    /// From the order of another box to its training, hours, without what it fetches of a checkpoint.
     pub move_hours: f64,
     /// Training that is on the box's disk and not in the bucket, hours: it is done again elsewhere.
     pub at_risk_hours: f64,
@@ -132,6 +190,8 @@ pub struct Priced {
     pub delay_usd: f64,
     /// Dollars in all, the delay's worth included.
     pub usd: f64,
+    /// The part of the delay that a checkpoint takes, where one is fetched.
+    pub restore: Option<Restore>,
 }
 
 /// What was chosen, and between what.
@@ -174,6 +234,7 @@ pub fn choose(at: &Crossroads) -> Choice {
             delay_hours,
             delay_usd,
             usd: paid_usd + delay_usd + hours * usd_per_hour,
+            restore: None,
         }
     };
 
@@ -201,10 +262,14 @@ pub fn choose(at: &Crossroads) -> Choice {
     }
     if let Some(other) = at.elsewhere {
         let price = other.gpu_usd_per_hour + other.storage_usd_per_hour;
-        let delay_hours = at.move_hours + at.at_risk_hours;
+        let move_hours = at.move_hours + other.restore.hours();
+        let delay_hours = move_hours + at.at_risk_hours;
         // The old box keeps its disk until the new one trains.
-        let paid_usd = delay_hours * price + at.move_hours * at.storage_usd_per_hour;
-        ways.push(priced(Way::Move, price, delay_hours, paid_usd));
+        let paid_usd = delay_hours * price + move_hours * at.storage_usd_per_hour;
+        ways.push(Priced {
+            restore: Some(other.restore).filter(|restore| restore.gb > 0.0),
+            ..priced(Way::Move, price, delay_hours, paid_usd)
+        });
     }
     ways.sort_by(|one, other| one.usd.total_cmp(&other.usd));
     Choice {
@@ -255,12 +320,17 @@ impl fmt::Display for Priced {
             Way::Bid(bid) => format!("bidding {} for its box", text::usd_per_hour(bid)),
             Way::Move => "another box".to_owned(),
         };
-        write!(
-            f,
-            "{what} {usd} ({price} after {:.1} h, which count as {})",
-            self.delay_hours,
-            text::usd(self.delay_usd)
-        )
+        let (delay, worth) = (self.delay_hours, text::usd(self.delay_usd));
+        match self.restore {
+            None => write!(
+                f,
+                "{what} {usd} ({price} after {delay:.1} h, which count as {worth})"
+            ),
+            Some(restore) => write!(
+                f,
+                "{what} {usd} ({price} after {delay:.1} h, which count as {worth}; {restore})"
+            ),
+        }
     }
 }
 
@@ -310,6 +380,7 @@ mod tests {
             elsewhere: Some(Elsewhere {
                 gpu_usd_per_hour: 0.22,
                 storage_usd_per_hour: 0.01,
+                restore: Restore::default(),
             }),
             hours_left: Some(24.0),
             move_hours: 0.35,
@@ -333,6 +404,7 @@ mod tests {
             Some(Elsewhere {
                 gpu_usd_per_hour: gpu,
                 storage_usd_per_hour: 0.01,
+                restore: Restore::default(),
             })
         };
         check("as cheap", &|at| at.elsewhere = other(0.20), Way::Move);
@@ -446,6 +518,32 @@ mod tests {
     }
 
     #[test]
+    fn what_has_to_be_fetched_of_a_checkpoint_counts_against_another_box() {
+        const GB: u64 = 1_000_000_000;
+        let over = |bytes: u64, promised: f64, measured: Option<f64>| {
+            let mut at = crossroads();
+            let other = at.elsewhere.as_mut().unwrap();
+            other.restore = Restore::new(bytes, promised, measured);
+            at.beat_usd_per_hour = Some(0.24);
+            choose(&at)
+        };
+        assert_eq!(over(0, 800.0, None).way(), Way::Move, "nothing to fetch");
+        assert_eq!(over(15 * GB, 800.0, None).way(), Way::Move, "150 s");
+        assert_eq!(over(200 * GB, 100.0, None).way(), Way::Bid(0.24), "4.4 h");
+        // What its machine was seen to do counts more than what its host says.
+        assert_eq!(over(200 * GB, 10_000.0, Some(100.0)).way(), Way::Bid(0.24));
+        let line = over(36 * GB, 4000.0, None).to_string();
+        let says = "; 0.1 h of that for a checkpoint of 36.0 GB at promised 1000 Mb/s)";
+        assert!(line.contains(says), "{line}");
+        let line = over(36 * GB, 4000.0, Some(80.0)).to_string();
+        assert!(
+            line.contains("1.0 h of that for a checkpoint of 36.0 GB at measured 80 Mb/s"),
+            "{line}"
+        );
+        assert_eq!(Restore::new(GB, 0.0, None).mbps, UNKNOWN_MBPS);
+    }
+
+    #[test]
     fn the_line_has_every_way_with_its_price() {
         let mut at = crossroads();
         at.beat_usd_per_hour = Some(0.21);
@@ -471,6 +569,7 @@ mod tests {
             headroom in 0.0f64..2.0, ceiling in proptest::option::of(0.001f64..40.0), other in proptest::option::of(0.001f64..40.0),
             hours in proptest::option::of(0.0f64..2000.0), left in proptest::option::of(0.0f64..500.0),
             slack in proptest::option::of(-100.0f64..500.0), run_hours in 0.0f64..1000.0, interruptions in 0u32..100, away in 0.0f64..1000.0, returns in 0u32..100,
+            bytes in proptest::num::u64::ANY, mbps in -1.0f64..20_000.0,
         ) {
             let at = Crossroads {
                 bid_usd_per_hour: bid,
@@ -479,7 +578,9 @@ mod tests {
                 waited_hours: waited,
                 headroom,
                 ceiling_usd_per_hour: ceiling,
-                elsewhere: other.map(|gpu_usd_per_hour| Elsewhere { gpu_usd_per_hour, storage_usd_per_hour: storage }),
+                elsewhere: other.map(|gpu_usd_per_hour| Elsewhere {
+                    gpu_usd_per_hour, storage_usd_per_hour: storage, restore: Restore::new(bytes, mbps, None),
+                }),
                 hours_left: hours,
                 move_hours: 0.3,
                 at_risk_hours: 0.1,

@@ -9,20 +9,22 @@ use crate::{
     ledger::CostKind,
     provider::Rental,
     run::{
-        alarms,
-        choosing::{self, Choice, Crossroads, Elsewhere, Past, Way},
+        alarms, bandwidth,
+        choosing::{self, Choice, Crossroads, Elsewhere, Past, Restore, Way},
         halt::Halt,
         judge,
         known::Known,
         lifecycle::Lifecycle,
         offering::{OFFERS_LISTED, asked},
-        past, prediction, pricing,
+        past, prediction,
         recovery::{self, GiveUp, Move, Patience, Presence, Wait},
         to_come, volumes, windows,
     },
-    store::{AttemptRecord, RunRecord, Store, StoreError},
+    store::{AttemptRecord, EventRecord, RunRecord, Store, StoreError},
 };
 
+/// Event of a box: a checkpoint is in the bucket.
+const COMMITTED: &str = "checkpoint.committed";
 /// Event of a choice.
 const CHOSEN: &str = "way_chosen";
 /// A box that a bid won is seen to come back within this.
@@ -127,7 +129,7 @@ impl Lifecycle {
             .map(|way| {
                 json!({
                     "way": way.way.name(), "usd": way.usd, "usd_per_hour": way.usd_per_hour, "delay_hours": way.delay_hours,
-                    "delay_usd": way.delay_usd,
+                    "delay_usd": way.delay_usd, "restore_hours": way.restore.map(|restore| restore.hours()),
                 })
             })
             .collect();
@@ -161,14 +163,20 @@ impl Lifecycle {
             .iter()
             .filter(|offer| !own(offer.machine_id) && !failed.contains(&offer.machine_id));
         let verdicts = judge::judge(&asked(&run.spec, &known, left_usd), others);
+        let newest_bytes = self.newest_checkpoint_bytes(&run.name)?;
         // One that is avoided is taken where there is nothing else, and nobody leaves his box for it.
-        let elsewhere = verdicts
+        let best = verdicts
             .best(self.dares(run)?)
-            .filter(|judged| judged.avoided.is_none())
-            .map(|judged| Elsewhere {
-                gpu_usd_per_hour: judged.order.gpu_usd_per_hour,
-                storage_usd_per_hour: judged.order.storage_usd_per_hour,
-            });
+            .filter(|judged| judged.avoided.is_none());
+        let measured_mbps = match best {
+            Some(judged) => bandwidth::of_machine(&self.store, judged.offer.machine_id)?,
+            None => None,
+        };
+        let elsewhere = best.map(|judged| Elsewhere {
+            gpu_usd_per_hour: judged.order.gpu_usd_per_hour,
+            storage_usd_per_hour: judged.order.storage_usd_per_hour,
+            restore: Restore::new(newest_bytes, judged.offer.inet_down_mbps, measured_mbps),
+        });
         let hours_left = self.hours_left(run, attempt)?;
         let at = Crossroads {
             bid_usd_per_hour: attempt.gpu_usd_per_hour,
@@ -217,14 +225,34 @@ impl Lifecycle {
         })
     }
 
-    /// How long this run's boxes took from their order to their training, on average.
+    /// Size of the newest checkpoint in the bucket, as its box told; 0: none was told of.
+    fn newest_checkpoint_bytes(&self, run: &str) -> Result<u64, StoreError> {
+        let events = self.store.events(run, 0)?;
+        let newest = events.iter().rfind(|event| event.kind == COMMITTED);
+        Ok(newest
+            .and_then(|event| event.detail["size_bytes"].as_u64())
+            .unwrap_or(0))
+    }
+
+    /// How long this run's boxes took from their order to their training, on average, without what they fetched of a checkpoint.
     fn move_hours(&self, run: &RunRecord) -> Result<f64, StoreError> {
         let attempts = self.store.attempts(&run.name)?;
+        let events = self.store.events(&run.name, 0)?;
+        let restored_s = |attempt: u32| -> f64 {
+            let of = |event: &&EventRecord| event.kind == "restored" && event.attempt == attempt;
+            let restores = events.iter().filter(of);
+            restores
+                .filter_map(|event| event.detail["seconds"].as_f64())
+                .sum()
+        };
         // What came back, or was started again, was not ordered then.
         let taken: Vec<f64> = attempts
             .iter()
             .filter(|attempt| attempt.started_us > 0 && attempt.reopened_us == 0)
-            .map(|attempt| (attempt.started_us - attempt.created_us).max(0) as f64 / 3.6e9)
+            .map(|attempt| {
+                let all_s = (attempt.started_us - attempt.created_us).max(0) as f64 / 1e6;
+                (all_s - restored_s(attempt.number)).max(0.0) / 3600.0
+            })
             .collect();
         Ok(match taken.len() {
             0 => choosing::MOVE_HOURS,

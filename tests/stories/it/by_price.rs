@@ -133,6 +133,31 @@ async fn no_wait_is_longer_than_its_limit_where_there_is_another_box_and_no_atte
     assert!(chosen(&world).is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_takes_hours_to_fetch_speaks_for_its_own_box_and_the_line_says_so() {
+    // The rival pays a little more; another box costs no more, and would fetch 200 GB at 100 Mb/s first.
+    let choose = async |bytes: u64| {
+        let world = World::new(2, 200);
+        world.market.list_rivals();
+        world.boxes.script().checkpoint_bytes = bytes;
+        for machine in [1, 2] {
+            world
+                .market
+                .change_offer(machine, |offer| offer.inet_down_mbps = 100.0);
+        }
+        world.plan(&priced());
+        let (run, _) = tokio::join!(world.drive(RUN), outbid_at(&world, 0.25));
+        assert_eq!(run.outcome, Some(Outcome::Done));
+        world
+    };
+    let world = choose(0).await;
+    assert_eq!(chosen(&world)[0], "move");
+    let world = choose(200_000_000_000).await;
+    assert_eq!(chosen(&world)[0], "bid");
+    assert!(world.was_told("4.4 h of that for a checkpoint of 200.0 GB at promised 100 Mb/s"));
+    assert_eq!(world.attempts(RUN).len(), 1);
+}
+
 /// Whoever watches may be killed at any moment of the choice, the wait and the move.
 #[tokio::test(start_paused = true)]
 async fn a_choice_outlives_those_who_watch() {

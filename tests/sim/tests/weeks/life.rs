@@ -3,7 +3,7 @@
 //! What is decided is decided by the controller's own pure functions; what is done here is only what its steps do with them.
 
 use spotter::{
-    run::choosing::{self, Crossroads, Elsewhere, Past, Way},
+    run::choosing::{self, Crossroads, Elsewhere, Past, Restore, Way},
     spec::DEFAULT_HEADROOM_BY_PRICE,
 };
 use spotter_sim::{
@@ -374,6 +374,8 @@ impl Life<'_> {
             elsewhere: elsewhere.map(|(offer, gpu_usd_per_hour)| Elsewhere {
                 gpu_usd_per_hour,
                 storage_usd_per_hour: offer.storage_usd_per_gb_month * self.job.disk_gb / 720.0,
+                // What it fetches is part of the time that a set-up takes here.
+                restore: Restore::default(),
             }),
             hours_left: Some(left_h),
             move_hours: match self.brought_up {

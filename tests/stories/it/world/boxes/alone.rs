@@ -341,7 +341,7 @@ impl Script {
                 self.tell(
                     instance,
                     "checkpoint.committed",
-                    json!({ "path": path, "step": step }),
+                    json!({ "path": path, "step": step, "size_bytes": self.checkpoint_bytes }),
                 );
             }
         }
