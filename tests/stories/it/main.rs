@@ -23,6 +23,7 @@ mod money;
 mod prepay;
 mod recovery;
 mod remedies;
+mod siblings;
 mod silence;
 mod tidy;
 mod unwatched;
