@@ -38,6 +38,7 @@ pub mod older_boxes;
 pub mod past;
 pub mod prediction;
 mod preparing;
+pub mod prepaying;
 pub mod pricing;
 mod proving;
 pub(crate) mod reaching;

@@ -161,6 +161,9 @@ pub struct Resources {
     pub bid_headroom: f64,
     /// Highest bid, $/h.
     pub bid_max_usd_per_hour: Option<f64>,
+    /// What is paid in advance for its first box, dollars: `rental: reserved`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepay_usd: Option<f64>,
     /// Boxes that the user has already, taken instead of the market's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<SshAddress>,
@@ -498,6 +501,13 @@ pub(crate) fn check_rules(spec: &RunSpec) -> Result<(), Broken> {
             "resources.bid.max",
             "only an interruptible box has a bid".to_owned(),
         ));
+    }
+    if let (Some(usd), Some(budget)) = (resources.prepay_usd, spec.limits.budget_usd)
+        && usd > budget
+    {
+        let why =
+            format!("more is paid in advance than `limits.budget` of ${budget:.2} allows in all");
+        return Err(("resources.prepay", why));
     }
     for filter in &resources.filters {
         let better = match filter.field.as_str() {

@@ -150,6 +150,9 @@ impl Lifecycle {
             until,
             began: now,
         };
+        if until == Until::End {
+            self.reserve(run, attempt).await?;
+        }
         let ended = self.look_on(run, attempt, site, id, &mut view).await;
         view.samples.settle();
         ended

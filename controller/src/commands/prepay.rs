@@ -8,15 +8,11 @@ use crate::{
     error::CommandError,
     ledger,
     provider::{Rental, hosts::is_host},
+    run::prepaying::{ASKED, PAID},
     spec::values,
     store::{AttemptRecord, RunRecord},
     ui::{Table, Ui, text},
 };
-
-/// Event of an order to pay, written before it leaves.
-const ASKED: &str = "prepay_asked";
-/// Event of money that was paid.
-const PAID: &str = "prepaid";
 
 /// Pay for the box of a run in advance, which makes it a reserved one: the same box for less, as long as the money lasts
 ///

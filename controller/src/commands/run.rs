@@ -40,6 +40,9 @@ pub struct RunArgs {
     /// Leave as soon as the training runs
     #[arg(long)]
     detach: bool,
+    /// Do not ask before money is paid in advance, as `rental: reserved` has it
+    #[arg(long, short)]
+    yes: bool,
     /// Rent without a whole plan, however long the run may take and whatever it may cost
     #[arg(long)]
     no_plan: bool,
@@ -137,6 +140,42 @@ impl RunArgs {
 /// Room without which nothing is rented: a record that cannot be written loses sight of a box that is paid for.
 const RECORD_BYTES: u64 = 64 << 20;
 
+/// Money in advance leaves the credit at once: whoever has it says so.
+fn agree_to_prepay(
+    ui: &mut Ui,
+    spec: &RunSpec,
+    credit_usd: f64,
+    yes: bool,
+) -> Result<(), CommandError> {
+    let Some(usd) = spec.resources.prepay_usd else {
+        return Ok(());
+    };
+    let refused =
+        |why: &str| CommandError::new(format!("run `{}` was not rented", spec.name)).because(why);
+    let prepay = text::usd(usd);
+    if usd > credit_usd {
+        let credit = text::usd(credit_usd);
+        return Err(refused(&format!(
+            "`resources.prepay` pays {prepay} in advance, and the account has {credit}"
+        ))
+        .hint("add credit in the web console"));
+    }
+    if yes {
+        return Ok(());
+    }
+    let question = format!(
+        "Pay {prepay} in advance for its box when the training begins? Some of it may be lost when the box is ended before it is used up"
+    );
+    match ui.confirm(&question) {
+        Some(true) => Ok(()),
+        Some(false) => Err(refused("you said no")),
+        None => Err(refused(&format!(
+            "`resources.prepay` pays {prepay} in advance, and nobody can be asked here"
+        ))
+        .hint("run it with `--yes` if you are sure")),
+    }
+}
+
 /// Writes the run down, then carries it on.
 pub async fn run(
     ui: &mut Ui,
@@ -153,7 +192,7 @@ pub async fn run(
         let resources = &mut spec.resources;
         resources.hosts = args.hosts.clone();
         // What is said of a market does not count: nobody takes such a box back.
-        resources.rental = Rental::OnDemand;
+        (resources.rental, resources.prepay_usd) = (Rental::OnDemand, None);
         (
             resources.max_price_usd_per_hour,
             resources.bid_max_usd_per_hour,
@@ -193,14 +232,14 @@ pub async fn run(
     let sites = deps.sites()?;
     let not_rented = |err: CommandError| err.so(format!("run `{}` was not rented", spec.name));
     let provider = deps.provider().map_err(not_rented)?;
-    let broke = match on_hosts {
-        true => false,
+    let credit_usd = match on_hosts {
+        true => f64::INFINITY,
         false => {
             let account = provider.account().await;
-            account.map_err(|err| not_rented(err.into()))?.credit_usd <= 0.0
+            account.map_err(|err| not_rented(err.into()))?.credit_usd
         }
     };
-    if broke {
+    if credit_usd <= 0.0 {
         return Err(CommandError::new(format!(
             "run `{}` was not rented: the account has no credit",
             spec.name
@@ -329,6 +368,7 @@ pub async fn run(
             Some(_) => Start::Flags,
         };
         let planned = gate::pass(ui, deps, &spec, &offer, start, args.no_plan)?;
+        agree_to_prepay(ui, &spec, credit_usd, args.yes)?;
         store.create_planned_run(&record, gate::PLANNED, &planned)?;
     }
     let goal = if args.detach {

@@ -97,6 +97,7 @@ impl RunSpec {
                 )?
                 .unwrap_or(DEFAULT_HEADROOM),
                 bid_max_usd_per_hour: or("--bid-max", bare.bid_max.as_deref(), values::usd)?,
+                prepay_usd: None,
                 hosts: Vec::new(),
             },
             needs: Vec::new(),

@@ -35,6 +35,7 @@ fn run(name: &str) -> RunRecord {
             max_price_usd_per_hour: Some(0.5),
             bid_headroom: 0.15,
             bid_max_usd_per_hour: None,
+            prepay_usd: None,
             hosts: Vec::new(),
         },
         needs: Vec::new(),

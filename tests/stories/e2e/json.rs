@@ -459,6 +459,27 @@ const AFTERWARDS: &[Case] = &[
     one("up json", ENDED, &[("", SUMMARY), ("/attempts", ATTEMPT)]),
 ];
 
+/// Of a box that nobody can take back.
+const ON_DEMAND: &[Case] = &[one(
+    "prepay --yes demand 5",
+    "prepay",
+    &[("", "run attempt instance usd months discount")],
+)];
+
+/// What only goes with a box that is rented on demand.
+fn on_demand(world: &World, documented: &str) {
+    let mut training = Training::interruptible("demand", 3_000);
+    training.rental = "on-demand";
+    world.training(&training);
+    world.ok(&["run", "demand.yaml", "--detach"]);
+    let id = world.alive()[0]["id"].to_string();
+    for case in ON_DEMAND {
+        check(world, case, &id, documented);
+    }
+    world.ok(&["destroy", "--lose-data", "demand"]);
+    world.assert_nothing_rented();
+}
+
 fn every_verb(world: &World) {
     let documented =
         std::fs::read_to_string(stories::workspace().join("controller/docs/json.md")).unwrap();
@@ -512,21 +533,15 @@ fn every_verb(world: &World) {
     }
     world.say(&["destroy", "--lose-data", "json"]);
     world.assert_nothing_rented();
+    on_demand(world, &documented);
 
     // A verb that is new has its place here, or says nothing that a program would read.
-    // `prepay` is for boxes that are rented on demand, and this one is not; what `serve` prints is tried where it serves.
-    let without_data = BTreeSet::from([
-        "help",
-        "checkpoints",
-        "doctor",
-        "prepay",
-        "run",
-        "serve",
-        "top",
-    ]);
+    // What `serve` prints is tried where it serves.
+    let without_data = BTreeSet::from(["help", "checkpoints", "doctor", "run", "serve", "top"]);
     let known: BTreeSet<&str> = WHILE_IT_RUNS
         .iter()
         .chain(AFTERWARDS)
+        .chain(ON_DEMAND)
         .filter_map(|case| case.args.split(' ').next())
         .chain(without_data)
         .collect();

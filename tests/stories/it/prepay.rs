@@ -2,7 +2,15 @@
 
 use std::time::Duration;
 
-use spotter::{cli::Verb, commands::prepay, error::CommandError, provider::Rental, spec::RunSpec};
+use spotter::{
+    cli::Verb,
+    commands::prepay,
+    error::CommandError,
+    provider::{Provider, Rental},
+    run::State,
+    spec::RunSpec,
+    store::Outcome,
+};
 
 use crate::world::{World, spec};
 
@@ -67,4 +75,74 @@ async fn an_interruptible_box_is_not_paid_for_in_advance() {
     world.drive_for(RUN, Duration::from_secs(90)).await;
     let err = prepay_verb(&world, &["--yes", "5"]).await.unwrap_err();
     assert!(format!("{:?}", err.causes()).contains("interruptible"));
+}
+
+/// Events of a kind.
+fn count(world: &World, kind: &str) -> usize {
+    let events = world.store.events(RUN, 0).unwrap();
+    events.iter().filter(|event| event.kind == kind).count()
+}
+
+fn reserved() -> RunSpec {
+    let mut spec = on_demand();
+    spec.resources.prepay_usd = Some(8.0);
+    spec
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reserved_run_pays_once_when_its_first_box_trains_whoever_watches_and_wherever_it_goes_on()
+ {
+    let world = World::new(3, 400);
+    world.market.set_credit(30.0);
+    world.plan(&reserved());
+    let credit = async || world.market.account().await.unwrap().credit_usd;
+    let (_, ()) = tokio::join!(world.drive_for(RUN, Duration::from_secs(90)), async {
+        world.until(RUN, 1, State::Syncing).await;
+        assert_eq!(credit().await, 30.0, "nothing before it trains");
+    });
+    assert_eq!(credit().await, 22.0);
+    assert!(
+        world.was_told(
+            "$8.00 are paid in advance for instance 1000: it costs 20% less for 2.4 days"
+        )
+    );
+    // Another watcher, and another box.
+    world.drive_for(RUN, Duration::from_secs(30)).await;
+    let first = world.attempts(RUN)[0].instance.unwrap();
+    world.market.lose_host(first);
+    world.boxes.end_container(first);
+    assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Done));
+    assert_eq!(world.attempts(RUN).len(), 2);
+    assert_eq!(credit().await, 22.0, "its money was for the first one");
+    assert_eq!(
+        (count(&world, "prepay_asked"), count(&world, "prepaid")),
+        (1, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payment_that_fails_or_whose_answer_is_lost_is_told_and_never_sent_again() {
+    // Too little credit is a plain no; of an answer that a gateway gave nobody knows.
+    for (credit_usd, broken, says) in [
+        (5.0, 0, "nothing was paid, and it goes on at its list price"),
+        (30.0, 1, "whether they were paid is not known"),
+    ] {
+        let world = World::new(3, 200);
+        world.market.set_credit(credit_usd);
+        world.market.fail("prepay instance", broken);
+        world.plan(&reserved());
+        world.drive_for(RUN, Duration::from_secs(90)).await;
+        assert!(world.was_told(says), "{says}");
+        assert!(
+            world.was_told("By hand: `spotter prepay story 8`"),
+            "{says}"
+        );
+        assert_eq!(
+            world.drive(RUN).await.outcome,
+            Some(Outcome::Done),
+            "{says}"
+        );
+        let counts = ["prepay_asked", "prepaid", "prepay_failed"].map(|kind| count(&world, kind));
+        assert_eq!(counts, [1, 0, 1], "{says}");
+    }
 }

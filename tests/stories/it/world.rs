@@ -322,6 +322,7 @@ pub fn spec(name: &str) -> RunSpec {
             max_price_usd_per_hour: None,
             bid_headroom: 0.15,
             bid_max_usd_per_hour: None,
+            prepay_usd: None,
             hosts: Vec::new(),
         },
         needs: Vec::new(),

@@ -23,6 +23,7 @@ pub(in crate::spec) struct ResourcesKeys {
     pub(super) offers: Option<Scalar>,
     max_price: Option<Scalar>,
     pub(super) bid: Option<BidKeys>,
+    pub(super) prepay: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -79,19 +80,12 @@ pub(super) fn resources(keys: &ResourcesKeys) -> Result<Resources, YamlError> {
     };
     let gpus = gpus.map_err(|message| YamlError::at(keys.accelerators.referenced, message))?;
     let bid = keys.bid.as_ref();
+    let (rental, prepay_usd) = rental(keys)?;
     Ok(Resources {
         gpu_name: Some(gpus.gpu_name),
         num_gpus: gpus.num_gpus,
         disk_gb: or(keys.disk.as_ref(), DEFAULT_DISK_GB, values::size_gb)?,
-        rental: or(keys.rental.as_ref(), Rental::OnDemand, |text| {
-            choice(
-                text,
-                &[
-                    ("on-demand", Rental::OnDemand),
-                    ("interruptible", Rental::Interruptible),
-                ],
-            )
-        })?,
+        rental,
         filters: or(keys.offers.as_ref(), Vec::new(), |text| {
             query::parse(text).map_err(|err| err.to_string())
         })?,
@@ -102,6 +96,33 @@ pub(super) fn resources(keys: &ResourcesKeys) -> Result<Resources, YamlError> {
             values::percent,
         )?,
         bid_max_usd_per_hour: option(bid.and_then(|keys| keys.max.as_ref()), values::usd)?,
+        prepay_usd,
         hosts: Vec::new(),
     })
+}
+
+/// How it is rented, and what is paid in advance: a reserved box is one that is rented on demand, and then paid for.
+fn rental(keys: &ResourcesKeys) -> Result<(Rental, Option<f64>), YamlError> {
+    let (rental, is_reserved) = or(keys.rental.as_ref(), (Rental::OnDemand, false), |text| {
+        choice(
+            text,
+            &[
+                ("on-demand", (Rental::OnDemand, false)),
+                ("interruptible", (Rental::Interruptible, false)),
+                ("reserved", (Rental::OnDemand, true)),
+            ],
+        )
+    })?;
+    let refused = |scalar: &Scalar, why: &str| Err(YamlError::at(scalar.referenced, why));
+    match (&keys.rental, &keys.prepay) {
+        (Some(rental), None) if is_reserved => refused(
+            rental,
+            "a reserved box is paid for in advance: say in `prepay` with how many dollars",
+        ),
+        (_, Some(prepay)) if !is_reserved => refused(
+            prepay,
+            "nothing is paid in advance without `rental: reserved`",
+        ),
+        (_, prepay) => Ok((rental, option(prepay.as_ref(), values::usd)?)),
+    }
 }

@@ -89,6 +89,8 @@ fn the_whole_file_is_read() {
             max_price_usd_per_hour: Some(9.0),
             bid_headroom: 0.15,
             bid_max_usd_per_hour: Some(8.5),
+            prepay_usd: None,
+            prepay_usd: None,
             hosts: Vec::new(),
         }
     );

@@ -123,6 +123,7 @@ impl Books {
             max_price_usd_per_hour: None,
             bid_headroom: headroom.unwrap_or_default(),
             bid_max_usd_per_hour: Some(job.max_bid_usd_per_hour),
+            prepay_usd: None,
             hosts: Vec::new(),
         };
         let order = pricing::order(&offer, &resources).ok()?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{AFTERWARDS, ENDED, INTERRUPTION, LOSSES, WAITING, WHILE_IT_RUNS};
+use super::{AFTERWARDS, ENDED, INTERRUPTION, LOSSES, ON_DEMAND, WAITING, WHILE_IT_RUNS};
 
 /// Names in a section that are none of the keys that are tried here: values, keys of the run file and of other sections, and keys of
 /// what does not come about in this story, such as a closed window or damage.
@@ -20,9 +20,9 @@ const NO_KEYS: &[(&str, &str)] = &[
          waiting_share gpu_spread_percent cpu_share network_mb_per_s log_kb_per_s bottleneck class evidence contradictions trigger \
          grave throughput gpu_idle memory metric by max_runtime no_progress contradiction backup reason fit largest_bytes \
          free_bytes full_in_s there kept behind box_wiped box_not_wiped ended outcome \
-         events_gap from to budget way_chosen way wait bid move text hours ways usd usd_per_hour delay_hours easy_hours delay_usd stop_requested box_stopped box_destroyed instance \
+         events_gap from to budget way_chosen way wait bid move text hours ways usd usd_per_hour delay_hours easy_hours delay_usd restore_hours stop_requested box_stopped box_destroyed instance \
          planned plan status checkpoint last_step uploads_wait old_box_kept old_box_let_go path storage_usd_per_hour \
-         bring_up_failed container_log keys_on_disk copied_from_sibling kib rebooted bill_doubtful charged_usd metered_usd box_silent since_us box_heard silent_s resume to_come \
+         bring_up_failed container_log keys_on_disk copied_from_sibling kib rebooted bill_doubtful charged_usd metered_usd prepay_asked prepaid prepay_failed months discount box_silent since_us box_heard silent_s resume to_come \
          not_saved what no_answer refused fault here next problem where skipped",
     ),
     (
@@ -30,8 +30,6 @@ const NO_KEYS: &[(&str, &str)] = &[
         "run up resume stop wait status ps events metrics limits session class failure_class parse evidence line meaning advice",
     ),
     ("cost", "hours usd measured optimistic base pessimistic"),
-    // It is for boxes that are rented on demand, and this story's is not.
-    ("prepay", "run attempt instance usd months discount"),
     (
         "history",
         "add edit trained smoked typed imported workdir removed added known forgiven since_us until_us avoided reason",
@@ -57,7 +55,7 @@ const NO_KEYS: &[(&str, &str)] = &[
 fn every_name_that_the_documentation_has_is_tried_or_known_to_be_no_key() {
     let documented =
         std::fs::read_to_string(stories::workspace().join("controller/docs/json.md")).unwrap();
-    let cases = WHILE_IT_RUNS.iter().chain(AFTERWARDS);
+    let cases = WHILE_IT_RUNS.iter().chain(AFTERWARDS).chain(ON_DEMAND);
     let tried = cases.flat_map(|case| case.keys.iter().map(|(_, keys)| (case.section, *keys)));
     let elsewhere = [
         (ENDED, INTERRUPTION),

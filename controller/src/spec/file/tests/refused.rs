@@ -304,3 +304,43 @@ fn a_wrong_server_or_schedule_is_refused_at_its_place() {
         Some(dir.path().join("ca.pem"))
     );
 }
+
+#[test]
+fn a_reserved_box_is_rented_on_demand_and_says_what_is_paid_in_advance() {
+    let text = |resources: &str, more: &str| {
+        format!("name: a\nresources: {{accelerators: RTX 4090, {resources}}}\nrun: x\n{more}")
+    };
+    let spec = parse(
+        &text("rental: reserved, prepay: 40", ""),
+        "run.yaml",
+        Path::new("/"),
+    )
+    .unwrap();
+    assert_eq!(spec.resources.rental, Rental::OnDemand);
+    assert_eq!(spec.resources.prepay_usd, Some(40.0));
+    for (resources, more, says) in [
+        (
+            "rental: reserved",
+            "",
+            "run.yaml:2:45: a reserved box is paid for in advance",
+        ),
+        (
+            "prepay: 40",
+            "",
+            "run.yaml:2:45: nothing is paid in advance without",
+        ),
+        (
+            "rental: interruptible, prepay: 40",
+            "",
+            "run.yaml:2:68: nothing is paid in advance",
+        ),
+        ("rental: reserved, prepay: lots", "", "run.yaml:2:63: "),
+        (
+            "rental: reserved, prepay: 40",
+            "limits: {budget: 30}\n",
+            "run.yaml:2:63: more is paid in advance than `limits.budget` of $30.00",
+        ),
+    ] {
+        check_error(&text(resources, more), says);
+    }
+}
