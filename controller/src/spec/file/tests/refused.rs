@@ -15,7 +15,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
     // Keys of later versions are not known to this one.
     check_error(
         &format!("{SMALL}data: []\n"),
-        "run.yaml:4:1: unknown key `data`; the keys here are name, workdir, resources, needs, model, image, image_size, image_login, ports, docker_options, template, onstart, envs, setup, \
+        "run.yaml:4:1: unknown key `data`; the keys here are name, workdir, resources, needs, model, image, image_size, image_login, ports, docker_options, template, volume, onstart, envs, setup, \
          smoke, run, resume, progress, checkpoints, validate, recover, limits, results, on_done, notify",
     );
 }
@@ -36,7 +36,7 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "rental: interruptible",
             "rental: spot",
-            "7:11: expected on-demand or interruptible",
+            "7:11: expected on-demand or interruptible or reserved",
         ),
         (
             "reliability>0.95",
