@@ -30,7 +30,10 @@ pub use self::{
     values::duration,
     yaml::{YamlError, from_yaml, nearest},
 };
-use crate::provider::{Filter, Rental, SshAddress};
+use crate::{
+    provider::{Filter, Rental, SshAddress},
+    run::budget::Purse,
+};
 
 /// Container image when none is named: the market's own PyTorch image, whose layers most hosts have already.
 pub const DEFAULT_IMAGE: &str = "vastai/pytorch";
@@ -53,6 +56,8 @@ pub const DEFAULT_KEEP_GRACE: Duration = Duration::from_secs(3600);
 pub const DEFAULT_ATTEMPTS: u32 = 5;
 /// Longest wait for a box that the market took back: by then others have taken it for good, or the market has changed.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(24 * 3600);
+/// Days of a stopped box's disk that a budget holds back: whoever is away for a week finds it as it was.
+pub const DEFAULT_STORAGE_DAYS: f64 = 7.0;
 /// Longest time of a smoke.
 pub const DEFAULT_SMOKE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// Length of a window.
@@ -297,6 +302,11 @@ fn wait_here() -> Duration {
     DEFAULT_WAIT
 }
 
+/// For a run that was recorded before the key existed.
+fn storage_days() -> f64 {
+    DEFAULT_STORAGE_DAYS
+}
+
 /// What a run that was recorded before the key existed meant.
 fn yes() -> bool {
     true
@@ -340,12 +350,25 @@ pub struct Limits {
     pub bring_up: Duration,
     /// Dollars for all attempts; a new attempt is not begun past it.
     pub budget_usd: Option<f64>,
+    /// So many days of a stopped box's disk are held back of that.
+    #[serde(default = "storage_days")]
+    pub storage_days: f64,
     /// Longest time of training, all attempts together.
     #[serde(default)]
     pub max_runtime: Option<Duration>,
     /// Longest time without anything new of the training in its log.
     #[serde(default)]
     pub no_progress: Option<Duration>,
+}
+
+impl Limits {
+    /// The budget, and what is held back of it; `None`: there is none.
+    pub fn purse(&self) -> Option<Purse> {
+        Some(Purse {
+            budget_usd: self.budget_usd?,
+            storage_days: self.storage_days,
+        })
+    }
 }
 
 /// How a training is held against its estimate.

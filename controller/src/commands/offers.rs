@@ -197,6 +197,7 @@ fn judged<'a>(found: &'a [Offer], spec: Option<&RunSpec>, known: &Known) -> (Vec
         calibration: &Shipped::get().calibration,
         known,
         left_usd: spec.limits.budget_usd,
+        going_on: None,
     };
     let verdicts = judge::judge(&asked, found);
     let too_dear = verdicts.too_dear.len();

@@ -69,6 +69,7 @@ pub async fn plan(ui: &mut Ui, deps: &Deps, args: &PlanArgs) -> Result<(), Comma
         calibration: &Shipped::get().calibration,
         known: &known,
         left_usd: spec.limits.budget_usd,
+        going_on: None,
     };
     let verdicts = judge::judge(&asked, &found).one_per_machine();
     let refused = verdicts.too_dear;

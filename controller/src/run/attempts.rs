@@ -10,7 +10,7 @@ use crate::{
         halt::Halt,
         label,
         lifecycle::Lifecycle,
-        recovery::{self, Move, Past},
+        recovery::{self, GiveUp, Move, Past},
         waiting,
     },
     spec::RunSpec,
@@ -85,20 +85,44 @@ impl Lifecycle {
                 self.new_attempt(run, attempt.number + 1)?;
                 Ok(())
             }
-            Move::GiveUp(why) => {
-                let outcome = match attempt.state {
-                    State::Lost => Outcome::Lost,
-                    State::Gone if !self.has_trained(run)? => Outcome::Failed,
-                    _ => Outcome::Interrupted,
-                };
-                let reason = match &attempt.reason {
-                    Some(reason) => format!("{reason}; not recovered: {why}"),
-                    None => why.to_string(),
-                };
-                self.say(run, &format!("`{}` is not carried on: {why}.", run.name));
-                Ok(self.end(run, outcome, Some(&reason))?)
-            }
+            Move::GiveUp(why) => Ok(self.give_up(run, attempt, &why)?),
         }
+    }
+
+    /// Ends a run that is not carried on after the attempt that ended without its doing.
+    pub(crate) fn give_up(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        why: &GiveUp,
+    ) -> Result<(), CommandError> {
+        let outcome = match attempt.state {
+            State::Lost => Outcome::Lost,
+            State::Gone if !self.has_trained(run)? => Outcome::Failed,
+            _ => Outcome::Interrupted,
+        };
+        let reason = match &attempt.reason {
+            Some(reason) => format!("{reason}; not recovered: {why}"),
+            None => why.to_string(),
+        };
+        self.say(run, &format!("`{}` is not carried on: {why}.", run.name));
+        self.end(run, outcome, Some(&reason))
+    }
+
+    /// There is nothing to go on with after all: the attempt that was to do so has no box, and what ended the one before it counts.
+    pub(crate) async fn give_up_unrented(
+        &self,
+        run: &RunRecord,
+        mut attempt: AttemptRecord,
+        why: &GiveUp,
+    ) -> Result<(), CommandError> {
+        self.end_box_patiently(run, &mut attempt).await?;
+        let attempts = self.store.attempts(&run.name)?;
+        let before = attempts
+            .iter()
+            .rfind(|known| known.number < attempt.number)
+            .unwrap_or(&attempt);
+        self.give_up(run, before, why)
     }
 
     /// Whether any attempt of a run has trained.
@@ -226,11 +250,11 @@ impl Lifecycle {
             .as_ref()
             .map(AttemptRecord::prices)
             .unwrap_or_default();
-        if let Some(budget_usd) = run.spec.limits.budget_usd
-            && let Some(why) = budget::used_up(budget_usd, spent_usd, rates)
+        if let Some(purse) = run.spec.limits.purse()
+            && let Some(why) = budget::shortage(purse, spent_usd, rates)
         {
-            let more = budget::raised_usd(budget_usd, spent_usd);
-            return Err(refused(why, &format!("--budget {more:.2}")));
+            let more = budget::raised_usd(purse, spent_usd, rates);
+            return Err(refused(why.to_string(), &format!("--budget {more:.2}")));
         }
         if let Some(limit) = run.spec.limits.max_runtime
             && self.runtime_left(run, number + 1) == Some(std::time::Duration::ZERO)

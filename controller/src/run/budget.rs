@@ -1,6 +1,8 @@
 //! How a running box stands to `limits.budget`, while somebody watches ([`standing`]) and alone ([`alone`]) (pure).
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
 
 use crate::{agent_client::Allowance, ledger::Rates, ui::text};
 
@@ -11,14 +13,89 @@ const FINISH: Duration = Duration::from_secs(10 * 60);
 /// A small budget is not spent on caution: of its whole time, at most this share is left for finishing.
 const FINISH_SHARE: f64 = 0.1;
 
-/// A box that stopped itself waits for somebody, and its disk is paid for meanwhile: so much of that is held back, hours.
-const HELD_BACK_HOURS: f64 = 7.0 * 24.0;
-/// Of a small budget at most this share is held back: it is there to train with.
-const HELD_BACK_SHARE: f64 = 0.25;
 /// What a box that is watched may go on for when its watcher goes away: it is told anew every few seconds.
 const WATCHED: Duration = Duration::from_secs(120);
 /// It is paid from what is held back, and takes at most this share of that.
 const WATCHED_SHARE: u32 = 4;
+
+/// `limits.budget`, and what of it is not there to train with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Purse {
+    /// The budget, dollars.
+    pub budget_usd: f64,
+    /// A box that stopped itself waits for somebody, and its disk is paid for meanwhile: so many days of that are held back.
+    pub storage_days: f64,
+}
+
+/// A budget of which a box would leave nothing to train with, because of what is held back for its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Shortage {
+    /// The budget, dollars.
+    pub budget_usd: f64,
+    /// What was spent of it, dollars.
+    pub spent_usd: f64,
+    /// What is held back, dollars ...
+    pub held_usd: f64,
+    /// ... for so many days ...
+    pub storage_days: f64,
+    /// ... of a disk at this price, $/h.
+    pub disk_usd_per_hour: f64,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (spent, budget) = (text::usd(self.spent_usd), text::usd(self.budget_usd));
+        if self.held_usd <= 0.0 {
+            return write!(f, "{spent} of the budget of {budget} are spent");
+        }
+        let held = format!(
+            "{} for {} days of its disk at {}, should it stop while nobody looks (`limits.storage_days`)",
+            text::usd(self.held_usd),
+            self.storage_days,
+            text::usd_per_hour(self.disk_usd_per_hour)
+        );
+        match self.spent_usd > 0.0 {
+            true => write!(
+                f,
+                "{spent} of the budget of {budget} are spent, and the rest is held back: {held}"
+            ),
+            false => write!(
+                f,
+                "the budget of {budget} leaves nothing to train with beside what is held back: {held}"
+            ),
+        }
+    }
+}
+
+impl Shortage {
+    /// What helps, in the words of a run file.
+    pub fn remedy(&self) -> String {
+        // Nothing is held back of what is spent.
+        let other = match self.held_usd > 0.0 {
+            true => self.other_remedies(),
+            false => String::new(),
+        };
+        let purse = Purse {
+            budget_usd: self.budget_usd,
+            storage_days: self.storage_days,
+        };
+        let rates = Rates {
+            disk_usd_per_hour: self.disk_usd_per_hour,
+            ..Rates::default()
+        };
+        let budget = raised_usd(purse, self.spent_usd, rates).ceil();
+        format!("raise `limits.budget`, such as to {budget:.0}{other}")
+    }
+
+    fn other_remedies(&self) -> String {
+        // Half of what there is trains, and half is held back.
+        let left_usd = (self.budget_usd - self.spent_usd).max(0.0);
+        let days = (left_usd / 2.0 / (self.disk_usd_per_hour * 24.0)).floor();
+        format!(
+            ", take a smaller `resources.disk`, or hold back less: `limits.storage_days: {days:.0}`"
+        )
+    }
+}
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,56 +137,58 @@ pub fn standing(budget_usd: Option<f64>, spent_usd: f64, usd_per_hour: f64) -> S
     }
 }
 
-/// How long a box may train on alone; `None`: no budget, or nothing costs anything. Its end, and seven days of its disk, are paid from what
-/// is left then.
-pub fn alone(budget_usd: Option<f64>, spent_usd: f64, rates: Rates) -> Option<Allowance> {
-    let budget_usd = budget_usd?;
+/// How long a box may train on alone; `None`: no budget, or nothing costs anything. Its end, and `storage_days` of its disk, are paid from
+/// what is left then.
+pub fn alone(purse: Option<Purse>, spent_usd: f64, rates: Rates) -> Option<Allowance> {
+    let purse = purse?;
     let usd_per_hour = rates.total();
     if usd_per_hour <= 0.0 {
         return None;
     }
-    let held_usd = held_usd(budget_usd, rates);
-    let finish = finish(budget_usd, usd_per_hour);
-    let left = lasts(budget_usd - spent_usd - held_usd, usd_per_hour).saturating_sub(finish);
+    let left_usd = purse.budget_usd - spent_usd - held_back_usd(purse, rates.disk_usd_per_hour);
+    let finish = finish(purse.budget_usd, usd_per_hour);
+    let left = lasts(left_usd, usd_per_hour).saturating_sub(finish);
     Some(Allowance { left, finish })
 }
 
 /// The same while somebody watches, who finishes the box in order and spends what is held back: it is not to end before him.
-pub fn watched(budget_usd: Option<f64>, spent_usd: f64, rates: Rates) -> Option<Allowance> {
-    let alone = alone(budget_usd, spent_usd, rates)?;
-    let held = lasts(held_usd(budget_usd?, rates), rates.total());
-    let left = match standing(budget_usd, spent_usd, rates.total()) {
+pub fn watched(purse: Option<Purse>, spent_usd: f64, rates: Rates) -> Option<Allowance> {
+    let alone = alone(purse, spent_usd, rates)?;
+    let purse = purse?;
+    let held_usd = held_back_usd(purse, rates.disk_usd_per_hour);
+    let held = lasts(held_usd, rates.total());
+    let left = match standing(Some(purse.budget_usd), spent_usd, rates.total()) {
         Standing::Finish { .. } => alone.left,
         Standing::Fine | Standing::Low { .. } => alone.left.max(WATCHED.min(held / WATCHED_SHARE)),
     };
     Some(Allowance { left, ..alone })
 }
 
-/// Why a run cannot train on within its budget, in words; `None`: it can.
-pub fn used_up(budget_usd: f64, spent_usd: f64, rates: Rates) -> Option<String> {
-    let (spent, budget) = (text::usd(spent_usd), text::usd(budget_usd));
-    let text = format!("{spent} are spent of `limits.budget` of {budget}");
-    if let Standing::Finish { .. } = standing(Some(budget_usd), spent_usd, rates.total()) {
-        return Some(text);
-    }
-    let alone = alone(Some(budget_usd), spent_usd, rates)?;
-    alone.left.is_zero().then(|| {
-        format!("{text}, and the rest is held back for what its disk costs while it is stopped")
+/// Why a run cannot train on a box at these prices within its budget; `None`: it can.
+pub fn shortage(purse: Purse, spent_usd: f64, rates: Rates) -> Option<Shortage> {
+    let alone = alone(Some(purse), spent_usd, rates);
+    let used_up = match alone {
+        Some(alone) => alone.left.is_zero(),
+        None => spent_usd >= purse.budget_usd,
+    };
+    used_up.then(|| Shortage {
+        budget_usd: purse.budget_usd,
+        spent_usd,
+        held_usd: held_back_usd(purse, rates.disk_usd_per_hour),
+        storage_days: purse.storage_days,
+        disk_usd_per_hour: rates.disk_usd_per_hour,
     })
 }
 
 /// A budget with which a run can train on for as long again.
-pub fn raised_usd(budget_usd: f64, spent_usd: f64) -> f64 {
-    (2.0 * budget_usd).max(spent_usd + 1.0)
+pub fn raised_usd(purse: Purse, spent_usd: f64, rates: Rates) -> f64 {
+    let held_usd = held_back_usd(purse, rates.disk_usd_per_hour);
+    (2.0 * purse.budget_usd).max(spent_usd + held_usd + 1.0)
 }
 
-/// What is held back for the disk of a box that is stopped, dollars: a week of it, and a quarter of the budget at most.
-pub fn held_back_usd(budget_usd: f64, disk_usd_per_hour: f64) -> f64 {
-    (disk_usd_per_hour * HELD_BACK_HOURS).min(budget_usd * HELD_BACK_SHARE)
-}
-
-fn held_usd(budget_usd: f64, rates: Rates) -> f64 {
-    held_back_usd(budget_usd, rates.disk_usd_per_hour)
+/// What is held back for the disk of a box that is stopped, dollars.
+pub fn held_back_usd(purse: Purse, disk_usd_per_hour: f64) -> f64 {
+    disk_usd_per_hour * purse.storage_days * 24.0
 }
 
 /// How long so much money lasts.
@@ -151,12 +230,23 @@ mod tests {
         check(Some(1e6), 0.0, 1e-12, "fine");
     }
 
-    #[test]
-    fn a_box_that_is_alone_stops_early_enough_to_pay_a_week_of_its_disk() {
-        let rates = |gpu_usd_per_hour, disk_usd_per_hour| Rates {
+    /// With a week held back.
+    fn purse(budget_usd: f64) -> Purse {
+        Purse {
+            budget_usd,
+            storage_days: 7.0,
+        }
+    }
+
+    fn rates(gpu_usd_per_hour: f64, disk_usd_per_hour: f64) -> Rates {
+        Rates {
             gpu_usd_per_hour,
             disk_usd_per_hour,
-        };
+        }
+    }
+
+    #[test]
+    fn a_box_that_is_alone_stops_early_enough_to_pay_a_week_of_its_disk() {
         let day = 24 * 3600;
         for (budget, spent, (gpu, disk), left_s, finish_s) in [
             // 16.8 of 100 are held back, 10 minutes are for the end: 83.2 h.
@@ -167,10 +257,12 @@ mod tests {
             (100.0, 200.0, (0.9, 0.1), 0, 600),
             // A disk that costs nothing holds nothing back.
             (24.0, 0.0, (1.0, 0.0), day - 600, 600),
-            // A quarter of a small budget, and a tenth for the end.
-            (1.0, 0.0, (0.9, 0.1), 2700 - 360, 360),
+            // Of a small budget the same is held back as of a large one.
+            (17.8, 0.0, (0.9, 0.1), 3600 - 600, 600),
+            (10.0, 0.0, (0.9, 0.1), 0, 600),
         ] {
-            let found = alone(Some(budget), spent, rates(gpu, disk)).unwrap();
+            let rates = rates(gpu, disk);
+            let found = alone(Some(purse(budget)), spent, rates).unwrap();
             // Floats: to the second.
             let seconds = |time: Duration| time.as_secs_f64().round() as u64;
             assert_eq!(
@@ -181,51 +273,75 @@ mod tests {
             // What it may spend alone never reaches the budget, a week later.
             let hours = (found.left + found.finish).as_secs_f64() / 3600.0;
             let stopped = spent + hours * (gpu + disk);
-            let week = held_usd(budget, rates(gpu, disk));
+            let week = held_back_usd(purse(budget), disk);
             assert!(stopped + week <= budget + 1e-9 || left_s == 0);
         }
         assert_eq!(alone(None, 5.0, rates(1.0, 1.0)), None);
-        assert_eq!(alone(Some(5.0), 0.0, rates(0.0, 0.0)), None);
-        let much = alone(Some(1e9), 0.0, rates(1e-12, 0.0)).unwrap();
+        assert_eq!(alone(Some(purse(5.0)), 0.0, rates(0.0, 0.0)), None);
+        let much = alone(Some(purse(1e9)), 0.0, rates(1e-12, 0.0)).unwrap();
         assert!(much.left > Duration::from_secs(1 << 40), "{much:?}");
+        let none = Purse {
+            storage_days: 0.0,
+            ..purse(1.0)
+        };
+        let found = alone(Some(none), 0.0, rates(0.9, 0.1)).unwrap();
+        assert_eq!(found.left.as_secs_f64().round(), 3600.0 - 360.0);
     }
 
     #[test]
     fn a_used_up_budget_is_raised_to_one_that_lasts() {
-        let rates = Rates {
-            gpu_usd_per_hour: 0.9,
-            disk_usd_per_hour: 0.1,
-        };
-        for (spent, expected) in [
-            (50.0, None),
-            (90.0, Some("held back")),
-            (99.9, Some("are spent")),
-        ] {
-            let found = used_up(100.0, spent, rates);
-            assert_eq!(found.is_some(), expected.is_some(), "{spent} {found:?}");
-            assert!(found.is_none_or(|text| text.contains(expected.unwrap())));
-            let raised = raised_usd(100.0, spent);
-            assert_eq!(used_up(raised, spent, rates), None, "{raised}");
+        let rates = rates(0.9, 0.1);
+        for (spent, is_short) in [(50.0, false), (90.0, true), (99.9, true), (300.0, true)] {
+            let found = shortage(purse(100.0), spent, rates);
+            assert_eq!(found.is_some(), is_short, "{spent} {found:?}");
+            let raised = raised_usd(purse(100.0), spent, rates);
+            assert_eq!(shortage(purse(raised), spent, rates), None, "{raised}");
         }
-        assert_eq!(raised_usd(0.05, 0.04), 1.04);
+        assert_eq!(raised_usd(purse(0.05), 0.04, Rates::default()), 1.04);
+        assert_eq!(shortage(purse(1.0), 0.5, Rates::default()), None);
+        assert!(shortage(purse(1.0), 1.0, Rates::default()).is_some());
+    }
+
+    #[test]
+    fn a_shortage_says_what_is_held_back_why_and_what_to_change() {
+        let told = |spent, disk| {
+            let found = shortage(purse(2.0), spent, rates(0.2, disk)).unwrap();
+            (found.to_string(), found.remedy())
+        };
+        let (text, remedy) = told(0.0, 0.0125);
+        assert_eq!(
+            text,
+            "the budget of $2.00 leaves nothing to train with beside what is held back: $2.10 for 7 days of its disk at $0.013/h, \
+             should it stop while nobody looks (`limits.storage_days`)"
+        );
+        assert_eq!(
+            remedy,
+            "raise `limits.budget`, such as to 4, take a smaller `resources.disk`, or hold back less: `limits.storage_days: 3`"
+        );
+        let (text, _) = told(1.5, 0.01);
+        assert_eq!(
+            text,
+            "$1.50 of the budget of $2.00 are spent, and the rest is held back: $1.68 for 7 days of its disk at $0.010/h, should it \
+             stop while nobody looks (`limits.storage_days`)"
+        );
+        assert_eq!(told(2.0, 0.0).0, "$2.00 of the budget of $2.00 are spent");
     }
 
     #[test]
     fn whoever_watches_spends_what_is_held_back() {
-        let rates = Rates {
-            gpu_usd_per_hour: 0.9,
-            disk_usd_per_hour: 0.1,
-        };
+        let rates = rates(0.9, 0.1);
         for (spent, left_s) in [(83.0, 120), (90.0, 120), (99.5, 120), (99.9, 0), (101.0, 0)] {
-            let found = watched(Some(100.0), spent, rates).unwrap();
+            let found = watched(Some(purse(100.0)), spent, rates).unwrap();
             assert_eq!(found.left.as_secs_f64().round() as u64, left_s, "{spent}");
         }
-        // It lasts 108 s; 27 of them are held back, and a quarter of these is the watcher's.
-        let little = watched(Some(0.03), 0.0299, rates).unwrap();
-        assert_eq!(little.left, Duration::ZERO);
-        let little = watched(Some(0.03), 0.0240, rates).unwrap();
-        assert_eq!(little.left.as_millis(), 6750);
-        let plenty = watched(Some(100.0), 0.0, rates).unwrap();
-        assert_eq!(plenty, alone(Some(100.0), 0.0, rates).unwrap());
+        // A minute of its disk is held back, which is six seconds of it: a quarter of these is the watcher's.
+        let little = Purse {
+            budget_usd: 0.03,
+            storage_days: 1.0 / 1440.0,
+        };
+        let found = watched(Some(little), 0.0299, rates).unwrap();
+        assert_eq!(found.left, Duration::ZERO);
+        let plenty = watched(Some(purse(100.0)), 0.0, rates).unwrap();
+        assert_eq!(plenty, alone(Some(purse(100.0)), 0.0, rates).unwrap());
     }
 }

@@ -149,7 +149,7 @@ pub struct Crossroads {
     pub at_risk_hours: f64,
     /// Hours for which nothing need be trained until the result is late; `None`: nobody said when it is wanted.
     pub slack_hours: Option<f64>,
-    /// What is left of the budget, dollars; `None`: there is none.
+    /// What is left of the budget beside what is held back for its disk, dollars; `None`: there is none.
     pub left_usd: Option<f64>,
     /// What the market did so far.
     pub past: Past,

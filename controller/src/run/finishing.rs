@@ -358,7 +358,11 @@ impl Lifecycle {
                 self.gpu_charge_ends(attempt)?;
             }
             Err(
-                Halt::Superseded | Halt::StopRequested | Halt::Limit { .. } | Halt::EndedByBox(_),
+                Halt::Superseded
+                | Halt::StopRequested
+                | Halt::GiveUp(_)
+                | Halt::Limit { .. }
+                | Halt::EndedByBox(_),
             ) => return Ok(()),
         }
         self.stopped(run, attempt, ending)

@@ -15,6 +15,7 @@ use crate::{
         machines,
         market_eye::UNKNOWN,
         next,
+        recovery::GiveUp,
         site::{Site, SiteError},
     },
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
@@ -46,6 +47,8 @@ pub(crate) enum Halt {
     },
     /// The box has ended the training itself: by a limit, or because it contradicted its estimate.
     EndedByBox(Ending),
+    /// Nothing that the market has is within what the run file allows, nor will be: the run ends as it stands.
+    GiveUp(GiveUp),
     /// Another box would not help.
     Fatal(CommandError),
     /// The user asked for the end of the run.
@@ -112,6 +115,9 @@ impl Halt {
                 CommandError::new(format!("the training of `{run}` was ended by its box"))
                     .about(run)
             }
+            Self::GiveUp(why) => CommandError::new(format!("run `{run}` is not carried on"))
+                .because(why.to_string())
+                .about(run),
             Self::StopRequested => {
                 CommandError::new(format!("the end of `{run}` was asked for")).about(run)
             }
@@ -282,6 +288,7 @@ impl Lifecycle {
                 self.end_box_patiently(run, &mut attempt).await
             }
             Halt::StopRequested => self.stop_on_request(run, attempt, site).await,
+            Halt::GiveUp(why) => self.give_up_unrented(run, attempt, &why).await,
             Halt::Fatal(err) => self.failed(run, attempt, err).await,
         }
     }

@@ -11,8 +11,10 @@ use crate::{
         job::{Job, Machine},
         outlook::{self, Demand, Outlook, Supply},
     },
+    ledger::Rates,
     provider::{Offer, OfferId, Rental},
     run::{
+        budget::{self, Shortage},
         known::Known,
         pricing::{self, Order, TooDear},
     },
@@ -24,6 +26,8 @@ use crate::{
 
 /// Setting up and debugging when nobody says, hours.
 const USUAL_SETUP_HOURS: f64 = 0.5;
+/// The same where a run goes on that has trained, downloads left out: an order, a container, the code and its set-up.
+const AGAIN_HOURS: f64 = 0.2;
 
 /// A run that wants a box.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +42,17 @@ pub struct Asked<'a> {
     pub known: &'a Known,
     /// What is left of its budget, dollars; `None`: it has none.
     pub left_usd: Option<f64>,
+    /// Where it goes on; `None`: it begins.
+    pub going_on: Option<GoingOn>,
+}
+
+/// A run that has trained and goes on on another box.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct GoingOn {
+    /// Tokens that are still to be trained; `None`: nothing tells, and all of them are taken.
+    pub tokens_left: Option<f64>,
+    /// A checkpoint is fetched from the bucket before it trains.
+    pub restores: bool,
 }
 
 /// An offer and what is to be said of it.
@@ -53,6 +68,8 @@ pub struct Judged<'o> {
     pub outlook: Option<Outlook>,
     /// What the run needs and it has not: facts, which no estimate is in.
     pub lacks: Vec<String>,
+    /// Why what is left of the budget does not do for it: that is a fact, too.
+    pub shortage: Option<Shortage>,
     /// Why its machine is avoided while there are others.
     pub avoided: Option<String>,
 }
@@ -60,24 +77,29 @@ pub struct Judged<'o> {
 impl Judged<'_> {
     /// Nothing forbids it. What cannot be judged is not forbidden.
     pub fn go(&self) -> bool {
-        self.lacks.is_empty() && self.outlook.as_ref().is_none_or(Outlook::go)
+        self.lacks.is_empty()
+            && self.shortage.is_none()
+            && self.outlook.as_ref().is_none_or(Outlook::go)
     }
 
     /// What forbids it.
     pub fn blockers(&self) -> Vec<String> {
         let estimated = self.outlook.iter().flat_map(|outlook| &outlook.blockers);
-        self.lacks.iter().chain(estimated).cloned().collect()
+        let facts = self.lacks.iter().cloned();
+        facts
+            .chain(self.shortage.map(|shortage| shortage.to_string()))
+            .chain(estimated.cloned())
+            .collect()
     }
 
     /// Why the run would not train there at all; `None`: nothing says so. `dared`: its user goes by himself, not by estimates.
-    pub fn obstacle(&self, dared: bool) -> Option<&str> {
+    pub fn obstacle(&self, dared: bool) -> Option<String> {
         let estimated = self.outlook.iter().flat_map(|outlook| &outlook.obstacles);
         let estimated = estimated.filter(|_| !dared);
-        self.lacks
-            .iter()
-            .chain(estimated)
-            .next()
-            .map(String::as_str)
+        let lacking = self.lacks.first().cloned();
+        lacking
+            .or_else(|| self.shortage.map(|shortage| shortage.to_string()))
+            .or_else(|| estimated.into_iter().next().cloned())
     }
 
     /// Dollars of the base scenario; else dollars for a billion tokens; infinite where neither can be told.
@@ -99,6 +121,8 @@ pub struct Verdicts<'o> {
     pub offers: Vec<Judged<'o>>,
     /// Offers that match and cost more than the run file allows, as the market had them.
     pub too_dear: Vec<(OfferId, TooDear)>,
+    /// Why the budget does for none of them, whatever their prices come to: the least shortage. `None`: it does, or there are none.
+    pub shortage: Option<Shortage>,
 }
 
 impl<'o> Verdicts<'o> {
@@ -129,18 +153,26 @@ pub fn judge<'o>(asked: &Asked<'_>, offers: impl IntoIterator<Item = &'o Offer>)
         .model
         .as_ref()
         .zip(job.as_ref())
-        .map(|(model, job)| demand(asked.spec, model, job, asked.known));
+        .map(|(model, job)| demand(asked, model, job));
+    let mut shortages = Vec::new();
     for offer in offers {
         match pricing::order(offer, &asked.spec.resources) {
             Ok(order) => {
-                let order = pricing::within_budget(order, offer, asked.left_usd);
-                verdicts
-                    .offers
-                    .push(judged(asked, demand.as_ref(), offer, order));
+                let held = held_back_usd(asked, order.storage_usd_per_hour);
+                let left_usd = asked.left_usd.map(|left_usd| left_usd - held);
+                let order = pricing::within_budget(order, offer, left_usd);
+                let judged = judged(asked, demand.as_ref(), offer, order);
+                shortages.push(judged.shortage);
+                verdicts.offers.push(judged);
             }
-            Err(why) => verdicts.too_dear.push((offer.id, why)),
+            Err(why) => {
+                // Its price may fall; what its disk costs does not.
+                shortages.push(shortage(asked, 0.0, offer.storage_usd_per_hour));
+                verdicts.too_dear.push((offer.id, why));
+            }
         }
     }
+    verdicts.shortage = least(shortages);
     if !asked.spec.resources.hosts.is_empty() {
         return verdicts;
     }
@@ -160,6 +192,28 @@ pub fn judge<'o>(asked: &Asked<'_>, offers: impl IntoIterator<Item = &'o Offer>)
     verdicts
 }
 
+/// The least of them, where there is nothing but shortages.
+fn least(shortages: Vec<Option<Shortage>>) -> Option<Shortage> {
+    let all: Option<Vec<Shortage>> = shortages.into_iter().collect();
+    let by_held = |one: &Shortage, other: &Shortage| one.held_usd.total_cmp(&other.held_usd);
+    all?.into_iter().min_by(by_held)
+}
+
+/// Why what is left of the budget does not do for a box at these prices.
+fn shortage(asked: &Asked<'_>, gpu_usd_per_hour: f64, disk_usd_per_hour: f64) -> Option<Shortage> {
+    let (purse, left_usd) = asked.spec.limits.purse().zip(asked.left_usd)?;
+    let rates = Rates {
+        gpu_usd_per_hour,
+        disk_usd_per_hour,
+    };
+    budget::shortage(purse, purse.budget_usd - left_usd, rates)
+}
+
+fn held_back_usd(asked: &Asked<'_>, disk_usd_per_hour: f64) -> f64 {
+    let purse = asked.spec.limits.purse();
+    purse.map_or(0.0, |purse| budget::held_back_usd(purse, disk_usd_per_hour))
+}
+
 /// One offer with the order that is meant for it.
 pub fn judge_one<'o>(asked: &Asked<'_>, offer: &'o Offer, order: Order) -> Judged<'o> {
     let job = asked.spec.model.as_ref().map(Model::job);
@@ -168,7 +222,7 @@ pub fn judge_one<'o>(asked: &Asked<'_>, offer: &'o Offer, order: Order) -> Judge
         .model
         .as_ref()
         .zip(job.as_ref())
-        .map(|(model, job)| demand(asked.spec, model, job, asked.known));
+        .map(|(model, job)| demand(asked, model, job));
     judged(asked, demand.as_ref(), offer, order)
 }
 
@@ -194,22 +248,34 @@ fn judged<'o>(
         supply,
         outlook,
         lacks: needs::lacking(asked.spec, compute_cap, Cuda::of_market(offer.cuda)),
+        shortage: shortage(asked, order.gpu_usd_per_hour, order.storage_usd_per_hour),
         avoided: asked.known.avoided.get(&offer.machine_id).cloned(),
     }
 }
 
-/// What a run asks for, by its file and by what earlier runs tell.
-pub fn demand<'a>(
-    spec: &'a RunSpec,
-    model: &'a Model,
-    job: &'a Job,
-    known: &'a Known,
-) -> Demand<'a> {
+/// What a run asks for, by its file and by what earlier runs tell: of one that goes on, what is left.
+pub fn demand<'a>(asked: &Asked<'a>, model: &'a Model, job: &'a Job) -> Demand<'a> {
+    let (spec, known) = (asked.spec, asked.known);
     let checkpoints = spec.checkpoints.as_ref();
+    let going_on = asked.going_on;
+    let restore_gb = match going_on {
+        Some(GoingOn { restores: true, .. }) => outlook::checkpoint_gb(job),
+        _ => 0.0,
+    };
+    // What was to be debugged is.
+    let usual_setup_hours = match going_on {
+        Some(_) => AGAIN_HOURS,
+        None => model
+            .setup_hours
+            .or(known.setup_hours)
+            .unwrap_or(USUAL_SETUP_HOURS),
+    };
     Demand {
         job,
-        tokens: model.tokens,
-        download_gb: model.download_gb,
+        tokens: going_on
+            .and_then(|going_on| going_on.tokens_left)
+            .or(model.tokens),
+        download_gb: model.download_gb + restore_gb,
         disk_gb: spec.resources.disk_gb,
         keep_last: checkpoints.map_or(1, |kept| {
             let best = kept.keep_best.as_ref().map_or(0, |best| best.count);
@@ -218,12 +284,15 @@ pub fn demand<'a>(
         backup_every_hours: checkpoints
             .map_or(f64::INFINITY, |kept| kept.every.as_secs_f64() / 3600.0),
         backed_up: checkpoints.is_some_and(|kept| kept.to.is_some()),
-        setup_hours: model
-            .setup_hours
-            .or(known.setup_hours)
-            .unwrap_or(USUAL_SETUP_HOURS),
-        setup_measured: model.setup_hours.is_none() && known.setup_hours.is_some(),
-        budget_usd: spec.limits.budget_usd,
+        setup_hours: usual_setup_hours,
+        // Each host downloads again, as fast as it can.
+        setup_measured: going_on.is_none()
+            && model.setup_hours.is_none()
+            && known.setup_hours.is_some(),
+        budget_usd: match going_on {
+            Some(_) => asked.left_usd,
+            None => spec.limits.budget_usd,
+        },
         interruptible: spec.resources.rental == Rental::Interruptible,
         past: &known.past,
     }
@@ -284,15 +353,17 @@ mod tests {
             calibration: &Shipped::get().calibration,
             known: &known,
             left_usd: None,
+            going_on: None,
         };
         let verdicts = judge(&asked, &offers);
         let ids: Vec<u64> = verdicts.offers.iter().map(|found| found.offer.id).collect();
         let best = verdicts.best(false).map(|found| found.offer.id);
         assert_eq!((ids.as_slice(), best), expected, "{more}");
         let last = verdicts.offers.last().and_then(|last| last.obstacle(false));
-        match obstacle {
-            None => assert_eq!(last, None, "{more}"),
-            Some(words) => assert!(last.is_some_and(|why| why.contains(words)), "{last:?}"),
+        match (obstacle, &last) {
+            (None, _) => assert_eq!(last, None, "{more}"),
+            (Some(words), Some(last)) => assert!(last.contains(words), "{last}"),
+            (Some(words), None) => panic!("{more}: nothing says {words}"),
         }
     }
 
@@ -368,6 +439,104 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_goes_on_takes_what_costs_least_for_what_is_left() {
+        let text = "name: a\nrun: train\nresources: {accelerators: RTX 4090, disk: 200GB}\n\
+                    model: {params: 500M, seq_len: 1024, micro_batch: 2, tokens: 2B}\n";
+        let spec = crate::spec::parse(text, "run.yaml", Path::new("/")).unwrap();
+        // A fast card behind a slow line, and one that is slower and dearer for each token.
+        let offers = [
+            Offer {
+                gpu_name: "H100 SXM".to_owned(),
+                vram_mib: 81_559,
+                gpu_usd_per_hour: 1.2,
+                inet_down_mbps: 60.0,
+                ..memory::offer(1)
+            },
+            Offer {
+                gpu_usd_per_hour: 0.6,
+                ..memory::offer(2)
+            },
+        ];
+        let known = Known::default();
+        let first = |going_on: Option<GoingOn>| {
+            let asked = Asked {
+                spec: &spec,
+                method: Method::Calibrated,
+                calibration: &Shipped::get().calibration,
+                known: &known,
+                left_usd: None,
+                going_on,
+            };
+            let verdicts = judge(&asked, &offers);
+            let best = verdicts.best(true).unwrap();
+            let cost = best.outlook.as_ref().unwrap().forecast.cost_usd.unwrap();
+            (best.offer.id, cost.base)
+        };
+        let left = |tokens_left, restores| {
+            Some(GoingOn {
+                tokens_left,
+                restores,
+            })
+        };
+        let (begun, whole_usd) = first(None);
+        assert_eq!(begun, 1);
+        assert_eq!(first(left(None, false)).0, 1, "nothing tells what is left");
+        let (taken, rest_usd) = first(left(Some(2e7), true));
+        assert_eq!(taken, 2, "an hour of downloads is most of what is left");
+        assert!(rest_usd < whole_usd / 5.0, "{rest_usd} of {whole_usd}");
+        let (_, fresh_usd) = first(left(Some(2e7), false));
+        assert!(fresh_usd < rest_usd, "a checkpoint is fetched first");
+    }
+
+    #[test]
+    fn an_offer_whose_disk_the_budget_does_not_hold_for_a_week_is_not_taken() {
+        let judged = |limits: &str, left_usd: f64, disks: [f64; 3]| {
+            let text = format!(
+                "name: a\nrun: train\nresources: {{accelerators: RTX 4090, disk: 200GB, max_price: 0.42}}\nlimits: {{{limits}}}\n"
+            );
+            let spec = crate::spec::parse(&text, "run.yaml", Path::new("/")).unwrap();
+            let offers = [1_u64, 2, 3].map(|machine| Offer {
+                // The third is too dear at any rate.
+                gpu_usd_per_hour: if machine == 3 { 0.5 } else { 0.3 },
+                storage_usd_per_hour: disks[machine as usize - 1],
+                ..memory::offer(machine)
+            });
+            let known = Known::default();
+            let asked = Asked {
+                spec: &spec,
+                method: Method::Calibrated,
+                calibration: &Shipped::get().calibration,
+                known: &known,
+                left_usd: Some(left_usd),
+                going_on: None,
+            };
+            let verdicts = judge(&asked, &offers);
+            let held_usd = verdicts.shortage.map(|shortage| shortage.held_usd);
+            (verdicts.best(true).map(|best| best.offer.id), held_usd)
+        };
+        let week = 7.0 * 24.0;
+        assert_eq!(
+            judged("budget: 5", 5.0, [0.01, 0.02, 0.02]),
+            (Some(1), None)
+        );
+        assert_eq!(
+            judged("budget: 5", 5.0, [0.03, 0.02, 0.02]),
+            (Some(2), None)
+        );
+        // After 3.50 were spent, a week of neither is left: the least of what would be held back is told.
+        assert_eq!(
+            judged("budget: 5", 1.5, [0.03, 0.02, 0.03]),
+            (None, Some(0.02 * week))
+        );
+        // The price of the third may fall, and its disk would be held: that is waited for.
+        assert_eq!(judged("budget: 5", 1.5, [0.03, 0.02, 0.001]), (None, None));
+        assert_eq!(
+            judged("budget: 5, storage_days: 2", 1.5, [0.03, 0.02, 0.03]),
+            (Some(2), None)
+        );
+    }
+
+    #[test]
     fn whoever_dares_goes_by_himself_where_an_estimate_says_no_and_not_where_a_fact_does() {
         let text = "name: a\nrun: train\nneeds: [fp8]\nresources: {accelerators: RTX 4090}\nmodel: {params: 70B}\n";
         let spec = crate::spec::parse(text, "run.yaml", Path::new("/")).unwrap();
@@ -378,6 +547,7 @@ mod tests {
             calibration: &Shipped::get().calibration,
             known: &known,
             left_usd: None,
+            going_on: None,
         };
         let order = |offer: &Offer| pricing::order(offer, &spec.resources).unwrap();
         let here = memory::offer(1);

@@ -27,10 +27,10 @@ pub fn resume(store: &Store, run: &RunRecord, flags: &str) -> Result<String, Sto
 /// The flag without which a run is not started again (pure); empty where none is needed.
 fn more(run: &RunRecord, spent_usd: f64, rates: ledger::Rates) -> String {
     let limits = &run.spec.limits;
-    if let Some(budget_usd) = limits.budget_usd
-        && budget::used_up(budget_usd, spent_usd, rates).is_some()
+    if let Some(purse) = limits.purse()
+        && budget::shortage(purse, spent_usd, rates).is_some()
     {
-        let usd = budget::raised_usd(budget_usd, spent_usd);
+        let usd = budget::raised_usd(purse, spent_usd, rates);
         return format!(" --budget {usd:.2}");
     }
     let reason = run.reason.as_deref().unwrap_or_default();

@@ -7,13 +7,15 @@ use crate::{
     estimate::{calibrated::Shipped, evaluate::Method},
     provider::{Offer, ProviderError},
     run::{
+        alarms,
         halt::Halt,
-        judge::{self, Asked, Judged, Verdicts},
+        judge::{self, Asked, GoingOn, Judged, Verdicts},
         known::Known,
         lifecycle::Lifecycle,
         pricing::Order,
+        recovery::GiveUp,
         renting::PLANNED,
-        volumes,
+        to_come, volumes, windows,
     },
     spec::{Resources, RunSpec},
     store::{AttemptRecord, RunRecord, StoreError},
@@ -98,7 +100,8 @@ impl Lifecycle {
         let open = found.iter().filter(|offer| {
             !refused.offers.contains(&offer.id) && !bad_machines.contains(&offer.machine_id)
         });
-        let verdicts = judge::judge(&asked(&run.spec, &known, left_usd), open);
+        let going_on = self.going_on(run)?;
+        let verdicts = judge::judge(&asked(&run.spec, &known, left_usd, going_on), open);
         let dared = aim.dared();
         if let Some(best) = verdicts.best(dared) {
             if let Aim::Rent { dared } = aim {
@@ -106,12 +109,18 @@ impl Lifecycle {
             }
             return Ok(Some((best.offer.clone(), best.order)));
         }
+        // What is left of the budget does not grow by waiting: a run that was carried on so far ends here.
+        if attempt.number > 1
+            && let Some(shortage) = verdicts.shortage
+        {
+            return Err(Halt::GiveUp(GiveUp::HeldBack(shortage)));
+        }
         let (gpus, disk_gb) = (gpus(resources), resources.disk_gb);
         let unfit = verdicts
             .offers
             .first()
             .and_then(|first| Some((first.offer.id, first.obstacle(dared)?)));
-        let why = match (unfit, verdicts.too_dear.first()) {
+        let why = match (&unfit, verdicts.too_dear.first()) {
             (Some((id, obstacle)), _) => format!(
                 "none of the {} offers would train it; offer {id}: {obstacle}",
                 verdicts.offers.len()
@@ -142,12 +151,36 @@ impl Lifecycle {
             None => why,
         };
         let err = CommandError::new(text).because(why);
+        let short = verdicts
+            .offers
+            .first()
+            .and_then(|first| Some(first.shortage?.remedy()));
+        let err = short.into_iter().fold(err, CommandError::hint);
         Err(Halt::Fatal(match (resources.hosts.is_empty(), unfit) {
             (true, Some(_)) => err
                 .hint("see what each offer lacks, for nothing, with `spotter plan`")
                 .hint(see_market(resources)),
             (true, None) => err.hint(see_market(resources)),
             (false, _) => err,
+        }))
+    }
+
+    /// What is left of a run that has trained; `None`: it begins.
+    pub(crate) fn going_on(&self, run: &RunRecord) -> Result<Option<GoingOn>, StoreError> {
+        let attempts = self.store.attempts(&run.name)?;
+        let Some(newest) = attempts.iter().rfind(|attempt| attempt.started_us > 0) else {
+            return Ok(None);
+        };
+        let newest_first = attempts.iter().rev().map(|attempt| attempt.number);
+        let saved = alarms::newest_saved(&self.store, &run.name, newest_first)?;
+        let window = windows::newest(&self.store, newest)?;
+        let tokens_left = saved.and_then(|(step, _)| {
+            let model = run.spec.model.as_ref()?;
+            to_come::tokens_left(model, step, window.as_ref())
+        });
+        Ok(Some(GoingOn {
+            tokens_left,
+            restores: saved.is_some(),
         }))
     }
 
@@ -169,7 +202,7 @@ impl Lifecycle {
             );
         }
         let price = |judged: &Judged<'_>| judged.order.running_usd_per_hour();
-        let unfit: Vec<(&Judged<'_>, &str)> = verdicts
+        let unfit: Vec<(&Judged<'_>, String)> = verdicts
             .offers
             .iter()
             .filter(|other| price(other) < price(best))
@@ -194,13 +227,19 @@ impl Lifecycle {
 }
 
 /// What the judge is asked of a run that is under way.
-pub(crate) fn asked<'a>(spec: &'a RunSpec, known: &'a Known, left_usd: Option<f64>) -> Asked<'a> {
+pub(crate) fn asked<'a>(
+    spec: &'a RunSpec,
+    known: &'a Known,
+    left_usd: Option<f64>,
+    going_on: Option<GoingOn>,
+) -> Asked<'a> {
     Asked {
         spec,
         method: Method::Calibrated,
         calibration: &Shipped::get().calibration,
         known,
         left_usd,
+        going_on,
     }
 }
 

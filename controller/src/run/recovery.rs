@@ -4,7 +4,11 @@
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use crate::{
-    run::{State, budget},
+    ledger::Rates,
+    run::{
+        State,
+        budget::{self, Purse, Shortage},
+    },
     spec::{RecoverPolicy, Resources, RunSpec},
     store::AttemptRecord,
     ui::text,
@@ -54,12 +58,7 @@ pub enum GiveUp {
         budget_usd: f64,
     },
     /// Of `limits.budget` no more is left than a stopped box's disk costs until somebody comes.
-    HeldBack {
-        /// Dollars spent.
-        spent_usd: f64,
-        /// Dollars allowed.
-        budget_usd: f64,
-    },
+    HeldBack(Shortage),
     /// [`BRING_UPS`] boxes in a row did not come up.
     BringUps,
     /// The box was back and did not come up, and only its disk holds what was trained.
@@ -90,15 +89,7 @@ impl fmt::Display for GiveUp {
                     text::usd(*budget_usd)
                 )
             }
-            Self::HeldBack {
-                spent_usd,
-                budget_usd,
-            } => write!(
-                f,
-                "{} of the budget of {} are spent, and the rest is held back for what the disk of its box costs while that is stopped",
-                text::usd(*spent_usd),
-                text::usd(*budget_usd)
-            ),
+            Self::HeldBack(shortage) => shortage.fmt(f),
             Self::NotUp => {
                 f.write_str("its box was back, but did not come up, and there is no bucket to go on from elsewhere")
             }
@@ -209,8 +200,8 @@ pub struct Wait {
     pub limit: Duration,
     /// What the run cost so far, dollars.
     pub spent_usd: f64,
-    /// `limits.budget`.
-    pub budget_usd: Option<f64>,
+    /// `limits.budget`, and what is held back of it.
+    pub purse: Option<Purse>,
     /// What its disk costs, $/h.
     pub storage_usd_per_hour: f64,
     /// What is bid, $/h.
@@ -243,7 +234,7 @@ pub fn here(wait: &Wait) -> Patience {
     if wait.presence == Presence::Gone {
         return Patience::Gone;
     }
-    if let Some(spent) = over_budget(wait.budget_usd, wait.spent_usd) {
+    if let Some(spent) = over_budget(wait.purse.map(|purse| purse.budget_usd), wait.spent_usd) {
         return Patience::GiveUp(spent);
     }
     match wait.presence {
@@ -254,14 +245,14 @@ pub fn here(wait: &Wait) -> Patience {
         Presence::Gone | Presence::Away => {}
     }
     // A box that is given up stays stopped until somebody comes: a wait leaves enough for that.
-    if let Some(budget_usd) = wait.budget_usd
-        && wait.spent_usd + budget::held_back_usd(budget_usd, wait.storage_usd_per_hour)
-            >= budget_usd
+    let disk = Rates {
+        disk_usd_per_hour: wait.storage_usd_per_hour,
+        ..Rates::default()
+    };
+    if let Some(purse) = wait.purse
+        && let Some(shortage) = budget::shortage(purse, wait.spent_usd, disk)
     {
-        return Patience::GiveUp(GiveUp::HeldBack {
-            spent_usd: wait.spent_usd,
-            budget_usd,
-        });
+        return Patience::GiveUp(GiveUp::HeldBack(shortage));
     }
     if wait.waited >= wait.limit {
         return Patience::GiveUp(GiveUp::Waited { limit: wait.limit });
@@ -439,7 +430,10 @@ mod tests {
                 waited: Duration::from_secs(waited_s),
                 limit,
                 spent_usd,
-                budget_usd: Some(10.0),
+                purse: Some(Purse {
+                    budget_usd: 10.0,
+                    storage_days: 7.0,
+                }),
                 storage_usd_per_hour: 0.005,
                 bid_usd_per_hour: bid,
                 ceiling_usd_per_hour: ceiling,
@@ -476,10 +470,13 @@ mod tests {
         check(Away, 0, 10.0, 0.2, max, None, over);
         check(Gone, 0, 10.0, 0.2, max, None, Patience::Gone);
         // A week of its disk costs $0.84. One that is back trains with that, too: whoever watches ends it in order.
-        let held = Patience::GiveUp(GiveUp::HeldBack {
-            spent_usd: 9.2,
+        let held = Patience::GiveUp(GiveUp::HeldBack(Shortage {
             budget_usd: 10.0,
-        });
+            spent_usd: 9.2,
+            held_usd: 0.005 * 7.0 * 24.0,
+            storage_days: 7.0,
+            disk_usd_per_hour: 0.005,
+        }));
         check(Away, 0, 9.2, 0.2, max, None, held);
         check(Away, 10, 9.1, 0.24, max, Some(10), Patience::Wait);
         check(Coming, 10, 9.2, 0.2, max, None, Patience::Wait);

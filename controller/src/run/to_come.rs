@@ -73,6 +73,21 @@ pub fn to_come(
     })
 }
 
+/// Tokens that are still to be trained from a saved step on: by the size of its steps, else by what its log promised last and the speed
+/// that it had; `None`: nothing tells.
+pub fn tokens_left(model: &Model, step: Option<u64>, window: Option<&Value>) -> Option<f64> {
+    let by_steps = || {
+        let done = step? as f64 * model.batch_tokens?;
+        Some((model.tokens? - done).max(0.0))
+    };
+    let by_log = || {
+        let seen = |key: &str| window.and_then(|window| window[key].as_f64());
+        let left = seen("eta_s")?.max(0.0) * seen("actual_tokens_per_s")?;
+        Some(model.tokens.map_or(left, |tokens| left.min(tokens)))
+    };
+    by_steps().or_else(by_log)
+}
+
 /// The same of a run as it is on record; `None`: it does not train, or nobody can tell.
 pub fn of_run(
     store: &Store,
@@ -167,6 +182,23 @@ mod tests {
             "steps of an unknown size"
         );
         assert_eq!(to_come(None, None, &predicted, None, 0.5), None);
+    }
+
+    #[test]
+    fn what_is_left_is_told_by_the_saved_step_else_by_the_log() {
+        let window = json!({"eta_s": 3600.0, "actual_tokens_per_s": 50_000.0});
+        let left = |more: &str, step, seen: bool| {
+            tokens_left(&model(more), step, Some(&window).filter(|_| seen))
+        };
+        assert_eq!(left(", batch_tokens: 1M", Some(1800), true), Some(1.8e9));
+        assert_eq!(left(", batch_tokens: 1M", Some(9000), true), Some(0.0));
+        assert_eq!(left("", Some(1800), true), Some(1.8e8));
+        assert_eq!(left(", batch_tokens: 1M", None, true), Some(1.8e8));
+        assert_eq!(
+            left("", Some(1800), false),
+            None,
+            "steps of an unknown size"
+        );
     }
 
     #[test]

@@ -268,7 +268,7 @@ impl Lifecycle {
             patience = match patience {
                 Patience::Wait
                 | Patience::Bid(_)
-                | Patience::GiveUp(GiveUp::Waited { .. } | GiveUp::HeldBack { .. }) => {
+                | Patience::GiveUp(GiveUp::Waited { .. } | GiveUp::HeldBack(_)) => {
                     self.priced_patience(run, attempt, &wait, patience).await?
                 }
                 other => other,
@@ -401,7 +401,7 @@ impl Lifecycle {
             waited: since(waiting.since_us),
             limit: run.spec.recover.wait,
             spent_usd: self.spent_usd(&run.name)?,
-            budget_usd: run.spec.limits.budget_usd,
+            purse: run.spec.limits.purse(),
             storage_usd_per_hour: waiting.storage_usd_per_hour,
             bid_usd_per_hour: found
                 .map_or(waiting.bid_usd_per_hour, |found| found.gpu_usd_per_hour),

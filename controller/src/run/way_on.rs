@@ -9,7 +9,7 @@ use crate::{
     ledger::CostKind,
     provider::Rental,
     run::{
-        alarms, bandwidth,
+        alarms, bandwidth, budget,
         choosing::{self, Choice, Crossroads, Elsewhere, Past, Restore, Way},
         halt::Halt,
         judge,
@@ -80,11 +80,11 @@ impl Lifecycle {
     ) -> Result<Patience, Halt> {
         let overdue = matches!(
             before,
-            Patience::GiveUp(GiveUp::Waited { .. } | GiveUp::HeldBack { .. })
+            Patience::GiveUp(GiveUp::Waited { .. } | GiveUp::HeldBack(_))
         );
         let now_us = self.clock.now_us();
         // What is left of the budget is not spent on waiting: that is decided at once, but for a bid that was just made.
-        let no_money = matches!(before, Patience::GiveUp(GiveUp::HeldBack { .. }))
+        let no_money = matches!(before, Patience::GiveUp(GiveUp::HeldBack(_)))
             && wait.since_bid.is_none_or(|since| since >= BID_SHOWS);
         let due = no_money || self.looks.choice_is_due(&run.name, now_us, CHOOSE_EVERY_US);
         if wait.presence != Presence::Away || !due {
@@ -98,7 +98,7 @@ impl Lifecycle {
         // is none, its place in the market's queue is all that the run has, as long as there is money for that.
         if overdue && choice.ways.len() > 1 {
             choice.ways.retain(|way| way.way != Way::Wait);
-        } else if let Patience::GiveUp(GiveUp::HeldBack { .. }) = before {
+        } else if let Patience::GiveUp(GiveUp::HeldBack(_)) = before {
             return Ok(before);
         }
         let told = self
@@ -162,7 +162,10 @@ impl Lifecycle {
         let others = offers
             .iter()
             .filter(|offer| !own(offer.machine_id) && !failed.contains(&offer.machine_id));
-        let verdicts = judge::judge(&asked(&run.spec, &known, left_usd), others);
+        let verdicts = judge::judge(
+            &asked(&run.spec, &known, left_usd, self.going_on(run)?),
+            others,
+        );
         let newest_bytes = self.newest_checkpoint_bytes(&run.name)?;
         // One that is avoided is taken where there is nothing else, and nobody leaves his box for it.
         let best = verdicts
@@ -178,6 +181,9 @@ impl Lifecycle {
             restore: Restore::new(newest_bytes, judged.offer.inet_down_mbps, measured_mbps),
         });
         let hours_left = self.hours_left(run, attempt)?;
+        let held_usd = run.spec.limits.purse().map_or(0.0, |purse| {
+            budget::held_back_usd(purse, attempt.storage_usd_per_hour)
+        });
         let at = Crossroads {
             bid_usd_per_hour: attempt.gpu_usd_per_hour,
             storage_usd_per_hour: attempt.storage_usd_per_hour,
@@ -190,7 +196,7 @@ impl Lifecycle {
             slack_hours: self.slack_hours(run, hours_left),
             move_hours: self.move_hours(run)?,
             at_risk_hours: self.at_risk_hours(run, attempt)?,
-            left_usd,
+            left_usd: left_usd.map(|left_usd| left_usd - held_usd),
             past: self.market_past()?,
         };
         Ok(choosing::choose(&at))

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 use super::{
     BucketServer, Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_CHECKPOINT_DIR,
     DEFAULT_DISK_GB, DEFAULT_EVERY, DEFAULT_HEADROOM, DEFAULT_IMAGE, DEFAULT_KEEP_GRACE,
-    DEFAULT_KEEP_LAST, DEFAULT_WAIT, KeyRules, Limits, OnDone, OnStale, Recover, RecoverPolicy,
-    Resources, Results, RunSpec, SpecError, accelerators, check_rules, file, query, values,
+    DEFAULT_KEEP_LAST, DEFAULT_STORAGE_DAYS, DEFAULT_WAIT, KeyRules, Limits, OnDone, OnStale,
+    Recover, RecoverPolicy, Resources, Results, RunSpec, SpecError, accelerators, check_rules,
+    file, query, values,
 };
 use crate::provider::Rental;
 
@@ -124,6 +125,7 @@ impl RunSpec {
             limits: Limits {
                 bring_up: DEFAULT_BRING_UP,
                 budget_usd: or("--budget", bare.budget.as_deref(), values::usd)?,
+                storage_days: DEFAULT_STORAGE_DAYS,
                 max_runtime: or(
                     "--max-runtime",
                     bare.max_runtime.as_deref(),

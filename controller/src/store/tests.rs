@@ -60,6 +60,7 @@ fn run(name: &str) -> RunRecord {
         },
         limits: Limits {
             bring_up: Duration::from_secs(2700),
+            storage_days: 7.0,
             budget_usd: None,
             max_runtime: None,
             no_progress: None,

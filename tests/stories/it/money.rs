@@ -19,6 +19,7 @@ async fn a_run_is_warned_and_finished_in_order_before_its_budget_is_over() {
     let world = World::new(3, 100_000);
     let mut story = spec(RUN);
     story.limits.budget_usd = Some(0.50);
+    story.limits.storage_days = 0.0;
     world.plan(&story);
     let run = world.drive(RUN).await;
 
@@ -87,6 +88,7 @@ async fn a_run_whose_limits_are_used_up_is_started_again_only_with_more() {
     let world = World::new(3, 1000);
     let mut story = spec(RUN);
     story.limits.budget_usd = Some(0.05);
+    story.limits.storage_days = 0.0;
     world.plan(&story);
     assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Limit));
 
@@ -153,6 +155,7 @@ async fn a_box_that_cannot_be_reached_is_stopped_when_its_money_is_over() {
     let world = World::new(3, 100_000);
     let mut story = spec(RUN);
     story.limits.budget_usd = Some(0.50);
+    story.limits.storage_days = 0.0;
     world.plan(&story);
     let (run, ()) = tokio::join!(world.drive(RUN), async {
         world.until(RUN, 1, State::Running).await;
@@ -170,6 +173,7 @@ async fn a_budget_that_was_spent_while_nobody_watched_ends_the_recovery() {
     let world = World::new(8, 100_000);
     let mut story = spec(RUN);
     story.limits.budget_usd = Some(0.10);
+    story.limits.storage_days = 0.0;
     world.plan(&story);
     world.drive_for(RUN, Duration::from_secs(120)).await;
     tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -225,4 +229,60 @@ async fn a_budget_pays_seven_days_of_the_disk_of_a_box_that_stopped_itself_while
         (spent_usd - theirs).abs() < 0.24 * 6.1,
         "{spent_usd} of {theirs}: what ended unseen is dated by what was charged"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_that_holds_no_week_of_a_disk_rents_nothing_and_says_what_to_change() {
+    // A week of its disk costs $1.68.
+    let world = World::new(3, 100);
+    let mut story = spec(RUN);
+    story.limits.budget_usd = Some(1.50);
+    world.plan(&story);
+    let err = world
+        .lifecycle()
+        .drive(RUN, spotter::run::lifecycle::Goal::End)
+        .await
+        .unwrap_err();
+    let text = format!("{err:?}");
+    for words in [
+        "$1.68 for 7 days of its disk",
+        "raise `limits.budget`",
+        "`resources.disk`",
+        "`limits.storage_days: 3`",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert_eq!(world.store.run(RUN).unwrap().outcome, Some(Outcome::Failed));
+    assert!(world.market.alive().is_empty());
+    let (_, theirs) = world.money(RUN).await;
+    assert_eq!(theirs, 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recovery_for_which_the_rest_of_the_budget_holds_no_disk_ends_the_run_as_any_used_up_budget()
+ {
+    let world = World::new(8, 100_000);
+    let mut story = spec(RUN);
+    story.limits.budget_usd = Some(3.0);
+    world.plan(&story);
+    world.drive_for(RUN, Duration::from_secs(7 * 3600)).await;
+    world.outbid(world.attempts(RUN)[0].instance);
+    let run = world.drive(RUN).await;
+    assert_eq!(run.outcome, Some(Outcome::Interrupted));
+    let reason = run.reason.unwrap();
+    assert!(
+        reason.contains("; not recovered: ")
+            && reason
+                .contains("of the budget of $3.00 are spent, and the rest is held back: $1.68"),
+        "{reason}"
+    );
+    assert!(world.was_told("is not carried on: "));
+    assert!(world.kinds(RUN).iter().any(|kind| kind == "ended"));
+    let attempts = world.attempts(RUN);
+    assert_eq!((attempts.len(), attempts[1].state), (2, State::Gone));
+    assert_eq!(attempts[1].instance, None, "nothing was rented for it");
+    assert_eq!(world.market.gpu_charged(), 0);
+    // Somebody who gives it more goes on.
+    let resume = spotter::run::next::resume(&world.store, &world.store.run(RUN).unwrap(), "");
+    assert!(resume.unwrap().contains("--budget "));
 }

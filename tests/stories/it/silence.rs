@@ -248,6 +248,7 @@ async fn a_box_that_came_up_while_nobody_watched_is_told_with_its_price() {
     let world = World::new(2, 400);
     let mut story = spec(RUN);
     story.limits.budget_usd = Some(1.0);
+    story.limits.storage_days = 0.0;
     world.plan(&story);
     // Killed as soon as the box is on record.
     tokio::select! {

@@ -108,6 +108,7 @@ async fn a_wait_ends_with_its_time_with_the_money_or_by_a_persons_wish() {
     let world = World::new(3, 10_000);
     let mut story = waits();
     story.limits.budget_usd = Some(0.05);
+    story.limits.storage_days = 0.0;
     world.plan(&story);
     let (run, _) = tokio::join!(world.drive(RUN), outbid_at(&world, 75, 0.30));
     assert_eq!(run.outcome, Some(Outcome::Interrupted));

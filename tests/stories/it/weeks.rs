@@ -85,12 +85,6 @@ fn story(seed: u64) -> Story {
     spec.limits.budget_usd = Some(budget_usd);
     spec.checkpoints.as_mut().unwrap().every = hours(1.0);
     let closes = dice.chance(0.35);
-    // A quarter of the budget pays a week of its disk, at the dearest price for that.
-    let week_usd_per_gb = 0.15 * 1.6 / 720.0 * WEEK_H;
-    if closes {
-        let most_gb = 0.25 * budget_usd / week_usd_per_gb;
-        spec.resources.disk_gb = spec.resources.disk_gb.min(most_gb);
-    }
     Story {
         spec,
         steps: (trained_h * 3600.0) as u64 / STEP_S,
@@ -220,7 +214,12 @@ async fn live(seed: u64) -> Ended {
             break run.unwrap_or_else(|| panic!("seed {seed}: it is not stopped"));
         }
         // Whoever watches spends what is held back for the time after him, and sees that through.
-        if world.market.bill().0 > 0.7 * budget_usd {
+        let disk_usd_per_hour = world
+            .store
+            .latest_attempt(RUN)
+            .unwrap()
+            .map_or(0.0, |attempt| attempt.storage_usd_per_hour);
+        if world.market.bill().0 + disk_usd_per_hour * WEEK_H > 0.95 * budget_usd {
             continue;
         }
         world.boxes.script().alone = true;

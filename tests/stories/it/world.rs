@@ -364,6 +364,7 @@ pub fn spec(name: &str) -> RunSpec {
         limits: Limits {
             bring_up: Duration::from_secs(45 * 60),
             budget_usd: None,
+            storage_days: 7.0,
             max_runtime: None,
             no_progress: None,
         },

@@ -170,6 +170,7 @@ fn judge(
         calibration: &Shipped::get().calibration,
         known,
         left_usd: spec.limits.budget_usd,
+        going_on: None,
     };
     let plan = Plan::of(&asked, vec![judge::judge_one(&asked, order.0, order.1)]);
     let option = plan.offers.first().expect("one option for the one order");

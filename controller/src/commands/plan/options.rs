@@ -11,7 +11,10 @@ use crate::{
         outlook::{Demand, Outlook, Supply},
     },
     provider::Rental,
-    run::judge::{self, Asked, Judged},
+    run::{
+        budget::Shortage,
+        judge::{self, Asked, Judged},
+    },
     spec::{Model, RunSpec},
     store::ObservationRecord,
 };
@@ -82,6 +85,9 @@ pub(in crate::commands) struct Candidate<'a> {
     pub(in crate::commands) avoided: Option<String>,
     /// Nothing forbids it.
     pub(in crate::commands) go: bool,
+    /// What the budget would have to hold back for its disk, where that leaves nothing to train with: one of its blockers.
+    #[serde(skip)]
+    pub(in crate::commands) shortage: Option<Shortage>,
     /// What of the run's needs it has not.
     pub(in crate::commands) lacks: Vec<String>,
     /// What forbids it: that, and what its outlook says.
@@ -106,7 +112,7 @@ impl<'a> Plan<'a> {
             .model
             .as_ref()
             .zip(job.as_ref())
-            .map(|(model, job)| judge::demand(spec, model, job, known));
+            .map(|(model, job)| judge::demand(asked, model, job));
         let offers: Vec<Candidate<'a>> = offers
             .into_iter()
             .map(|judged| candidate(asked, judged, demand.as_ref()))
@@ -182,6 +188,7 @@ fn candidate<'a>(
         supply,
         outlook,
         lacks,
+        shortage,
         avoided,
     } = judged;
     let running = order.running_usd_per_hour();
@@ -215,6 +222,7 @@ fn candidate<'a>(
             .map(|usd| usd / running),
         avoided,
         go,
+        shortage,
         lacks,
         blockers,
         effort: seen.map(|((demand, supply), outlook)| advice::effort(demand, supply, outlook)),
@@ -226,7 +234,7 @@ fn candidate<'a>(
 
 /// What to type when the best option is no go.
 pub(in crate::commands) fn remedies(spec: &RunSpec, best: &Candidate<'_>) -> Vec<String> {
-    let mut remedies = Vec::new();
+    let mut remedies: Vec<String> = best.shortage.iter().map(Shortage::remedy).collect();
     if !best.lacks.is_empty() {
         remedies.push(
             "ask for GPUs and hosts that can do it, as with `resources.offers: cuda_vers>=12.8`, or loosen `needs` or change `image`"
@@ -272,6 +280,7 @@ pub(in crate::commands) fn remedies(spec: &RunSpec, best: &Candidate<'_>) -> Vec
     }
     if let (Some(cost), Some(budget)) = (outlook.forecast.cost_usd, spec.limits.budget_usd)
         && cost.base > budget
+        && best.shortage.is_none()
     {
         remedies.push(format!(
             "raise `limits.budget` to {:.0}, which also holds if it goes badly, or train on fewer tokens",

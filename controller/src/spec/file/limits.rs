@@ -4,8 +4,9 @@ use serde::Deserialize;
 
 use super::{Scalar, at, choice, option, or};
 use crate::spec::{
-    DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_SMOKE_TIMEOUT, DEFAULT_WAIT, DEFAULT_WINDOW,
-    EARLY_WINDOWS, Limits, Recover, RecoverPolicy, Smoke, Validate, YamlError, values,
+    DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_SMOKE_TIMEOUT, DEFAULT_STORAGE_DAYS, DEFAULT_WAIT,
+    DEFAULT_WINDOW, EARLY_WINDOWS, Limits, Recover, RecoverPolicy, Smoke, Validate, YamlError,
+    values,
 };
 
 #[derive(Debug, Deserialize)]
@@ -30,6 +31,7 @@ pub(in crate::spec) struct RecoverKeys {
 pub(in crate::spec) struct LimitsKeys {
     bring_up: Option<Scalar>,
     budget: Option<Scalar>,
+    storage_days: Option<Scalar>,
     max_runtime: Option<Scalar>,
     no_progress: Option<Scalar>,
 }
@@ -120,9 +122,21 @@ pub(super) fn limits(limits: Option<&LimitsKeys>) -> Result<Limits, YamlError> {
             bring_up,
         )?,
         budget_usd: option(limits.and_then(|keys| keys.budget.as_ref()), values::usd)?,
+        storage_days: or(
+            limits.and_then(|keys| keys.storage_days.as_ref()),
+            DEFAULT_STORAGE_DAYS,
+            storage_days,
+        )?,
         max_runtime: option(limits.and_then(|keys| keys.max_runtime.as_ref()), bring_up)?,
         no_progress: option(limits.and_then(|keys| keys.no_progress.as_ref()), bring_up)?,
     })
+}
+
+/// A year at most: no budget waits longer for somebody.
+fn storage_days(text: &str) -> Result<f64, String> {
+    let days: Option<f64> = text.parse().ok();
+    days.filter(|days| (0.0..=365.0).contains(days))
+        .ok_or_else(|| "days are from 0 to 365, such as 7".to_owned())
 }
 
 /// Ten seconds: every round lists the bucket.

@@ -13,8 +13,8 @@ use crate::{
     provider::Rental,
     spec::{
         BucketServer, Checkpoints, DEFAULT_ATTEMPTS, DEFAULT_BRING_UP, DEFAULT_DISK_GB,
-        DEFAULT_WAIT, KeyMode, KeyRules, Limits, OnStale, Recover, Resources, Smoke, UploadWindow,
-        Validate, query,
+        DEFAULT_STORAGE_DAYS, DEFAULT_WAIT, KeyMode, KeyRules, Limits, OnStale, Recover, Resources,
+        Smoke, UploadWindow, Validate, query,
     },
 };
 
@@ -54,7 +54,7 @@ checkpoints:
   on_stale: stop
   server: {endpoint: "https://minio.lab:9000", region: lab-1, style: virtual}
 recover: {policy: here, attempts: 4, wait: 6h, deadline: 3d}
-limits: {bring_up: 30m, budget: 600}
+limits: {bring_up: 30m, budget: 600, storage_days: 3}
 results: {fetch: [checkpoints/final.pt, logs], to: ./brought}
 on_done: stop
 "#;
@@ -161,6 +161,7 @@ fn the_whole_file_is_read() {
         Limits {
             bring_up: Duration::from_secs(1800),
             budget_usd: Some(600.0),
+            storage_days: 3.0,
             max_runtime: None,
             no_progress: None,
         }
@@ -193,6 +194,7 @@ fn the_smallest_file_gets_every_default() {
         Limits {
             bring_up: DEFAULT_BRING_UP,
             budget_usd: None,
+            storage_days: DEFAULT_STORAGE_DAYS,
             max_runtime: None,
             no_progress: None,
         }

@@ -35,10 +35,10 @@ pub fn week_alone(
     starts_again: bool,
 ) -> Option<Week> {
     let mut tenancy = Tenancy::new(market);
-    let mut books = Books::new(job.budget_usd);
+    let mut books = Books::new(&job);
     let offers = market.offers(0);
     let id = offers.iter().find_map(|offer| {
-        let bid = books.order(offer, Some(0.0), &job, job.budget_usd)?;
+        let bid = books.order(offer, Some(0.0), &job, 0)?;
         tenancy.rent(0, offer.machine, Some(bid), job.disk_gb)
     })?;
     books.look(&tenancy, id, 0);

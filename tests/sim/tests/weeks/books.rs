@@ -6,7 +6,7 @@ use spotter::{
     ledger::{self, Charged, Cost, CostKind, Interval, Rates},
     provider::{Actual, Instance, Intended, Offer, Rental, memory},
     run::{
-        budget::{self, Standing},
+        budget::{self, Purse, Standing},
         pricing,
     },
     spec::Resources,
@@ -26,7 +26,7 @@ const NEAR_MS: Millis = 11 * 60_000;
 
 /// What one run spends, as its controller sees it.
 pub struct Books {
-    budget_usd: f64,
+    purse: Purse,
     intervals: Vec<Interval>,
     /// Changes that were only seen at a look after them, and the dearest price of them.
     seen_late: u32,
@@ -35,9 +35,12 @@ pub struct Books {
 
 impl Books {
     /// Nothing is spent yet.
-    pub fn new(budget_usd: f64) -> Self {
+    pub fn new(job: &Job) -> Self {
         Self {
-            budget_usd,
+            purse: Purse {
+                budget_usd: job.budget_usd,
+                storage_days: job.storage_days,
+            },
             intervals: Vec::new(),
             seen_late: 0,
             dearest_usd_per_hour: 0.0,
@@ -92,13 +95,28 @@ impl Books {
         ledger::run_cost(&self.intervals, &[], now * 1000).total_usd()
     }
 
+    /// Whether the budget holds the disk of an offer for as long as a stopped box may wait, and leaves something to train with.
+    pub fn holds(&self, offered: &Offered, gpu_usd_per_hour: f64, job: &Job, now: Millis) -> bool {
+        let rates = Rates {
+            gpu_usd_per_hour,
+            disk_usd_per_hour: offered.storage_usd_per_gb_month * job.disk_gb / 720.0,
+        };
+        budget::shortage(self.purse, self.spent_usd(now), rates).is_none()
+    }
+
+    /// What may be spent beside what is held back for a disk at this price, dollars.
+    pub fn free_usd(&self, disk_usd_per_hour: f64, now: Millis) -> f64 {
+        let held_usd = budget::held_back_usd(self.purse, disk_usd_per_hour);
+        self.purse.budget_usd - self.spent_usd(now) - held_usd
+    }
+
     /// What would be paid for the GPU of an offer; `None`: the run file does not allow it. `headroom`: `None` rents on-demand.
     pub fn order(
         &self,
         offered: &Offered,
         headroom: Option<f64>,
         job: &Job,
-        left_usd: f64,
+        now: Millis,
     ) -> Option<f64> {
         let storage_usd_per_hour = offered.storage_usd_per_gb_month * job.disk_gb / 720.0;
         let offer = Offer {
@@ -127,7 +145,11 @@ impl Books {
             hosts: Vec::new(),
         };
         let order = pricing::order(&offer, &resources).ok()?;
-        Some(pricing::within_budget(order, &offer, Some(left_usd)).gpu_usd_per_hour)
+        let free_usd = self.free_usd(storage_usd_per_hour, now);
+        let gpu_usd_per_hour =
+            pricing::within_budget(order, &offer, Some(free_usd)).gpu_usd_per_hour;
+        self.holds(offered, gpu_usd_per_hour, job, now)
+            .then_some(gpu_usd_per_hour)
     }
 
     /// What is paid now, $/h.
@@ -138,7 +160,7 @@ impl Books {
     /// Whether the box must be finished now.
     pub fn must_finish(&self, now: Millis) -> bool {
         let rate = self.rate_usd_per_hour();
-        let standing = budget::standing(Some(self.budget_usd), self.spent_usd(now), rate);
+        let standing = budget::standing(Some(self.purse.budget_usd), self.spent_usd(now), rate);
         matches!(standing, Standing::Finish { .. })
     }
 
@@ -148,7 +170,7 @@ impl Books {
             gpu_usd_per_hour: rented.gpu_usd_per_hour(),
             disk_usd_per_hour: rented.storage_usd_per_hour,
         };
-        budget::alone(Some(self.budget_usd), self.spent_usd(now), rates)
+        budget::alone(Some(self.purse), self.spent_usd(now), rates)
             .expect("there is a budget, and a box costs something")
     }
 
@@ -158,7 +180,7 @@ impl Books {
         if rate <= 0.0 {
             return 24 * HOUR_MS;
         }
-        let left_h = ((self.budget_usd - self.spent_usd(now)) / rate).min(1e4);
+        let left_h = ((self.purse.budget_usd - self.spent_usd(now)) / rate).min(1e4);
         ((left_h * HOUR_MS as f64) as Millis - NEAR_MS).max(LOOK_MS)
     }
 
@@ -190,9 +212,9 @@ impl Books {
         let total = ledger::run_cost(&self.intervals, &charges, now * 1000).total_usd();
         assert!((total - bill_usd).abs() < 0.005, "{total} {bill_usd}");
         assert!(
-            bill_usd <= self.budget_usd,
+            bill_usd <= self.purse.budget_usd,
             "{bill_usd} of {}",
-            self.budget_usd
+            self.purse.budget_usd
         );
         assert!(self.intervals.iter().all(|known| known.to_us.is_some()));
     }

@@ -44,6 +44,8 @@ pub struct Job {
     pub disk_gb: f64,
     /// `limits.budget`, dollars.
     pub budget_usd: f64,
+    /// `limits.storage_days`.
+    pub storage_days: f64,
     /// `resources.bid.max`, $/h.
     pub max_bid_usd_per_hour: f64,
     /// When somebody wants the result, hours.
@@ -119,7 +121,7 @@ pub fn live(market: &RandomMarket, job: Job, strategy: Strategy) -> Outcome {
         job,
         strategy,
         tenancy: Tenancy::new(market),
-        books: Books::new(job.budget_usd),
+        books: Books::new(&job),
         now: 0,
         own: None,
         old: None,
@@ -195,6 +197,12 @@ impl Life<'_> {
                     return Some(id);
                 }
             }
+            // What is left of the money grows for nobody.
+            let offers = self.market.offers(self.now);
+            let holds = |offer| self.books.holds(offer, 0.0, &self.job, self.now);
+            if !offers.is_empty() && !offers.iter().any(holds) {
+                return None;
+            }
             if !self.pass(MARKET_PAUSE_MS) || self.books.must_finish(self.now) {
                 return None;
             }
@@ -208,13 +216,12 @@ impl Life<'_> {
             Strategy::Elsewhere(headroom) | Strategy::Here(headroom) => Some(headroom),
             Strategy::OnDemand => None,
         };
-        let left_usd = self.job.budget_usd - self.books.spent_usd(self.now);
         let mut found: Vec<(Offered, f64)> = self
             .market
             .offers(self.now)
             .into_iter()
             .filter_map(|offer| {
-                let price = self.books.order(&offer, headroom, &self.job, left_usd)?;
+                let price = self.books.order(&offer, headroom, &self.job, self.now)?;
                 Some((offer, price))
             })
             .collect();
@@ -384,7 +391,7 @@ impl Life<'_> {
             },
             at_risk_hours: self.on_disk_h - self.in_bucket_h,
             slack_hours: (self.strategy == Strategy::Choice).then_some(slack_h),
-            left_usd: Some(self.job.budget_usd - self.books.spent_usd(self.now)),
+            left_usd: Some(self.books.free_usd(rented.storage_usd_per_hour, self.now)),
             past: self.past,
         };
         choosing::choose(&at).way()

@@ -95,6 +95,11 @@ fn a_bad_value_is_named_with_its_place() {
             "37:20: the limit is at least 10s",
         ),
         (
+            "storage_days: 3",
+            "storage_days: 7d",
+            "37:52: days are from 0 to 365, such as 7",
+        ),
+        (
             "fetch: [checkpoints/final.pt, logs]",
             "fetch: [/etc]",
             "38:19: the path is relative to the working directory on the box",
