@@ -121,6 +121,20 @@ pub struct OfferQuery {
     pub hosts: Vec<SshAddress>,
     /// At most this many, cheapest first.
     pub limit: u32,
+    /// Which these are, where more match.
+    pub first: First,
+}
+
+/// Which offers a search names, where more match than it names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum First {
+    /// Those that cost least, all in.
+    #[default]
+    Cheapest,
+    /// Those with the most arithmetic.
+    Fastest,
+    /// Those with the most of it for a dollar.
+    MostForADollar,
 }
 
 /// An order to rent.

@@ -160,6 +160,12 @@ impl Ui {
         self.write(text.as_bytes());
     }
 
+    /// The same as wide as it gets, whatever the terminal does with it.
+    pub fn wide_table(&mut self, table: &Table) {
+        let text = table.render(None);
+        self.write(text.as_bytes());
+    }
+
     /// Data as a line of text.
     pub fn line(&mut self, text: fmt::Arguments<'_>) {
         let text = text.to_string();

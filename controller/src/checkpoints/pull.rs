@@ -137,7 +137,11 @@ pub async fn pull(
             if matches!(err, DownloadError::Damaged { .. }) {
                 // No further try would go on from it.
                 let partial = partial.clone();
-                blocking(move || Ok(remove(&partial))).await?;
+                blocking(move || {
+                    remove(&partial);
+                    Ok(())
+                })
+                .await?;
             }
             return Err(cleared(err.into(), to, &partial, is_new).await);
         }

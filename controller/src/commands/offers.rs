@@ -12,10 +12,13 @@ use crate::{
             known::{self, Known},
             options::{Candidate, Plan},
         },
+        searching::{self, Breadth},
     },
     error::CommandError,
-    estimate::{calibrated::Shipped, evaluate::Method, gpus::Gpus, outlook::Outlook},
-    provider::{Offer, OfferQuery, Rental},
+    estimate::{
+        calibrated::Shipped, evaluate::Method, gpus::Gpus, outlook::Outlook, playbook::Verdict,
+    },
+    provider::{First, Offer, OfferQuery, Rental},
     run::judge::{self, Asked},
     spec::{DEFAULT_DISK_GB, RunSpec, accelerators, query, values},
     ui::{Table, Ui, text},
@@ -24,7 +27,8 @@ use crate::{
 /// Show what can be rented now, cheapest first
 ///
 /// Prices are all in for the whole box: GPU and disk. STOPPED is what the disk costs while the box is stopped, $/TB what traffic
-/// costs, down and up. One line per machine. With `--run`, each offer is judged for that run: does it fit, how long, how much.
+/// costs, down and up. One line per machine. With `--run`, each offer is judged for that run: does it fit, how long, how much. Columns
+/// for which the terminal is too narrow are left out.
 #[derive(Debug, clap::Args)]
 pub struct OffersArgs {
     /// GPU and how many, such as `RTX 4090:1`; `any` [default: any, or what the run file says]
@@ -48,6 +52,9 @@ pub struct OffersArgs {
     /// Every slice of a machine, not only the one that comes first
     #[arg(long)]
     all: bool,
+    /// Every column, however wide the terminal is
+    #[arg(long)]
+    wide: bool,
     /// Further conditions in the market's query language, such as `reliability>0.95 inet_down>500`
     query: Vec<String>,
 }
@@ -76,6 +83,8 @@ struct Row<'a> {
     stopped_usd_per_hour: f64,
     /// Nothing forbids it for the run of `--run`; absent where that cannot be told.
     go: Option<bool>,
+    /// What forbids it.
+    blockers: Vec<String>,
     /// What it would do for that run.
     outlook: Option<Outlook>,
     /// What may go wrong, worst first.
@@ -87,16 +96,18 @@ struct Rows<'a> {
     offers: Vec<Row<'a>>,
 }
 
-/// Offers that the market names at most.
-const MOST_OFFERS: u32 = 64;
-
 /// Runs the verb.
 pub async fn offers(ui: &mut Ui, deps: &Deps, args: &OffersArgs) -> Result<(), CommandError> {
     let spec = run_file(args)?;
     let query = asked(args, spec.as_ref())?;
-    let found = deps.provider()?.offers(&query).await?;
+    // The cheapest of a market may be neither fast nor cheap for a whole run.
+    let breadth = match args.sort {
+        Sort::Price => Breadth::Cheapest(args.limit as usize),
+        Sort::Cost | Sort::Time | Sort::Value => Breadth::All,
+    };
+    let seen = searching::look(deps.provider()?.as_ref(), &query, breadth).await?;
     let known = known::of(deps, spec.as_ref())?;
-    let (rows, too_dear) = judged(&found, spec.as_ref(), &known);
+    let (rows, too_dear) = judged(&seen.offers, spec.as_ref(), &known);
     let mut rows = sorted(rows, args.sort);
     if !args.all {
         let mut machines = BTreeSet::new();
@@ -104,21 +115,41 @@ pub async fn offers(ui: &mut Ui, deps: &Deps, args: &OffersArgs) -> Result<(), C
     }
     rows.truncate(args.limit as usize);
 
-    let wide = ui.width().is_none_or(|width| width >= WIDE);
     let rows = Rows { offers: rows };
-    ui.show(&rows, |rows| {
-        match spec.as_ref().is_some_and(|spec| spec.model.is_some()) {
-            true => forecasts(&rows.offers, wide),
-            false => market(&rows.offers, wide),
-        }
-    });
+    match ui.is_json() {
+        true => ui.json(&rows),
+        false => show(ui, args, spec.as_ref(), &rows.offers),
+    }
     notes(ui, &rows.offers, too_dear, query.rental);
-    if found.len() >= MOST_OFFERS as usize && args.sort != Sort::Price {
+    if seen.cut && args.sort != Sort::Price {
         ui.hint(format_args!(
-            "the market names its {MOST_OFFERS} cheapest offers: narrow it down with `--gpus` or `gpu_ram>=40`, and dearer ones appear"
+            "the market has more than these {} offers: the cheapest, the fastest and those with the most for a dollar were looked at. Narrow \
+             it down with `--gpus` or `gpu_ram>=40`, and all that match are",
+            seen.offers.len()
         ));
     }
     Ok(())
+}
+
+fn show(ui: &mut Ui, args: &OffersArgs, spec: Option<&RunSpec>, rows: &[Row<'_>]) {
+    let (mut table, least_first) = match spec.is_some_and(|spec| spec.model.is_some()) {
+        true => (forecasts(rows), FORECASTS_LEAST_FIRST),
+        false => (market(rows, spec.is_some()), MARKET_LEAST_FIRST),
+    };
+    let left_out = match ui.width() {
+        Some(width) if !args.wide => table.fit(width, least_first),
+        _ => Vec::new(),
+    };
+    match args.wide {
+        true => ui.wide_table(&table),
+        false => ui.table(&table),
+    }
+    if !left_out.is_empty() {
+        ui.hint(format_args!(
+            "the terminal is too narrow for {}: `--wide` shows every column",
+            left_out.join(", ")
+        ));
+    }
 }
 
 /// The run file with what the flags say instead.
@@ -178,8 +209,8 @@ fn asked(args: &OffersArgs, spec: Option<&RunSpec>) -> Result<OfferQuery, Comman
             .unwrap_or(DEFAULT_DISK_GB),
         filters,
         hosts: Vec::new(),
-        // Several offers may be slices of one machine, and what costs least may not be what comes first.
-        limit: MOST_OFFERS,
+        limit: searching::PAGE,
+        first: First::Cheapest,
     })
 }
 
@@ -207,6 +238,7 @@ fn judged<'a>(found: &'a [Offer], spec: Option<&RunSpec>, known: &Known) -> (Vec
         offer,
         running_usd_per_hour,
         go,
+        blockers,
         outlook,
         risks,
         ..
@@ -214,7 +246,8 @@ fn judged<'a>(found: &'a [Offer], spec: Option<&RunSpec>, known: &Known) -> (Vec
     {
         let known = found.iter().find(|known| known.id == offer);
         rows.extend(known.map(|known| Row {
-            go: outlook.is_some().then_some(go),
+            go: (outlook.is_some() || !go).then_some(go),
+            blockers,
             outlook,
             risks,
             ..row(known, running_usd_per_hour)
@@ -229,6 +262,7 @@ fn row(offer: &Offer, running_usd_per_hour: f64) -> Row<'_> {
         running_usd_per_hour,
         stopped_usd_per_hour: offer.storage_usd_per_hour,
         go: None,
+        blockers: Vec::new(),
         outlook: None,
         risks: Vec::new(),
     }
@@ -263,43 +297,43 @@ fn peak_tflops(offer: &Offer) -> Option<f64> {
     Some(gpu.tensor_tflops * f64::from(offer.num_gpus))
 }
 
-/// Columns of a terminal that takes every column of the tables.
-const WIDE: u16 = 112;
+/// Columns of the table of prices in the order in which they are left out of a narrow one.
+const MARKET_LEAST_FIRST: &[&str] = &[
+    "NVLINK", "HOST", "MAX", "CUDA", "$/TB", "DISK", "RAM", "REL", "DOWN/UP", "STOPPED",
+];
+/// The same of the table of forecasts.
+const FORECASTS_LEAST_FIRST: &[&str] = &[
+    "MAX", "DOWN/UP", "REL", "RANGE", "TOKENS/S", "RUNNING", "RISKS",
+];
 
-fn market(rows: &[Row<'_>], wide: bool) -> Table {
-    let mut table = match wide {
-        true => Table::new(&[
-            "OFFER>", "GPU", "VRAM>", "RAM>", "DISK>", "REL>", "DOWN/UP>", "NVLINK>", "CUDA>",
-            "HOST", "MAX>", "$/TB>", "RUNNING>", "STOPPED>",
-        ]),
-        false => Table::new(&[
-            "OFFER>", "GPU", "VRAM>", "RAM>", "DISK>", "REL>", "DOWN/UP>", "RUNNING>", "STOPPED>",
-        ]),
-    };
+/// `for_run`: what it could not take is marked.
+fn market(rows: &[Row<'_>], for_run: bool) -> Table {
+    let mut columns = vec!["OFFER>", "GPU"];
+    columns.extend(for_run.then_some("FIT"));
+    columns.extend([
+        "VRAM>", "RAM>", "DISK>", "REL>", "DOWN/UP>", "NVLINK>", "CUDA>", "HOST", "MAX>", "$/TB>",
+        "RUNNING>", "STOPPED>",
+    ]);
+    let mut table = Table::new(&columns);
     for row in rows {
         let offer = row.offer;
-        let mut cells = vec![
-            offer.id.to_string(),
-            gpus(offer),
+        let mut cells = vec![offer.id.to_string(), gpus(offer)];
+        cells.extend(for_run.then(|| match row.go {
+            Some(false) => "no go".to_owned(),
+            _ => "-".to_owned(),
+        }));
+        cells.extend([
             // Both in GB; the market's VRAM is MiB and its RAM MB.
             format!("{:.0}G", offer.vram_mib as f64 / 1024.0),
             format!("{:.0}G", offer.ram_mb as f64 / 1000.0),
             format!("{:.0}G", offer.disk_gb),
             format!("{:.1}%", offer.reliability * 100.0),
             format!("{:.0}/{:.0}", offer.inet_down_mbps, offer.inet_up_mbps),
-        ];
-        if wide {
-            cells.extend([
-                text::or_dash(
-                    (offer.nvlink_gbps > 0.0).then(|| format!("{:.0}", offer.nvlink_gbps)),
-                ),
-                format!("{:.1}", offer.cuda),
-                host(offer).to_owned(),
-                rental_span(offer),
-                traffic(offer),
-            ]);
-        }
-        cells.extend([
+            text::or_dash((offer.nvlink_gbps > 0.0).then(|| format!("{:.0}", offer.nvlink_gbps))),
+            format!("{:.1}", offer.cuda),
+            host(offer).to_owned(),
+            rental_span(offer),
+            traffic(offer),
             text::usd_per_hour(row.running_usd_per_hour),
             text::usd_per_hour(row.stopped_usd_per_hour),
         ]);
@@ -308,33 +342,21 @@ fn market(rows: &[Row<'_>], wide: bool) -> Table {
     table
 }
 
-fn forecasts(rows: &[Row<'_>], wide: bool) -> Table {
-    let mut table = match wide {
-        true => Table::new(&[
-            "OFFER>",
-            "GPU",
-            "FIT",
-            "TOKENS/S>",
-            "HOURS>",
-            "COST>",
-            "RANGE>",
-            "RUNNING>",
-            "REL>",
-            "DOWN/UP>",
-            "MAX>",
-            "RISKS>",
-        ]),
-        false => Table::new(&[
-            "OFFER>",
-            "GPU",
-            "FIT",
-            "TOKENS/S>",
-            "HOURS>",
-            "COST>",
-            "RANGE>",
-            "RUNNING>",
-        ]),
-    };
+fn forecasts(rows: &[Row<'_>]) -> Table {
+    let mut table = Table::new(&[
+        "OFFER>",
+        "GPU",
+        "FIT",
+        "TOKENS/S>",
+        "HOURS>",
+        "COST>",
+        "RANGE>",
+        "RUNNING>",
+        "REL>",
+        "DOWN/UP>",
+        "MAX>",
+        "RISKS>",
+    ]);
     for row in rows {
         let offer = row.offer;
         let outlook = row.outlook.as_ref();
@@ -342,16 +364,11 @@ fn forecasts(rows: &[Row<'_>], wide: bool) -> Table {
         let forecast = outlook
             .filter(|outlook| outlook.runs())
             .map(|outlook| &outlook.forecast);
-        let fit = match outlook {
-            None => "unknown",
-            Some(outlook) if !outlook.go() => "no go",
-            Some(outlook) => outlook.fit().word(),
-        };
         let cost = forecast.and_then(|forecast| forecast.cost_usd);
-        let mut cells = vec![
+        table.row([
             offer.id.to_string(),
             gpus(offer),
-            fit.to_owned(),
+            fit(row).to_owned(),
             text::or_dash(forecast.map(|forecast| figures::count(forecast.tokens_per_s.base))),
             text::or_dash(
                 forecast.and_then(|forecast| Some(figures::hours(forecast.wall_hours?.base))),
@@ -365,18 +382,22 @@ fn forecasts(rows: &[Row<'_>], wide: bool) -> Table {
                 )
             })),
             text::usd_per_hour(row.running_usd_per_hour),
-        ];
-        if wide {
-            cells.extend([
-                format!("{:.1}%", offer.reliability * 100.0),
-                format!("{:.0}/{:.0}", offer.inet_down_mbps, offer.inet_up_mbps),
-                rental_span(offer),
-                row.risks.len().to_string(),
-            ]);
-        }
-        table.row(cells);
+            format!("{:.1}%", offer.reliability * 100.0),
+            format!("{:.0}/{:.0}", offer.inet_down_mbps, offer.inet_up_mbps),
+            rental_span(offer),
+            row.risks.len().to_string(),
+        ]);
     }
     table
+}
+
+/// How an offer is marked.
+fn fit(row: &Row<'_>) -> &'static str {
+    match &row.outlook {
+        _ if row.go == Some(false) => "no go",
+        None => "unknown",
+        Some(outlook) => outlook.fit().word(),
+    }
 }
 
 fn gpus(offer: &Offer) -> String {
@@ -423,16 +444,71 @@ fn notes(ui: &mut Ui, rows: &[Row<'_>], too_dear: usize, rental: Rental) {
             "{too_dear} more cost too much for the run file."
         ));
     }
-    let forbidden: Vec<&Row<'_>> = rows.iter().filter(|row| row.go == Some(false)).collect();
-    let why = forbidden
-        .first()
-        .and_then(|row| Some((row.offer.id, row.outlook.as_ref()?.blockers.first()?)));
-    if let Some((offer, why)) = why {
-        ui.status(format_args!(
-            "{} are no go, such as {offer}: {why}.",
-            forbidden.len()
+    for mark in marks(rows) {
+        ui.status(format_args!("{mark}"));
+    }
+}
+
+/// Offers that a note names; of more it says how many.
+const NAMED: usize = 4;
+/// Notes at most: a screen is for offers.
+const MARKS: usize = 8;
+
+/// Why rows are marked as they are, each reason once with the offers that it is about (pure).
+fn marks(rows: &[Row<'_>]) -> Vec<String> {
+    let mut reasons: Vec<(&str, String, Vec<u64>)> = Vec::new();
+    let mut add = |word, why: String, offer| match reasons
+        .iter_mut()
+        .find(|(known, reason, _)| *known == word && *reason == why)
+    {
+        Some((.., offers)) => offers.push(offer),
+        None => reasons.push((word, why, vec![offer])),
+    };
+    for row in rows {
+        let id = row.offer.id;
+        match (row.go, &row.outlook) {
+            (Some(false), _) => {
+                for blocker in &row.blockers {
+                    add("no go", blocker.clone(), id);
+                }
+            }
+            (_, Some(outlook)) => {
+                let word = outlook.fit().word();
+                let checks = outlook.checks.iter();
+                for check in checks.filter(|check| check.verdict != Verdict::Fits) {
+                    add(word, format!("{}: {}", check.what, check.detail), id);
+                }
+            }
+            (Some(true), None) => add(
+                "unknown",
+                format!("nothing is known of a {}", row.offer.gpu_name),
+                id,
+            ),
+            (None, None) => {}
+        }
+        for risk in &row.risks {
+            add("risk", risk.clone(), id);
+        }
+    }
+    let hidden = reasons.len().saturating_sub(MARKS);
+    let mut marks: Vec<String> = reasons
+        .into_iter()
+        .take(MARKS)
+        .map(|(word, why, offers)| {
+            let named: Vec<String> = offers.iter().take(NAMED).map(u64::to_string).collect();
+            let more = match offers.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("{word}: {why} ({}{more})", named.join(", "))
+        })
+        .collect();
+    if hidden > 0 {
+        marks.push(format!(
+            "{hidden} more such notes: see each offer's with `--json`"
         ));
     }
+    marks
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub(super) mod gate;
 pub(super) mod known;
 pub(super) mod options;
 mod page;
+mod products;
 mod report;
 
 use std::path::PathBuf;
@@ -37,11 +38,14 @@ pub struct PlanArgs {
     /// The run file
     #[arg(default_value = "run.yaml")]
     file: PathBuf,
+    /// Compare these GPUs, such as `RTX 4090,A100,H100 SXM:2`: the best offer of each [default: the run file's, and the best of the market]
+    #[arg(long, value_name = "NAME[:COUNT],...")]
+    gpus: Option<String>,
     /// At most so many offers
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=32))]
     limit: u32,
     /// Judge the estimator on a table of runs, instead of planning one
-    #[arg(long, value_name = "FILE.tsv", conflicts_with_all = ["file", "limit", "markdown"])]
+    #[arg(long, value_name = "FILE.tsv", conflicts_with_all = ["file", "gpus", "limit", "markdown"])]
     evaluate: Option<PathBuf>,
     /// How to estimate
     #[arg(long, value_enum, default_value_t = Method::Calibrated)]
@@ -57,10 +61,31 @@ pub async fn plan(ui: &mut Ui, deps: &Deps, args: &PlanArgs) -> Result<(), Comma
         return evaluate::evaluate(ui, table, args.method);
     }
     let spec = RunSpec::load(&args.file)?;
-    // What `run` looks at, so that the first of these is what it would take.
     let provider = deps.provider()?;
-    let query = volumes::query(provider.as_ref(), &spec, OFFERS_LISTED).await?;
-    let found = provider.offers(&query).await?;
+    let found = match &args.gpus {
+        Some(gpus) => {
+            let wanted = products::wanted(gpus, spec.resources.num_gpus)?;
+            let (found, none) = products::of(provider.as_ref(), &spec, &wanted).await?;
+            for product in none {
+                ui.status(format_args!("The market has no {product} that matches."));
+            }
+            found
+        }
+        // What `run` looks at, so that the first of these is what it would take.
+        None => {
+            let query = volumes::query(provider.as_ref(), &spec, OFFERS_LISTED).await?;
+            provider.offers(&query).await?
+        }
+    };
+    // What a run would cost on other products can only be told where it is known how much is trained.
+    let compares = spec
+        .model
+        .as_ref()
+        .is_some_and(|model| model.tokens.is_some());
+    let others = match args.gpus.is_none() && compares {
+        true => products::any(provider.as_ref(), &spec).await?,
+        false => Vec::new(),
+    };
 
     let known = known::of(deps, Some(&spec))?;
     let asked = Asked {
@@ -73,7 +98,22 @@ pub async fn plan(ui: &mut Ui, deps: &Deps, args: &PlanArgs) -> Result<(), Comma
     };
     let verdicts = judge::judge(&asked, &found).one_per_machine();
     let refused = verdicts.too_dear;
-    let mut plan = Plan::of(&asked, verdicts.offers);
+    let options = match args.gpus {
+        Some(_) => products::one_each(verdicts.offers),
+        None => verdicts.offers,
+    };
+    let own = |judged: &judge::Judged<'_>| {
+        let own = spec.resources.gpu_name.as_deref();
+        own.is_some_and(|own| own.eq_ignore_ascii_case(&judged.offer.gpu_name))
+            && judged.offer.num_gpus == spec.resources.num_gpus
+    };
+    let others = products::one_each(judge::judge(&asked, &others).offers);
+    let others = others
+        .into_iter()
+        .filter(|judged| judged.go() && judged.avoided.is_none() && !own(judged))
+        .take(products::SHOWN)
+        .collect();
+    let mut plan = Plan::of(&asked, options).beside(&asked, others);
     plan.too_dear = refused.len();
     plan.offers.truncate(args.limit as usize);
     show(ui, &spec, &plan, &known, args);
@@ -87,7 +127,7 @@ fn show(ui: &mut Ui, spec: &RunSpec, plan: &Plan<'_>, known: &Known, args: &Plan
     ui.status(format_args!(
         "Run `{}`: {} {}, {:.0} GB of disk. Nothing is rented by this.",
         plan.run,
-        plan.what(),
+        args.gpus.clone().unwrap_or_else(|| plan.what()),
         plan.rental.name(),
         plan.disk_gb
     ));

@@ -71,9 +71,8 @@ impl Lifecycle {
         what: &str,
         err: SiteError,
     ) -> Halt {
-        match self.tell_not_saved(run, attempt, what, &err) {
-            Ok(()) => {}
-            Err(err) => return err.into(),
+        if let Err(err) = self.tell_not_saved(run, attempt, what, &err) {
+            return err.into();
         }
         unsaved(run, err)
     }

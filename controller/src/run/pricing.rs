@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    provider::{Offer, OfferQuery, Rental},
+    provider::{First, Offer, OfferQuery, Rental},
     run::choosing,
     spec::Resources,
 };
@@ -76,6 +76,7 @@ pub fn query(resources: &Resources, limit: u32) -> OfferQuery {
         filters: resources.filters.clone(),
         hosts: resources.hosts.clone(),
         limit,
+        first: First::Cheapest,
     }
 }
 

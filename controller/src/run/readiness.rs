@@ -232,7 +232,8 @@ fn driver(
     box_says: &AgentStatus,
 ) -> Option<(String, Verdict)> {
     let driver = box_says.gpu_driver.as_ref()?;
-    let cuda = Cuda::of_market(f64::from(driver.cuda) / 1000.0);
+    let (major, minor) = (driver.cuda / 1000, driver.cuda % 1000 / 10);
+    let cuda = Cuda::of_market(f64::from(major) + f64::from(minor) / 10.0);
     let found = match (cuda, driver.version.as_str()) {
         (None, "") => return None,
         (None, version) => version.to_owned(),

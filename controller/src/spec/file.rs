@@ -349,7 +349,6 @@ impl FileKeys {
             "resources.rental" => resources.rental.as_ref(),
             "resources.bid.max" => resources.bid.as_ref().and_then(|bid| bid.max.as_ref()),
             "resources.prepay" => resources.prepay.as_ref(),
-            "resources.prepay" => resources.prepay.as_ref(),
             "resources.offers" => resources.offers.as_ref(),
             "run" => Some(&self.run),
             _ => None,

@@ -38,6 +38,37 @@ impl Table {
         self.rows.is_empty()
     }
 
+    /// Leaves columns out until the rest fits a terminal, those named first first; answers which.
+    pub fn fit(&mut self, width: u16, least_first: &[&'static str]) -> Vec<&'static str> {
+        let mut left_out = Vec::new();
+        for name in least_first {
+            if self.natural_width() <= usize::from(width) {
+                break;
+            }
+            let Some(at) = self.header.iter().position(|column| column == name) else {
+                continue;
+            };
+            self.header.remove(at);
+            self.right.remove(at);
+            for row in self.rows.iter_mut().filter(|row| at < row.len()) {
+                row.remove(at);
+            }
+            left_out.push(*name);
+        }
+        left_out
+    }
+
+    /// Characters of its longest line where nothing is broken.
+    fn natural_width(&self) -> usize {
+        let widest = |index: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(index));
+            let longest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+            longest.max(self.header[index].chars().count())
+        };
+        let columns: usize = (0..self.header.len()).map(widest).sum();
+        columns + 2 * self.header.len().saturating_sub(1)
+    }
+
     /// The text, with a line end. `width`: columns of the terminal; `None`: as wide as it gets.
     pub(super) fn render(&self, width: Option<u16>) -> String {
         let mut table = comfy_table::Table::new();
@@ -105,6 +136,25 @@ a                       running                     $1.20
 a-run-with-a-long-name  interrupted by the market  $12.00
 ";
         assert_eq!(sample().render(None), expected);
+    }
+
+    #[test]
+    fn what_matters_least_is_left_out_until_the_rest_fits() {
+        let fit = |width| {
+            let mut table = sample();
+            let left_out = table.fit(width, &["STATE", "no such column", "COST"]);
+            (left_out, table.render(None))
+        };
+        assert_eq!(fit(80), (Vec::new(), sample().render(None)));
+        let (left_out, text) = fit(57);
+        assert_eq!(left_out, ["STATE"]);
+        assert_eq!(
+            text.lines().next().unwrap().trim_end(),
+            "RUN                       COST"
+        );
+        let (left_out, text) = fit(10);
+        assert_eq!(left_out, ["STATE", "COST"], "what is not named stays");
+        assert!(text.contains("a-run-with-a-long-name"), "{text}");
     }
 
     #[test]

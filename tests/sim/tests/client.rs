@@ -47,6 +47,7 @@ fn rtx_4090() -> OfferQuery {
         filters: query::parse("gpu_name=RTX_4090").unwrap(),
         hosts: Vec::new(),
         limit: 64,
+        first: Default::default(),
     }
 }
 

@@ -41,6 +41,7 @@ async fn offers(sim: &Sim, rental: Rental) -> Vec<Offer> {
         filters: query::parse("").unwrap(),
         hosts: Vec::new(),
         limit: 64,
+        first: Default::default(),
     };
     client(sim).offers(&query).await.unwrap()
 }

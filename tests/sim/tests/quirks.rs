@@ -41,6 +41,7 @@ fn asked(text: &str, rental: Rental) -> OfferQuery {
         filters: query::parse(text).unwrap(),
         hosts: Vec::new(),
         limit: 64,
+        first: Default::default(),
     }
 }
 

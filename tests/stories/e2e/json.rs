@@ -66,8 +66,8 @@ const fn lines(
 
 const OFFER: &str = "id machine_id gpu_name num_gpus vram_mib ram_mb cpu_cores disk_gb running_usd_per_hour stopped_usd_per_hour \
     gpu_usd_per_hour storage_usd_per_hour min_bid_usd_per_hour inet_down_mbps inet_up_mbps inet_down_usd_per_gb inet_up_usd_per_gb \
-    reliability verified datacenter geolocation cuda compute_cap nvlink_gbps direct_ports max_duration_s go outlook risks";
-const PLAN: &str = "run gpu num_gpus disk_gb rental max_price_usd_per_hour budget_usd checkpoints_to model method go offers too_dear \
+    reliability verified datacenter geolocation cuda compute_cap nvlink_gbps direct_ports max_duration_s go blockers outlook risks";
+const PLAN: &str = "run gpu num_gpus disk_gb rental max_price_usd_per_hour budget_usd checkpoints_to model method go offers products too_dear \
     setup_hours setup_measured history optimizations rental_advice probe gates";
 const PLANNED: &str = "offer machine_id gpu num_gpus geolocation reliability vram_gib ram_gb tensor_tflops memory_gb_per_s \
     bid_usd_per_hour running_usd_per_hour stopped_usd_per_hour budget_hours avoided go lacks blockers effort risks outlook";

@@ -17,6 +17,7 @@ async fn offers() -> Vec<Offer> {
         filters: Vec::new(),
         hosts: Vec::new(),
         limit: 9,
+        first: Default::default(),
     };
     let found = MemoryMarket::new(1).offers(&query).await.unwrap();
     let one = found.into_iter().next().unwrap();
@@ -83,16 +84,16 @@ async fn both_tables_fit_80_columns_and_tell_all_in_120() {
         ui.table(&table);
         String::from_utf8(text.lock().unwrap().clone()).unwrap()
     };
-    let texts = BTreeMap::from([
-        (
-            80,
-            [market(&rows, false), forecasts(&rows, false)].map(paper),
-        ),
-        (
-            120,
-            [market(&rows, true), forecasts(&rows, true)].map(paper),
-        ),
-    ]);
+    let narrow = |width| {
+        let mut tables = [market(&rows, false), forecasts(&rows)];
+        let left_out = [MARKET_LEAST_FIRST, FORECASTS_LEAST_FIRST];
+        for (table, least_first) in tables.iter_mut().zip(left_out) {
+            let left_out = table.fit(width, least_first);
+            assert!(width < 120 || left_out.is_empty(), "{left_out:?}");
+        }
+        tables.map(paper)
+    };
+    let texts = BTreeMap::from([(80, narrow(80)), (100, narrow(100)), (120, narrow(120))]);
     for (width, texts) in texts {
         for text in texts {
             assert!(
@@ -102,6 +103,37 @@ async fn both_tables_fit_80_columns_and_tell_all_in_120() {
         }
     }
     assert!(rows.iter().any(|row| row.go == Some(false)));
+}
+
+#[tokio::test]
+async fn a_note_says_why_a_row_is_marked_and_of_which_offers() {
+    let found = offers().await;
+    let spec = parse(RUN, "run.yaml", Path::new("/nowhere")).unwrap();
+    let (rows, _) = judged(&found, Some(&spec), &Known::default());
+    let told = marks(&rows);
+    let slow = told
+        .iter()
+        .find(|mark| mark.starts_with("no go: downloads would take"));
+    assert!(
+        slow.is_some_and(|mark| mark.contains('2') && mark.contains('3')),
+        "{told:?}"
+    );
+    // Each mark of a row has its reason.
+    for row in &rows {
+        let word = fit(row);
+        let is_told = |mark: &String| mark.starts_with(&format!("{word}: "));
+        assert!(
+            word == "fits" || told.iter().any(is_told),
+            "{word}: {told:?}"
+        );
+    }
+    assert!(told.len() <= MARKS + 1);
+    // Without `model`, facts are told all the same.
+    let text = RUN.replace("model: {params: 350M, tokens: 1B}", "needs: [flash-attn3]");
+    let spec = parse(&text, "run.yaml", Path::new("/nowhere")).unwrap();
+    let (rows, _) = judged(&found[..1], Some(&spec), &Known::default());
+    assert_eq!(fit(&rows[0]), "no go");
+    assert!(marks(&rows)[0].starts_with("no go: FlashAttention 3 needs"));
 }
 
 struct Paper(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);

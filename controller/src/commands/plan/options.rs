@@ -38,6 +38,8 @@ pub(in crate::commands) struct Plan<'a> {
     pub(in crate::commands) go: bool,
     /// What would be taken first, then second, and so on.
     pub(in crate::commands) offers: Vec<Candidate<'a>>,
+    /// Of each other product and count the best offer, by what the run would cost there; empty where that cannot be told.
+    pub(in crate::commands) products: Vec<Candidate<'a>>,
     /// Offers that match but cost too much.
     pub(in crate::commands) too_dear: usize,
     /// Setting up and debugging, hours.
@@ -133,6 +135,7 @@ impl<'a> Plan<'a> {
             method: asked.method,
             go: offers.iter().any(|offer| offer.go),
             offers,
+            products: Vec::new(),
             too_dear: 0,
             setup_hours: demand.as_ref().map(|demand| demand.setup_hours),
             setup_measured: demand.as_ref().is_some_and(|demand| demand.setup_measured),
@@ -148,15 +151,34 @@ impl<'a> Plan<'a> {
         plan
     }
 
+    /// The same with other products beside it, on which it may be cheaper, or cheaper to debug.
+    #[must_use]
+    pub(in crate::commands) fn beside(
+        mut self,
+        asked: &Asked<'a>,
+        others: Vec<Judged<'a>>,
+    ) -> Self {
+        let job = asked.spec.model.as_ref().map(Model::job);
+        let model = asked.spec.model.as_ref().zip(job.as_ref());
+        let demand = model.map(|(model, job)| judge::demand(asked, model, job));
+        self.products = others
+            .into_iter()
+            .map(|judged| candidate(asked, judged, demand.as_ref()))
+            .collect();
+        if let Some(demand) = &demand {
+            self.advise(demand, asked.calibration);
+        }
+        self
+    }
+
     /// What is asked for, in words.
     pub(in crate::commands) fn what(&self) -> String {
         format!("{} x {}", self.num_gpus, self.gpu.unwrap_or("any GPU"))
     }
 
     fn advise(&mut self, demand: &Demand<'_>, calibration: &Calibration) {
-        let cheapest = self
-            .offers
-            .iter()
+        let all = self.offers.iter().chain(&self.products);
+        let cheapest = all
             .filter(|offer| offer.go)
             .map(|offer| offer.running_usd_per_hour)
             .min_by(f64::total_cmp);

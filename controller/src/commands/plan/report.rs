@@ -64,6 +64,7 @@ pub(super) fn page(plan: &Plan<'_>, model: &Model, known: &Known) -> Page {
         plan.method.name()
     ));
     page.table(&FORECAST, plan.offers.iter().map(forecast).collect());
+    products(&mut page, plan);
     let Some((best, outlook)) = plan
         .offers
         .iter()
@@ -184,6 +185,52 @@ fn forecast(option: &Candidate<'_>) -> Vec<String> {
         text::or_dash(tax.map(|tax| format!("{:.0}%", tax * 100.0))),
         text::or_dash(option.effort.map(Effort::word)),
     ]
+}
+
+const PRODUCTS: [&str; 7] = [
+    "GPU",
+    "OFFER>",
+    "FIT",
+    "TOKENS/S>",
+    "HOURS>",
+    "COST>",
+    "$/H>",
+];
+
+/// The best offer of each other product: where the run might be cheaper.
+fn products(page: &mut Page, plan: &Plan<'_>) {
+    if plan.products.is_empty() {
+        return;
+    }
+    page.heading("Other GPUs, the best offer of each, by what the whole run would cost");
+    let row = |option: &Candidate<'_>| {
+        let [offer, fit, speed, hours, cost, ..]: [String; 7] =
+            forecast(option).try_into().expect("a row has every column");
+        let gpu = format!("{} x {}", option.num_gpus, option.gpu);
+        vec![
+            gpu,
+            offer,
+            fit,
+            speed,
+            hours,
+            cost,
+            text::usd_per_hour(option.running_usd_per_hour),
+        ]
+    };
+    page.table(&PRODUCTS, plan.products.iter().map(row).collect());
+    let cost = |option: &Candidate<'_>| Some(option.outlook.as_ref()?.forecast.cost_usd?.base);
+    let own = plan.offers.first().and_then(cost);
+    if let Some((best, other)) = plan
+        .products
+        .first()
+        .and_then(|best| Some((best, cost(best)?)))
+        && own.is_none_or(|own| other < own)
+    {
+        page.line(format!(
+            "To take the first of these, write `accelerators: \"{}:{}\"` in the run file",
+            best.gpu, best.num_gpus
+        ));
+    }
 }
 
 const HISTORY: [&str; 8] = [

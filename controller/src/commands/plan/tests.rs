@@ -196,3 +196,61 @@ async fn without_tokens_there_is_a_speed_and_no_time() {
     assert_eq!(code, 0);
     assert!(page.contains("Say in `model.tokens`"), "{page}");
 }
+
+#[tokio::test]
+async fn products_that_are_named_have_a_row_each_and_the_others_are_left_out() {
+    let (code, line, _) = planned(SMALL, &["--json", "--gpus", "RTX 4090,H100"]).await;
+    let plan: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(code, 0);
+    assert_eq!(plan["offers"].as_array().unwrap().len(), 1);
+    assert_eq!(plan["offers"][0]["gpu"], "RTX 4090");
+    assert_eq!(plan["products"], serde_json::json!([]));
+    let (code, _, error) = planned(SMALL, &["--gpus", "H100"]).await;
+    assert_eq!(code, 20, "{error:?}");
+}
+
+#[test]
+fn other_products_stand_beside_the_plan_and_the_cheap_probe_is_looked_for_on_all_of_them() {
+    use crate::provider::{Offer, memory};
+
+    let text =
+        format!("name: a\nrun: x\nresources: {{accelerators: H100 SXM, disk: 200GB}}\n{SMALL}\n");
+    let spec = crate::spec::parse(&text, "run.yaml", std::path::Path::new("/")).unwrap();
+    let own = [Offer {
+        gpu_name: "H100 SXM".to_owned(),
+        vram_mib: 81_559,
+        gpu_usd_per_hour: 2.0,
+        ..memory::offer(1)
+    }];
+    let dear = Offer {
+        gpu_usd_per_hour: 0.6,
+        ..memory::offer(3)
+    };
+    let others = [memory::offer(2), dear];
+    let known = Known::default();
+    let asked = Asked {
+        spec: &spec,
+        method: Method::Calibrated,
+        calibration: &Shipped::get().calibration,
+        known: &known,
+        left_usd: None,
+        going_on: None,
+    };
+    let alone = Plan::of(&asked, judge::judge(&asked, &own).offers);
+    assert_eq!(alone.probe.as_ref().unwrap().probe_usd_per_hour, 2.01);
+    let plan = alone.beside(
+        &asked,
+        products::one_each(judge::judge(&asked, &others).offers),
+    );
+    let shown: Vec<u64> = plan.products.iter().map(|option| option.offer).collect();
+    assert_eq!(shown, [2], "the best of each product");
+    let probe = plan.probe.as_ref().unwrap();
+    assert_eq!(probe.probe_usd_per_hour, 0.41);
+    assert!(probe.probe_usd < probe.here_usd && probe.probe_first);
+    let page = report::page(&plan, spec.model.as_ref().unwrap(), &known).markdown();
+    assert!(
+        page.contains("Other GPUs, the best offer of each"),
+        "{page}"
+    );
+    assert!(page.contains("| 1 x RTX 4090 | 2 |"), "{page}");
+}

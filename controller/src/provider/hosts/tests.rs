@@ -112,6 +112,7 @@ impl Desk {
             filters: Vec::new(),
             hosts: names.iter().map(|name| parse(name).unwrap()).collect(),
             limit: 9,
+            first: Default::default(),
         };
         let offers = self.hosts.offers(&query).await;
         let offers = offers.map_err(|err| err.to_string())?;

@@ -90,7 +90,6 @@ fn the_whole_file_is_read() {
             bid_headroom: 0.15,
             bid_max_usd_per_hour: Some(8.5),
             prepay_usd: None,
-            prepay_usd: None,
             hosts: Vec::new(),
         }
     );

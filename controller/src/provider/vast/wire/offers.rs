@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{float, optional_float, per_hour, text, uint};
 use crate::{
-    provider::{Offer, OfferQuery, Rental, vast::search_type},
+    provider::{First, Offer, OfferQuery, Rental, vast::search_type},
     spec::query,
 };
 
@@ -31,7 +31,12 @@ pub(in crate::provider::vast) fn search(query: &OfferQuery) -> Value {
     if !query.filters.iter().any(|filter| filter.field == PORTS) {
         body.insert(PORTS.to_owned(), json!({"gte": 1}));
     }
-    body.insert("order".to_owned(), json!([["dph_total", "asc"]]));
+    let order = match query.first {
+        First::Cheapest => json!([["dph_total", "asc"]]),
+        First::Fastest => json!([["total_flops", "desc"]]),
+        First::MostForADollar => json!([["flops_per_dphtotal", "desc"]]),
+    };
+    body.insert("order".to_owned(), order);
     body.insert("type".to_owned(), json!(search_type(query.rental)));
     // More than asked for: rows that fail the local check leave gaps.
     body.insert(
@@ -165,6 +170,7 @@ mod tests {
             }],
             hosts: Vec::new(),
             limit: 10,
+            first: Default::default(),
         }
     }
 
