@@ -14,6 +14,8 @@ pub fn text(run: &str, kind: &str, detail: &Value) -> Option<String> {
     Some(match kind {
         "backup.alarm" => with("the backup is behind", "reason"),
         "backup.recovered" => "the backup is up to date again".to_owned(),
+        "checkpoint.rare" => word("text")?.to_owned(),
+        "results.failed" => with("its results are not in the bucket yet", "problem"),
         "disk.filling" => filling(run, detail),
         "credentials.expiring" => {
             let left_s = detail["left_s"].as_u64().unwrap_or_default();

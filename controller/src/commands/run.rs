@@ -278,7 +278,7 @@ pub async fn run(
             (SiteError::Unreachable(_), Some(to)) => {
                 CommandError::new(format!("{not_rented}: its bucket {to} did not answer"))
                     .cause(err)
-                    .hint("check the network, and `checkpoints.endpoint` if there is one")
+                    .hint("check the network, and `checkpoints.server.endpoint` if there is one")
             }
             (_, Some(to)) => CommandError::new(format!(
                 "{not_rented}: its bucket {to} cannot be used"

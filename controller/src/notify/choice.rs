@@ -1,7 +1,6 @@
 //! Which events are told, and in which words (pure).
 
 use serde_json::Value;
-use spotter_bucket::cadence;
 use spotter_trainlog::telling;
 
 use crate::{
@@ -21,7 +20,7 @@ pub(super) fn text(run: &str, event: &EventRecord) -> Option<String> {
         None => what,
     };
     Some(match event.kind.as_str() {
-        cadence::EVENT | silence::SILENT | "credit_low" | "contract_ends" | "bill_doubtful" => {
+        silence::SILENT | "credit_low" | "contract_ends" | "bill_doubtful" => {
             word("text")?.to_owned()
         }
         silence::HEARD => "its box answers again".to_owned(),

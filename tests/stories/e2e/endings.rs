@@ -77,7 +77,7 @@ fn a_box_whose_money_is_over_stops_itself_within_the_budget_while_nobody_looks()
     on(Tier::One, broke);
 }
 
-/// What the budget pays for at the price of the box, seconds: a quarter is held back for its disk, a tenth is for its end.
+/// What the budget pays for at the price of the box, seconds; a tenth is for its end.
 const PAID_S: f64 = 170.0;
 
 fn broke(world: &World) {
@@ -89,7 +89,8 @@ fn broke(world: &World) {
     let usd_per_hour = plan["offers"][0]["running_usd_per_hour"].as_f64();
     let budget = usd_per_hour.expect("an offer") * PAID_S / 3600.0;
     let file = fs::read_to_string(world.work().join("broke.yaml")).unwrap();
-    let limits = format!("limits: {{budget: {budget:.6}, ");
+    // Nothing is held back for its disk: what there is for a box is spent on training.
+    let limits = format!("limits: {{budget: {budget:.6}, storage_days: 0, ");
     let changed = file.replace("limits: {", &limits);
     assert_ne!(changed, file);
     world.write("broke.yaml", &changed);
