@@ -147,10 +147,12 @@ fn show(ui: &mut Ui, spec: &RunSpec, plan: &Plan<'_>, known: &Known, args: &Plan
     }
     let page: Page = match &spec.model {
         Some(model) if !plan.offers.is_empty() => report::page(plan, model, known),
-        _ => {
-            ui.hint(format_args!(
+        modelled => {
+            if modelled.is_none() {
+                ui.hint(format_args!(
                 "say in `model:` what is trained, and the plan tells whether it fits, its time and its cost"
             ));
+            }
             report::prices(plan)
         }
     };

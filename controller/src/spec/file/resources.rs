@@ -72,6 +72,9 @@ impl<'de> Deserialize<'de> for AcceleratorsKey {
     }
 }
 
+/// Why a run names its GPU: what is predicted for it, and remembered of it, is that of one product.
+const ANY: &str = "a run is written for one GPU, as in \"RTX 4090:1\"; compare several with `spotter plan --gpus \"RTX 4090,H100 SXM\"`";
+
 /// Reads and checks it.
 pub(super) fn resources(keys: &ResourcesKeys) -> Result<Resources, YamlError> {
     let gpus = match &keys.accelerators.value {
@@ -79,6 +82,9 @@ pub(super) fn resources(keys: &ResourcesKeys) -> Result<Resources, YamlError> {
         AcceleratorsKey::Map(name, count) => accelerators::of(name, count),
     };
     let gpus = gpus.map_err(|message| YamlError::at(keys.accelerators.referenced, message))?;
+    if gpus.gpu_name.eq_ignore_ascii_case("any") {
+        return Err(YamlError::at(keys.accelerators.referenced, ANY));
+    }
     let bid = keys.bid.as_ref();
     let (rental, prepay_usd) = rental(keys)?;
     Ok(Resources {

@@ -30,6 +30,11 @@ fn a_bad_value_is_named_with_its_place() {
         ),
         (
             "H100 SXM:4",
+            "any:4",
+            "5:17: a run is written for one GPU, as in \"RTX 4090:1\"; compare several with `spotter plan --gpus",
+        ),
+        (
+            "H100 SXM:4",
             "H100 SXM:0",
             "5:17: the number of GPUs is from 1 to 64, as in \"H100 SXM:1\"",
         ),
