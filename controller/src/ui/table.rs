@@ -146,7 +146,7 @@ a-run-with-a-long-name  interrupted by the market  $12.00
             (left_out, table.render(None))
         };
         assert_eq!(fit(80), (Vec::new(), sample().render(None)));
-        let (left_out, text) = fit(57);
+        let (left_out, text) = fit(56);
         assert_eq!(left_out, ["STATE"]);
         assert_eq!(
             text.lines().next().unwrap().trim_end(),

@@ -351,6 +351,7 @@ fn a_reserved_box_is_rented_on_demand_and_says_what_is_paid_in_advance() {
             "run.yaml:2:63: more is paid in advance than `limits.budget` of $30.00",
         ),
     ] {
-        check_error(&text(resources, more), says);
+        let err = parse(&text(resources, more), "run.yaml", Path::new("/")).unwrap_err();
+        assert!(err.to_string().starts_with(says), "{err}");
     }
 }
