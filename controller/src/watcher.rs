@@ -16,7 +16,7 @@ pub(crate) use self::decide::{SIGNAL_EXPLAINED, ended_by_signal};
 use self::keys::Keys;
 use self::link::Link;
 use crate::{
-    agent_client::{AgentStatus, SessionState},
+    agent_client::{AgentStatus, SessionInfo, SessionState},
     ledger::{self, traffic::Line},
     provider::{Instance, ProviderError},
     run::{
@@ -77,6 +77,8 @@ struct View {
     disk: Option<String>,
     meter: Meter,
     samples: Samples,
+    /// Money in advance was asked for, or need not be.
+    reserved: bool,
     until: Until,
     began: Instant,
 }
@@ -147,12 +149,10 @@ impl Lifecycle {
             disk: None,
             meter: Meter::default(),
             samples: Samples::default(),
+            reserved: false,
             until,
             began: now,
         };
-        if until == Until::End {
-            self.reserve(run, attempt).await?;
-        }
         let ended = self.look_on(run, attempt, site, id, &mut view).await;
         view.samples.settle();
         ended
@@ -214,7 +214,20 @@ impl Lifecycle {
                 view.asked = None;
                 self.look_at_market(view, attempt, id).await?;
             }
-            match decide(&sight(view)) {
+            let verdict = decide(&sight(view));
+            let trains = view
+                .status
+                .as_ref()
+                .and_then(|status| status.session(TRAIN));
+            if !view.reserved
+                && view.until == Until::End
+                && matches!(verdict, Verdict::GoOn)
+                && trains.is_some_and(SessionInfo::is_running)
+            {
+                view.reserved = true;
+                self.reserve(run, attempt).await?;
+            }
+            match verdict {
                 Verdict::GoOn if view.until == Until::Heard && view.is_heard() => return Ok(()),
                 Verdict::GoOn if view.until == Until::Heard && view.began.elapsed() >= LOOK_IN => {
                     let text = match view.status {

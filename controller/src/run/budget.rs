@@ -183,7 +183,7 @@ pub fn shortage(purse: Purse, spent_usd: f64, rates: Rates) -> Option<Shortage> 
 /// A budget with which a run can train on for as long again.
 pub fn raised_usd(purse: Purse, spent_usd: f64, rates: Rates) -> f64 {
     let held_usd = held_back_usd(purse, rates.disk_usd_per_hour);
-    (2.0 * purse.budget_usd).max(spent_usd + held_usd + 1.0)
+    (2.0 * purse.budget_usd).max(spent_usd + held_usd + rates.total().max(1.0))
 }
 
 /// What is held back for the disk of a box that is stopped, dollars.

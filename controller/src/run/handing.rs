@@ -85,9 +85,9 @@ fn decide(held: Held, trial: &Trial, given: bool) -> Decision {
         (Held::Nothing, _) => Decision::Hand,
         // No verdict on the new ones, and one on the old.
         (Held::Refused(_), Trial::Unclear(_)) if !given => Decision::Hand,
-        // Rights may be given back, which mends no pair that has ended or is wrong.
+        // Rights may be given back, and may hold at the box alone; neither mends a pair that has ended or is wrong.
         (Held::Refused(old), Trial::Refused(why))
-            if old.is_final() && !KeyFault::of_refusal(why).is_final() =>
+            if !KeyFault::of_refusal(why).is_final() && (old.is_final() || !given) =>
         {
             Decision::Hand
         }

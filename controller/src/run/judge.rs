@@ -162,7 +162,8 @@ pub fn judge<'o>(asked: &Asked<'_>, offers: impl IntoIterator<Item = &'o Offer>)
                 let left_usd = asked.left_usd.map(|left_usd| left_usd - held);
                 let order = pricing::within_budget(order, offer, left_usd);
                 let judged = judged(asked, demand.as_ref(), offer, order);
-                shortages.push(judged.shortage);
+                // What its GPU costs may fall; what its disk costs does not.
+                shortages.push(shortage(asked, 0.0, judged.order.storage_usd_per_hour));
                 verdicts.offers.push(judged);
             }
             Err(why) => {

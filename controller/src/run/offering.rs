@@ -93,7 +93,11 @@ impl Lifecycle {
             .offers(&query)
             .await
             .map_err(|err| self.not_rented(run, err))?;
-        let bad_machines = self.machines_that_failed(run, attempt)?;
+        // Its volume lies on one machine and nowhere else: three bring-ups that failed in a row end such a run.
+        let bad_machines = match run.spec.container.volume {
+            Some(_) => Vec::new(),
+            None => self.machines_that_failed(run, attempt)?,
+        };
         let spent_usd = self.spent_usd(&run.name)?;
         let left_usd = run.spec.limits.budget_usd.map(|budget| budget - spent_usd);
         let known = Known::read(&self.store, &run.spec, self.clock.now_us())?;

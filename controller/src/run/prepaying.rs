@@ -36,6 +36,25 @@ impl Lifecycle {
         if events.iter().any(|event| event.kind == ASKED) {
             return Ok(());
         }
+        let spent_usd = self.spent_usd(&run.name)?;
+        if let Some(budget_usd) = run.spec.limits.budget_usd
+            && spent_usd + usd > budget_usd
+        {
+            let (usd, left) = (text::usd(usd), text::usd((budget_usd - spent_usd).max(0.0)));
+            let reason = format!("{left} are left of `limits.budget`");
+            self.say(
+                run,
+                &format!("Careful: {usd} are not paid in advance: {reason}."),
+            );
+            let detail = json!({"usd": run.spec.resources.prepay_usd, "reason": reason});
+            self.note(
+                run,
+                attempt.number,
+                ASKED,
+                json!({"instance": id, "usd": 0.0}),
+            )?;
+            return Ok(self.note(run, attempt.number, FAILED, detail)?);
+        }
         let ordered = json!({"instance": id, "usd": usd});
         self.note(run, attempt.number, ASKED, ordered)?;
         crate::fault::point("provider.prepay.before");
@@ -57,12 +76,6 @@ impl Lifecycle {
                 );
             }
             Err(err) => {
-                let known = match err.is_ambiguous() {
-                    true => {
-                        "whether they were paid is not known: look at your credit with `spotter cost`"
-                    }
-                    false => "nothing was paid, and it goes on at its list price",
-                };
                 let reason = err.to_string();
                 self.note(
                     run,
@@ -70,14 +83,19 @@ impl Lifecycle {
                     FAILED,
                     json!({"usd": usd, "reason": reason}),
                 )?;
-                self.say(
-                    run,
-                    &format!(
-                        "Careful: {} in advance for instance {id} were refused ({reason}); {known}. By hand: `spotter prepay {} {usd}`.",
-                        text::usd(usd),
-                        run.name
+                let (name, sum) = (&run.name, text::usd(usd));
+                // Whoever pays again what may be paid pays twice.
+                let said = match err.is_ambiguous() {
+                    true => format!(
+                        "Careful: {sum} in advance for instance {id} were ordered, and no clear answer came ({reason}): whether they are paid is not \
+                         known. Look at your credit with `spotter cost` before you pay anything by hand."
                     ),
-                );
+                    false => format!(
+                        "Careful: {sum} in advance for instance {id} were refused ({reason}); nothing was paid, and it goes on at its list price. By \
+                         hand: `spotter prepay {name} {usd}`."
+                    ),
+                };
+                self.say(run, &said);
             }
         }
         Ok(())

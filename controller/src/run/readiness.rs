@@ -241,7 +241,12 @@ fn driver(
         (Some(cuda), version) => format!("{version}, CUDA {cuda}"),
     };
     let offered = Cuda::of_market(promised.cuda);
-    let lacking = needs::lacking(spec, None, cuda);
+    // The container runs: what the tag of its image says is no proof any more, only what the run asks for by name.
+    let asked = RunSpec {
+        image: String::new(),
+        ..spec.clone()
+    };
+    let lacking = needs::lacking(&asked, None, cuda);
     let verdict = match (lacking.first(), cuda, offered) {
         (Some(lacking), ..) => Verdict::Refuse(lacking.clone()),
         (None, Some(cuda), Some(offered)) if cuda < offered => {
@@ -259,7 +264,11 @@ fn compute(
 ) -> Option<(String, Verdict)> {
     let cards = &box_says.gpu_driver.as_ref()?.gpus;
     let told = cards.iter().map(|card| card.compute_capability);
-    let least = told.filter(|tenths| *tenths > 0).min()?;
+    // A workstation may have another card for its screen: those that the run asks for are the most capable.
+    let mut told: Vec<u32> = told.filter(|tenths| *tenths > 0).collect();
+    told.sort_unstable_by(|one, other| other.cmp(one));
+    let asked_for = spec.resources.num_gpus.max(1) as usize;
+    let least = told.into_iter().take(asked_for).last()?;
     let has = f64::from(least) / 10.0;
     let (offered, split) = (promised.compute_cap / 10, cards.iter().any(|card| card.mig));
     let lacking = needs::lacking(spec, Some(has), None);

@@ -249,7 +249,9 @@ pub fn here(wait: &Wait) -> Patience {
         disk_usd_per_hour: wait.storage_usd_per_hour,
         ..Rates::default()
     };
-    if let Some(purse) = wait.purse
+    // One that comes back in a moment costs next to nothing: it is not given up for money at once.
+    if wait.waited >= COMING
+        && let Some(purse) = wait.purse
         && let Some(shortage) = budget::shortage(purse, wait.spent_usd, disk)
     {
         return Patience::GiveUp(GiveUp::HeldBack(shortage));
@@ -477,7 +479,8 @@ mod tests {
             storage_days: 7.0,
             disk_usd_per_hour: 0.005,
         }));
-        check(Away, 0, 9.2, 0.2, max, None, held);
+        check(Away, 10, 9.2, 0.2, max, Some(10), Patience::Wait);
+        check(Away, 300, 9.2, 0.2, max, None, held);
         check(Away, 10, 9.1, 0.24, max, Some(10), Patience::Wait);
         check(Coming, 10, 9.2, 0.2, max, None, Patience::Wait);
         check(Back, 0, 9.2, 0.2, max, None, Patience::GoOn);

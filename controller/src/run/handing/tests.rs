@@ -29,9 +29,10 @@ fn keys_replace_what_a_box_holds_where_they_are_better() {
         // Nor what is no worse.
         (ended, refused(WRONG), false, Keep),
         (lacks_rights, refused(UNKNOWN), false, Keep),
-        (lacks_rights, refused(DENIED), false, Keep),
+        (lacks_rights, refused(DENIED), true, Keep),
         // Rights may come back; a box without any keys loses nothing.
         (ended, refused(DENIED), false, Hand),
+        (lacks_rights, refused(DENIED), false, Hand),
         (Held::Nothing, refused(WRONG), false, Hand),
         // A laptop without a network says nothing of keys.
         (Held::Fine, unclear.clone(), false, Keep),
