@@ -110,7 +110,10 @@ pub fn assert_paid_as_billed(world: &World, summary: &Value) {
             );
         }
         billed_usd += usd(&bill, "total_usd");
-        ours_usd += usd(ours, "gpu_usd") + usd(ours, "disk_usd");
+        ours_usd += ["gpu_usd", "disk_usd", "bandwidth_usd"]
+            .map(|name| usd(ours, name))
+            .iter()
+            .sum::<f64>();
     }
     let of_run = |key: &str| summary[key].as_f64().expect("the bill is closed");
     assert!((of_run("charged_usd") - billed_usd).abs() < 1e-6);

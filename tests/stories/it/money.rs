@@ -263,9 +263,9 @@ async fn a_recovery_for_which_the_rest_of_the_budget_holds_no_disk_ends_the_run_
  {
     let world = World::new(8, 100_000);
     let mut story = spec(RUN);
-    story.limits.budget_usd = Some(3.0);
+    story.limits.budget_usd = Some(1.9);
     world.plan(&story);
-    world.drive_for(RUN, Duration::from_secs(7 * 3600)).await;
+    world.drive_for(RUN, Duration::from_secs(3600)).await;
     world.outbid(world.attempts(RUN)[0].instance);
     let run = world.drive(RUN).await;
     assert_eq!(run.outcome, Some(Outcome::Interrupted));
@@ -273,7 +273,7 @@ async fn a_recovery_for_which_the_rest_of_the_budget_holds_no_disk_ends_the_run_
     assert!(
         reason.contains("; not recovered: ")
             && reason
-                .contains("of the budget of $3.00 are spent, and the rest is held back: $1.68"),
+                .contains("of the budget of $1.90 are spent, and the rest is held back: $1.68"),
         "{reason}"
     );
     assert!(world.was_told("is not carried on: "));
