@@ -13,11 +13,10 @@ use crate::{
 /// # Errors
 /// When the record cannot be read.
 pub fn resume(store: &Store, run: &RunRecord, flags: &str) -> Result<String, StoreError> {
-    let latest = store.latest_attempt(&run.name)?;
-    let rates = latest
-        .as_ref()
-        .map(AttemptRecord::prices)
-        .unwrap_or_default();
+    // One for which nothing was rented has no prices.
+    let attempts = store.attempts(&run.name)?;
+    let mut prices = attempts.iter().rev().map(AttemptRecord::prices);
+    let rates = prices.find(|rates| rates.total() > 0.0).unwrap_or_default();
     let (intervals, charges) = (store.intervals(&run.name)?, store.charged(&run.name)?);
     let spent_usd = ledger::run_cost(&intervals, &charges, store.now_us()).total_usd();
     let more = more(run, spent_usd, rates);
