@@ -8,7 +8,7 @@
 //! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go and what was
 //! [`skipped`], [`alarm`] says whether we are behind, [`room`] whether the disk will do; [`sweep`] removes what lost boxes left.
 //! [`restore`] (files by [`landing`]) and [`results`] are the two other things that move files; [`local`] says what is there to go on
-//! from without a bucket.
+//! from without a bucket. [`there`] asks the bucket anew before a box goes with its disk.
 
 pub mod alarm;
 mod buffers;
@@ -46,6 +46,7 @@ pub mod source;
 pub mod standing;
 pub mod sweep;
 pub mod tempo;
+mod there;
 pub mod upload;
 pub mod watch;
 pub mod writers;
@@ -489,6 +490,7 @@ mod tests {
         may_move(backup.backup_now(Duration::ZERO, true));
         may_move(backup.flush(Duration::ZERO));
         may_move(backup.list());
+        may_move(backup.newest_is_there());
         may_move(backup.restore(None, &mut |_, _| {}));
         may_move(backup.collect_results(Path::new("."), &[]));
         may_move(backup_loop(

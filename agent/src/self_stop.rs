@@ -55,6 +55,22 @@ pub enum SelfStopError {
 }
 
 impl SelfStopError {
+    /// Whether the question may have been heard, though its answer was lost.
+    fn may_have_arrived(&self) -> bool {
+        matches!(self, Self::Link { source, .. } if !source.is_connect() && !source.is_builder())
+    }
+
+    /// Whether so speaks a provider who does not know the instance, or its key, any more.
+    fn says_gone(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                status: 401 | 403 | 404 | 410,
+                ..
+            }
+        )
+    }
+
     /// Whether asking again may help.
     fn may_pass(&self) -> bool {
         match self {
@@ -133,11 +149,15 @@ impl OwnInstance {
     pub async fn destroy_while(&self, still: impl Fn() -> bool) -> Result<bool, SelfStopError> {
         let mut wait = SHORTEST_WAIT;
         let mut tries = 0;
+        let mut lost = false;
         loop {
             tries += 1;
             match self.ask(Method::DELETE, Some(json!({}))).await {
+                // An answer that was lost was a yes: nobody is known there any more who may ask.
+                Err(err) if lost && err.says_gone() => return Ok(true),
                 Err(err) if tries < DESTROY_TRIES && err.may_pass() => {
                     warn!(error = %chain(&err), wait_s = wait.as_secs(), "the box could not destroy itself, will retry");
+                    lost |= err.may_have_arrived();
                     time::sleep(fault::wait(wait)).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
                     if !still() {
@@ -200,7 +220,8 @@ impl OwnInstance {
     }
 }
 
-/// A client that trusts the roots we carry: a box may have none of its own.
+/// A client that trusts the roots we carry: a box may have none of its own. It goes nowhere but where it was sent: what leads elsewhere
+/// would take a question that must not be asked twice, or tell a URL that is a secret.
 pub(crate) fn http_client() -> reqwest::Result<Client> {
     let roots = spotter_bucket::roots::compiled_in()
         .iter()
@@ -209,6 +230,8 @@ pub(crate) fn http_client() -> reqwest::Result<Client> {
     Client::builder()
         .tls_certs_only(roots)
         .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
         .timeout(REQUEST_LIMIT)
         .build()
 }

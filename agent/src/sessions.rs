@@ -289,6 +289,15 @@ impl Sessions {
         previous.join(format!("{name}-{started_us}"))
     }
 
+    /// Whether there are earlier lives of sessions, whose logs are by no session's name any more.
+    pub fn has_earlier(&self) -> io::Result<bool> {
+        match fs::read_dir(self.home.sessions().join(PREVIOUS)) {
+            Ok(mut earlier) => Ok(earlier.next().is_some()),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(err) => Err(err),
+        }
+    }
+
     /// Makes room for a new session and returns its log's first generation.
     fn clear(&self, name: &str, dir: &Path) -> Result<u64, SessionError> {
         let io = |source| SessionError::Io {

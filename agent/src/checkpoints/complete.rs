@@ -108,7 +108,10 @@ enum Verdict {
     Ready {
         rule: String,
     },
-    Unwanted,
+    Unwanted {
+        /// It is on this disk alone, and somebody may miss it.
+        missed: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -212,10 +215,11 @@ impl Tracker {
                 .or_else(|| before.lost.clone())
         });
         // What was finished and loses files is being deleted, and goes on being deleted.
-        let is_deleted = lost.is_some()
-            && before.as_ref().is_some_and(|before| {
-                matches!(before.verdict, Verdict::Ready { .. } | Verdict::Unwanted)
-            });
+        let deleted = match before.as_ref().map(|before| &before.verdict) {
+            Some(Verdict::Ready { .. }) if lost.is_some() => Some(true),
+            Some(Verdict::Unwanted { missed }) if lost.is_some() => Some(*missed),
+            _ => None,
+        };
         let grew = match &before {
             Some(before) => before.grew && has_all_of(before),
             None => self.watching,
@@ -226,10 +230,9 @@ impl Tracker {
             quiet_since: now,
             look: now + self.settle.file,
             ready_at: now,
-            verdict: if is_deleted {
-                Verdict::Unwanted
-            } else {
-                Verdict::Waiting(String::new())
+            verdict: match deleted {
+                Some(missed) => Verdict::Unwanted { missed },
+                None => Verdict::Waiting(String::new()),
             },
             grew,
             lost,
@@ -239,7 +242,7 @@ impl Tracker {
     /// Candidates that have been quiet long enough for a look at their writers and structure.
     pub fn due(&self, now: Duration, haste: Haste) -> Vec<Candidate> {
         let is_due = |entry: &&Tracked| match entry.verdict {
-            Verdict::Ready { .. } | Verdict::Unwanted => false,
+            Verdict::Ready { .. } | Verdict::Unwanted { .. } => false,
             Verdict::Waiting(_) | Verdict::Broken(_) | Verdict::Incomplete(_) => {
                 entry.look <= now || haste != Haste::None
             }
@@ -343,7 +346,8 @@ impl Tracker {
     /// Whether a candidate is still there, unchanged, uncommitted and wanted.
     pub fn still_waits(&self, candidate: &Candidate) -> bool {
         self.entries.get(&candidate.key).is_some_and(|entry| {
-            entry.candidate.files == candidate.files && !matches!(entry.verdict, Verdict::Unwanted)
+            entry.candidate.files == candidate.files
+                && !matches!(entry.verdict, Verdict::Unwanted { .. })
         })
     }
 
@@ -369,7 +373,12 @@ impl Tracker {
     pub fn next_look(&self) -> Option<Duration> {
         self.entries
             .values()
-            .filter(|entry| !matches!(entry.verdict, Verdict::Ready { .. } | Verdict::Unwanted))
+            .filter(|entry| {
+                !matches!(
+                    entry.verdict,
+                    Verdict::Ready { .. } | Verdict::Unwanted { .. }
+                )
+            })
             .map(|entry| entry.look)
             .min()
     }
@@ -412,7 +421,7 @@ impl Tracker {
     /// The same by name, largest first.
     pub fn at_stake(&self, last_saved_ms: Option<u64>) -> Vec<(String, u64)> {
         let is_worth_it = |entry: &&Tracked| match entry.verdict {
-            Verdict::Unwanted => false,
+            Verdict::Unwanted { .. } => false,
             Verdict::Waiting(_) | Verdict::Ready { .. } => true,
             Verdict::Broken(_) | Verdict::Incomplete(_) => {
                 let written_ms =
@@ -433,6 +442,15 @@ impl Tracker {
         at_stake
     }
 
+    /// Bytes that would go with the disk: of everything that is in no commit, whatever it is worth, but for what newer commits of its kind
+    /// overtook. Torn ones, older ones and what a deletion left count: no program can say that nobody wants them.
+    pub fn here_alone_bytes(&self) -> u64 {
+        let is_alone =
+            |entry: &&Tracked| !matches!(entry.verdict, Verdict::Unwanted { missed: false });
+        let alone = self.entries.values().filter(is_alone);
+        alone.map(|entry| entry.candidate.size_bytes()).sum()
+    }
+
     /// The files changed while they were read, or somebody opened them: whatever they are now starts over.
     pub fn start_over(&mut self, key: &str, now: Duration) {
         let settle = self.settle;
@@ -443,10 +461,11 @@ impl Tracker {
         }
     }
 
-    /// Enough newer ones are committed: it is not worth its upload, until it changes.
-    pub fn give_up(&mut self, key: &str) {
+    /// Enough newer ones are committed: it is not worth its upload, until it changes. `missed`: it may be missed all the same, and is on
+    /// this disk alone.
+    pub fn give_up(&mut self, key: &str, missed: bool) {
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.verdict = Verdict::Unwanted;
+            entry.verdict = Verdict::Unwanted { missed };
         }
     }
 }

@@ -11,13 +11,13 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use serde_json::json;
-use spotter_bucket::{BucketError, CommitId, ErrorKind, retention};
+use spotter_bucket::{BucketError, CommitId, ErrorKind, Manifest, retention};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::candidate::Candidate;
-use super::index::Index;
+use super::index::{self, Index};
 use super::ledger::{Ledger, Saved};
 use super::round::{Work, looks_like};
 use super::standing::chain;
@@ -173,18 +173,25 @@ impl Backup {
         }
     }
 
-    /// Deletes a checkpoint on the box that was skipped in favour of newer ones, when it may go.
-    pub(super) async fn delete_skipped(&self, work: &Work, candidate: &Candidate) {
-        let manifests = work.index.iter().flat_map(Index::manifests);
+    /// Deletes a checkpoint on the box that was skipped in favour of newer ones, when it may go. Returns whether it stays, is nowhere else,
+    /// and may be missed.
+    pub(super) async fn delete_skipped(&self, work: &Work, candidate: &Candidate) -> bool {
+        let written_ms = self.written_ms(candidate);
+        let manifests = || work.index.iter().flat_map(Index::manifests);
+        let overtakes = |newer: &&Manifest| {
+            let is_newer = index::written_ms(&newer.id).is_some_and(|ms| ms > written_ms);
+            is_newer && skipped::overtakes(newer, candidate)
+        };
         let facts = skipped::Facts {
             written: Duration::from_nanos(u64::try_from(candidate.written_ns()).unwrap_or(0)),
             began: self.pace().first_training_us.map(Duration::from_micros),
-            newer: self.newer_than(work, candidate),
+            newer: manifests().filter(overtakes).count(),
             kept: self.options.keep.newest(),
-            looks_committed: manifests.into_iter().any(|one| looks_like(one, candidate)),
+            looks_committed: manifests().any(|one| looks_like(one, candidate)),
+            unfinished: candidate.unfinished.is_some(),
         };
         if !skipped::may_go(&facts) {
-            return;
+            return !facts.looks_committed;
         }
         let (dir, going) = (self.options.dir.clone(), candidate.clone());
         let delete = move || {
@@ -197,16 +204,19 @@ impl Backup {
             .await
             .expect("deleting files does not panic")
         {
-            Ok(false) => {}
+            Ok(false) => true,
             Ok(true) => {
                 let (path, step) = (candidate.path_in_manifest(), candidate.step);
                 let detail = json!({
                     "path": path, "step": step, "size_bytes": candidate.size_bytes(), "where": "box", "skipped": true,
                 });
                 self.standing.event("checkpoint.deleted", detail);
+                false
             }
             Err(err) => {
                 warn!(path = candidate.path, error = %err, "a checkpoint that was skipped could not be deleted");
+                // It was not worth its place.
+                false
             }
         }
     }

@@ -35,6 +35,8 @@ pub struct Results {
     pub files: Vec<HashedFile>,
     /// Paths that do not exist.
     pub missing: Vec<String>,
+    /// Links in directories that are not followed, and lead to what is not kept with them either: what they mean is here alone.
+    pub passed_over: Vec<String>,
     /// Key of the manifest; empty when there was nothing to keep.
     pub manifest_key: String,
 }
@@ -92,12 +94,13 @@ impl Backup {
         last: &mut Option<(Vec<FileStat>, Results)>,
     ) -> Result<Results, ResultsError> {
         let (dir, wanted) = (workdir.to_owned(), paths.to_vec());
-        let (stats, missing) = spawn_blocking(move || list(&dir, &wanted))
+        let (stats, missing, passed_over) = spawn_blocking(move || list(&dir, &wanted))
             .await
             .expect("listing files does not panic")?;
         if stats.is_empty() {
             return Ok(Results {
                 missing,
+                passed_over,
                 ..Results::default()
             });
         }
@@ -106,6 +109,7 @@ impl Backup {
         {
             return Ok(Results {
                 missing,
+                passed_over,
                 ..kept.clone()
             });
         }
@@ -169,6 +173,7 @@ impl Backup {
         let results = Results {
             files: manifest.files.into_iter().map(hashed).collect(),
             missing,
+            passed_over,
             manifest_key,
         };
         *last = Some((candidate.files, results.clone()));
@@ -201,9 +206,14 @@ impl Backup {
     }
 }
 
-/// Regular files under the named paths and patterns, sorted; and those of which there is nothing. Links inside directories are not followed.
-fn list(workdir: &Path, paths: &[String]) -> Result<(Vec<FileStat>, Vec<String>), HashError> {
+/// Regular files, paths of which there is nothing, and links that lead elsewhere.
+type Listed = (Vec<FileStat>, Vec<String>, Vec<String>);
+
+/// Regular files under the named paths and patterns, sorted; those of which there is nothing; and the links inside directories that lead
+/// to no file and to none of these directories. A link to a file is that file, as it is for whoever opens it.
+fn list(workdir: &Path, paths: &[String]) -> Result<Listed, HashError> {
     let mut found = BTreeMap::new();
+    let mut links = Vec::new();
     let (meant, missing) = files::expand(workdir, paths)?;
     for relative in &meant {
         let failed = |source| HashError::Read {
@@ -212,18 +222,31 @@ fn list(workdir: &Path, paths: &[String]) -> Result<(Vec<FileStat>, Vec<String>)
         };
         let metadata = fs::metadata(workdir.join(relative)).map_err(failed)?;
         if metadata.is_dir() {
-            walk(workdir, relative, &mut found)?;
+            walk(workdir, relative, &mut found, &mut links)?;
         } else {
             add(relative, &metadata, &mut found)?;
         }
     }
-    Ok((found.into_values().collect(), missing))
+    let roots: Vec<PathBuf> = meant
+        .iter()
+        .filter_map(|relative| fs::canonicalize(workdir.join(relative)).ok())
+        .collect();
+    // A directory of these is kept by its own name.
+    let is_kept = |link: &PathBuf| {
+        let target = fs::canonicalize(workdir.join(link));
+        target.is_ok_and(|target| roots.iter().any(|root| target.starts_with(root)))
+    };
+    links.retain(|link| !is_kept(link));
+    let names = links.iter().map(|link| link.display().to_string());
+    let passed_over = names.collect();
+    Ok((found.into_values().collect(), missing, passed_over))
 }
 
 fn walk(
     workdir: &Path,
     relative: &Path,
     found: &mut BTreeMap<PathBuf, FileStat>,
+    links: &mut Vec<PathBuf>,
 ) -> Result<(), HashError> {
     let failed = |source| HashError::Read {
         path: relative.display().to_string(),
@@ -234,9 +257,14 @@ fn walk(
         let kind = entry.file_type().map_err(failed)?;
         let child = relative.join(entry.file_name());
         if kind.is_dir() {
-            walk(workdir, &child, found)?;
+            walk(workdir, &child, found, links)?;
         } else if kind.is_file() {
             add(&child, &entry.metadata().map_err(failed)?, found)?;
+        } else if kind.is_symlink() {
+            match fs::metadata(workdir.join(&child)) {
+                Ok(metadata) if metadata.is_file() => add(&child, &metadata, found)?,
+                _ => links.push(child),
+            }
         }
     }
     Ok(())

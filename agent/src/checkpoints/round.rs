@@ -103,8 +103,8 @@ impl Backup {
                     path = next.candidate.path,
                     "newer checkpoints are saved, this one is not worth its upload"
                 );
-                work.tracker.give_up(&key);
-                self.delete_skipped(work, &next.candidate).await;
+                let missed = self.delete_skipped(work, &next.candidate).await;
+                work.tracker.give_up(&key, missed);
                 self.tell_state(&work.tracker);
                 continue;
             }
@@ -332,7 +332,7 @@ impl Backup {
         Ok(manifest)
     }
 
-    fn uploader<'a>(
+    pub(super) fn uploader<'a>(
         &'a self,
         known: &'a [&'a ManifestFile],
         stop: &'a CancellationToken,

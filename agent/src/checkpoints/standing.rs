@@ -54,6 +54,8 @@ pub struct BackupState {
     pub alarm: bool,
     /// Bytes of checkpoint files on the box that are in no commit yet.
     pub unsaved_bytes: u64,
+    /// Bytes that would go with the box's disk, whatever they are worth; see [`super::complete::Tracker::here_alone_bytes`].
+    pub here_alone_bytes: u64,
     /// Checkpoints that cannot be saved as they are, each with the reason.
     pub unsaved: Vec<String>,
     /// The largest of those that are in no commit yet, each with its bytes.

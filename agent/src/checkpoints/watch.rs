@@ -260,6 +260,7 @@ impl Backup {
             state.unsaved_bytes = at_stake.iter().map(|(_, bytes)| bytes).sum();
             at_stake.truncate(NAMED);
             state.at_stake = at_stake;
+            state.here_alone_bytes = tracker.here_alone_bytes();
             state.unseen = blind;
         }
         self.decide_rank(&ready);

@@ -33,6 +33,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(5 * 60);
 const ENDED_LIMIT: Duration = Duration::from_secs(60);
 /// How long the bucket is told anew that a box only stops: it is paid for meanwhile.
 const REFUSED_LIMIT: Duration = Duration::from_secs(15);
+/// Why a box is not destroyed to which somebody may be copying, or from which.
+const CONNECTED: &str = "somebody is connected by ssh";
 
 /// Waits until the switch is due, then ends the box.
 pub async fn watch(core: Arc<Core>) {
@@ -144,7 +146,10 @@ async fn part(
             word: None,
         };
     };
-    let training = core.sessions.get(TRAINING_SESSION);
+    let training = core.sessions.get(TRAINING_SESSION).ok();
+    let began_us = training
+        .as_ref()
+        .map_or(u64::MAX, |training| training.start.started_us);
     let end = training.map_or(End::Otherwise, |training| disposal::end_of(&training, by));
     let state = match running.backup.backup_now(limit, true).await {
         Ok(state) => {
@@ -177,11 +182,12 @@ async fn part(
         wanted: run.destroy_when_saved,
         proved: own.is_ok_and(|own| own.is_proved(&core.home)),
         end,
+        began_us,
         backup: state.as_ref(),
         results: &results,
     });
     if disposal == Disposal::Destroy
-        && let Err(why) = goodbye::leave_whole_logs(core, &running, patience).await
+        && let Err(why) = leave_nothing(core, &running, patience).await
     {
         disposal = Disposal::kept(why);
     }
@@ -212,6 +218,37 @@ async fn part(
     }
 }
 
+/// Before the disk goes: what is no checkpoint and no result goes to the bucket, too, and the bucket is asked whether it has the newest.
+async fn leave_nothing(
+    core: &Arc<Core>,
+    running: &RunningBackup,
+    patience: Duration,
+) -> Result<(), String> {
+    if presence::is_connected(&core.home) {
+        return Err(CONNECTED.to_owned());
+    }
+    if core.sessions.has_earlier().unwrap_or(true) {
+        return Err("logs of earlier starts are on its disk only".to_owned());
+    }
+    time::timeout(patience, running.backup.newest_is_there())
+        .await
+        .map_err(|_| {
+            "there was no time to ask the bucket for its newest checkpoint".to_owned()
+        })??;
+    goodbye::leave_whole_logs(core, running, patience).await
+}
+
+/// Whether all that holds still, right before the disk goes: what was left above took its time.
+async fn is_saved_still(core: &Core) -> Result<(), String> {
+    if presence::is_connected(&core.home) {
+        return Err(CONNECTED.to_owned());
+    }
+    let running = core.backup().ok_or("its backup is there no more")?;
+    let state = running.backup.backup_now(REFUSED_LIMIT, true).await;
+    let state = state.map_err(|err| chain(&err))?;
+    disposal::why_unsaved(&state).map_or(Ok(()), Err)
+}
+
 /// Brings the results to the bucket.
 async fn collect(core: &Core, running: &RunningBackup) -> Collected {
     let (backup, paths) = (&running.backup, &running.plan.results);
@@ -219,6 +256,7 @@ async fn collect(core: &Core, running: &RunningBackup) -> Collected {
         Ok(kept) => Collected::Home {
             manifest_key: kept.manifest_key,
             missing: kept.missing,
+            passed_over: kept.passed_over,
         },
         Err(err) => {
             warn!(error = %chain(&err), "the results stay on this disk only");
@@ -268,24 +306,34 @@ async fn end_box(
         }
     };
     if disposal == Disposal::Destroy {
-        warn!(reason, "the box destroys itself: the bucket has everything");
-        // A freed block may be read by the next tenant of the disk.
-        if let Err(err) = core.credentials.wipe_file() {
-            warn!(error = %err, "the bucket keys on this disk were not overwritten");
+        let saved = is_saved_still(core).await;
+        // That took its time, too.
+        if !still() {
+            withdraw(core);
+            return Asked::Withdrawn;
         }
-        let asked = tokio::select! {
-            () = core.stop.cancelled() => return Asked::Agreed,
-            asked = own.destroy_while(&still) => asked,
-        };
-        let err = match asked {
-            Ok(true) => return Asked::Agreed,
-            Ok(false) => {
-                withdraw(core);
-                return Asked::Withdrawn;
+        let why = match saved {
+            Err(why) => why,
+            Ok(()) => {
+                warn!(reason, "the box destroys itself: the bucket has everything");
+                // A freed block may be read by the next tenant of the disk.
+                if let Err(err) = core.credentials.wipe_file() {
+                    warn!(error = %err, "the bucket keys on this disk were not overwritten");
+                }
+                let asked = tokio::select! {
+                    () = core.stop.cancelled() => return Asked::Agreed,
+                    asked = own.destroy_while(&still) => asked,
+                };
+                match asked {
+                    Ok(true) => return Asked::Agreed,
+                    Ok(false) => {
+                        withdraw(core);
+                        return Asked::Withdrawn;
+                    }
+                    Err(err) => format!("its end was refused: {}", chain(&err)),
+                }
             }
-            Err(err) => err,
         };
-        let why = format!("its end was refused: {}", chain(&err));
         warn!(why, "the box stops itself instead");
         if let (Some(running), Some(mut word)) = (core.backup(), word) {
             (word.destroys, word.kept_because) = (false, Some(why.clone()));

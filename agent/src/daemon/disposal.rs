@@ -38,6 +38,8 @@ pub enum Collected {
         manifest_key: String,
         /// Paths of which there is nothing.
         missing: Vec<String>,
+        /// Links whose targets are not among them.
+        passed_over: Vec<String>,
     },
     /// They are not all there.
     No,
@@ -52,6 +54,8 @@ pub struct Facts<'a> {
     pub proved: bool,
     /// How the training ended.
     pub end: End,
+    /// When it began, microseconds since the epoch by the box's clock; `u64::MAX`: nobody knows.
+    pub began_us: u64,
     /// The backup after its last round; absent: there is none, or it could not be asked.
     pub backup: Option<&'a BackupState>,
     /// The results.
@@ -106,6 +110,39 @@ fn why_kept(facts: &Facts<'_>) -> Option<String> {
     let Some(backup) = facts.backup else {
         return Some("what is in the bucket is not known".to_owned());
     };
+    if let Some(why) = why_unsaved(backup) {
+        return Some(why);
+    }
+    match facts.results {
+        Collected::No => return Some("its results did not get to the bucket".to_owned()),
+        Collected::Home { passed_over, .. } if !passed_over.is_empty() => {
+            let links = passed_over.join(", ");
+            return Some(format!(
+                "what these links in its results lead to is not kept: {links}"
+            ));
+        }
+        Collected::Home {
+            manifest_key,
+            missing,
+            ..
+        } if manifest_key.is_empty() && missing.is_empty() => {
+            return Some("its results are empty".to_owned());
+        }
+        // A training that was ended half-way may have none yet.
+        Collected::Home { missing, .. } if !missing.is_empty() && facts.end != End::Ended => {
+            return Some(format!("of its results there is no {}", missing.join(", ")));
+        }
+        // All of them are home, so that the training brought what it was for.
+        Collected::Home { missing, .. } if missing.is_empty() => return None,
+        Collected::Home { .. } | Collected::NotWanted => {}
+    }
+    // One that wrote where nobody looked leaves a bucket in which nothing lacks.
+    (backup.last_commit_us < facts.began_us)
+        .then(|| "nothing that this training wrote is in the bucket".to_owned())
+}
+
+/// What of the checkpoints is not in the bucket.
+pub fn why_unsaved(backup: &BackupState) -> Option<String> {
     if backup.unseen {
         return Some("its checkpoints could not be looked at".to_owned());
     }
@@ -121,15 +158,11 @@ fn why_kept(facts: &Facts<'_>) -> Option<String> {
             backup.unsaved_bytes
         ));
     }
-    match facts.results {
-        Collected::NotWanted => None,
-        // A training that was ended half-way may have none yet.
-        Collected::Home { missing, .. } if missing.is_empty() || facts.end == End::Ended => None,
-        Collected::Home { missing, .. } => {
-            Some(format!("of its results there is no {}", missing.join(", ")))
-        }
-        Collected::No => Some("its results did not get to the bucket".to_owned()),
-    }
+    // Torn ones and old ones, too, which nobody would call unsaved.
+    (backup.here_alone_bytes > 0).then(|| {
+        let bytes = backup.here_alone_bytes;
+        format!("{bytes} bytes of checkpoint files are on its disk only")
+    })
 }
 
 #[cfg(test)]
@@ -138,16 +171,26 @@ mod tests {
 
     #[test]
     fn a_box_is_destroyed_only_where_everything_is_in_the_bucket_and_its_key_is_proved() {
-        let saved = BackupState::default();
-        let home = |missing: &[&str]| Collected::Home {
-            manifest_key: "r/results/1.json".to_owned(),
-            missing: missing.iter().map(|&path| path.to_owned()).collect(),
+        let saved = BackupState {
+            last_commit_us: 100,
+            ..BackupState::default()
         };
-        let (all, some) = (home(&[]), home(&["out/final.pt"]));
+        let texts =
+            |texts: &[&str]| -> Vec<String> { texts.iter().map(|&text| text.to_owned()).collect() };
+        let home = |manifest_key: &str, missing: &[&str], passed_over: &[&str]| Collected::Home {
+            manifest_key: manifest_key.to_owned(),
+            missing: texts(missing),
+            passed_over: texts(passed_over),
+        };
+        let key = "r/results/1.json";
+        let (all, some) = (home(key, &[], &[]), home(key, &["out/final.pt"], &[]));
+        let (empty, none) = (home("", &[], &[]), home("", &["out"], &[]));
+        let linked = home(key, &["out/final.pt"], &["out/best"]);
         let good = Facts {
             wanted: true,
             proved: true,
             end: End::Well,
+            began_us: 100,
             backup: Some(&saved),
             results: &all,
         };
@@ -164,6 +207,9 @@ mod tests {
                 .push("a name that no path may have".to_owned())
         });
         let blind = of(&|state| state.unseen = true);
+        let alone = of(&|state| state.here_alone_bytes = 7);
+        let before = of(&|state| state.last_commit_us = 99);
+        let never = BackupState::default();
         for (name, facts, kept) in [
             ("all is saved", good.clone(), None),
             (
@@ -182,6 +228,77 @@ mod tests {
                     ..good.clone()
                 },
                 None,
+            ),
+            (
+                "nothing was committed, and its results are home",
+                Facts {
+                    backup: Some(&never),
+                    ..good.clone()
+                },
+                None,
+            ),
+            (
+                "nothing was committed since it began",
+                Facts {
+                    backup: Some(&before),
+                    results: &Collected::NotWanted,
+                    ..good.clone()
+                },
+                Some("nothing that this training wrote"),
+            ),
+            (
+                "nothing was ever committed, and a limit ended it before its results",
+                Facts {
+                    end: End::Ended,
+                    backup: Some(&never),
+                    results: &none,
+                    ..good.clone()
+                },
+                Some("nothing that this training wrote"),
+            ),
+            (
+                "nothing was ever committed, and a limit ended it before all of its results",
+                Facts {
+                    end: End::Ended,
+                    backup: Some(&never),
+                    results: &some,
+                    ..good.clone()
+                },
+                Some("nothing that this training wrote"),
+            ),
+            (
+                "nobody knows when it began",
+                Facts {
+                    began_us: u64::MAX,
+                    results: &Collected::NotWanted,
+                    ..good.clone()
+                },
+                Some("nothing that this training wrote"),
+            ),
+            (
+                "a torn one is older than the newest commit",
+                Facts {
+                    backup: Some(&alone),
+                    ..good.clone()
+                },
+                Some("7 bytes of checkpoint files are on its disk only"),
+            ),
+            (
+                "its results are directories with nothing in them",
+                Facts {
+                    results: &empty,
+                    ..good.clone()
+                },
+                Some("are empty"),
+            ),
+            (
+                "a link among its results leads elsewhere, and a limit ended it",
+                Facts {
+                    end: End::Ended,
+                    results: &linked,
+                    ..good.clone()
+                },
+                Some("lead to is not kept: out/best"),
             ),
             (
                 "not proved",

@@ -177,6 +177,35 @@ async fn how_far_a_collection_is_can_be_seen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_link_is_the_file_that_it_leads_to_and_one_that_leads_elsewhere_is_named() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("elsewhere/best.npz", &npz(1, 100));
+    world.write("out/run-1/log.txt", b"loss 1.0\n");
+    for (target, link) in [
+        ("../elsewhere/best.npz", "out/best.npz"),
+        ("run-1", "out/latest"),
+        ("../elsewhere", "out/all"),
+        ("nothing", "out/gone"),
+    ] {
+        std::os::unix::fs::symlink(target, world.path(link)).unwrap();
+    }
+    for _ in 0..2 {
+        let results = collect(&world).await.unwrap();
+        let names: Vec<&str> = results
+            .files
+            .iter()
+            .map(|file| file.path.as_str())
+            .collect();
+        assert_eq!(names, ["out/best.npz", "out/run-1/log.txt"]);
+        let mut passed_over = results.passed_over.clone();
+        passed_over.sort();
+        assert_eq!(passed_over, ["out/all", "out/gone"]);
+        assert_kept(&world, &bucket, &results);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn why_results_were_not_uploaded_is_on_record_once_for_each_reason() {
     let bucket = Arc::new(MemoryBucket::new());
     let world = World::new(bucket.clone());

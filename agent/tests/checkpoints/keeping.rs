@@ -255,7 +255,7 @@ async fn what_an_outage_left_behind_leaves_the_box_when_newer_ones_are_saved() {
         let bytes = if step == 3 { &whole[..900] } else { &whole };
         world.write(&format!("step_{step}.npz"), bytes);
     }
-    world.write("checkpoint-6/model.npz", &npz(6, 2000));
+    world.write("step_6.npz", &npz(6, 2000));
     bucket.fail_next("*", u32::MAX, ErrorKind::Transient);
     let waits = time::timeout(Duration::from_secs(600), world.backup.round()).await;
     assert!(waits.is_err(), "the bucket is away");
@@ -266,12 +266,7 @@ async fn what_an_outage_left_behind_leaves_the_box_when_newer_ones_are_saved() {
     let on_the_box: Vec<String> = world.tree().into_keys().collect();
     assert_eq!(
         on_the_box,
-        [
-            "checkpoint-6/model.npz",
-            "step_0.npz",
-            "step_3.npz",
-            "step_5.npz"
-        ],
+        ["step_0.npz", "step_3.npz", "step_5.npz", "step_6.npz"],
         "what is kept, what was there before, and what was never whole"
     );
     let told: Vec<(String, bool)> = world

@@ -254,6 +254,32 @@ fn the_newest_written_comes_first_whatever_its_number() {
         .collect();
     assert_eq!(order, [Some(100), Some(50), Some(9)]);
     assert_eq!(tracker.unsaved_bytes(None), 3);
-    tracker.give_up("file:step_9.pt");
+    tracker.give_up("file:step_9.pt", false);
     assert_eq!((tracker.ready().len(), tracker.unsaved_bytes(None)), (2, 2));
+}
+
+#[test]
+fn what_is_here_alone_is_all_but_what_nobody_misses() {
+    let mut tracker = Tracker::new(Settle::default());
+    let (older, torn) = (single("step_9.pt", 1, 100), single("step_10.pt", 20, 100));
+    let whole_one = directory(&["a.pt", "b.pt"]);
+    let all = [older.clone(), torn.clone(), whole_one.clone()];
+    tracker.observe(all.to_vec(), at(0));
+    assert_eq!(tracker.here_alone_bytes(), 23, "nobody looked so far");
+    for candidate in [&older, &whole_one] {
+        assert!(tracker.judge(candidate, whole(Silence::File), at(2), Haste::None));
+    }
+    let broken = Finding::Broken("no end record".into());
+    assert!(!tracker.judge(&torn, broken, at(2), Haste::None));
+    // Older than the newest commit: worth no upload, and still nowhere else.
+    assert_eq!(tracker.unsaved_bytes(Some(1)), 3);
+    assert_eq!(tracker.here_alone_bytes(), 23);
+    tracker.give_up(&older.key, true);
+    assert_eq!(tracker.here_alone_bytes(), 23, "somebody may miss it");
+    tracker.give_up(&older.key, false);
+    assert_eq!(tracker.here_alone_bytes(), 22);
+    // One that was whole and lost a file is uploaded no more.
+    tracker.observe(vec![older, torn, directory(&["b.pt"])], at(3));
+    assert_eq!(tracker.unsaved_bytes(Some(1)), 0);
+    assert_eq!(tracker.here_alone_bytes(), 21);
 }

@@ -89,6 +89,11 @@ impl Shape {
             && self.kinds.keys().any(|kind| other.kinds.contains_key(kind))
     }
 
+    /// Whether it is a later one of the same kind as another, of which it lacks nothing.
+    pub fn replaces(&self, other: &Shape) -> bool {
+        self.is_sibling_of(other) && self.lacks(other).is_none()
+    }
+
     fn lacks(&self, whole: &Shape) -> Option<String> {
         whole.kinds.iter().find_map(|(kind, (wanted, example))| {
             let found = self.kinds.get(kind).map_or(0, |(count, _)| *count);
