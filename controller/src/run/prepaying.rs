@@ -53,7 +53,7 @@ impl Lifecycle {
                 ASKED,
                 json!({"instance": id, "usd": 0.0}),
             )?;
-            return Ok(self.note(run, attempt.number, FAILED, detail)?);
+            return self.note(run, attempt.number, FAILED, detail);
         }
         let ordered = json!({"instance": id, "usd": usd});
         self.note(run, attempt.number, ASKED, ordered)?;

@@ -268,7 +268,7 @@ fn compute(
     let mut told: Vec<u32> = told.filter(|tenths| *tenths > 0).collect();
     told.sort_unstable_by(|one, other| other.cmp(one));
     let asked_for = spec.resources.num_gpus.max(1) as usize;
-    let least = told.into_iter().take(asked_for).last()?;
+    let least = *told.iter().take(asked_for).next_back()?;
     let has = f64::from(least) / 10.0;
     let (offered, split) = (promised.compute_cap / 10, cards.iter().any(|card| card.mig));
     let lacking = needs::lacking(spec, Some(has), None);
