@@ -78,7 +78,7 @@ fn a_box_whose_money_is_over_stops_itself_within_the_budget_while_nobody_looks()
 }
 
 /// What the budget pays for at the price of the box, seconds; a tenth is for its end.
-const PAID_S: f64 = 170.0;
+const PAID_S: f64 = 120.0;
 
 fn broke(world: &World) {
     let mut training = Training::interruptible("broke", 100_000);

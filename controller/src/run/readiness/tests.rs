@@ -177,9 +177,21 @@ fn cases() -> Vec<Case> {
             Refuse("fp8 needs compute capability 8.9, and this GPU has 8.0"),
         ),
         case(
-            |_, _, s| cards(s)[1].compute_capability = 75,
+            |_, r, s| {
+                r.resources.num_gpus = 2;
+                cards(s)[1].compute_capability = 75;
+            },
             "compute",
             Refuse("8.0 was offered"),
+        ),
+        // Another card beside the one that is asked for.
+        case(
+            |_, r, s| {
+                r.resources.num_gpus = 1;
+                cards(s)[1].compute_capability = 75;
+            },
+            "compute",
+            Fine,
         ),
         case(
             |p, _, _| p.compute_cap = 750,

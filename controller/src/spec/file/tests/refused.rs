@@ -31,7 +31,7 @@ fn a_bad_value_is_named_with_its_place() {
         (
             "H100 SXM:4",
             "any:4",
-            "5:17: a run is written for one GPU, as in \"RTX 4090:1\"; compare several with `spotter plan --gpus",
+            "5:17: a run is written for one GPU, as in \"RTX 4090:1\"; compare several with `spotter plan --gpus \"RTX 4090,H100 SXM\"`",
         ),
         (
             "H100 SXM:4",
