@@ -33,8 +33,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(5 * 60);
 const ENDED_LIMIT: Duration = Duration::from_secs(60);
 /// How long the bucket is told anew that a box only stops: it is paid for meanwhile.
 const REFUSED_LIMIT: Duration = Duration::from_secs(15);
-/// Why a box is not destroyed to which somebody may be copying, or from which.
-const CONNECTED: &str = "somebody is connected by ssh";
 
 /// Waits until the switch is due, then ends the box.
 pub async fn watch(core: Arc<Core>) {
@@ -224,9 +222,6 @@ async fn leave_nothing(
     running: &RunningBackup,
     patience: Duration,
 ) -> Result<(), String> {
-    if presence::is_connected(&core.home) {
-        return Err(CONNECTED.to_owned());
-    }
     if core.sessions.has_earlier().unwrap_or(true) {
         return Err("logs of earlier starts are on its disk only".to_owned());
     }
@@ -240,9 +235,6 @@ async fn leave_nothing(
 
 /// Whether all that holds still, right before the disk goes: what was left above took its time.
 async fn is_saved_still(core: &Core) -> Result<(), String> {
-    if presence::is_connected(&core.home) {
-        return Err(CONNECTED.to_owned());
-    }
     let running = core.backup().ok_or("its backup is there no more")?;
     let state = running.backup.backup_now(REFUSED_LIMIT, true).await;
     let state = state.map_err(|err| chain(&err))?;

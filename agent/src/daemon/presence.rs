@@ -2,11 +2,7 @@
 //! do may end itself.
 
 use std::{
-    collections::HashSet,
-    ffi::OsStr,
     fs,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,7 +16,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use crate::{aside, config::Home, now_us};
+use crate::{aside, now_us};
 
 /// Counts connections and remembers when the last one left.
 #[derive(Debug, Clone)]
@@ -145,64 +141,8 @@ fn look_for_login() -> bool {
 }
 
 fn is_login(command_line: &[u8]) -> bool {
-    is_sshd_of(command_line, "@pts/")
-}
-
-/// Whether sshd names this in its process title.
-fn is_sshd_of(command_line: &[u8], what: &str) -> bool {
     let title = String::from_utf8_lossy(command_line);
-    (title.starts_with("sshd: ") || title.starts_with("sshd-session: ")) && title.contains(what)
-}
-
-/// Whether anything runs by ssh without a terminal: a copy, or an editor. The controller's own calls look like that, too, so that this
-/// says nothing of how long a box has been alone; but what is being copied must not be deleted.
-pub fn is_connected(home: &Home) -> bool {
-    aside(|| look_for_callers(home.path()))
-}
-
-fn look_for_callers(home: &Path) -> bool {
-    let mut sshds = HashSet::new();
-    let mut parents = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let line = fs::read(entry.path().join("cmdline"));
-        if line.is_ok_and(|line| is_sshd_of(&line, "@notty")) {
-            sshds.insert(pid);
-        }
-        let stat = fs::read(entry.path().join("stat")).unwrap_or_default();
-        parents.extend(parent_of(&stat).map(|parent| (entry.path(), parent)));
-    }
-    // A connection by which nothing runs has no part in what lies here.
-    let mut called = parents.iter().filter(|(_, sshd)| sshds.contains(sshd));
-    called.any(|(process, _)| {
-        let environment = fs::read(process.join("environ")).unwrap_or_default();
-        // One that sshd serves itself has a title where its environment was, and is where its user lives.
-        let lives = home_in(&environment).or_else(|| fs::read_link(process.join("cwd")).ok());
-        lives.is_none_or(|lives| !is_of_another_box(&lives, home))
-    })
-}
-
-/// Parent of a process, by its `stat`; its name, in parentheses, may hold anything.
-fn parent_of(stat: &[u8]) -> Option<u32> {
-    let stat = String::from_utf8_lossy(stat);
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// Where the user of a process lives.
-fn home_in(environment: &[u8]) -> Option<PathBuf> {
-    let mut variables = environment.split(|byte| *byte == 0);
-    let home = variables.find_map(|variable| variable.strip_prefix(b"HOME="))?;
-    Some(PathBuf::from(OsStr::from_bytes(home)))
-}
-
-/// Where boxes share a machine, and see each other's processes: whether one that lives there is another box's. `home`: where ours is.
-fn is_of_another_box(lives: &Path, home: &Path) -> bool {
-    let theirs = lives.join(".spotter").canonicalize();
-    theirs.is_ok_and(|theirs| home.canonicalize().is_ok_and(|ours| ours != theirs))
+    (title.starts_with("sshd: ") || title.starts_with("sshd-session: ")) && title.contains("@pts/")
 }
 
 #[cfg(test)]
@@ -216,26 +156,6 @@ mod tests {
         assert!(!is_login(b"sshd: root@notty"), "the controller's own");
         assert!(!is_login(b"vim notes about sshd: root@pts/0"));
         assert!(!is_login(b""));
-    }
-
-    #[test]
-    fn what_runs_by_ssh_is_somebody_unless_it_lives_in_another_box() {
-        assert!(is_sshd_of(b"sshd: root@notty\0\0", "@notty"));
-        assert!(!is_sshd_of(b"sshd: root@pts/0", "@notty"));
-        assert_eq!(parent_of(b"7 (a) b) S 42 7 7 0"), Some(42));
-        assert_eq!(parent_of(b""), None);
-        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let ours = one.path().join(".spotter");
-        fs::create_dir(&ours).unwrap();
-        let lives_elsewhere = |home: &Path| {
-            let environment = format!("TERM=dumb\0HOME={}\0", home.display());
-            is_of_another_box(&home_in(environment.as_bytes()).unwrap(), &ours)
-        };
-        assert!(!lives_elsewhere(one.path()));
-        assert!(!lives_elsewhere(other.path()), "no box lives there");
-        fs::create_dir(other.path().join(".spotter")).unwrap();
-        assert!(lives_elsewhere(other.path()));
-        assert_eq!(home_in(b""), None);
     }
 
     #[tokio::test]
