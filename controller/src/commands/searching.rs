@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
-
-use crate::provider::{Filter, First, Offer, OfferQuery, Provider, ProviderError};
+use crate::{
+    provider::{First, Offer, OfferQuery, Provider, ProviderError},
+    spec::query,
+};
 
 /// Offers that a search names at most, whatever is asked for.
 pub(super) const PAGE: u32 = 64;
@@ -64,7 +65,9 @@ pub(super) async fn look(
             first,
             ..query.clone()
         };
-        query.filters.extend(floor_usd_per_hour.map(at_least));
+        query
+            .filters
+            .extend(floor_usd_per_hour.map(query::price_at_least));
         async move { provider.offers(&query).await }
     };
     let mut seen = Seen::default();
@@ -102,17 +105,10 @@ pub(super) async fn look(
     Ok(seen)
 }
 
-/// All in at least this: what was rounded on the way is not passed over.
-fn at_least(usd_per_hour: f64) -> Filter {
-    Filter {
-        field: "dph_total".to_owned(),
-        op: "gte".to_owned(),
-        value: json!((usd_per_hour * 1e5).floor() / 1e5),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::{
         provider::{Rental, memory::MemoryMarket},
@@ -155,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_floor_never_passes_over_an_offer_at_the_price_of_the_last_one() {
-        let floor = at_least(0.123_456_789);
+        let floor = query::price_at_least(0.123_456_789);
         assert_eq!((floor.op.as_str(), floor.value), ("gte", json!(0.12345)));
     }
 }

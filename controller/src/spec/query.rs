@@ -48,6 +48,15 @@ pub fn parse(text: &str) -> Result<Vec<Filter>, QueryError> {
     }
 }
 
+/// All in at least this, dollars per hour: what was rounded on the way is not passed over.
+pub fn price_at_least(usd_per_hour: f64) -> Filter {
+    Filter {
+        field: "dph_total".to_owned(),
+        op: "gte".to_owned(),
+        value: json!((usd_per_hour * 1e5).floor() / 1e5),
+    }
+}
+
 /// What is asked of the market: `{field: {op: value}}`, the defaults included. A later filter replaces an earlier one of the same
 /// field and operator; `any` removes all that were said of its field so far.
 pub fn conditions(filters: &[Filter]) -> Map<String, Value> {

@@ -77,8 +77,8 @@ fn a_box_whose_money_is_over_stops_itself_within_the_budget_while_nobody_looks()
     on(Tier::One, broke);
 }
 
-/// What the budget pays for at the price of the box, seconds; a tenth is for its end.
-const PAID_S: f64 = 120.0;
+/// What the budget pays for at the price of the box, seconds: about a quarter is held back for its disk, a tenth is for its end.
+const PAID_S: f64 = 170.0;
 
 fn broke(world: &World) {
     let mut training = Training::interruptible("broke", 100_000);
@@ -89,8 +89,8 @@ fn broke(world: &World) {
     let usd_per_hour = plan["offers"][0]["running_usd_per_hour"].as_f64();
     let budget = usd_per_hour.expect("an offer") * PAID_S / 3600.0;
     let file = fs::read_to_string(world.work().join("broke.yaml")).unwrap();
-    // Nothing is held back for its disk: what there is for a box is spent on training.
-    let limits = format!("limits: {{budget: {budget:.6}, storage_days: 0, ");
+    // Half an hour of its disk is a quarter of so small a budget.
+    let limits = format!("limits: {{budget: {budget:.6}, storage_days: 0.0227, ");
     let changed = file.replace("limits: {", &limits);
     assert_ne!(changed, file);
     world.write("broke.yaml", &changed);

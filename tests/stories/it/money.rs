@@ -57,6 +57,7 @@ async fn traffic_counts_against_the_budget_before_any_bill_tells_of_it() {
     world.boxes.script().sends_bytes_per_s = 10_000_000;
     let mut story = spec(RUN);
     story.limits.budget_usd = Some(0.50);
+    story.limits.storage_days = 0.0;
     world.plan(&story);
     // Somebody else takes over the watch on the way: nothing is counted twice.
     world.drive_for(RUN, Duration::from_secs(900)).await;
@@ -96,7 +97,7 @@ async fn a_run_whose_limits_are_used_up_is_started_again_only_with_more() {
     let before = world.attempts(RUN);
     let lease = Lease::take(&world.store, RUN).unwrap().unwrap();
     let refused = world.lifecycle().reopen(&run, true).await.unwrap_err();
-    assert!(refused.to_string().contains("`limits.budget` of $0.05"));
+    assert!(refused.to_string().contains("budget of $0.05"));
     assert_eq!(world.attempts(RUN), before, "nothing was changed");
     assert_eq!(world.store.run(RUN).unwrap().outcome, Some(Outcome::Limit));
 
