@@ -16,18 +16,17 @@ on_both_tiers! {
     a_controller_killed_for_good_leaves_a_box_that_ends_itself: killed_for_good;
 }
 
-/// Runs at once: each mostly waits for its box, and one account may have many.
-const AT_ONCE: usize = 4;
 /// The point behind which there is a box, whatever the controller has heard of it.
 const ORDERED: &str = "provider.rent.after#1";
-/// GPUs that are rented in turn: boxes that nobody comes back to hold theirs until they end, and of one kind there are not enough.
-const GPUS: [&str; 2] = ["RTX 4090:1", "RTX 3090:1"];
+/// GPUs that are rented, of each kind by one run at a time: two that go for one offer pass other points than one alone, and
+/// boxes that nobody comes back to hold theirs until they end, which is more than there are of one kind.
+const GPUS: [&str; 4] = ["RTX 4090:1", "RTX 3090:1", "A100 SXM4:1", "H100 SXM:1"];
 
 fn killed_then_up(world: &World) {
     let points = points(world);
     println!("{} points: {points:?}", points.len());
-    each(&points, |number, point| {
-        let name = kill_at(world, point, number, "crash", 15, "3m");
+    each(&points, |number, point, gpu| {
+        let name = kill_at(world, point, ("crash", number), gpu, 15, "3m");
         if world.status(name).is_null() {
             // Killed before the run was written down: nothing can have been rented for it.
             return;
@@ -56,9 +55,9 @@ fn killed_for_good(world: &World) {
         place(point) >= place(ORDERED)
     };
     println!("{} points: {points:?}", points.len());
-    each(&points, |number, point| {
+    each(&points, |number, point, gpu| {
         // Where the session has started already, the box does its job first.
-        kill_at(world, point, number, "dead", 60, "45s");
+        kill_at(world, point, ("dead", number), gpu, 60, "45s");
     });
     // Before the order there is no box; after it there is one, whatever the controller had heard of it.
     let left = world.alive();
@@ -129,8 +128,8 @@ fn run_of(row: &Value) -> &str {
 fn kill_at(
     world: &World,
     point: &str,
-    number: usize,
-    kind: &str,
+    (kind, number): (&str, usize),
+    gpu: &str,
     steps: u64,
     bring_up: &'static str,
 ) -> &'static str {
@@ -144,7 +143,7 @@ fn kill_at(
     world.training(&training);
     let file = format!("{name}.yaml");
     let yaml = fs::read_to_string(world.work().join(&file)).unwrap();
-    world.write(&file, &yaml.replace(GPUS[0], GPUS[number % GPUS.len()]));
+    world.write(&file, &yaml.replace(GPUS[0], gpu));
     let killed = world
         .spotter(&["run", &file, "--detach"])
         .env("SPOTTER_DIE_AT", point)
@@ -166,16 +165,17 @@ fn training(name: &'static str, steps: u64) -> Training {
     training
 }
 
-/// Does this for every point, some at once.
-fn each(points: &[String], work: impl Fn(usize, &str) + Sync) {
+/// Does this for every point, as many at once as there are kinds of GPUs: each with one that nobody else goes for meanwhile.
+fn each(points: &[String], work: impl Fn(usize, &str, &str) + Sync) {
     let next = std::sync::Mutex::new(points.iter().enumerate());
+    let (next, work) = (&next, &work);
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
+        for gpu in GPUS {
+            scope.spawn(move || {
                 loop {
                     let taken = next.lock().unwrap().next();
                     let Some((number, point)) = taken else { return };
-                    work(number, point);
+                    work(number, point, gpu);
                 }
             });
         }
