@@ -42,6 +42,22 @@ pub enum Node {
 /// What a pickle of protocol 2 and later begins with.
 pub const PROTOCOL: u8 = 0x80;
 
+/// Whether a file begins as Python's own picklers begin one: a protocol from 2 to 5; then, from 4 on, a frame of less than the largest
+/// file, or a text or bytes too large for a frame; before 4 one of the instructions that make the first value. What is too short to tell
+/// counts.
+pub fn begins(bytes: &[u8]) -> bool {
+    let Some(rest) = bytes.strip_prefix(&[PROTOCOL]) else {
+        return false;
+    };
+    match rest {
+        [] | [2..=5] => true,
+        [4 | 5, 0x95, length @ ..] => length.get(5..8).is_none_or(|high| high == [0, 0, 0]),
+        [4 | 5, code, ..] => b"BX\x8d\x8e\x96".contains(code),
+        [2 | 3, code, ..] => b"NJKMGUXTBC(c})]\x88\x89\x8a\x8b".contains(code),
+        _ => false,
+    }
+}
+
 /// A pickle that was read.
 #[derive(Debug)]
 pub struct Pickle {
