@@ -4,7 +4,7 @@
 //! data keys are unique per attempt and a commit's bytes are determined by its name.
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 /// What a HEAD says of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,17 @@ pub trait Bucket: Send + Sync {
         key: &str,
         range: Option<std::ops::Range<u64>>,
     ) -> Result<Bytes, BucketError>;
+    /// Reads `range` of an object, where possible into memory that was used before: who reads gigabytes in large pieces would have the
+    /// kernel make as much new memory. `buffer` is empty; an answer that nobody else holds gives its own back by `Bytes::try_into_mut`.
+    async fn get_into(
+        &self,
+        key: &str,
+        range: std::ops::Range<u64>,
+        buffer: BytesMut,
+    ) -> Result<Bytes, BucketError> {
+        drop(buffer);
+        self.get(key, Some(range)).await
+    }
     /// Size and tag, or `None` when there is no such object.
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, BucketError>;
     /// Deletes an object; deleting what is not there succeeds.

@@ -10,13 +10,13 @@ use std::{
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, future::BoxFuture, stream};
 use serde::Serialize;
 use tokio::{sync::Semaphore, task, time};
@@ -92,11 +92,12 @@ pub enum DownloadError {
 
 /// Answers a range of an object's bytes: a bucket, with as much patience as the caller has.
 pub trait Read: Send + Sync {
-    /// Reads `range` (`start..end`, end exclusive) of the object at `key`.
+    /// Reads `range` (`start..end`, end exclusive) of the object at `key`; `buffer` as for [`Bucket::get_into`].
     fn read<'a>(
         &'a self,
         key: &'a str,
         range: Range<u64>,
+        buffer: BytesMut,
     ) -> BoxFuture<'a, Result<Bytes, BucketError>>;
 }
 
@@ -106,8 +107,9 @@ impl<B: Bucket> Read for B {
         &'a self,
         key: &'a str,
         range: Range<u64>,
+        buffer: BytesMut,
     ) -> BoxFuture<'a, Result<Bytes, BucketError>> {
-        Box::pin(self.get(key, Some(range)))
+        Box::pin(self.get_into(key, range, buffer))
     }
 }
 
@@ -252,6 +254,8 @@ struct Work<'a> {
     read: &'a dyn Read,
     chunks: Semaphore,
     hashes: Semaphore,
+    /// Memory of chunks that are dealt with, for the next ones.
+    spare: Mutex<Vec<BytesMut>>,
     done: AtomicU64,
     fetched: AtomicU64,
 }
@@ -262,6 +266,7 @@ impl<'a> Work<'a> {
             read,
             chunks: Semaphore::new(CHUNKS_IN_FLIGHT),
             hashes: Semaphore::new(HASHES_IN_FLIGHT),
+            spare: Mutex::default(),
             done: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
         }
@@ -274,7 +279,9 @@ impl<'a> Work<'a> {
         range: Range<u64>,
     ) -> Result<Result<Bytes, Damage>, DownloadError> {
         let length = range.end - range.start;
-        let asked = time::timeout(STALLED, self.read.read(&file.key, range.clone())).await;
+        let buffer = self.spare().pop().unwrap_or_default();
+        let read = self.read.read(&file.key, range.clone(), buffer);
+        let asked = time::timeout(STALLED, read).await;
         match asked.map_err(|_| DownloadError::Stalled)? {
             Ok(bytes) if bytes.len() as u64 == length => Ok(Ok(bytes)),
             Ok(bytes) => Ok(Err(Damage::Size {
@@ -290,12 +297,32 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// One byte of an object.
+    async fn look(&self, file: &ManifestFile, at: u64) -> Result<Bytes, BucketError> {
+        self.read.read(&file.key, at..at + 1, BytesMut::new()).await
+    }
+
+    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<BytesMut>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the memory of a chunk for the next one: at most as many as are in flight.
+    fn keep(&self, bytes: Bytes) {
+        if let Ok(mut buffer) = bytes.try_into_mut() {
+            buffer.clear();
+            let mut spare = self.spare();
+            if spare.len() < CHUNKS_IN_FLIGHT {
+                spare.push(buffer);
+            }
+        }
+    }
+
     /// How long the object is, for people, when it ends before `below`.
     async fn size(&self, file: &ManifestFile, below: u64) -> u64 {
         let (mut low, mut high) = (0, below);
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.read.read(&file.key, middle..middle + 1).await {
+            match self.look(file, middle).await {
                 Ok(bytes) if bytes.len() == 1 => low = middle + 1,
                 _ => high = middle,
             }
@@ -333,12 +360,14 @@ impl<'a> Work<'a> {
                         .open(path)?;
                     file.write_all_at(&bytes, chunk.start)?;
                 }
-                Ok(hasher)
+                Ok((hasher, bytes))
             };
-            hasher = blocking(keep).await.map_err(|source| DownloadError::Disk {
+            let kept = blocking(keep).await.map_err(|source| DownloadError::Disk {
                 path: to.unwrap_or(Path::new("")).to_owned(),
                 source,
             })?;
+            hasher = kept.0;
+            self.keep(kept.1);
             self.fetched.fetch_add(length, Ordering::Relaxed);
             self.done.fetch_add(length, Ordering::Relaxed);
         }

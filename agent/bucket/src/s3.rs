@@ -10,13 +10,13 @@ use std::{
     fmt,
     ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, header};
 
 use crate::{
@@ -162,6 +162,7 @@ fn on<'a>(operation: &'static str, method: Method, key: &'a str) -> Request<'a> 
         body: Bytes::new(),
         vouch: Vouch::Sha256,
         max_answer_bytes: xml::MAX_XML_BYTES as u64,
+        buffer: Mutex::default(),
         repeatable: true,
     }
 }
@@ -258,21 +259,34 @@ impl Bucket for S3Bucket {
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes, BucketError> {
-        const OPERATION: &str = "GetObject";
-        let mut request = Request {
+        if let Some(range) = range {
+            return self.get_into(key, range, BytesMut::new()).await;
+        }
+        let request = Request {
             max_answer_bytes: MAX_WHOLE_GET_BYTES,
-            ..on(OPERATION, Method::GET, key)
+            ..on("GetObject", Method::GET, key)
         };
-        let Some(range) = range else {
-            return Ok(self.exchange.send(request).await?.body);
-        };
+        Ok(self.exchange.send(request).await?.body)
+    }
+
+    async fn get_into(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        buffer: BytesMut,
+    ) -> Result<Bytes, BucketError> {
+        const OPERATION: &str = "GetObject";
         if range.is_empty() {
             return Ok(Bytes::new());
         }
+        let mut request = Request {
+            max_answer_bytes: range.end - range.start,
+            buffer: Mutex::new(buffer),
+            ..on(OPERATION, Method::GET, key)
+        };
         request
             .headers
             .push(("range", format!("bytes={}-{}", range.start, range.end - 1)));
-        request.max_answer_bytes = range.end - range.start;
         let answer = self.exchange.send(request).await?;
         let wrong = |what: &str| Err(refused(OPERATION, key, answer.status, what.to_owned()));
         match (answer.status, content_range(&answer.headers)) {

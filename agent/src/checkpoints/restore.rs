@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use serde_json::json;
 use spotter_bucket::download::{self, DownloadError, Read};
@@ -113,11 +113,13 @@ impl Read for Patient<'_> {
         &'a self,
         key: &'a str,
         range: Range<u64>,
+        buffer: BytesMut,
     ) -> BoxFuture<'a, Result<Bytes, BucketError>> {
         Box::pin(async move {
             let (bucket, standing) = (&self.0.bucket, &self.0.standing);
             let never = CancellationToken::new();
-            let get = || bucket.get(key, Some(range.clone()));
+            let mut buffer = Some(buffer);
+            let get = || bucket.get_into(key, range.clone(), buffer.take().unwrap_or_default());
             match standing.ask(&never, get).await {
                 Ok(bytes) => Ok(bytes),
                 Err(Unanswered::Bucket(err)) => Err(err),

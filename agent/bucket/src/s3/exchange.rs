@@ -2,6 +2,7 @@
 //! broke or the clock was off.
 
 use std::{
+    mem,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
@@ -54,6 +55,8 @@ pub(super) struct Request<'a> {
     pub vouch: Vouch,
     /// Largest answer that is read, bytes.
     pub max_answer_bytes: u64,
+    /// Where the answer goes, for the first try: memory that was used before, or nothing.
+    pub buffer: Mutex<BytesMut>,
     /// Whether it may be repeated when the link broke after it may have been carried out.
     pub repeatable: bool,
 }
@@ -293,7 +296,13 @@ impl Exchange {
             return Err(Failure::Untried(local(request, ErrorKind::Refused, &text)));
         }
         let limit = self.options.time_for(expected);
-        let body = match time::timeout(limit, read(response, max_bytes)).await {
+        let buffer = mem::take(
+            &mut *request
+                .buffer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        let body = match time::timeout(limit, read(response, max_bytes, buffer)).await {
             Ok(Ok(Some(body))) => body,
             Ok(Ok(None)) => {
                 let text =
@@ -474,10 +483,11 @@ pub(super) fn local(request: &Request<'_>, kind: ErrorKind, message: &str) -> Bu
 async fn read(
     mut response: reqwest::Response,
     max_bytes: u64,
+    mut body: BytesMut,
 ) -> Result<Option<Bytes>, reqwest::Error> {
     // At once: growing it would copy what came again and again.
     let said_bytes = response.content_length().unwrap_or(0).min(max_bytes);
-    let mut body = BytesMut::with_capacity(said_bytes as usize);
+    body.reserve(said_bytes as usize);
     while let Some(chunk) = response.chunk().await? {
         if body.len() as u64 + chunk.len() as u64 > max_bytes {
             return Ok(None);
