@@ -1,18 +1,24 @@
 //! Streams that go on where they stood: events by sequence number, logs by position, samples by time.
 //!
-//! A break of the link is bridged inside, for ever, until the stream is dropped; only the agent's own refusal is an error, and ends
-//! the stream. The work in progress lives in the stream, so `next` may be cancelled in a `select`.
+//! A break of the link is bridged inside. A stream that follows does so for ever, until it is dropped. One that ends by itself is
+//! read by somebody who has more to do, and ends with an error after [`SILENCE`] without a word. So does either at once where trying
+//! again changes nothing, and with the agent's own refusal. The work in progress lives in the stream, so `next` may be cancelled in a
+//! `select`.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, time::Duration};
 
 use futures::{Stream, stream};
 use spotter_proto::v1::{self, agent_client::AgentClient as Contract};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tonic::{Response, Status, Streaming, transport::Channel};
 
 use super::{
     AgentClient, AgentError, AgentEvent, Backoff, LogPiece, LogStart, SampleInfo, refused,
 };
+
+/// Longest time without an item of a stream that ends by itself: as long as the watcher gives a status. An agent that is replaced is
+/// back well before.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Items with their break-proof delivery.
 pub type Followed<T> = Pin<Box<dyn Stream<Item = Result<T, AgentError>> + Send>>;
@@ -34,6 +40,9 @@ trait Position: Send + 'static {
 
     /// Nothing can follow.
     fn finished(&self) -> bool;
+
+    /// It goes on for as long as there may be more.
+    fn follows(&self) -> bool;
 }
 
 struct Events {
@@ -67,6 +76,10 @@ impl Position for Events {
 
     fn finished(&self) -> bool {
         !self.follow
+    }
+
+    fn follows(&self) -> bool {
+        self.follow
     }
 }
 
@@ -124,6 +137,10 @@ impl Position for Logs {
     fn finished(&self) -> bool {
         self.ended || !self.follow
     }
+
+    fn follows(&self) -> bool {
+        self.follow
+    }
 }
 
 struct Samples {
@@ -161,6 +178,10 @@ impl Position for Samples {
     fn finished(&self) -> bool {
         !self.follow
     }
+
+    fn follows(&self) -> bool {
+        self.follow
+    }
 }
 
 struct Follower<P: Position> {
@@ -168,11 +189,30 @@ struct Follower<P: Position> {
     position: P,
     stream: Option<Streaming<P::Message>>,
     backoff: Backoff,
+    /// What the link said when it failed last, until something came.
+    why: Option<String>,
     over: bool,
 }
 
 impl<P: Position> Follower<P> {
     async fn next(&mut self) -> Option<Result<P::Item, AgentError>> {
+        if self.position.follows() {
+            return self.bridge().await;
+        }
+        match timeout(SILENCE, self.bridge()).await {
+            Ok(next) => next,
+            Err(_) => {
+                self.over = true;
+                Some(Err(AgentError::Deadline {
+                    call: P::CALL,
+                    limit: SILENCE,
+                    why: self.why.take(),
+                }))
+            }
+        }
+    }
+
+    async fn bridge(&mut self) -> Option<Result<P::Item, AgentError>> {
         while !self.over {
             let answer = match &mut self.stream {
                 Some(stream) => stream.message().await,
@@ -188,6 +228,7 @@ impl<P: Position> Follower<P> {
             let status = match answer {
                 Ok(Some(message)) => {
                     self.backoff = Backoff::new();
+                    self.why = None;
                     let item = self.position.accept(message);
                     match item {
                         Some(item) => return Some(Ok(item)),
@@ -203,10 +244,15 @@ impl<P: Position> Follower<P> {
                 Err(status) => status,
             };
             self.stream = None;
-            if self.client.shared.link_failure(&status).is_none() {
+            let Some(failure) = self.client.shared.link_failure(&status) else {
                 self.over = true;
                 return Some(Err(refused(P::CALL, &status)));
+            };
+            if failure.permanent {
+                self.over = true;
+                return Some(Err(AgentError::Unreachable { why: failure.why }));
             }
+            self.why = Some(failure.why);
             sleep(self.backoff.next()).await;
         }
         None
@@ -226,6 +272,7 @@ fn follow<P: Position>(client: &AgentClient, position: P) -> Followed<P::Item> {
         position,
         stream: None,
         backoff: Backoff::new(),
+        why: None,
         over: false,
     }
     .into_stream()
@@ -283,6 +330,8 @@ impl AgentClient {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+
     use super::*;
     use crate::agent_client::LogPosition;
 
@@ -346,5 +395,48 @@ mod tests {
             [4, 5, 5, 7, 6].map(&mut accept),
             [None, Some(5), None, Some(7), None]
         );
+    }
+
+    /// A box behind a link that is down; `permanent` where trying again changes nothing.
+    struct Nowhere {
+        permanent: bool,
+    }
+
+    #[async_trait::async_trait]
+    impl crate::agent_client::Dial for Nowhere {
+        async fn dial(
+            &self,
+        ) -> Result<Box<dyn crate::agent_client::Io>, crate::agent_client::DialError> {
+            Err(crate::agent_client::DialError {
+                why: "no route to the box".to_owned(),
+                permanent: self.permanent,
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_ends_by_itself_is_not_waited_for_behind_a_dead_link() {
+        let client = AgentClient::new(std::sync::Arc::new(Nowhere { permanent: false }));
+        let began = tokio::time::Instant::now();
+        let mut events = client.events(1, false);
+        let said = events.next().await.unwrap().unwrap_err().to_string();
+        assert!(said.contains("no route to the box"), "{said}");
+        assert_eq!(began.elapsed().as_secs(), SILENCE.as_secs());
+        assert!(events.next().await.is_none());
+        let mut followed = client.events(1, true);
+        let long = timeout(Duration::from_secs(3600), followed.next()).await;
+        assert!(long.is_err(), "one that follows waits for ever");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_trying_changes_ends_every_stream_at_once() {
+        let client = AgentClient::new(std::sync::Arc::new(Nowhere { permanent: true }));
+        for follow_on in [false, true] {
+            let began = tokio::time::Instant::now();
+            let mut events = client.events(1, follow_on);
+            let err = events.next().await.unwrap().unwrap_err();
+            assert!(matches!(err, AgentError::Unreachable { .. }), "{err}");
+            assert!(began.elapsed() < Duration::from_secs(1));
+        }
     }
 }

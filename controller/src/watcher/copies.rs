@@ -21,7 +21,9 @@ use crate::{
 const SAMPLES: Duration = Duration::from_secs(15);
 /// Longest time that one may take: nothing that recovers or ends a run waits longer for a curve.
 const SAMPLES_LIMIT: Duration = Duration::from_secs(2);
-/// The same for the last one, which is several.
+/// After this the rest of a log waits for the next look: the market, the money and a wish to stop are looked at between two.
+const LOG_LIMIT: Duration = Duration::from_secs(4);
+/// The limit of the last copy of samples, which is several.
 const LAST_SAMPLES_LIMIT: Duration = Duration::from_secs(5);
 /// What a box measured before its attempt was written down is of somebody else, clocks that differ aside.
 const BEFORE_US: i64 = 600_000_000;
@@ -135,6 +137,31 @@ impl Lifecycle {
         site: &dyn Site,
         session: &str,
     ) -> Result<(), SiteError> {
+        self.copy_log_until(run, attempt, site, session, None).await
+    }
+
+    /// The same by whoever has more to look at: what a night or a training that prints faster than the link left over is copied at the
+    /// next looks.
+    pub(crate) async fn copy_log_in_passing(
+        &self,
+        run: &RunRecord,
+        attempt: u32,
+        site: &dyn Site,
+        session: &str,
+    ) -> Result<(), SiteError> {
+        let until = Instant::now() + LOG_LIMIT;
+        self.copy_log_until(run, attempt, site, session, Some(until))
+            .await
+    }
+
+    async fn copy_log_until(
+        &self,
+        run: &RunRecord,
+        attempt: u32,
+        site: &dyn Site,
+        session: &str,
+        until: Option<Instant>,
+    ) -> Result<(), SiteError> {
         let local = |err: std::io::Error| SiteError::Local(format!("a log was not copied: {err}"));
         let mut copy = self
             .logbook
@@ -146,7 +173,7 @@ impl Lifecycle {
             for piece in &pieces {
                 copy.append(piece).map_err(local)?;
             }
-            if bytes == 0 {
+            if bytes == 0 || until.is_some_and(|until| until <= Instant::now()) {
                 return Ok(());
             }
         }

@@ -97,7 +97,11 @@ impl Lifecycle {
         let printed = status
             .session(TRAIN)
             .is_some_and(|session| session.log_bytes > 0);
-        if printed && let Err(err) = self.copy_log(run, attempt.number, site, TRAIN).await {
+        if printed
+            && let Err(err) = self
+                .copy_log_in_passing(run, attempt.number, site, TRAIN)
+                .await
+        {
             tracing::debug!(%err, "the log waits for the next look");
         }
         self.follow_samples(run, attempt, site, &mut view.samples)
