@@ -52,15 +52,14 @@ pub fn unsaved(store: &Store, run: &str, attempt: u32) -> Result<Vec<String>, St
 }
 
 /// The newest checkpoint that finished on the box of an attempt and that no bucket is known to have, as its agent told; `None`: there
-/// is none, or the bucket has a newer one of the run. A name without a number counts as the furthest step that was seen, or as further
-/// than any where none was.
+/// is none, or the bucket has a newer one of what this attempt trained. A commit of an earlier attempt beyond the step at which this one
+/// went on is no such one: it was passed over, because it is damaged. A name without a number counts as the furthest step that was seen,
+/// or as further than any where none was.
 pub fn only_on_box(store: &Store, attempt: &AttemptRecord) -> Result<Option<OnBox>, StoreError> {
     let run = &attempt.run;
-    let mut saved_step = None;
-    for number in 1..=attempt.number {
-        for event in store.events_of(run, number, "checkpoint.committed")? {
-            saved_step = saved_step.max(event.detail["step"].as_u64());
-        }
+    let mut saved_step = attempt.resumed_step;
+    for event in store.events_of(run, attempt.number, "checkpoint.committed")? {
+        saved_step = saved_step.max(event.detail["step"].as_u64());
     }
     let mut settled = store.events_of(run, attempt.number, "checkpoint.committed")?;
     settled.extend(store.events_of(run, attempt.number, "checkpoint.deleted")?);
@@ -248,5 +247,38 @@ mod tests {
         let saved = newest_saved(&store, "r", [2, 1].into_iter()).unwrap();
         assert_eq!(saved, Some((Some(5), 5)));
         assert_eq!(newest_saved(&store, "r", std::iter::empty()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_commit_that_was_passed_over_as_damaged_saves_nothing_of_what_was_trained_since() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.db"), Clock::new(|| 0)).unwrap();
+        let mut seq = 0;
+        let mut note = |attempt: u32, kind: &str, step: u64| {
+            seq += 1;
+            let event = StoredEvent {
+                seq,
+                time_us: i64::try_from(seq).unwrap(),
+                kind: kind.to_owned(),
+                detail: json!({"path": format!("step_{step}.pt"), "step": step}),
+            };
+            store.append_events("r", attempt, &[event]).unwrap();
+        };
+        // The second one went on at 300, although the first had committed 500.
+        note(1, "checkpoint.committed", 300);
+        note(1, "checkpoint.committed", 500);
+        note(2, "checkpoint.found", 280);
+        let attempt = AttemptRecord {
+            run: "r".to_owned(),
+            resumed_step: Some(300),
+            last_step: Some(380),
+            ..crate::run::summary::attempt_for_tests(2)
+        };
+        assert_eq!(only_on_box(&store, &attempt).unwrap(), None);
+        note(2, "checkpoint.found", 350);
+        let left = only_on_box(&store, &attempt).unwrap().unwrap();
+        assert_eq!((left.step, left.path.as_str()), (Some(350), "step_350.pt"));
+        note(2, "checkpoint.committed", 350);
+        assert_eq!(only_on_box(&store, &attempt).unwrap(), None);
     }
 }
