@@ -146,10 +146,7 @@ pub async fn wait(
         .filter(|(_, result)| result.is_none())
         .map(|(run, _)| run.name.as_str())
         .collect();
-    if !late.is_empty() {
-        return Err(timed_out(deps, &late));
-    }
-    // Of several the worst decides: the one with the highest exit code.
+    // Of several the worst decides: the one with the highest exit code. One that goes on hides none that was lost.
     let worst = results
         .into_iter()
         .flatten()
@@ -157,6 +154,7 @@ pub async fn wait(
             Ok(run) => watching::verdict(&store, &run).err(),
             Err(err) => Some(err),
         })
+        .chain((!late.is_empty()).then(|| timed_out(deps, &late)))
         .max_by_key(CommandError::exit_code);
     worst.map_or(Ok(()), Err)
 }

@@ -83,6 +83,32 @@ async fn a_wait_that_ends_too_early_names_the_money_that_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_goes_on_when_the_time_is_over_hides_none_that_ended_worse() {
+    let world = World::new(6, 4_000);
+    for (name, outcome) in [
+        ("lost", Outcome::Lost),
+        ("crashed", Outcome::Crashed),
+        ("long", Outcome::Done),
+    ] {
+        world.plan(&spec(name));
+        if name != "long" {
+            world
+                .store
+                .end_run(name, outcome, Some("it ended so"))
+                .unwrap();
+        }
+    }
+    let code = async |names: &[&str]| {
+        let words = [names, &["--timeout", "10m"]].concat();
+        wait_verb(&world, &words).await.0.unwrap_err().exit_code()
+    };
+    let lost = code(&["long", "lost"]).await;
+    assert_eq!(lost, ErrorKind::Lost.exit_code());
+    let late = code(&["long", "crashed"]).await;
+    assert_eq!(late, ErrorKind::TimedOut.exit_code());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_time_for_waiting_goes_on_while_the_laptop_sleeps_and_when_its_date_is_set_back() {
     let world = World::new(6, 40_000);
     world.plan(&spec("one"));
