@@ -74,10 +74,39 @@ pub fn ending(store: &Store, attempt: &AttemptRecord) -> Result<Option<BoxEnding
     }))
 }
 
-/// A person wants this training to go on.
+/// A person wants this training to go on: it was said of this training, or of one from which it was carried on by itself, after an
+/// interruption and on the same GPUs. What a person started anew is asked about anew.
 pub fn is_accepted(store: &Store, attempt: &AttemptRecord) -> Result<bool, StoreError> {
-    let event = store.newest_event(&attempt.run, attempt.number, ACCEPTED)?;
-    Ok(event.is_some_and(|event| event.time_us >= attempt.started_us))
+    let is_said_of = |attempt: &AttemptRecord| -> Result<bool, StoreError> {
+        let event = store.newest_event(&attempt.run, attempt.number, ACCEPTED)?;
+        Ok(event.is_some_and(|event| event.time_us >= attempt.started_us))
+    };
+    if is_said_of(attempt)? {
+        return Ok(true);
+    }
+    for before in store.attempts(&attempt.run)?.iter().rev() {
+        if before.number >= attempt.number {
+            continue;
+        }
+        if before.gpu != attempt.gpu || !was_taken(store, before)? {
+            return Ok(false);
+        }
+        if is_said_of(before)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the market, or the end of its host, ended the training of an attempt, whatever became of its box since.
+fn was_taken(store: &Store, attempt: &AttemptRecord) -> Result<bool, StoreError> {
+    for kind in ["interrupted", "lost"] {
+        let event = store.newest_event(&attempt.run, attempt.number, kind)?;
+        if event.is_some_and(|event| event.time_us >= attempt.started_us) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The contradictions of a window, one sentence.

@@ -143,6 +143,34 @@ async fn a_contradiction_is_told_once_while_it_stands_and_a_person_may_accept_it
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_accepted_is_so_after_an_interruption_too_and_not_for_what_a_person_starts_anew() {
+    let world = World::new(3, 400);
+    world.plan(&spec(RUN));
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        let first = world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let now_us = world.clock().now_us();
+        let note = |kind| world.store.note(RUN, 1, now_us, kind, &json!({}));
+        note(windows::ACCEPTED).unwrap();
+        world.outbid(first.instance);
+        let second = world.until(RUN, 2, State::Running).await;
+        assert_eq!(second.gpu, first.gpu);
+        assert!(windows::is_accepted(&world.store, &second).unwrap());
+    });
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    let mut second = world.attempts(RUN)[1].clone();
+    second.gpu = "H100 SXM:8".to_owned();
+    assert!(
+        !windows::is_accepted(&world.store, &second).unwrap(),
+        "other GPUs, another forecast"
+    );
+    // The second one ended by itself: what follows is a person's wish.
+    let mut third = world.attempts(RUN)[1].clone();
+    third.number = 3;
+    assert!(!windows::is_accepted(&world.store, &third).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn time_that_earlier_attempts_trained_is_gone_and_when_all_is_none_is_rented() {
     let world = World::new(3, 100_000);
     let mut story = spec(RUN);
