@@ -211,6 +211,13 @@ impl Sites for Machines {
         let tunnel = Tunnel::connect(target, Patience::new_box(CONNECT))
             .await
             .map_err(not_connected)?;
+        if let Some(by) = tunnel.address() {
+            // A person's ssh goes the way that was found open.
+            self.ssh
+                .reached(tunnel.target().clone(), &by)
+                .and_then(|target| self.ssh.publish(&place.run, &target))
+                .map_err(tunnel_failed)?;
+        }
         let ready = bootstrap::bootstrap(&tunnel, &agent, progress)
             .await
             .map_err(|err| match err {

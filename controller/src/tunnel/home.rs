@@ -63,6 +63,7 @@ impl SshHome {
             &dir,
             &dir.join("known_hosts.d"),
             &dir.join("config.d"),
+            &dir.join("answered"),
             &dir.join("runs"),
         ] {
             private_dir(wanted).map_err(|err| {
@@ -130,7 +131,8 @@ impl SshHome {
         Ok(text.trim().to_owned())
     }
 
-    /// Describes an instance and writes the configuration that ssh gets for it.
+    /// Describes an instance and writes the configuration that ssh gets for it. Of its addresses the one comes first that answered last:
+    /// a person's ssh takes the first, and of many boxes only the market's proxy is reachable.
     ///
     /// # Errors
     /// As [`SshHome::key`]; and when the configuration cannot be written.
@@ -138,10 +140,12 @@ impl SshHome {
         &self,
         provider: &str,
         id: u64,
-        addresses: Vec<SshAddress>,
+        mut addresses: Vec<SshAddress>,
     ) -> Result<SshTarget, TunnelError> {
         let own = is_host(id);
         let alias = alias(provider, id);
+        let answered = fs::read_to_string(self.answered(&alias)).unwrap_or_default();
+        addresses.sort_by_key(|address| place(address) != answered);
         let key = self.key().await?;
         let beside = |name: &str| self.user_config.with_file_name(name);
         let target = SshTarget {
@@ -166,6 +170,24 @@ impl SshHome {
         let text = options::config_text(&target, &self.user_config);
         write_atomically(&target.config, &text)?;
         Ok(target)
+    }
+
+    /// Remembers by which of its addresses an instance was reached; answers it with that one first.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn reached(
+        &self,
+        mut target: SshTarget,
+        by: &SshAddress,
+    ) -> Result<SshTarget, TunnelError> {
+        write_atomically(&self.answered(&target.alias), &place(by))?;
+        target.addresses.sort_by_key(|address| address != by);
+        Ok(target)
+    }
+
+    fn answered(&self, alias: &str) -> PathBuf {
+        self.dir.join("answered").join(alias)
     }
 
     /// The line for the user's `~/.ssh/config` by which other programs know runs by their names.
@@ -202,6 +224,7 @@ impl SshHome {
         for path in [
             self.dir.join("known_hosts.d").join(&alias),
             self.dir.join("config.d").join(&alias),
+            self.answered(&alias),
         ] {
             let _ = fs::remove_file(path);
         }
@@ -220,6 +243,11 @@ fn alias(provider: &str, id: u64) -> String {
         true => format!("spotter-host-{id}"),
         false => format!("spotter-{provider}-{id}"),
     }
+}
+
+/// An address in one word.
+fn place(address: &SshAddress) -> String {
+    format!("{}:{}", address.host, address.port)
 }
 
 /// Where ssh-keygen puts the public half.
