@@ -19,7 +19,8 @@ use tracing::info;
 use super::hurry::Rank;
 use super::lease;
 
-/// Of each kind: one reads and hashes, the others sign what is sent meanwhile.
+/// Of each kind at most: one reads and hashes, the others sign what is sent meanwhile. Not more than there are processors, and two at
+/// least: each that wants to run takes its share of one, small as it is.
 const THREADS: usize = 4;
 /// Lowest of the ordinary priorities.
 const NICEST: libc::c_int = 19;
@@ -163,7 +164,9 @@ fn queue(rank: Rank) -> Option<&'static Sender<Work>> {
                 let named = thread::Builder::new().name("humble".to_owned());
                 named.spawn(move || serve(rank, &take)).is_ok()
             };
-            (0..THREADS).filter(start).count().gt(&0).then_some(queue)
+            let processors = thread::available_parallelism().map_or(1, usize::from);
+            let wanted = 0..processors.clamp(2, THREADS);
+            wanted.filter(start).count().gt(&0).then_some(queue)
         })
         .as_ref()
 }

@@ -101,7 +101,7 @@ pub fn committed(world: &World, run: &str) -> Vec<u64> {
     rows.iter().filter_map(|row| row["step"].as_u64()).collect()
 }
 
-fn goes_on_uploading(world: &World) {
+pub fn goes_on_uploading(world: &World) {
     world.training(&Training::interruptible("kept", STEPS));
     let yaml = fs::read_to_string(world.work().join("kept.yaml")).unwrap();
     let changed = yaml.replace("  every: 1m\n", "  every: 1m\n  persist: true\n");

@@ -78,7 +78,7 @@ fn committed(world: &World) -> Vec<(u64, String)> {
     rows.iter().map(row).collect()
 }
 
-fn five(world: &World) {
+pub fn five(world: &World) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let mut seed = now.as_nanos() as u64;
     println!("seed {seed}");

@@ -46,7 +46,7 @@ fn in_an_environment(dir: &Path, text: &str) -> bool {
         .any(|environment| environment.contains(&dir) && environment.contains(text))
 }
 
-fn presigned(world: &World) {
+pub fn presigned(world: &World) {
     let mut training = Training::interruptible("signed", 1200);
     // More than a part, so that there is an upload among what is saved.
     training.setup =

@@ -8,7 +8,7 @@ on_both_tiers! {
     results_are_named_by_patterns_and_outlive_their_box: patterns;
 }
 
-fn patterns(world: &World) {
+pub fn patterns(world: &World) {
     let training = Training::interruptible("keep", 20);
     world.training(&training);
     let file = fs::read_to_string(world.work().join("keep.yaml")).unwrap();

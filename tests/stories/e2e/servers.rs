@@ -31,6 +31,32 @@ fn an_outbid_run_recovers_bit_by_bit_on_rclone() {
     at(Other::Rclone, None, outbid);
 }
 
+/// Two tests of a story: on ministack, and on rclone's server.
+macro_rules! on_other_servers {
+    ($($name:ident: $story:path;)+) => {$(
+        mod $name {
+            use super::{Other, at};
+
+            #[test]
+            fn ministack() {
+                at(Other::Ministack, None, $story);
+            }
+
+            #[test]
+            fn rclone() {
+                at(Other::Rclone, None, $story);
+            }
+        }
+    )+};
+}
+
+on_other_servers! {
+    five_interruptions_lose_no_checkpoint_and_no_bit: crate::interruptions::five;
+    what_was_signed_for_is_all_that_a_box_needs: crate::presigned::presigned;
+    results_outlive_their_box: crate::results::patterns;
+    uploads_go_on_while_nobody_watches: crate::alone::goes_on_uploading;
+}
+
 #[test]
 fn a_box_that_trusts_nobody_reaches_a_server_that_its_owner_vouches_for() {
     let certified = Certified::new();
