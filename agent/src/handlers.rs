@@ -110,6 +110,11 @@ impl Agent for Handlers {
         {
             seat.give_up();
         }
+        if request.get_ref().unattended
+            && let Some(seat) = request.extensions().get::<Seat>()
+        {
+            seat.leave_unattended();
+        }
         core.renew_budget(request.into_inner().budget_left_s);
         let run = core.run();
         Ok(Response::new(v1::StatusResponse {

@@ -53,6 +53,7 @@ const RESTORE_SILENCE_LIMIT: Duration = Duration::from_secs(300);
 pub struct AgentClient {
     contract: Contract<Channel>,
     shared: Arc<Shared>,
+    unattended: bool,
 }
 
 impl AgentClient {
@@ -70,7 +71,15 @@ impl AgentClient {
         AgentClient {
             contract: Contract::new(channel),
             shared,
+            unattended: false,
         }
+    }
+
+    /// The same for a program that acts with no person at it who could answer; the agent hears it with each status.
+    #[must_use]
+    pub fn unattended(mut self) -> AgentClient {
+        self.unattended = true;
+        self
     }
 
     /// How the link is, now and as it changes.
@@ -157,6 +166,7 @@ impl AgentClient {
         let request = v1::StatusRequest {
             budget_left_s,
             only_looks,
+            unattended: self.unattended,
         };
         let answer = self.call(
             "status",

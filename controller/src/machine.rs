@@ -65,6 +65,8 @@ pub struct Machines {
     pub agent: OnceLock<Arc<AgentBinary>>,
     /// Bucket keys, found once and renewed in time.
     pub keys: Arc<KeyRing>,
+    /// Whether a person may be at this program, who could answer.
+    pub attended: bool,
 }
 
 /// A box that answers.
@@ -227,7 +229,10 @@ impl Sites for Machines {
             })?;
         Ok(Arc::new(Machine {
             tunnel,
-            client: ready.client,
+            client: match self.attended {
+                true => ready.client,
+                false => ready.client.unattended(),
+            },
             keys: Arc::clone(&self.keys),
             run: spec.name.clone(),
             checkpoints: spec.checkpoints.clone(),

@@ -1,6 +1,7 @@
 //! Parses, builds the real parts, runs one verb, prints its error, exits.
 
 use std::{
+    io::IsTerminal,
     process::ExitCode,
     sync::{Arc, OnceLock},
 };
@@ -41,11 +42,13 @@ fn main() -> ExitCode {
         ui::show_log(config.verbosity());
     }
     let mut ui = Ui::new(config.ui_options());
+    // `wait` is for those who went away, and nobody sits at a program without a terminal.
+    let attended = std::io::stderr().is_terminal() && !matches!(cli.verb, Verb::Wait(_));
     let deps = Deps::new(
         config,
         Clock::system(),
         Box::new(provider),
-        Box::new(machines),
+        Box::new(move |config| machines(config, attended)),
     );
     commands::execute(&cli.verb, &mut ui, &deps).into()
 }
@@ -72,7 +75,7 @@ fn ssh_home(config: &Config) -> Result<OpenSsh, CommandError> {
     }))
 }
 
-fn machines(config: &Config) -> Result<Arc<dyn Sites>, CommandError> {
+fn machines(config: &Config, attended: bool) -> Result<Arc<dyn Sites>, CommandError> {
     let ssh = ssh_home(config)?().map_err(|err| CommandError::from_error(&err))?;
     let executable = std::env::current_exe()
         .map_err(|err| CommandError::new("spotter cannot find its own file").cause(err))?;
@@ -83,5 +86,6 @@ fn machines(config: &Config) -> Result<Arc<dyn Sites>, CommandError> {
         executable,
         agent: OnceLock::new(),
         keys: Arc::default(),
+        attended,
     }))
 }

@@ -26,6 +26,10 @@ pub struct Presence(Arc<Mutex<State>>);
 struct State {
     connections: usize,
     left_us: u64,
+    /// Of the connections those behind which no person is.
+    unattended: usize,
+    /// When the last one ended behind which a person may have been.
+    person_left_us: u64,
 }
 
 impl Presence {
@@ -34,6 +38,8 @@ impl Presence {
         Self(Arc::new(Mutex::new(State {
             connections: 0,
             left_us: now_us,
+            unattended: 0,
+            person_left_us: now_us,
         })))
     }
 
@@ -42,6 +48,7 @@ impl Presence {
         self.with(|state| state.connections += 1);
         let seat = Seat {
             counts: Arc::new(AtomicBool::new(true)),
+            unattended: Arc::new(AtomicBool::new(false)),
             presence: self.clone(),
         };
         Visitor { stream, seat }
@@ -50,6 +57,11 @@ impl Presence {
     /// When the last connection ended, microseconds since the epoch; `None` while one is open.
     pub fn alone_since_us(&self) -> Option<u64> {
         self.with(|state| (state.connections == 0).then_some(state.left_us))
+    }
+
+    /// The same of connections behind which a person may be, who could answer.
+    pub fn unattended_since_us(&self) -> Option<u64> {
+        self.with(|state| (state.connections <= state.unattended).then_some(state.person_left_us))
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
@@ -61,6 +73,7 @@ impl Presence {
 #[derive(Debug, Clone)]
 pub struct Seat {
     counts: Arc<AtomicBool>,
+    unattended: Arc<AtomicBool>,
     presence: Presence,
 }
 
@@ -70,13 +83,28 @@ impl Seat {
         self.leave(None);
     }
 
+    /// A program acts, and no person is at it. What it did before is nobody's word either.
+    pub fn leave_unattended(&self) {
+        self.presence.with(|state| {
+            if self.counts.load(Ordering::Relaxed) && !self.unattended.swap(true, Ordering::Relaxed)
+            {
+                state.unattended += 1;
+            }
+        });
+    }
+
     fn leave(&self, left_us: Option<u64>) {
-        if self.counts.swap(false, Ordering::Relaxed) {
-            self.presence.with(|state| {
-                state.connections -= 1;
-                state.left_us = left_us.unwrap_or(state.left_us);
-            });
-        }
+        self.presence.with(|state| {
+            if !self.counts.swap(false, Ordering::Relaxed) {
+                return;
+            }
+            state.connections -= 1;
+            state.left_us = left_us.unwrap_or(state.left_us);
+            match self.unattended.load(Ordering::Relaxed) {
+                true => state.unattended -= 1,
+                false => state.person_left_us = left_us.unwrap_or(state.person_left_us),
+            }
+        });
     }
 }
 
@@ -190,5 +218,26 @@ mod tests {
         assert_eq!(presence.alone_since_us(), Some(left_us));
         drop(program);
         assert_eq!(presence.alone_since_us(), Some(left_us));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_acts_is_there_and_answers_for_nobody() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let presence = Presence::new(5);
+        let acts = presence.admit(near);
+        assert_eq!(presence.unattended_since_us(), None, "it may be a person");
+        acts.seat().leave_unattended();
+        acts.seat().leave_unattended();
+        assert_eq!(presence.alone_since_us(), None);
+        assert_eq!(presence.unattended_since_us(), Some(5));
+        let (near, _other) = UnixStream::pair().unwrap();
+        let person = presence.admit(near);
+        assert_eq!(presence.unattended_since_us(), None);
+        drop(person);
+        let left_us = presence.unattended_since_us().unwrap();
+        assert!(left_us > 5);
+        drop(acts);
+        assert!(presence.alone_since_us().unwrap() > 5);
+        assert_eq!(presence.unattended_since_us(), Some(left_us));
     }
 }

@@ -336,7 +336,7 @@ async fn tally_closed(
     let found = watched.memory.judge.close(&figures, &validation.expected);
     let there = core
         .presence
-        .alone_since_us()
+        .unattended_since_us()
         .is_none_or(|left_us| left_us >= began_us)
         || presence::is_logged_in();
     let act = watched
