@@ -9,6 +9,7 @@
 
 mod boot;
 mod client;
+mod fake;
 mod fetching;
 mod onstart;
 mod relay;

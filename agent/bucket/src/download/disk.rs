@@ -1,0 +1,138 @@
+//! What of a file lies on the disk and hashes right, piece by piece; and room for what comes.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    ops::Range,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+};
+
+use super::{DownloadError, Job};
+use crate::manifest::ManifestFile;
+
+/// A range of a file that is hashed as one.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    pub(super) range: Range<u64>,
+    pub(super) blake3: String,
+}
+
+impl Piece {
+    pub(super) fn length(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
+/// The pieces of a file in order. An empty file has none: there is nothing of it to be wrong.
+pub(super) fn pieces(file: &ManifestFile) -> Vec<Piece> {
+    let hashes = match file.part_size_bytes {
+        0 => std::slice::from_ref(&file.blake3),
+        _ => &file.parts,
+    };
+    let (mut start, mut pieces) = (0, Vec::with_capacity(hashes.len()));
+    for blake3 in hashes {
+        let length = file.size_bytes - start;
+        let end = start
+            + match file.part_size_bytes {
+                0 => length,
+                part => part.min(length),
+            };
+        if end > start {
+            pieces.push(Piece {
+                range: start..end,
+                blake3: blake3.clone(),
+            });
+        }
+        start = end;
+    }
+    pieces
+}
+
+/// Removes below `root` all that none of the jobs will write, links above all: nothing may lead elsewhere. Makes directories.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn make_room(root: &Path, jobs: &[Job]) -> Result<(), DownloadError> {
+    let wanted: std::collections::HashSet<&Path> =
+        jobs.iter().map(|job| job.path.as_path()).collect();
+    let failed = |path: &Path, source| DownloadError::Disk {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::symlink_metadata(root) {
+        Ok(found) if found.is_dir() => sweep(root, &wanted).map_err(|err| failed(root, err))?,
+        Ok(found) if found.is_file() && wanted.contains(root) => {}
+        Ok(_) => fs::remove_file(root).map_err(|err| failed(root, err))?,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        Err(err) => return Err(failed(root, err)),
+    }
+    for dir in jobs.iter().filter_map(|job| job.path.parent()) {
+        fs::create_dir_all(dir).map_err(|err| failed(dir, err))?;
+    }
+    Ok(())
+}
+
+fn sweep(dir: &Path, wanted: &std::collections::HashSet<&Path>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if kind.is_dir() {
+            if wanted.contains(path.as_path()) {
+                fs::remove_dir_all(&path)?;
+            } else {
+                sweep(&path, wanted)?;
+            }
+        } else if !kind.is_file() || !wanted.contains(path.as_path()) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Pieces of the file on the disk that do not hash right. A file that is not there or has another size is made anew.
+pub(super) fn survey(job: &Job) -> io::Result<Vec<Piece>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&job.path)?;
+    if file.metadata()?.len() != job.file.size_bytes {
+        file.set_len(0)?;
+        file.set_len(job.file.size_bytes)?;
+        return Ok(pieces(&job.file));
+    }
+    wrong_pieces(&file, &job.file).collect()
+}
+
+/// Reads a file on the disk, piece by piece as it is asked, and gives those that do not hash right.
+fn wrong_pieces(file: &File, of: &ManifestFile) -> impl Iterator<Item = io::Result<Piece>> {
+    let mut buffer = vec![0; (1_u64 << 20).min(of.size_bytes) as usize];
+    let wrong = move |piece: Piece| {
+        hash_range(file, piece.range.clone(), &mut buffer)
+            .map(|hash| (hash != piece.blake3).then_some(piece))
+            .transpose()
+    };
+    pieces(of).into_iter().filter_map(wrong)
+}
+
+fn hash_range(file: &File, range: Range<u64>, buffer: &mut [u8]) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut at = range.start;
+    while at < range.end {
+        let wanted = ((range.end - at) as usize).min(buffer.len());
+        file.read_exact_at(&mut buffer[..wanted], at)?;
+        hasher.update(&buffer[..wanted]);
+        at += wanted as u64;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Whether all of a file's bytes are on the disk and hash right. Nothing is written.
+pub fn is_there(job: &Job) -> bool {
+    fs::symlink_metadata(&job.path)
+        .is_ok_and(|found| found.is_file() && found.len() == job.file.size_bytes)
+        && File::open(&job.path).is_ok_and(|file| wrong_pieces(&file, &job.file).next().is_none())
+}
