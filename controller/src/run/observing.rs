@@ -32,6 +32,8 @@ const LOG_BYTES: u64 = 8 << 20;
 const WARMING_UP: usize = 5;
 /// Longest time between two looks that belong together, microseconds.
 const TOGETHER_US: u64 = 30_000_000;
+/// What is wrong with a code shows in its first hour, seconds: what crashes later has trained until then.
+const DEBUGGING_S: f64 = 3600.0;
 /// What is measured is written down again when it has grown by so much.
 const GROWN: f64 = 1.05;
 
@@ -152,9 +154,24 @@ fn observation(
     let alone = std::slice::from_ref(attempt);
     let trained_s = trained_before(alone, &known.events, attempt.number + 1).as_secs_f64();
     seen.trained_s = running.map(|_| trained_s);
-    let crashed = first("crashed").is_some();
-    seen.debug_s = running.map(|_| if crashed { trained_s } else { 0.0 });
+    let kinds = known.events.iter().filter(mine);
+    let kinds: Vec<&str> = kinds.map(|event| event.kind.as_str()).collect();
+    seen.debug_s = running.map(|_| debugging_s(&kinds, trained_s));
     Some(seen)
+}
+
+/// How much of what an attempt trained was debugging (pure), by the kinds of its events, oldest first: what led to a crash that it
+/// never got past. One that saved a checkpoint or ran again has brought something, however it ended.
+fn debugging_s(kinds: &[&str], trained_s: f64) -> f64 {
+    let Some(crash) = kinds.iter().rposition(|kind| *kind == "crashed") else {
+        return 0.0;
+    };
+    let saved = kinds.contains(&"checkpoint.committed");
+    let ran_again = kinds[crash..].contains(&RUNNING);
+    match saved || ran_again {
+        true => 0.0,
+        false => trained_s.min(DEBUGGING_S),
+    }
 }
 
 /// Tells the code of one run from that of another: where it lies, or what is run where none is copied (pure).

@@ -56,7 +56,11 @@ pub fn setup_hours(spec: &RunSpec, known: &[ObservationRecord]) -> Option<f64> {
     let related = related(spec, known);
     let seen = || related.iter().map(|record| &record.seen);
     let trained = seen()
-        .filter(|seen| seen.trained_s.is_some() && seen.debug_s.is_none_or(|debug| debug == 0.0))
+        .filter(|seen| {
+            let debug_s = seen.debug_s.unwrap_or(0.0);
+            seen.trained_s
+                .is_some_and(|trained_s| debug_s == 0.0 || trained_s > debug_s)
+        })
         .count();
     let measured = seen().filter(|seen| seen.setup_s.is_some()).count();
     if measured == 0 {
@@ -145,5 +149,8 @@ mod tests {
         ];
         let hours = setup_hours(&this, &known).unwrap();
         assert!((hours - 0.5).abs() < 1e-12, "{hours}");
+        // Ten hours that ended in a crash are no ten hours of debugging.
+        let late = [paid(5, 1800.0, Some(36_000.0), Some(3600.0))];
+        assert_eq!(setup_hours(&this, &late), Some(1.5));
     }
 }

@@ -113,6 +113,24 @@ fn windows_tell_the_steady_part_of_a_training() {
 }
 
 #[test]
+fn what_led_to_a_crash_is_debugging_unless_the_training_got_past_it() {
+    const DAY_S: f64 = 86_400.0;
+    let saved = "checkpoint.committed";
+    for (kinds, trained_s, expected_s) in [
+        (&[RUNNING][..], DAY_S, 0.0),
+        (&[RUNNING, "crashed"], 300.0, 300.0),
+        // An afternoon that was never saved is lost; that is no reason to expect another one of debugging.
+        (&[RUNNING, "crashed"], DAY_S, 3600.0),
+        (&[RUNNING, saved, "crashed"], DAY_S, 0.0),
+        (&[RUNNING, "crashed", saved], DAY_S, 0.0),
+        (&[RUNNING, "crashed", RUNNING], DAY_S, 0.0),
+        (&[RUNNING, "crashed", RUNNING, "crashed"], 900.0, 900.0),
+    ] {
+        assert_eq!(debugging_s(kinds, trained_s), expected_s, "{kinds:?}");
+    }
+}
+
+#[test]
 fn a_short_training_is_read_from_its_log_and_a_crash_is_debugging() {
     let log = |session: &str| -> Vec<u8> {
         assert_eq!(session, TRAIN);
