@@ -12,8 +12,23 @@ pub fn usd(usd: f64) -> String {
     if usd != 0.0 && usd.abs() < 0.1 {
         format!("${usd:.4}")
     } else {
-        format!("${usd:.2}")
+        thousands(usd)
     }
+}
+
+/// Dollars with cents, and a comma every three digits: `$21,135.30`.
+fn thousands(usd: f64) -> String {
+    let text = format!("{:.2}", usd.abs());
+    let (whole, cents) = text.split_once('.').unwrap_or((&text, "00"));
+    let mut grouped = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    let sign = if usd < 0.0 { "-" } else { "" };
+    format!("${sign}{grouped}.{cents}")
 }
 
 /// A size in binary units: `1.5 GiB`.
@@ -94,6 +109,9 @@ mod tests {
         assert_eq!(usd(12.3), "$12.30");
         assert_eq!(usd(0.0123), "$0.0123");
         assert_eq!(usd(0.0), "$0.00");
+        assert_eq!(usd(999.999), "$1,000.00");
+        assert_eq!(usd(21_135.3), "$21,135.30");
+        assert_eq!(usd(1_234_567.0), "$1,234,567.00");
     }
 
     #[test]
