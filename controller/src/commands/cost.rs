@@ -10,13 +10,13 @@ use crate::{
     commands::{Deps, market_word::all_boxes_usd_per_hour},
     error::CommandError,
     ledger::{self, Charged, Cost, CostKind, Reconciliation},
-    provider::{Instance, InstanceId, ProviderError},
+    provider::{Instance, InstanceId, Provider, ProviderError, volumes::VolumeId},
     run::{
         State, next,
         to_come::{self, ToCome},
     },
     store::{AttemptRecord, ObservationRecord, RunRecord, Store},
-    ui::Ui,
+    ui::{Ui, text},
 };
 
 /// Show what runs cost: now, so far, and how long budget and credit last
@@ -38,7 +38,7 @@ pub struct CostArgs {
 struct Costs {
     /// Spendable dollars of the account; null when the provider was not asked.
     credit_usd: Option<f64>,
-    /// Hours that the credit lasts at the price of these runs; null when nothing is paid for.
+    /// Hours that the credit lasts at the price of these runs, and of the account's volumes; null when nothing is paid for.
     credit_hours: Option<f64>,
     /// What all of them cost now, $/h.
     usd_per_hour: f64,
@@ -47,6 +47,56 @@ struct Costs {
     #[serde(flatten)]
     of_it: Parts,
     runs: Vec<RunCost>,
+    /// Disks of the account that outlive boxes, and are paid for until they are removed.
+    volumes: Vec<VolumeCost>,
+}
+
+/// A volume, which belongs to no run.
+#[derive(Debug, Serialize)]
+pub(super) struct VolumeCost {
+    volume: VolumeId,
+    machine_id: u64,
+    size_gb: f64,
+    /// What it costs; null where the provider does not say.
+    usd_per_hour: Option<f64>,
+}
+
+impl VolumeCost {
+    /// The same in one sentence.
+    pub(super) fn text(&self) -> String {
+        let rate = match self.usd_per_hour {
+            Some(usd) => format!(
+                "{}, {} a day",
+                text::usd_per_hour(usd),
+                text::usd(usd * 24.0)
+            ),
+            None => "a price that the provider does not say".to_owned(),
+        };
+        format!(
+            "volume {} ({:.0} GB on machine {}) is paid for at {rate}, whatever boxes there are; remove it with `spotter volumes rm {}`",
+            self.volume, self.size_gb, self.machine_id, self.volume
+        )
+    }
+}
+
+/// The volumes of the account; none where they cannot be listed, which is told.
+pub(super) async fn volumes(ui: &mut Ui, provider: &dyn Provider) -> Vec<VolumeCost> {
+    let found = match provider.volumes().await {
+        Ok(found) => found,
+        // Without an account, or a market that has any, there are none.
+        Err(ProviderError::NoKey { .. } | ProviderError::Refused { status: 405, .. }) => Vec::new(),
+        Err(err) => {
+            ui.warning(format_args!("volumes of the account are left out: {err}"));
+            Vec::new()
+        }
+    };
+    let costs = found.into_iter().map(|disk| VolumeCost {
+        volume: disk.id,
+        machine_id: disk.machine_id,
+        size_gb: disk.size_gb,
+        usd_per_hour: disk.usd_per_hour,
+    });
+    costs.collect()
 }
 
 /// One run.
@@ -144,6 +194,7 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
         None => store.runs()?,
     };
     let mut credit_usd = None;
+    let mut disks = Vec::new();
     if !args.recorded {
         let provider = deps.provider()?;
         credit_usd = match provider.account().await {
@@ -151,6 +202,9 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
             Err(ProviderError::NoKey { .. }) if runs.iter().all(is_on_hosts) => None,
             account => Some(account?.credit_usd),
         };
+        if args.run.is_none() && credit_usd.is_some() {
+            disks = volumes(ui, provider.as_ref()).await;
+        }
         for run in &runs {
             read_charges(deps, &store, run).await?;
         }
@@ -171,13 +225,15 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
         .map(|run| run_cost(&store, run, &known, boxes.as_ref(), now_us))
         .collect::<Result<_, _>>()?;
     let usd_per_hour: f64 = runs.iter().map(|run| run.usd_per_hour).sum();
+    let disks_usd_per_hour: f64 = disks.iter().filter_map(|disk| disk.usd_per_hour).sum();
     let costs = Costs {
         credit_usd,
-        credit_hours: credit_usd.and_then(|usd| lasts(usd, usd_per_hour)),
+        credit_hours: credit_usd.and_then(|usd| lasts(usd, usd_per_hour + disks_usd_per_hour)),
         usd_per_hour,
         total_usd: runs.iter().map(|run| run.total_usd).sum(),
         of_it: runs.iter().map(|run| run.of_it).sum(),
         runs,
+        volumes: disks,
     };
     let one = args.run.is_some();
     ui.show(&costs, |costs| match one {

@@ -101,6 +101,10 @@ pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandEr
     if found.is_empty() {
         ui.status(format_args!("The account has no instances."));
     }
+    // Data that somebody wanted to outlive its boxes is not swept up; that it costs is said.
+    for disk in cost::volumes(ui, provider.as_ref()).await {
+        ui.warning(format_args!("{}", disk.text()));
+    }
     ui.show(&found, |found| {
         let mut table = Table::new(&["INSTANCE>", "OWNER", "AGE", "$/H>", "DESTROYED", "LABEL"]);
         for row in found {

@@ -117,12 +117,16 @@ impl Lifecycle {
         };
         let now_s = self.clock.now_us() as f64 / 1e6;
         // Every box of the account lives on the same credit.
-        let usd_per_hour: f64 = fleet.iter().map(|seen| ledger::rates(seen).total()).sum();
+        let boxes: f64 = fleet.iter().map(|seen| ledger::rates(seen).total()).sum();
+        // And so does every volume; where they cannot be listed the warning comes a little late.
+        let volumes = self.provider.volumes().await.unwrap_or_default();
+        let volumes: f64 = volumes.iter().filter_map(|disk| disk.usd_per_hour).sum();
+        let usd_per_hour = boxes + volumes;
         if let Some(left) = credit_left(account.credit_usd, usd_per_hour) {
             let credit_usd = account.credit_usd;
             let (dollars, when) = (credit_usd.max(0.0), self.when(left));
             let text = format!(
-                "the account has ${dollars:.2} left, which lasts until {when} at ${usd_per_hour:.3}/h for all its boxes; without \
+                "the account has ${dollars:.2} left, which lasts until {when} at ${usd_per_hour:.3}/h for all its boxes and volumes; without \
                  credit every box is stopped"
             );
             let detail = json!({"credit_usd": credit_usd, "usd_per_hour": usd_per_hour});

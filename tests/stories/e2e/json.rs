@@ -238,7 +238,7 @@ const WHILE_IT_RUNS: &[Case] = &[
         &[
             (
                 "",
-                "credit_usd credit_hours usd_per_hour total_usd billed_usd reckoned_usd runs",
+                "credit_usd credit_hours usd_per_hour total_usd billed_usd reckoned_usd runs volumes",
             ),
             (
                 "/runs",

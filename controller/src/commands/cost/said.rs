@@ -176,6 +176,10 @@ pub(super) fn notes(ui: &mut Ui, costs: &Costs) {
             text::usd(costs.usd_per_hour * 24.0)
         ));
     }
+    for disk in &costs.volumes {
+        let said = disk.text();
+        ui.status(format_args!("{}{}.", said[..1].to_uppercase(), &said[1..]));
+    }
     if let Some(credit) = costs.credit_usd {
         let lasting = match costs.credit_hours {
             Some(_) => format!(", which lasts {} at this price", hours(costs.credit_hours)),

@@ -31,7 +31,10 @@ const NO_KEYS: &[(&str, &str)] = &[
         ENDED,
         "run up resume stop wait status ps events metrics limits session class failure_class parse evidence line meaning advice",
     ),
-    ("cost", "hours usd measured optimistic base pessimistic"),
+    (
+        "cost",
+        "hours usd measured optimistic base pessimistic volume machine_id size_gb",
+    ),
     (
         "history",
         "add edit trained smoked typed imported workdir removed added known forgiven since_us until_us avoided reason",
