@@ -6,9 +6,8 @@ use serde_json::json;
 use crate::{
     commands::Deps,
     error::CommandError,
-    ledger,
     provider::{Rental, hosts::is_host},
-    run::prepaying::{ASKED, PAID},
+    run::prepaying::{self, ASKED, FAILED, PAID},
     spec::values,
     store::{AttemptRecord, RunRecord},
     ui::{Table, Ui, text},
@@ -63,19 +62,14 @@ pub async fn prepay(ui: &mut Ui, deps: &Deps, args: &PrepayArgs) -> Result<(), C
     if let Some(why) = unwanted(&run, &attempt) {
         return Err(refused().because(why));
     }
-    let spent_usd = {
-        let intervals = store.intervals(&run.name)?;
-        let charges = store.charged(&run.name)?;
-        ledger::run_cost(&intervals, &charges, deps.clock.now_us()).total_usd()
-    };
-    // What was paid in advance is used up by what is charged.
-    let prepaid_usd: f64 = store
-        .events(&run.name, 0)?
-        .iter()
-        .filter(|event| event.kind == PAID)
-        .filter_map(|event| event.detail["usd"].as_f64())
-        .sum();
-    let spent_usd = spent_usd.max(prepaid_usd);
+    let now_us = deps.clock.now_us();
+    let spent_usd = prepaying::spent_usd(&store, &run.name, now_us)?;
+    // What was paid in advance for this box is used up by what is charged for it.
+    let (intervals, charges) = (store.intervals(&run.name)?, store.charged(&run.name)?);
+    let paid_usd = prepaying::paid_usd(&store, &attempt)?;
+    let number = attempt.number;
+    let spent_usd =
+        spent_usd + prepaying::unused_usd(number, paid_usd, &intervals, &charges, now_us);
     if !args.over_limits
         && let Some(why) = over(run.spec.limits.budget_usd, spent_usd, args.usd)
     {
@@ -125,7 +119,12 @@ pub async fn prepay(ui: &mut Ui, deps: &Deps, args: &PrepayArgs) -> Result<(), C
             .cause(err)
             .hint("look at your credit with `spotter cost` before you pay again"));
         }
-        Err(err) => return Err(refused().cause(err)),
+        Err(err) => {
+            let detail = json!({"usd": args.usd, "reason": err.to_string(), "refused": true});
+            let now_us = deps.clock.now_us();
+            store.note(&run.name, attempt.number, now_us, FAILED, &detail)?;
+            return Err(refused().cause(err));
+        }
     };
     let detail = json!({
         "instance": id, "usd": args.usd, "months": bought.months, "discount": bought.discount,

@@ -12,13 +12,13 @@ use crate::{
     agent_client::{AgentStatus, TrainingInfo},
     clock::Clock,
     error::CommandError,
-    ledger,
     logbook::Logbook,
     provider::Provider,
     run::{
         State,
         halt::Halt,
         observing::{self, Meter},
+        prepaying,
         site::{Place, Site, Sites},
         waiting::Looks,
     },
@@ -279,9 +279,7 @@ impl Lifecycle {
 
     /// What a run cost up to now, dollars.
     pub fn spent_usd(&self, run: &str) -> Result<f64, CommandError> {
-        let intervals = self.store.intervals(run)?;
-        let charges = self.store.charged(run)?;
-        Ok(ledger::run_cost(&intervals, &charges, self.clock.now_us()).total_usd())
+        Ok(prepaying::spent_usd(&self.store, run, self.clock.now_us())?)
     }
 
     pub(crate) fn place(&self, attempt: &AttemptRecord, instance: u64) -> Place {

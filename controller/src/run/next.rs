@@ -3,7 +3,7 @@
 
 use crate::{
     ledger,
-    run::{budget, has_bucket},
+    run::{budget, has_bucket, prepaying},
     spec::OnDone,
     store::{AttemptRecord, Outcome, RunRecord, Store, StoreError},
 };
@@ -17,8 +17,7 @@ pub fn resume(store: &Store, run: &RunRecord, flags: &str) -> Result<String, Sto
     let attempts = store.attempts(&run.name)?;
     let mut prices = attempts.iter().rev().map(AttemptRecord::prices);
     let rates = prices.find(|rates| rates.total() > 0.0).unwrap_or_default();
-    let (intervals, charges) = (store.intervals(&run.name)?, store.charged(&run.name)?);
-    let spent_usd = ledger::run_cost(&intervals, &charges, store.now_us()).total_usd();
+    let spent_usd = prepaying::spent_usd(store, &run.name, store.now_us())?;
     let more = more(run, spent_usd, rates);
     Ok(format!("spotter resume {flags}{}{more}", run.name))
 }
