@@ -24,7 +24,6 @@ pub mod ps;
 pub mod report;
 pub mod resume;
 pub mod run;
-mod searching;
 pub mod serve;
 pub mod ssh;
 pub mod status;

@@ -62,8 +62,8 @@ pub struct Offer {
     pub inet_down_usd_per_gb: f64,
     /// Upload price, $/GB.
     pub inet_up_usd_per_gb: f64,
-    /// Reliability, 0 to 1.
-    pub reliability: f64,
+    /// Reliability, 0 to 1; `None`: it is not known.
+    pub reliability: Option<f64>,
     /// Download bandwidth, Mb/s.
     pub inet_down_mbps: f64,
     /// Upload bandwidth, Mb/s.
@@ -80,8 +80,8 @@ pub struct Offer {
     pub datacenter: bool,
     /// Country or region.
     pub geolocation: String,
-    /// Longest remaining rental, seconds.
-    pub max_duration_s: f64,
+    /// Longest remaining rental, seconds; `None`: it is not known.
+    pub max_duration_s: Option<f64>,
     /// Open ports on the host's router.
     pub direct_ports: u32,
 }
@@ -229,6 +229,8 @@ pub enum Actual {
     Unknown,
     /// The host is disconnected.
     Offline,
+    /// Its container cannot be made or started.
+    Error,
 }
 
 /// An address at which ssh may answer.
@@ -261,8 +263,8 @@ pub struct Instance {
     pub scheduling: bool,
     /// The provider's free text.
     pub status_msg: String,
-    /// Interruptible.
-    pub is_bid: bool,
+    /// Interruptible; `None`: the provider does not say just now.
+    pub is_bid: Option<bool>,
     /// GPU price now, $/h: the list price or our bid.
     pub gpu_usd_per_hour: f64,
     /// Storage price, $/h.

@@ -35,6 +35,8 @@ use crate::{
     run::budget::Purse,
 };
 
+/// An image whose size nobody told, GB as it travels: PyTorch with CUDA, as the market's own images have it.
+pub const IMAGE_GB: f64 = 12.0;
 /// Container image when none is named: the market's own PyTorch image, whose layers most hosts have already.
 pub const DEFAULT_IMAGE: &str = "vastai/pytorch";
 /// Disk when none is asked for, GB.

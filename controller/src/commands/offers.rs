@@ -1,27 +1,31 @@
 //! `offers`: what can be rented now, with the price of everything, and with a run file what each offer would do for it.
 
+mod tables;
+
 use std::{collections::BTreeSet, path::PathBuf};
 
 use serde::Serialize;
 
+use self::tables::{FORECASTS_LEAST_FIRST, MARKET_LEAST_FIRST, forecasts, market};
 use crate::{
     commands::{
         Deps,
         plan::{
-            figures,
             known::{self, Known},
             options::{Candidate, Plan},
         },
-        searching::{self, Breadth},
     },
     error::CommandError,
     estimate::{
         calibrated::Shipped, evaluate::Method, gpus::Gpus, outlook::Outlook, playbook::Verdict,
     },
     provider::{First, Offer, OfferQuery, Rental},
-    run::judge::{self, Asked},
+    run::{
+        judge::{self, Asked},
+        searching::{self, Breadth},
+    },
     spec::{DEFAULT_DISK_GB, RunSpec, accelerators, query, values},
-    ui::{Table, Ui, text},
+    ui::Ui,
 };
 
 /// Show what can be rented now, cheapest first
@@ -295,140 +299,6 @@ fn peak_tflops(offer: &Offer) -> Option<f64> {
     let vram_gib = offer.vram_mib as f64 / 1024.0;
     let gpu = Gpus::shipped().find(&offer.gpu_name, Some(vram_gib))?;
     Some(gpu.tensor_tflops * f64::from(offer.num_gpus))
-}
-
-/// Columns of the table of prices in the order in which they are left out of a narrow one.
-const MARKET_LEAST_FIRST: &[&str] = &[
-    "NVLINK", "HOST", "MAX", "CUDA", "$/TB", "DISK", "RAM", "REL", "DOWN/UP", "STOPPED",
-];
-/// The same of the table of forecasts.
-const FORECASTS_LEAST_FIRST: &[&str] = &[
-    "MAX", "DOWN/UP", "REL", "RANGE", "TOKENS/S", "RUNNING", "RISKS",
-];
-
-/// `for_run`: what it could not take is marked.
-fn market(rows: &[Row<'_>], for_run: bool) -> Table {
-    let mut columns = vec!["OFFER>", "GPU"];
-    columns.extend(for_run.then_some("FIT"));
-    columns.extend([
-        "VRAM>", "RAM>", "DISK>", "REL>", "DOWN/UP>", "NVLINK>", "CUDA>", "HOST", "MAX>", "$/TB>",
-        "RUNNING>", "STOPPED>",
-    ]);
-    let mut table = Table::new(&columns);
-    for row in rows {
-        let offer = row.offer;
-        let mut cells = vec![offer.id.to_string(), gpus(offer)];
-        cells.extend(for_run.then(|| match row.go {
-            Some(false) => "no go".to_owned(),
-            _ => "-".to_owned(),
-        }));
-        cells.extend([
-            // Both in GB; the market's VRAM is MiB and its RAM MB.
-            format!("{:.0}G", offer.vram_mib as f64 / 1024.0),
-            format!("{:.0}G", offer.ram_mb as f64 / 1000.0),
-            format!("{:.0}G", offer.disk_gb),
-            format!("{:.1}%", offer.reliability * 100.0),
-            format!("{:.0}/{:.0}", offer.inet_down_mbps, offer.inet_up_mbps),
-            text::or_dash((offer.nvlink_gbps > 0.0).then(|| format!("{:.0}", offer.nvlink_gbps))),
-            format!("{:.1}", offer.cuda),
-            host(offer).to_owned(),
-            rental_span(offer),
-            traffic(offer),
-            text::usd_per_hour(row.running_usd_per_hour),
-            text::usd_per_hour(row.stopped_usd_per_hour),
-        ]);
-        table.row(cells);
-    }
-    table
-}
-
-fn forecasts(rows: &[Row<'_>]) -> Table {
-    let mut table = Table::new(&[
-        "OFFER>",
-        "GPU",
-        "FIT",
-        "TOKENS/S>",
-        "HOURS>",
-        "COST>",
-        "RANGE>",
-        "RUNNING>",
-        "REL>",
-        "DOWN/UP>",
-        "MAX>",
-        "RISKS>",
-    ]);
-    for row in rows {
-        let offer = row.offer;
-        let outlook = row.outlook.as_ref();
-        // A speed at which it cannot run is none.
-        let forecast = outlook
-            .filter(|outlook| outlook.runs())
-            .map(|outlook| &outlook.forecast);
-        let cost = forecast.and_then(|forecast| forecast.cost_usd);
-        table.row([
-            offer.id.to_string(),
-            gpus(offer),
-            fit(row).to_owned(),
-            text::or_dash(forecast.map(|forecast| figures::count(forecast.tokens_per_s.base))),
-            text::or_dash(
-                forecast.and_then(|forecast| Some(figures::hours(forecast.wall_hours?.base))),
-            ),
-            text::or_dash(cost.map(|cost| figures::dollars(cost.base))),
-            text::or_dash(cost.map(|cost| {
-                format!(
-                    "{}-{}",
-                    figures::dollars(cost.optimistic),
-                    figures::dollars(cost.pessimistic)
-                )
-            })),
-            text::usd_per_hour(row.running_usd_per_hour),
-            format!("{:.1}%", offer.reliability * 100.0),
-            format!("{:.0}/{:.0}", offer.inet_down_mbps, offer.inet_up_mbps),
-            rental_span(offer),
-            row.risks.len().to_string(),
-        ]);
-    }
-    table
-}
-
-/// How an offer is marked.
-fn fit(row: &Row<'_>) -> &'static str {
-    match &row.outlook {
-        _ if row.go == Some(false) => "no go",
-        None => "unknown",
-        Some(outlook) => outlook.fit().word(),
-    }
-}
-
-fn gpus(offer: &Offer) -> String {
-    format!("{} x {}", offer.num_gpus, offer.gpu_name)
-}
-
-fn host(offer: &Offer) -> &'static str {
-    match (offer.datacenter, offer.verified) {
-        (true, _) => "datacenter",
-        (false, true) => "verified",
-        (false, false) => "unverified",
-    }
-}
-
-/// Longest rental: `12h`, `30d`.
-fn rental_span(offer: &Offer) -> String {
-    let hours = offer.max_duration_s / 3600.0;
-    if hours < 48.0 {
-        format!("{hours:.0}h")
-    } else {
-        format!("{:.0}d", hours / 24.0)
-    }
-}
-
-/// Price of a terabyte down and up, dollars.
-fn traffic(offer: &Offer) -> String {
-    format!(
-        "{:.0}/{:.0}",
-        offer.inet_down_usd_per_gb * 1000.0,
-        offer.inet_up_usd_per_gb * 1000.0
-    )
 }
 
 fn notes(ui: &mut Ui, rows: &[Row<'_>], too_dear: usize, rental: Rental) {

@@ -7,6 +7,7 @@ pub(super) mod known;
 pub(super) mod options;
 mod page;
 mod products;
+pub(super) mod raising;
 mod report;
 
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ use crate::{
         judge::{self, Asked},
         offering::OFFERS_LISTED,
         pricing::TooDear,
-        volumes,
+        searching,
     },
     spec::RunSpec,
     ui::{Table, Ui, text},
@@ -72,10 +73,7 @@ pub async fn plan(ui: &mut Ui, deps: &Deps, args: &PlanArgs) -> Result<(), Comma
             found
         }
         // What `run` looks at, so that the first of these is what it would take.
-        None => {
-            let query = volumes::query(provider.as_ref(), &spec, OFFERS_LISTED).await?;
-            provider.offers(&query).await?
-        }
+        None => searching::for_run(provider.as_ref(), &spec, OFFERS_LISTED, true).await?,
     };
     // What a run would cost on other products can only be told where it is known how much is trained.
     let compares = spec

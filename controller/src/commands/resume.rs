@@ -8,7 +8,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     commands::{
         Deps,
-        plan::gate::{self, Start},
+        plan::{
+            gate::{self, Start},
+            raising,
+        },
         watching,
     },
     doctor::diagnosis::KeyFault,
@@ -56,8 +59,8 @@ pub struct ResumeArgs {
     /// Rent another box, with these GPUs, such as "RTX 4090:1": from now on the run's `resources.accelerators`
     #[arg(long, value_name = "NAME[:COUNT]", value_parser = accelerators::parse, conflicts_with = "here")]
     gpus: Option<Accelerators>,
-    /// Rent those GPUs without a whole plan, however long the run may take and whatever it may cost
-    #[arg(long, requires = "gpus")]
+    /// Go on without a whole plan, however long the run may take and whatever it may cost
+    #[arg(long)]
     no_plan: bool,
     /// Leave as soon as the training runs
     #[arg(long)]
@@ -173,6 +176,7 @@ pub async fn resume(
     stop: CancellationToken,
 ) -> Result<(), CommandError> {
     let mut run = deps.load_run(Some(&args.run))?;
+    let before = run.spec.limits.clone();
     let limits = &mut run.spec.limits;
     limits.budget_usd = args.budget.or(limits.budget_usd);
     limits.max_runtime = args.max_runtime.or(limits.max_runtime);
@@ -224,7 +228,7 @@ pub async fn resume(
     };
     let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
     let planned = match args.gpus {
-        None => None,
+        None => raising::pass(deps, &run, &before, args.no_plan)?,
         Some(_) => {
             // A name that nobody offers is a mistake, and the run is left as it is.
             let offer = lifecycle.find_offer(&run).await?;
@@ -238,7 +242,7 @@ pub async fn resume(
     };
     keys_are_good(deps, &run).await?;
     // With other GPUs its plan has said it.
-    let forecast = match planned {
+    let forecast = match args.gpus {
         None => forecast(ui, &store, &run)?,
         Some(_) => None,
     };

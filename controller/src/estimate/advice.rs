@@ -9,6 +9,7 @@ use super::{
     playbook::{SETUP_TAX, Verdict},
     stacks::Tuning,
 };
+use crate::ui::text;
 
 /// Below this a host is no good for a long run.
 const RELIABLE: f64 = 0.95;
@@ -121,16 +122,18 @@ pub fn risks(demand: &Demand<'_>, supply: &Supply<'_>, outlook: &Outlook) -> Vec
             _ => {}
         }
     }
-    if let Some(hours) = hours.filter(|hours| hours.pessimistic > supply.max_hours) {
+    if let (Some(hours), Some(max_hours)) = (hours, supply.max_hours)
+        && hours.pessimistic > max_hours
+    {
         risks.push(format!(
-            "the host rents for {:.1} h, and this may take {:.1} h",
-            supply.max_hours, hours.pessimistic
+            "the host rents for {max_hours:.1} h, and this may take {:.1} h",
+            hours.pessimistic
         ));
     }
-    if supply.reliability < RELIABLE {
+    if let Some(reliability) = supply.reliability.filter(|share| *share < RELIABLE) {
         risks.push(format!(
             "the host's reliability is {:.1}%",
-            supply.reliability * 100.0
+            reliability * 100.0
         ));
     }
     if !supply.verified {
@@ -177,8 +180,9 @@ pub fn risks(demand: &Demand<'_>, supply: &Supply<'_>, outlook: &Outlook) -> Vec
         && cost.pessimistic > budget
     {
         risks.push(format!(
-            "the budget of ${budget:.2} ends first if it goes badly: ${:.2}",
-            cost.pessimistic
+            "the budget of {} ends first if it goes badly: {}",
+            text::usd(budget),
+            text::usd(cost.pessimistic)
         ));
     }
     if let Some(tax) = outlook.forecast.setup_tax.filter(|tax| *tax > SETUP_TAX) {

@@ -11,6 +11,7 @@ use super::{
     memory,
     playbook::{self, SCENARIOS, Scenarios, Verdict},
 };
+use crate::ui::text;
 
 /// What a run asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Demand<'a> {
     pub job: &'a Job,
     /// Tokens to train on; `None`: no time can be told.
     pub tokens: Option<f64>,
+    /// The image with its Python packages, GB, as it is downloaded.
+    pub image_gb: f64,
     /// Data and weights that the box downloads, GB.
     pub download_gb: f64,
     /// Disk that is rented, GB.
@@ -60,10 +63,10 @@ pub struct Supply<'a> {
     pub down_usd_per_gb: f64,
     /// Price of an upload, $/GB.
     pub up_usd_per_gb: f64,
-    /// Longest rental, hours.
-    pub max_hours: f64,
-    /// Reliability, 0 to 1.
-    pub reliability: f64,
+    /// Longest rental, hours; `None`: it is not known.
+    pub max_hours: Option<f64>,
+    /// Reliability, 0 to 1; `None`: it is not known.
+    pub reliability: Option<f64>,
     /// The market verified the host.
     pub verified: bool,
     /// NVLink was measured.
@@ -128,8 +131,6 @@ pub struct Outlook {
     pub blockers: Vec<String>,
 }
 
-/// The image with its Python packages, GB, as it is downloaded.
-const IMAGE_GB: f64 = 10.0;
 /// Logs, caches and temporary files on the disk, GB.
 const OTHER_GB: f64 = 10.0;
 /// Memory of the host for the system and for the loaders of one GPU, GB.
@@ -216,7 +217,7 @@ pub fn checkpoint_gb(job: &Job) -> f64 {
 
 /// Hours that the first downloads take.
 pub fn download_hours(demand: &Demand<'_>, supply: &Supply<'_>) -> f64 {
-    (IMAGE_GB + demand.download_gb) * 8000.0 / supply.down_mbps.max(0.1) / 3600.0
+    (demand.image_gb + demand.download_gb) * 8000.0 / supply.down_mbps.max(0.1) / 3600.0
 }
 
 fn gpu_memory(
@@ -324,7 +325,7 @@ fn network(demand: &Demand<'_>, supply: &Supply<'_>) -> Check {
         verdict,
         detail: format!(
             "{:.0} GB at {:.0} Mb/s; a checkpoint of {:.1} GB takes {:.1} min to upload",
-            IMAGE_GB + demand.download_gb,
+            demand.image_gb + demand.download_gb,
             supply.down_mbps,
             checkpoint_gb(demand.job),
             upload * 60.0,
@@ -418,7 +419,7 @@ fn cost(demand: &Demand<'_>, supply: &Supply<'_>, wall_hours: f64, train_hours: 
     } else {
         0.0
     };
-    let downloads = IMAGE_GB + demand.download_gb;
+    let downloads = demand.image_gb + demand.download_gb;
     wall_hours * supply.usd_per_hour
         + downloads * supply.down_usd_per_gb
         + uploads * supply.up_usd_per_gb
@@ -449,17 +450,18 @@ fn money_and_time(demand: &Demand<'_>, supply: &Supply<'_>, forecast: &Forecast)
         && cost.base > budget
     {
         blockers.push(format!(
-            "it would cost ${:.2}, and the budget is ${budget:.2}",
-            cost.base
+            "it would cost {}, and the budget is {}",
+            text::usd(cost.base),
+            text::usd(budget)
         ));
     }
-    if let Some(hours) = forecast.wall_hours
-        && hours.base > supply.max_hours
+    if let (Some(hours), Some(max_hours)) = (forecast.wall_hours, supply.max_hours)
+        && hours.base > max_hours
         && !demand.backed_up
     {
         blockers.push(format!(
-            "it would take {:.1} h, the host rents for {:.1} h, and nothing is backed up",
-            hours.base, supply.max_hours
+            "it would take {:.1} h, the host rents for {max_hours:.1} h, and nothing is backed up",
+            hours.base
         ));
     }
     blockers

@@ -206,7 +206,7 @@ fn offer(at: &SshAddress, query: &OfferQuery) -> Offer {
         min_bid_usd_per_hour: None,
         inet_down_usd_per_gb: 0.0,
         inet_up_usd_per_gb: 0.0,
-        reliability: 1.0,
+        reliability: Some(1.0),
         inet_down_mbps: 0.0,
         inet_up_mbps: 0.0,
         nvlink_gbps: 0.0,
@@ -215,7 +215,7 @@ fn offer(at: &SshAddress, query: &OfferQuery) -> Offer {
         verified: true,
         datacenter: false,
         geolocation: name(at),
-        max_duration_s: f64::INFINITY,
+        max_duration_s: Some(f64::INFINITY),
         direct_ports: 0,
     }
 }
@@ -235,7 +235,7 @@ fn instance(id: InstanceId, kept: &Kept, actual: Actual) -> Instance {
         contract_running: running,
         scheduling: false,
         status_msg: String::new(),
-        is_bid: false,
+        is_bid: Some(false),
         gpu_usd_per_hour: 0.0,
         storage_usd_per_hour: 0.0,
         disk_gb: 0.0,
@@ -258,7 +258,7 @@ fn taken_back(id: InstanceId, kept: &Kept) -> Instance {
         intended: Intended::Stopped,
         contract_running: false,
         // As of a box that was bid for: taken by somebody else, and not stopped by hand.
-        is_bid: true,
+        is_bid: Some(true),
         ..instance(id, kept, Actual::Exited)
     }
 }

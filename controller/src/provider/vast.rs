@@ -151,9 +151,10 @@ impl Provider for Vast {
         };
         let mut offers: Vec<Offer> = rows
             .iter()
-            .filter_map(|row| wire::offer(row, query))
+            .filter_map(|row| Some((wire::offer(row, query)?, row)))
             // The server does not always apply its filters faithfully.
-            .filter(|offer| wire::matches(offer, query))
+            .filter(|(offer, row)| wire::matches(offer, row, query))
+            .map(|(offer, _)| offer)
             .collect();
         offers.sort_by(|a, b| {
             a.running_usd_per_hour()

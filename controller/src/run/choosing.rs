@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use crate::ui::text;
+use crate::{run::bidding::Bid, ui::text};
 
 /// What is believed of a market before it was seen: an interruption in so many hours ...
 const BELIEVED_HOURS: f64 = 20.0;
@@ -33,8 +33,6 @@ pub const MOVE_HOURS: f64 = 0.35;
 const BUCKET_MBPS: f64 = 1000.0;
 /// A line of which nothing is known, Mb/s.
 const UNKNOWN_MBPS: f64 = 200.0;
-/// A budget that would be over sooner than this is no place for a higher bid.
-pub const SHORTEST_HOURS: f64 = 1.0;
 
 /// What this market did to interruptible boxes of ours so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -289,27 +287,14 @@ fn delay_shares(hours: f64, easy_hours: Option<f64>) -> f64 {
 
 /// The bid that would have its box now, within every limit; `None`: none does, or none is needed.
 fn allowed_bid(at: &Crossroads) -> Option<f64> {
-    let beat = at.beat_usd_per_hour?;
-    let most = at
-        .ceiling_usd_per_hour?
-        .min(affordable(at.left_usd, at.storage_usd_per_hour));
-    if beat <= at.bid_usd_per_hour || beat > most {
-        return None;
-    }
-    // Rounding up keeps it above what is to be beaten; headroom is cut before a limit is passed.
-    Some(ticks_up(beat * (1.0 + at.headroom)).min(most))
-}
-
-/// To the market's smallest unit, upwards; what is no more than a product's last binary digit makes no unit.
-fn ticks_up(usd_per_hour: f64) -> f64 {
-    (usd_per_hour * 1000.0 - 1e-6).ceil() / 1000.0
-}
-
-/// What may be bid at most so that what is left of a budget lasts for [`SHORTEST_HOURS`], $/h.
-pub fn affordable(left_usd: Option<f64>, storage_usd_per_hour: f64) -> f64 {
-    left_usd.map_or(f64::INFINITY, |left_usd| {
-        (left_usd / SHORTEST_HOURS - storage_usd_per_hour).max(0.0)
-    })
+    let bid = Bid {
+        usd_per_hour: at.bid_usd_per_hour,
+        headroom: at.headroom,
+        ceiling_usd_per_hour: at.ceiling_usd_per_hour,
+        left_usd: at.left_usd,
+        storage_usd_per_hour: at.storage_usd_per_hour,
+    };
+    bid.to_beat(at.beat_usd_per_hour?)
 }
 
 impl fmt::Display for Priced {
@@ -367,6 +352,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::run::bidding::SHORTEST_HOURS;
 
     /// A box at $0.20/h that was just taken, another at $0.22/h, and a day to go.
     fn crossroads() -> Crossroads {

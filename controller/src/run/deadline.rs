@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// An image whose size nobody told, GB as it travels: PyTorch with CUDA, as the market's own images have it.
-const IMAGE_GB: f64 = 12.0;
+use crate::spec::IMAGE_GB;
+
 /// Making the container, unpacking and starting, on a slow disk.
 const BASE: Duration = Duration::from_secs(5 * 60);
 /// Hosts measure their line when nothing else uses it, and registries give less than a line takes.

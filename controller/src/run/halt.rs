@@ -15,10 +15,12 @@ use crate::{
         machines,
         market_eye::UNKNOWN,
         next,
+        pulling::{self, Fault},
         recovery::GiveUp,
         site::{Site, SiteError},
     },
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
+    ui::text,
 };
 
 /// Lines of a container's log that are kept of a box that is given up, and characters of them.
@@ -275,7 +277,11 @@ impl Lifecycle {
                         attempt.number
                     ),
                 );
-                self.remember_machine(&attempt, &why)?;
+                let fault = pulling::fault(&why).filter(|_| attempt.state == State::Loading);
+                let remedy = fault.and_then(|fault| Some((fault, fault.remedy()?)));
+                if remedy.is_none() {
+                    self.remember_machine(&attempt, &why)?;
+                }
                 let printed = self.container_words(&attempt).await;
                 let keys = self.keys_on_disk(&attempt).await;
                 self.note(
@@ -284,6 +290,17 @@ impl Lifecycle {
                     "bring_up_failed",
                     serde_json::json!({"reason": why, "container_log": printed, "keys_on_disk": keys}),
                 )?;
+                if let Some((fault, remedy)) = remedy {
+                    let attempts = self.store.attempts(&run.name)?;
+                    let trained = attempts.iter().any(|attempt| attempt.started_us > 0);
+                    // A registry that counts may let the next address pull; nobody is there to log in for a run that goes on.
+                    let hopeless = fault == Fault::Image || !trained;
+                    if hopeless && fault.was_seen(&attempts, &attempt) {
+                        let err = self.no_image(run, &why, remedy)?;
+                        return self.failed(run, attempt, err).await;
+                    }
+                    self.say(run, &format!("That is not its machine's fault: {remedy}."));
+                }
                 attempt.reason = Some(why);
                 self.end_box_patiently(run, &mut attempt).await
             }
@@ -291,6 +308,29 @@ impl Lifecycle {
             Halt::GiveUp(why) => self.give_up_unrented(run, attempt, &why).await,
             Halt::Fatal(err) => self.failed(run, attempt, err).await,
         }
+    }
+
+    /// Two machines said so: the next one would, too.
+    fn no_image(
+        &self,
+        run: &RunRecord,
+        why: &str,
+        remedy: &str,
+    ) -> Result<CommandError, CommandError> {
+        let image = match run.spec.image.as_str() {
+            "" => "the image of its template".to_owned(),
+            image => format!("the image `{image}`"),
+        };
+        let cost = text::usd(self.spent_usd(&run.name)?);
+        Ok(CommandError::new(format!(
+            "run `{}` did not start: {image} cannot be had",
+            run.name
+        ))
+        .because(format!("two machines say: {why}"))
+        .hint(format!("{remedy}; then type the same `spotter run` again"))
+        .hint(format!(
+            "no machine is avoided for it; the tries cost {cost}"
+        )))
     }
 
     /// What a container that nobody could reach has printed, by the provider; nothing when that takes long.

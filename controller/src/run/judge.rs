@@ -16,10 +16,11 @@ use crate::{
     run::{
         budget::{self, Shortage},
         known::Known,
+        planned::Bar,
         pricing::{self, Order, TooDear},
     },
     spec::{
-        Model, RunSpec,
+        IMAGE_GB, Model, RunSpec,
         needs::{self, Cuda},
     },
 };
@@ -92,14 +93,17 @@ impl Judged<'_> {
             .collect()
     }
 
-    /// Why the run would not train there at all; `None`: nothing says so. `dared`: its user goes by himself, not by estimates.
-    pub fn obstacle(&self, dared: bool) -> Option<String> {
-        let estimated = self.outlook.iter().flat_map(|outlook| &outlook.obstacles);
-        let estimated = estimated.filter(|_| !dared);
+    /// Why it is not taken; `None`: nothing says so.
+    pub fn obstacle(&self, bar: Bar) -> Option<String> {
+        let mut estimated = self.outlook.iter().flat_map(|outlook| match bar {
+            Bar::Go => outlook.blockers.iter(),
+            Bar::Trains => outlook.obstacles.iter(),
+            Bar::Facts => [].iter(),
+        });
         let lacking = self.lacks.first().cloned();
         lacking
             .or_else(|| self.shortage.map(|shortage| shortage.to_string()))
-            .or_else(|| estimated.into_iter().next().cloned())
+            .or_else(|| estimated.next().cloned())
     }
 
     /// Dollars of the base scenario; else dollars for a billion tokens; infinite where neither can be told.
@@ -126,11 +130,11 @@ pub struct Verdicts<'o> {
 }
 
 impl<'o> Verdicts<'o> {
-    /// The offer that is taken. A machine with a past is better than none; one that would not train the run is not.
-    pub fn best(&self, dared: bool) -> Option<&Judged<'o>> {
+    /// The offer that is taken. A machine with a past is better than none; one below the bar is not.
+    pub fn best(&self, bar: Bar) -> Option<&Judged<'o>> {
         self.offers
             .iter()
-            .find(|judged| judged.obstacle(dared).is_none())
+            .find(|judged| judged.obstacle(bar).is_none())
     }
 
     /// One per machine, the best of each.
@@ -276,6 +280,7 @@ pub fn demand<'a>(asked: &Asked<'a>, model: &'a Model, job: &'a Job) -> Demand<'
         tokens: going_on
             .and_then(|going_on| going_on.tokens_left)
             .or(model.tokens),
+        image_gb: spec.image_gb.unwrap_or(IMAGE_GB),
         download_gb: model.download_gb + restore_gb,
         disk_gb: spec.resources.disk_gb,
         keep_last: checkpoints.map_or(1, |kept| {
@@ -314,7 +319,7 @@ fn supply(offer: &Offer, usd_per_hour: f64) -> Option<Supply<'static>> {
         up_mbps: offer.inet_up_mbps,
         down_usd_per_gb: offer.inet_down_usd_per_gb,
         up_usd_per_gb: offer.inet_up_usd_per_gb,
-        max_hours: offer.max_duration_s / 3600.0,
+        max_hours: offer.max_duration_s.map(|seconds| seconds / 3600.0),
         reliability: offer.reliability,
         verified: offer.verified,
         nvlink: offer.nvlink_gbps > 0.0,
@@ -358,9 +363,12 @@ mod tests {
         };
         let verdicts = judge(&asked, &offers);
         let ids: Vec<u64> = verdicts.offers.iter().map(|found| found.offer.id).collect();
-        let best = verdicts.best(false).map(|found| found.offer.id);
+        let best = verdicts.best(Bar::Trains).map(|found| found.offer.id);
         assert_eq!((ids.as_slice(), best), expected, "{more}");
-        let last = verdicts.offers.last().and_then(|last| last.obstacle(false));
+        let last = verdicts
+            .offers
+            .last()
+            .and_then(|last| last.obstacle(Bar::Trains));
         match (obstacle, &last) {
             (None, _) => assert_eq!(last, None, "{more}"),
             (Some(words), Some(last)) => assert!(last.contains(words), "{last}"),
@@ -469,7 +477,7 @@ mod tests {
                 going_on,
             };
             let verdicts = judge(&asked, &offers);
-            let best = verdicts.best(true).unwrap();
+            let best = verdicts.best(Bar::Facts).unwrap();
             let cost = best.outlook.as_ref().unwrap().forecast.cost_usd.unwrap();
             (best.offer.id, cost.base)
         };
@@ -514,7 +522,10 @@ mod tests {
             let verdicts = judge(&asked, &offers);
             let held_cents =
                 (verdicts.shortage).map(|shortage| (shortage.held_usd * 100.0).round());
-            (verdicts.best(true).map(|best| best.offer.id), held_cents)
+            (
+                verdicts.best(Bar::Facts).map(|best| best.offer.id),
+                held_cents,
+            )
         };
         assert_eq!(
             judged("budget: 5", 5.0, [0.01, 0.02, 0.02]),
@@ -553,14 +564,14 @@ mod tests {
         let order = |offer: &Offer| pricing::order(offer, &spec.resources).unwrap();
         let here = memory::offer(1);
         let found = judge_one(&asked, &here, order(&here));
-        assert!(found.obstacle(false).unwrap().contains("GPU memory"));
-        assert_eq!(found.obstacle(true), None);
+        assert!(found.obstacle(Bar::Trains).unwrap().contains("GPU memory"));
+        assert_eq!(found.obstacle(Bar::Facts), None);
         let old = Offer {
             compute_cap: 860,
             ..here.clone()
         };
         let found = judge_one(&asked, &old, order(&old));
-        assert!(found.obstacle(true).unwrap().contains("fp8 needs"));
+        assert!(found.obstacle(Bar::Facts).unwrap().contains("fp8 needs"));
         assert_eq!(found.blockers()[0], found.lacks[0]);
     }
 }

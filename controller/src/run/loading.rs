@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use crate::{
+    ledger::Rates,
     provider::{Instance, ProviderError, Rental},
     run::{
         State, deadline,
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         market_eye::{Eye, UNKNOWN},
+        pricing,
+        pulling::{self, BROKEN_OFF},
         status::{Action, Meaning},
     },
     store::{AttemptRecord, RunRecord},
@@ -16,17 +19,6 @@ use crate::{
 
 /// A start that was just asked for is not yet in what the provider says.
 const START_SHOWS: Duration = Duration::from_secs(20);
-/// Words of the host's daemon after which an image never arrives (observed in the provider's own tooling).
-const HOPELESS: [&str; 6] = [
-    "error response from daemon",
-    "failed to pull image",
-    "no space left on device",
-    "manifest unknown",
-    "unauthorized",
-    BROKEN_OFF,
-];
-/// The one of them that a second try may mend: the image is pulled anew when the box is recycled, and while it loads no GPU is charged.
-const BROKEN_OFF: &str = "unexpected eof";
 /// A pull that was begun again is not yet in what the provider says.
 const RECYCLE_SHOWS: Duration = Duration::from_secs(60);
 
@@ -119,7 +111,7 @@ impl Lifecycle {
                         }
                         _ if said.contains(BROKEN_OFF)
                             && recycled.is_some_and(|at| at.elapsed() < RECYCLE_SHOWS) => {}
-                        _ if HOPELESS.iter().any(|word| said.contains(word)) => {
+                        _ if pulling::fault(&said).is_some() => {
                             return Err(Halt::BadBox(instance.status_msg));
                         }
                         Action::WaitThenGiveUp
@@ -190,12 +182,10 @@ impl Lifecycle {
         instance: &Instance,
     ) -> Result<(), Halt> {
         let wanted_bid = attempt.rental == Rental::Interruptible;
-        if instance.is_bid != wanted_bid {
-            let got = if instance.is_bid {
-                "interruptible"
-            } else {
-                "on-demand"
-            };
+        if let Some(is_bid) = instance.is_bid
+            && is_bid != wanted_bid
+        {
+            let got = if is_bid { "interruptible" } else { "on-demand" };
             return Err(Halt::BadBox(format!(
                 "it was rented {got}, which is not what was ordered"
             )));
@@ -222,14 +212,17 @@ impl Lifecycle {
                 instance.disk_gb
             )));
         }
-        // A tenth over what was ordered is a price change between search and create; more is a mistake. Somebody may have bid
-        // since, which is on record.
-        let ordered = self.on_record(attempt)?.gpu_usd_per_hour;
-        if instance.gpu_usd_per_hour > ordered * 1.1 + 0.001 {
-            return Err(Halt::BadBox(format!(
-                "it costs ${:.3}/h instead of ${ordered:.3}/h",
-                instance.gpu_usd_per_hour
-            )));
+        // Somebody may have bid since, which is on record.
+        let seen = Rates {
+            gpu_usd_per_hour: instance.gpu_usd_per_hour,
+            disk_usd_per_hour: instance.storage_usd_per_hour,
+        };
+        let ordered = Rates {
+            gpu_usd_per_hour: self.on_record(attempt)?.gpu_usd_per_hour,
+            disk_usd_per_hour: attempt.storage_usd_per_hour,
+        };
+        if let Some(why) = pricing::overcharged(seen, ordered, resources) {
+            return Err(Halt::BadBox(why));
         }
         Ok(())
     }

@@ -12,10 +12,11 @@ use crate::{
         judge::{self, Asked, GoingOn, Judged, Verdicts},
         known::Known,
         lifecycle::Lifecycle,
+        planned::{self, Bar},
         pricing::Order,
         recovery::GiveUp,
         renting::PLANNED,
-        to_come, volumes, windows,
+        searching, to_come, windows,
     },
     spec::{Resources, RunSpec},
     store::{AttemptRecord, RunRecord, StoreError},
@@ -25,6 +26,9 @@ use crate::{
 pub(crate) const MARKET_PAUSE: Duration = Duration::from_secs(60);
 /// Offers looked at; many of the cheapest may be taken, too dear or known to be bad.
 pub const OFFERS_LISTED: u32 = 64;
+
+/// So often more than one search is made for one order.
+const BROAD_LOOKS: usize = 3;
 
 /// Offers that were ordered and did not become a box, and what was said of the last one.
 #[derive(Debug, Default)]
@@ -38,13 +42,16 @@ pub(crate) struct Refused {
 pub(crate) enum Aim {
     /// To be judged by whoever asks, who is told of it himself.
     Look,
-    /// To be rented. `dared`: its user goes by himself, not by estimates.
-    Rent { dared: bool },
+    /// To be rented, where it is up to this.
+    Rent(Bar),
 }
 
 impl Aim {
-    fn dared(self) -> bool {
-        matches!(self, Self::Look | Self::Rent { dared: true })
+    fn bar(self) -> Bar {
+        match self {
+            Self::Look => Bar::Facts,
+            Self::Rent(bar) => bar,
+        }
     }
 }
 
@@ -86,11 +93,9 @@ impl Lifecycle {
     ) -> Result<Option<(Offer, Order)>, Halt> {
         let resources = &run.spec.resources;
         let provider = self.provider.as_ref();
-        let query = volumes::query(provider, &run.spec, OFFERS_LISTED)
-            .await
-            .map_err(|err| self.not_rented(run, err))?;
-        let found = provider
-            .offers(&query)
+        // Ten searches a minute are allowed: whoever is refused again and again goes by the hour.
+        let broadly = refused.offers.len() < BROAD_LOOKS;
+        let found = searching::for_run(provider, &run.spec, OFFERS_LISTED, broadly)
             .await
             .map_err(|err| self.not_rented(run, err))?;
         // Its volume lies on one machine and nowhere else: three bring-ups that failed in a row end such a run.
@@ -106,10 +111,10 @@ impl Lifecycle {
         });
         let going_on = self.going_on(run)?;
         let verdicts = judge::judge(&asked(&run.spec, &known, left_usd, going_on), open);
-        let dared = aim.dared();
-        if let Some(best) = verdicts.best(dared) {
-            if let Aim::Rent { dared } = aim {
-                self.tell_choice(run, best, &verdicts, dared);
+        let bar = aim.bar();
+        if let Some(best) = verdicts.best(bar) {
+            if let Aim::Rent(bar) = aim {
+                self.tell_choice(run, best, &verdicts, bar);
             }
             return Ok(Some((best.offer.clone(), best.order)));
         }
@@ -123,12 +128,16 @@ impl Lifecycle {
         let unfit = verdicts
             .offers
             .first()
-            .and_then(|first| Some((first.offer.id, first.obstacle(dared)?)));
+            .and_then(|first| Some((first.offer.id, first.obstacle(bar)?)));
         let why = match (&unfit, verdicts.too_dear.first()) {
-            (Some((id, obstacle)), _) => format!(
-                "none of the {} offers would train it; offer {id}: {obstacle}",
-                verdicts.offers.len()
-            ),
+            (Some((id, obstacle)), _) => {
+                let count = verdicts.offers.len();
+                let what = match bar {
+                    Bar::Go => "is a go by its plan",
+                    Bar::Trains | Bar::Facts => "would train it",
+                };
+                format!("none of the {count} offers {what}; offer {id}: {obstacle}")
+            }
             (None, Some((id, reason))) => {
                 format!("the cheapest offer, {id}, is too dear: {reason}")
             }
@@ -161,6 +170,9 @@ impl Lifecycle {
             .and_then(|first| Some(first.shortage?.remedy()));
         let err = short.into_iter().fold(err, CommandError::hint);
         Err(Halt::Fatal(match (resources.hosts.is_empty(), unfit) {
+            (true, Some(_)) if bar == Bar::Go => err
+                .hint("the offer of its plan went meanwhile; see the others, for nothing, with `spotter plan`")
+                .hint("or start it all the same: the same command with `--no-plan`"),
             (true, Some(_)) => err
                 .hint("see what each offer lacks, for nothing, with `spotter plan`")
                 .hint(see_market(resources)),
@@ -189,13 +201,7 @@ impl Lifecycle {
     }
 
     /// Why it is not the cheapest, where it is not, and what speaks against it.
-    fn tell_choice(
-        &self,
-        run: &RunRecord,
-        best: &Judged<'_>,
-        verdicts: &Verdicts<'_>,
-        dared: bool,
-    ) {
+    fn tell_choice(&self, run: &RunRecord, best: &Judged<'_>, verdicts: &Verdicts<'_>, bar: Bar) {
         if let Some(why) = &best.avoided {
             let machine = best.offer.machine_id;
             self.say(
@@ -210,7 +216,7 @@ impl Lifecycle {
             .offers
             .iter()
             .filter(|other| price(other) < price(best))
-            .filter_map(|other| Some((other, other.obstacle(dared)?)))
+            .filter_map(|other| Some((other, other.obstacle(bar)?)))
             .collect();
         if let Some((other, why)) = unfit.first() {
             let id = other.offer.id;
@@ -219,6 +225,36 @@ impl Lifecycle {
                 count => format!("{count} cheaper offers, such as {id}"),
             };
             self.say(run, &format!("Passing over {cheaper}: {why}."));
+        }
+    }
+
+    /// How much has to hold of a box for an attempt: what was planned has to hold of the first one, whichever it is.
+    pub(crate) fn bar(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<Bar, StoreError> {
+        let planned = self.store.newest_event(&run.name, 0, PLANNED)?;
+        let planned = planned.filter(|_| attempt.number == 1);
+        match Bar::of_plan(planned.as_ref().map(|event| &event.detail)) {
+            Some(bar) => Ok(bar),
+            None => Ok(Bar::dared(self.dares(run)?)),
+        }
+    }
+
+    /// Keeps the plan of the offer that was taken, where that is not the one that was judged before.
+    pub(crate) fn keep_plan(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        (offer, order): (&Offer, Order),
+    ) -> Result<(), Halt> {
+        let planned = self.store.newest_event(&run.name, 0, PLANNED)?;
+        let Some(planned) = planned.filter(|_| attempt.number == 1) else {
+            return Ok(());
+        };
+        let known = Known::read(&self.store, &run.spec, self.clock.now_us())?;
+        let asked = asked(&run.spec, &known, run.spec.limits.budget_usd, None);
+        let judged = judge::judge_one(&asked, offer, order);
+        match planned::taken(&planned.detail, &run.spec, &judged) {
+            Some(taken) => Ok(self.note(run, 0, PLANNED, taken)?),
+            None => Ok(()),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::{
     ledger::Rates,
     run::{
         State,
+        bidding::{Bid, Rivals},
         budget::{self, Purse, Shortage},
     },
     spec::{RecoverPolicy, Resources, RunSpec},
@@ -16,14 +17,8 @@ use crate::{
 
 /// Boxes in a row that never came up before a run gives up: after three, the reason is rarely the host.
 pub const BRING_UPS: u32 = 3;
-/// How much more is bid each time for a box that others have: what the market itself shows as the price to beat on one's own box.
-const RAISE: f64 = 1.2;
-/// Between two bids: a box that a bid won is seen to come back within a minute, and a bid is paid as it is.
-const BID_PAUSE: Duration = Duration::from_secs(30);
 /// A container that was given back runs within a minute or two; after that it is loaded like any other.
 const COMING: Duration = Duration::from_secs(5 * 60);
-/// The market counts in thousandths of a dollar.
-const LEAST_USD: f64 = 0.001;
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq)]
@@ -202,12 +197,10 @@ pub struct Wait {
     pub spent_usd: f64,
     /// `limits.budget`, and what is held back of it.
     pub purse: Option<Purse>,
-    /// What its disk costs, $/h.
-    pub storage_usd_per_hour: f64,
-    /// What is bid, $/h.
-    pub bid_usd_per_hour: f64,
-    /// What may be bid at most, $/h; `None`: it stays as it is.
-    pub ceiling_usd_per_hour: Option<f64>,
+    /// What is bid, and what that has to keep to.
+    pub bid: Bid,
+    /// Who else wants the box.
+    pub rivals: Rivals,
     /// Since the bid was raised last; `None`: not yet in this wait.
     pub since_bid: Option<Duration>,
 }
@@ -246,7 +239,7 @@ pub fn here(wait: &Wait) -> Patience {
     }
     // A box that is given up stays stopped until somebody comes: a wait leaves enough for that.
     let disk = Rates {
-        disk_usd_per_hour: wait.storage_usd_per_hour,
+        disk_usd_per_hour: wait.bid.storage_usd_per_hour,
         ..Rates::default()
     };
     // One that comes back in a moment costs next to nothing: it is not given up for money at once.
@@ -259,20 +252,8 @@ pub fn here(wait: &Wait) -> Patience {
     if wait.waited >= wait.limit {
         return Patience::GiveUp(GiveUp::Waited { limit: wait.limit });
     }
-    let due = wait.since_bid.is_none_or(|since| since >= BID_PAUSE);
-    match next_bid(wait.bid_usd_per_hour, wait.ceiling_usd_per_hour) {
-        Some(bid) if due => Patience::Bid(bid),
-        _ => Patience::Wait,
-    }
-}
-
-/// The next higher bid below the ceiling; `None`: there is none.
-fn next_bid(bid_usd_per_hour: f64, ceiling_usd_per_hour: Option<f64>) -> Option<f64> {
-    let ceiling = ceiling_usd_per_hour?;
-    // Rounding up must not make a thousandth of what is no more than a product's last binary digit.
-    let raised = (bid_usd_per_hour * RAISE * 1000.0 - 1e-6).ceil() / 1000.0;
-    let bid = raised.min(ceiling);
-    (bid >= bid_usd_per_hour + LEAST_USD / 2.0).then_some(bid)
+    let raised = wait.bid.raised(wait.rivals, wait.waited, wait.since_bid);
+    raised.map_or(Patience::Wait, Patience::Bid)
 }
 
 /// What may be bid for a box at most, $/h, by what the run file says; `None`: it says nothing.
@@ -416,61 +397,58 @@ mod tests {
     }
 
     #[test]
-    fn a_box_is_waited_for_with_rising_bids_until_time_or_money_is_over() {
+    fn a_box_is_waited_and_bid_for_until_time_or_money_is_over() {
         use Presence::{Away, Back, Coming, Gone};
         let limit = Duration::from_secs(3600);
-        let check = |presence,
-                     waited_s,
-                     spent_usd,
-                     bid,
-                     ceiling,
-                     since_bid_s: Option<u64>,
-                     expected: Patience| {
-            let wait = Wait {
-                presence,
-                coming: Duration::from_secs(if presence == Coming { waited_s } else { 0 }),
-                waited: Duration::from_secs(waited_s),
-                limit,
-                spent_usd,
-                purse: Some(Purse {
-                    budget_usd: 10.0,
-                    storage_days: 7.0,
-                }),
-                storage_usd_per_hour: 0.005,
-                bid_usd_per_hour: bid,
-                ceiling_usd_per_hour: ceiling,
-                since_bid: since_bid_s.map(Duration::from_secs),
+        let check =
+            |presence, waited_s, spent_usd, bid, ceiling, rivals: Rivals, expected: Patience| {
+                let wait = Wait {
+                    presence,
+                    coming: Duration::from_secs(if presence == Coming { waited_s } else { 0 }),
+                    waited: Duration::from_secs(waited_s),
+                    limit,
+                    spent_usd,
+                    purse: Some(Purse {
+                        budget_usd: 10.0,
+                        storage_days: 7.0,
+                    }),
+                    bid: Bid {
+                        usd_per_hour: bid,
+                        headroom: 0.15,
+                        ceiling_usd_per_hour: ceiling,
+                        left_usd: None,
+                        storage_usd_per_hour: 0.005,
+                    },
+                    rivals,
+                    since_bid: None,
+                };
+                assert_eq!(here(&wait), expected, "{wait:?}");
             };
-            assert_eq!(here(&wait), expected, "{wait:?}");
-        };
         let max = Some(0.30);
         let over = Patience::GiveUp(GiveUp::Budget {
             spent_usd: 10.0,
             budget_usd: 10.0,
         });
-        check(Away, 0, 1.0, 0.2, max, None, Patience::Bid(0.24));
-        check(Away, 10, 1.0, 0.24, max, Some(10), Patience::Wait);
-        check(Away, 30, 1.0, 0.24, max, Some(30), Patience::Bid(0.288));
-        // The ceiling is bid to the thousandth and never passed.
-        check(Away, 60, 1.0, 0.288, max, Some(30), Patience::Bid(0.30));
-        check(Away, 90, 1.0, 0.30, max, Some(30), Patience::Wait);
-        check(Away, 90, 1.0, 0.40, max, None, Patience::Wait);
-        check(Away, 90, 1.0, 0.2, None, None, Patience::Wait);
+        let none = Rivals::Unseen;
+        let beat = Rivals::Beat(0.22);
+        check(Away, 0, 1.0, 0.2, max, none, Patience::Wait);
+        check(Away, 0, 1.0, 0.2, max, beat, Patience::Bid(0.253));
+        check(Away, 0, 1.0, 0.2, None, beat, Patience::Wait);
         check(
             Away,
             3600,
             1.0,
             0.2,
             max,
-            None,
+            none,
             Patience::GiveUp(GiveUp::Waited { limit }),
         );
-        check(Coming, 299, 1.0, 0.2, max, None, Patience::Wait);
-        check(Coming, 300, 1.0, 0.2, max, None, Patience::GoOn);
-        check(Back, 7200, 1.0, 0.2, max, None, Patience::GoOn);
-        check(Back, 0, 10.0, 0.2, max, None, over.clone());
-        check(Away, 0, 10.0, 0.2, max, None, over);
-        check(Gone, 0, 10.0, 0.2, max, None, Patience::Gone);
+        check(Coming, 299, 1.0, 0.2, max, none, Patience::Wait);
+        check(Coming, 300, 1.0, 0.2, max, none, Patience::GoOn);
+        check(Back, 7200, 1.0, 0.2, max, none, Patience::GoOn);
+        check(Back, 0, 10.0, 0.2, max, none, over.clone());
+        check(Away, 0, 10.0, 0.2, max, none, over);
+        check(Gone, 0, 10.0, 0.2, max, none, Patience::Gone);
         // A week of its disk costs $0.84. One that is back trains with that, too: whoever watches ends it in order.
         let held = Patience::GiveUp(GiveUp::HeldBack(Shortage {
             budget_usd: 10.0,
@@ -479,11 +457,11 @@ mod tests {
             storage_days: 7.0,
             disk_usd_per_hour: 0.005,
         }));
-        check(Away, 10, 9.2, 0.2, max, Some(10), Patience::Wait);
-        check(Away, 300, 9.2, 0.2, max, None, held);
-        check(Away, 10, 9.1, 0.24, max, Some(10), Patience::Wait);
-        check(Coming, 10, 9.2, 0.2, max, None, Patience::Wait);
-        check(Back, 0, 9.2, 0.2, max, None, Patience::GoOn);
+        check(Away, 10, 9.2, 0.2, max, none, Patience::Wait);
+        check(Away, 300, 9.2, 0.2, max, none, held);
+        check(Away, 10, 9.1, 0.24, max, none, Patience::Wait);
+        check(Coming, 10, 9.2, 0.2, max, none, Patience::Wait);
+        check(Back, 0, 9.2, 0.2, max, none, Patience::GoOn);
     }
 
     #[test]

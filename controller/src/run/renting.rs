@@ -40,9 +40,7 @@ impl Lifecycle {
         let mut refused = Refused::default();
         for _ in 0..OFFERS_TRIED {
             self.still_ours(run, attempt)?;
-            let aim = Aim::Rent {
-                dared: self.dares(run)?,
-            };
+            let aim = Aim::Rent(self.bar(run, attempt)?);
             let Some((offer, order)) = self.choose(run, attempt, &refused, aim).await? else {
                 return Ok(());
             };
@@ -93,7 +91,10 @@ impl Lifecycle {
             let answer = self.provider.rent(&request).await;
             crate::fault::point("provider.rent.after");
             match answer {
-                Ok(id) => return self.adopt(attempt, id).await,
+                Ok(id) => {
+                    self.adopt(attempt, id).await?;
+                    return self.keep_plan(run, attempt, (&offer, order));
+                }
                 Err(err @ ProviderError::OfferGone { .. }) => {
                     self.say(
                         run,
@@ -129,7 +130,8 @@ impl Lifecycle {
                         ),
                     );
                     if let Some(id) = self.look_for_lost_answer(run, attempt).await? {
-                        return self.adopt(attempt, id).await;
+                        self.adopt(attempt, id).await?;
+                        return self.keep_plan(run, attempt, (&offer, order));
                     }
                     refused.by_market(offer.id, &err);
                 }

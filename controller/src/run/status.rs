@@ -27,7 +27,8 @@ impl From<&Instance> for Seen {
             intended: instance.intended,
             actual: instance.actual,
             scheduling: instance.scheduling,
-            is_bid: instance.is_bid,
+            // Where nobody says, a box that is stopped is gone on with: an end cannot be taken back.
+            is_bid: instance.is_bid.unwrap_or(true),
         }
     }
 }
@@ -186,6 +187,16 @@ fn active(state: State, seen: Seen) -> Row {
                 action: give_up_or_recover(state),
                 text: "its container ended",
             },
+            Actual::Error => Row {
+                meaning: Meaning::ContainerEnded,
+                // Before anything ran nothing is gained by waiting.
+                deadline: Some(match state {
+                    State::Loading => Duration::ZERO,
+                    _ => CONTAINER_ENDED,
+                }),
+                action: give_up_or_recover(state),
+                text: "its container could not be started: its host calls it an error",
+            },
             Actual::Frozen => paused(),
             Actual::Unknown => Row {
                 meaning: Meaning::HostSilent,
@@ -294,7 +305,7 @@ fn give_up_or_recover(state: State) -> Action {
 mod tests {
     use super::*;
 
-    const ACTUAL: [Actual; 11] = [
+    const ACTUAL: [Actual; 12] = [
         Actual::Provisioning,
         Actual::Created,
         Actual::Loading,
@@ -306,6 +317,7 @@ mod tests {
         Actual::Recycling,
         Actual::Unknown,
         Actual::Offline,
+        Actual::Error,
     ];
     const INTENDED: [Intended; 3] = [Intended::Running, Intended::Stopped, Intended::Frozen];
 
@@ -426,6 +438,20 @@ mod tests {
             State::Running,
             running,
             Actual::Exited,
+            ContainerEnded,
+            WaitThenRecover,
+        );
+        check(
+            State::Loading,
+            running,
+            Actual::Error,
+            ContainerEnded,
+            WaitThenGiveUp,
+        );
+        check(
+            State::Running,
+            running,
+            Actual::Error,
             ContainerEnded,
             WaitThenRecover,
         );

@@ -16,10 +16,12 @@ use crate::{
     provider::{Instance, InstanceId, Intended, ProviderError},
     run::{
         State,
+        bidding::Rivals,
         boxes::has_bucket,
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         market_eye::{UNKNOWN, UNKNOWN_FOR},
+        rebidding::{BID, LOOK_EVERY_US},
         recovery::{self, GiveUp, Patience, Presence, Wait},
         restarts::RESTARTED,
         status::{self, Action, Seen},
@@ -35,9 +37,6 @@ const BEGAN: &str = "waiting";
 /// Events of a box that was given back and comes up, and of one that somebody took again.
 const COMING: &str = "box_coming";
 const AWAY: &str = "box_away";
-/// Event of a bid that was raised, by this or by hand.
-const BID: &str = "bid_changed";
-
 /// Event of a box that somebody stopped while it was waited for.
 const HELD: &str = "box_held";
 /// Looks further apart than this say nothing about what happened between them.
@@ -256,14 +255,22 @@ impl Lifecycle {
         if let Some(found) = &found {
             self.meter(attempt, found).await?;
         }
-        let wait = self.wait_so_far(run, attempt, &waiting, found.as_ref())?;
+        let mut wait = self.wait_so_far(run, attempt, &waiting, found.as_ref())?;
         let held = self.was_held(run, attempt, &waiting)?;
         let nudge = self.nudge(run, wait.presence, found.as_ref(), held);
         if nudge == Nudge::Hold {
             self.hold(run, attempt, &waiting)?;
         }
-        let mut patience = recovery::here(&wait);
         let by_price = run.spec.recover.policy == RecoverPolicy::Price && has_bucket(run);
+        let now_us = self.clock.now_us();
+        if !by_price
+            && wait.presence == Presence::Away
+            && wait.bid.ceiling_usd_per_hour.is_some()
+            && (self.looks).choice_is_due(&run.name, now_us, LOOK_EVERY_US)
+        {
+            wait.rivals = self.rivals(run, attempt).await?;
+        }
+        let mut patience = recovery::here(&wait);
         if by_price && nudge != Nudge::Hold {
             patience = match patience {
                 Patience::Wait
@@ -274,9 +281,10 @@ impl Lifecycle {
                 other => other,
             };
         }
-        match (patience, &found) {
-            (Patience::GoOn, Some(found)) => {
-                return self.go_on_here(run, attempt, found, wait.waited);
+        match (patience, found) {
+            (Patience::GoOn, Some(mut found)) => {
+                self.lower(run, attempt, &mut found).await?;
+                return self.go_on_here(run, attempt, &found, wait.waited);
             }
             (Patience::Gone, _) | (_, None) => return Err(Halt::Lost(UNKNOWN.to_owned())),
             (Patience::Leave, _) => {
@@ -402,10 +410,8 @@ impl Lifecycle {
             limit: run.spec.recover.wait,
             spent_usd: self.spent_usd(&run.name)?,
             purse: run.spec.limits.purse(),
-            storage_usd_per_hour: waiting.storage_usd_per_hour,
-            bid_usd_per_hour: found
-                .map_or(waiting.bid_usd_per_hour, |found| found.gpu_usd_per_hour),
-            ceiling_usd_per_hour: waiting.ceiling_usd_per_hour,
+            bid: self.bid_of(run, attempt, found)?,
+            rivals: Rivals::Unseen,
             since_bid: bid.map(|bid| since(bid.time_us)),
         })
     }
@@ -438,35 +444,6 @@ impl Lifecycle {
             }
             (_, coming) => Ok(coming),
         }
-    }
-
-    /// Bids more. A bid alone does not always bring a stopped box back, so it is started as well.
-    async fn raise(
-        &self,
-        run: &RunRecord,
-        attempt: &mut AttemptRecord,
-        id: InstanceId,
-        usd_per_hour: f64,
-    ) -> Result<(), Halt> {
-        self.store.fence(&run.name)?;
-        let old = attempt.gpu_usd_per_hour;
-        self.provider.change_bid(id, usd_per_hour).await?;
-        attempt.gpu_usd_per_hour = usd_per_hour;
-        self.store
-            .record_bid(&run.name, attempt.number, usd_per_hour)?;
-        let detail = json!({
-            "instance": id, "old_usd_per_hour": old, "new_usd_per_hour": usd_per_hour, "over_limits": false,
-        });
-        self.note(run, attempt.number, BID, detail)?;
-        self.say(
-            run,
-            &format!(
-                "Bidding {} for instance {id}.",
-                text::usd_per_hour(usd_per_hour)
-            ),
-        );
-        self.provider.start(id).await?;
-        Ok(())
     }
 
     /// The box is back: its next life begins.

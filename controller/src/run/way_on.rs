@@ -16,9 +16,11 @@ use crate::{
         known::Known,
         lifecycle::Lifecycle,
         offering::{OFFERS_LISTED, asked},
-        past, prediction,
+        past,
+        planned::Bar,
+        prediction,
         recovery::{self, GiveUp, Move, Patience, Presence, Wait},
-        to_come, volumes, windows,
+        searching, to_come, windows,
     },
     store::{AttemptRecord, EventRecord, RunRecord, Store, StoreError},
 };
@@ -147,8 +149,8 @@ impl Lifecycle {
         waited: Duration,
     ) -> Result<Choice, Halt> {
         let resources = &run.spec.resources;
-        let query = volumes::query(self.provider.as_ref(), &run.spec, OFFERS_LISTED).await?;
-        let offers = self.provider.offers(&query).await?;
+        let provider = self.provider.as_ref();
+        let offers = searching::for_run(provider, &run.spec, OFFERS_LISTED, true).await?;
         let own = |machine: u64| attempt.machine_id == Some(machine);
         let beat_usd_per_hour = offers
             .iter()
@@ -169,7 +171,7 @@ impl Lifecycle {
         let newest_bytes = self.newest_checkpoint_bytes(&run.name)?;
         // One that is avoided is taken where there is nothing else, and nobody leaves his box for it.
         let best = verdicts
-            .best(self.dares(run)?)
+            .best(Bar::dared(self.dares(run)?))
             .filter(|judged| judged.avoided.is_none());
         let measured_mbps = match best {
             Some(judged) => bandwidth::of_machine(&self.store, judged.offer.machine_id)?,

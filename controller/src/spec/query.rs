@@ -48,6 +48,15 @@ pub fn parse(text: &str) -> Result<Vec<Filter>, QueryError> {
     }
 }
 
+/// Whatever it is: nothing that was said of this field holds, the defaults included.
+pub fn any(field: &str) -> Filter {
+    Filter {
+        field: field.to_owned(),
+        op: "eq".to_owned(),
+        value: json!(ANY),
+    }
+}
+
 /// All in at least this, dollars per hour: what was rounded on the way is not passed over.
 pub fn price_at_least(usd_per_hour: f64) -> Filter {
     Filter {

@@ -382,3 +382,42 @@ async fn a_run_goes_on_with_another_number_of_gpus_when_somebody_says_so() {
     drop(script);
     assert!(world.market.alive().is_empty());
 }
+
+/// A small run is never held up; one that becomes large is, as if it had begun so.
+#[tokio::test(start_paused = true)]
+async fn limits_are_not_raised_past_the_launch_gate_without_a_word() {
+    let world = World::new(3, 200);
+    let mut story = spec(RUN);
+    story.recover.policy = RecoverPolicy::Ask;
+    story.limits.budget_usd = Some(0.5);
+    story.limits.storage_days = 0.0;
+    world.plan(&story);
+    let (run, ()) = tokio::join!(world.drive(RUN), async {
+        let first = world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        world.outbid(first.instance);
+    });
+    assert_eq!(run.outcome, Some(Outcome::Interrupted));
+    let try_resume = async |more: &[&str]| {
+        let words = [&["spotter", "resume", RUN], more].concat();
+        let (mut ui, deps, verb, _paper) = world.typed(&words);
+        let Verb::Resume(args) = &verb else {
+            panic!("`resume` is resume");
+        };
+        resume::resume(&mut ui, &deps, args, CancellationToken::new()).await
+    };
+    let refused = try_resume(&["--budget", "500"]).await.unwrap_err();
+    assert_eq!(refused.exit_code(), 2, "{refused:?}");
+    assert!(refused.hints().join(" ").contains("--no-plan"));
+    let run = world.store.run(RUN).unwrap();
+    assert_eq!(run.outcome, Some(Outcome::Interrupted));
+    assert_eq!(
+        run.spec.limits.budget_usd,
+        Some(0.5),
+        "it is left as it was"
+    );
+    // It is small all the same.
+    let resumed = try_resume(&["--budget", "0.6"]).await;
+    assert!(resumed.is_ok(), "{resumed:?}");
+    assert_eq!(world.store.run(RUN).unwrap().outcome, Some(Outcome::Done));
+}

@@ -97,8 +97,9 @@ fn cases() -> Vec<Case> {
             "its disk has 20 GB instead of 40 GB",
             1,
         ),
-        case(|i| i.is_bid = false, "it was rented on-demand", 1),
+        case(|i| i.is_bid = Some(false), "it was rented on-demand", 1),
         case(|i| i.gpu_usd_per_hour *= 2.0, "it costs $", 1),
+        case(|i| i.storage_usd_per_hour *= 3.0, "its disk costs $", 1),
         case(|i| i.num_gpus = 2, "it has 2 GPUs instead of 1", 1),
         case(
             |i| i.gpu_name = "RTX 3060".to_owned(),
@@ -113,6 +114,14 @@ fn cases() -> Vec<Case> {
             },
             "its container ended",
             2,
+        ),
+        case(
+            |i| {
+                i.actual = Actual::Error;
+                i.ssh.clear();
+            },
+            "its host calls it an error",
+            1,
         ),
         case(
             |i| {
@@ -278,7 +287,9 @@ async fn a_box_that_lets_every_packet_vanish_is_given_up_after_a_minute_and_one_
 #[tokio::test(start_paused = true)]
 async fn a_machine_that_failed_is_avoided_by_later_runs_until_nothing_else_is_left() {
     let world = World::new(2, 60);
-    world.market.spoil_next(|i| loading(i, "manifest unknown"));
+    world
+        .market
+        .spoil_next(|i| loading(i, "no space left on device"));
     world.plan(&spec(RUN));
     world.drive(RUN).await;
     let bad = world.attempts(RUN)[0].machine_id;
@@ -292,7 +303,51 @@ async fn a_machine_that_failed_is_avoided_by_later_runs_until_nothing_else_is_le
     world.plan(&spec("third"));
     assert_eq!(world.drive("third").await.outcome, Some(Outcome::Done));
     assert_eq!(world.attempts("third")[0].machine_id, bad);
-    assert!(world.was_told("something bad is known lately: manifest unknown"));
+    assert!(world.was_told("something bad is known lately: no space left on device"));
+}
+
+/// A typo in `image`, a login that is wrong, a registry that counts: machines are as good as before.
+#[tokio::test(start_paused = true)]
+async fn an_image_that_cannot_be_had_ends_the_run_at_the_second_machine_and_none_is_avoided_for_it()
+{
+    let cases: [(fn(&mut Instance), &str); 3] = [
+        (
+            |i| loading(i, "manifest for a:b not found: manifest unknown"),
+            "check `image`, and `image_login`",
+        ),
+        (
+            |i| loading(i, "pull access denied for a, repository does not exist"),
+            "check `image`, and `image_login`",
+        ),
+        (
+            |i| loading(i, "toomanyrequests: You have reached your pull rate limit"),
+            "log in with `image_login`",
+        ),
+    ];
+    for (spoil, remedy) in cases {
+        let world = World::new(6, 60);
+        (0..4).for_each(|_| world.market.spoil_next(spoil));
+        world.plan(&spec(RUN));
+        let _lease = Lease::take(&world.store, RUN).unwrap().unwrap();
+        let err = world
+            .lifecycle()
+            .drive(RUN, Goal::End)
+            .await
+            .expect_err("nobody has such an image");
+        let said = format!("{} {}", err.message(), err.hints().join(" "));
+        assert!(said.contains("cannot be had"), "{said}");
+        assert!(said.contains(remedy), "{said}");
+        assert!(said.contains("the tries cost $"), "{said}");
+        assert_eq!(world.attempts(RUN).len(), 2, "{said}");
+        assert_eq!(
+            world.store.run(RUN).unwrap().outcome,
+            Some(Outcome::Failed),
+            "{said}"
+        );
+        let now_us = world.clock().now_us();
+        assert_eq!(machines::all(&world.store, now_us).unwrap(), []);
+        assert!(world.market.alive().is_empty(), "{said}");
+    }
 }
 
 /// The market's machines promise 800 Mb/s.

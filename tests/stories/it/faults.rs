@@ -78,8 +78,8 @@ fn boxes() -> Vec<Case> {
         fault(json!({"wrong_price": 1}), GivenUp("it costs $", 1), TWO),
         // It does not come up.
         fault(
-            json!({"pull_failure": "Error response from daemon: manifest for image:latest not found: manifest unknown"}),
-            GivenUp("manifest unknown", 2),
+            json!({"pull_failure": "Error response from daemon: failed to create shim task: OCI runtime create failed"}),
+            GivenUp("OCI runtime create failed", 2),
             TWO,
         ),
         // What broke off is fetched again, once.

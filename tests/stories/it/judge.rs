@@ -6,7 +6,7 @@ use spotter::{
     cli::Verb,
     commands::plan,
     provider::Offer,
-    run::State,
+    run::{State, lease::Lease, lifecycle::Goal},
     spec::{self, RecoverPolicy, RunSpec},
     store::Outcome,
 };
@@ -85,6 +85,44 @@ async fn a_plan_names_first_what_is_rented_also_when_offers_are_gone_and_after_a
     assert_eq!(machine(&world, 2), Some(2));
     assert!(world.was_told("Offer 3 is gone; trying the next one."));
     assert!(world.market.alive().is_empty());
+}
+
+/// The gate judges one offer; when that goes before it is rented, whatever is taken has to be a go as well.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_needed_a_plan_begins_on_no_offer_that_its_plan_calls_a_no_go() {
+    for (third_usd_per_hour, taken) in [(0.45, Some(3)), (4.5, None)] {
+        let world = World::new(3, 300);
+        for (machine, price) in [(2, 4.0), (3, third_usd_per_hour)] {
+            let dear = |offer: &mut Offer| offer.gpu_usd_per_hour = price;
+            world.market.change_offer(machine, dear);
+        }
+        let text = FILE.replace("interruptible", "on-demand") + "limits: {budget: 5}\n";
+        assert_eq!(planned(&world, &text).await.first(), Some(&1));
+        let spec = parsed(&text);
+        world.plan(&spec);
+        let event = serde_json::json!({"needed": true, "no_plan": false, "dares": false, "offer": 1, "gates": null});
+        let now_us = world.clock().now_us();
+        world.store.note(RUN, 0, now_us, "planned", &event).unwrap();
+        world.market.snatch(1);
+        let _lease = Lease::take(&world.store, RUN).unwrap().unwrap();
+        let ended = world.lifecycle().drive(RUN, Goal::End).await;
+        let kept = world.store.newest_event(RUN, 0, "planned").unwrap();
+        let kept = kept.unwrap().detail;
+        let Some(machine_id) = taken else {
+            let err = ended.unwrap_err();
+            let why = err.causes().join(" ");
+            assert!(why.contains("is a go by its plan; offer"), "{why}");
+            assert!(why.contains("and the budget is $5.00"), "{why}");
+            assert_eq!(world.market.gpu_charged(), 0);
+            assert_eq!(kept, event);
+            continue;
+        };
+        assert_eq!(ended.unwrap().outcome, Some(Outcome::Done));
+        assert_eq!(machine(&world, 1), Some(machine_id));
+        assert_eq!(kept["offer"], machine_id);
+        assert_eq!(kept["needed"], true);
+        assert!(kept["forecast"]["cost_usd"]["base"].as_f64() < Some(5.0));
+    }
 }
 
 #[tokio::test(start_paused = true)]

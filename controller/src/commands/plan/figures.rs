@@ -32,6 +32,11 @@ pub(in crate::commands) fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
 }
 
+/// Reliability of a host: `98.7%`; `-`: it is not known.
+pub(in crate::commands) fn reliability(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), percent)
+}
+
 /// Hours: `0.4`, `12`, `1,250`.
 pub(in crate::commands) fn hours(hours: f64) -> String {
     if hours < 9.95 {

@@ -26,6 +26,7 @@ use crate::{
     provider::Offer,
     run::{
         judge::{self, Asked},
+        planned::{bounds, least},
         pricing::Order,
     },
     spec::RunSpec,
@@ -35,9 +36,9 @@ use crate::{
 pub(in crate::commands) use crate::run::renting::PLANNED;
 
 /// The playbook asks for a plan before a long run: beyond experiments, which end within four hours.
-const LONG_HOURS: f64 = 4.0;
+pub(super) const LONG_HOURS: f64 = 4.0;
 /// And before a dear one: so much is lost without regret.
-const DEAR_USD: f64 = 20.0;
+pub(super) const DEAR_USD: f64 = 20.0;
 
 /// How a run was started, so that what is said of it can be typed.
 #[derive(Debug, Clone, Copy)]
@@ -222,24 +223,6 @@ fn planned<'a>(
     }
 }
 
-/// Hours of training, and dollars, that a run's limits allow (pure).
-fn bounds(spec: &RunSpec, usd_per_hour: f64) -> (Option<f64>, Option<f64>) {
-    let limits = &spec.limits;
-    let trains = limits.max_runtime.map(|time| time.as_secs_f64() / 3600.0);
-    let paid = limits
-        .budget_usd
-        .filter(|_| usd_per_hour > 0.0)
-        .map(|usd| usd / usd_per_hour);
-    // Before it trains, a box is paid for as well.
-    let before = spec.bring_up().as_secs_f64() / 3600.0;
-    let usd = trains.map(|hours| (hours + before) * usd_per_hour);
-    (least(trains, paid), least(usd, limits.budget_usd))
-}
-
-fn least(a: Option<f64>, b: Option<f64>) -> Option<f64> {
-    a.into_iter().chain(b).reduce(f64::min)
-}
-
 fn refusal(
     spec: &RunSpec,
     option: &Candidate<'_>,
@@ -353,7 +336,7 @@ fn ways_on(spec: &RunSpec, start: Start<'_>, is_whole: bool, can_write: bool) ->
     ways
 }
 
-fn allowed(hours: Option<f64>, usd: Option<f64>) -> String {
+pub(super) fn allowed(hours: Option<f64>, usd: Option<f64>) -> String {
     let hours = hours.map_or_else(
         || "any time".to_owned(),
         |hours| format!("{} h", figures::hours(hours)),

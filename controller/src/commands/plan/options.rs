@@ -12,11 +12,12 @@ use crate::{
     },
     provider::Rental,
     run::{
-        budget::Shortage,
+        budget::{self, Shortage},
         judge::{self, Asked, Judged},
     },
-    spec::{Model, RunSpec},
+    spec::{Limits, Model, RunSpec},
     store::ObservationRecord,
+    ui::text,
 };
 
 /// The plan, as JSON.
@@ -66,7 +67,8 @@ pub(in crate::commands) struct Candidate<'a> {
     pub(in crate::commands) gpu: &'a str,
     pub(in crate::commands) num_gpus: u32,
     pub(in crate::commands) geolocation: &'a str,
-    pub(in crate::commands) reliability: f64,
+    /// 0 to 1; absent when it is not known.
+    pub(in crate::commands) reliability: Option<f64>,
     /// Memory of one GPU, GiB.
     pub(in crate::commands) vram_gib: f64,
     /// Memory of the host, GB.
@@ -81,7 +83,7 @@ pub(in crate::commands) struct Candidate<'a> {
     pub(in crate::commands) running_usd_per_hour: f64,
     /// While it is stopped, $/h.
     pub(in crate::commands) stopped_usd_per_hour: f64,
-    /// Hours until `limits.budget` is spent; absent without one.
+    /// Hours until `limits.budget` is spent but for what is held back of it for the disk; absent without one.
     pub(in crate::commands) budget_hours: Option<f64>,
     /// Why its machine is avoided while there are others; absent when it is not.
     pub(in crate::commands) avoided: Option<String>,
@@ -219,6 +221,20 @@ fn candidate<'a>(
     let mut risks: Vec<String> = seen.map_or_else(Vec::new, |((demand, supply), outlook)| {
         advice::risks(demand, supply, outlook)
     });
+    let held_usd = asked.spec.limits.purse().map_or(0.0, |purse| {
+        budget::held_back_usd(purse, order.storage_usd_per_hour)
+    });
+    let expected = outlook.as_ref().and_then(|seen| seen.forecast.cost_usd);
+    if let (Some(cost), Some(budget)) = (expected, asked.left_usd)
+        && cost.base <= budget
+        && cost.base > budget - held_usd
+        && shortage.is_none()
+    {
+        risks.insert(
+            0,
+            stops_alone(&asked.spec.limits, budget - held_usd, cost.base, held_usd),
+        );
+    }
     if let Some(why) = &avoided {
         risks.insert(0, format!("its machine is avoided: {why}"));
     }
@@ -241,7 +257,7 @@ fn candidate<'a>(
             .limits
             .budget_usd
             .filter(|_| running > 0.0)
-            .map(|usd| usd / running),
+            .map(|usd| (usd - held_usd).max(0.0) / running),
         avoided,
         go,
         shortage,
@@ -252,6 +268,19 @@ fn candidate<'a>(
         outlook,
         supply,
     }
+}
+
+/// Nobody watches a run for its whole time: what is held back is not there to train with then.
+fn stops_alone(limits: &Limits, alone_usd: f64, expected_usd: f64, held_usd: f64) -> String {
+    let budget = text::usd(limits.budget_usd.unwrap_or_default());
+    format!(
+        "while nobody watches it stops after {} of its {budget}, and {} are expected: {} are held back for {} days of its disk \
+         (`limits.storage_days`)",
+        text::usd(alone_usd),
+        text::usd(expected_usd),
+        text::usd(held_usd),
+        limits.storage_days
+    )
 }
 
 /// What to type when the best option is no go.

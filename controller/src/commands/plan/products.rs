@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use crate::{
-    commands::searching::{self, Breadth},
     error::CommandError,
     estimate::gpus::Gpus,
     provider::{Filter, First, Offer, OfferQuery, Provider, ProviderError},
-    run::{judge::Judged, pricing},
+    run::{
+        judge::Judged,
+        pricing,
+        searching::{self, Breadth},
+    },
     spec::{RunSpec, accelerators},
 };
 

@@ -1,6 +1,6 @@
 //! A plan as a page: options, fit, time and cost, what to do about it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use super::{
     figures::{self, hours, scenarios},
@@ -41,7 +41,7 @@ pub(super) fn prices(plan: &Plan<'_>) -> Page {
                     option.offer.to_string(),
                     option.gpu.to_owned(),
                     option.geolocation.to_owned(),
-                    format!("{:.1}%", option.reliability * 100.0),
+                    figures::reliability(option.reliability),
                     text::or_dash(option.bid_usd_per_hour.map(text::usd_per_hour)),
                     text::usd_per_hour(option.running_usd_per_hour),
                     text::usd_per_hour(option.stopped_usd_per_hour),
@@ -138,7 +138,7 @@ fn hardware(option: &Candidate<'_>) -> Vec<String> {
         text::or_dash(option.memory_gb_per_s.map(|speed| format!("{speed:.0}"))),
         text::usd_per_hour(option.running_usd_per_hour),
         text::usd_per_hour(option.stopped_usd_per_hour),
-        format!("{:.1}%", option.reliability * 100.0),
+        figures::reliability(option.reliability),
     ]
 }
 
@@ -386,32 +386,40 @@ fn setup(page: &mut Page, plan: &Plan<'_>, outlook: &Outlook) {
     }
 }
 
-/// Each risk once, with the offers that it concerns.
+/// Each risk once, with the offers that it concerns: those that differ in their figures alone are one.
 fn risks(page: &mut Page, plan: &Plan<'_>) {
-    let mut concerned: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
-    let mut order = Vec::new();
+    let mut found: Vec<(String, Vec<(u64, &str)>)> = Vec::new();
     for option in &plan.offers {
         for risk in option.blockers.iter().chain(&option.risks) {
-            let offers = concerned.entry(risk).or_default();
-            if offers.is_empty() {
-                order.push(risk.as_str());
+            let kind: String = risk.chars().filter(|c| !c.is_ascii_digit()).collect();
+            match found.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, offers)) => offers.push((option.offer, risk)),
+                None => found.push((kind, vec![(option.offer, risk)])),
             }
-            offers.push(option.offer);
         }
     }
-    if order.is_empty() {
+    if found.is_empty() {
         return;
     }
     page.heading("Risks");
-    let line = |risk: &&str| {
-        let offers = &concerned[risk];
-        if offers.len() == plan.offers.len() {
-            return format!("all: {risk}");
+    let line = |(_, offers): &(String, Vec<(u64, &str)>)| {
+        let (first, risk) = offers[0];
+        let is_one = offers.iter().all(|(_, other)| *other == risk);
+        let numbers = |offers: &[(u64, &str)]| {
+            let numbers: Vec<String> = offers.iter().map(|(id, _)| id.to_string()).collect();
+            numbers.join(", ")
+        };
+        match (is_one, offers.len() == plan.offers.len()) {
+            (true, true) => format!("all: {risk}"),
+            (true, false) => format!("{}: {risk}", numbers(offers)),
+            (false, true) => format!("{first}, and much the same for all others: {risk}"),
+            (false, false) => format!(
+                "{first}, and much the same for {}: {risk}",
+                numbers(&offers[1..])
+            ),
         }
-        let offers: Vec<String> = offers.iter().map(u64::to_string).collect();
-        format!("{}: {risk}", offers.join(", "))
     };
-    page.items(order.iter().map(line).collect());
+    page.items(found.iter().map(line).collect());
 }
 
 fn verdict(plan: &Plan<'_>, best: &Candidate<'_>, outlook: &Outlook) -> String {

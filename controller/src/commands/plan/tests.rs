@@ -179,6 +179,48 @@ async fn a_budget_that_is_too_small_is_no_go_with_what_it_takes() {
     );
 }
 
+/// A week of its disk, $1.68, is held back of what a box may spend alone.
+#[tokio::test]
+async fn a_budget_that_only_a_watcher_can_use_up_is_the_worst_risk_and_lasts_for_less() {
+    let first = async |more: &str| {
+        let (_, line, _) = planned(&format!("{SMALL}\n{more}"), &["--json"]).await;
+        let plan: Value = serde_json::from_str(&line).unwrap();
+        plan["offers"][0].clone()
+    };
+    let without = first("").await;
+    let cost = without["outlook"]["forecast"]["cost_usd"]["base"]
+        .as_f64()
+        .unwrap();
+    let budget = (cost + 1.0).round();
+    let offer = first(&format!("limits: {{budget: {budget}}}")).await;
+    assert_eq!(offer["go"], true, "whoever watches can spend all of it");
+    let worst = offer["risks"][0].as_str().unwrap();
+    let says = format!("while nobody watches it stops after ${:.2}", budget - 1.68);
+    assert!(worst.starts_with(&says), "{worst}");
+    let hours = offer["budget_hours"].as_f64().unwrap();
+    assert!((hours - (budget - 1.68) / 0.41).abs() < 0.01, "{hours}");
+    let plenty = first(&format!("limits: {{budget: {}}}", budget + 100.0)).await;
+    let worst = plenty["risks"][0].as_str().unwrap_or_default();
+    assert!(!worst.contains("while nobody watches"), "{worst}");
+}
+
+#[tokio::test]
+async fn a_plan_goes_by_the_size_of_the_image_where_that_is_told() {
+    let minutes = async |more: &str| {
+        let (_, line, _) = planned(&format!("{SMALL}\n{more}"), &["--json"]).await;
+        let plan: Value = serde_json::from_str(&line).unwrap();
+        let checks = plan["offers"][0]["outlook"]["checks"].clone();
+        let network = checks.as_array().unwrap().last().unwrap().clone();
+        network["needs"].as_f64().unwrap()
+    };
+    let (usual, small) = (minutes("").await, minutes("image_size: 2GB").await);
+    // 12 GB and 2 GB at 800 Mb/s.
+    assert!(
+        (usual - small - 100.0 / 60.0).abs() < 0.01,
+        "{usual} {small}"
+    );
+}
+
 #[tokio::test]
 async fn the_other_method_gives_other_hours() {
     let hours = async |flags: &[&str]| {

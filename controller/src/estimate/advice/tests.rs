@@ -44,7 +44,7 @@ fn a_good_offer_has_no_risk_and_every_bad_trait_is_named() {
     check_risk(
         &good,
         &Supply {
-            max_hours: 3.0,
+            max_hours: Some(3.0),
             ..there
         },
         "the host rents for 3.0 h",
@@ -52,7 +52,7 @@ fn a_good_offer_has_no_risk_and_every_bad_trait_is_named() {
     check_risk(
         &good,
         &Supply {
-            reliability: 0.9,
+            reliability: Some(0.9),
             ..there
         },
         "reliability is 90.0%",

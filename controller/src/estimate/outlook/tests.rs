@@ -7,6 +7,7 @@ pub(in crate::estimate) fn demand(job: &Job) -> Demand<'_> {
     Demand {
         job,
         tokens: Some(1e9),
+        image_gb: 10.0,
         download_gb: 20.0,
         disk_gb: 200.0,
         keep_last: 3,
@@ -34,8 +35,8 @@ pub(in crate::estimate) fn supply(gpu: &str, num_gpus: u32) -> Supply<'static> {
         up_mbps: 1000.0,
         down_usd_per_gb: 0.01,
         up_usd_per_gb: 0.02,
-        max_hours: 720.0,
-        reliability: 0.99,
+        max_hours: Some(720.0),
+        reliability: Some(0.99),
         verified: true,
         nvlink: gpu.nvlink_gb_per_s > 0.0,
     }
@@ -141,7 +142,7 @@ fn too_little_disk_network_money_or_time_forbids_it() {
         &seen(
             &alone,
             &Supply {
-                max_hours: 0.5,
+                max_hours: Some(0.5),
                 ..there
             },
         ),

@@ -299,7 +299,7 @@ async fn a_host_that_somebody_else_holds_by_now_was_taken_back_and_is_left_to_hi
     let found = desk.hosts.instance(id).await.unwrap().unwrap();
     assert_eq!(
         (found.intended, found.contract_running, found.is_bid),
-        (Intended::Stopped, false, true)
+        (Intended::Stopped, false, Some(true))
     );
     desk.hosts.destroy(id).await.unwrap();
     assert_eq!(desk.seen(id).await, None);

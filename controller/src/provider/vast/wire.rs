@@ -176,6 +176,7 @@ pub(super) fn instance(row: &Value, now_s: f64) -> Option<Instance> {
         Some("rebooting") => Actual::Rebooting,
         Some("recycling") => Actual::Recycling,
         Some("offline") => Actual::Offline,
+        Some("error") => Actual::Error,
         Some(_) => Actual::Unknown,
     };
     let intended = match text(row, "intended_status") {
@@ -196,7 +197,7 @@ pub(super) fn instance(row: &Value, now_s: f64) -> Option<Instance> {
         contract_running: contract == "running",
         scheduling: intended == Intended::Running && contract == "stopped",
         status_msg: text(row, "status_msg").chars().take(500).collect(),
-        is_bid: row.get("is_bid").and_then(Value::as_bool).unwrap_or(false),
+        is_bid: row.get("is_bid").and_then(Value::as_bool),
         gpu_usd_per_hour: base,
         storage_usd_per_hour: storage,
         disk_gb: float(row, "disk_space"),
@@ -377,6 +378,30 @@ mod tests {
         let hostile = json!({"id": 5, "public_ipaddr": "-oProxyCommand=x", "ssh_host": "a b", "ssh_port": 70000,
             "ports": {"22/tcp": null}});
         assert!(instance(&hostile, 0.0).unwrap().ssh.is_empty());
+    }
+
+    #[test]
+    fn what_a_row_does_not_say_of_its_rental_is_not_known_and_an_error_is_no_silence() {
+        for (row, is_bid, actual) in [
+            (
+                json!({"id": 5, "is_bid": null, "actual_status": "error"}),
+                None,
+                Actual::Error,
+            ),
+            (
+                json!({"id": 5, "actual_status": "unheard-of"}),
+                None,
+                Actual::Unknown,
+            ),
+            (
+                json!({"id": 5, "is_bid": false}),
+                Some(false),
+                Actual::Provisioning,
+            ),
+        ] {
+            let parsed = instance(&row, 0.0).unwrap();
+            assert_eq!((parsed.is_bid, parsed.actual), (is_bid, actual), "{row}");
+        }
     }
 
     #[test]

@@ -83,7 +83,7 @@ async fn an_interruption_shows_in_the_intention_before_the_container_is_down() {
     sim.sim("outbid", json!({"id": id})).await;
     let seen = client(&sim).instance(id).await.unwrap().unwrap();
     assert_eq!(seen.intended, Intended::Stopped);
-    assert!(!seen.contract_running && seen.is_bid);
+    assert!(!seen.contract_running && seen.is_bid == Some(true));
     assert_eq!(seen.charged_gpu_usd_per_hour, Some(0.0));
     sim.until(id, "actual_status", "exited").await;
     sim.close().await;

@@ -105,7 +105,7 @@ async fn names_with_underscores_and_filters_that_the_server_ignores_still_find_w
     assert!(!again.is_empty());
     for offer in again {
         assert!(
-            offer.gpu_name == "RTX 4090" && offer.reliability > 0.99 && offer.num_gpus == 1,
+            offer.gpu_name == "RTX 4090" && offer.reliability > Some(0.99) && offer.num_gpus == 1,
             "{offer:?}"
         );
     }

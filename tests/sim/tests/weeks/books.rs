@@ -240,7 +240,7 @@ fn instance(rented: &Rented, presence: Presence, id: usize) -> Instance {
         contract_running: matches!(presence, Presence::Coming | Presence::Up),
         scheduling: presence == Presence::Away && rented.wants_to_run(),
         status_msg: String::new(),
-        is_bid: rented.bid_usd_per_hour.is_some(),
+        is_bid: Some(rented.bid_usd_per_hour.is_some()),
         gpu_usd_per_hour: rented.gpu_usd_per_hour(),
         storage_usd_per_hour: rented.storage_usd_per_hour,
         disk_gb: 0.0,

@@ -204,7 +204,7 @@ impl Market {
             contract_running,
             scheduling: presence == Presence::Away && contract.intends,
             status_msg: String::new(),
-            is_bid: rented.bid_usd_per_hour.is_some(),
+            is_bid: Some(rented.bid_usd_per_hour.is_some()),
             gpu_usd_per_hour: rented.gpu_usd_per_hour(),
             storage_usd_per_hour: rented.storage_usd_per_hour,
             disk_gb: contract.disk_gb,

@@ -49,10 +49,8 @@ pub(in crate::provider::vast) fn search(query: &OfferQuery) -> Value {
 
 /// One offer; `None` when it has no number.
 pub(in crate::provider::vast) fn offer(row: &Value, query: &OfferQuery) -> Option<Offer> {
-    let id = row
-        .get("ask_contract_id")
-        .or_else(|| row.get("id"))
-        .and_then(Value::as_u64)?;
+    let number = |key: &str| row.get(key).and_then(Value::as_u64);
+    let id = number("ask_contract_id").or_else(|| number("id"))?;
     let interruptible = query.rental == Rental::Interruptible;
     let min_bid = optional_float(row, "min_bid");
     let gpu = if interruptible {
@@ -82,7 +80,7 @@ pub(in crate::provider::vast) fn offer(row: &Value, query: &OfferQuery) -> Optio
         inet_down_usd_per_gb: float(row, "inet_down_cost"),
         inet_up_usd_per_gb: float(row, "inet_up_cost"),
         reliability: optional_float(row, "reliability2")
-            .unwrap_or_else(|| float(row, "reliability")),
+            .or_else(|| optional_float(row, "reliability")),
         inet_down_mbps: float(row, "inet_down"),
         inet_up_mbps: float(row, "inet_up"),
         nvlink_gbps: float(row, "bw_nvlink"),
@@ -91,13 +89,14 @@ pub(in crate::provider::vast) fn offer(row: &Value, query: &OfferQuery) -> Optio
         verified: text(row, "verification") == "verified",
         datacenter: uint(row, "hosting_type") == 1,
         geolocation: text(row, "geolocation").to_owned(),
-        max_duration_s: float(row, "duration"),
+        max_duration_s: optional_float(row, "duration"),
         direct_ports: uint(row, "direct_port_count") as u32,
     })
 }
 
-/// Whether an offer really is what was asked for: the server's filters are not always faithful.
-pub(in crate::provider::vast) fn matches(offer: &Offer, query: &OfferQuery) -> bool {
+/// Whether an offer really is what was asked for: the server's filters are not always faithful. A figure that its row has not is the
+/// server's to judge.
+pub(in crate::provider::vast) fn matches(offer: &Offer, row: &Value, query: &OfferQuery) -> bool {
     let name = query
         .gpu_name
         .as_ref()
@@ -105,26 +104,63 @@ pub(in crate::provider::vast) fn matches(offer: &Offer, query: &OfferQuery) -> b
     let count = query.num_gpus.is_none_or(|count| count == offer.num_gpus);
     let conditions = query::conditions(&query.filters);
     let filters = conditions.iter().all(|(field, ops)| {
-        let have = match field.as_str() {
-            "reliability" => json!(offer.reliability),
-            "inet_down" => json!(offer.inet_down_mbps),
-            "inet_up" => json!(offer.inet_up_mbps),
-            "cuda_max_good" => json!(offer.cuda),
-            "compute_cap" => json!(offer.compute_cap),
-            "gpu_ram" => json!(offer.vram_mib),
-            "gpu_name" => json!(offer.gpu_name),
-            "num_gpus" => json!(offer.num_gpus),
-            "machine_id" => json!(offer.machine_id),
-            "bw_nvlink" => json!(offer.nvlink_gbps),
-            "direct_port_count" => json!(offer.direct_ports),
-            "duration" => json!(offer.max_duration_s),
-            "datacenter" => json!(offer.datacenter),
-            _ => return true,
+        let Some(have) = figure(offer, row, field) else {
+            return true;
         };
         let mut ops = ops.as_object().into_iter().flatten();
-        ops.all(|(op, value)| holds(&have, op, value))
+        ops.all(|(op, value)| match field.as_str() {
+            // Sums of rounded prices: what was rounded on the way is not passed over.
+            "dph_total" => about(&have, op, value),
+            // The server goes by the whole machine; a box has the memory of its slice.
+            "cpu_ram" if !matches!(op.as_str(), "gt" | "gte") => true,
+            _ => holds(&have, op, value),
+        })
     });
-    name && count && filters && offer.disk_gb >= query.disk_gb
+    let disk = row.get("disk_space").is_none_or(Value::is_null) || offer.disk_gb >= query.disk_gb;
+    name && count && filters && disk
+}
+
+/// What an offer has of a field, in the market's unit; `None`: its row does not say, or that is left to the server.
+fn figure(offer: &Offer, row: &Value, field: &str) -> Option<Value> {
+    let there = |key: &str| row.get(key).is_some_and(|value| !value.is_null());
+    Some(match field {
+        "reliability" => json!(offer.reliability?),
+        "duration" => json!(offer.max_duration_s?),
+        "gpu_name" => json!(offer.gpu_name),
+        "num_gpus" => json!(offer.num_gpus),
+        "gpu_ram" if there("gpu_ram") => json!(offer.vram_mib),
+        "cpu_ram" if there("cpu_ram") => json!(offer.ram_mb),
+        "datacenter" if there("hosting_type") => json!(offer.datacenter),
+        "verified" if there("verification") => json!(offer.verified),
+        "dph_total" => json!(offer.running_usd_per_hour()),
+        "bw_nvlink"
+        | "compute_cap"
+        | "cpu_cores"
+        | "cpu_cores_effective"
+        | "cuda_max_good"
+        | "direct_port_count"
+        | "inet_down"
+        | "inet_down_cost"
+        | "inet_up"
+        | "inet_up_cost"
+        | "machine_id"
+        | "min_bid"
+        | "storage_cost" => json!(optional_float(row, field)?),
+        _ => return None,
+    })
+}
+
+/// The same of a price that is a sum: a ten-thousandth of a dollar either way is none.
+fn about(have: &Value, op: &str, want: &Value) -> bool {
+    const ROUNDED_USD: f64 = 1e-4;
+    let (Some(have), Some(want)) = (have.as_f64(), want.as_f64()) else {
+        return true;
+    };
+    match op {
+        "gt" | "gte" => have >= want - ROUNDED_USD,
+        "lt" | "lte" => have <= want + ROUNDED_USD,
+        _ => true,
+    }
 }
 
 /// Whether a condition holds; one that cannot be judged here is the server's.
@@ -187,7 +223,7 @@ mod tests {
         assert_eq!(offer.gpu_usd_per_hour, 0.17);
         assert!((offer.storage_usd_per_hour - 0.15 * 40.0 / 720.0).abs() < 1e-12);
         assert_eq!(offer.ram_mb, 25_000);
-        assert!(matches(&offer, &query()));
+        assert!(matches(&offer, &row(), &query()));
     }
 
     #[test]
@@ -202,11 +238,15 @@ mod tests {
                     None => map.remove(key),
                 };
                 let parsed = offer(&row, &query());
-                let needed = key == "min_bid";
-                assert!(
-                    parsed.is_some() || needed || key == "ask_contract_id",
-                    "{key}"
-                );
+                assert!(parsed.is_some() || key == "min_bid", "{key}");
+                if let Some(parsed) = parsed {
+                    let asked = OfferQuery {
+                        gpu_name: None,
+                        num_gpus: None,
+                        ..query()
+                    };
+                    assert!(matches(&parsed, &row, &asked), "{key}: {parsed:?}");
+                }
             }
         }
     }
@@ -215,10 +255,69 @@ mod tests {
     fn what_the_server_lets_through_is_checked_again() {
         let mut unreliable = row();
         unreliable["reliability"] = json!(0.5);
-        assert!(!matches(&offer(&unreliable, &query()).unwrap(), &query()));
+        assert!(!matches(
+            &offer(&unreliable, &query()).unwrap(),
+            &unreliable,
+            &query()
+        ));
         let mut small = row();
         small["disk_space"] = json!(39.0);
-        assert!(!matches(&offer(&small, &query()).unwrap(), &query()));
+        assert!(!matches(
+            &offer(&small, &query()).unwrap(),
+            &small,
+            &query()
+        ));
+    }
+
+    /// An offer of a fourth of its machine, against conditions as they are typed.
+    #[test]
+    fn what_the_server_judges_by_the_whole_machine_is_held_against_the_slice() {
+        for (text, expected) in [
+            ("cpu_ram>=25", true),
+            ("cpu_ram>=26", false),
+            ("cpu_ram<=200", true),
+            ("cpu_cores_effective>=16", true),
+            ("cpu_cores_effective>16", false),
+            // $0.17 and 40 GB of disk at $0.15 for a GB and month.
+            ("dph<=0.178", false),
+            ("dph<=0.1784", true),
+            ("dph>=0.17834", true),
+            ("min_bid<0.17", false),
+            ("storage_cost<=0.15", true),
+            ("storage_cost<0.15", false),
+            // Its row does not say.
+            ("inet_down_cost<=0.001", true),
+            ("inet_down>=500", true),
+            ("duration>=3", true),
+            ("verified=false", false),
+            ("verified=any", true),
+        ] {
+            let asked = OfferQuery {
+                filters: query::parse(text).unwrap(),
+                ..query()
+            };
+            let found = offer(&row(), &asked).unwrap();
+            assert_eq!(matches(&found, &row(), &asked), expected, "{text}");
+        }
+        let mut machine = row();
+        machine["verification"] = json!("unverified");
+        let found = offer(&machine, &query()).unwrap();
+        assert!(!matches(&found, &machine, &query()), "the default");
+    }
+
+    #[test]
+    fn what_a_row_does_not_say_is_not_known() {
+        for key in ["reliability", "duration"] {
+            let mut machine = row();
+            machine[key] = Value::Null;
+            let found = offer(&machine, &query()).unwrap();
+            let told = (found.reliability, found.max_duration_s);
+            let expected = match key {
+                "reliability" => (None, None),
+                _ => (Some(0.99), None),
+            };
+            assert_eq!(told, expected);
+        }
     }
 
     #[test]

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use crate::{
     provider::{First, Offer, OfferQuery, Provider, ProviderError},
-    spec::query,
+    run::volumes,
+    spec::{RunSpec, query},
 };
 
 /// Offers that a search names at most, whatever is asked for.
-pub(super) const PAGE: u32 = 64;
+pub(crate) const PAGE: u32 = 64;
 /// A page with fewer than this is the last one: rows that were dropped on the way leave gaps.
 const LAST_PAGE: usize = 32;
 /// Pages by price at most: ten searches a minute are allowed, and somebody waits.
@@ -16,7 +17,7 @@ const PAGES: u32 = 3;
 
 /// How much of the market is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Breadth {
+pub(crate) enum Breadth {
     /// What costs least, until there are so many machines.
     Cheapest(usize),
     /// What costs least, page by page, what is fastest, and what is most for a dollar.
@@ -27,11 +28,11 @@ pub(super) enum Breadth {
 
 /// What was seen.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// Offers, cheapest first, each once.
-    pub(super) offers: Vec<Offer>,
+    pub(crate) offers: Vec<Offer>,
     /// There are more.
-    pub(super) cut: bool,
+    pub(crate) cut: bool,
 }
 
 impl Seen {
@@ -50,11 +51,32 @@ impl Seen {
     }
 }
 
+/// What a run is chosen from, `limit` offers of each search. Where it may take any GPU, and what it costs in all can be told, the cheapest by
+/// the hour are not enough: what is most for a dollar is looked at, too.
+///
+/// # Errors
+/// The provider's; or there is no such volume.
+pub(crate) async fn for_run(
+    provider: &dyn Provider,
+    spec: &RunSpec,
+    limit: u32,
+    broadly: bool,
+) -> Result<Vec<Offer>, ProviderError> {
+    let query = volumes::query(provider, spec, limit).await?;
+    let tokens = spec.model.as_ref().and_then(|model| model.tokens);
+    let resources = &spec.resources;
+    let is_open = resources.gpu_name.is_none() && resources.hosts.is_empty();
+    match broadly && is_open && tokens.is_some() {
+        true => Ok(look(provider, &query, Breadth::Best).await?.offers),
+        false => provider.offers(&query).await,
+    }
+}
+
 /// Looks at the market. `query` names a page: its limit and its order are set here.
 ///
 /// # Errors
 /// The provider's.
-pub(super) async fn look(
+pub(crate) async fn look(
     provider: &dyn Provider,
     query: &OfferQuery,
     breadth: Breadth,

@@ -1,0 +1,163 @@
+//! Bids for a box that was taken back, at the market: what has to be beaten is looked up, more is bid, and less once the box is back.
+
+use serde_json::json;
+
+use crate::{
+    error::CommandError,
+    provider::{Filter, Instance, InstanceId, ProviderError, Rental},
+    run::{
+        bidding::{Bid, Rivals},
+        budget,
+        halt::Halt,
+        lifecycle::Lifecycle,
+        pricing, recovery,
+    },
+    spec::query,
+    store::{AttemptRecord, RunRecord},
+    ui::text,
+};
+
+/// Event of a bid that was changed, by this or by hand.
+pub(super) const BID: &str = "bid_changed";
+/// Between two looks at the market for what has to be beaten: each is a search, of which ten a minute are allowed.
+pub(super) const LOOK_EVERY_US: i64 = 60 * 1_000_000;
+/// Slices of one machine that are listed at most.
+const SLICES: u32 = 16;
+
+impl Lifecycle {
+    /// What has to be beaten for the box of an attempt, as the market lists its machine now, whatever the run file asks of others.
+    pub(super) async fn rivals(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+    ) -> Result<Rivals, ProviderError> {
+        let (Some(machine), Rental::Interruptible) = (attempt.machine_id, attempt.rental) else {
+            return Ok(Rivals::Hidden);
+        };
+        let mut search = pricing::query(&run.spec.resources, SLICES);
+        search.num_gpus = Some(attempt.num_gpus(&run.spec));
+        search.filters = vec![
+            Filter {
+                field: "machine_id".to_owned(),
+                op: "eq".to_owned(),
+                value: json!(machine),
+            },
+            query::any("verified"),
+        ];
+        let listed = self.provider.offers(&search).await?;
+        let beat = listed
+            .iter()
+            .filter(|offer| offer.machine_id == machine)
+            .filter_map(|offer| offer.min_bid_usd_per_hour)
+            .reduce(f64::min);
+        Ok(beat.map_or(Rivals::Hidden, Rivals::Beat))
+    }
+
+    /// What is bid for the box of an attempt, and what a bid has to keep to.
+    pub(super) fn bid_of(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        found: Option<&Instance>,
+    ) -> Result<Bid, CommandError> {
+        let limits = &run.spec.limits;
+        let spent_usd = self.spent_usd(&run.name)?;
+        let storage = attempt.storage_usd_per_hour;
+        let left_usd = limits
+            .purse()
+            .map(|purse| purse.budget_usd - spent_usd - budget::held_back_usd(purse, storage));
+        Ok(Bid {
+            usd_per_hour: found.map_or(attempt.gpu_usd_per_hour, |found| found.gpu_usd_per_hour),
+            headroom: run.spec.resources.bid_headroom,
+            ceiling_usd_per_hour: recovery::ceiling(&run.spec.resources, storage),
+            left_usd,
+            storage_usd_per_hour: storage,
+        })
+    }
+
+    /// Bids more. A bid alone does not always bring a stopped box back, so it is started as well.
+    pub(super) async fn raise(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        id: InstanceId,
+        usd_per_hour: f64,
+    ) -> Result<(), Halt> {
+        self.store.fence(&run.name)?;
+        self.rebid(run, attempt, id, usd_per_hour).await?;
+        self.say(
+            run,
+            &format!(
+                "Bidding {} for instance {id}.",
+                text::usd_per_hour(usd_per_hour)
+            ),
+        );
+        self.provider.start(id).await?;
+        Ok(())
+    }
+
+    /// A box that is back is paid as it was bid for: a bid that has become more than it takes is lowered. That is not worth a failure.
+    pub(super) async fn lower(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        found: &mut Instance,
+    ) -> Result<(), Halt> {
+        let newest = self.store.newest_event(&run.name, attempt.number, BID)?;
+        // What a person bid is his own word.
+        let by_hand = newest.is_some_and(|event| event.detail["by_hand"] != false);
+        if by_hand || found.is_bid == Some(false) {
+            return Ok(());
+        }
+        let bid = self.bid_of(run, attempt, Some(found))?;
+        let rivals = match self.rivals(run, attempt).await {
+            Ok(rivals) => rivals,
+            Err(err) => {
+                tracing::debug!(%err, "what its box costs others is not known");
+                return Ok(());
+            }
+        };
+        let Some(less) = bid.lowered(rivals) else {
+            return Ok(());
+        };
+        self.store.fence(&run.name)?;
+        let (old, id) = (bid.usd_per_hour, found.id);
+        match self.rebid(run, attempt, id, less).await {
+            Ok(()) => {}
+            Err(Halt::Superseded) => return Err(Halt::Superseded),
+            Err(halt) => {
+                tracing::warn!(?halt, instance = id, "its bid stays as it was");
+                return Ok(());
+            }
+        }
+        found.gpu_usd_per_hour = less;
+        self.say(
+            run,
+            &format!(
+                "Its bid was {} and is {} from now on: that keeps instance {id}, too.",
+                text::usd_per_hour(old),
+                text::usd_per_hour(less)
+            ),
+        );
+        Ok(())
+    }
+
+    async fn rebid(
+        &self,
+        run: &RunRecord,
+        attempt: &mut AttemptRecord,
+        id: InstanceId,
+        usd_per_hour: f64,
+    ) -> Result<(), Halt> {
+        let old = attempt.gpu_usd_per_hour;
+        self.provider.change_bid(id, usd_per_hour).await?;
+        attempt.gpu_usd_per_hour = usd_per_hour;
+        self.store
+            .record_bid(&run.name, attempt.number, usd_per_hour)?;
+        let detail = json!({
+            "instance": id, "old_usd_per_hour": old, "new_usd_per_hour": usd_per_hour, "over_limits": false,
+            "by_hand": false,
+        });
+        Ok(self.note(run, attempt.number, BID, detail)?)
+    }
+}
