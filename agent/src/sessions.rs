@@ -59,6 +59,8 @@ const COMMAND_LIMIT_BYTES: usize = 64 << 10;
 const NAME_LIMIT: usize = 63;
 /// Earlier lives of sessions whose name was taken again.
 const PREVIOUS: &str = ".previous";
+/// Variable that tells the trainer what to go on from; empty: nothing.
+pub const CHECKPOINT: &str = "SPOTTER_CHECKPOINT";
 
 /// What to start.
 #[derive(Debug, Clone, Default)]
@@ -197,6 +199,7 @@ impl Sessions {
             first_generation,
             log_offset,
             open_files: open_files::before(),
+            resumed: new.env.get(CHECKPOINT).is_some_and(|path| !path.is_empty()),
         };
         record::write(&dir, "spec.json", &spec).map_err(io)?;
         if let Some(again) = &new.again {

@@ -234,7 +234,7 @@ fn peaks(samples: impl Iterator<Item = Sample>) -> Facts {
     let mut fullest = 0.0;
     for sample in samples {
         for gpu in &sample.gpus {
-            let (Some(used), Some(total)) = (gpu.memory_used_bytes, gpu.memory_total_bytes) else {
+            let Some((used, total)) = gpu.memory_bytes() else {
                 continue;
             };
             let share = used as f64 / total.max(1) as f64;

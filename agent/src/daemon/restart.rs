@@ -23,7 +23,7 @@ use crate::{
     events::EventSink,
     files, now_us,
     sessions::{
-        NewSession, Session, SessionState,
+        CHECKPOINT, NewSession, Session, SessionState,
         again::{self, Again},
         processes, record,
     },
@@ -31,8 +31,6 @@ use crate::{
 
 /// What a container's end does to a training it does within this long: ten seconds lie between its SIGTERM and its SIGKILL.
 const EXPLAINED_US: u64 = 15_000_000;
-/// Tells the trainer what to go on from.
-const CHECKPOINT: &str = "SPOTTER_CHECKPOINT";
 
 /// A start that was decided.
 #[derive(Debug, Serialize, Deserialize)]
@@ -303,6 +301,7 @@ mod tests {
                 first_generation: 0,
                 log_offset: 0,
                 open_files: None,
+                resumed: false,
             },
             start: Start {
                 v: 1,

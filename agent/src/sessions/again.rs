@@ -76,6 +76,7 @@ mod tests {
             first_generation: 3,
             log_offset: 0,
             open_files: None,
+            resumed: false,
         };
         record::write(&before, "spec.json", &spec).unwrap();
         assert!(continue_log(&before, &dir).is_err(), "there is no log");

@@ -38,6 +38,9 @@ pub struct Spec {
     /// How many files it may have open, where the daemon that starts it may have more.
     #[serde(default)]
     pub open_files: Option<u64>,
+    /// It was given a checkpoint to go on from.
+    #[serde(default)]
+    pub resumed: bool,
 }
 
 /// The command has started.
@@ -301,6 +304,7 @@ mod tests {
             first_generation: 0,
             log_offset: 0,
             open_files: None,
+            resumed: false,
         };
         write(&dir, "spec.json", &spec).unwrap();
         (root, dir)

@@ -78,11 +78,13 @@ impl HostReader {
             .clone();
         let memory = levels.memory().or_else(|| host_memory(&self.proc));
         let network = network(&self.proc);
-        let disk = levels.disk_bytes().or_else(|| flow::disk_bytes(&self.proc));
+        let own_disk = levels.disk_bytes();
+        let disk = own_disk.or_else(|| flow::disk_bytes(&self.proc));
         let [read, written, received, sent] = self.flow.rates(Instant::now(), disk, network);
         let shm = disk_of_shm();
         let cpu_percent = self.cpu_percent(&levels);
         let pressure = |what| flow::pressure(levels.outermost(), &self.proc, what);
+        let io = pressure("io");
         HostSample {
             cpu_percent,
             cpu_limit_cores: levels.cpu_quota_cores().or_else(affinity_cores),
@@ -94,9 +96,9 @@ impl HostReader {
             network_tx_bytes: network.map(|(_, sent)| sent),
             oom_kills: levels.oom_kills(),
             cpu_throttled_us: levels.throttled_us(),
-            cpu_pressure_percent: pressure("cpu"),
-            memory_pressure_percent: pressure("memory"),
-            io_pressure_percent: pressure("io"),
+            cpu_pressure_percent: pressure("cpu").map(|(percent, _)| percent),
+            memory_pressure_percent: pressure("memory").map(|(percent, _)| percent),
+            io_pressure_percent: io.map(|(percent, _)| percent),
             memory_limit_hits: levels.limit_hits(),
             disk_read_bytes_per_s: read,
             disk_write_bytes_per_s: written,
@@ -105,6 +107,8 @@ impl HostReader {
             shm_free_bytes: shm.map(|shm| shm.free_bytes),
             shm_total_bytes: shm.map(|shm| shm.total_bytes),
             processes_blocked: None,
+            pressure_of_machine: io.map(|(_, of_machine)| of_machine),
+            disks_of_machine: disk.map(|_| own_disk.is_none()),
         }
     }
 

@@ -32,6 +32,22 @@ pub struct GpuSample {
     pub reading: Gpu,
 }
 
+impl GpuSample {
+    /// Memory in use and in all, bytes: of a GPU that is split, of the part that is nearest to its end.
+    pub fn memory_bytes(&self) -> Option<(u64, u64)> {
+        let share = |(used, total): (u64, u64)| used as f64 / total.max(1) as f64;
+        let parts = self
+            .mig
+            .iter()
+            .filter_map(|part| part.memory_used_bytes.zip(part.memory_total_bytes));
+        let fullest = parts.reduce(|fullest, part| match share(part) > share(fullest) {
+            true => part,
+            false => fullest,
+        });
+        fullest.or(self.memory_used_bytes.zip(self.memory_total_bytes))
+    }
+}
+
 impl Deref for GpuSample {
     type Target = Gpu;
 
@@ -112,6 +128,12 @@ pub struct HostSample {
     /// Processes that waited for a disk, in state D, when all were last looked at. For the judgement on the box alone: it is not told.
     #[prost(uint32, optional, tag = "21")]
     pub processes_blocked: Option<u32>,
+    /// The pressure of the disk is that of the whole machine, neighbours and all. For the judgement on the box alone, as the next.
+    #[prost(bool, optional, tag = "22")]
+    pub pressure_of_machine: Option<bool>,
+    /// What is read from and written to disks is that of the whole machine.
+    #[prost(bool, optional, tag = "23")]
+    pub disks_of_machine: Option<bool>,
 }
 
 impl HostSample {

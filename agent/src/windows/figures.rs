@@ -92,8 +92,20 @@ pub struct Figures {
     pub steps: Option<u64>,
     /// Median of the training loss.
     pub loss: Option<f64>,
-    /// Every loss that was printed is not a number.
+    /// Losses were printed, and none of them is a number.
     pub loss_broken: bool,
+    /// Losses that are no numbers, the newest of the window in a row.
+    #[serde(skip)]
+    pub losses_broken: u32,
+    /// The log told anything new of the training: an evaluation or a bar that moves, too.
+    #[serde(skip)]
+    pub moved: bool,
+    /// When its log first and last told of another step, microseconds since the epoch.
+    #[serde(skip)]
+    pub stepped_us: Option<(u64, u64)>,
+    /// Longest time between two of these, microseconds.
+    #[serde(skip)]
+    pub longest_pause_us: u64,
     /// Share of looks with the fullest GPU's memory above the limit of safety.
     pub memory_high_share: Option<f64>,
     /// Mean share of time in which GPU memory was read or written, percent.
@@ -172,7 +184,17 @@ pub struct Tally {
     printed_step_time_s: Vec<f64>,
     step_times_s: Vec<f64>,
     losses: Vec<f64>,
-    broken_losses: usize,
+    /// Whether a loss that is a number was printed.
+    sound_loss: bool,
+    /// Losses in a row that are none, up to the newest.
+    losses_broken: u32,
+    /// What `moved_us` was before this window.
+    moved_before_us: u64,
+    /// When another step was first seen, and when last.
+    stepped_us: Option<(u64, u64)>,
+    longest_pause_us: u64,
+    /// Looks at which a GPU's memory could be read.
+    memory_looks: u64,
     /// What was counted already: a value that was printed before is no value of this window, though it is still the newest.
     counted: Printed,
     /// The newest step with the time of the look that first showed it.
@@ -183,16 +205,18 @@ pub struct Tally {
 impl Tally {
     /// An empty one, for which everything that was printed so far is old.
     pub fn after(training: Option<&Latest>) -> Tally {
-        Tally {
-            counted: training.map_or_else(Printed::default, |training| training.printed),
-            ..Tally::default()
-        }
+        Tally::since(training.map_or_else(Printed::default, |training| training.printed))
     }
 
     /// The empty one that follows this one.
     pub fn next(&self) -> Tally {
+        Tally::since(self.counted)
+    }
+
+    fn since(counted: Printed) -> Tally {
         Tally {
-            counted: self.counted,
+            counted,
+            moved_before_us: counted.moved_us,
             ..Tally::default()
         }
     }
@@ -223,6 +247,16 @@ impl Tally {
     }
 
     fn gpus(&mut self, gpus: &[GpuReading], memory_limit_share: f64) {
+        self.memory(gpus, memory_limit_share);
+        for gpu in gpus {
+            for (mean, value) in [
+                (&mut self.memory_busy, gpu.memory_busy_percent),
+                (&mut self.power, gpu.power_share),
+                (&mut self.pcie, gpu.pcie_bytes_per_s),
+            ] {
+                value.iter().for_each(|value| mean.add(*value));
+            }
+        }
         let used: Vec<f64> = gpus
             .iter()
             .filter_map(|gpu| gpu.utilisation_percent)
@@ -239,29 +273,28 @@ impl Tally {
         for (mean, used) in self.of_each.iter_mut().zip(&used) {
             mean.add(*used);
         }
-        let mut fullest = 0.0_f64;
-        for gpu in gpus {
-            if let (Some(used), Some(total)) = (gpu.memory_used_bytes, gpu.memory_total_bytes) {
-                let share = used as f64 / total.max(1) as f64;
-                self.memory.add(share * 100.0);
-                fullest = fullest.max(share);
-                let peak = self.memory_peak.get_or_insert((used, total));
-                // By share: of GPUs of several sizes the one that is nearest to its end counts.
-                if u128::from(used) * u128::from(peak.1) > u128::from(peak.0) * u128::from(total) {
-                    *peak = (used, total);
-                }
-            }
-            for (mean, value) in [
-                (&mut self.memory_busy, gpu.memory_busy_percent),
-                (&mut self.power, gpu.power_share),
-                (&mut self.pcie, gpu.pcie_bytes_per_s),
-            ] {
-                value.iter().for_each(|value| mean.add(*value));
-            }
-        }
-        self.memory_high += u64::from(fullest > memory_limit_share);
         let held_back = gpus.iter().any(|gpu| gpu.throttle_reasons & HELD_BACK != 0);
         self.held_back += u64::from(held_back);
+    }
+
+    /// Memory is told where utilisation is not: of a GPU that is split.
+    fn memory(&mut self, gpus: &[GpuReading], memory_limit_share: f64) {
+        let mut fullest = None::<f64>;
+        for gpu in gpus {
+            let (Some(used), Some(total)) = (gpu.memory_used_bytes, gpu.memory_total_bytes) else {
+                continue;
+            };
+            let share = used as f64 / total.max(1) as f64;
+            self.memory.add(share * 100.0);
+            fullest = Some(fullest.map_or(share, |fullest| fullest.max(share)));
+            let peak = self.memory_peak.get_or_insert((used, total));
+            // By share: of GPUs of several sizes the one that is nearest to its end counts.
+            if u128::from(used) * u128::from(peak.1) > u128::from(peak.0) * u128::from(total) {
+                *peak = (used, total);
+            }
+        }
+        self.memory_looks += u64::from(fullest.is_some());
+        self.memory_high += u64::from(fullest.is_some_and(|share| share > memory_limit_share));
     }
 
     fn training(&mut self, training: &Latest, time_us: u64, follows: bool) {
@@ -292,7 +325,11 @@ impl Tally {
         );
         if let Some(loss) = training.loss.filter(|_| new.loss_us > old.loss_us) {
             keep(&mut self.losses, Some(loss));
-            self.broken_losses += usize::from(!loss.is_finite());
+            self.sound_loss |= loss.is_finite();
+            self.losses_broken = match loss.is_finite() {
+                true => 0,
+                false => self.losses_broken.saturating_add(1),
+            };
         }
         let Some(step) = training.step else { return };
         self.first_step.get_or_insert(step);
@@ -308,15 +345,24 @@ impl Tally {
                     );
                 }
                 self.at_step = Some((step, time_us));
+                self.stepped(time_us);
             }
             // A counter that went back: another epoch, or a restart inside the session.
             Some((before, _)) if step < before => {
                 self.at_step = Some((step, time_us));
                 self.first_step = Some(step);
+                self.stepped(time_us);
             }
             Some(_) => {}
             None => self.at_step = Some((step, time_us)),
         }
+    }
+
+    fn stepped(&mut self, time_us: u64) {
+        let (first_us, last_us) = self.stepped_us.unwrap_or((time_us, time_us));
+        let pause_us = time_us.saturating_sub(last_us);
+        self.longest_pause_us = self.longest_pause_us.max(pause_us);
+        self.stepped_us = Some((first_us, time_us));
     }
 
     /// Closes the window. `promised`: when the window before ended, and the time to the last step that it promised.
@@ -325,7 +371,8 @@ impl Tally {
             return Figures::default();
         };
         let seconds = last.time_us.saturating_sub(first.time_us) as f64 / 1e6;
-        let share = |count: u64| (self.samples > 0).then(|| count as f64 / self.samples as f64);
+        let of = |count: u64, looks: u64| (looks > 0).then(|| count as f64 / looks as f64);
+        let share = |count: u64| of(count, self.samples);
         let rate = |from: Option<u64>, to: Option<u64>| {
             let bytes = to?.checked_sub(from?)?;
             (seconds > 0.0).then(|| bytes as f64 / seconds)
@@ -364,8 +411,12 @@ impl Tally {
                 .zip(self.first_step)
                 .map(|(last, first)| last.saturating_sub(first)),
             loss: median(&self.losses),
-            loss_broken: self.losses.len() >= 3 && self.broken_losses == self.losses.len(),
-            memory_high_share: share(self.memory_high).filter(|_| self.memory.count > 0),
+            loss_broken: !self.losses.is_empty() && !self.sound_loss,
+            losses_broken: self.losses_broken,
+            moved: training.is_some_and(|new| new.printed.moved_us > self.moved_before_us),
+            stepped_us: self.stepped_us,
+            longest_pause_us: self.longest_pause_us,
+            memory_high_share: of(self.memory_high, self.memory_looks),
             memory_busy_percent: self.memory_busy.get(),
             waiting_share: share(self.waiting),
             gpu_spread_percent: spread
@@ -391,148 +442,4 @@ impl Tally {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GIB_BYTES: u64 = 1 << 30;
-
-    fn gpu(utilisation: f64, used_gib: u64) -> GpuReading {
-        GpuReading {
-            utilisation_percent: Some(utilisation),
-            memory_used_bytes: Some(used_gib * GIB_BYTES),
-            memory_total_bytes: Some(24 * GIB_BYTES),
-            ..GpuReading::default()
-        }
-    }
-
-    fn reading(second: u64, gpus: Vec<GpuReading>, training: Option<Latest>) -> Reading {
-        Reading {
-            time_us: second * 1_000_000,
-            gpus,
-            log_bytes: second * 2_000,
-            network_rx_bytes: Some(second * 5_000_000),
-            disk_free_bytes: Some(1_000_000_000 - second * 1_000_000),
-            io_pressure_percent: Some(40.0),
-            disk_blocked: Some(second.is_multiple_of(2)),
-            disk_read_bytes_per_s: Some(7e6),
-            training,
-            ..Reading::default()
-        }
-    }
-
-    fn line(second: u64, step: u64, loss: f64) -> Latest {
-        Latest {
-            time_us: second * 1_000_000,
-            step: Some(step),
-            total_steps: Some(1_000),
-            loss: Some(loss),
-            printed: Printed {
-                loss_us: second * 1_000_000 + 1,
-                ..Printed::default()
-            },
-            ..Latest::default()
-        }
-    }
-
-    #[test]
-    fn a_value_counts_in_the_window_in_which_it_was_printed_and_in_no_other() {
-        // The loss and the speed of second 1; after it only steps are printed, by a bar.
-        let bar = |second: u64| Latest {
-            tokens_per_s: Some(500.0),
-            step_time_s: Some(6.0),
-            printed: Printed {
-                loss_us: 1_000_000,
-                tokens_per_s_us: 1_000_000,
-                step_time_us: second.max(1) * 1_000_000,
-                ..Printed::default()
-            },
-            ..line(second.max(1), 100 + second / 6, 2.31)
-        };
-        let window = |tally: &mut Tally, from: u64| {
-            for second in from..from + 300 {
-                tally.add(&reading(second, Vec::new(), Some(bar(second))), 0.92);
-            }
-            let figures = tally.figures(None);
-            *tally = tally.next();
-            (figures.loss, figures.tokens_per_s, figures.step_time_s)
-        };
-        let mut tally = Tally::default();
-        let first = window(&mut tally, 1);
-        assert_eq!(first, (Some(2.31), Some(500.0), Some(6.0)));
-        assert_eq!(window(&mut tally, 301), (None, None, Some(6.0)));
-        // A daemon that begins in the midst of a training reads again what its predecessor counted.
-        let mut restarted = Tally::after(Some(&bar(1)));
-        let next = window(&mut restarted, 2);
-        assert_eq!(next, (None, None, Some(6.0)));
-    }
-
-    #[test]
-    fn a_window_records_the_five_figures_and_the_patterns() {
-        let mut tally = Tally::default();
-        for second in 0..=600_u64 {
-            // A step every 3 s, and the second GPU does half of what the first does.
-            let printed = line(second / 3 * 3, second / 3, 2.0);
-            let gpus = vec![
-                gpu(90.0, 20),
-                gpu(45.0, if second == 300 { 23 } else { 10 }),
-            ];
-            tally.add(&reading(second, gpus, Some(printed)), 0.92);
-        }
-        let got = tally.figures(Some((0, 3_000.0)));
-        assert_eq!(got.gpu_utilisation_percent, Some(67.5));
-        assert_eq!(got.memory_peak_gib, Some(23.0));
-        assert!((got.memory_percent.unwrap() - 62.55).abs() < 0.1, "{got:?}");
-        assert!((got.step_time_s.unwrap() - 3.0).abs() < 1e-9, "{got:?}");
-        assert_eq!((got.step, got.steps), (Some(200), Some(200)));
-        // 800 steps of 3 s are left; 2400 s were promised to be left by now.
-        assert_eq!((got.eta_s, got.eta_shift_s), (Some(2_400.0), Some(0.0)));
-        assert_eq!(got.gpu_spread_percent, Some(45.0));
-        assert!((got.memory_high_share.unwrap() - 1.0 / 601.0).abs() < 1e-9);
-        let rates = [
-            got.log_kb_per_s,
-            got.network_mb_per_s,
-            got.disk_growth_mb_per_s,
-        ];
-        assert_eq!(rates, [Some(2.0), Some(5.0), Some(1.0)]);
-        let waited = (got.io_pressure_percent, got.disk_read_mb_per_s);
-        assert_eq!(waited, (Some(40.0), Some(7.0)));
-        let blocked = got.disk_blocked_share.unwrap();
-        assert!((blocked - 301.0 / 601.0).abs() < 1e-9, "{blocked}");
-        assert!(!got.loss_broken);
-    }
-
-    #[test]
-    fn what_was_not_seen_is_absent_and_a_log_in_blocks_has_its_true_pace() {
-        let mut tally = Tally::default();
-        for second in 0..=120_u64 {
-            // Thirty steps at once every minute: a buffer that is written when it is full.
-            let printed = line(second / 60 * 60, second / 60 * 30, f64::NAN);
-            tally.add(&reading(second, Vec::new(), Some(printed)), 0.92);
-        }
-        let got = tally.figures(None);
-        assert_eq!((got.gpu_utilisation_percent, got.samples), (None, 0));
-        assert_eq!(
-            (got.memory_high_share, got.gpu_spread_percent),
-            (None, None)
-        );
-        assert_eq!(got.step_time_s, Some(2.0));
-        assert!(got.loss_broken, "{got:?}");
-        assert_eq!(Tally::default().figures(None), Figures::default());
-    }
-
-    #[test]
-    fn a_counter_that_goes_back_has_not_made_negative_steps() {
-        let mut tally = Tally::default();
-        for (second, step) in [(0, 90), (10, 95), (20, 5), (30, 10)] {
-            tally.add(
-                &reading(second, Vec::new(), Some(line(second, step, 2.0))),
-                0.92,
-            );
-        }
-        let got = tally.figures(None);
-        assert_eq!(
-            (got.step, got.steps, got.step_time_s),
-            (Some(10), Some(5), Some(2.0))
-        );
-    }
-}
+mod tests;

@@ -11,13 +11,28 @@ const SLOW_WINDOWS: u32 = 2;
 /// GPUs below this are not worth their price while a job is active, percent.
 const IDLE_PERCENT: f64 = 60.0;
 /// GPUs below this do nothing at all, percent.
-const STILL_PERCENT: f64 = 5.0;
+pub const STILL_PERCENT: f64 = 5.0;
 /// Memory above this is a risk, as a share.
 pub const MEMORY_SHARE: f64 = 0.92;
 /// Sustained: so in this share of the looks. One allocation that is given back is none.
 const SUSTAINED_SHARE: f64 = 0.95;
 /// A loss that moved by less than this has not moved, as a share of it.
 const MOVED_SHARE: f64 = 0.005;
+/// A first loss below this says nothing by not moving: some trainings print one that is 0 all the time, and of so small a number the
+/// digits of a log do not show half a percent.
+const NEAR_ZERO: f64 = 0.01;
+/// Losses in a row that must be no numbers: one alone is a step that was left out.
+const BROKEN_LOSSES: u32 = 3;
+/// A training makes no step when its log has told of none for so many times the longest that it ever took between two.
+const PAUSES: u64 = 3;
+/// Without a step, and with words that say nothing of one, it may do what nobody here reads, for so many windows in a row.
+const TALKING_WINDOWS: u32 = 6;
+/// What comes to a disk so fast may be a checkpoint for which all wait, MB/s.
+const SAVING_MB_PER_S: f64 = 10.0;
+/// What comes over the network so fast may be what a training begins with, MB/s.
+pub const FETCHING_MB_PER_S: f64 = 1.0;
+/// Windows in a row without a first step after which that is worth a word.
+const STEPLESS_WINDOWS: u32 = 2;
 
 /// What was predicted, and by when a metric must have moved. Absent: nothing was predicted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -47,15 +62,32 @@ pub struct Contradiction {
 
 /// What is remembered from window to window. Kept in a file: a restart of the daemon forgets no debounce.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Judge {
     /// Windows so far.
     pub windows: u64,
+    /// The training goes on from a checkpoint: nothing says that its loss has far to fall.
+    pub resumed: bool,
     /// Slow windows in a row.
     slow: u32,
+    /// Windows in a row in which steps were due and none was made.
+    still: u32,
+    /// Windows in a row without any step.
+    stepless: u32,
     /// When the first window began, microseconds since the epoch.
     began_us: Option<u64>,
+    /// When the log last told of another step.
+    stepped_us: Option<u64>,
+    /// The longest that this ever took, microseconds; 0: nobody knows.
+    longest_pause_us: u64,
+    /// Its steps were counted from none on; absent before it counted any.
+    from_start: Option<bool>,
     /// The loss of the first window that had one.
     first_loss: Option<f64>,
+    /// Whether the loss had not moved when that was first asked, and never since.
+    stuck: Option<bool>,
+    /// Losses in a row that are no numbers, up to the newest.
+    losses_broken: u32,
     /// The end of the last window, and what it promised.
     pub promised: Option<(u64, f64)>,
 }
@@ -69,7 +101,7 @@ impl Judge {
         let trained_s = figures.to_us.saturating_sub(began_us) / 1_000_000;
         let found = [
             self.throughput(figures, expected),
-            gpu_idle(figures, expected),
+            self.gpu_idle(figures, expected),
             memory(figures),
             self.metric(figures, trained_s, expected.early_checkpoint_s),
         ];
@@ -80,9 +112,14 @@ impl Judge {
     }
 
     fn throughput(&mut self, figures: &Figures, expected: &Expected) -> Option<Contradiction> {
-        let predicted = expected.tokens_per_s?;
+        let still_s = self.still_s(figures);
+        self.still = still_s.map_or(0, |_| self.still + 1);
         let Some(speed) = speed(figures, expected) else {
-            // Nothing was printed: that is neither slow nor quick.
+            // Nothing was printed: that is neither slow nor quick, unless something was due.
+            return self.no_steps(figures, still_s?);
+        };
+        let Some(predicted) = expected.tokens_per_s else {
+            self.slow = 0;
             return None;
         };
         let actual = speed.tokens_per_s;
@@ -114,26 +151,107 @@ impl Judge {
         })
     }
 
+    /// For how long its log has told of no step, seconds, where by its own pace several were due and nothing else is seen to go on.
+    fn still_s(&mut self, figures: &Figures) -> Option<u64> {
+        figures.step?;
+        let before_us = *self.stepped_us.get_or_insert(figures.from_us);
+        if let Some((first_us, last_us)) = figures.stepped_us {
+            let pause_us = first_us.saturating_sub(before_us);
+            self.longest_pause_us = (self.longest_pause_us)
+                .max(pause_us)
+                .max(figures.longest_pause_us);
+            self.stepped_us = Some(last_us);
+            return None;
+        }
+        let still_us = figures.to_us.saturating_sub(before_us);
+        let due =
+            self.longest_pause_us > 0 && still_us >= self.longest_pause_us.saturating_mul(PAUSES);
+        let saves = figures
+            .disk_growth_mb_per_s
+            .is_some_and(|rate| rate >= SAVING_MB_PER_S);
+        let still = due && figures.steps == Some(0) && !figures.moved && !saves;
+        still.then_some(still_us / 1_000_000)
+    }
+
+    /// A window in which no step was made though several were due: its speed is none.
+    fn no_steps(&self, figures: &Figures, still_s: u64) -> Option<Contradiction> {
+        let windows = self.slow + self.still;
+        let silent = figures.log_kb_per_s.is_none_or(|rate| rate <= 0.0);
+        let grave = silent || windows >= TALKING_WINDOWS;
+        (windows >= SLOW_WINDOWS).then(|| {
+            let (step, pause_s) = (figures.step.unwrap_or(0), self.longest_pause_us / 1_000_000);
+            let evidence = format!(
+                "no step after {step} in {} min, where the longest pause before was {pause_s} s: 0 tokens/s for {windows} windows in a row",
+                still_s / 60
+            );
+            contradiction("throughput", grave, evidence)
+        })
+    }
+
+    fn gpu_idle(&mut self, figures: &Figures, expected: &Expected) -> Option<Contradiction> {
+        let used = figures.gpu_utilisation_percent;
+        if figures.step.is_some() {
+            self.stepless = 0;
+            return gpu_idle(figures, used?, expected);
+        }
+        // Before the first step it loads and compiles, however long that takes. What does neither for so long may hang: worth a word.
+        self.stepless += 1;
+        let used = used?;
+        let fetches = figures
+            .network_mb_per_s
+            .is_some_and(|rate| rate >= FETCHING_MB_PER_S);
+        let hangs =
+            self.stepless >= STEPLESS_WINDOWS && used < STILL_PERCENT && !fetches && !figures.moved;
+        hangs.then(|| {
+            let evidence = format!(
+                "the GPUs were busy {used:.0} % of the time, and no step was read in {} windows in a row: it may hang before its first",
+                self.stepless
+            );
+            contradiction("gpu_idle", false, evidence)
+        })
+    }
+
     fn metric(
-        &self,
+        &mut self,
         figures: &Figures,
         trained_s: u64,
         early_checkpoint_s: u64,
     ) -> Option<Contradiction> {
-        if figures.loss_broken {
-            let evidence = "every loss of this window is not a number".to_owned();
+        if let Some((step, steps)) = figures.step.zip(figures.steps) {
+            // The first step that was seen is no further from none than those that followed.
+            self.from_start
+                .get_or_insert(step.saturating_sub(steps) <= steps);
+        }
+        let printed = figures.loss.is_some() || figures.loss_broken;
+        self.losses_broken = match figures.loss_broken || !printed {
+            true => self.losses_broken.saturating_add(figures.losses_broken),
+            false => figures.losses_broken,
+        };
+        if self.losses_broken >= BROKEN_LOSSES && (figures.loss_broken || !printed) {
+            let evidence = format!(
+                "the last {} losses that it printed are not numbers",
+                self.losses_broken
+            );
             return Some(contradiction("metric", true, evidence));
         }
         let (first, now) = (self.first_loss?, figures.loss?);
+        if early_checkpoint_s == 0 || trained_s < early_checkpoint_s {
+            return None;
+        }
         let moved = (now - first).abs() > MOVED_SHARE * first.abs();
-        (!moved && early_checkpoint_s > 0 && trained_s >= early_checkpoint_s).then(|| {
-            let minutes = trained_s / 60;
-            contradiction(
-                "metric",
-                true,
-                format!("the loss was {first:.4} at first and is {now:.4} after {minutes} min"),
-            )
-        })
+        let stuck = self.stuck.get_or_insert(true);
+        *stuck &= !moved;
+        if moved {
+            return None;
+        }
+        // One that has learned and stands where it began, or goes on from what it has learned, may be on a plateau.
+        let grave =
+            *stuck && !self.resumed && self.from_start != Some(false) && first.abs() >= NEAR_ZERO;
+        let evidence = format!(
+            "the loss was {first:.4} at first and is {now:.4} after {} min",
+            trained_s / 60
+        );
+        Some(contradiction("metric", grave, evidence))
     }
 }
 
@@ -168,10 +286,7 @@ pub fn actual_tokens_per_s(figures: &Figures, expected: &Expected) -> Option<f64
     speed(figures, expected).map(|speed| speed.tokens_per_s)
 }
 
-fn gpu_idle(figures: &Figures, expected: &Expected) -> Option<Contradiction> {
-    let used = figures.gpu_utilisation_percent?;
-    // Before the first step it loads and compiles, however long that takes: nothing says yet that it is active.
-    figures.step?;
+fn gpu_idle(figures: &Figures, used: f64, expected: &Expected) -> Option<Contradiction> {
     if used >= IDLE_PERCENT {
         return None;
     }
@@ -212,264 +327,4 @@ fn contradiction(trigger: &str, grave: bool, evidence: String) -> Contradiction 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WINDOW_US: u64 = 600_000_000;
-
-    fn well() -> Figures {
-        Figures {
-            samples: 600,
-            gpu_utilisation_percent: Some(95.0),
-            memory_high_share: Some(0.0),
-            memory_peak_gib: Some(20.0),
-            memory_total_gib: Some(24.0),
-            tokens_per_s: Some(1_000.0),
-            step: Some(100),
-            steps: Some(60),
-            ..Figures::default()
-        }
-    }
-
-    #[test]
-    fn only_what_was_not_predicted_is_grave() {
-        let idle = |percent, steps, tokens_per_s| Figures {
-            gpu_utilisation_percent: Some(percent),
-            steps: Some(steps),
-            tokens_per_s,
-            ..well()
-        };
-        let full = Figures {
-            memory_high_share: Some(1.0),
-            ..well()
-        };
-        let broken = Figures {
-            loss_broken: true,
-            ..well()
-        };
-        for (figures, trigger, grave) in [
-            (full, "memory", false),
-            (broken, "metric", true),
-            // It goes on as predicted, or at a pace that nobody predicted, or prints a step an hour.
-            (idle(30.0, 60, Some(1_000.0)), "gpu_idle", false),
-            (idle(2.0, 60, None), "gpu_idle", false),
-            (idle(55.0, 0, None), "gpu_idle", false),
-            (idle(2.0, 0, None), "gpu_idle", true),
-        ] {
-            let found = Judge::default().close(&figures, &expected());
-            let got: Vec<_> = found
-                .iter()
-                .map(|one| (one.trigger.as_str(), one.grave))
-                .collect();
-            assert_eq!(got, [(trigger, grave)], "{figures:?}");
-        }
-        let loads = Figures {
-            step: None,
-            steps: None,
-            tokens_per_s: None,
-            ..idle(0.0, 0, None)
-        };
-        assert_eq!(Judge::default().close(&loads, &expected()), []);
-        let slow = idle(95.0, 60, Some(600.0));
-        let mut judge = Judge::default();
-        judge.close(&slow, &expected());
-        assert!(judge.close(&slow, &expected())[0].grave);
-    }
-
-    fn expected() -> Expected {
-        Expected {
-            tokens_per_s: Some(1_000.0),
-            tokens_per_step: None,
-            gpus: 1,
-            early_checkpoint_s: 1_800,
-        }
-    }
-
-    /// The triggers of each of some windows in a row.
-    fn check(windows: &[Figures], expected: &Expected, wanted: &[&[&str]]) {
-        let mut judge = Judge::default();
-        for (number, (figures, wanted)) in windows.iter().zip(wanted).enumerate() {
-            let figures = Figures {
-                from_us: number as u64 * WINDOW_US,
-                to_us: (number as u64 + 1) * WINDOW_US,
-                ..figures.clone()
-            };
-            let found = judge.close(&figures, expected);
-            let triggers: Vec<&str> = found.iter().map(|one| one.trigger.as_str()).collect();
-            assert_eq!(triggers, *wanted, "window {number}: {found:?}");
-        }
-        assert_eq!(windows.len(), wanted.len());
-    }
-
-    #[test]
-    fn a_speed_below_seventy_percent_counts_in_the_second_window_in_a_row() {
-        let speed = |tokens_per_s| Figures {
-            tokens_per_s,
-            ..well()
-        };
-        let (slow, just) = (speed(Some(699.0)), speed(Some(700.0)));
-        check(
-            &[slow.clone(), slow.clone()],
-            &expected(),
-            &[&[], &["throughput"]],
-        );
-        check(
-            &[slow.clone(), just, slow.clone(), slow.clone(), slow.clone()],
-            &expected(),
-            &[&[], &[], &[], &["throughput"], &["throughput"]],
-        );
-        // A window without a word is no evidence, neither way.
-        check(
-            &[slow.clone(), speed(None), slow.clone()],
-            &expected(),
-            &[&[], &[], &["throughput"]],
-        );
-        let nothing_predicted = Expected {
-            tokens_per_s: None,
-            ..expected()
-        };
-        check(&[slow.clone(), slow], &nothing_predicted, &[&[], &[]]);
-    }
-
-    #[test]
-    fn the_speed_is_that_of_all_gpus_by_what_is_known_and_never_by_what_would_fit() {
-        let eight = Expected {
-            tokens_per_s: Some(8_000.0),
-            gpus: 8,
-            ..expected()
-        };
-        let counted = Expected {
-            tokens_per_step: Some(2_000.0),
-            ..eight
-        };
-        // Printed for all, printed for one, seconds per step; the speed, whether it is a contradiction, and a grave one.
-        for (all, each, step_time_s, expected, speed, found) in [
-            (Some(7_000.0), None, None, eight, Some(7_000.0), None),
-            (Some(2_000.0), None, None, eight, Some(2_000.0), Some(false)),
-            (Some(1_000.0), None, None, eight, Some(1_000.0), Some(false)),
-            // Slow, whichever was meant.
-            (Some(250.0), None, None, eight, Some(250.0), Some(true)),
-            (Some(250.0), Some(1_000.0), None, eight, Some(8_000.0), None),
-            (None, Some(300.0), None, eight, Some(2_400.0), Some(true)),
-            (
-                Some(2_000.0),
-                None,
-                Some(1.0),
-                counted,
-                Some(2_000.0),
-                Some(true),
-            ),
-            (
-                Some(1_000.0),
-                None,
-                Some(0.25),
-                counted,
-                Some(8_000.0),
-                None,
-            ),
-            (None, Some(300.0), Some(0.25), counted, Some(8_000.0), None),
-            (
-                Some(600.0),
-                None,
-                None,
-                super::tests::expected(),
-                Some(600.0),
-                Some(true),
-            ),
-            (None, None, Some(10.0), eight, None, None),
-        ] {
-            let figures = Figures {
-                tokens_per_s: all,
-                tokens_per_s_per_gpu: each,
-                step_time_s,
-                ..well()
-            };
-            assert_eq!(actual_tokens_per_s(&figures, &expected), speed);
-            let mut judge = Judge::default();
-            assert_eq!(judge.close(&figures, &expected), []);
-            let got = judge.close(&figures, &expected);
-            let grave = got.first().map(|one| one.grave);
-            assert_eq!(grave, found, "{all:?} {each:?} {step_time_s:?}: {got:?}");
-        }
-    }
-
-    #[test]
-    fn what_a_log_prints_for_one_gpu_is_counted_for_all_of_its_box() {
-        use crate::windows::{Reading, Tally};
-        use spotter_trainlog::live::Recogniser;
-
-        for line in [
-            "completed step: 7, seconds: 2.0, TFLOP/s/device: 90.5, Tokens/s/device: 1000.0, total_weights: 8, loss: 2.5",
-            "step: 7  loss: 2.5  memory: 9.0GiB(20.0%)  tps: 1,000  tflops: 9.1  mfu: 20.0%",
-            "Step 7 | loss:2.5 lr:1e-05 tokens_per_second_per_gpu:1000.0 ",
-            "step:7 - actor/pg_loss:0.5 - perf/throughput:1000.0",
-        ] {
-            let mut recogniser = Recogniser::default();
-            let latest = recogniser.feed(format!("{line}\n").as_bytes(), 5).unwrap();
-            let mut tally = Tally::default();
-            let reading = Reading {
-                time_us: 5,
-                training: Some(latest),
-                ..Reading::default()
-            };
-            tally.add(&reading, MEMORY_SHARE);
-            let eight = Expected {
-                gpus: 8,
-                ..expected()
-            };
-            let speed = actual_tokens_per_s(&tally.figures(None), &eight);
-            assert_eq!(speed, Some(8_000.0), "{line}");
-        }
-    }
-
-    #[test]
-    fn idle_gpus_count_at_once_and_full_memory_when_it_stays_so() {
-        let idle = |percent| Figures {
-            gpu_utilisation_percent: percent,
-            ..well()
-        };
-        check(
-            &[idle(Some(59.9)), idle(Some(60.0)), idle(None)],
-            &expected(),
-            &[&["gpu_idle"], &[], &[]],
-        );
-        let full = |share| Figures {
-            memory_high_share: share,
-            ..well()
-        };
-        check(
-            &[full(Some(1.0)), full(Some(0.5)), full(None)],
-            &expected(),
-            &[&["memory"], &[], &[]],
-        );
-    }
-
-    #[test]
-    fn a_loss_that_has_not_moved_by_the_early_checkpoint_counts_from_then_on() {
-        let loss = |loss| Figures {
-            loss: Some(loss),
-            ..well()
-        };
-        check(
-            &[
-                loss(10.82),
-                loss(10.82),
-                loss(10.83),
-                loss(10.81),
-                loss(10.0),
-            ],
-            &expected(),
-            &[&[], &[], &["metric"], &["metric"], &[]],
-        );
-        check(
-            &[loss(10.8), loss(9.0), loss(8.0)],
-            &expected(),
-            &[&[], &[], &[]],
-        );
-        let broken = Figures {
-            loss_broken: true,
-            ..well()
-        };
-        check(&[broken], &expected(), &[&["metric"]]);
-    }
-}
+mod tests;

@@ -90,15 +90,16 @@ pub fn disk_bytes(proc: &Path) -> Option<(u64, u64)> {
     )
 }
 
-/// Share of the last 10 s in which something waited, percent: the box's own, else the machine's.
-pub fn pressure(cgroup: Option<&Path>, proc: &Path, what: &str) -> Option<f32> {
+/// Share of the last 10 s in which something waited, percent: the box's own, else the machine's; and whether it is the machine's.
+pub fn pressure(cgroup: Option<&Path>, proc: &Path, what: &str) -> Option<(f32, bool)> {
     let own = cgroup.and_then(|dir| fs::read_to_string(dir.join(format!("{what}.pressure"))).ok());
+    let of_machine = own.is_none();
     let text = own.or_else(|| fs::read_to_string(proc.join("pressure").join(what)).ok())?;
     let line = text.lines().find_map(|line| line.strip_prefix("some "))?;
     let word = line
         .split_whitespace()
         .find_map(|word| word.strip_prefix("avg10="))?;
-    word.parse().ok()
+    Some((word.parse().ok()?, of_machine))
 }
 
 #[cfg(test)]

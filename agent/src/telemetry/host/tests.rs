@@ -199,6 +199,19 @@ fn what_holds_the_box_back_is_counted_under_both_versions_of_cgroups() {
         (Some(12.5), Some(0.25))
     );
     assert_eq!(sample.memory_pressure_percent, None);
+    assert_eq!(sample.pressure_of_machine, Some(true));
+    files.push((
+        "cgroup/io.pressure",
+        "some avg10=7.50 avg60=0 avg300=0 total=5\n",
+    ));
+    files.push(("cgroup/io.stat", "8:0 rbytes=1 wbytes=2\n"));
+    let own = read(&files);
+    let told = (
+        own.io_pressure_percent,
+        own.pressure_of_machine,
+        own.disks_of_machine,
+    );
+    assert_eq!(told, (Some(7.5), Some(false), Some(false)));
 
     let mut files = MACHINE.to_vec();
     files.extend([
