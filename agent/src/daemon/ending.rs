@@ -57,6 +57,11 @@ impl By {
             Self::Budget => "budget",
         }
     }
+
+    /// Whether the box stays up for somebody who is at a shell on it. Not where the money is over: a shell costs as much as a training.
+    fn waits_for_logins(self) -> bool {
+        self != Self::Budget
+    }
 }
 
 /// A training that is to end; kept in a file, so that a daemon that is killed on the way goes on.
@@ -231,6 +236,24 @@ pub fn is_over(core: &Core) -> Option<Ending> {
         && ending.saved
         && !core.is_busy().unwrap_or(true)
         && now_us().saturating_sub(since_us) >= ALONE_US
-        && !presence::is_logged_in();
+        && !(ending.by.waits_for_logins() && presence::is_logged_in());
     over.then_some(ending)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_keeps_a_box_up_unless_its_money_is_over() {
+        for (by, waits) in [
+            (By::MaxRuntime, true),
+            (By::NoProgress, true),
+            (By::Contradiction, true),
+            (By::Backup, true),
+            (By::Budget, false),
+        ] {
+            assert_eq!(by.waits_for_logins(), waits, "{by:?}");
+        }
+    }
 }

@@ -3,12 +3,14 @@
 
 use std::{
     fs,
+    path::Path,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -17,6 +19,9 @@ use tokio::{
 };
 
 use crate::{aside, now_us};
+
+/// Nobody is at a shell at which nobody typed for so long.
+const IDLE: Duration = Duration::from_secs(15 * 60);
 
 /// Counts connections and remembers when the last one left.
 #[derive(Debug, Clone)]
@@ -156,21 +161,53 @@ impl AsyncWrite for Visitor {
     }
 }
 
-/// Whether a person has a shell on the box: sshd names the terminal in its process title.
+/// Whether a person is at a shell on the box: sshd names the terminal in its process title, and somebody typed there lately. A shell
+/// that was left open for the night is nobody.
 pub fn is_logged_in() -> bool {
-    aside(look_for_login)
+    aside(|| {
+        let now = SystemTime::now();
+        let proc = fs::read_dir("/proc").into_iter().flatten().flatten();
+        proc.filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
+            .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok())
+            .any(|title| {
+                terminals(&title).iter().any(|terminal| {
+                    let typed = fs::metadata(Path::new("/dev").join(terminal))
+                        .and_then(|terminal| terminal.accessed());
+                    is_used(typed, now)
+                })
+            })
+    })
 }
 
-fn look_for_login() -> bool {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
-        .any(|entry| fs::read(entry.path().join("cmdline")).is_ok_and(|line| is_login(&line)))
+/// The terminals of the logins that a process title of sshd names (pure): `sshd: root@pts/0`, of one connection with several
+/// `sshd: root@pts/0,pts/3`.
+fn terminals(title: &[u8]) -> Vec<String> {
+    let title = String::from_utf8_lossy(title);
+    let title = title.trim_end_matches('\0');
+    let login = ["sshd: ", "sshd-session: "]
+        .iter()
+        .find_map(|name| title.strip_prefix(name))
+        .and_then(|login| login.rsplit_once('@'));
+    let terminals = login.map_or("", |(_, terminals)| terminals);
+    let numbered = |terminal: &&str| {
+        (terminal.strip_prefix("pts/")).is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    terminals
+        .split([',', ' '])
+        .filter(numbered)
+        .map(str::to_owned)
+        .collect()
 }
 
-fn is_login(command_line: &[u8]) -> bool {
-    let title = String::from_utf8_lossy(command_line);
-    (title.starts_with("sshd: ") || title.starts_with("sshd-session: ")) && title.contains("@pts/")
+/// Whether somebody is at a terminal (pure). `typed`: when it was read last, as `w` takes it; the time at which it was written would
+/// say only that a program prints.
+fn is_used(typed: io::Result<SystemTime>, now: SystemTime) -> bool {
+    match typed {
+        // A clock that went back says nothing.
+        Ok(typed) => now.duration_since(typed).map_or(true, |idle| idle < IDLE),
+        // One that is gone is nobody's; of one that cannot be looked at nobody knows.
+        Err(err) => err.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 #[cfg(test)]
@@ -179,11 +216,42 @@ mod tests {
 
     #[test]
     fn only_a_terminal_is_a_login() {
-        assert!(is_login(b"sshd: root@pts/0\0\0"));
-        assert!(is_login(b"sshd-session: root@pts/12"));
-        assert!(!is_login(b"sshd: root@notty"), "the controller's own");
-        assert!(!is_login(b"vim notes about sshd: root@pts/0"));
-        assert!(!is_login(b""));
+        for (title, expected) in [
+            (&b"sshd: root@pts/0\0\0"[..], &["pts/0"][..]),
+            (b"sshd-session: root@pts/12", &["pts/12"]),
+            (b"sshd: me@example@pts/3", &["pts/3"]),
+            (b"sshd: root@notty", &[]),
+            (b"sshd: root@notty,pts/1,pts/4", &["pts/1", "pts/4"]),
+            (b"sshd: root@pts/../../etc", &[]),
+            (b"vim notes about sshd: root@pts/0", &[]),
+            (b"", &[]),
+        ] {
+            assert_eq!(
+                terminals(title),
+                expected,
+                "{}",
+                String::from_utf8_lossy(title)
+            );
+        }
+    }
+
+    #[test]
+    fn a_shell_at_which_nobody_typed_for_a_quarter_of_an_hour_is_nobody() {
+        let now = SystemTime::now();
+        let typed_s = |seconds| Ok(now - Duration::from_secs(seconds));
+        let failed = |kind: io::ErrorKind| Err(kind.into());
+        for (typed, expected) in [
+            (typed_s(0), true),
+            (typed_s(899), true),
+            (typed_s(900), false),
+            (typed_s(86_400), false),
+            (Ok(now + Duration::from_secs(60)), true),
+            (failed(io::ErrorKind::NotFound), false),
+            (failed(io::ErrorKind::PermissionDenied), true),
+        ] {
+            let words = format!("{typed:?}");
+            assert_eq!(is_used(typed, now), expected, "{words}");
+        }
     }
 
     #[tokio::test]
