@@ -217,9 +217,7 @@ impl Evidence {
 
     /// Whether it is an exception without a class whose name says that the program itself was wrong.
     fn explains_itself(&self) -> bool {
-        let name = exception(self.text.as_bytes()).map_or("", |name| &self.text[name]);
-        let name = name.rsplit('.').next().unwrap_or(name);
-        SELF_EXPLAINING.contains(&name)
+        explains_itself(&self.text)
     }
 
     /// Whether it may be what raised `crash`, an exception that has no class itself.
@@ -236,6 +234,13 @@ impl Evidence {
             _ => near || self.class != Class::MissingModule,
         }
     }
+}
+
+/// Whether a line is an exception that mistakes of the program raise.
+fn explains_itself(text: &str) -> bool {
+    let name = exception(text.as_bytes()).map_or("", |name| &text[name]);
+    let name = name.rsplit('.').next().unwrap_or(name);
+    SELF_EXPLAINING.contains(&name)
 }
 
 /// Gathers evidence while a log is read.

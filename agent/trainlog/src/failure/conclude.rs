@@ -1,6 +1,6 @@
 //! How the program ended, weighed together with its log (pure).
 
-use super::{Class, Diagnosis, speaks_of_gpus};
+use super::{Class, Diagnosis, explains_itself, speaks_of_gpus};
 
 /// What is known of the end beside the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,19 +59,42 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
         return log.filter(|found| found.class == Class::NanLoss);
     }
     let killed = signal == Some(SIGKILL);
-    if killed && let Some(times @ 1..) = end.oom_kills {
+    let by_kernel = |times: u64| {
         let times = match times {
             1 => "once".to_owned(),
             more => format!("{more} times"),
         };
-        return shown(
-            Class::HostOom,
-            format!("the kernel ended a process of the container {times} for want of memory"),
-        );
+        let evidence =
+            format!("the kernel ended a process of the container {times} for want of memory");
+        shown(Class::HostOom, evidence)
+    };
+    if killed && let Some(times @ 1..) = end.oom_kills {
+        return by_kernel(times);
     }
     if let Some(xid) = end.xids.iter().rev().find(|xid| xid.ended(log.as_ref())) {
         return shown(Class::Xid, format!("the driver reported Xid {}", xid.code));
     }
+    // The kernel took one rank; the launcher and the other ranks only tell that it is gone.
+    if let Some(times @ 1..) = end.oom_kills
+        && !end.machine_ends
+        && log.as_ref().is_none_or(may_follow_a_kill)
+    {
+        return by_kernel(times);
+    }
+    // Somebody killed it, and the counter that would know of the kernel does not.
+    let log = log.map(|found| match end.oom_kills {
+        Some(0) if found.class == Class::HostOom && tells_only_of_a_kill(&found.evidence) => {
+            Diagnosis {
+                class: Class::TracebackOther,
+                evidence: format!(
+                    "{}: killed by SIGKILL, and not for want of the container's memory",
+                    found.evidence
+                ),
+                ..found
+            }
+        }
+        _ => found,
+    });
     let explained = log
         .as_ref()
         .is_some_and(|found| found.class != Class::TracebackOther);
@@ -106,6 +129,32 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
             .exit_code
             .and_then(|code| shown(Class::ExitCode, format!("it ended with exit code {code}"))),
     }
+}
+
+/// Whether this is what a program prints of which the kernel took a process.
+fn may_follow_a_kill(found: &Diagnosis) -> bool {
+    match found.class {
+        Class::Nccl | Class::Network | Class::Preempted => true,
+        Class::TracebackOther => !explains_itself(&found.evidence),
+        _ => false,
+    }
+}
+
+/// Whether this says that a process was killed and not why: the words of shells and launchers.
+fn tells_only_of_a_kill(evidence: &str) -> bool {
+    const WHY: [&str; 7] = [
+        "oom",
+        "memory",
+        "alloc",
+        "errno 12",
+        "slurm",
+        "srun",
+        "bad_alloc",
+    ];
+    const KILLED: [&str; 5] = ["killed", "sigkill", "signal 9", "-9", "137"];
+    let lower = evidence.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    says(&KILLED) && !says(&WHY)
 }
 
 impl XidEvent {
@@ -209,6 +258,17 @@ mod tests {
             signal: Some(signal),
             ..End::default()
         };
+        let starved = |exit_code, oom_kills| End {
+            oom_kills: Some(oom_kills),
+            ..code(exit_code)
+        };
+        let said = |class, evidence: &str| {
+            Some(Diagnosis {
+                class,
+                evidence: evidence.to_owned(),
+                line: 7,
+            })
+        };
         for (name, log, end, expected) in [
             ("a good end", None, code(0), Class::None),
             ("a caught error", log(Class::CudaOom), code(0), Class::None),
@@ -259,6 +319,66 @@ mod tests {
                     oom_kills: Some(1),
                     ..End::default()
                 },
+                Class::HostOom,
+            ),
+            (
+                "a rank that the kernel took",
+                log(Class::Nccl),
+                starved(1, 1),
+                Class::HostOom,
+            ),
+            (
+                "a rank that the kernel took, by a traceback",
+                log(Class::TracebackOther),
+                starved(1, 1),
+                Class::HostOom,
+            ),
+            (
+                "a rank that the kernel took, without a word",
+                None,
+                starved(1, 1),
+                Class::HostOom,
+            ),
+            (
+                "a cause of its own beside it",
+                log(Class::CudaOom),
+                starved(1, 1),
+                Class::CudaOom,
+            ),
+            (
+                "a mistake of the program beside it",
+                said(Class::TracebackOther, "KeyError: 'input_ids'"),
+                starved(1, 1),
+                Class::TracebackOther,
+            ),
+            (
+                "a good end beside it",
+                log(Class::Nccl),
+                starved(0, 1),
+                Class::None,
+            ),
+            (
+                "a kill that the counter does not know",
+                said(Class::HostOom, "Killed"),
+                starved(137, 0),
+                Class::TracebackOther,
+            ),
+            (
+                "the same by a launcher",
+                said(Class::HostOom, "Signal 9 (SIGKILL) received by PID 77"),
+                starved(1, 0),
+                Class::TracebackOther,
+            ),
+            (
+                "memory that was refused",
+                said(Class::HostOom, "OSError: [Errno 12] Cannot allocate memory"),
+                starved(1, 0),
+                Class::HostOom,
+            ),
+            (
+                "a kill where nobody counts",
+                said(Class::HostOom, "Killed"),
+                code(137),
                 Class::HostOom,
             ),
             (
