@@ -27,6 +27,8 @@ const AT_ONCE: usize = 256;
 const ALONE: Duration = Duration::from_secs(25);
 /// A webhook that failed is left alone for so long.
 const PAUSE: Duration = Duration::from_secs(60);
+/// One that has failed for so long is asked once more for each event, and no more.
+const GIVE_UP: Duration = Duration::from_secs(60 * 60);
 /// Longest time for what is left to tell when the box ends itself: it is paid for.
 const LAST_LIMIT: Duration = Duration::from_secs(10);
 /// Longest time for one message otherwise, with all its tries.
@@ -49,6 +51,10 @@ struct State {
     quiet_until: Option<Instant>,
     /// A failure is not repeated before.
     rests_until: Option<Instant>,
+    /// Since when nothing was taken.
+    failing_since: Option<Instant>,
+    /// The event of which the journal says that it could not be told; it is tried again.
+    failed: Option<u64>,
     /// Up to this event everything is told, or is somebody else's to tell.
     dealt: u64,
 }
@@ -63,6 +69,7 @@ impl Telling {
         }
         state.url = url.map(Arc::new);
         state.quiet_until = Some(Instant::now() + quiet);
+        state.failing_since = None;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -87,6 +94,23 @@ impl State {
         }
         let rests = self.rests_until.is_some_and(|until| now < until);
         (!rests && self.dealt < newest).then(|| self.dealt + 1..=newest)
+    }
+
+    /// An event was taken. Whether the journal is to say so: it said that it could not be told.
+    fn sent(&mut self, seq: u64) -> bool {
+        self.dealt = self.dealt.max(seq);
+        self.failing_since = None;
+        self.failed.take() == Some(seq)
+    }
+
+    /// It was not taken, and is tried again until that is given up. Whether the journal is to say so: once of each.
+    fn not_sent(&mut self, seq: u64, now: Instant) -> bool {
+        self.rests_until = Some(now + PAUSE);
+        let since = *self.failing_since.get_or_insert(now);
+        if now.duration_since(since) >= GIVE_UP {
+            self.dealt = self.dealt.max(seq);
+        }
+        self.failed.replace(seq) != Some(seq)
     }
 }
 
@@ -159,22 +183,31 @@ fn due(core: &Core) -> Option<RangeInclusive<u64>> {
 
 /// Tells of one event; false: the webhook did not take it.
 async fn tell(core: &Core, event: &Entry, text: &str, limit: Duration) -> bool {
-    let url = {
-        let mut state = core.telling.state();
-        state.dealt = event.seq;
-        state.url.clone()
+    let (url, again) = {
+        let state = core.telling.state();
+        (state.url.clone(), state.failed == Some(event.seq))
     };
     let Some(url) = url else { return false };
+    let notified = || core.journal.event(NOTIFIED, json!({"seq": event.seq}));
     // First: whoever comes while it is sent does not tell it again.
-    core.journal.event(NOTIFIED, json!({"seq": event.seq}));
+    if !again {
+        notified();
+    }
     let sent = time::timeout(limit, url.send(message(event, text))).await;
     match sent.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-        Ok(()) => true,
+        Ok(()) => {
+            if core.telling.state().sent(event.seq) {
+                notified();
+            }
+            true
+        }
         Err(why) => {
             warn!(why, kind = event.kind, "the webhook was not told");
-            core.journal
-                .event(FAILED, json!({"seq": event.seq, "reason": why}));
-            core.telling.state().rests_until = Some(Instant::now() + PAUSE);
+            let now = Instant::now();
+            if core.telling.state().not_sent(event.seq, now) {
+                core.journal
+                    .event(FAILED, json!({"seq": event.seq, "reason": why}));
+            }
             false
         }
     }
@@ -224,5 +257,31 @@ mod tests {
         assert_eq!(gone, Some(9..=9), "whoever said that he watches has left");
         telling.hand_over(None, Duration::ZERO, 9);
         assert_eq!(due(200, 8, 9), None, "it may not any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_webhook_did_not_take_is_tried_for_an_hour_and_noted_once() {
+        let telling = Telling::default();
+        let url = Url::parse("https://hooks.example.com/hush").ok();
+        telling.hand_over(url, Duration::ZERO, 5);
+        let start = Instant::now();
+        let after = |minutes: u64| start + Duration::from_secs(60 * minutes);
+        let due = |minutes: u64| telling.state().due(after(minutes), true, 5, 7);
+        for minute in 0..60 {
+            assert_eq!(due(minute), Some(6..=7), "minute {minute}");
+            let noted = telling.state().not_sent(6, after(minute));
+            assert_eq!(noted, minute == 0, "minute {minute}");
+            assert_eq!(due(minute), None, "it rests");
+        }
+        assert!(telling.state().sent(6), "it was said that it was not told");
+        assert_eq!(due(60), Some(7..=7));
+        assert!(!telling.state().sent(7));
+        // An hour without an answer: given up, and each that follows is tried once.
+        assert!(telling.state().not_sent(8, after(60)));
+        assert_eq!(telling.state().dealt, 7);
+        assert!(!telling.state().not_sent(8, after(120)));
+        assert_eq!(telling.state().dealt, 8);
+        assert!(telling.state().not_sent(9, after(121)));
+        assert_eq!(telling.state().dealt, 9);
     }
 }

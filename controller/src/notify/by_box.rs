@@ -1,6 +1,6 @@
 //! What the box of a run told the user itself while nobody watched (pure): nobody tells it again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::store::{EventRecord, Origin};
 
@@ -36,14 +36,23 @@ pub(super) enum Turn {
 /// Gathers it.
 pub(super) fn told(events: &[EventRecord]) -> Told {
     let of_box = |event: &&EventRecord| event.origin == Origin::Agent;
-    let named = |kind: &'static str| {
-        let events = events.iter().filter(of_box);
-        events
-            .filter(move |event| event.kind == kind)
-            .filter_map(|event| Some((event.attempt, event.detail["seq"].as_u64()?)))
+    // A box tries again what was not taken: its last word on an event counts.
+    let mut words = BTreeMap::new();
+    for event in events.iter().filter(of_box) {
+        let seq = event.detail["seq"].as_u64();
+        let is_told = event.kind == NOTIFIED;
+        if let Some(seq) = seq.filter(|_| is_told || event.kind == FAILED) {
+            let last = words
+                .entry((event.attempt, seq))
+                .or_insert((event.seq, is_told));
+            *last = (*last).max((event.seq, is_told));
+        }
+    }
+    let of = |wanted: bool| -> BTreeSet<_> {
+        let words = words.iter().filter(|(_, (_, told))| *told == wanted);
+        words.map(|(at, _)| *at).collect()
     };
-    let failed: BTreeSet<_> = named(FAILED).collect();
-    let told: BTreeSet<_> = named(NOTIFIED).filter(|at| !failed.contains(at)).collect();
+    let (told, failed) = (of(true), of(false));
     let at = |event: &EventRecord| (event.attempt, event.seq);
     let ends = events
         .iter()
@@ -67,6 +76,9 @@ impl Told {
             // One that failed is told where that is said.
             Origin::Agent if event.kind == FAILED => {
                 let seq = event.detail["seq"].as_u64();
+                if seq.is_some_and(|seq| self.told.contains(&(event.attempt, seq))) {
+                    return Turn::Told;
+                }
                 let original = self
                     .failed
                     .iter()
@@ -117,6 +129,9 @@ mod tests {
         let failed = of_box(6, 6, FAILED, json!({"seq": 4}));
         let home = event(9, Origin::Spotter, 1, "self_stopped", json!({}));
         let over = event(10, Origin::Spotter, 2, "ended", json!({}));
+        // Told at last.
+        let late = of_box(11, 11, "backup.alarm", json!({}));
+        let late_failed = of_box(13, 13, FAILED, json!({"seq": 11}));
         let mut all = vec![
             alarm.clone(),
             seen_here.clone(),
@@ -128,6 +143,10 @@ mod tests {
             of_box(8, 8, NOTIFIED, json!({"seq": 7})),
             home.clone(),
             over.clone(),
+            late.clone(),
+            of_box(12, 12, NOTIFIED, json!({"seq": 11})),
+            late_failed.clone(),
+            of_box(14, 14, NOTIFIED, json!({"seq": 11})),
         ];
         let known = told(&all);
         for (event, expected) in [
@@ -139,6 +158,8 @@ mod tests {
             (&end, Turn::Told),
             (&home, Turn::Told),
             (&over, Turn::Ours),
+            (&late, Turn::Told),
+            (&late_failed, Turn::Told),
         ] {
             assert_eq!(known.turn(event), expected, "{event:?}");
         }
