@@ -2,7 +2,7 @@
 //! after that.
 //!
 //! Each tier is a row of files that are only appended to; the oldest goes when there are too many. Bounds are counts and
-//! bytes, not dates, so that a clock that jumps costs nothing. A kill loses at most the coarse means that were being
+//! bytes before they are dates, so that a clock that jumps costs little. A kill loses at most the coarse means that were being
 //! gathered. Nothing is held in memory: [`read`] goes from file to file.
 
 mod fold;
@@ -18,40 +18,64 @@ use segment::{Reader, Writer};
 use super::Sample;
 use spotter_bucket::sorted::sort_by;
 
-/// A file is closed when it is larger than this, whatever it holds: 8 GPUs need less than 2 MiB.
+/// A file is closed when it is larger than this, whatever it holds: 8 GPUs need less than 2 MiB, at one reading a second.
 const MOST_FILE_BYTES: u64 = 4 << 20;
 
 /// One resolution.
 struct Tier {
     /// Seconds that a sample stands for; 0: it is one reading.
     span_s: u32,
-    /// Samples in one file.
+    /// Samples in one file, at least: more where they come faster, as long as they are of its time.
     frames: u32,
-    /// Files that are kept, the open one included.
+    /// Seconds that one file is of, at least.
+    file_s: u32,
+    /// Files that are kept, the open one included; more where less than their time is in them.
     files: usize,
+    /// Files that are kept however little time is in them.
+    most_files: usize,
 }
 
 /// Finest first. The open file is nearly empty at times, so each tier has one more than its time needs.
 static TIERS: [Tier; 3] = [
-    // Two hours by quarters.
+    // Two hours by quarters; of more than one reading a second as far as 144 MiB go.
     Tier {
         span_s: 0,
         frames: 900,
+        file_s: 900,
         files: 9,
+        most_files: 36,
     },
     // A day by three hours.
     Tier {
         span_s: 10,
         frames: 1080,
+        file_s: 10800,
         files: 9,
+        most_files: 9,
     },
     // A week by days.
     Tier {
         span_s: 60,
         frames: 1440,
+        file_s: 86400,
         files: 8,
+        most_files: 8,
     },
 ];
+
+impl Tier {
+    /// How many of its files, oldest first, are to go (pure).
+    fn surplus(&self, found: &[File], now_us: u64) -> usize {
+        let kept_us = (self.files as u64 - 1) * u64::from(self.file_s) * 1_000_000;
+        let most = found.len().saturating_sub(self.files);
+        let least = found.len().saturating_sub(self.most_files);
+        // A file ends where the next one begins.
+        let old = (0..most)
+            .take_while(|at| now_us.saturating_sub(found[at + 1].from_us) >= kept_us)
+            .count();
+        old.max(least)
+    }
+}
 
 /// Where samples go.
 #[derive(Debug)]
@@ -64,7 +88,8 @@ pub struct History {
 /// The files of one tier.
 #[derive(Debug, Default)]
 struct Row {
-    open: Option<Writer>,
+    /// The time of its first sample, and the file.
+    open: Option<(u64, Writer)>,
 }
 
 impl History {
@@ -108,30 +133,36 @@ impl History {
 
     fn write(&mut self, tier: usize, sample: &Sample) -> io::Result<()> {
         let (row, bounds) = (&mut self.rows[tier], &TIERS[tier]);
-        let full = |open: &Writer| open.frames >= bounds.frames || open.bytes >= MOST_FILE_BYTES;
+        let time_us = sample.time_us;
+        // By count and by time: a clock that jumps ends no file early, and readings that come quickly end none before its time.
+        let full = |(from_us, open): &(u64, Writer)| {
+            let span_us = time_us.saturating_sub(*from_us);
+            open.bytes >= MOST_FILE_BYTES
+                || open.frames >= bounds.frames && span_us >= u64::from(bounds.file_s) * 1_000_000
+        };
         if row.open.is_none() {
             fs::create_dir_all(&self.dir)?;
             // Goes on where the last daemon ended.
             if let Some(last) = files(&self.dir, tier).pop() {
-                row.open = Some(Writer::open(&last.path)?);
+                row.open = Some((last.from_us, Writer::open(&last.path)?));
             }
         }
         if row.open.as_ref().is_none_or(full) {
             let mut found = files(&self.dir, tier);
             let number = found.last().map_or(0, |last| last.number) + 1;
-            let path = self.dir.join(File::name(tier, number, sample.time_us));
-            row.open = Some(Writer::open(&path)?);
+            let path = self.dir.join(File::name(tier, number, time_us));
+            row.open = Some((time_us, Writer::open(&path)?));
             found.push(File {
                 number,
-                from_us: sample.time_us,
+                from_us: time_us,
                 path,
             });
-            for old in &found[..found.len().saturating_sub(bounds.files)] {
+            for old in &found[..bounds.surplus(&found, time_us)] {
                 fs::remove_file(&old.path)?;
             }
         }
         match &mut row.open {
-            Some(open) => open.push(sample),
+            Some((_, open)) => open.push(sample),
             None => Ok(()),
         }
     }

@@ -129,7 +129,12 @@ fn old_times_are_coarser_and_the_files_are_bounded() {
 
 #[test]
 fn a_week_of_eight_busy_gpus_fits_in_a_hundred_megabytes() {
+    // Readings that come more often than once a second may take some more.
     let bounds = TIERS.iter().map(|tier| tier.files as u64 * MOST_FILE_BYTES);
+    let most = TIERS
+        .iter()
+        .map(|tier| tier.most_files as u64 * MOST_FILE_BYTES);
+    assert!(most.sum::<u64>() <= 212 << 20);
     assert!(bounds.sum::<u64>() <= 104 << 20);
     // Held: seven days at least, a day at least, two hours at least.
     let held = |tier: &Tier| (tier.files as u64 - 1) * u64::from(tier.frames * tier.span_s.max(1));
@@ -141,4 +146,50 @@ fn a_week_of_eight_busy_gpus_fits_in_a_hundred_megabytes() {
     let path = files(dir.path(), 0).pop().unwrap().path;
     let one = fs::metadata(path).unwrap().len() / 2;
     assert!(one * 1440 < MOST_FILE_BYTES, "{one} bytes a sample");
+}
+
+#[test]
+fn ten_readings_a_second_are_there_for_two_hours_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut history = History::new(dir.path().to_owned());
+    let end_s = 3 * 3600;
+    for tenth in 10..=end_s * 10 {
+        let mut sample = sample(tenth / 10, 0);
+        sample.time_us = tenth * 100_000;
+        history.write(0, &sample).unwrap();
+    }
+    let times: Vec<u64> = read(dir.path(), 0, u64::MAX)
+        .map(|sample| sample.time_us)
+        .collect();
+    assert!(times.is_sorted());
+    let held_s = end_s - times[0] / 1_000_000;
+    assert!((7200..=8100).contains(&held_s), "{held_s} s");
+    assert_eq!(times.len() as u64, held_s * 10 + 1);
+    assert!(files(dir.path(), 0).len() <= TIERS[0].files);
+}
+
+#[test]
+fn files_go_by_age_where_they_hold_little_and_by_count_where_the_clock_jumps() {
+    let found = |count: u64, each_s: u64| -> Vec<File> {
+        let file = |number| File {
+            number,
+            from_us: number * each_s * 1_000_000,
+            path: PathBuf::new(),
+        };
+        (0..count).map(file).collect()
+    };
+    for (name, count, each_s, now_s, expected) in [
+        ("a quarter each", 10, 900, 9 * 900, 1),
+        ("too few", 9, 900, 8 * 900, 0),
+        // Closed by their size: eight GPUs ten times a second.
+        ("four minutes each", 20, 240, 19 * 240, 0),
+        ("four minutes each for long", 32, 240, 31 * 240, 1),
+        ("half a minute each", 37, 30, 36 * 30, 1),
+        ("the clock went back", 12, 900, 0, 0),
+        ("and stays there", 40, 900, 0, 4),
+        ("the clock went on by a year", 12, 900, 31_536_000, 3),
+    ] {
+        let got = TIERS[0].surplus(&found(count, each_s), now_s * 1_000_000);
+        assert_eq!(got, expected, "{name}");
+    }
 }
