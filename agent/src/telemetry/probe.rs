@@ -32,6 +32,9 @@ use smi::Second;
 /// Most that is read of the container's environment; it is bounded by the kernel to 6 MB of arguments and environment.
 const MAX_ENVIRONMENT_BYTES: u64 = 8 << 20;
 
+/// What the kernel starts a program for glibc with; a root of musl alone has none.
+const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+
 /// How to find, start and judge the probe.
 #[derive(Debug, Clone)]
 pub struct ProbeConfig {
@@ -358,10 +361,21 @@ impl Supervision {
 
     /// Starts the program from the first place that allows it.
     fn start(&self) -> Result<Child, String> {
+        let places = image::places(&self.config).into_iter();
+        let images = places.map(|place| (place.to_string(), place.image()));
+        self.start_first(images, Path::new(LOADER))
+    }
+
+    /// `images`: each place with the program there, made when it is its turn. `loader`: what every program for glibc needs.
+    fn start_first(
+        &self,
+        images: impl Iterator<Item = (String, io::Result<Image>)>,
+        loader: &Path,
+    ) -> Result<Child, String> {
         let environment = self.environment();
         let mut problems = Vec::new();
-        for place in image::places(&self.config) {
-            let image = match place.image() {
+        for (place, image) in images {
+            let image = match image {
                 Ok(image) => image,
                 Err(err) => {
                     problems.push(format!("{place}: {err}"));
@@ -370,9 +384,11 @@ impl Supervision {
             };
             match self.spawn(&image, &environment) {
                 Ok(child) => return Ok(child),
-                Err(err) if no_loader(&image, &err) => {
-                    return Err("this box has no glibc loader (/lib64/ld-linux-x86-64.so.2), which NVIDIA's library needs"
-                        .to_owned());
+                Err(err) if no_loader(&image, &err, loader) => {
+                    return Err(format!(
+                        "this box has no glibc loader ({}), which NVIDIA's library needs",
+                        loader.display()
+                    ));
                 }
                 Err(err) => problems.push(format!("{place}: {err}")),
             }
@@ -481,10 +497,8 @@ fn end_of(status: ExitStatus) -> End {
 }
 
 /// `exec` says ENOENT for a program that is there when its loader is not.
-fn no_loader(image: &Image, err: &io::Error) -> bool {
-    err.kind() == io::ErrorKind::NotFound
-        && image.exists()
-        && !Path::new("/lib64/ld-linux-x86-64.so.2").exists()
+fn no_loader(image: &Image, err: &io::Error, loader: &Path) -> bool {
+    err.kind() == io::ErrorKind::NotFound && image.exists() && !loader.exists()
 }
 
 fn timeout(left: Duration) -> PollTimeout {
@@ -523,35 +537,4 @@ fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_the_probe_needs_of_the_environment_is_passed_on() {
-        let bytes = b"PATH=/bin\0NVML_LIB=/a=b\0AWS_SECRET_ACCESS_KEY=x\0FAKE_NVML_SCENARIO=/s\0LD_LIBRARY_PATH=\0broken\0";
-        let got: Vec<String> = parse_environment(bytes)
-            .into_iter()
-            .map(|(name, value)| format!("{}={}", name.display(), value.display()))
-            .collect();
-        assert_eq!(
-            got,
-            ["NVML_LIB=/a=b", "FAKE_NVML_SCENARIO=/s", "LD_LIBRARY_PATH="]
-        );
-        assert!(parse_environment(b"").is_empty());
-    }
-
-    #[test]
-    fn an_end_says_what_the_process_said() {
-        let words = |raw| format!("{:?}", end_of(ExitStatus::from_raw(raw)));
-        assert_eq!(words(20 << 8), "Refused(NoLibrary, \"\")");
-        assert_eq!(words(3 << 8), "Died(\"ended with exit code 3\")");
-        assert_eq!(words(6), "Died(\"was ended by signal 6\")");
-    }
-
-    #[test]
-    fn waits_are_rounded_up() {
-        assert_eq!(timeout(Duration::ZERO), PollTimeout::ZERO);
-        assert_eq!(timeout(Duration::from_nanos(1_000)).as_millis(), Some(1));
-        assert_eq!(timeout(Duration::from_micros(1_001)).as_millis(), Some(2));
-    }
-}
+mod tests;

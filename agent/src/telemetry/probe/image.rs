@@ -108,10 +108,15 @@ pub fn places(config: &ProbeConfig) -> Vec<Place> {
             .into_iter()
             .collect();
     }
+    for_embedded(&config.dir)
+}
+
+/// Where the embedded program may go, best first.
+fn for_embedded(own: &Path) -> Vec<Place> {
     let others = OTHER_DIRECTORIES
         .iter()
         .map(|dir| Place::Passing(dir.into()));
-    [Place::Kept(config.dir.clone()), Place::Memory]
+    [Place::Kept(own.to_owned()), Place::Memory]
         .into_iter()
         .chain(others)
         .collect()
@@ -305,6 +310,37 @@ mod tests {
             Err(err) => return skip::skip(&format!("this system denies memfd_create ({err})")),
         };
         assert_eq!(exit_code(&Image::Memory(fd).path()), Some(0));
+    }
+
+    #[test]
+    fn our_own_directory_comes_first_then_memory_then_what_others_use_too() {
+        let names: Vec<String> = for_embedded(Path::new("/root/.spotter"))
+            .iter()
+            .map(Place::to_string)
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "in /root/.spotter",
+                "from memory",
+                "in /tmp",
+                "in /var/tmp",
+                "in /dev/shm",
+                "in /run"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_an_error_and_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        // Below a file nobody writes, not even root.
+        let kept = keep(&file.join("dir"), "x", 1, || Ok(SCRIPT.to_vec()));
+        assert_eq!(kept.unwrap_err().kind(), io::ErrorKind::NotADirectory);
+        assert!(pass(&file, SCRIPT).is_err());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 
     #[test]
