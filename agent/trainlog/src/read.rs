@@ -150,6 +150,8 @@ struct Found {
     step_rank: Option<u8>,
     /// The position was named `iter`, as detectron2 and mmdetection do.
     by_iter: bool,
+    /// Marian: its `Time` is that of all updates since the last line.
+    by_update: bool,
     /// Where the position ends.
     step_end: usize,
     /// Where the epoch ends.
@@ -414,7 +416,7 @@ impl Found {
         if let (true, Some(value)) = (self.part_of_step, self.train_time) {
             return self.record.add_speed(value, Unit::SecondsPerStep);
         }
-        let Some((rank, value, unit)) = self.time else {
+        let Some((rank, value, unit)) = self.time.filter(|_| !self.by_update) else {
             return;
         };
         // Without a step, `time` is that of the epoch.

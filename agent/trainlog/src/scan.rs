@@ -121,6 +121,11 @@ impl<'a> Scanner<'a> {
         while end > start + 1 && matches!(self.line[end - 1], b'.' | b'-' | b'\'' | b'/') {
             end -= 1;
         }
+        // Marian: `Up. 1000`, `L.r. 6e-05`: the full stop of a short word before a number is part of its name.
+        let after = &self.line[end..];
+        if end - start <= 3 && matches!(after, [b'.', b' ', b'0'..=b'9', ..]) {
+            end += 1;
+        }
         let goes_on = self.count > 0 && start == self.edge + 1 && self.line[self.edge] == b' ';
         if !goes_on {
             self.forget();

@@ -26,6 +26,13 @@ pub const NAMES: &[(&str, Meaning)] = &[
     ("micro_step", Meaning::Step(2)),
     ("num_updates", Meaning::Step(2)),
     ("_step", Meaning::Step(3)),
+    // Marian's abbreviations, with their full stops.
+    ("up_", Meaning::Step(2)),
+    ("ep_", Meaning::Epoch),
+    ("l_r_", Meaning::LearningRate(0)),
+    // StyleGAN's steps of its log.
+    ("tick", Meaning::Step(3)),
+    ("sec_tick", Meaning::Speed(Unit::SecondsPerStep)),
     ("total_timesteps", Meaning::Step(1)),
     ("time_total_timesteps", Meaning::Step(1)),
     ("num_timesteps", Meaning::Step(2)),

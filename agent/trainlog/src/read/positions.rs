@@ -148,6 +148,14 @@ impl Found {
             rank
         };
         self.step_end = self.step_end.max(pair.end);
+        // WeNet's `TRAIN Batch 0/100` is an epoch and its batch.
+        let batch = pair.of.filter(|_| pair.name.ends_with(b"TRAIN Batch"));
+        if let Some(batch) = batch.and_then(|batch| Printed::count(batch, b"")) {
+            self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
+            self.record.step = Some(batch);
+            self.step_rank = Some(rank);
+            return;
+        }
         if self.step_rank.is_some_and(|old| old <= rank) {
             return;
         }
@@ -165,6 +173,7 @@ impl Found {
         self.step_rank = Some(rank);
         let by = [&b"iter"[..], b"Iter", b"Iter(train)"];
         self.by_iter = by.iter().any(|name| pair.name.ends_with(name));
+        self.by_update = pair.name.ends_with(b"Up.");
     }
 }
 

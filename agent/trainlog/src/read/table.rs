@@ -1,6 +1,6 @@
 //! Tables: rows of a name and its value, and rows of values under a heading.
 
-use super::{Found, Reading};
+use super::{Found, Kind, Reading};
 use crate::{
     names::{Meaning, meaning},
     number,
@@ -41,7 +41,12 @@ enum Between {
     Tab,
     /// One comma.
     Comma,
+    /// At least two spaces, and a unit or a share behind each number: `10 (0.03%)    30.5 ms    15 m, 30 s`.
+    Far,
 }
+
+/// Heads the table of nerfstudio, which has no loss.
+const STEP_DONE: &[u8] = b"Step (% Done)";
 
 /// More columns than this are no table of a training.
 const MAX_COLUMNS: usize = 24;
@@ -53,6 +58,17 @@ impl Columns {
             return None;
         }
         let line = line.trim_ascii();
+        if line.starts_with(STEP_DONE) {
+            let names = far_apart(line).map(|cell| match cell {
+                STEP_DONE => &b"step"[..],
+                b"Train Iter (time)" => b"step_ms",
+                other => other,
+            });
+            return Some(Self {
+                names: names.map(Into::into).collect(),
+                between: Between::Far,
+            });
+        }
         let has_tab = line.contains(&b'\t');
         if has_tab && let Some(found) = Self::of(cells(line, Between::Tab), Between::Tab, 2) {
             return Some(found);
@@ -100,6 +116,9 @@ impl Columns {
 
     /// Reads a row. `None`: the table has ended.
     pub fn row(&self, line: &[u8]) -> Option<Reading> {
+        if self.between == Between::Far {
+            return self.far_row(line);
+        }
         let mut found = Found::default();
         let mut count = 0;
         for (name, value) in self.names.iter().zip(cells(line, self.between)) {
@@ -115,13 +134,32 @@ impl Columns {
         }
         (count == self.names.len()).then(|| found.judge(line))?
     }
+
+    /// A row of values with their units: the number at the beginning of a cell counts, of times only those in milliseconds.
+    fn far_row(&self, line: &[u8]) -> Option<Reading> {
+        let mut found = Found::default();
+        for (name, value) in self.names.iter().zip(far_apart(line)) {
+            let (number, rest) = value.split_at(number::length(value));
+            let is_step = **name == *b"step";
+            if is_step && (number.is_empty() || !rest.starts_with(b" (")) {
+                return None;
+            }
+            if is_step || rest == b" ms" {
+                found.take(number, &cell(name, number));
+            }
+        }
+        match found.record.has_metrics() {
+            true => found.judge(line),
+            false => Some(found.reading(Kind::Header)),
+        }
+    }
 }
 
 /// Cells of a line.
 fn cells(line: &[u8], between: Between) -> impl Iterator<Item = &[u8]> {
     line.trim_ascii_end()
         .split(move |byte| match between {
-            Between::Spaces => byte.is_ascii_whitespace(),
+            Between::Spaces | Between::Far => byte.is_ascii_whitespace(),
             Between::Tab => *byte == b'\t',
             Between::Comma => *byte == b',',
         })

@@ -43,6 +43,7 @@ const ANCHORS: &[&str] = &[
     " rate:",
     "sps:",
     "_lr:",
+    "kimg ",
 ];
 
 /// Records and failures in one pass; [`failure::STEMS`] are the other half.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may hope")]
 
 mod positions;
+mod tables;
 
 use std::fmt::Write as _;
 
