@@ -97,6 +97,9 @@ pub struct Figures {
     /// Losses that are no numbers, the newest of the window in a row.
     #[serde(skip)]
     pub losses_broken: u32,
+    /// Steps that are left, where the log tells how many there are in all.
+    #[serde(skip)]
+    pub steps_left: Option<u64>,
     /// The log told anything new of the training: an evaluation or a bar that moves, too.
     #[serde(skip)]
     pub moved: bool,
@@ -413,6 +416,7 @@ impl Tally {
             loss: median(&self.losses),
             loss_broken: !self.losses.is_empty() && !self.sound_loss,
             losses_broken: self.losses_broken,
+            steps_left: left,
             moved: training.is_some_and(|new| new.printed.moved_us > self.moved_before_us),
             stepped_us: self.stepped_us,
             longest_pause_us: self.longest_pause_us,

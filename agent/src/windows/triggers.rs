@@ -169,7 +169,9 @@ impl Judge {
         let saves = figures
             .disk_growth_mb_per_s
             .is_some_and(|rate| rate >= SAVING_MB_PER_S);
-        let still = due && figures.steps == Some(0) && !figures.moved && !saves;
+        // After its last step a training evaluates, merges or sends away what it made; many count from 0.
+        let is_over = figures.steps_left.is_some_and(|left| left <= 1);
+        let still = due && figures.steps == Some(0) && !figures.moved && !saves && !is_over;
         still.then_some(still_us / 1_000_000)
     }
 

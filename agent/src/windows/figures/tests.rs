@@ -92,6 +92,7 @@ fn a_window_records_the_five_figures_and_the_patterns() {
     assert!((got.memory_percent.unwrap() - 62.55).abs() < 0.1, "{got:?}");
     assert!((got.step_time_s.unwrap() - 3.0).abs() < 1e-9, "{got:?}");
     assert_eq!((got.step, got.steps), (Some(200), Some(200)));
+    assert_eq!(got.steps_left, Some(800));
     // 800 steps of 3 s are left; 2400 s were promised to be left by now.
     assert_eq!((got.eta_s, got.eta_shift_s), (Some(2_400.0), Some(0.0)));
     assert_eq!(got.gpu_spread_percent, Some(45.0));
