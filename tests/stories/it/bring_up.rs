@@ -13,9 +13,12 @@ use crate::world::{World, spec};
 
 const RUN: &str = "story";
 
-/// What is wrong with a box whenever somebody looks, what the run says of it, and after how many minutes at most it is destroyed.
+/// What is wrong with a box whenever somebody looks.
+type Spoil = fn(&mut Instance);
+
+/// That, what the run says of it, and after how many minutes at most it is destroyed.
 struct Case {
-    spoil: fn(&mut Instance),
+    spoil: Spoil,
     says: &'static str,
     minutes: u64,
 }
@@ -26,7 +29,7 @@ fn loading(instance: &mut Instance, says: &str) {
     instance.ssh.clear();
 }
 
-fn case(spoil: fn(&mut Instance), says: &'static str, minutes: u64) -> Case {
+fn case(spoil: Spoil, says: &'static str, minutes: u64) -> Case {
     Case {
         spoil,
         says,
@@ -310,7 +313,7 @@ async fn a_machine_that_failed_is_avoided_by_later_runs_until_nothing_else_is_le
 #[tokio::test(start_paused = true)]
 async fn an_image_that_cannot_be_had_ends_the_run_at_the_second_machine_and_none_is_avoided_for_it()
 {
-    let cases: [(fn(&mut Instance), &str); 3] = [
+    let cases: [(Spoil, &str); 3] = [
         (
             |i| loading(i, "manifest for a:b not found: manifest unknown"),
             "check `image`, and `image_login`",
