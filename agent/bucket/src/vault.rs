@@ -21,12 +21,14 @@ use crate::{
     retention::{self, Commit},
 };
 
+mod adopt;
+
+pub use adopt::Adopted;
+
 /// Version of the small records beside commits.
 const FORMAT: u32 = 1;
 /// Requests in flight.
 const IN_FLIGHT: usize = 8;
-/// Within so long whoever put a commit has read it back.
-const READ_BACK_S: i64 = 60;
 /// A restore that says nothing for so long is over, whatever became of it.
 const READER_LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -90,15 +92,6 @@ struct MarkRecord<'a> {
     since_us: u64,
 }
 
-/// What became of commits that waited.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Adopted {
-    /// Commits that were put in place.
-    pub new: usize,
-    /// Keys that were passed over, each with the reason.
-    pub passed_over: Vec<String>,
-}
-
 /// Orders names of commits by the time at which they were written.
 fn written(id: &CommitId) -> (u64, CommitId) {
     (id.made_ms(), *id)
@@ -115,74 +108,6 @@ impl Vault<'_> {
             .collect();
         sort_by(&mut ids, |a, b| written(b).cmp(&written(a)));
         Ok(ids)
-    }
-
-    /// Puts commits where they belong that a box without keys left where it could. A place that was just filled stays for a minute:
-    /// whoever filled it reads it back. `server_s`: now by the server's clock, seconds since the epoch. What is
-    /// damaged, or may not be read, stays where it is and is named: it must not keep the others waiting.
-    pub async fn adopt(&self, server_s: i64) -> Result<Adopted, BucketError> {
-        let listed = self.bucket.list(&self.layout.commits_prefix()).await?;
-        let waiting: Vec<&ListedObject> = listed
-            .iter()
-            .filter(|object| self.layout.is_waiting(&object.key))
-            .filter(|object| object.size_bytes <= MAX_MANIFEST_BYTES as u64)
-            .collect();
-        if waiting.is_empty() {
-            return Ok(Adopted::default());
-        }
-        let buried = self.bucket.list(&self.layout.tombstones_prefix()).await?;
-        let buried: HashSet<CommitId> = buried
-            .iter()
-            .filter_map(|object| Some(self.layout.tombstone_of_key(&object.key)?.0))
-            .collect();
-        let known: HashSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
-        let mut adopted = Adopted::default();
-        for object in waiting {
-            let mut pass_over = |why: &dyn std::fmt::Display| {
-                adopted.passed_over.push(format!("{}: {why}", object.key));
-            };
-            let bytes = match self.bucket.get(&object.key, None).await {
-                Ok(bytes) => bytes,
-                // Somebody else was faster.
-                Err(err) if err.kind == ErrorKind::NotFound => continue,
-                // It passes for all of them.
-                Err(err) if matches!(err.kind, ErrorKind::Transient | ErrorKind::Skewed) => {
-                    return Err(err);
-                }
-                Err(err) => {
-                    pass_over(&err);
-                    continue;
-                }
-            };
-            let manifest = match Manifest::open(&bytes) {
-                Ok(manifest) if manifest.run == self.run => manifest,
-                Ok(manifest) => {
-                    pass_over(&format_args!("it says it is of run {}", manifest.run));
-                    continue;
-                }
-                Err(err) => {
-                    pass_over(&err);
-                    continue;
-                }
-            };
-            let Ok(id) = manifest.id.parse::<CommitId>() else {
-                pass_over(&"it names no commit");
-                continue;
-            };
-            let key = self.layout.commit_key(&id);
-            // One that was deleted since must not come back.
-            if !buried.contains(&id) && !known.contains(key.as_str()) {
-                self.bucket.put(&key, bytes.clone()).await?;
-                if self.bucket.get(&key, None).await? != bytes {
-                    continue;
-                }
-                adopted.new += 1;
-            }
-            if server_s > object.modified_s.saturating_add(READ_BACK_S) {
-                self.bucket.delete(&object.key).await?;
-            }
-        }
-        Ok(adopted)
     }
 
     /// One commit. `None`: there is none of that name; the inner error says how it is damaged.

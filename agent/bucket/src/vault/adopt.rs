@@ -1,0 +1,151 @@
+//! Commits that a box without keys left where it could, put where they belong.
+
+use std::collections::HashSet;
+
+use super::Vault;
+use crate::{
+    bucket::{BucketError, ErrorKind, ListedObject},
+    layout::CommitId,
+    manifest::{MAX_MANIFEST_BYTES, Manifest},
+};
+
+/// Within so long whoever put a commit has read it back.
+const READ_BACK_S: i64 = 60;
+
+/// What became of commits that waited.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Adopted {
+    /// Commits that were put in place.
+    pub new: usize,
+    /// Keys that were passed over, each with the reason.
+    pub passed_over: Vec<String>,
+}
+
+impl Vault<'_> {
+    /// Puts commits where they belong that a box without keys left where it could. A place that was just filled stays for a minute:
+    /// whoever filled it reads it back. What is torn there is put anew. `server_s`: now by the server's clock, seconds since the epoch. What is
+    /// damaged, or may not be read, stays where it is and is named: it must not keep the others waiting.
+    pub async fn adopt(&self, server_s: i64) -> Result<Adopted, BucketError> {
+        let listed = self.bucket.list(&self.layout.commits_prefix()).await?;
+        let waiting: Vec<&ListedObject> = listed
+            .iter()
+            .filter(|object| self.layout.is_waiting(&object.key))
+            .filter(|object| object.size_bytes <= MAX_MANIFEST_BYTES as u64)
+            .collect();
+        if waiting.is_empty() {
+            return Ok(Adopted::default());
+        }
+        let buried = self.bucket.list(&self.layout.tombstones_prefix()).await?;
+        let buried: HashSet<CommitId> = buried
+            .iter()
+            .filter_map(|object| Some(self.layout.tombstone_of_key(&object.key)?.0))
+            .collect();
+        let known: HashSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
+        let mut adopted = Adopted::default();
+        for object in waiting {
+            let mut pass_over = |why: &dyn std::fmt::Display| {
+                adopted.passed_over.push(format!("{}: {why}", object.key));
+            };
+            let bytes = match self.bucket.get(&object.key, None).await {
+                Ok(bytes) => bytes,
+                // Somebody else was faster.
+                Err(err) if err.kind == ErrorKind::NotFound => continue,
+                // It passes for all of them.
+                Err(err) if matches!(err.kind, ErrorKind::Transient | ErrorKind::Skewed) => {
+                    return Err(err);
+                }
+                Err(err) => {
+                    pass_over(&err);
+                    continue;
+                }
+            };
+            let manifest = match Manifest::open(&bytes) {
+                Ok(manifest) if manifest.run == self.run => manifest,
+                Ok(manifest) => {
+                    pass_over(&format_args!("it says it is of run {}", manifest.run));
+                    continue;
+                }
+                Err(err) => {
+                    pass_over(&err);
+                    continue;
+                }
+            };
+            let Ok(id) = manifest.id.parse::<CommitId>() else {
+                pass_over(&"it names no commit");
+                continue;
+            };
+            let key = self.layout.commit_key(&id);
+            // One that was deleted since must not come back.
+            let is_whole = match buried.contains(&id) {
+                true => true,
+                false => known.contains(key.as_str()) && self.is_whole(&id).await?,
+            };
+            if !is_whole {
+                self.bucket.put(&key, bytes.clone()).await?;
+                if self.bucket.get(&key, None).await? != bytes {
+                    continue;
+                }
+                adopted.new += 1;
+            }
+            if server_s > object.modified_s.saturating_add(READ_BACK_S) {
+                self.bucket.delete(&object.key).await?;
+            }
+        }
+        Ok(adopted)
+    }
+
+    /// Whether what lies where a commit belongs is that commit; a put that was cut off may have left anything.
+    async fn is_whole(&self, id: &CommitId) -> Result<bool, BucketError> {
+        Ok(matches!(self.read(id).await?, Some(Ok(_))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use ulid::Ulid;
+
+    use super::*;
+    use crate::{
+        layout::Layout,
+        memory::{MemoryBucket, collection},
+    };
+
+    #[tokio::test]
+    async fn a_commit_that_was_torn_on_its_way_is_put_again_before_its_copy_goes() {
+        let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
+        let vault = Vault {
+            bucket: &bucket,
+            layout: &layout,
+            run: "run",
+        };
+        let id = CommitId {
+            step: 0,
+            ulid: Ulid::from_parts(1_700_000_000_000, 1),
+        };
+        let body = collection("run", &id.to_string(), "a", b"a", "p/run/data/x");
+        let waiting = layout.waiting_key(&id.ulid);
+        let key = layout.commit_key(&id);
+        let later_s = i64::MAX;
+        for torn in [Bytes::new(), body.slice(..body.len() / 2)] {
+            bucket.insert(&waiting, body.clone());
+            bucket.insert(&key, torn);
+            let adopted = vault.adopt(later_s).await.unwrap();
+            assert_eq!(adopted.new, 1);
+            assert_eq!(bucket.object(&key), Some(body.clone()));
+            assert_eq!(bucket.object(&waiting), None);
+            // And what is whole is left as it is.
+            bucket.insert(&waiting, body.clone());
+            let puts = bucket.count("PutObject");
+            let adopted = vault.adopt(later_s).await.unwrap();
+            assert_eq!((adopted.new, bucket.count("PutObject")), (0, puts));
+            assert_eq!(bucket.object(&waiting), None);
+        }
+        // One that cannot be read back stays in both places.
+        bucket.remove(&key);
+        bucket.insert(&waiting, body.clone());
+        bucket.fail_after("GetObject", 1, 1, ErrorKind::Transient);
+        assert!(vault.adopt(later_s).await.is_err());
+        assert_eq!(bucket.object(&waiting), Some(body));
+    }
+}
