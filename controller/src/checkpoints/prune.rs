@@ -1,7 +1,7 @@
 //! Deletes what a run need not keep, in the two phases of [`spotter_bucket::vault`], and what uploads that never ended left.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -175,7 +175,6 @@ async fn sweep<'a>(
     pruned: &mut Pruned,
 ) -> Result<(), BucketError> {
     let now_ms = order.now_us / 1_000;
-    let is_old = |id: &CommitId| id.made_ms().saturating_add(ORPHAN_MS) <= now_ms;
     let alive: HashSet<&str> = commits.iter().map(|commit| commit.id.as_str()).collect();
     let whole = commits.iter().filter_map(|commit| commit.manifest.as_ref());
     let (data, area) = (shelf.layout.data_prefix(), shelf.layout.results_prefix());
@@ -200,6 +199,23 @@ async fn sweep<'a>(
     let attempt = |key: &str| match shelf.layout.data_of_key(key) {
         Some((id, _)) => Some(id),
         None => results::file_of_key(&shelf.layout, key),
+    };
+    // The time in a name is that of the files. An attempt is as young as the youngest thing of it that the server has; what it tells no
+    // time of is young.
+    let mut youngest_ms: HashMap<CommitId, u64> = HashMap::new();
+    for object in &objects {
+        if let Some(id) = attempt(&object.key) {
+            let modified_ms = match u64::try_from(object.modified_s) {
+                Ok(0) | Err(_) => u64::MAX,
+                Ok(seconds) => seconds.saturating_mul(1_000),
+            };
+            let youngest = youngest_ms.entry(id).or_insert_with(|| id.made_ms());
+            *youngest = (*youngest).max(modified_ms);
+        }
+    }
+    let is_old = |id: &CommitId| {
+        let youngest = youngest_ms.get(id);
+        youngest.is_some_and(|ms| ms.saturating_add(ORPHAN_MS) <= now_ms)
     };
     let orphans: BTreeMap<String, u64> = objects
         .into_iter()
@@ -258,6 +274,7 @@ mod tests {
         let target = Target::parse("s3://bucket/team", None, None).unwrap();
         let shelf = Shelf::new(bucket.clone(), &target, "run").unwrap();
         let young = CommitId::generate(None);
+        let day = Duration::from_secs(24 * 3600);
         let now_us = (young.made_ms() + 60_000) * 1_000;
         let manifest_key = format!("team/run/results/{OLD}.json");
         let kept = [
@@ -286,6 +303,13 @@ mod tests {
         let pruned = prune(&shelf, &order).await.unwrap();
         assert_eq!((pruned.orphans, bucket.keys().len()), (0, 6));
         bucket.remove(&damaged);
+        // Whatever time its name tells, it was sent a moment ago.
+        let pruned = prune(&shelf, &order).await.unwrap();
+        assert_eq!((pruned.orphans, bucket.keys().len()), (0, 5));
+        bucket.grow_old(day);
+        bucket.insert(&format!("team/run/results/{DEAD}/b"), "bb");
+        assert_eq!(prune(&shelf, &order).await.unwrap().orphans, 0);
+        bucket.grow_old(day);
         let pruned = prune(&shelf, &order).await.unwrap();
         assert_eq!((pruned.orphans, pruned.orphan_bytes), (1, 2));
         let mut kept = kept.to_vec();
