@@ -8,7 +8,7 @@
 //! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go and what was
 //! [`skipped`], [`alarm`] says whether we are behind, [`room`] whether the disk will do; [`sweep`] removes what lost boxes left.
 //! [`restore`] (files by [`landing`]) and [`results`] are the two other things that move files; [`local`] says what is there to go on
-//! from without a bucket. [`there`] asks the bucket anew before a box goes with its disk.
+//! from without a bucket, [`trained`] what is known of the training. [`there`] asks the bucket anew before a box goes with its disk.
 
 pub mod alarm;
 mod buffers;
@@ -47,6 +47,7 @@ pub mod standing;
 pub mod sweep;
 pub mod tempo;
 mod there;
+mod trained;
 pub mod upload;
 pub mod watch;
 pub mod writers;
@@ -74,7 +75,7 @@ use index::Index;
 use ledger::Ledger;
 use looping::backoff;
 use metric::Measurements;
-use pace::{INTERVALS, Pace};
+use pace::Pace;
 use places::Places;
 use rates::Rates;
 use round::Work;
@@ -89,6 +90,7 @@ pub use restore::{RestoreError, Restored};
 pub use results::{Results, ResultsError};
 pub use rules::user::{CompleteWhen, NoRule};
 pub use standing::BackupState;
+pub use trained::Death;
 
 /// Longest wait for the bucket's answer to a question that somebody waits for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
@@ -145,6 +147,8 @@ pub struct Backup {
     cadence: Arc<Mutex<Cadence>>,
     /// Another backup takes over these directories.
     retired: CancellationToken,
+    /// Keys of commits that turned out to be damaged: what they hold is never referred to again.
+    distrusted: Mutex<HashSet<String>>,
     /// Two restores would write to the same files.
     restoring: tokio::sync::Mutex<()>,
     /// The files of the last collection of results, and what became of it. One at a time is collected.
@@ -177,6 +181,7 @@ impl Backup {
         let ledger = Ledger::open(&state_dir);
         let cadence = Cadence::open(&state_dir, options.attempt);
         let clock_offset_ms = offset_of_notes_ms(&ledger);
+        let pace = trained::recall(&state_dir);
         let settle = match (&options.complete_when, options.settle) {
             (Some(CompleteWhen::Quiet(wait)), _) => Settle::all(*wait),
             (_, Some(wait)) => Settle::all(wait),
@@ -197,7 +202,7 @@ impl Backup {
             ids: Arc::default(),
             ledger: Arc::new(Mutex::new(ledger)),
             started: Instant::now(),
-            pace: Mutex::default(),
+            pace: Mutex::new(pace),
             clock_offset_ms: Mutex::new(clock_offset_ms),
             blind: Mutex::default(),
             next_look: Mutex::default(),
@@ -206,6 +211,7 @@ impl Backup {
             measurements: Mutex::default(),
             cadence: Arc::new(Mutex::new(cadence)),
             retired: CancellationToken::new(),
+            distrusted: Mutex::default(),
             restoring: tokio::sync::Mutex::new(()),
             collected: tokio::sync::Mutex::default(),
         }))
@@ -351,41 +357,6 @@ impl Backup {
         self.standing.credentials_changed();
     }
 
-    /// The log printed the value that decides which checkpoints are the best, after it had named this step.
-    pub fn measured(&self, step: Option<u64>, time_us: u64, value: f64) {
-        self.measurements().note(step, time_us, value);
-    }
-
-    /// When the training session began, microseconds since the epoch; `None` when none runs. The alarm counts from there.
-    pub fn training(&self, since_us: Option<u64>) {
-        let now = self.now();
-        let since = since_us.map(|us| {
-            now.saturating_sub(Duration::from_micros(commit::now_us().saturating_sub(us)))
-        });
-        let mut pace = self.pace();
-        if pace.training_since_us != since_us {
-            // Another session may have another habit.
-            (pace.last_found, pace.intervals) = (None, [Duration::ZERO; INTERVALS]);
-        }
-        pace.training_since = since;
-        pace.training_since_us = since_us;
-        pace.first_training_us = match (pace.first_training_us, since_us) {
-            (Some(first), Some(us)) => Some(first.min(us)),
-            (first, us) => first.or(us),
-        };
-    }
-
-    /// The training that runs is at this step, if its log says so: tells when more work than may be lost lies between two checkpoints. Blocks
-    /// on the disk.
-    pub fn progressed(&self, step: Option<u64>) {
-        let Some(began_us) = self.pace().training_since_us else {
-            return;
-        };
-        if let Some((kind, detail)) = self.cadence().look(began_us, step, commit::now_us()) {
-            self.standing.event(kind, detail);
-        }
-    }
-
     /// Committed checkpoints of the run, newest first, as the bucket has them now.
     pub async fn list(&self) -> Result<Vec<CheckpointInfo>, BackupError> {
         let stop = CancellationToken::new();
@@ -428,6 +399,12 @@ impl Backup {
         self.cadence
             .lock()
             .expect("nothing panics while it holds the cadence")
+    }
+
+    fn distrusted(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.distrusted
+            .lock()
+            .expect("nothing panics while it holds these keys")
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {

@@ -9,6 +9,7 @@ pub mod answering;
 pub mod backup;
 pub mod core;
 pub mod dead_man;
+pub mod death;
 pub mod diagnosis;
 pub mod disposal;
 pub mod ending;

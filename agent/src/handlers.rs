@@ -18,7 +18,7 @@ use self::refusal::{Refusal, to_status};
 use crate::tasks;
 use crate::{
     convert,
-    daemon::{backup::RunningBackup, core::Core, presence::Seat},
+    daemon::{backup::RunningBackup, core::Core, death, presence::Seat},
     files, now_us, preflight,
     sessions::{NewSession, Session, SessionState},
     webhook::Url,
@@ -356,6 +356,7 @@ impl Agent for Handlers {
     ) -> Answer<v1::BackupNowResponse> {
         let request = request.into_inner();
         let running = self.backup()?;
+        crate::aside(|| death::tell(&self.core, &running));
         let state = running
             .backup
             .backup_now(seconds(request.deadline_s), request.r#final)

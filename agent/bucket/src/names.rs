@@ -7,6 +7,11 @@ pub const PARTIAL_SUFFIX: &str = ".spotter-partial";
 /// the last one that is not a rank, a shard, a version, a size (`7b`) or a decimal.
 pub fn step_of(name: &str) -> Option<u64> {
     let lower = name.to_ascii_lowercase();
+    // The number of a format is no step.
+    let lower = match lower.rsplit_once('.') {
+        Some((stem, "h5" | "hdf5" | "bz2" | "lz4")) => stem,
+        _ => &lower,
+    };
     let bytes = lower.as_bytes();
     let mut best: Option<(u8, u64)> = None;
     let mut at = 0;
@@ -101,6 +106,8 @@ mod tests {
         check("llama-7b-00300.pt", Some(300));
         check("resnet_v2.pth", None);
         check("ckpt.pt", None);
+        check("best.h5", None);
+        check("ckpt-12.weights.h5", Some(12));
         check("last.npz", None);
         check("000000000000.npz", Some(0));
         check("9999999999999.pt", None);

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::sorted::sort_by;
-use crate::{layout::CommitId, manifest::Manifest};
+use crate::{layout::CommitId, manifest::Manifest, whole::row::Row};
 
 /// Fewest commits that are ever kept: a restore of the newest must have one to fall back to.
 pub const MIN_KEEP: usize = 2;
@@ -25,7 +25,7 @@ pub struct Commit {
 /// What is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Keep {
-    /// How many newest commits; 0: all, 1 counts as 2.
+    /// How many newest commits of each row, see [`Row`]; 0: all, 1 counts as 2.
     pub last: u32,
     /// The first checkpoint of each so many steps is kept for good; 0: none.
     pub every_steps: u64,
@@ -53,6 +53,7 @@ impl Keep {
 
 /// Commits that may go, oldest first, from all commits, newest first. Pinned ones stay.
 ///
+/// Each row is counted for itself: `best.pt` is not old because steps came after it, only newer commits of it make it so.
 /// Damaged commits neither count among those kept nor go: they restore nothing, and people may want to look at them.
 pub fn doomed<'a>(
     newest_first: &'a [Commit],
@@ -66,20 +67,27 @@ pub fn doomed<'a>(
         .iter()
         .filter_map(|commit| commit.manifest.as_ref())
         .collect();
-    let milestones = milestones(&whole, keep.every_steps);
+    let rows: Vec<Row> = whole.iter().map(|manifest| Row::of(manifest)).collect();
+    let milestones = milestones(&whole, &rows, keep.every_steps);
     let best: HashSet<&str> = keep
         .best
         .iter()
         .flat_map(|keep| best(&whole, keep))
         .collect();
-    whole
-        .into_iter()
-        .skip(newest)
+    let newer = |at: usize| {
+        let before = rows[..at].iter();
+        before.filter(|row| row.is_same(&rows[at])).count()
+    };
+    (0..whole.len())
         .rev()
-        .filter(|manifest| {
-            let id = manifest.id.as_str();
-            !pinned.contains(id) && !milestones.contains(id) && !best.contains(id)
+        .filter(|at| {
+            let id = whole[*at].id.as_str();
+            !pinned.contains(id)
+                && !milestones.contains(id)
+                && !best.contains(id)
+                && newer(*at) >= newest
         })
+        .map(|at| whole[at])
         .collect()
 }
 
@@ -108,25 +116,28 @@ pub fn best<'a>(newest_first: &[&'a Manifest], keep: &Best) -> Vec<&'a str> {
         .collect()
 }
 
-/// The first checkpoint of each so many steps. Once it is the first it stays so, since it is never deleted.
-fn milestones<'a>(whole: &[&'a Manifest], every_steps: u64) -> HashSet<&'a str> {
+/// The first checkpoint of each so many steps in each row. Once it is the first it stays so, since it is never deleted.
+fn milestones<'a>(whole: &[&'a Manifest], rows: &[Row], every_steps: u64) -> HashSet<&'a str> {
     if every_steps == 0 {
         return HashSet::new();
     }
-    let mut by_step: Vec<(u64, &str)> = whole
+    let mut by_step: Vec<(u64, &str, &Row)> = whole
         .iter()
-        .filter_map(|manifest| Some((manifest.step?, manifest.id.as_str())))
+        .zip(rows)
+        .filter_map(|(manifest, row)| Some((manifest.step?, manifest.id.as_str(), row)))
         .collect();
-    sort_by(&mut by_step, |one, other| one.cmp(other));
-    let mut window = None;
-    by_step
-        .into_iter()
-        .filter(|(step, _)| {
-            let of = Some(step / every_steps);
-            std::mem::replace(&mut window, of) != of
-        })
-        .map(|(_, id)| id)
-        .collect()
+    sort_by(&mut by_step, |one, other| {
+        (one.0, one.1).cmp(&(other.0, other.1))
+    });
+    let is_first = |at: &usize| {
+        let (step, _, row) = by_step[*at];
+        let same = |(before, _, other): &&(u64, &str, &Row)| {
+            before / every_steps == step / every_steps && row.is_same(other)
+        };
+        !by_step[..*at].iter().rev().any(|one| same(&one))
+    };
+    let firsts = (0..by_step.len()).filter(is_first);
+    firsts.map(|at| by_step[at].1).collect()
 }
 
 /// Keys of a deleted checkpoint that nothing refers to any more, sorted. Only data under `data_prefix` is ever named, and none that
@@ -243,6 +254,39 @@ mod tests {
         };
         // 1 is the first below 3; then come 3 and 6; 8 and 9 are the newest.
         check(&commits, keep, &[5], &[2, 4, 7]);
+    }
+
+    #[test]
+    fn only_newer_ones_of_the_same_row_make_a_checkpoint_old() {
+        let mut commits: Vec<Commit> = (1..=9).rev().map(|number| commit(number, &[1])).collect();
+        let mut call = |number: usize, path: &str, step: Option<u64>| {
+            let manifest = commits[9 - number].manifest.as_mut().unwrap();
+            (manifest.path, manifest.step) = (path.to_owned(), step);
+            if !path.starts_with("checkpoint") {
+                manifest.directory = false;
+                manifest.files[0].path = String::new();
+            }
+        };
+        call(1, "base.pt", None);
+        call(2, "best.pt", None);
+        call(3, "best.pt", None);
+        call(4, "ema_3.pt", Some(3));
+        for number in [5, 6, 8, 9] {
+            call(number, &format!("checkpoint-{number}"), Some(number as u64));
+        }
+        call(7, "best.pt", None);
+        let doomed_of = |keep: &Keep| -> Vec<String> {
+            let doomed = doomed(&commits, keep, &HashSet::new());
+            doomed.iter().map(|gone| gone.id.clone()).collect()
+        };
+        assert_eq!(doomed_of(&last(2)), [id(2), id(5), id(6)]);
+        assert_eq!(doomed_of(&last(3)), [id(5)]);
+        // 4 is the first of its own kind and would stay were there more of it.
+        let keep = Keep {
+            every_steps: 100,
+            ..last(2)
+        };
+        assert_eq!(doomed_of(&keep), [id(2), id(6)]);
     }
 
     #[test]

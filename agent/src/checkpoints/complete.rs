@@ -9,7 +9,12 @@ use std::time::Duration;
 use super::candidate::Candidate;
 use super::rules::Silence;
 use super::rules::shape::{Doubt, Shape};
+use super::trained::Death;
 use spotter_bucket::sorted::sort_by;
+
+mod found;
+
+pub use found::{Ready, Refused};
 
 /// How long a file that looked broken is left alone before it is looked at again without having changed.
 const SECOND_LOOK: Duration = Duration::from_secs(60);
@@ -104,6 +109,8 @@ enum Verdict {
     /// Not looked at yet, or somebody was writing: who.
     Waiting(String),
     Broken(String),
+    /// Its writer died over it, and how: nothing that is still to come will make it whole.
+    Orphaned(String),
     Incomplete(String),
     Ready {
         rule: String,
@@ -132,36 +139,6 @@ struct Tracked {
     lost: Option<String>,
 }
 
-/// A checkpoint that cannot be saved as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// Key of the candidate.
-    pub key: String,
-    /// Its path, for people.
-    pub path: String,
-    /// Number in its name.
-    pub step: Option<u64>,
-    /// Bytes of all its files.
-    pub size_bytes: u64,
-    /// Why.
-    pub reason: String,
-    /// When it was first seen as it is.
-    pub since: Duration,
-    /// When it was last written, nanoseconds since the epoch.
-    pub written_ns: i64,
-}
-
-/// A finished checkpoint that waits for its upload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ready {
-    /// The candidate as it was when it was found finished.
-    pub candidate: Candidate,
-    /// Rule that found it complete.
-    pub rule: String,
-    /// When it was found finished.
-    pub ready_at: Duration,
-}
-
 /// Remembers every candidate that is in no commit yet. Times are since any fixed moment.
 #[derive(Debug)]
 pub struct Tracker {
@@ -169,6 +146,8 @@ pub struct Tracker {
     entries: BTreeMap<String, Tracked>,
     /// A first look at the directory was had: what appears from now on appears before our eyes.
     watching: bool,
+    /// Trainings that may have left something half written.
+    pub(super) deaths: Vec<Death>,
 }
 
 impl Tracker {
@@ -178,6 +157,7 @@ impl Tracker {
             settle,
             entries: BTreeMap::new(),
             watching: false,
+            deaths: Vec::new(),
         }
     }
 
@@ -243,9 +223,10 @@ impl Tracker {
     pub fn due(&self, now: Duration, haste: Haste) -> Vec<Candidate> {
         let is_due = |entry: &&Tracked| match entry.verdict {
             Verdict::Ready { .. } | Verdict::Unwanted { .. } => false,
-            Verdict::Waiting(_) | Verdict::Broken(_) | Verdict::Incomplete(_) => {
-                entry.look <= now || haste != Haste::None
-            }
+            Verdict::Waiting(_)
+            | Verdict::Broken(_)
+            | Verdict::Orphaned(_)
+            | Verdict::Incomplete(_) => entry.look <= now || haste != Haste::None,
         };
         self.entries
             .values()
@@ -308,6 +289,20 @@ impl Tracker {
             }
             Finding::Whole { rule, silence, .. } => (rule, silence),
         };
+        if silence == Silence::Unknown && !candidate.was_renamed() {
+            let written_us = u64::try_from(candidate.written_ns() / 1_000).unwrap_or(0);
+            let over_it = |death: &&Death| death.concerns(written_us, settle.unknown);
+            if let Some(death) = self.deaths.iter().find(over_it) {
+                entry.verdict = Verdict::Orphaned(format!(
+                    "its writer died ({}) before it had been quiet for {} s, and nothing else says that it is whole: look at it; `complete_when` \
+                     in the run file says of such when they are",
+                    death.how,
+                    settle.unknown.as_secs()
+                ));
+                entry.look = now + SECOND_LOOK;
+                return false;
+            }
+        }
         let wait = match haste {
             Haste::None => settle.of(silence),
             Haste::Proven if silence == Silence::Unknown => settle.unknown,
@@ -387,20 +382,15 @@ impl Tracker {
     pub fn refused(&self) -> Vec<Refused> {
         let refused = |entry: &Tracked| {
             let reason = match &entry.verdict {
-                Verdict::Broken(reason) | Verdict::Incomplete(reason) => reason.clone(),
+                Verdict::Broken(reason)
+                | Verdict::Orphaned(reason)
+                | Verdict::Incomplete(reason) => reason.clone(),
                 Verdict::Waiting(who) if !who.is_empty() => who.clone(),
                 _ => return None,
             };
-            let candidate = &entry.candidate;
-            Some(Refused {
-                key: candidate.key.clone(),
-                path: candidate.path_in_manifest(),
-                step: candidate.step,
-                size_bytes: candidate.size_bytes(),
-                reason,
-                since: entry.since,
-                written_ns: candidate.written_ns(),
-            })
+            let mut refused = Refused::new(&entry.candidate, reason, entry.since);
+            refused.is_final = matches!(entry.verdict, Verdict::Orphaned(_));
+            Some(refused)
         };
         let mut refused: Vec<Refused> = self.entries.values().filter_map(refused).collect();
         sort_by(&mut refused, |a, b| {
@@ -423,7 +413,7 @@ impl Tracker {
         let is_worth_it = |entry: &&Tracked| match entry.verdict {
             Verdict::Unwanted { .. } => false,
             Verdict::Waiting(_) | Verdict::Ready { .. } => true,
-            Verdict::Broken(_) | Verdict::Incomplete(_) => {
+            Verdict::Broken(_) | Verdict::Orphaned(_) | Verdict::Incomplete(_) => {
                 let written_ms =
                     u64::try_from(entry.candidate.written_ns() / 1_000_000).unwrap_or(0);
                 last_saved_ms.is_none_or(|saved| written_ms > saved)

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::candidate::Candidate;
+use super::complete::Refused;
 use super::index::{self, Index};
 use super::ledger::{Ledger, Saved};
 use super::round::{Work, looks_like};
@@ -61,14 +62,14 @@ impl Backup {
     /// Whether anything was deleted.
     async fn bury_old(&self, index: &mut Index) -> Result<bool, BucketError> {
         let keep = &self.options.keep;
-        if retention::doomed(index.commits(), keep, &HashSet::new()).is_empty()
-            || self.must_not_delete()
-        {
+        // As on the box, so in the bucket: what was put here before the training stays in both.
+        let mut stay = self.put_here();
+        if retention::doomed(index.commits(), keep, &stay).is_empty() || self.must_not_delete() {
             return Ok(false);
         }
         let vault = self.places.vault(&*self.bucket);
-        let pinned = vault.holds(self.server_us() / 1_000).await?.pinned;
-        let doomed: Vec<CommitId> = retention::doomed(index.commits(), keep, &pinned)
+        stay.extend(vault.holds(self.server_us() / 1_000).await?.pinned);
+        let doomed: Vec<CommitId> = retention::doomed(index.commits(), keep, &stay)
             .iter()
             .filter_map(|manifest| manifest.id.parse().ok())
             .collect();
@@ -89,6 +90,17 @@ impl Backup {
             }
         }
         Ok(true)
+    }
+
+    /// Commits of what somebody put into the directory before any training.
+    fn put_here(&self) -> HashSet<String> {
+        let began_us = self.pace().first_training_us;
+        let ledger = self.ledger.lock();
+        let ledger = ledger.expect("nothing panics while it holds the ledger");
+        ledger
+            .put_here(began_us)
+            .map(|saved| saved.id.clone())
+            .collect()
     }
 
     /// Deletes data whose grace is over, now and then. Returns when to look again.
@@ -191,6 +203,12 @@ impl Backup {
             unfinished: candidate.unfinished.is_some(),
         };
         if !skipped::may_go(&facts) {
+            if !facts.looks_committed {
+                let now = self.now();
+                let reason = "as many newer ones of its kind as are kept were in the bucket before it: it was not uploaded, is on this disk only and stays there";
+                self.standing
+                    .tell_unsaved(&Refused::new(candidate, reason.to_owned(), now), now);
+            }
             return !facts.looks_committed;
         }
         let (dir, going) = (self.options.dir.clone(), candidate.clone());

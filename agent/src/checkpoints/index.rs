@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use futures::StreamExt;
 use futures::stream;
 use spotter_bucket::manifest::MAX_MANIFEST_BYTES;
+use spotter_bucket::whole::row::Row;
 use spotter_bucket::{Bucket, Commit, CommitId, ErrorKind, Manifest};
 use tokio_util::sync::CancellationToken;
 
@@ -95,10 +96,11 @@ impl Index {
             .collect()
     }
 
-    /// How many whole commits were written after a time.
-    pub fn newer_than(&self, written_after_ms: u64) -> usize {
+    /// How many whole commits of a row were written after a time.
+    pub fn newer_than(&self, written_after_ms: u64, row: &Row) -> usize {
         self.manifests()
             .filter(|manifest| written_ms(&manifest.id).is_some_and(|ms| ms > written_after_ms))
+            .filter(|manifest| Row::of(manifest).is_same(row))
             .count()
     }
 

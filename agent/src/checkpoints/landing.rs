@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::sys::statvfs::statvfs;
 use spotter_bucket::download::{self, DownloadError, Job};
 use spotter_bucket::layout::check_path;
+use spotter_bucket::whole::beside;
 use spotter_bucket::{Manifest, ManifestFile};
 
 use super::candidate::{Candidate, FLAT_RULE};
@@ -84,7 +85,9 @@ impl Landing {
             if manifest.directory {
                 check_path(&file.path).map_err(|err| err.to_string())?;
             }
-            if flat && (file.path.contains('/') || !names::is_candidate_file(&file.path)) {
+            let lies_flat =
+                || names::is_candidate_file(&file.path) || beside::is_description(&file.path);
+            if flat && (file.path.contains('/') || !lies_flat()) {
                 return Err(format!("{:?} is no name of a checkpoint's file", file.path));
             }
         }
@@ -264,10 +267,14 @@ impl Landing {
             })?;
             stats.push(scan::stat_of(&file.path, &metadata));
         }
-        let key = match (self.directory && !self.flat, names::step_of(&self.name)) {
-            (true, _) => format!("dir:{}", self.name),
+        let name = &self.name;
+        let key = match (self.directory && !self.flat, names::step_of(name)) {
+            (true, _) => format!("dir:{name}"),
             (false, Some(step)) => format!("step:{step}"),
-            (false, None) => format!("file:{}", self.name),
+            (false, None) if self.flat => {
+                format!("{}{}", beside::KEY, name.trim_end_matches(beside::SUFFIX))
+            }
+            (false, None) => format!("file:{name}"),
         };
         Ok(Candidate {
             key,

@@ -29,6 +29,9 @@ pub struct Saved {
     pub path: String,
     /// Its files; none when they were deleted here.
     pub files: Vec<FileStat>,
+    /// A restore brought them here.
+    #[serde(default)]
+    pub restored: bool,
 }
 
 impl Saved {
@@ -77,8 +80,8 @@ impl Ledger {
         Ledger { path, saved, lines }
     }
 
-    /// Notes that a candidate's files are in a commit; on disk when this returns.
-    pub fn record(&mut self, id: &str, candidate: &Candidate) -> io::Result<()> {
+    /// Notes that a candidate's files are in a commit, and whether a restore took them from it; on disk when this returns.
+    pub fn record(&mut self, id: &str, candidate: &Candidate, restored: bool) -> io::Result<()> {
         let (key, path, files) = (
             candidate.key.clone(),
             candidate.path.clone(),
@@ -89,6 +92,7 @@ impl Ledger {
             key: key.clone(),
             path,
             files,
+            restored,
         };
         let mut line = b"\n".to_vec();
         serde_json::to_writer(&mut line, &entry).map_err(io::Error::other)?;
@@ -167,6 +171,22 @@ impl Ledger {
             .is_some_and(|saved| saved.path == candidate.path && saved.files == candidate.files)
     }
 
+    /// Whether a restore brought what is noted under this key.
+    pub fn is_restored(&self, key: &str) -> bool {
+        self.saved.get(key).is_some_and(|saved| saved.restored)
+    }
+
+    /// Commits of what lay here before the first training began (`None`: none has), and was not restored: somebody put it there.
+    pub fn put_here(&self, began_us: Option<u64>) -> impl Iterator<Item = &Saved> {
+        let is_older = move |saved: &Saved| {
+            let written = saved.files.iter().map(|file| file.mtime_ns).max();
+            let written_us = u64::try_from(written.unwrap_or(0) / 1_000).unwrap_or(0);
+            began_us.is_none_or(|began_us| written_us < began_us)
+        };
+        let saved = self.saved.values();
+        saved.filter(move |saved| !saved.restored && is_older(saved))
+    }
+
     /// Everything that is saved, by candidate key.
     pub fn saved(&self) -> impl Iterator<Item = &Saved> {
         self.saved.values()
@@ -201,7 +221,9 @@ mod tests {
     fn what_is_saved_is_known_after_a_restart_until_it_changes() {
         let dir = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(dir.path());
-        ledger.record("first", &candidate(&["a", "b"], 1)).unwrap();
+        ledger
+            .record("first", &candidate(&["a", "b"], 1), false)
+            .unwrap();
         fs::OpenOptions::new()
             .append(true)
             .open(&ledger.path)
@@ -219,7 +241,9 @@ mod tests {
         assert!(!ledger.holds(&candidate(&["b"], 1)), "half deleted");
         assert_eq!(ledger.commit_of(&candidate(&["a", "b", "c"], 1)), None);
         assert_eq!(ledger.commit_of(&candidate(&["a", "b"], 2)), None);
-        ledger.record("second", &candidate(&["a"], 2)).unwrap();
+        ledger
+            .record("second", &candidate(&["a"], 2), false)
+            .unwrap();
         assert_eq!(
             Ledger::open(dir.path()).commit_of(&candidate(&["a"], 2)),
             Some("second")
@@ -234,7 +258,7 @@ mod tests {
         let mut ledger = Ledger::open(dir.path());
         for step in 0..600 {
             ledger
-                .record(&format!("{step}"), &candidate(&["a"], step))
+                .record(&format!("{step}"), &candidate(&["a"], step), false)
                 .unwrap();
         }
         assert!(fs::read_to_string(&ledger.path).unwrap().lines().count() <= COMPACT_LINES);

@@ -28,7 +28,11 @@ impl Backup {
     pub fn newest_local(&self, committed: bool) -> io::Result<Option<Local>> {
         let dir = &self.options.dir;
         let mut found = scan(dir)?;
-        sort_by(&mut found, |a, b| b.age_order().cmp(&a.age_order()));
+        // What was left for others only where nothing else is there.
+        sort_by(&mut found, |a, b| {
+            let order = b.age_order().cmp(&a.age_order());
+            a.is_export().cmp(&b.is_export()).then(order)
+        });
         let context = look::Context {
             dir: dir.clone(),
             when: self.options.complete_when.clone(),

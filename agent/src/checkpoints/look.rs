@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use spotter_bucket::whole::beside;
 use spotter_bucket::whole::folder::{file_path, formats, opinion, stat_of};
 
 use super::candidate::Candidate;
@@ -82,6 +83,14 @@ fn judge(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
     if let Opinion::Missing(what) = opinion {
         return Ok(Finding::Incomplete(what));
     }
+    if when.is_none()
+        && let Some(other) = other_rank(candidate, &context.there)
+    {
+        return Ok(Finding::Incomplete(format!(
+            "it is one rank's share, {other} is another's, and nothing says when all are there: let all ranks write below one directory of each \
+             step, or, where each share is a checkpoint by itself, say when it is complete with `complete_when`"
+        )));
+    }
     let paths: Vec<PathBuf> = candidate
         .files
         .iter()
@@ -108,8 +117,12 @@ fn judge(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
     let mut doubt = None;
     let mut silence = match opinion {
         Opinion::Done { silence, .. } => silence,
+        // A user who says how long is quiet enough means a writer that lives.
+        _ if matches!(context.when, Some(CompleteWhen::Quiet(_))) && !formats.proven => {
+            Silence::Unknown
+        }
         _ if context.when.is_some() => Silence::File,
-        _ if !formats.proven => Silence::Unknown,
+        _ if !formats.proven || is_unordered_group(candidate) => Silence::Unknown,
         _ if !candidate.directory => Silence::File,
         _ => Silence::Directory,
     };
@@ -144,6 +157,22 @@ fn judge(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
         doubt,
         ruled,
     })
+}
+
+/// Another rank's directory of the same save, which lies beside one that is called after its rank.
+fn other_rank<'a>(candidate: &Candidate, there: &'a [Shape]) -> Option<&'a str> {
+    let own = candidate.key.strip_prefix("dir:")?;
+    let of_all = |name: &str| beside::split_rank(name).map(|(of_all, _)| of_all);
+    let whole = of_all(own)?;
+    let mut others = there
+        .iter()
+        .filter_map(|shape| shape.key.strip_prefix("dir:"));
+    others.find(|other| *other != own && of_all(other).as_ref() == Some(&whole))
+}
+
+/// Whether it is files without a step that lie side by side: which of them is written last nobody says, and there is none to compare with.
+fn is_unordered_group(candidate: &Candidate) -> bool {
+    candidate.is_flat() && candidate.step.is_none()
 }
 
 /// Whether a file of one step is called as those that others of the same step follow: `model_000100.pt` of nanochat.

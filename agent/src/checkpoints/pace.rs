@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::trained::Death;
+
 /// Times between checkpoints that are remembered: the longest of them is what a trainer usually takes, since some save in turns.
 pub(super) const INTERVALS: usize = 4;
 
@@ -21,6 +23,8 @@ pub(super) struct Pace {
     pub(super) training_since_us: Option<u64>,
     /// When the first session began that this backup saw.
     pub(super) first_training_us: Option<u64>,
+    /// Trainings that ended in any way but well, oldest first.
+    pub(super) deaths: Vec<Death>,
     pub(super) last_commit: Option<Duration>,
     /// When the newest checkpoint was found finished.
     pub(super) last_found: Option<Duration>,

@@ -11,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use serde_json::json;
 use spotter_bucket::download::{self, DownloadError, Read};
-use spotter_bucket::{BucketError, Manifest};
+use spotter_bucket::whole::export::is_export;
+use spotter_bucket::{BucketError, CommitId, Manifest};
 use tokio::task;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
@@ -157,6 +158,9 @@ impl Backup {
             }
         }
         let mut skipped = Vec::new();
+        if id.is_none() {
+            names = self.exports_last(names).await?;
+        }
         for name in &names {
             let began = Instant::now();
             match self.restore_commit(name, progress).await {
@@ -192,6 +196,39 @@ impl Backup {
         } else {
             Err(RestoreError::AllDamaged { skipped })
         }
+    }
+
+    /// The same commits, behind the others those that hold what was left for others: no training goes on from such a one while it can help it.
+    async fn exports_last(&self, names: Vec<String>) -> Result<Vec<String>, RestoreError> {
+        let (mut order, mut exports) = (Vec::new(), Vec::new());
+        let mut asked = names.len() > 1;
+        for name in names {
+            // Only names without a step leave it open.
+            let is_export = match asked && has_no_step(&name) {
+                true => self.is_export(&name).await?,
+                false => Some(false),
+            };
+            asked &= is_export != Some(false);
+            match is_export {
+                Some(true) => exports.push(name),
+                _ => order.push(name),
+            }
+        }
+        order.append(&mut exports);
+        Ok(order)
+    }
+
+    /// `None`: it cannot be read.
+    async fn is_export(&self, name: &str) -> Result<Option<bool>, RestoreError> {
+        let stop = CancellationToken::new();
+        let key = self.places.commit_key(name);
+        let (bucket, standing, places) = (&*self.bucket, &self.standing, &self.places);
+        let read = index::read_manifest(bucket, standing, &stop, places, name, &key);
+        let Some(Ok(manifest)) = self.patiently(read).await? else {
+            return Ok(None);
+        };
+        let files = manifest.files.iter().map(|file| file.path.as_str());
+        Ok(Some(is_export(&manifest.path, manifest.step, files)))
     }
 
     async fn restore_commit(
@@ -238,6 +275,10 @@ impl Backup {
                         .await
                         .expect("removing files does not panic");
                 }
+                if matches!(failed, Failed::Damage(_)) {
+                    let keys = manifest.files.into_iter().map(|file| file.key);
+                    self.distrusted().extend(keys);
+                }
                 return Err(failed);
             }
         }
@@ -252,7 +293,9 @@ impl Backup {
                 landing.install(&manifest)?;
             }
             let candidate = landing.candidate(&manifest)?;
-            if let Err(err) = ledger.record(&manifest.id, &candidate) {
+            // What was there before may be somebody's own.
+            let restored = !there || ledger.is_restored(&candidate.key);
+            if let Err(err) = ledger.record(&manifest.id, &candidate, restored) {
                 warn!(error = %err, "the ledger of saved checkpoints cannot be written; a restart will compare them with the bucket");
             }
             Ok::<_, Damage>(landing.path())
@@ -342,4 +385,9 @@ impl Backup {
             problem: self.state().problem,
         }
     }
+}
+
+/// Whether a commit's name says no step, or step 0.
+fn has_no_step(name: &str) -> bool {
+    name.parse::<CommitId>().is_ok_and(|id| id.step == 0)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use spotter_bucket::manifest::Metric;
+use spotter_bucket::whole::row::Row;
 use spotter_bucket::{Manifest, ManifestFile};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -101,7 +102,7 @@ impl Backup {
             if !self.is_wanted(work, &next.candidate) {
                 debug!(
                     path = next.candidate.path,
-                    "newer checkpoints are saved, this one is not worth its upload"
+                    "newer ones of its row are saved, this one is not worth its upload"
                 );
                 let missed = self.delete_skipped(work, &next.candidate).await;
                 work.tracker.give_up(&key, missed);
@@ -212,10 +213,10 @@ impl Backup {
         keep.every_steps > 0 || keep.best.is_some() || keep.newest().is_none_or(|keep| newer < keep)
     }
 
-    /// Whole commits that were written after a candidate.
-    pub(super) fn newer_than(&self, work: &Work, candidate: &Candidate) -> usize {
-        let written_ms = self.written_ms(candidate);
-        (work.index.as_ref()).map_or(0, |index| index.newer_than(written_ms))
+    /// Whole commits that were written after a candidate, and succeed it.
+    fn newer_than(&self, work: &Work, candidate: &Candidate) -> usize {
+        let (written_ms, row) = (self.written_ms(candidate), Row::of_candidate(candidate));
+        (work.index.as_ref()).map_or(0, |index| index.newer_than(written_ms, &row))
     }
 
     /// What the training's log said of a checkpoint, when that decides what is kept.
@@ -316,8 +317,13 @@ impl Backup {
         known: &[&Manifest],
         stop: &CancellationToken,
     ) -> Result<Manifest, UploadError> {
-        let reused = known.iter().take(REUSE_FROM);
-        let reused: Vec<&ManifestFile> = reused.flat_map(|manifest| &manifest.files).collect();
+        let mut reused: Vec<&ManifestFile> = (known.iter().take(REUSE_FROM))
+            .flat_map(|manifest| &manifest.files)
+            .collect();
+        {
+            let distrusted = self.distrusted();
+            reused.retain(|file| !distrusted.contains(&file.key));
+        }
         let uploader = self.uploader(&reused, stop);
         uploader.store_all(log, sources).await?;
         let about = About {
@@ -497,7 +503,7 @@ impl Backup {
             ledger
                 .lock()
                 .expect("nothing panics while it holds the ledger")
-                .record(&id, &candidate)
+                .record(&id, &candidate, false)
         };
         if let Err(err) = spawn_blocking(record)
             .await

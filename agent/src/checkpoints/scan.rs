@@ -6,22 +6,23 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::candidate::{Candidate, FileStat};
 use super::names;
 use spotter_bucket::sorted::sort_by;
+use spotter_bucket::whole::beside;
 pub use spotter_bucket::whole::folder::{file_path, stat_of};
 
-/// Most files that one candidate may have; a directory with more is no checkpoint but a data set.
-const MAX_FILES: usize = 100_000;
-/// Deepest level of directories inside a candidate.
-const MAX_DEPTH: usize = 12;
+mod walk;
+
+use walk::{directory_candidate, outside, refused};
 
 /// Every candidate in the directory. A directory that does not exist yet holds none.
 ///
-/// Files of one step that lie side by side (`model_5.pt`, `optim_5_rank0.pt`) are one candidate, subdirectories are one each.
-/// Links at the top are passed over: what they point at is a candidate itself, or belongs to somebody else.
+/// Files of one step that lie side by side (`model_5.pt`, `optim_5_rank0.pt`) are one candidate, so are those without a step that belong
+/// together (see [`beside`]), and subdirectories are one each. A link to what lies in the directory is passed over: that is a candidate
+/// itself. One that leads out of it cannot be saved, and is told.
 pub fn scan(dir: &Path) -> io::Result<Vec<Candidate>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -30,28 +31,52 @@ pub fn scan(dir: &Path) -> io::Result<Vec<Candidate>> {
     };
     let mut candidates = Vec::new();
     let mut steps: BTreeMap<u64, Vec<(String, FileStat)>> = BTreeMap::new();
+    let mut loose: BTreeMap<String, FileStat> = BTreeMap::new();
     for entry in entries {
         let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
         let Some(kind) = there(entry.file_type())? else {
             continue;
         };
-        if kind.is_dir() && !names::is_ignored(&name) {
+        let Ok(name) = entry.file_name().into_string() else {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !names::is_ignored(&name) {
+                let reason = "its name is not UTF-8, as keys in a bucket are: give it another";
+                candidates.extend(refused(&entry.path(), name, "file", reason.to_owned()));
+            }
+            continue;
+        };
+        if names::is_ignored(&name) {
+            continue;
+        }
+        if kind.is_dir() {
             candidates.extend(directory_candidate(dir, &name));
-        } else if kind.is_file() && names::is_candidate_file(&name) {
+        } else if kind.is_symlink() {
+            if let Some(target) = outside(dir, &entry.path()) {
+                let reason = format!(
+                    "it is a link to {}, outside of the checkpoint directory: nothing there is saved",
+                    target.display()
+                );
+                candidates.extend(refused(&entry.path(), name, "link", reason));
+            }
+        } else if kind.is_file()
+            && (names::is_candidate_file(&name) || beside::is_description(&name))
+        {
             let Some(metadata) = there(entry.metadata())? else {
                 continue;
             };
             let stat = stat_of("", &metadata);
             match names::step_of(&name) {
                 Some(step) => steps.entry(step).or_default().push((name, stat)),
-                None => candidates.push(file_candidate(format!("file:{name}"), name, None, stat)),
+                None => drop(loose.insert(name, stat)),
             }
         }
     }
     for (step, mut files) in steps {
+        // `rng_state_0.pth` is of a rank, not of a step.
+        if files.iter().all(|(name, _)| beside::is_state(name)) {
+            loose.extend(files);
+            continue;
+        }
         let key = format!("step:{step}");
         if files.len() == 1 {
             let (name, stat) = files.remove(0);
@@ -74,22 +99,41 @@ pub fn scan(dir: &Path) -> io::Result<Vec<Candidate>> {
         {
             continue;
         }
-        let mut files: Vec<FileStat> = files
+        candidates.push(flat_candidate(key, Some(step), files));
+    }
+    let without_step: Vec<String> = loose.keys().cloned().collect();
+    let without_step: Vec<&str> = without_step.iter().map(String::as_str).collect();
+    let sorted = beside::sort_out(&without_step);
+    for (name, files) in sorted.together {
+        let files = files
             .into_iter()
-            .map(|(name, stat)| FileStat { path: name, ..stat })
-            .collect();
-        sort_by(&mut files, |a, b| a.path.cmp(&b.path));
-        candidates.push(Candidate {
-            key,
-            path: ".".into(),
-            step: Some(step),
-            directory: true,
-            unfinished: None,
-            unreadable: None,
-            files,
-        });
+            .filter_map(|file| loose.remove_entry(file));
+        let key = format!("{}{name}", beside::KEY);
+        candidates.push(flat_candidate(key, None, files.collect()));
+    }
+    for name in sorted.alone {
+        if let Some((name, stat)) = loose.remove_entry(name) {
+            candidates.push(file_candidate(format!("file:{name}"), name, None, stat));
+        }
     }
     Ok(candidates)
+}
+
+fn flat_candidate(key: String, step: Option<u64>, files: Vec<(String, FileStat)>) -> Candidate {
+    let mut files: Vec<FileStat> = files
+        .into_iter()
+        .map(|(name, stat)| FileStat { path: name, ..stat })
+        .collect();
+    sort_by(&mut files, |a, b| a.path.cmp(&b.path));
+    Candidate {
+        key,
+        path: ".".into(),
+        step,
+        directory: true,
+        unfinished: None,
+        unreadable: None,
+        files,
+    }
 }
 
 fn file_candidate(key: String, name: String, step: Option<u64>, stat: FileStat) -> Candidate {
@@ -113,132 +157,6 @@ fn there<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn directory_candidate(dir: &Path, name: &str) -> Option<Candidate> {
-    let mut walk = Walk {
-        files: Vec::new(),
-        unfinished: None,
-        looks_like_one: false,
-        describes_only: true,
-    };
-    let full = dir.join(name);
-    let halted = walk.descend(&full, "", 0).err();
-    let step = names::step_of(name);
-    let mut candidate = Candidate {
-        key: format!("dir:{name}"),
-        path: name.to_owned(),
-        step,
-        directory: true,
-        unfinished: walk.unfinished,
-        unreadable: None,
-        files: walk.files,
-    };
-    let reason = match halted {
-        None => {
-            let is_one = walk.looks_like_one || (step.is_some() && !walk.describes_only);
-            sort_by(&mut candidate.files, |a, b| a.path.cmp(&b.path));
-            return (is_one && !candidate.files.is_empty()).then_some(candidate);
-        }
-        // A data set that lies beside checkpoints, and does not look like one.
-        Some(Halt::Limit(_)) if !walk.looks_like_one && step.is_none() => return None,
-        Some(Halt::Limit(reason)) => reason,
-        Some(Halt::System(path, err)) => format!("{} cannot be read: {err}", path.display()),
-    };
-    let itself = match there(fs::metadata(&full)) {
-        Ok(None) => return None,
-        Ok(Some(metadata)) => Some(stat_of("", &metadata)),
-        Err(_) => None,
-    };
-    // Of a time that nobody knows it is taken to be the newest.
-    let written_ns = itself.as_ref().map_or(i64::MAX, |itself| {
-        itself.mtime_ns.max(candidate.written_ns())
-    });
-    candidate.files = vec![FileStat {
-        path: String::new(),
-        ino: itself.as_ref().map_or(0, |itself| itself.ino),
-        // What is hidden has a size, too.
-        size_bytes: candidate.size_bytes().max(1),
-        mtime_ns: written_ns,
-        ctime_ns: itself.as_ref().map_or(written_ns, |itself| itself.ctime_ns),
-        mode: itself.map_or(0, |itself| itself.mode),
-    }];
-    candidate.unreadable = Some(reason);
-    Some(candidate)
-}
-
-/// Why a directory was not read to its end.
-enum Halt {
-    /// The system refused this path.
-    System(PathBuf, io::Error),
-    /// It is larger than a checkpoint can be; how.
-    Limit(String),
-}
-
-struct Walk {
-    files: Vec<FileStat>,
-    /// Name of a temporary file.
-    unfinished: Option<String>,
-    looks_like_one: bool,
-    /// Nothing but descriptions so far: a writer begins with them.
-    describes_only: bool,
-}
-
-impl Walk {
-    /// Leaving files out would be a torn checkpoint: what cannot be read, and what is too much, ends it.
-    fn descend(&mut self, full: &Path, relative: &str, depth: usize) -> Result<(), Halt> {
-        let refused = |err| Halt::System(full.to_owned(), err);
-        let Some(entries) = there(fs::read_dir(full)).map_err(refused)? else {
-            return Ok(());
-        };
-        for entry in entries {
-            let entry = entry.map_err(refused)?;
-            let Ok(name) = entry.file_name().into_string() else {
-                continue;
-            };
-            let refused = |err| Halt::System(entry.path(), err);
-            let Some(kind) = there(entry.file_type()).map_err(refused)? else {
-                continue;
-            };
-            let path = if relative.is_empty() {
-                name.clone()
-            } else {
-                format!("{relative}/{name}")
-            };
-            if names::is_temporary(&name) {
-                self.unfinished = Some(path);
-                continue;
-            }
-            if kind.is_dir() {
-                // Deeper than any trainer goes.
-                if depth >= MAX_DEPTH {
-                    return Err(Halt::Limit(format!(
-                        "{} is deeper than {MAX_DEPTH} directories",
-                        full.display()
-                    )));
-                }
-                self.descend(&entry.path(), &path, depth + 1)?;
-                continue;
-            }
-            // A linked file is part of the checkpoint, so its content goes along; a linked directory may lead anywhere.
-            let Some(metadata) = there(fs::metadata(entry.path())).map_err(refused)? else {
-                continue;
-            };
-            if !metadata.is_file() {
-                continue;
-            }
-            self.looks_like_one |= names::is_checkpoint_file(&name);
-            self.describes_only &= names::is_description(&name);
-            self.files.push(stat_of(&path, &metadata));
-            if self.files.len() > MAX_FILES {
-                return Err(Halt::Limit(format!(
-                    "{} holds more than {MAX_FILES} files",
-                    full.display()
-                )));
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,6 +169,61 @@ mod tests {
             .collect();
         keys.sort();
         keys
+    }
+
+    #[test]
+    fn what_cannot_go_along_is_named_rather_than_left_out() {
+        use std::ffi::OsStr;
+        use std::os::unix::{ffi::OsStrExt, fs::symlink};
+
+        let home = tempfile::tempdir().unwrap();
+        let (root, other) = (
+            home.path().join("checkpoints"),
+            home.path().join("elsewhere"),
+        );
+        for name in ["a-1/in", "b-2", "c-3", "d-4", "plots-5"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+            fs::write(root.join(name).join("model.pt"), b"x").unwrap();
+        }
+        fs::create_dir_all(other.join("data")).unwrap();
+        fs::write(other.join("w.pt"), b"x").unwrap();
+        fs::write(other.join("data/notes.txt"), b"x").unwrap();
+        // Inside of a checkpoint.
+        symlink(root.join("a-1/in"), root.join("a-1/newest")).unwrap();
+        symlink(&other, root.join("b-2/optimizer")).unwrap();
+        symlink(other.join("gone"), root.join("c-3/optimizer.pt")).unwrap();
+        symlink(other.join("gone"), root.join("a-1/debug.log")).unwrap();
+        let latin = OsStr::from_bytes(b"gr\xf6\xdfe.pt");
+        fs::write(root.join("d-4").join(latin), b"x").unwrap();
+        // And at the top.
+        symlink(other.join("w.pt"), root.join("best.pt")).unwrap();
+        symlink(&other, root.join("other-6")).unwrap();
+        symlink(other.join("data"), root.join("data")).unwrap();
+        symlink(root.join("a-1/model.pt"), root.join("latest.pt")).unwrap();
+        symlink(other.join("gone"), root.join("gone.pt")).unwrap();
+        fs::write(root.join(latin), b"x").unwrap();
+        let found = scan(&root).unwrap();
+        let check = |key: &str, expected: Option<&str>| {
+            let one = found.iter().find(|one| one.key == key);
+            let one = one.unwrap_or_else(|| panic!("{key} is not there"));
+            let reason = one.unreadable.as_deref();
+            assert_eq!(reason.is_some(), expected.is_some(), "{key}: {reason:?}");
+            let told = |part| reason.is_some_and(|reason| reason.contains(part));
+            assert!(expected.is_none_or(told), "{key}: {reason:?}");
+        };
+        check("dir:a-1", None);
+        check("dir:plots-5", None);
+        check("dir:b-2", Some("optimizer in it is a link to "));
+        check("dir:c-3", Some("optimizer.pt in it is a link to nothing"));
+        check("dir:d-4", Some("not UTF-8"));
+        check("link:best.pt", Some("outside of the checkpoint directory"));
+        check("link:other-6", Some("outside of the checkpoint directory"));
+        assert!(
+            found
+                .iter()
+                .any(|one| one.key.starts_with("file:gr") && one.unreadable.is_some())
+        );
+        assert_eq!(found.len(), 8, "{found:?}");
     }
 
     #[test]

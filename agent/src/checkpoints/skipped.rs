@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use spotter_bucket::Manifest;
+use spotter_bucket::whole::beside;
 
 use super::candidate::{Candidate, FLAT_RULE, FileStat};
 use super::rules::shape::Shape;
@@ -49,6 +50,11 @@ fn committed(manifest: &Manifest) -> Candidate {
     let is_flat = manifest.rule.starts_with(FLAT_RULE);
     let key = match manifest.step {
         Some(step) if is_flat || !manifest.directory => format!("step:{step}"),
+        None if is_flat => format!(
+            "{}{}",
+            beside::KEY,
+            manifest.path.trim_end_matches(beside::SUFFIX)
+        ),
         _ if manifest.directory => format!("dir:{}", manifest.path),
         _ => format!("file:{}", manifest.path),
     };

@@ -55,7 +55,10 @@ impl Backup {
     pub(super) async fn look(&self, tracker: &mut Tracker) -> Result<(), BackupError> {
         let dir = self.options.dir.clone();
         let (ledger, ids) = (Arc::clone(&self.ledger), Arc::clone(&self.ids));
-        let began_us = self.pace().training_since_us;
+        let (began_us, first_us) = {
+            let pace = self.pace();
+            (pace.training_since_us, pace.first_training_us)
+        };
         let when = self.options.complete_when.clone();
         let listing = move || -> io::Result<Listing> {
             // Held during the scan, so that a restore cannot put files there between the scan and the question who they are.
@@ -81,6 +84,11 @@ impl Backup {
             if let Some(when) = &when {
                 found.retain(|one| one.directory || !when.is_marker(&one.path));
             }
+            // Where a link led before any training, it leads to what somebody has elsewhere.
+            let first_ns = first_us.map_or(i64::MAX, |us| {
+                i64::try_from(us).unwrap_or(i64::MAX).saturating_mul(1_000)
+            });
+            found.retain(|one| !one.key.starts_with("link:") || one.written_ns() >= first_ns);
             let there = found.iter().filter_map(Shape::of).collect();
             let sizes = found.iter().map(Candidate::size_bytes);
             let (count, largest_bytes) = (found.len() as u64, sizes.max().unwrap_or(0));
@@ -106,6 +114,7 @@ impl Backup {
         };
         self.tell_seen();
         let haste = self.haste();
+        tracker.deaths.clone_from(&self.pace().deaths);
         tracker.observe(listing.unsaved, self.now());
         let due = tracker.due(self.now(), haste);
         let mut context = Context {
@@ -130,8 +139,8 @@ impl Backup {
                 .unwrap_or_else(|err| Finding::Broken(format!("it could not be read: {err}")));
             debug!(path = candidate.path, ?finding, "looked at a checkpoint");
             if tracker.judge(&candidate, finding, self.now(), haste) {
-                let (path, step, size_bytes) =
-                    (&candidate.path, candidate.step, candidate.size_bytes());
+                let (path, step) = (candidate.path_in_manifest(), candidate.step);
+                let size_bytes = candidate.size_bytes();
                 let detail = json!({ "path": path, "step": step, "size_bytes": size_bytes, "files": candidate.files.len() });
                 self.standing.event("checkpoint.found", detail);
                 found_one = true;
@@ -319,7 +328,7 @@ impl Backup {
         let mut unsaved = Vec::new();
         for one in refused
             .iter()
-            .filter(|one| now >= one.since + UNSAVED_AFTER)
+            .filter(|one| one.is_final || now >= one.since + UNSAVED_AFTER)
         {
             unsaved.push(format!("{}: {}", one.path, one.reason));
             self.standing.tell_unsaved(one, now);
@@ -391,8 +400,8 @@ impl Backup {
         let problem = chain(err);
         self.standing.state().problem.clone_from(&problem);
         if work.told.get(&candidate.key) != Some(&problem) {
-            let detail =
-                json!({ "path": candidate.path, "step": candidate.step, "problem": problem });
+            let path = candidate.path_in_manifest();
+            let detail = json!({ "path": path, "step": candidate.step, "problem": problem });
             self.standing.event("checkpoint.failed", detail);
             work.told.insert(candidate.key.clone(), problem);
         }
@@ -406,7 +415,7 @@ impl Backup {
             .find(|log| log.attempt.candidate.key == candidate.key)
             .map_or(0, |log| log.attempt.done_bytes());
         let problem = "the box goes away before its upload can end";
-        let (path, size_bytes) = (&candidate.path, candidate.size_bytes());
+        let (path, size_bytes) = (candidate.path_in_manifest(), candidate.size_bytes());
         let detail = json!({ "path": path, "step": candidate.step, "problem": problem, "done_bytes": done, "size_bytes": size_bytes });
         self.standing.event("checkpoint.failed", detail);
     }

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::{
     FLUSH_INTERVAL,
     backup::RunningBackup,
-    dead_man, diagnosis,
+    dead_man, death, diagnosis,
     ending::{self, Ending},
     keys::{self, CredentialSlot},
     presence::Presence,
@@ -373,6 +373,10 @@ async fn watch_sessions(core: Arc<Core>) {
                 diagnosis::report(core, &sessions);
                 if let Some(running) = core.backup() {
                     running.backup.training(training_since(&sessions));
+                    let training = sessions.iter().find(|one| one.name == TRAINING_SESSION);
+                    if let Some(death) = training.and_then(|one| death::of(one, now_us())) {
+                        running.backup.died(&death);
+                    }
                     let newest = core.training();
                     running
                         .backup

@@ -13,6 +13,7 @@ use tracing::warn;
 use super::{
     backup::RunningBackup,
     core::Core,
+    death,
     disposal::{self, Collected, Disposal, End, Facts},
     ending::{self, By},
     goodbye::{self, Word},
@@ -149,6 +150,7 @@ async fn part(
         .as_ref()
         .map_or(u64::MAX, |training| training.start.started_us);
     let end = training.map_or(End::Otherwise, |training| disposal::end_of(&training, by));
+    crate::aside(|| death::tell(core, &running));
     let state = match running.backup.backup_now(limit, true).await {
         Ok(state) => {
             if state.pending > 0 {

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time;
 use tracing::{error, warn};
 
-use super::{core::Core, presence, training::TRAINING_SESSION};
+use super::{core::Core, death, presence, training::TRAINING_SESSION};
 use crate::{chain, events::EventSink, files, now_us, sessions::SessionState};
 
 /// How long finished checkpoints may take to reach the bucket before the training is told to end.
@@ -202,6 +202,7 @@ pub fn patience(core: &Core, ending: &Ending) -> Duration {
 
 async fn save(core: &Core, limit: Duration, last: bool) {
     let Some(running) = core.backup() else { return };
+    crate::aside(|| death::tell(core, &running));
     match running.backup.backup_now(limit, last).await {
         Ok(state) if state.pending > 0 => warn!(
             pending = state.pending,

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     core::Core,
-    dead_man, ending,
+    dead_man, death, ending,
     run_file::RunFile,
     training::{CATCH_UP_BYTES, TRAINING_SESSION},
 };
@@ -63,6 +63,10 @@ pub async fn go_on(core: &Arc<Core>) {
         again: Some(intent.again),
         continues_us: Some(intent.old_us),
     };
+    // The new one takes the place of the record that says how the old one ended.
+    if let Some(running) = core.backup() {
+        crate::aside(|| death::tell(core, &running));
+    }
     match core.sessions.start(new).await {
         Ok(session) => {
             detail["started_us"] = json!(session.start.started_us);

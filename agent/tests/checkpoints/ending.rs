@@ -100,3 +100,87 @@ async fn before_the_box_goes_what_fits_is_finished_and_the_rest_is_in_the_journa
         "what had arrived was not sent again"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_its_writer_died_over_is_not_believed_for_its_silence() {
+    let world = World::with_memory(|_| {});
+    world.trained();
+    // Any bytes, as a flax file has them: nothing in it says where it ends.
+    world.write("step_1.msgpack", &noise(1, 5000));
+    assert_eq!(world.backup_all().await.len(), 1);
+    world.write("step_2.msgpack", &noise(2, 2500));
+    world.write("step_3.npz", &npz(3, 5000));
+    // What is renamed when it was written is done.
+    world.write(".new", &noise(9, 2500));
+    std::thread::sleep(Duration::from_millis(12));
+    std::fs::rename(world.path(".new"), world.path("step_9.msgpack")).unwrap();
+    let died = |world: &World| {
+        let now_us = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        let now_us = u64::try_from(now_us.as_micros()).unwrap();
+        world.backup.died(&spotter_agent::checkpoints::Death {
+            began_us: now_us,
+            ended_us: now_us,
+            until_us: now_us,
+            how: "signal 9".to_owned(),
+        });
+    };
+    died(&world);
+    let state = world
+        .backup
+        .backup_now(Duration::from_secs(100), true)
+        .await
+        .unwrap();
+    let steps = |manifests: Vec<spotter_bucket::Manifest>| -> Vec<_> {
+        manifests.iter().map(|one| one.step.unwrap()).collect()
+    };
+    assert_eq!(steps(world.manifests().await), [9, 3, 1]);
+    assert_eq!(state.pending, 0);
+    let told = world.events("checkpoint.unsaved");
+    assert_eq!(
+        (told.len(), &told[0]["path"]),
+        (1, &"step_2.msgpack".into()),
+        "{told:?}"
+    );
+    let reason = told[0]["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("died (signal 9)") && reason.contains("complete_when"),
+        "{reason}"
+    );
+    // Nor is it later, nor by another agent, nor when the next training goes on.
+    let bucket = world.bucket();
+    let world = world.restarted(bucket);
+    assert_eq!(world.backup_all().await, []);
+    std::thread::sleep(Duration::from_millis(12));
+    world.trained();
+    world.write("step_4.msgpack", &noise(4, 5000));
+    assert_eq!(world.backup_all().await.len(), 1);
+    assert_eq!(steps(world.manifests().await), [4, 9, 3, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_ranks_share_is_no_checkpoint() {
+    let world = World::with_memory(|_| {});
+    for rank in 0..2 {
+        world.write(&format!("step_5_rank{rank}/model.npz"), &npz(rank, 500));
+    }
+    assert_eq!(world.backup_all().await, []);
+    time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(world.backup.round().await.unwrap(), []);
+    let unsaved = world.backup.state().unsaved;
+    assert_eq!(unsaved.len(), 2, "{unsaved:?}");
+    assert!(unsaved[0].contains("one rank's share"), "{unsaved:?}");
+    let ruled = World::with_memory(|options| {
+        options.complete_when = Some("quiet 5000ms".parse().unwrap());
+    });
+    for rank in 0..2 {
+        ruled.write(&format!("step_5_rank{rank}/model.npz"), &npz(rank, 500));
+    }
+    assert_eq!(ruled.backup_all().await.len(), 2);
+    // Files without a step are one, as those of one step are.
+    let flat = World::with_memory(|_| {});
+    for rank in 0..2 {
+        flat.write(&format!("ckpt_rank{rank}.npz"), &npz(rank, 500));
+    }
+    let committed = flat.backup_all().await;
+    assert_eq!((committed.len(), committed[0].files), (1, 2));
+}

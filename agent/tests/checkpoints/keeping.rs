@@ -15,6 +15,7 @@ async fn only_the_newest_stay_in_the_bucket_and_on_the_box() {
     let world = World::with(bucket.clone(), bucket.clone(), |options| {
         options.keep.last = 2
     });
+    world.trained();
     for step in 1..=5_u64 {
         // The second file never changes, so that every commit refers to the first one's copy.
         world.write(&format!("checkpoint-{step}/model.npz"), &npz(step, 4000));
@@ -107,6 +108,7 @@ async fn the_best_stay_beside_the_newest_by_what_the_log_said_at_their_step() {
             ..Keep::default()
         };
     });
+    world.trained();
     // Nothing was measured for 30, and what was at 40 is no number.
     for (step, value) in [
         (10, Some(3.0)),
@@ -161,6 +163,7 @@ async fn data_of_a_deleted_checkpoint_stays_for_the_grace_and_as_long_as_it_is_r
         options.keep.last = 2;
         options.keep_grace = Duration::from_secs(3600);
     });
+    world.trained();
     let data = |step: u64| {
         let keys = bucket.keys();
         keys.iter().any(|key| {
@@ -205,6 +208,7 @@ async fn what_is_pinned_or_the_first_of_so_many_steps_stays() {
         options.keep.last = 2;
         options.keep.every_steps = 100;
     });
+    world.trained();
     save(&world, [10]).await;
     let layout = Layout::new("team", "run").unwrap();
     let vault = Vault {
@@ -228,6 +232,7 @@ async fn keys_that_may_not_delete_stop_no_backup() {
     let world = World::with(bucket.clone(), bucket.clone(), |options| {
         options.keep.last = 2
     });
+    world.trained();
     bucket.fail_next("DeleteObject", 1_000, ErrorKind::Denied);
     save(&world, 1..=4).await;
     assert_eq!(steps(&world).await, [4, 3, 2, 1]);
@@ -287,5 +292,92 @@ async fn what_an_outage_left_behind_leaves_the_box_when_newer_ones_are_saved() {
             ("step_1.npz".to_owned(), true)
         ]
     );
+    assert_eq!(world.backup.state().unsaved_bytes, 0);
+    // What nobody uploads and nobody deletes is named.
+    let unsaved: Vec<String> = (world.events("checkpoint.unsaved").iter())
+        .map(|detail| detail["path"].as_str().unwrap().to_owned())
+        .filter(|path| path == "step_0.npz")
+        .collect();
+    assert_eq!(unsaved.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_later_step_succeeds_stays_in_the_bucket_and_on_the_box() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep.last = 3
+    });
+    // Somebody's own, and read by name by the training.
+    world.write("base.npz", &npz(90, 2000));
+    for step in [1, 2, 3] {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+    }
+    assert_eq!(world.backup_all().await.len(), 4);
+    world.trained();
+    world.write("best.npz", &npz(91, 2000));
+    world.write("final/model.npz", &npz(92, 2000));
+    assert_eq!(world.backup_all().await.len(), 2);
+    for step in [100, 200, 300, 400, 500] {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        assert_eq!(world.backup_all().await.len(), 1, "step {step}");
+    }
+    let expected = [
+        "base.npz",
+        "best.npz",
+        "final/model.npz",
+        "step_1.npz",
+        "step_2.npz",
+        "step_3.npz",
+        "step_300.npz",
+        "step_400.npz",
+        "step_500.npz",
+    ];
+    let on_the_box: Vec<String> = world.tree().into_keys().collect();
+    assert_eq!(on_the_box, expected);
+    let mut in_the_bucket: Vec<String> = world
+        .manifests()
+        .await
+        .into_iter()
+        .map(|one| one.path)
+        .collect();
+    in_the_bucket.sort();
+    assert_eq!(
+        in_the_bucket,
+        expected.map(|path| path.split('/').next().unwrap())
+    );
+    // A restart knows when the training began, and what was restored goes like any other.
+    let other = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep.last = 3
+    });
+    let restored = other.backup.restore(None, &mut |_, _| {}).await.unwrap();
+    assert_eq!(restored.unwrap().checkpoint.step, Some(500));
+    other.trained();
+    let other = other.restarted(bucket);
+    save(&other, [600, 700, 800]).await;
+    let on_the_box: Vec<String> = other.tree().into_keys().collect();
+    assert_eq!(on_the_box, ["step_600.npz", "step_700.npz", "step_800.npz"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_best_is_uploaded_however_many_steps_came_after_it() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep.last = 2
+    });
+    world.trained();
+    bucket.fail_next("*", u32::MAX, ErrorKind::Transient);
+    world.write("best.npz", &npz(91, 2000));
+    for step in 1..=4_u64 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+    }
+    let waits = time::timeout(Duration::from_secs(600), world.backup.round()).await;
+    assert!(waits.is_err(), "the bucket is away");
+    bucket.heal();
+    world.backup_all().await;
+    let mut saved: Vec<String> = (world.manifests().await.into_iter())
+        .map(|one| one.path)
+        .collect();
+    saved.sort();
+    assert_eq!(saved, ["best.npz", "step_3.npz", "step_4.npz"]);
     assert_eq!(world.backup.state().unsaved_bytes, 0);
 }

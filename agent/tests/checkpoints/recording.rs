@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -99,6 +100,18 @@ impl Replay {
         Replay {
             dir: dir.to_owned(),
             open: HashMap::new(),
+        }
+    }
+
+    /// Closes every file that is open for writing, as a death does, or opens it again wherever it is by now.
+    pub fn set_open(&mut self, open: bool) {
+        for file in self.open.values_mut() {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            *file = OpenOptions::new()
+                .read(true)
+                .write(open)
+                .open(path)
+                .unwrap();
         }
     }
 

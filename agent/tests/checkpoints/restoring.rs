@@ -246,3 +246,86 @@ async fn without_a_bucket_a_training_goes_on_from_what_is_known_to_be_whole() {
     fs::remove_file(world.path("optim_000040.npz")).unwrap();
     assert_eq!(newest(true), Some((Some(30), world.path("step_30.npz"))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_turned_out_to_be_damaged_is_never_referred_to_again() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    let fill = |world: &World, step: u64| {
+        world.write(&format!("checkpoint-{step}/base.npz"), &npz(0, 6000));
+        world.write(&format!("checkpoint-{step}/model.npz"), &npz(step, 2000));
+    };
+    for step in 1..=3 {
+        fill(&world, step);
+        assert_eq!(world.backup_all().await.len(), 1, "step {step}");
+    }
+    let shared = world.manifests().await[0].files[0].key.clone();
+    assert!(bucket.corrupt(&shared));
+    // Every commit refers to it, so none comes back.
+    let other = World::new(bucket.clone());
+    let err = other.backup.restore(None, &mut |_, _| {}).await;
+    let all = |skipped: &[String]| skipped.len() == 3;
+    assert!(
+        matches!(&err, Err(RestoreError::AllDamaged { skipped }) if all(skipped)),
+        "{err:?}"
+    );
+    fill(&other, 4);
+    assert_eq!(other.backup_all().await.len(), 1);
+    assert_ne!(other.manifests().await[0].files[0].key, shared);
+    let third = World::new(bucket);
+    let restored = third.backup.restore(None, &mut |_, _| {}).await.unwrap();
+    assert_eq!(restored.unwrap().checkpoint.step, Some(4));
+    assert_eq!(third.tree(), other.tree());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_training_goes_on_from_a_step_rather_than_from_what_was_left_for_others() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    let restored = async |bucket: &Arc<MemoryBucket>| {
+        let other = World::new(bucket.clone());
+        let restored = other.backup.restore(None, &mut |_, _| {}).await.unwrap();
+        restored.unwrap().checkpoint.path
+    };
+    world.write("best.npz", &npz(1, 2000));
+    world.backup_all().await;
+    assert_eq!(restored(&bucket).await, "best.npz", "there is nothing else");
+    world.write("step_100.npz", &npz(2, 2000));
+    world.write("best.npz", &npz(3, 2000));
+    world.write("final/model.npz", &npz(4, 2000));
+    assert_eq!(world.backup_all().await.len(), 3);
+    assert_eq!(restored(&bucket).await, "step_100.npz");
+    let local = world.backup.newest_local(true).unwrap().unwrap();
+    assert_eq!(local.step, Some(100));
+    // What is written over and over is no export, whether it has a step or not.
+    world.write("last.npz", &npz(5, 2000));
+    world.backup_all().await;
+    assert_eq!(restored(&bucket).await, "last.npz");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_was_exported_beside_the_checkpoints_is_one_and_comes_back_as_one() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("training_args.bin", &npz(1, 300));
+    world.write("config.json", b"{}");
+    assert_eq!(world.backup_all().await, [], "no checkpoint alone");
+    let index = br#"{"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}"#;
+    let shard = |seed| spotter_bucket::whole::samples::safetensors(&npz(seed, 500));
+    world.write("model-00001-of-00002.safetensors", &shard(2));
+    assert_eq!(world.backup_all().await, [], "one is to come");
+    world.write("model-00002-of-00002.safetensors", &shard(3));
+    assert_eq!(world.backup_all().await, [], "their index is to come");
+    world.write("model.safetensors.index.json", index);
+    let committed = world.backup_all().await;
+    let names: Vec<_> = committed
+        .iter()
+        .map(|one| (one.path.as_str(), one.files))
+        .collect();
+    assert_eq!(names, [("model-files", 5)]);
+    let other = World::new(bucket);
+    let restored = other.backup.restore(None, &mut |_, _| {}).await.unwrap();
+    assert_eq!(restored.unwrap().path, other.path(""));
+    assert_eq!(other.tree(), world.tree());
+    assert_eq!(other.backup_all().await, [], "it is known");
+}

@@ -263,6 +263,7 @@ async fn checkpoints_a_moment_apart_keep_their_order_though_every_answer_tells_a
         let mut world = World::with(bucket.clone(), bucket.clone(), |options| {
             options.keep.last = 2
         });
+        world.trained();
         for (step, late_s) in [(1, 0.9), (2, 0.4), (3, -0.9), (4, -1.5)] {
             bucket.set_clock_offset_s(clock_s + late_s);
             world.write(&format!("step_{step}.npz"), &npz(step, 500));

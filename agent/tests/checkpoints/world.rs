@@ -110,6 +110,11 @@ impl World {
         }
     }
 
+    /// The bucket behind it.
+    pub fn bucket(&self) -> Arc<MemoryBucket> {
+        self.memory.clone()
+    }
+
     /// The same box with a new agent.
     pub fn restarted(self, bucket: Arc<MemoryBucket>) -> World {
         World::start(self.home, self.options, bucket.clone(), bucket)
@@ -133,6 +138,15 @@ impl World {
         } else {
             self.options.dir.join(name)
         }
+    }
+
+    /// A training began a moment ago, and is over: what is written from now on is its own.
+    pub fn trained(&self) {
+        let now_us = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        let now_us = u64::try_from(now_us.as_micros()).unwrap();
+        self.backup.training(Some(now_us));
+        self.backup.training(None);
+        std::thread::sleep(Duration::from_millis(12));
     }
 
     /// Writes a file of the trainer. File times advance in steps of the kernel's clock, so two writes must be a step apart.

@@ -3,9 +3,10 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use spotter_agent::checkpoints::backup_loop;
+use spotter_agent::checkpoints::{Death, backup_loop};
+use spotter_bucket::ManifestFile;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
@@ -140,6 +141,75 @@ async fn check(writer: Writer, paused: bool) {
     looping.await.unwrap();
 }
 
+/// Does a recording and lets its writer die after each call, with all files closed and all that it wrote a moment old: of what lies there,
+/// the last look of an agent that knows nothing takes only what was finished, or what a deletion left of it.
+async fn check_deaths(writer: Writer) {
+    let calls = recording::load(writer.name);
+    let dir = tempfile::tempdir().unwrap();
+    let mut replay = Replay::new(dir.path());
+    let whole = finished(&calls);
+    let mut before: Vec<Content> = Vec::new();
+    let mut taken_whole = 0;
+    for (number, call) in calls.iter().enumerate() {
+        std::thread::sleep(Duration::from_millis(12));
+        replay.carry_out(call);
+        if let Call::Whole(path) = call {
+            before.push(replay.content(path));
+            continue;
+        }
+        let world = World::with_memory(|options| {
+            options.complete_when = writer.rule.map(|(rule, _)| rule.parse().unwrap());
+            options.dir = dir.path().to_owned();
+        });
+        replay.set_open(false);
+        let now_us = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_micros();
+        let now_us = u64::try_from(now_us).unwrap();
+        world.backup.died(&Death {
+            began_us: 1,
+            ended_us: now_us,
+            until_us: now_us,
+            how: "signal 9".to_owned(),
+        });
+        let saved = world.backup.backup_now(Duration::from_secs(100), true);
+        let state = saved.await.unwrap();
+        replay.set_open(true);
+        assert_eq!(state.pending, 0, "{}: {}", writer.name, state.problem);
+        for manifest in world.manifests().await {
+            let files = manifest.files.iter();
+            // What a marker says is nobody's business.
+            let is_marker = |path: &str| path.ends_with(".ok") || path.ends_with("_success.txt");
+            let is_of = |file: &ManifestFile, content: &Content| {
+                is_marker(&file.path) || content.1.get(&file.path) == Some(&file.blake3)
+            };
+            let all_of = |content: &Content| {
+                content.0 == manifest.path && files.clone().all(|file| is_of(file, content))
+            };
+            let is_whole = |content: &&Content| content.1.len() == files.len();
+            let was_finished =
+                before.iter().any(all_of) || whole.iter().filter(is_whole).any(all_of);
+            assert!(
+                was_finished,
+                "{}: after call {number} half a checkpoint was taken: {} by {}: {:?}",
+                writer.name,
+                manifest.path,
+                manifest.rule,
+                files.map(|file| &file.path).collect::<Vec<_>>()
+            );
+            taken_whole += 1;
+        }
+    }
+    // Where a format or a framework proves it, a death takes nothing away.
+    let is_quiet = writer
+        .rule
+        .is_some_and(|(rule, _)| rule.starts_with("quiet"));
+    let silent = !writer.has_an_end || is_quiet;
+    assert!(
+        silent || taken_whole > 0,
+        "{}: nothing was ever taken",
+        writer.name
+    );
+}
+
 /// How many of the same kind were taken before: names that differ only in their numbers.
 fn families(taken: &HashSet<Content>, path: &str) -> usize {
     let letters = |name: &str| -> String {
@@ -200,6 +270,11 @@ macro_rules! writers {
             #[tokio::test(start_paused = true)]
             async fn is_taken_within_its_settle_time_and_a_second() {
                 check($writer, false).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn is_never_taken_half_when_its_writer_dies() {
+                check_deaths($writer).await;
             }
         })*
 

@@ -29,6 +29,7 @@ if [ -n "${SPOTTER_CHECKPOINT:-}" ]; then
 fi
 save() {
   { echo "$step $state"; yes "$state" | head -c 60000; } > "$SPOTTER_CHECKPOINT_DIR/.new"
+  sleep 0.01
   mv "$SPOTTER_CHECKPOINT_DIR/.new" "$SPOTTER_CHECKPOINT_DIR/step-$step.txt"
 }
 while [ ! -e "$HOME/enough" ]; do

@@ -94,7 +94,11 @@ impl Place {
             sweep_grace,
             state_dir: self.notes(),
         };
-        Backup::new(options, bucket, Arc::new(RecordedEvents::default())).unwrap()
+        let backup = Backup::new(options, bucket, Arc::new(RecordedEvents::default())).unwrap();
+        // Whatever lies there was written by a training.
+        backup.training(Some(1));
+        backup.training(None);
+        backup
     }
 
     /// What a process of its own is told.

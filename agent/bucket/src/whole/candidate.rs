@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{beside, export::is_export};
+
 /// One file as the kernel describes it. A change of any field is a change of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStat {
@@ -22,9 +24,10 @@ pub struct FileStat {
 /// Something in the checkpoint directory that is, or becomes, a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// What stays the same while files come and change: `dir:NAME`, `file:NAME` or, for flat layouts, `step:N`.
+    /// What stays the same while files come and change: `dir:NAME`, `file:NAME`, `link:NAME` or, for flat layouts, `step:N` and, without a
+    /// step, `flat:NAME`.
     pub key: String,
-    /// Relative to the checkpoint directory; `.` for several files of one step that lie side by side.
+    /// Relative to the checkpoint directory; `.` for several files that lie side by side.
     pub path: String,
     /// Number in the name.
     pub step: Option<u64>,
@@ -38,7 +41,7 @@ pub struct Candidate {
     pub files: Vec<FileStat>,
 }
 
-/// Rule in the manifest of files of one step that lie side by side: they go back into the checkpoint directory itself.
+/// Rule in the manifest of files that lie side by side: they go back into the checkpoint directory itself.
 pub const FLAT_RULE: &str = "flat-step";
 
 impl Candidate {
@@ -51,8 +54,24 @@ impl Candidate {
     pub fn path_in_manifest(&self) -> String {
         match self.step {
             Some(step) if self.is_flat() => format!("step-{step}"),
+            None if self.is_flat() => {
+                let name = self.key.strip_prefix(beside::KEY);
+                format!("{}{}", name.unwrap_or_default(), beside::SUFFIX)
+            }
             _ => self.path.clone(),
         }
+    }
+
+    /// Whether it is an export rather than what a training goes on from.
+    pub fn is_export(&self) -> bool {
+        let files = self.files.iter().map(|file| file.path.as_str());
+        is_export(&self.path_in_manifest(), self.step, files)
+    }
+
+    /// Whether it is one file that got its name, or was linked or copied with its times, after it was last written: a writer that does so
+    /// is done with it. Only an inode's own time tells of that. Of several files more may be to come.
+    pub fn was_renamed(&self) -> bool {
+        !self.directory && self.files.iter().all(|file| file.ctime_ns > file.mtime_ns)
     }
 
     /// Bytes of all files.

@@ -93,9 +93,13 @@ pub fn is_candidate_file(name: &str) -> bool {
     if is_ignored(name) {
         return false;
     }
+    is_checkpoint_file(name) || (step_of(name).is_some() && !is_never(name))
+}
+
+/// Whether a file is called as logs are, and other things that are no part of any checkpoint.
+pub fn is_never(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    is_checkpoint_file(name)
-        || (step_of(name).is_some() && !NEVER_ENDINGS.iter().any(|ending| lower.ends_with(ending)))
+    NEVER_ENDINGS.iter().any(|ending| lower.ends_with(ending))
 }
 
 #[cfg(test)]

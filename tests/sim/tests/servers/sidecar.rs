@@ -84,7 +84,11 @@ impl Box {
             sweep_grace: spotter_agent::checkpoints::sweep::GRACE,
             state_dir: self.home.path().join("state"),
         };
-        Backup::new(options, bucket, self.events.clone()).unwrap()
+        let backup = Backup::new(options, bucket, self.events.clone()).unwrap();
+        // Whatever lies there was written by a training.
+        backup.training(Some(1));
+        backup.training(None);
+        backup
     }
 
     /// A checkpoint of several parts and several files, with names that no key may garble. One file never changes.

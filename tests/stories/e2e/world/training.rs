@@ -13,6 +13,7 @@ while [ "$step" -lt "$total" ] && [ ! -e "$HOME/enough" ]; do
   echo "step $step/$total | loss $((1000 - step)).5 | lr 1.00e-03 | 100.0 ms/step | 1,000 tok/s"
   if [ $((step % 10)) = 0 ]; then
     echo "$step" > "$SPOTTER_CHECKPOINT_DIR/.new"
+    sleep 0.01 # the kernel's clock ticks: that it was renamed when it was whole can be seen
     mv "$SPOTTER_CHECKPOINT_DIR/.new" "$SPOTTER_CHECKPOINT_DIR/step-$step.txt"
   fi
 done

@@ -42,12 +42,12 @@ pub enum Comparison {
 }
 
 impl Shape {
-    /// The shape of a candidate; `None` for a file without a step, which has no siblings.
+    /// The shape of a candidate; `None` for files without a step, which have no siblings.
     pub fn of(candidate: &Candidate) -> Option<Shape> {
         let is_flat = candidate.key.starts_with("step:");
         let family = if is_flat {
             "step:".to_owned()
-        } else if candidate.directory {
+        } else if candidate.directory && !candidate.is_flat() {
             format!("dir:{}", kind(&candidate.path))
         } else {
             return None;
@@ -131,7 +131,7 @@ pub fn compare(candidate: &Candidate, finished: &[Shape], there: &[Shape]) -> Co
 }
 
 /// A name with `#` for every number and every long hash: `__1_0.distcp` is `__#_#.distcp`.
-fn kind(name: &str) -> String {
+pub(in super::super) fn kind(name: &str) -> String {
     let mut kind = String::with_capacity(name.len());
     let bytes = name.as_bytes();
     let mut at = 0;

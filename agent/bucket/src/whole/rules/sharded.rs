@@ -4,9 +4,15 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::{Opinion, Silence, View, join};
+use crate::whole::beside;
 
 pub(super) fn judge(view: &View<'_>) -> io::Result<Opinion> {
     let mut found = Opinion::None;
+    if view.candidate.is_flat()
+        && let Some(missing) = missing_by_count(view)
+    {
+        return Ok(Opinion::Missing(missing));
+    }
     for folder in view.folders() {
         let index = view.names(folder).find(|name| {
             name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json")
@@ -43,6 +49,24 @@ fn missing_by_index(view: &View<'_>, folder: &str, index: &str) -> io::Result<Op
     };
     let mut shards = parsed.weight_map.into_values();
     Ok(shards.find(|shard| !view.has(&join(folder, shard))))
+}
+
+/// Of shards that lie at the top among other things, one that is missing by the count in their names.
+fn missing_by_count(view: &View<'_>) -> Option<String> {
+    let shards: Vec<_> = view.names("").filter_map(beside::shard).collect();
+    let (prefix, _, count, ending) = *shards.first()?;
+    let alike = shards
+        .iter()
+        .filter(|one| (one.0, one.2, one.3) == (prefix, count, ending));
+    let found = alike.count() as u64;
+    if found < count {
+        return Some(format!(
+            "of {count} shards {prefix}-K-of-{count}.{ending} {found} are there"
+        ));
+    }
+    // Whoever writes this one writes an index last.
+    let index = format!("{prefix}.{ending}.index.json");
+    (prefix == "pytorch_model" && !view.has(&index)).then(|| format!("{index} is not there"))
 }
 
 /// The first of `model-00001-of-00004.safetensors` and its siblings that is not there. Whoever numbers them writes an index, too.
@@ -91,6 +115,16 @@ mod tests {
             "s-9/inner/model.safetensors.index.json",
             "model.safetensors.index.json is not there",
         );
+        let flat = |count: usize| {
+            let names = ["m-1-of-2.gguf", "m-2-of-2.gguf"];
+            let files: Vec<_> = names[..count]
+                .iter()
+                .map(|name| (*name, 1, &b"x"[..]))
+                .collect();
+            Memory::of(&files).says(".")
+        };
+        assert!(flat(1).contains("of 2 shards m-K-of-2.gguf 1 are there"));
+        assert_eq!(flat(2), "nobody's");
         let cut = Memory::of(&[("s-9/model.safetensors.index.json", 1, &INDEX[..20])]);
         assert!(cut.says("s-9").contains("list in"));
     }

@@ -1,0 +1,211 @@
+//! A directory or a link of the checkpoint directory, read to its end: what cannot go along makes it a candidate that cannot be saved.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use spotter_bucket::sorted::sort_by;
+use spotter_bucket::whole::folder::stat_of;
+
+use super::super::candidate::{Candidate, FileStat};
+use super::super::names;
+use super::there;
+
+/// Most files that one candidate may have; a directory with more is no checkpoint but a data set.
+const MAX_FILES: usize = 100_000;
+/// Deepest level of directories inside a candidate.
+const MAX_DEPTH: usize = 12;
+
+/// A subdirectory; `None`: it is no checkpoint.
+pub(super) fn directory_candidate(dir: &Path, name: &str) -> Option<Candidate> {
+    let full = dir.join(name);
+    let mut walk = Walk::new(&full);
+    let halted = walk.descend(&full, "", 0).err();
+    let step = names::step_of(name);
+    let mut candidate = Candidate {
+        key: format!("dir:{name}"),
+        path: name.to_owned(),
+        step,
+        directory: true,
+        unfinished: walk.unfinished,
+        unreadable: None,
+        files: walk.files,
+    };
+    let is_one = walk.looks_like_one || (step.is_some() && !walk.describes_only);
+    let reason = match (halted, walk.left_out) {
+        (None, Some(reason)) if is_one => reason,
+        (None, _) => {
+            sort_by(&mut candidate.files, |a, b| a.path.cmp(&b.path));
+            return (is_one && !candidate.files.is_empty()).then_some(candidate);
+        }
+        // A data set that lies beside checkpoints, and does not look like one.
+        (Some(Halt::Limit(_)), _) if !walk.looks_like_one && step.is_none() => return None,
+        (Some(Halt::Limit(reason)), _) => reason,
+        (Some(Halt::System(path, err)), _) => format!("{} cannot be read: {err}", path.display()),
+    };
+    let itself = match there(fs::metadata(&full)) {
+        Ok(None) => return None,
+        Ok(Some(metadata)) => Some(stat_of("", &metadata)),
+        Err(_) => None,
+    };
+    // Of a time that nobody knows it is taken to be the newest.
+    let written_ns = itself.as_ref().map_or(i64::MAX, |itself| {
+        itself.mtime_ns.max(candidate.written_ns())
+    });
+    candidate.files = vec![FileStat {
+        path: String::new(),
+        ino: itself.as_ref().map_or(0, |itself| itself.ino),
+        // What is hidden has a size, too.
+        size_bytes: candidate.size_bytes().max(1),
+        mtime_ns: written_ns,
+        ctime_ns: itself.as_ref().map_or(written_ns, |itself| itself.ctime_ns),
+        mode: itself.map_or(0, |itself| itself.mode),
+    }];
+    candidate.unreadable = Some(reason);
+    Some(candidate)
+}
+
+/// What would be a checkpoint and cannot be one, for this reason; `None`: it would be none.
+pub(super) fn refused(path: &Path, name: String, kind: &str, reason: String) -> Option<Candidate> {
+    let metadata = fs::metadata(path).ok()?;
+    let mut stat = stat_of("", &metadata);
+    if metadata.is_dir() {
+        let mut walk = Walk::new(path);
+        let looked = walk.descend(path, "", 0);
+        if !walk.looks_like_one || looked.is_err() {
+            return None;
+        }
+        let written = walk.files.iter().map(|file| file.mtime_ns);
+        stat.mtime_ns = written.max().unwrap_or(stat.mtime_ns);
+        stat.size_bytes = walk.files.iter().map(|file| file.size_bytes).sum();
+    } else if !names::is_checkpoint_file(&name) {
+        return None;
+    }
+    Some(Candidate {
+        key: format!("{kind}:{name}"),
+        step: names::step_of(&name),
+        path: name,
+        directory: metadata.is_dir(),
+        unfinished: None,
+        unreadable: Some(reason),
+        files: vec![stat],
+    })
+}
+
+/// Where a link leads that leads out of a directory; `None`: into it, or nowhere.
+pub(super) fn outside(dir: &Path, link: &Path) -> Option<PathBuf> {
+    let target = fs::canonicalize(link).ok()?;
+    let dir = fs::canonicalize(dir).ok()?;
+    (!target.starts_with(dir)).then_some(target)
+}
+
+/// Why a directory was not read to its end.
+enum Halt {
+    /// The system refused this path.
+    System(PathBuf, io::Error),
+    /// It is larger than a checkpoint can be; how.
+    Limit(String),
+}
+
+struct Walk<'a> {
+    /// Where it began.
+    root: &'a Path,
+    files: Vec<FileStat>,
+    /// What belongs to it and cannot go along, and why.
+    left_out: Option<String>,
+    /// Name of a temporary file.
+    unfinished: Option<String>,
+    looks_like_one: bool,
+    /// Nothing but descriptions so far: a writer begins with them.
+    describes_only: bool,
+}
+
+impl Walk<'_> {
+    fn new(root: &Path) -> Walk<'_> {
+        Walk {
+            root,
+            files: Vec::new(),
+            left_out: None,
+            unfinished: None,
+            looks_like_one: false,
+            describes_only: true,
+        }
+    }
+
+    /// Leaving files out would be a torn checkpoint: what cannot be read, and what is too much, ends it.
+    fn descend(&mut self, full: &Path, relative: &str, depth: usize) -> Result<(), Halt> {
+        let refused = |err| Halt::System(full.to_owned(), err);
+        let Some(entries) = there(fs::read_dir(full)).map_err(refused)? else {
+            return Ok(());
+        };
+        for entry in entries {
+            let entry = entry.map_err(refused)?;
+            let Ok(name) = entry.file_name().into_string() else {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                if !names::is_temporary(&name) {
+                    self.left_out = Some(format!(
+                        "the name of {name} in it is not UTF-8, as keys in a bucket are: give it another"
+                    ));
+                }
+                continue;
+            };
+            let refused = |err| Halt::System(entry.path(), err);
+            let Some(kind) = there(entry.file_type()).map_err(refused)? else {
+                continue;
+            };
+            let path = if relative.is_empty() {
+                name.clone()
+            } else {
+                format!("{relative}/{name}")
+            };
+            if names::is_temporary(&name) {
+                self.unfinished = Some(path);
+                continue;
+            }
+            if kind.is_dir() {
+                // Deeper than any trainer goes.
+                if depth >= MAX_DEPTH {
+                    return Err(Halt::Limit(format!(
+                        "{} is deeper than {MAX_DEPTH} directories",
+                        full.display()
+                    )));
+                }
+                self.descend(&entry.path(), &path, depth + 1)?;
+                continue;
+            }
+            // A linked file is part of the checkpoint, so its content goes along; a linked directory may lead anywhere.
+            let Some(metadata) = there(fs::metadata(entry.path())).map_err(refused)? else {
+                // Gone since it was listed, or a link to nothing: logs that were left elsewhere are no part of it.
+                if kind.is_symlink()
+                    && !names::is_never(&name)
+                    && fs::symlink_metadata(entry.path()).is_ok()
+                {
+                    self.left_out = Some(format!("{path} in it is a link to nothing"));
+                }
+                continue;
+            };
+            if metadata.is_dir()
+                && let Some(target) = outside(self.root, &entry.path())
+            {
+                self.left_out = Some(format!(
+                    "{path} in it is a link to {}, a directory outside of it, which is not saved",
+                    target.display()
+                ));
+            }
+            if !metadata.is_file() {
+                continue;
+            }
+            self.looks_like_one |= names::is_checkpoint_file(&name);
+            self.describes_only &= names::is_description(&name);
+            self.files.push(stat_of(&path, &metadata));
+            if self.files.len() > MAX_FILES {
+                return Err(Halt::Limit(format!(
+                    "{} holds more than {MAX_FILES} files",
+                    full.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
