@@ -421,6 +421,8 @@ pub async fn examine(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::memory::MemoryBucket;
 

@@ -295,7 +295,7 @@ mod tests {
     /// Deeper than a scan goes, with a file at the end.
     fn deep(root: &Path, name: &str, file: &str) {
         let mut path = root.join(name);
-        for _ in 0..=MAX_DEPTH {
+        for _ in 0..=walk::MAX_DEPTH {
             path.push("d");
         }
         fs::create_dir_all(&path).unwrap();

@@ -76,6 +76,7 @@ mod tests {
                     first_generation: 0,
                     log_offset: 0,
                     open_files: None,
+                    resumed: false,
                 },
                 start: Start {
                     v: 1,

@@ -4,7 +4,6 @@ use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use futures::StreamExt;
 use spotter::agent_client::{AgentError, Link, LogPosition, LogStart, SessionRequest, Verdict};
-use spotter_proto::v1;
 
 use crate::fake::{Fake, log_bytes};
 

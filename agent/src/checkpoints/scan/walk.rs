@@ -14,7 +14,7 @@ use super::there;
 /// Most files that one candidate may have; a directory with more is no checkpoint but a data set.
 const MAX_FILES: usize = 100_000;
 /// Deepest level of directories inside a candidate.
-const MAX_DEPTH: usize = 12;
+pub(super) const MAX_DEPTH: usize = 12;
 
 /// A subdirectory; `None`: it is no checkpoint.
 pub(super) fn directory_candidate(dir: &Path, name: &str) -> Option<Candidate> {
