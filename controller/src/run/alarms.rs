@@ -57,9 +57,14 @@ pub fn unsaved(store: &Store, run: &str, attempt: u32) -> Result<Vec<String>, St
 /// or as further than any where none was.
 pub fn only_on_box(store: &Store, attempt: &AttemptRecord) -> Result<Option<OnBox>, StoreError> {
     let run = &attempt.run;
-    let mut saved_step = attempt.resumed_step;
-    for event in store.events_of(run, attempt.number, "checkpoint.committed")? {
-        saved_step = saved_step.max(event.detail["step"].as_u64());
+    let mut saved_step = None;
+    for number in 1..=attempt.number {
+        for event in store.events_of(run, number, "checkpoint.committed")? {
+            let step = event.detail["step"].as_u64();
+            if number == attempt.number || step <= attempt.resumed_step {
+                saved_step = saved_step.max(step);
+            }
+        }
     }
     let mut settled = store.events_of(run, attempt.number, "checkpoint.committed")?;
     settled.extend(store.events_of(run, attempt.number, "checkpoint.deleted")?);
@@ -280,5 +285,13 @@ mod tests {
         assert_eq!((left.step, left.path.as_str()), (Some(350), "step_350.pt"));
         note(2, "checkpoint.committed", 350);
         assert_eq!(only_on_box(&store, &attempt).unwrap(), None);
+        // A box that restarted by itself went on from what no bucket has.
+        note(2, "checkpoint.found", 370);
+        let again = AttemptRecord {
+            resumed_step: Some(370),
+            ..attempt
+        };
+        let left = only_on_box(&store, &again).unwrap().unwrap();
+        assert_eq!(left.step, Some(370));
     }
 }

@@ -1,5 +1,4 @@
-//! What is bid for a box that was taken back (pure): what beats its rivals now, with headroom, within every limit; less where a bid has become
-//! more than that. You pay what you bid.
+//! What is bid for a box that was taken back (pure): what beats its rivals now, with headroom, within every limit. You pay what you bid.
 
 use std::time::Duration;
 
@@ -73,15 +72,6 @@ impl Bid {
             }
             Rivals::Hidden => None,
         }
-    }
-
-    /// The lower bid with which a box that is back is kept as well; `None`: there is none.
-    pub fn lowered(&self, rivals: Rivals) -> Option<f64> {
-        let Rivals::Beat(beat) = rivals else {
-            return None;
-        };
-        let enough = ticks_up(beat * (1.0 + self.headroom));
-        (enough + LEAST_USD / 2.0 < self.usd_per_hour).then_some(enough)
     }
 }
 
@@ -180,21 +170,5 @@ mod tests {
             &|bid| bid.ceiling_usd_per_hour = None,
             None,
         );
-    }
-
-    #[test]
-    fn a_box_that_is_back_is_kept_for_no_more_than_it_takes() {
-        let lowered = |usd_per_hour: f64, rivals| {
-            let bid = Bid {
-                usd_per_hour,
-                ..bid()
-            };
-            bid.lowered(rivals)
-        };
-        assert_eq!(lowered(0.40, Rivals::Beat(0.20)), Some(0.23));
-        assert_eq!(lowered(0.23, Rivals::Beat(0.20)), None);
-        assert_eq!(lowered(0.20, Rivals::Beat(0.24)), None);
-        assert_eq!(lowered(0.40, Rivals::Hidden), None);
-        assert_eq!(lowered(0.40, Rivals::Unseen), None);
     }
 }

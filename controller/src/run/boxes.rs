@@ -341,7 +341,7 @@ impl Lifecycle {
             instance.intended == Intended::Stopped && !instance.contract_running
         });
         // One that the market took back is given back by the market, unless it is told that nobody wants it.
-        if already && instance.is_some_and(|instance| instance.is_bid == Some(true)) {
+        if already && instance.is_some_and(|instance| instance.is_bid != Some(false)) {
             self.provider.stop(id).await?;
         }
         if already && attempt.was_taken_back() {

@@ -75,6 +75,9 @@ pub struct Judged<'o> {
     pub avoided: Option<String>,
 }
 
+/// Of an offer that a plan says nothing about.
+const UNFORESEEN: &str = "nothing can be foreseen on its GPU";
+
 impl Judged<'_> {
     /// Nothing forbids it. What cannot be judged is not forbidden.
     pub fn go(&self) -> bool {
@@ -101,9 +104,13 @@ impl Judged<'_> {
             Bar::Facts => [].iter(),
         });
         let lacking = self.lacks.first().cloned();
+        // What the plan was a go for was foreseen.
+        let unforeseen =
+            || (bar == Bar::Go && self.outlook.is_none()).then(|| UNFORESEEN.to_owned());
         lacking
             .or_else(|| self.shortage.map(|shortage| shortage.to_string()))
             .or_else(|| estimated.next().cloned())
+            .or_else(unforeseen)
     }
 
     /// Dollars of the base scenario; else dollars for a billion tokens; infinite where neither can be told.

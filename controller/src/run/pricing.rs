@@ -144,7 +144,8 @@ pub fn overcharged(seen: Rates, ordered: Rates, resources: &Resources) -> Option
         .bid_max_usd_per_hour
         .filter(|_| resources.rental == Rental::Interruptible);
     let above = |seen: f64, max: Option<f64>, ordered: f64| {
-        max.filter(|max| seen > max.max(ordered) + NOTHING_USD)
+        // The market rounds what it lists.
+        max.filter(|max| seen > max.max(ordered) + ROUNDED_USD / 10.0)
     };
     if let Some(max) = above(gpu, bid_max, ordered.gpu_usd_per_hour) {
         return Some(format!(

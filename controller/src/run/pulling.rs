@@ -62,12 +62,14 @@ impl Fault {
 
     /// Whether a box of an earlier attempt, on another machine, ended with the same.
     pub(super) fn was_seen(self, attempts: &[AttemptRecord], now: &AttemptRecord) -> bool {
-        attempts.iter().any(|old| {
-            old.number < now.number
-                && old.started_us == 0
-                && old.machine_id != now.machine_id
-                && old.reason.as_deref().and_then(fault) == Some(self)
-        })
+        let before = attempts.iter().rev().filter(|old| old.number < now.number);
+        before
+            // A training that was had with this image since says that it can be had.
+            .take_while(|old| old.started_us == 0)
+            .any(|old| {
+                old.machine_id != now.machine_id
+                    && old.reason.as_deref().and_then(fault) == Some(self)
+            })
     }
 }
 
@@ -124,5 +126,17 @@ mod tests {
             let attempts = [attempt(1, machine, reason), now.clone()];
             assert_eq!(Fault::Image.was_seen(&attempts, &now), expected, "{reason}");
         }
+        // It was had in between: two machines said so weeks apart.
+        let trained = AttemptRecord {
+            started_us: 5,
+            ..attempt(2, 43, "")
+        };
+        let now = attempt(3, 42, "");
+        let attempts = [
+            attempt(1, 41, "manifest unknown: a:b"),
+            trained,
+            now.clone(),
+        ];
+        assert!(!Fault::Image.was_seen(&attempts, &now));
     }
 }

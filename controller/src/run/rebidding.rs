@@ -1,4 +1,4 @@
-//! Bids for a box that was taken back, at the market: what has to be beaten is looked up, more is bid, and less once the box is back.
+//! Bids for a box that was taken back, at the market: what has to be beaten is looked up, and more is bid.
 
 use serde_json::json;
 
@@ -19,8 +19,9 @@ use crate::{
 
 /// Event of a bid that was changed, by this or by hand.
 pub(super) const BID: &str = "bid_changed";
-/// Between two looks at the market for what has to be beaten: each is a search, of which ten a minute are allowed.
-pub(super) const LOOK_EVERY_US: i64 = 60 * 1_000_000;
+/// Between two looks at the market for what has to be beaten: each is a search, of which ten a minute are allowed, and many runs may wait
+/// at once.
+pub(super) const LOOK_EVERY_US: i64 = 120 * 1_000_000;
 /// Slices of one machine that are listed at most.
 const SLICES: u32 = 16;
 
@@ -36,6 +37,8 @@ impl Lifecycle {
         };
         let mut search = pricing::query(&run.spec.resources, SLICES);
         search.num_gpus = Some(attempt.num_gpus(&run.spec));
+        // The box holds its disk while it is away: what is free there now may be less.
+        search.disk_gb = 0.0;
         search.filters = vec![
             Filter {
                 field: "machine_id".to_owned(),
@@ -43,12 +46,15 @@ impl Lifecycle {
                 value: json!(machine),
             },
             query::any("verified"),
+            query::any("direct_port_count"),
         ];
         let listed = self.provider.offers(&search).await?;
         let beat = listed
             .iter()
             .filter(|offer| offer.machine_id == machine)
             .filter_map(|offer| offer.min_bid_usd_per_hour)
+            // What our bid beats already is another slice of the machine: a box stays with its own GPUs.
+            .filter(|beat| *beat > attempt.gpu_usd_per_hour)
             .reduce(f64::min);
         Ok(beat.map_or(Rivals::Hidden, Rivals::Beat))
     }
@@ -69,7 +75,8 @@ impl Lifecycle {
         Ok(Bid {
             usd_per_hour: found.map_or(attempt.gpu_usd_per_hour, |found| found.gpu_usd_per_hour),
             headroom: run.spec.resources.bid_headroom,
-            ceiling_usd_per_hour: recovery::ceiling(&run.spec.resources, storage),
+            ceiling_usd_per_hour: recovery::ceiling(&run.spec.resources, storage)
+                .filter(|_| attempt.rental == Rental::Interruptible),
             left_usd,
             storage_usd_per_hour: storage,
         })
@@ -93,52 +100,6 @@ impl Lifecycle {
             ),
         );
         self.provider.start(id).await?;
-        Ok(())
-    }
-
-    /// A box that is back is paid as it was bid for: a bid that has become more than it takes is lowered. That is not worth a failure.
-    pub(super) async fn lower(
-        &self,
-        run: &RunRecord,
-        attempt: &mut AttemptRecord,
-        found: &mut Instance,
-    ) -> Result<(), Halt> {
-        let newest = self.store.newest_event(&run.name, attempt.number, BID)?;
-        // What a person bid is his own word.
-        let by_hand = newest.is_some_and(|event| event.detail["by_hand"] != false);
-        if by_hand || found.is_bid == Some(false) {
-            return Ok(());
-        }
-        let bid = self.bid_of(run, attempt, Some(found))?;
-        let rivals = match self.rivals(run, attempt).await {
-            Ok(rivals) => rivals,
-            Err(err) => {
-                tracing::debug!(%err, "what its box costs others is not known");
-                return Ok(());
-            }
-        };
-        let Some(less) = bid.lowered(rivals) else {
-            return Ok(());
-        };
-        self.store.fence(&run.name)?;
-        let (old, id) = (bid.usd_per_hour, found.id);
-        match self.rebid(run, attempt, id, less).await {
-            Ok(()) => {}
-            Err(Halt::Superseded) => return Err(Halt::Superseded),
-            Err(halt) => {
-                tracing::warn!(?halt, instance = id, "its bid stays as it was");
-                return Ok(());
-            }
-        }
-        found.gpu_usd_per_hour = less;
-        self.say(
-            run,
-            &format!(
-                "Its bid was {} and is {} from now on: that keeps instance {id}, too.",
-                text::usd_per_hour(old),
-                text::usd_per_hour(less)
-            ),
-        );
         Ok(())
     }
 

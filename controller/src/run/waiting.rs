@@ -268,7 +268,11 @@ impl Lifecycle {
             && wait.bid.ceiling_usd_per_hour.is_some()
             && (self.looks).choice_is_due(&run.name, now_us, LOOK_EVERY_US)
         {
-            wait.rivals = self.rivals(run, attempt).await?;
+            // Only a look: without it the box is waited for all the same.
+            wait.rivals = self.rivals(run, attempt).await.unwrap_or_else(|err| {
+                tracing::debug!(%err, "what has to be beaten is not known");
+                Rivals::Unseen
+            });
         }
         let mut patience = recovery::here(&wait);
         if by_price && nudge != Nudge::Hold {
@@ -282,8 +286,7 @@ impl Lifecycle {
             };
         }
         match (patience, found) {
-            (Patience::GoOn, Some(mut found)) => {
-                self.lower(run, attempt, &mut found).await?;
+            (Patience::GoOn, Some(found)) => {
                 return self.go_on_here(run, attempt, &found, wait.waited);
             }
             (Patience::Gone, _) | (_, None) => return Err(Halt::Lost(UNKNOWN.to_owned())),

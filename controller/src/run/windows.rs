@@ -85,7 +85,8 @@ pub fn is_accepted(store: &Store, attempt: &AttemptRecord) -> Result<bool, Store
         return Ok(true);
     }
     for before in store.attempts(&attempt.run)?.iter().rev() {
-        if before.number >= attempt.number {
+        // One that never trained says nothing.
+        if before.number >= attempt.number || before.started_us == 0 {
             continue;
         }
         if before.gpu != attempt.gpu || !was_taken(store, before)? {
