@@ -4,7 +4,9 @@ use std::time::Duration;
 
 /// How much more is bid for a box of which the market shows nothing: what it shows as the price to beat on one's own box.
 const RAISE: f64 = 1.2;
-/// Between two of these bids: whoever holds a box that is not listed may be a tenant on demand, whom no bid moves.
+/// So many of these bids come at once: a rival who bid a little more is beaten by them.
+pub const QUICK_RAISES: usize = 2;
+/// Between two of the others: whoever holds the box after those may be a tenant on demand, whom no bid moves.
 const HIDDEN_PAUSE: Duration = Duration::from_secs(3600);
 /// Between two bids that beat somebody: a box that a bid won is seen to come back within a minute.
 const BID_PAUSE: Duration = Duration::from_secs(30);
@@ -55,18 +57,22 @@ impl Bid {
         Some(ticks_up(beat_usd_per_hour * (1.0 + self.headroom)).min(most))
     }
 
-    /// The bid for a box that is away. `since`: the bid before it, or the beginning of the wait; `None` of it: no bid yet.
+    /// The bid for a box that is away. `bids`: how many there were in this wait; `since_bid`: since the newest of them.
     pub fn raised(
         &self,
         rivals: Rivals,
         waited: Duration,
+        bids: usize,
         since_bid: Option<Duration>,
     ) -> Option<f64> {
         let paused = |pause| since_bid.is_none_or(|since| since >= pause);
         match rivals {
             Rivals::Unseen => None,
             Rivals::Beat(beat) => self.to_beat(beat).filter(|_| paused(BID_PAUSE)),
-            Rivals::Hidden if waited >= HIDDEN_PAUSE && paused(HIDDEN_PAUSE) => {
+            Rivals::Hidden
+                if (bids < QUICK_RAISES && paused(BID_PAUSE))
+                    || (waited >= HIDDEN_PAUSE && paused(HIDDEN_PAUSE)) =>
+            {
                 let bid = ticks_up(self.usd_per_hour * RAISE).min(self.most()?);
                 (bid >= self.usd_per_hour + LEAST_USD / 2.0).then_some(bid)
             }
@@ -112,15 +118,17 @@ mod tests {
     fn what_the_market_shows_is_beaten_once_and_what_it_hides_is_approached_by_the_hour() {
         use Rivals::{Beat, Hidden, Unseen};
         let soon = Duration::from_secs(10);
-        let check = |rivals, waited, since_bid, change: &dyn Fn(&mut Bid), expected| {
-            let mut bid = bid();
-            change(&mut bid);
-            assert_eq!(
-                bid.raised(rivals, waited, since_bid),
-                expected,
-                "{rivals:?} {bid:?}"
-            );
-        };
+        let check =
+            |rivals, waited, since_bid: Option<Duration>, change: &dyn Fn(&mut Bid), expected| {
+                let mut bid = bid();
+                change(&mut bid);
+                // The quick ones are over.
+                assert_eq!(
+                    bid.raised(rivals, waited, QUICK_RAISES, since_bid),
+                    expected,
+                    "{rivals:?} {bid:?}"
+                );
+            };
         let same = |_: &mut Bid| ();
         check(Unseen, HOUR, None, &same, None);
         check(Beat(0.30), soon, None, &same, Some(0.345));
@@ -150,6 +158,12 @@ mod tests {
             &|bid| bid.ceiling_usd_per_hour = None,
             None,
         );
+        // A rival who bid a little more gives way to the first two.
+        let quick = |bids, since_bid| bid().raised(Hidden, soon, bids, since_bid);
+        assert_eq!(quick(0, None), Some(0.24));
+        assert_eq!(quick(1, Some(soon)), None);
+        assert_eq!(quick(1, Some(HOUR)), Some(0.24));
+        assert_eq!(quick(2, Some(soon)), None);
         // A tenant on demand stays, whatever is bid.
         check(Hidden, soon, None, &same, None);
         check(Hidden, HOUR, None, &same, Some(0.24));

@@ -6,7 +6,7 @@ use crate::{
     error::CommandError,
     provider::{Filter, Instance, InstanceId, ProviderError, Rental},
     run::{
-        bidding::{Bid, Rivals},
+        bidding::{Bid, QUICK_RAISES, Rivals},
         budget,
         halt::Halt,
         lifecycle::Lifecycle,
@@ -19,11 +19,21 @@ use crate::{
 
 /// Event of a bid that was changed, by this or by hand.
 pub(super) const BID: &str = "bid_changed";
-/// Between two looks at the market for what has to be beaten: each is a search, of which ten a minute are allowed, and many runs may wait
-/// at once.
-pub(super) const LOOK_EVERY_US: i64 = 120 * 1_000_000;
+/// Between two looks at the market for what has to be beaten, once the quick bids are made: each is a search, of which ten a minute are
+/// allowed, and many runs may wait at once.
+const LOOK_EVERY_US: i64 = 120 * 1_000_000;
+/// The same before.
+const FIRST_LOOKS_EVERY_US: i64 = 30 * 1_000_000;
 /// Slices of one machine that are listed at most.
 const SLICES: u32 = 16;
+
+/// After so long the market is looked at again, microseconds.
+pub(super) fn look_every_us(bids: usize) -> i64 {
+    match bids < QUICK_RAISES {
+        true => FIRST_LOOKS_EVERY_US,
+        false => LOOK_EVERY_US,
+    }
+}
 
 impl Lifecycle {
     /// What has to be beaten for the box of an attempt, as the market lists its machine now, whatever the run file asks of others.

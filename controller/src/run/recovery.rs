@@ -203,6 +203,8 @@ pub struct Wait {
     pub rivals: Rivals,
     /// Since the bid was raised last; `None`: not yet in this wait.
     pub since_bid: Option<Duration>,
+    /// Bids in this wait.
+    pub bids: usize,
 }
 
 /// What to do about a box that is waited for.
@@ -252,7 +254,8 @@ pub fn here(wait: &Wait) -> Patience {
     if wait.waited >= wait.limit {
         return Patience::GiveUp(GiveUp::Waited { limit: wait.limit });
     }
-    let raised = wait.bid.raised(wait.rivals, wait.waited, wait.since_bid);
+    let (bid, bids) = (&wait.bid, wait.bids);
+    let raised = bid.raised(wait.rivals, wait.waited, bids, wait.since_bid);
     raised.map_or(Patience::Wait, Patience::Bid)
 }
 
@@ -421,6 +424,7 @@ mod tests {
                     },
                     rivals,
                     since_bid: None,
+                    bids: 0,
                 };
                 assert_eq!(here(&wait), expected, "{wait:?}");
             };

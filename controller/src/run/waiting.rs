@@ -21,7 +21,7 @@ use crate::{
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         market_eye::{UNKNOWN, UNKNOWN_FOR},
-        rebidding::{BID, LOOK_EVERY_US},
+        rebidding::{BID, look_every_us},
         recovery::{self, GiveUp, Patience, Presence, Wait},
         restarts::RESTARTED,
         status::{self, Action, Seen},
@@ -266,7 +266,7 @@ impl Lifecycle {
         if !by_price
             && wait.presence == Presence::Away
             && wait.bid.ceiling_usd_per_hour.is_some()
-            && (self.looks).choice_is_due(&run.name, now_us, LOOK_EVERY_US)
+            && (self.looks).choice_is_due(&run.name, now_us, look_every_us(wait.bids))
         {
             // Only a look: without it the box is waited for all the same.
             wait.rivals = self.rivals(run, attempt).await.unwrap_or_else(|err| {
@@ -402,8 +402,8 @@ impl Lifecycle {
     ) -> Result<Wait, Halt> {
         let now_us = self.clock.now_us();
         let since = |us: i64| Duration::from_micros(now_us.saturating_sub(us).max(0) as u64);
-        let bid = self.store.newest_event(&run.name, attempt.number, BID)?;
-        let bid = bid.filter(|bid| bid.time_us >= waiting.since_us);
+        let mut bids = self.store.events_of(&run.name, attempt.number, BID)?;
+        bids.retain(|bid| bid.time_us >= waiting.since_us);
         let presence = presence(found);
         let coming_us = self.coming_since(run, attempt, waiting, presence)?;
         Ok(Wait {
@@ -415,7 +415,8 @@ impl Lifecycle {
             purse: run.spec.limits.purse(),
             bid: self.bid_of(run, attempt, found)?,
             rivals: Rivals::Unseen,
-            since_bid: bid.map(|bid| since(bid.time_us)),
+            since_bid: bids.iter().map(|bid| since(bid.time_us)).min(),
+            bids: bids.len(),
         })
     }
 
