@@ -50,10 +50,7 @@ impl Vault<'_> {
                 Ok(bytes) => bytes,
                 // Somebody else was faster.
                 Err(err) if err.kind == ErrorKind::NotFound => continue,
-                // It passes for all of them.
-                Err(err) if matches!(err.kind, ErrorKind::Transient | ErrorKind::Skewed) => {
-                    return Err(err);
-                }
+                Err(err) if is_passing(&err) => return Err(err),
                 Err(err) => {
                     pass_over(&err);
                     continue;
@@ -76,9 +73,19 @@ impl Vault<'_> {
             };
             let key = self.layout.commit_key(&id);
             // One that was deleted since must not come back.
-            let is_whole = match buried.contains(&id) {
-                true => true,
-                false => known.contains(key.as_str()) && self.is_whole(&id).await?,
+            let is_whole = if buried.contains(&id) {
+                true
+            } else if known.contains(key.as_str()) {
+                match self.is_whole(&id).await {
+                    Ok(is_whole) => is_whole,
+                    Err(err) if is_passing(&err) => return Err(err),
+                    Err(err) => {
+                        pass_over(&err);
+                        continue;
+                    }
+                }
+            } else {
+                false
             };
             if !is_whole {
                 self.bucket.put(&key, bytes.clone()).await?;
@@ -98,6 +105,11 @@ impl Vault<'_> {
     async fn is_whole(&self, id: &CommitId) -> Result<bool, BucketError> {
         Ok(matches!(self.read(id).await?, Some(Ok(_))))
     }
+}
+
+/// Whether what failed passes, and for all of them at once.
+fn is_passing(err: &BucketError) -> bool {
+    matches!(err.kind, ErrorKind::Transient | ErrorKind::Skewed)
 }
 
 #[cfg(test)]
@@ -147,5 +159,41 @@ mod tests {
         bucket.fail_after("GetObject", 1, 1, ErrorKind::Transient);
         assert!(vault.adopt(later_s).await.is_err());
         assert_eq!(bucket.object(&waiting), Some(body));
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_may_not_be_read_keeps_no_other_waiting() {
+        for (kind, is_passed_over) in [
+            (ErrorKind::Denied, true),
+            (ErrorKind::Refused, true),
+            (ErrorKind::Transient, false),
+            (ErrorKind::Skewed, false),
+        ] {
+            let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
+            let vault = Vault {
+                bucket: &bucket,
+                layout: &layout,
+                run: "run",
+            };
+            let [first, second] = [1, 2].map(|number| CommitId {
+                step: 0,
+                ulid: Ulid::from_parts(1_700_000_000_000, number),
+            });
+            for id in [&first, &second] {
+                let body = collection("run", &id.to_string(), "a", b"a", "p/run/data/x");
+                bucket.insert(&layout.waiting_key(&id.ulid), body);
+            }
+            bucket.insert(&layout.commit_key(&first), Bytes::from_static(b"torn"));
+            // The first read is of the copy that waits, the second of what lies where it belongs.
+            bucket.fail_after("GetObject", 1, 1, kind);
+            let adopted = vault.adopt(i64::MAX).await;
+            assert_eq!(adopted.is_ok(), is_passed_over, "{kind:?}");
+            let is_there = bucket.object(&layout.commit_key(&second)).is_some();
+            assert_eq!(is_there, is_passed_over, "{kind:?}");
+            assert!(bucket.object(&layout.waiting_key(&first.ulid)).is_some());
+            if let Ok(adopted) = adopted {
+                assert_eq!((adopted.new, adopted.passed_over.len()), (1, 1), "{kind:?}");
+            }
+        }
     }
 }
