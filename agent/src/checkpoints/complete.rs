@@ -291,13 +291,19 @@ impl Tracker {
         };
         if silence == Silence::Unknown && !candidate.was_renamed() {
             let written_us = u64::try_from(candidate.written_ns() / 1_000).unwrap_or(0);
-            let over_it = |death: &&Death| death.concerns(written_us, settle.unknown);
+            // Whoever asks for a longer silence asks for it of a writer that lives: it must not make all the work before a death doubtful.
+            let silence = settle.unknown.min(Settle::default().unknown);
+            let over_it = |death: &&Death| death.concerns(written_us, silence);
             if let Some(death) = self.deaths.iter().find(over_it) {
+                let advice = match rule.split('+').any(|one| one == "quiet") {
+                    true => "a `complete_when` by marker or command, where now it is quiet,",
+                    false => "`complete_when` in the run file",
+                };
                 entry.verdict = Verdict::Orphaned(format!(
-                    "its writer died ({}) before it had been quiet for {} s, and nothing else says that it is whole: look at it; `complete_when` \
-                     in the run file says of such when they are",
+                    "its writer died ({}) before it had been quiet for {} s, and nothing else says that it is whole: look at it; {advice} \
+                     says of such when they are",
                     death.how,
-                    settle.unknown.as_secs()
+                    silence.as_secs()
                 ));
                 entry.look = now + SECOND_LOOK;
                 return false;

@@ -122,6 +122,50 @@ fn what_nothing_proves_waits_for_the_longest_silence_and_a_writer_delays_it() {
 }
 
 #[test]
+fn a_long_wait_of_the_users_own_makes_no_work_doubtful_that_was_done_before_a_death() {
+    let advice_of_quiet = "by marker or command";
+    for (rule, unknown_s, written_s, expected) in [
+        ("generic", 30, 960, None),
+        ("generic", 30, 980, Some("`complete_when` in the run file")),
+        ("quiet+json", 600, 960, None),
+        ("quiet+json", 600, 980, Some(advice_of_quiet)),
+        // Less is enough where the user says so.
+        ("quiet", 10, 980, None),
+    ] {
+        let mut tracker = Tracker::new(Settle::all(at(unknown_s)));
+        tracker.deaths.push(Death {
+            began_us: 0,
+            ended_us: 1_000_000_000,
+            until_us: 1_010_000_000,
+            how: "exit code 1".into(),
+        });
+        let candidate = single("a.xyz", 5, written_s * 1_000_000_000);
+        tracker.observe(vec![candidate.clone()], at(0));
+        let finding = Finding::Whole {
+            rule: rule.into(),
+            silence: Silence::Unknown,
+            doubt: None,
+            ruled: rule.starts_with("quiet"),
+        };
+        let taken = tracker.judge(&candidate, finding, at(1_000), Haste::None);
+        let refused = tracker.refused();
+        let reason = refused.first().map(|one| one.reason.as_str());
+        let case = format!("{rule}, {unknown_s} s, {written_s} s: {reason:?}");
+        assert_eq!(
+            (taken, reason.is_none()),
+            (expected.is_none(), expected.is_none()),
+            "{case}"
+        );
+        assert!(
+            reason
+                .unwrap_or_default()
+                .contains(expected.unwrap_or_default()),
+            "{case}"
+        );
+    }
+}
+
+#[test]
 fn haste_takes_what_is_proven_and_only_the_end_of_the_session_takes_the_rest() {
     let mut tracker = Tracker::new(Settle::default());
     let (sure, odd) = (single("a.pt", 5, 5), single("b.dat1", 5, 5));
