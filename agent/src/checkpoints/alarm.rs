@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::complete::Refused;
+
 /// What is taken for usual between two checkpoints where only one was seen.
 const UNKNOWN_PACE: Duration = Duration::from_secs(3 * 3600);
 
@@ -22,6 +24,13 @@ pub struct Facts {
     pub interval: Option<Duration>,
     /// Since when the oldest checkpoint that cannot be saved is as it is, and which and why.
     pub refused: Option<(Duration, String)>,
+}
+
+/// Since when the oldest checkpoint that cannot be saved is as it is, and which and why. A final loss is none of these: it was told at once,
+/// the training that runs has no part in it, and no checkpoint to come would end an alarm about it.
+pub fn oldest(refused: &[Refused]) -> Option<(Duration, String)> {
+    let oldest = refused.iter().find(|one| !one.is_final)?;
+    Some((oldest.since, format!("{} ({})", oldest.path, oldest.reason)))
 }
 
 /// Why the backup is behind; `None` when it is not.
@@ -179,5 +188,34 @@ mod tests {
         check(700, None);
         let told = "a checkpoint could not be saved for 601 s, 600 s are allowed: ckpt.pt (no zip end record)";
         check(701, Some(told));
+    }
+
+    #[test]
+    fn what_a_dead_writer_left_is_no_fault_of_the_training_that_runs() {
+        let one = |path: &str, is_final: bool| Refused {
+            key: format!("file:{path}"),
+            path: path.into(),
+            step: None,
+            size_bytes: 1,
+            reason: "why".into(),
+            since: Duration::from_secs(100),
+            written_ns: 1,
+            is_final,
+        };
+        for (refused, expected) in [
+            (vec![], None),
+            (vec![one("a.xyz", true)], None),
+            (
+                vec![one("b.pt", false), one("c.pt", false)],
+                Some("b.pt (why)"),
+            ),
+            (
+                vec![one("a.xyz", true), one("b.pt", false)],
+                Some("b.pt (why)"),
+            ),
+        ] {
+            let expected = expected.map(|what| (Duration::from_secs(100), what.to_owned()));
+            assert_eq!(oldest(&refused), expected, "{refused:?}");
+        }
     }
 }

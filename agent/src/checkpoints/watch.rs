@@ -334,8 +334,7 @@ impl Backup {
             self.standing.tell_unsaved(one, now);
         }
         self.standing.state().unsaved = unsaved;
-        let oldest = refused.first()?;
-        Some((oldest.since, format!("{} ({})", oldest.path, oldest.reason)))
+        alarm::oldest(&refused)
     }
 
     fn haste(&self) -> Haste {
