@@ -123,6 +123,8 @@ fn judge(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
         }
         _ if context.when.is_some() => Silence::File,
         _ if !formats.proven || is_unordered_group(candidate) => Silence::Unknown,
+        // The shares of the other ranks may be on their way.
+        _ if is_share_of_a_rank(candidate) => Silence::Unknown,
         _ if !candidate.directory => Silence::File,
         _ => Silence::Directory,
     };
@@ -168,6 +170,14 @@ fn other_rank<'a>(candidate: &Candidate, there: &'a [Shape]) -> Option<&'a str> 
         .iter()
         .filter_map(|shape| shape.key.strip_prefix("dir:"));
     others.find(|other| *other != own && of_all(other).as_ref() == Some(&whole))
+}
+
+/// Whether it is one file without a step that is called after its rank: it is called the same at every save, so nothing says how many ranks
+/// there are.
+fn is_share_of_a_rank(candidate: &Candidate) -> bool {
+    !candidate.directory
+        && candidate.step.is_none()
+        && beside::split_rank(&candidate.path).is_some()
 }
 
 /// Whether it is files without a step that lie side by side: which of them is written last nobody says, and there is none to compare with.
@@ -244,6 +254,20 @@ mod tests {
             "it changed since the listing"
         );
         assert!(matches!(looked(dir.path()), Finding::Broken(_)));
+    }
+
+    #[test]
+    fn one_ranks_file_alone_is_no_proof_that_the_others_are_not_to_come() {
+        for (name, silence) in [
+            ("ckpt_rank0.pt", Silence::Unknown),
+            ("ckpt.pt", Silence::File),
+            ("ranking.pt", Silence::File),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let bytes = samples::zip(&[("a", b"data")], false);
+            fs::write(dir.path().join(name), bytes).unwrap();
+            assert_eq!(looked(dir.path()), whole("torch-zip", silence), "{name}");
+        }
     }
 
     #[test]
