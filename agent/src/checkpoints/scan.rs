@@ -72,8 +72,12 @@ pub fn scan(dir: &Path) -> io::Result<Vec<Candidate>> {
         }
     }
     for (step, mut files) in steps {
-        // `rng_state_0.pth` is of a rank, not of a step.
-        if files.iter().all(|(name, _)| beside::is_state(name)) {
+        // `rng_state_0.pth` is of a rank, not of a step; `optimizer_100.pt` is of one.
+        let is_there = |other: &str| loose.contains_key(other);
+        if files
+            .iter()
+            .all(|(name, _)| beside::is_piece_of_state(name, is_there))
+        {
             loose.extend(files);
             continue;
         }
@@ -289,6 +293,34 @@ mod tests {
             let found = scan(dir.path()).unwrap();
             let files: usize = found.iter().map(|one| one.files.len()).sum();
             assert_eq!(files, expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn state_of_a_step_is_one_of_its_own_where_its_weights_lie_elsewhere() {
+        for (names, expected) in [
+            (
+                &["step_100/model.pt", "optimizer_100.pt"][..],
+                &[("dir:step_100", 1), ("step:100", 1)][..],
+            ),
+            (&["model_100.pt", "optimizer_100.pt"], &[("step:100", 2)]),
+            (&["ckpt.pt", "rng_state_0.pth"], &[("flat:ckpt", 2)]),
+            (&["rng_state_0.pth", "training_args.bin"], &[]),
+            (
+                &["model.bin", "optimizer.bin", "optimizer_1.bin"],
+                &[("flat:model", 3)],
+            ),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            for name in names {
+                let path = dir.path().join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, b"x").unwrap();
+            }
+            let expected: Vec<(String, usize)> = (expected.iter())
+                .map(|(key, files)| ((*key).to_owned(), *files))
+                .collect();
+            assert_eq!(keys(dir.path()), expected, "{names:?}");
         }
     }
 

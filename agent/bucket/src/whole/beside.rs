@@ -4,8 +4,9 @@
 //! else, and some trainers a file of each rank. One of them alone is no checkpoint. Start at [`sort_out`].
 
 use std::collections::BTreeMap;
+use std::iter;
 
-use super::names::is_checkpoint_file;
+use super::{export::is_export, names::is_checkpoint_file};
 
 /// What keys of such a checkpoint begin with; its name follows.
 pub const KEY: &str = "flat:";
@@ -24,6 +25,9 @@ const STATES: [&str; 9] = [
     "sampler",
     "dl_state_dict",
 ];
+
+/// Such state of a few kilobytes, often one of each rank: by itself it is worth nothing.
+const SMALL_STATES: [&str; 3] = ["training_args", "rng_state", "random_states"];
 
 /// What transformers writes beside weights.
 const DESCRIPTIONS: [&str; 17] = [
@@ -84,6 +88,18 @@ pub fn is_state(name: &str) -> bool {
     is_checkpoint_file(name) && STATES.contains(&stem)
 }
 
+/// Whether a number in the name of a file with state counts ranks or pieces, and not steps: `rng_state_0.pth`, and `optimizer_1.bin` where
+/// `optimizer.bin` is there, too.
+pub fn is_piece_of_state(name: &str, is_there: impl Fn(&str) -> bool) -> bool {
+    let (stem, ending) = name.split_once('.').unwrap_or((name, ""));
+    let of_all = stem.trim_end_matches(|one: char| one.is_ascii_digit() || one == '_');
+    is_state(name) && (is_small(name) || is_there(&format!("{of_all}.{ending}")))
+}
+
+fn is_small(name: &str) -> bool {
+    SMALL_STATES.iter().any(|one| name.starts_with(one))
+}
+
 /// Whether a file describes weights: one that lies beside them, or the index of their shards.
 pub fn is_description(name: &str) -> bool {
     DESCRIPTIONS.contains(&name) || name.ends_with(".index.json")
@@ -122,10 +138,15 @@ pub fn sort_out<'a>(names: &[&'a str]) -> Sorted<'a> {
         .into_iter()
         .find(|main| together.contains_key(*main) || alone.iter().any(|name| stem(name) == *main))
         .map(str::to_owned)
-        .or_else(|| match (together.len(), &alone[..]) {
-            (1, []) => together.keys().next().cloned(),
-            (0, [only]) => Some(stem(only).to_owned()),
-            _ => None,
+        .or_else(|| {
+            // What is left for others, as `best.pt` is, claims no state where there is something else.
+            let is_own = |name: &&str| !is_export(name, None, iter::empty());
+            let own: Vec<&str> = alone.iter().copied().filter(is_own).collect();
+            match (together.len(), &alone[..], &own[..]) {
+                (1, _, []) => together.keys().next().cloned(),
+                (0, [only], _) | (0, _, [only]) => Some(stem(only).to_owned()),
+                _ => None,
+            }
         });
     let described = names.iter().copied().filter(|name| is_description(name));
     match main {
@@ -151,9 +172,7 @@ pub fn sort_out<'a>(names: &[&'a str]) -> Sorted<'a> {
         }
         None => {
             // Whose it is nobody knows, and it may be all there is of it.
-            let is_large = |name: &&str| name.starts_with("optimizer") && !alone.is_empty();
-            let optimizers: Vec<&str> = states.into_iter().filter(is_large).collect();
-            alone.extend(optimizers);
+            alone.extend(states.into_iter().filter(|name| !is_small(name)));
             for name in described {
                 let of = name.split('.').next().unwrap_or_default();
                 if let Some(group) = together
@@ -181,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_belongs_together_is_one_and_state_alone_is_none() {
+    fn what_belongs_together_is_one_and_small_state_alone_is_none() {
         let check = |names: &[&str], together: &[(&str, &[&str])], alone: &[&str]| {
             let expected = Sorted {
                 together: (together.iter())
@@ -225,8 +244,35 @@ mod tests {
         check(
             &["d.pt", "g.pt", "optimizer.pt", "scheduler.pt"],
             &[],
-            &["d.pt", "g.pt", "optimizer.pt"],
+            &["d.pt", "g.pt", "optimizer.pt", "scheduler.pt"],
         );
+        check(
+            &["d.pt", "g.pt", "rng_state.pth", "training_args.bin"],
+            &[],
+            &["d.pt", "g.pt"],
+        );
+        check(&["optimizer.pt"], &[], &["optimizer.pt"]);
+        let several = [
+            "ema_rank0.pt",
+            "ema_rank1.pt",
+            "net_rank0.pt",
+            "net_rank1.pt",
+            "optimizer.pt",
+        ];
+        check(
+            &several,
+            &[("ema_rank", &several[..2]), ("net_rank", &several[2..4])],
+            &several[4..],
+        );
+        // What is left for others takes no state away from what a training goes on from.
+        let four = ["ckpt.pt", "optimizer.pt", "scaler.pt", "scheduler.pt"];
+        check(&four, &[("ckpt", &four)], &[]);
+        let with_best = [&["best.pt"][..], &four].concat();
+        check(&with_best, &[("ckpt", &four)], &["best.pt"]);
+        let of_ranks = ["best.pt", "ckpt_rank0.pt", "ckpt_rank1.pt", "optimizer.pt"];
+        check(&of_ranks, &[("ckpt_rank", &of_ranks[1..])], &["best.pt"]);
+        let best = ["best.pt", "optimizer.pt"];
+        check(&best, &[("best", &best)], &[]);
         let ranks = ["ckpt_rank0.pt", "ckpt_rank1.pt"];
         check(&ranks, &[("ckpt_rank", &ranks)], &[]);
         check(&ranks[..1], &[], &ranks[..1]);
@@ -237,6 +283,17 @@ mod tests {
             "b-1-of-1.gguf",
         ];
         check(&two, &[("a", &two[..3]), ("b", &two[3..])], &[]);
+        for (name, beside, expected) in [
+            ("rng_state_0.pth", "", true),
+            ("random_states_100.pkl", "", true),
+            ("optimizer_100.pt", "", false),
+            ("optimizer_1.bin", "optimizer.bin", true),
+            ("optimizer_1.bin", "optimizer.pt", false),
+            ("model_1.bin", "model.bin", false),
+        ] {
+            let found = is_piece_of_state(name, |other| other == beside);
+            assert_eq!(found, expected, "{name} beside {beside}");
+        }
         let split = split_rank("step100_rank_12.pt");
         assert_eq!(split, Some(("step100_rank_.pt".to_owned(), "12")));
         assert_eq!(split_rank("ranking.pt"), None);
