@@ -44,7 +44,7 @@ impl Row {
         let name_of = |file: &'a str| if file.is_empty() { path } else { file };
         match step {
             None => Row {
-                name: format!("one:{path}"),
+                name: format!("one:{}", without_figures(path)),
                 kinds: BTreeSet::new(),
             },
             Some(_) if folder => {
@@ -67,6 +67,33 @@ impl Row {
         let alike = || !self.kinds.is_disjoint(&other.kinds);
         self.name == other.name && (self.name != "step:" || alike())
     }
+}
+
+/// A name with `#` for what was measured: `best-0.1234.pt` follows `best-0.2345.pt`. A version is no figure, and has seldom two digits behind
+/// its point: `llama-3.1` follows no `llama-3.0`.
+fn without_figures(name: &str) -> String {
+    let mut without = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some(at) = rest.find('.') {
+        let is_digit = |one: char| one.is_ascii_digit();
+        let before = rest[..at].trim_end_matches(is_digit);
+        let after = rest[at + 1..].trim_start_matches(is_digit);
+        let decimals = rest.len() - at - 1 - after.len();
+        let mut words = before.rsplit(|one: char| !one.is_ascii_alphabetic());
+        let word = words.find(|word| !word.is_empty()).unwrap_or_default();
+        let is_version = ["v", "version"]
+            .iter()
+            .any(|one| word.eq_ignore_ascii_case(one));
+        if before.len() < at && decimals >= 2 && !is_version {
+            without.push_str(before);
+            without.push('#');
+            rest = after;
+        } else {
+            without.push_str(&rest[..=at]);
+            rest = &rest[at + 1..];
+        }
+    }
+    without + rest
 }
 
 #[cfg(test)]
@@ -95,6 +122,27 @@ mod tests {
         check(file("best.pt"), file("step_20.pt"), false);
         // Versions are no steps.
         check(file("model_v1.pt"), file("model_v2.pt"), false);
+        // What was measured makes no row of its own, a version does.
+        for (one, other, expected) in [
+            ("best-0.1234.pt", "best-0.2345.pt", true),
+            ("model_0.912.pth", "model_0.97.pth", true),
+            ("loss=0.12_acc=0.93.pt", "loss=0.11_acc=0.95.pt", true),
+            ("best-0.1234.pt", "last-0.1234.pt", false),
+            ("best-0.1234.pt", "best.pt", false),
+            ("model_v1.25.pt", "model_v1.26.pt", false),
+            ("version-1.25", "version-1.26", false),
+            ("llama-3.1.pt", "llama-3.2.pt", false),
+        ] {
+            check(row(one, false, &[""]), row(other, false, &[""]), expected);
+        }
+        for (name, expected) in [
+            ("best-0.1234.pt", "best-#.pt"),
+            ("0.50", "#"),
+            ("a.b.", "a.b."),
+            ("gr\u{f6}\u{df}e-1.25.pt", "gr\u{f6}\u{df}e-#.pt"),
+        ] {
+            assert_eq!(without_figures(name), expected);
+        }
         let folder = |path: &str| row(path, true, &["model.safetensors"]);
         check(folder("checkpoint-1"), folder("checkpoint-20"), true);
         check(folder("checkpoint-1"), folder("best-20"), false);
