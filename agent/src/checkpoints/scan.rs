@@ -297,6 +297,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_link_leads_to_is_only_glanced_at() {
+        let most = 200;
+        for (link, files, depth, expected) in [
+            ("run", most, 0, true),
+            ("run", 1, 2, true),
+            ("run", 1, 3, false),
+            // A data set, and what is called as checkpoints are.
+            ("run", most + 1, 0, false),
+            ("run-6", most + 1, 0, true),
+        ] {
+            let home = tempfile::tempdir().unwrap();
+            let (root, other) = (home.path().join("checkpoints"), home.path().join("other"));
+            let inner = other.join(["", "a", "a/a", "a/a/a"][depth]);
+            fs::create_dir_all(&root).unwrap();
+            fs::create_dir_all(&inner).unwrap();
+            for number in 0..files {
+                fs::write(inner.join(format!("{number}.npz")), b"x").unwrap();
+            }
+            std::os::unix::fs::symlink(&other, root.join(link)).unwrap();
+            let found = !scan(&root).unwrap().is_empty();
+            assert_eq!(found, expected, "{link}: {files} files, {depth} deep");
+        }
+    }
+
+    #[test]
     fn state_of_a_step_is_one_of_its_own_where_its_weights_lie_elsewhere() {
         for (names, expected) in [
             (

@@ -16,6 +16,11 @@ const MAX_FILES: usize = 100_000;
 /// Deepest level of directories inside a candidate.
 pub(super) const MAX_DEPTH: usize = 12;
 
+/// Most entries that are seen of what a link leads to, which may be a data set on a share: every scan looks there, and a restore waits for it.
+const GLANCE_ENTRIES: usize = 200;
+/// Deepest level of directories there.
+const GLANCE_DEPTH: usize = 2;
+
 /// A subdirectory; `None`: it is no checkpoint.
 pub(super) fn directory_candidate(dir: &Path, name: &str) -> Option<Candidate> {
     let full = dir.join(name);
@@ -70,9 +75,14 @@ pub(super) fn refused(path: &Path, name: String, kind: &str, reason: String) -> 
     let metadata = fs::metadata(path).ok()?;
     let mut stat = stat_of("", &metadata);
     if metadata.is_dir() {
-        let mut walk = Walk::new(path);
-        let looked = walk.descend(path, "", 0);
-        if !walk.looks_like_one || looked.is_err() {
+        let (walk, looked) = Walk::glance(path);
+        let is_one = match looked {
+            Ok(()) => walk.looks_like_one,
+            // As much as that is a data set, unless it is called as checkpoints are.
+            Err(Halt::Limit(_)) => walk.looks_like_one && names::step_of(&name).is_some(),
+            Err(Halt::System(..)) => false,
+        };
+        if !is_one {
             return None;
         }
         let written = walk.files.iter().map(|file| file.mtime_ns);
@@ -118,6 +128,8 @@ struct Walk<'a> {
     looks_like_one: bool,
     /// Nothing but descriptions so far: a writer begins with them.
     describes_only: bool,
+    /// Entries that may still be seen; `None`: all of them.
+    left: Option<usize>,
 }
 
 impl Walk<'_> {
@@ -129,7 +141,18 @@ impl Walk<'_> {
             unfinished: None,
             looks_like_one: false,
             describes_only: true,
+            left: None,
         }
+    }
+
+    /// What can be seen of a directory without reading all of it.
+    fn glance(root: &Path) -> (Walk<'_>, Result<(), Halt>) {
+        let mut walk = Walk {
+            left: Some(GLANCE_ENTRIES),
+            ..Walk::new(root)
+        };
+        let looked = walk.descend(root, "", 0);
+        (walk, looked)
     }
 
     /// Leaving files out would be a torn checkpoint: what cannot be read, and what is too much, ends it.
@@ -140,6 +163,16 @@ impl Walk<'_> {
         };
         for entry in entries {
             let entry = entry.map_err(refused)?;
+            match &mut self.left {
+                None => {}
+                Some(0) => {
+                    return Err(Halt::Limit(format!(
+                        "{} holds more than {GLANCE_ENTRIES} entries",
+                        self.root.display()
+                    )));
+                }
+                Some(left) => *left -= 1,
+            }
             let Ok(name) = entry.file_name().into_string() else {
                 let name = entry.file_name();
                 let name = name.to_string_lossy();
@@ -164,6 +197,9 @@ impl Walk<'_> {
                 continue;
             }
             if kind.is_dir() {
+                if self.left.is_some() && depth >= GLANCE_DEPTH {
+                    continue;
+                }
                 // Deeper than any trainer goes.
                 if depth >= MAX_DEPTH {
                     return Err(Halt::Limit(format!(
