@@ -297,6 +297,54 @@ mod tests {
     }
 
     #[test]
+    fn a_link_in_a_checkpoint_spoils_it_only_where_a_part_of_it_may_be_elsewhere() {
+        let home = tempfile::tempdir().unwrap();
+        let repository = home.path().join("repository");
+        let root = repository.join("checkpoints");
+        for name in [
+            "repository/checkpoints/base/model.pt",
+            "repository/src/train.py",
+            "parts/d/optimizer.pt",
+        ] {
+            let path = home.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"x").unwrap();
+        }
+        let gone = home.path().join("gone");
+        let parts = home.path().join("parts");
+        for (step, (link, target, expected)) in [
+            // Saved itself, and no part of any checkpoint.
+            ("base", root.join("base"), false),
+            ("code", repository.join("src"), false),
+            ("code", repository.clone(), false),
+            (".parts", parts.clone(), false),
+            ("optimizer", parts, true),
+            ("code.zip", repository.join("src"), true),
+            // And what leads nowhere.
+            (".#model.pt", gone.clone(), false),
+            ("train.log", gone.clone(), false),
+            ("latest-run", gone.clone(), false),
+            ("optimizer.pt", gone, true),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let own = root.join(format!("step_{step}"));
+            fs::create_dir(&own).unwrap();
+            fs::write(own.join("model.pt"), b"x").unwrap();
+            std::os::unix::fs::symlink(&target, own.join(link)).unwrap();
+            let found = scan(&root).unwrap();
+            let one = found.iter().find(|one| one.step == Some(step as u64));
+            let reason = &one.unwrap().unreadable;
+            assert_eq!(
+                reason.is_some(),
+                expected,
+                "{link} to {target:?}: {reason:?}"
+            );
+        }
+    }
+
+    #[test]
     fn what_a_link_leads_to_is_only_glanced_at() {
         let most = 200;
         for (link, files, depth, expected) in [

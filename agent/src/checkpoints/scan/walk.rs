@@ -102,11 +102,17 @@ pub(super) fn refused(path: &Path, name: String, kind: &str, reason: String) -> 
     })
 }
 
-/// Where a link leads that leads out of a directory; `None`: into it, or nowhere.
+/// Where a link leads that leads out of a directory; `None`: into it, to what it lies in itself, or nowhere.
 pub(super) fn outside(dir: &Path, link: &Path) -> Option<PathBuf> {
     let target = fs::canonicalize(link).ok()?;
     let dir = fs::canonicalize(dir).ok()?;
-    (!target.starts_with(dir)).then_some(target)
+    (!target.starts_with(&dir) && !dir.starts_with(&target)).then_some(target)
+}
+
+/// Whether a directory that a link in a checkpoint leads to may be a part of it: it holds weights or state, or cannot be read.
+fn is_part(target: &Path) -> bool {
+    let (walk, looked) = Walk::glance(target);
+    walk.looks_like_one || matches!(looked, Err(Halt::System(..)))
 }
 
 /// Why a directory was not read to its end.
@@ -212,20 +218,26 @@ impl Walk<'_> {
             }
             // A linked file is part of the checkpoint, so its content goes along; a linked directory may lead anywhere.
             let Some(metadata) = there(fs::metadata(entry.path())).map_err(refused)? else {
-                // Gone since it was listed, or a link to nothing: logs that were left elsewhere are no part of it.
+                // Gone since it was listed, or a link to nothing: logs that were left elsewhere, and an editor's lock, are no part of it.
                 if kind.is_symlink()
-                    && !names::is_never(&name)
+                    && names::is_checkpoint_file(&name)
+                    && !name.starts_with('.')
                     && fs::symlink_metadata(entry.path()).is_ok()
                 {
                     self.left_out = Some(format!("{path} in it is a link to nothing"));
                 }
                 continue;
             };
+            // What lies in the checkpoint directory is saved by itself. A glance asks no links: they may lead in circles.
+            let dir = self.root.parent().unwrap_or(self.root);
             if metadata.is_dir()
-                && let Some(target) = outside(self.root, &entry.path())
+                && self.left.is_none()
+                && !name.starts_with('.')
+                && let Some(target) = outside(dir, &entry.path())
+                && (names::is_checkpoint_file(&name) || is_part(&target))
             {
                 self.left_out = Some(format!(
-                    "{path} in it is a link to {}, a directory outside of it, which is not saved",
+                    "{path} in it is a link to {}, a directory outside of the checkpoint directory, which is not saved",
                     target.display()
                 ));
             }
