@@ -20,6 +20,10 @@ use crate::{
     },
 };
 
+/// A training that computes on CPUs uses this much of one; one that waits, and the agent itself, use less. Cores.
+const COMPUTING_CORES: f64 = 0.8;
+/// What is read from disks so fast may be a data set, bytes per second.
+const READING_BYTES_PER_S: f64 = 1e6;
 /// Most of the time that a watcher has to end what the backup cannot keep up with, before the box does.
 const WATCHERS_LEAD: Duration = Duration::from_secs(30);
 
@@ -126,7 +130,7 @@ pub(super) fn reached(
 pub(super) fn dead(run: &RunFile, idle: Duration) -> Option<(By, String)> {
     stands_still(run, idle).then(|| {
         let reason = format!(
-            "it hangs before its first step: in {} s of `limits.no_progress` it printed nothing, its GPUs did nothing and nothing was fetched",
+            "it hangs before its first step: in {} s of `limits.no_progress` it printed nothing, its GPUs and CPUs did nothing and nothing was fetched or read",
             run.no_progress_s
         );
         (By::NoProgress, reason)
@@ -141,6 +145,8 @@ pub(super) struct Seen {
     received_bytes: Option<u64>,
     /// A GPU does something, or may: not all of them could be read.
     gpus_busy: bool,
+    /// Something computes on CPUs or reads from disks: data is prepared before the first step, however long and without a word.
+    host_busy: bool,
 }
 
 impl Seen {
@@ -152,6 +158,12 @@ impl Seen {
             received_bytes: reading.network_rx_bytes,
             gpus_busy: reading.gpus.is_empty()
                 || reading.gpus.iter().any(|gpu| busy(gpu.utilisation_percent)),
+            host_busy: reading
+                .cpu_cores
+                .is_some_and(|cores| cores >= COMPUTING_CORES)
+                || reading
+                    .disk_read_bytes_per_s
+                    .is_some_and(|rate| rate >= READING_BYTES_PER_S),
         }
     }
 
@@ -161,6 +173,7 @@ impl Seen {
         let bytes = received.map_or(0, |(now, then)| now.saturating_sub(then));
         let us = self.time_us.saturating_sub(before.time_us).max(1);
         self.gpus_busy
+            || self.host_busy
             || self.log_bytes != before.log_bytes
             || bytes as f64 / us as f64 >= FETCHING_MB_PER_S
     }

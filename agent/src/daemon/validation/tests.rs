@@ -188,7 +188,7 @@ fn limits_are_held_on_time_and_on_steps_and_only_where_they_are_set() {
 }
 
 #[test]
-fn what_prints_computes_or_fetches_does_something_and_what_cannot_be_seen_may() {
+fn what_prints_computes_fetches_or_reads_does_something_and_what_cannot_be_seen_may() {
     let look = |log_bytes, received: u64, used: &[Option<f64>]| {
         Seen::of(&Reading {
             time_us: 1_000_000,
@@ -225,5 +225,26 @@ fn what_prints_computes_or_fetches_does_something_and_what_cannot_be_seen_may() 
         let (log_bytes, received, gpus) = now;
         let does_more = look(log_bytes, received, gpus).does_more(then);
         assert_eq!(does_more, expected, "{name}");
+    }
+    // Before its first step a training may prepare its data for an hour, on CPUs and from a disk.
+    for (name, cpu_cores, disk_read_bytes_per_s, expected) in [
+        ("nobody knows", None, None, false),
+        ("waits", Some(0.7), Some(900_000.0), false),
+        ("tokenises", Some(0.8), None, true),
+        ("reads", Some(0.1), Some(1_000_000.0), true),
+    ] {
+        let now = Seen::of(&Reading {
+            time_us: 1_000_000,
+            log_bytes: 7,
+            network_rx_bytes: Some(300),
+            gpus: vec![GpuReading {
+                utilisation_percent: Some(0.0),
+                ..GpuReading::default()
+            }],
+            cpu_cores,
+            disk_read_bytes_per_s,
+            ..Reading::default()
+        });
+        assert_eq!(now.does_more(then), expected, "{name}");
     }
 }
