@@ -10,7 +10,7 @@ const SLOW_SHARE: f64 = 0.7;
 const SLOW_WINDOWS: u32 = 2;
 /// GPUs below this are not worth their price while a job is active, percent.
 const IDLE_PERCENT: f64 = 60.0;
-/// GPUs below this do nothing at all, percent.
+/// GPUs below this do nothing at all, percent; neither does their memory.
 pub const STILL_PERCENT: f64 = 5.0;
 /// Memory above this is a risk, as a share.
 pub const MEMORY_SHARE: f64 = 0.92;
@@ -171,7 +171,12 @@ impl Judge {
             .is_some_and(|rate| rate >= SAVING_MB_PER_S);
         // After its last step a training evaluates, merges or sends away what it made; many count from 0.
         let is_over = figures.steps_left.is_some_and(|left| left <= 1);
-        let still = due && figures.steps == Some(0) && !figures.moved && !saves && !is_over;
+        // A kernel that waits for another GPU for ever fills the time of its own, and reads next to nothing; an evaluation reads the model.
+        let computes = figures
+            .memory_busy_percent
+            .is_some_and(|busy| busy >= STILL_PERCENT);
+        let idle = !figures.moved && !saves && !computes;
+        let still = due && figures.steps == Some(0) && idle && !is_over;
         still.then_some(still_us / 1_000_000)
     }
 

@@ -446,6 +446,10 @@ fn a_training_that_makes_no_step_though_several_were_due_has_no_speed_at_all() {
     let saves: &dyn Fn(u64, &mut Figures) =
         &|window, figures| figures.disk_growth_mb_per_s = Some(if window < 4 { 90.0 } else { 0.0 });
     assert_eq!(stands(10_000_000, saves, &expected()), "----GGG");
+    // An evaluation without a word, and then a collective that hangs: the GPUs are busy all the time with both.
+    let computes: &dyn Fn(u64, &mut Figures) =
+        &|window, figures| figures.memory_busy_percent = Some(if window < 4 { 5.0 } else { 4.9 });
+    assert_eq!(stands(10_000_000, computes, &expected()), "----GGG");
     let is_over: &dyn Fn(u64, &mut Figures) = &|_, figures| figures.steps_left = Some(1);
     assert_eq!(stands(10_000_000, is_over, &expected()), "-------");
     let talks: &dyn Fn(u64, &mut Figures) = &|_, figures| figures.log_kb_per_s = Some(0.2);
