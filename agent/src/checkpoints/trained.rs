@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::pace::{INTERVALS, Pace};
-use super::{Backup, commit};
+use super::{Backup, commit, scan};
 use crate::files;
 
 /// Holds what is kept.
@@ -40,6 +40,31 @@ impl Death {
         let silence_us = u64::try_from(silence.as_micros()).unwrap_or(u64::MAX);
         written_us <= self.until_us && written_us.saturating_add(silence_us) > self.ended_us
     }
+}
+
+/// When a checkpoint in the directory was last written, microseconds since the epoch: until then whoever wrote it lived. What bears a later
+/// time than this one bears a wrong one, and what a link leads to may be anybody's.
+fn last_written_us(dir: &Path, until_us: u64) -> Option<u64> {
+    let candidates = scan::scan(dir).unwrap_or_default();
+    candidates
+        .iter()
+        .filter(|one| !one.key.starts_with("link:"))
+        .flat_map(|one| &one.files)
+        .filter_map(|file| u64::try_from(file.mtime_ns / 1_000).ok())
+        .filter(|written_us| *written_us <= until_us)
+        .max()
+}
+
+/// The next training began: what is written from then on is its own, and no dead one's. Whether that is news.
+fn cut_short(deaths: &mut [Death], since_us: u64) -> bool {
+    let mut is_news = false;
+    for death in deaths {
+        if death.ended_us < since_us && since_us < death.until_us {
+            death.until_us = since_us;
+            is_news = true;
+        }
+    }
+    is_news
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -76,9 +101,11 @@ impl Backup {
         });
         let is_new = {
             let mut pace = self.pace();
+            let mut is_cut = false;
             if pace.training_since_us != since_us {
                 // Another session may have another habit.
                 (pace.last_found, pace.intervals) = (None, [Duration::ZERO; INTERVALS]);
+                is_cut = since_us.is_some_and(|us| cut_short(&mut pace.deaths, us));
             }
             pace.training_since = since;
             pace.training_since_us = since_us;
@@ -87,11 +114,22 @@ impl Backup {
                 (Some(first), Some(us)) => Some(first.min(us)),
                 (first, us) => first.or(us),
             };
-            pace.first_training_us != before
+            is_cut || pace.first_training_us != before
         };
         if is_new {
             self.keep_trained();
         }
+    }
+
+    /// Whether it was told that the training died that began then.
+    pub fn knows_death_of(&self, began_us: u64) -> bool {
+        let pace = self.pace();
+        pace.deaths.iter().any(|known| known.began_us == began_us)
+    }
+
+    /// When a checkpoint was last written, as far as that is no later than now. Blocks on the disk.
+    pub fn last_written_us(&self, now_us: u64) -> Option<u64> {
+        last_written_us(&self.options.dir, now_us)
     }
 
     /// A training died. Told again it says nothing new. Blocks on the disk when it does.
@@ -160,5 +198,48 @@ mod tests {
             let found = death.concerns(written_s * second, Duration::from_secs(30));
             assert_eq!(found, expected, "{written_s}");
         }
+    }
+
+    #[test]
+    fn what_is_written_once_the_next_training_has_begun_is_no_dead_ones() {
+        for (since_us, expected) in [
+            // The one that died, told again by a restarted daemon, and one that began with its end.
+            (100, (1_010, false)),
+            (1_000, (1_010, false)),
+            (1_001, (1_001, true)),
+            (1_009, (1_009, true)),
+            (1_010, (1_010, false)),
+            (2_000, (1_010, false)),
+        ] {
+            let mut deaths = [Death {
+                began_us: 100,
+                ended_us: 1_000,
+                until_us: 1_010,
+                how: String::new(),
+            }];
+            let is_news = cut_short(&mut deaths, since_us);
+            assert_eq!((deaths[0].until_us, is_news), expected, "{since_us}");
+        }
+    }
+
+    #[test]
+    fn a_training_that_nobody_saw_end_lived_until_it_last_wrote_a_checkpoint() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("checkpoints");
+        assert_eq!(last_written_us(&dir, u64::MAX), None, "nothing is there");
+        std::fs::create_dir(&dir).unwrap();
+        let write = |path: &Path, written_s| {
+            let file = std::fs::File::create(path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(written_s))
+                .unwrap();
+        };
+        write(&dir.join("step_1.msgpack"), 1_000);
+        write(&dir.join("step_2.msgpack"), 2_000);
+        // Of a wrong clock.
+        write(&dir.join("step_9.msgpack"), 9_000);
+        let elsewhere = root.path().join("elsewhere.msgpack");
+        write(&elsewhere, 2_500);
+        std::os::unix::fs::symlink(&elsewhere, dir.join("step_3.msgpack")).unwrap();
+        assert_eq!(last_written_us(&dir, 3_000_000_000), Some(2_000_000_000));
     }
 }

@@ -374,8 +374,8 @@ async fn watch_sessions(core: Arc<Core>) {
                 if let Some(running) = core.backup() {
                     running.backup.training(training_since(&sessions));
                     let training = sessions.iter().find(|one| one.name == TRAINING_SESSION);
-                    if let Some(death) = training.and_then(|one| death::of(one, now_us())) {
-                        running.backup.died(&death);
+                    if let Some(training) = training {
+                        death::tell_of(training, &running);
                     }
                     let newest = core.training();
                     running

@@ -10,8 +10,9 @@ use crate::{
 /// What a training started may outlive it by so much, and write.
 const SURVIVORS_US: u64 = 10_000_000;
 
-/// How a session died; `None`: it runs, or it ended well. `now_us`: of one that was lost nobody knows until when it wrote.
-pub fn of(session: &Session, now_us: u64) -> Option<Death> {
+/// How a session died; `None`: it runs, or it ended well. `now_us`: of one that was lost nobody knows until when it wrote. `written_us`: it
+/// lived at least so long, whatever its log says: many a training prints to a file of its own.
+fn of(session: &Session, now_us: u64, written_us: Option<u64>) -> Option<Death> {
     let end = session.end.as_ref();
     let how = match (session.state, end.and_then(|end| end.exit_code)) {
         (SessionState::Running, _) | (_, Some(0)) => return None,
@@ -25,7 +26,10 @@ pub fn of(session: &Session, now_us: u64) -> Option<Death> {
     };
     Some(Death {
         began_us: session.start.started_us,
-        ended_us: session.ended_us,
+        ended_us: match session.state {
+            SessionState::Lost => session.ended_us.max(written_us.unwrap_or(0)),
+            _ => session.ended_us,
+        },
         until_us: match session.state {
             SessionState::Lost => now_us,
             _ => session.ended_us.saturating_add(SURVIVORS_US),
@@ -39,8 +43,20 @@ pub fn tell(core: &Core, running: &RunningBackup) {
     let Ok(training) = core.sessions.get(TRAINING_SESSION) else {
         return;
     };
-    if let Some(death) = of(&training, now_us()) {
-        running.backup.died(&death);
+    tell_of(&training, running);
+}
+
+/// The same of this training. Blocks on files.
+pub fn tell_of(training: &Session, running: &RunningBackup) {
+    let backup = &running.backup;
+    if backup.knows_death_of(training.start.started_us) {
+        return;
+    }
+    let now_us = now_us();
+    let is_lost = training.state == SessionState::Lost;
+    let written_us = is_lost.then(|| backup.last_written_us(now_us)).flatten();
+    if let Some(death) = of(training, now_us, written_us) {
+        backup.died(&death);
     }
 }
 
@@ -90,11 +106,21 @@ mod tests {
                 ended_us: 5,
                 log_bytes: 0,
             };
-            let found = of(&session, 99);
-            let found = found
+            let found = of(&session, 99, Some(70));
+            let found_words = found
                 .as_ref()
                 .map(|death| (death.how.as_str(), death.until_us));
-            assert_eq!(found, expected, "{state:?}");
+            assert_eq!(found_words, expected, "{state:?}");
+            // Its log was quiet, and it saved a checkpoint later; of one whose end was seen that says nothing.
+            let lived_us = if state == SessionState::Lost { 70 } else { 5 };
+            let ended_us = found.map(|death| death.ended_us);
+            assert_eq!(ended_us, expected.map(|_| lived_us), "{state:?}");
+            if state == SessionState::Lost {
+                for written_us in [None, Some(3)] {
+                    let death = of(&session, 99, written_us).unwrap();
+                    assert_eq!(death.ended_us, 5, "{written_us:?}");
+                }
+            }
         };
         check(SessionState::Running, None, None, None);
         check(SessionState::Exited, Some(0), None, None);
