@@ -15,6 +15,25 @@ const LONGEST: usize = 4096;
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// A message that was not taken.
+#[derive(Debug)]
+pub struct Untaken {
+    /// Why, without the URL.
+    pub why: String,
+    /// It was read and refused: the same again changes nothing.
+    pub is_final: bool,
+}
+
+impl Untaken {
+    /// Nobody said anything against the message itself.
+    pub fn passing(why: &str) -> Self {
+        Self {
+            why: why.to_owned(),
+            is_final: false,
+        }
+    }
+}
+
 /// Where to send. Has no text of its own, so that no message can hold it.
 pub struct Url(Zeroizing<String>);
 
@@ -42,8 +61,8 @@ impl Url {
     ///
     /// # Errors
     /// Why it was not taken, without the URL.
-    pub async fn send(&self, body: Vec<u8>) -> Result<(), String> {
-        let client = http_client().map_err(|_| "no client could be made".to_owned())?;
+    pub async fn send(&self, body: Vec<u8>) -> Result<(), Untaken> {
+        let client = http_client().map_err(|_| Untaken::passing("no client could be made"))?;
         let mut left = TRIES;
         loop {
             left -= 1;
@@ -56,7 +75,7 @@ impl Url {
     }
 
     /// An error says whether another try may help.
-    async fn send_once(&self, client: &Client, body: Vec<u8>) -> Result<(), (String, bool)> {
+    async fn send_once(&self, client: &Client, body: Vec<u8>) -> Result<(), (Untaken, bool)> {
         let request = client
             .post(self.0.as_str())
             .header("content-type", "application/json")
@@ -66,19 +85,44 @@ impl Url {
             Ok(answer) => {
                 let status = answer.status().as_u16();
                 let again = status == 429 || status >= 500;
-                Err((format!("it answers with HTTP {status}"), again))
+                let untaken = Untaken {
+                    why: format!("it answers with HTTP {status}"),
+                    is_final: is_refusal(status),
+                };
+                Err((untaken, again))
             }
             // The error's own text may hold the URL, or the host.
-            Err(err) if err.is_timeout() => Err(("no answer in time".to_owned(), true)),
-            Err(err) if err.is_connect() => Err(("no connection".to_owned(), true)),
-            Err(_) => Err(("the connection broke".to_owned(), true)),
+            Err(err) if err.is_timeout() => Err((Untaken::passing("no answer in time"), true)),
+            Err(err) if err.is_connect() => Err((Untaken::passing("no connection"), true)),
+            Err(_) => Err((Untaken::passing("the connection broke"), true)),
         }
     }
+}
+
+/// Whether a status is about the message and not about the moment (pure): 408 says that it came too slowly, 429 too soon.
+fn is_refusal(status: u16) -> bool {
+    (400..500).contains(&status) && status != 408 && status != 429
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_of_the_message_and_not_of_the_moment() {
+        for (status, expected) in [
+            (302, false),
+            (400, true),
+            (404, true),
+            (408, false),
+            (413, true),
+            (429, false),
+            (500, false),
+            (503, false),
+        ] {
+            assert_eq!(is_refusal(status), expected, "{status}");
+        }
+    }
 
     #[test]
     fn a_webhook_is_https_or_on_this_machine_and_an_error_never_holds_it() {

@@ -13,7 +13,13 @@ use tokio::time::{self, Instant};
 use tracing::warn;
 
 use super::core::Core;
-use crate::{chain, events::EventSink, journal::Entry, now_us, webhook::Url};
+use crate::{
+    chain,
+    events::EventSink,
+    journal::Entry,
+    now_us,
+    webhook::{Untaken, Url},
+};
 
 /// Event: the box told, or is about to tell, of the event `seq`.
 const NOTIFIED: &str = "notified";
@@ -112,6 +118,14 @@ impl State {
         }
         self.failed.replace(seq) != Some(seq)
     }
+
+    /// It was refused, and is not tried again: what came after it waits for nothing. Whether the journal is to say so, once.
+    fn refused(&mut self, seq: u64) -> bool {
+        self.dealt = self.dealt.max(seq);
+        // Somebody answered.
+        self.failing_since = None;
+        self.failed.take() != Some(seq)
+    }
 }
 
 /// Tells until the daemon stops.
@@ -181,7 +195,7 @@ fn due(core: &Core) -> Option<RangeInclusive<u64>> {
     state.due(Instant::now(), alone, acknowledged, newest)
 }
 
-/// Tells of one event; false: the webhook did not take it.
+/// Tells of one event; false: the webhook cannot be told just now.
 async fn tell(core: &Core, event: &Entry, text: &str, limit: Duration) -> bool {
     let (url, again) = {
         let state = core.telling.state();
@@ -194,21 +208,24 @@ async fn tell(core: &Core, event: &Entry, text: &str, limit: Duration) -> bool {
         notified();
     }
     let sent = time::timeout(limit, url.send(message(event, text))).await;
-    match sent.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+    match sent.unwrap_or_else(|_| Err(Untaken::passing("no answer in time"))) {
         Ok(()) => {
             if core.telling.state().sent(event.seq) {
                 notified();
             }
             true
         }
-        Err(why) => {
+        Err(Untaken { why, is_final }) => {
             warn!(why, kind = event.kind, "the webhook was not told");
-            let now = Instant::now();
-            if core.telling.state().not_sent(event.seq, now) {
+            let is_news = match is_final {
+                true => core.telling.state().refused(event.seq),
+                false => core.telling.state().not_sent(event.seq, Instant::now()),
+            };
+            if is_news {
                 core.journal
                     .event(FAILED, json!({"seq": event.seq, "reason": why}));
             }
-            false
+            is_final
         }
     }
 }
@@ -283,5 +300,24 @@ mod tests {
         assert_eq!(telling.state().dealt, 8);
         assert!(telling.state().not_sent(9, after(121)));
         assert_eq!(telling.state().dealt, 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_the_webhook_refuses_holds_up_none_that_follow() {
+        let telling = Telling::default();
+        let url = Url::parse("https://hooks.example.com/hush").ok();
+        telling.hand_over(url, Duration::ZERO, 5);
+        let start = Instant::now();
+        let after = |minutes: u64| start + Duration::from_secs(60 * minutes);
+        let due = |minutes: u64| telling.state().due(after(minutes), true, 5, 8);
+        assert!(telling.state().refused(6), "it is said");
+        assert_eq!(due(0), Some(7..=8), "and what follows comes at once");
+        // It could not be reached at first: that was said.
+        assert!(telling.state().not_sent(7, after(0)));
+        assert!(!telling.state().refused(7));
+        assert_eq!(due(1), Some(8..=8));
+        // It answered: what cannot be told from now on is tried for an hour of its own.
+        assert!(telling.state().not_sent(8, after(90)));
+        assert_eq!(due(91), Some(8..=8));
     }
 }
