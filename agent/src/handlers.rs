@@ -105,15 +105,15 @@ impl Agent for Handlers {
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         let core = &self.core;
-        if request.get_ref().only_looks
-            && let Some(seat) = request.extensions().get::<Seat>()
-        {
-            seat.give_up();
-        }
-        if request.get_ref().unattended
-            && let Some(seat) = request.extensions().get::<Seat>()
-        {
-            seat.leave_unattended();
+        if let Some(seat) = request.extensions().get::<Seat>() {
+            let said = request.get_ref();
+            if said.only_looks {
+                seat.give_up();
+            }
+            match said.unattended {
+                true => seat.leave_unattended(),
+                false => seat.attend(),
+            }
         }
         core.renew_budget(request.into_inner().budget_left_s);
         let run = core.run();

@@ -33,7 +33,7 @@ struct State {
     left_us: u64,
     /// Of the connections those behind which no person is.
     unattended: usize,
-    /// When the last one ended behind which a person may have been.
+    /// When the last one ended of which it was said that a person may be behind it.
     person_left_us: u64,
 }
 
@@ -54,6 +54,7 @@ impl Presence {
         let seat = Seat {
             counts: Arc::new(AtomicBool::new(true)),
             unattended: Arc::new(AtomicBool::new(false)),
+            attended: Arc::new(AtomicBool::new(false)),
             presence: self.clone(),
         };
         Visitor { stream, seat }
@@ -79,6 +80,8 @@ impl Presence {
 pub struct Seat {
     counts: Arc<AtomicBool>,
     unattended: Arc<AtomicBool>,
+    /// It was said that a person may be behind it.
+    attended: Arc<AtomicBool>,
     presence: Presence,
 }
 
@@ -98,6 +101,12 @@ impl Seat {
         });
     }
 
+    /// A person may be at it. While it is open a connection that said nothing counts like this one; but one that broke before it said
+    /// anything may be that of a program whose link comes and goes.
+    pub fn attend(&self) {
+        self.attended.store(true, Ordering::Relaxed);
+    }
+
     fn leave(&self, left_us: Option<u64>) {
         self.presence.with(|state| {
             if !self.counts.swap(false, Ordering::Relaxed) {
@@ -107,6 +116,7 @@ impl Seat {
             state.left_us = left_us.unwrap_or(state.left_us);
             match self.unattended.load(Ordering::Relaxed) {
                 true => state.unattended -= 1,
+                false if !self.attended.load(Ordering::Relaxed) => {}
                 false => state.person_left_us = left_us.unwrap_or(state.person_left_us),
             }
         });
@@ -301,11 +311,41 @@ mod tests {
         let (near, _other) = UnixStream::pair().unwrap();
         let person = presence.admit(near);
         assert_eq!(presence.unattended_since_us(), None);
+        person.seat().attend();
         drop(person);
         let left_us = presence.unattended_since_us().unwrap();
         assert!(left_us > 5);
         drop(acts);
         assert!(presence.alone_since_us().unwrap() > 5);
         assert_eq!(presence.unattended_since_us(), Some(left_us));
+    }
+
+    #[tokio::test]
+    async fn a_link_that_comes_and_goes_is_no_person_who_left() {
+        type Says = fn(&Seat);
+        let says: [(&str, Says, bool); 4] = [
+            ("nothing before it breaks", |_| {}, false),
+            ("that nobody is at it", Seat::leave_unattended, false),
+            ("that somebody may be at it", Seat::attend, true),
+            (
+                "both, one after the other",
+                |seat| {
+                    seat.attend();
+                    seat.leave_unattended();
+                },
+                false,
+            ),
+        ];
+        for (name, say, is_person) in says {
+            let (near, _far) = UnixStream::pair().unwrap();
+            let presence = Presence::new(5);
+            let visitor = presence.admit(near);
+            assert_eq!(presence.unattended_since_us(), None, "{name}");
+            say(&visitor.seat());
+            drop(visitor);
+            let left_us = presence.unattended_since_us().unwrap();
+            assert_eq!(left_us > 5, is_person, "{name}");
+            assert!(presence.alone_since_us().unwrap() > 5, "{name}");
+        }
     }
 }
