@@ -138,7 +138,8 @@ pub struct Brought {
 
 struct Work<'a> {
     read: &'a dyn Read,
-    chunks: Semaphore,
+    /// One for each piece that is read; whoever writes holds it until that is done.
+    chunks: Arc<Semaphore>,
     hashes: Semaphore,
     /// Memory of chunks that are dealt with, for the next ones.
     spare: Mutex<Vec<BytesMut>>,
@@ -150,7 +151,7 @@ impl<'a> Work<'a> {
     fn new(read: &'a dyn Read) -> Work<'a> {
         Work {
             read,
-            chunks: Semaphore::new(CHUNKS_IN_FLIGHT),
+            chunks: Arc::new(Semaphore::new(CHUNKS_IN_FLIGHT)),
             hashes: Semaphore::new(HASHES_IN_FLIGHT),
             spare: Mutex::default(),
             done: AtomicU64::new(0),
@@ -192,6 +193,12 @@ impl<'a> Work<'a> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Until all that came is written: whoever is told of a failure looks at what is there, or removes it.
+    async fn settle(&self) {
+        let all = self.chunks.acquire_many(CHUNKS_IN_FLIGHT as u32).await;
+        drop(all.expect("the semaphore is never closed"));
+    }
+
     /// Keeps the memory of a chunk for the next one: at most as many as are in flight.
     fn keep(&self, bytes: Bytes) {
         if let Ok(mut buffer) = bytes.try_into_mut() {
@@ -223,9 +230,8 @@ impl<'a> Work<'a> {
         piece: &Piece,
         to: Option<&Path>,
     ) -> Result<Option<Damage>, DownloadError> {
-        let _permit = self
-            .chunks
-            .acquire()
+        let mut permit = Arc::clone(&self.chunks)
+            .acquire_owned()
             .await
             .expect("the semaphore is never closed");
         let mut hasher = blake3::Hasher::new();
@@ -246,14 +252,15 @@ impl<'a> Work<'a> {
                         .open(path)?;
                     file.write_all_at(&bytes, chunk.start)?;
                 }
-                Ok((hasher, bytes))
+                Ok((hasher, bytes, permit))
             };
-            let kept = blocking(keep).await.map_err(|source| DownloadError::Disk {
-                path: to.unwrap_or(Path::new("")).to_owned(),
-                source,
-            })?;
-            hasher = kept.0;
-            self.keep(kept.1);
+            let bytes;
+            (hasher, bytes, permit) =
+                blocking(keep).await.map_err(|source| DownloadError::Disk {
+                    path: to.unwrap_or(Path::new("")).to_owned(),
+                    source,
+                })?;
+            self.keep(bytes);
             self.fetched.fetch_add(length, Ordering::Relaxed);
             self.done.fetch_add(length, Ordering::Relaxed);
         }
@@ -361,6 +368,7 @@ pub async fn download(
     let work = Arc::new(Work::new(read));
     progress(0, total);
     let mut brought = Brought::default();
+    let mut failed = None;
     {
         let bring = |job: Job| {
             let work = Arc::clone(&work);
@@ -372,12 +380,20 @@ pub async fn download(
         loop {
             // A large file takes long, and people want to see it move.
             match time::timeout(Duration::from_millis(250), brings.next()).await {
-                Ok(Some(reused)) => brought.reused_bytes += reused?,
+                Ok(Some(Ok(reused))) => brought.reused_bytes += reused,
+                Ok(Some(Err(err))) => {
+                    failed = Some(err);
+                    break;
+                }
                 Ok(None) => break,
                 Err(_) => {}
             }
             progress(work.done.load(Ordering::Relaxed), total);
         }
+    }
+    if let Some(err) = failed {
+        work.settle().await;
+        return Err(err);
     }
     brought.fetched_bytes = work.fetched.load(Ordering::Relaxed);
     progress(total, total);
