@@ -406,7 +406,8 @@ impl Tracker {
     }
 
     /// Bytes that are in no commit yet and still worth one: neither those that newer commits made worthless, nor torn ones that
-    /// are older than the newest commit (`last_saved_ms`, by the same clock as the files).
+    /// are older than the newest commit (`last_saved_ms`, by the same clock as the files). What cannot be read to its end may be whole,
+    /// however old it is.
     pub fn unsaved_bytes(&self, last_saved_ms: Option<u64>) -> u64 {
         self.at_stake(last_saved_ms)
             .iter()
@@ -419,6 +420,7 @@ impl Tracker {
         let is_worth_it = |entry: &&Tracked| match entry.verdict {
             Verdict::Unwanted { .. } => false,
             Verdict::Waiting(_) | Verdict::Ready { .. } => true,
+            _ if entry.candidate.unreadable.is_some() => true,
             Verdict::Broken(_) | Verdict::Orphaned(_) | Verdict::Incomplete(_) => {
                 let written_ms =
                     u64::try_from(entry.candidate.written_ns() / 1_000_000).unwrap_or(0);

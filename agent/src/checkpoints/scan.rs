@@ -200,6 +200,11 @@ mod tests {
         let latin = OsStr::from_bytes(b"gr\xf6\xdfe.pt");
         fs::write(root.join("d-4").join(latin), b"x").unwrap();
         // And at the top.
+        let old = fs::File::options()
+            .write(true)
+            .open(other.join("w.pt"))
+            .unwrap();
+        old.set_modified(std::time::UNIX_EPOCH).unwrap();
         symlink(other.join("w.pt"), root.join("best.pt")).unwrap();
         symlink(&other, root.join("other-6")).unwrap();
         symlink(other.join("data"), root.join("data")).unwrap();
@@ -221,6 +226,8 @@ mod tests {
         check("dir:c-3", Some("optimizer.pt in it is a link to nothing"));
         check("dir:d-4", Some("not UTF-8"));
         check("link:best.pt", Some("outside of the checkpoint directory"));
+        let best = found.iter().find(|one| one.key == "link:best.pt").unwrap();
+        assert!(best.written_ns() > 1_000_000_000, "when it was linked");
         check("link:other-6", Some("outside of the checkpoint directory"));
         assert!(
             found

@@ -326,4 +326,11 @@ fn what_is_here_alone_is_all_but_what_nobody_misses() {
     tracker.observe(vec![older, torn, directory(&["b.pt"])], at(3));
     assert_eq!(tracker.unsaved_bytes(Some(1)), 0);
     assert_eq!(tracker.here_alone_bytes(), 21);
+    // A link that leads out may be to the best there is.
+    let mut linked = single("best.pt", 5, 100);
+    linked.unreadable = Some("it is a link".to_owned());
+    tracker.observe(vec![linked.clone()], at(4));
+    let refused = Finding::Broken("it is a link".into());
+    assert!(!tracker.judge(&linked, refused, at(5), Haste::None));
+    assert_eq!(tracker.unsaved_bytes(Some(1)), 5);
 }

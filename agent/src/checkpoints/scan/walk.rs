@@ -74,6 +74,9 @@ pub(super) fn directory_candidate(dir: &Path, name: &str) -> Option<Candidate> {
 pub(super) fn refused(path: &Path, name: String, kind: &str, reason: String) -> Option<Candidate> {
     let metadata = fs::metadata(path).ok()?;
     let mut stat = stat_of("", &metadata);
+    // A link that a training made is its word, however old what it leads to is.
+    let linked = fs::symlink_metadata(path).ok()?;
+    let linked_ns = stat_of("", &linked).mtime_ns;
     if metadata.is_dir() {
         let (walk, looked) = Walk::glance(path);
         let is_one = match looked {
@@ -91,6 +94,7 @@ pub(super) fn refused(path: &Path, name: String, kind: &str, reason: String) -> 
     } else if !names::is_checkpoint_file(&name) {
         return None;
     }
+    stat.mtime_ns = stat.mtime_ns.max(linked_ns);
     Some(Candidate {
         key: format!("{kind}:{name}"),
         step: names::step_of(&name),
