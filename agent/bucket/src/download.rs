@@ -6,11 +6,9 @@
 mod disk;
 
 use std::{
-    fs::OpenOptions,
     io,
     ops::Range,
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -23,7 +21,7 @@ use futures::{StreamExt, future::BoxFuture, stream};
 use serde::Serialize;
 use tokio::{sync::Semaphore, task, time};
 
-use disk::{Piece, pieces, survey};
+use disk::{Piece, Place, pieces, survey};
 pub use disk::{is_there, make_room};
 
 use crate::{
@@ -33,6 +31,8 @@ use crate::{
 
 /// Bytes of one request. Pieces of files below 70 GiB are not longer, so that a piece is one request.
 const CHUNK_BYTES: u64 = 8 << 20;
+/// Bytes that are hashed and then written while they are still in a core's cache.
+const BLOCK_BYTES: usize = 128 << 10;
 /// Pieces, and so requests, in flight: 64 MiB in memory at most.
 const CHUNKS_IN_FLIGHT: usize = 8;
 /// Files looked after at once; small ones are a matter of round trips.
@@ -228,7 +228,7 @@ impl<'a> Work<'a> {
         &self,
         file: &ManifestFile,
         piece: &Piece,
-        to: Option<&Path>,
+        to: Option<&Arc<Place>>,
     ) -> Result<Option<Damage>, DownloadError> {
         let mut permit = Arc::clone(&self.chunks)
             .acquire_owned()
@@ -241,23 +241,26 @@ impl<'a> Work<'a> {
                 Err(damage) => return Ok(Some(damage)),
             };
             let length = bytes.len() as u64;
-            let path = to.map(Path::to_owned);
+            let place = to.cloned();
             // While the bytes are at hand: what was written is not read again.
             let keep = move || {
-                hasher.update(&bytes);
-                if let Some(path) = path {
-                    let file = OpenOptions::new()
-                        .write(true)
-                        .custom_flags(libc::O_NOFOLLOW)
-                        .open(path)?;
-                    file.write_all_at(&bytes, chunk.start)?;
+                let mut at = chunk.start;
+                for block in bytes.chunks(BLOCK_BYTES) {
+                    hasher.update(block);
+                    if let Some(place) = &place {
+                        place.write(block, at)?;
+                    }
+                    at += block.len() as u64;
+                }
+                if let Some(place) = &place {
+                    place.wrote(bytes.len() as u64)?;
                 }
                 Ok((hasher, bytes, permit))
             };
             let bytes;
             (hasher, bytes, permit) =
                 blocking(keep).await.map_err(|source| DownloadError::Disk {
-                    path: to.unwrap_or(Path::new("")).to_owned(),
+                    path: to.map_or_else(PathBuf::new, |place| place.path.clone()),
                     source,
                 })?;
             self.keep(bytes);
@@ -271,7 +274,7 @@ impl<'a> Work<'a> {
         }))
     }
 
-    async fn survey(&self, job: &Job) -> Result<Vec<Piece>, DownloadError> {
+    async fn survey(&self, job: &Job) -> Result<(Place, Vec<Piece>), DownloadError> {
         let _permit = self
             .hashes
             .acquire()
@@ -288,15 +291,19 @@ impl<'a> Work<'a> {
 
     /// Until every piece hashes right. Returns the bytes that did so from the start.
     async fn bring(&self, job: &Job) -> Result<u64, DownloadError> {
-        let mut missing = self.survey(job).await?;
+        let (place, mut missing) = self.survey(job).await?;
+        let place = Arc::new(place);
         let missing_bytes: u64 = missing.iter().map(Piece::length).sum();
         let reused = job.file.size_bytes - missing_bytes;
         self.done.fetch_add(reused, Ordering::Relaxed);
         for tries_left in (0..TRIES).rev() {
             let mut brought = stream::iter(missing)
-                .map(|piece| async move {
-                    let damage = self.piece(&job.file, &piece, Some(&job.path)).await?;
-                    Ok::<_, DownloadError>((piece, damage))
+                .map(|piece| {
+                    let place = Arc::clone(&place);
+                    async move {
+                        let damage = self.piece(&job.file, &piece, Some(&place)).await?;
+                        Ok::<_, DownloadError>((piece, damage))
+                    }
                 })
                 .buffer_unordered(CHUNKS_IN_FLIGHT);
             let mut wrong = Vec::new();
@@ -437,7 +444,7 @@ pub async fn examine(
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, path::Path};
 
     use super::*;
     use crate::memory::MemoryBucket;

@@ -5,7 +5,11 @@ use std::{
     io,
     ops::Range,
     os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{DownloadError, Job};
@@ -90,8 +94,46 @@ fn sweep(dir: &Path, wanted: &std::collections::HashSet<&Path>) -> io::Result<()
     Ok(())
 }
 
-/// Pieces of the file on the disk that do not hash right. A file that is not there or has another size is made anew.
-pub(super) fn survey(job: &Job) -> io::Result<Vec<Piece>> {
+/// Bytes that are put on the disk at once while more of the file comes.
+const SYNCED_BYTES: u64 = 64 << 20;
+
+/// A file that pieces are written to.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    file: File,
+    /// Whose turn it is: the system lets one write to a file at a time, and the others wait for it at the cost of a core each.
+    turn: Mutex<()>,
+    /// Bytes written since somebody last put them on the disk.
+    unsynced: AtomicU64,
+    /// Held by who does.
+    syncing: Mutex<()>,
+}
+
+impl Place {
+    /// Writes these bytes from `at` on.
+    pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.file.write_all_at(bytes, at)
+    }
+
+    /// Counts bytes that were written, and puts them on the disk when they are many and nobody else does: the disk works while more
+    /// comes, rather than at the end.
+    pub(super) fn wrote(&self, bytes: u64) -> io::Result<()> {
+        let unsynced = self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        match self.syncing.try_lock() {
+            Ok(_syncing) if unsynced >= SYNCED_BYTES => {
+                self.unsynced.store(0, Ordering::Relaxed);
+                self.file.sync_data()
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where a file comes down, and its pieces there that do not hash right. A file that is not there or has another size is made anew.
+pub(super) fn survey(job: &Job) -> io::Result<(Place, Vec<Piece>)> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -99,12 +141,21 @@ pub(super) fn survey(job: &Job) -> io::Result<Vec<Piece>> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(&job.path)?;
-    if file.metadata()?.len() != job.file.size_bytes {
+    let missing = if file.metadata()?.len() == job.file.size_bytes {
+        wrong_pieces(&file, &job.file).collect::<io::Result<_>>()?
+    } else {
         file.set_len(0)?;
         file.set_len(job.file.size_bytes)?;
-        return Ok(pieces(&job.file));
-    }
-    wrong_pieces(&file, &job.file).collect()
+        pieces(&job.file)
+    };
+    let place = Place {
+        path: job.path.clone(),
+        file,
+        turn: Mutex::default(),
+        unsynced: AtomicU64::new(0),
+        syncing: Mutex::default(),
+    };
+    Ok((place, missing))
 }
 
 /// Reads a file on the disk, piece by piece as it is asked, and gives those that do not hash right.
