@@ -241,6 +241,11 @@ impl Sites for Machines {
         }))
     }
 
+    async fn bucket_server(&self, from_file: &BucketServer) -> Result<BucketServer, SiteError> {
+        let access = self.keys.access().await.map_err(|err| local(&err))?;
+        Ok(access.place.at(from_file).kept())
+    }
+
     async fn bucket(
         &self,
         to: &str,

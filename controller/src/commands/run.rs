@@ -292,6 +292,14 @@ pub async fn run(
             )),
         }
     })?;
+    if let Some(kept) = spec.checkpoints.as_mut().filter(|kept| kept.to.is_some()) {
+        // Days later another shell may name no server, or another one.
+        let server = sites.bucket_server(&kept.server).await;
+        kept.server = server.map_err(|err| {
+            let text = format!("run `{}` was not rented", spec.name);
+            CommandError::new(text).cause(err)
+        })?;
+    }
     let free_bytes = config::free_bytes(deps.config.home());
     if let Some(free_bytes) = free_bytes.filter(|free| *free < RECORD_BYTES) {
         let home = deps.config.home().display();

@@ -59,6 +59,16 @@ impl Place {
         }
     }
 
+    /// The same as a run's record keeps it, so that a shell that names no server, or another one, finds the run's bucket.
+    pub fn kept(self) -> BucketServer {
+        BucketServer {
+            endpoint: self.endpoint,
+            region: self.region,
+            style: (self.style != Style::Auto).then_some(self.style),
+            ca: self.ca,
+        }
+    }
+
     /// A bucket there; `to` is `s3://bucket/prefix`.
     ///
     /// # Errors

@@ -219,6 +219,13 @@ pub trait Sites: Send + Sync {
     /// Proves from here that the bucket of a run can be written, read and deleted from; answers how many checkpoints it
     /// already holds for a run of this name. 0 when the run has no bucket.
     async fn prove_bucket(&self, spec: &RunSpec) -> Result<usize, SiteError>;
+    /// The server of a run's bucket, by its run file and by what this shell and AWS's files name where that is silent.
+    ///
+    /// # Errors
+    /// When a file that exists cannot be read.
+    async fn bucket_server(&self, from_file: &BucketServer) -> Result<BucketServer, SiteError> {
+        Ok(from_file.clone())
+    }
     /// Where the bucket keys of this laptop came from, for people; `None`: there are none, or nobody knows.
     async fn keys_source(&self) -> Option<String> {
         None

@@ -65,6 +65,34 @@ fn a_box_that_trusts_nobody_reaches_a_server_that_its_owner_vouches_for() {
     });
 }
 
+/// The box's kernel is no matter here either.
+#[test]
+fn the_server_that_the_first_shell_named_is_found_from_every_other() {
+    on(Tier::One, from_other_shells);
+}
+
+fn from_other_shells(world: &World) {
+    world.training(&Training::interruptible("kept", 30));
+    world.ok(&["run", "kept.yaml", "--detach"]);
+    // One in which nobody listens where the environment points, and one in which it points nowhere.
+    let say = |args: &[&str], url: Option<&str>| {
+        let mut command = world.spotter(args);
+        match url {
+            Some(url) => command.env("AWS_ENDPOINT_URL_S3", url),
+            None => command.env_remove("AWS_ENDPOINT_URL_S3"),
+        };
+        let said = Said::of(command.output().unwrap());
+        assert_eq!(said.code, 0, "{args:?}\n{}\n{}", said.out, world.sim_log());
+        said.stdout
+    };
+    let nobody = Some("http://127.0.0.1:1");
+    say(&["wait", "kept"], nobody);
+    let listed = say(&["checkpoints", "kept"], None);
+    assert!(listed.contains("step-30.txt"), "{listed}");
+    say(&["checkpoints", "verify", "kept"], nobody);
+    world.assert_nothing_rented();
+}
+
 fn named(world: &World) {
     let training = Training::interruptible("named", 40);
     world.training(&training);
