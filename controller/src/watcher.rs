@@ -365,7 +365,11 @@ impl Lifecycle {
                         self.store.update_attempt(attempt)?;
                     }
                 }
-                let seen = Some(instance.as_ref().map(Seen::from));
+                let seen = Some(
+                    instance
+                        .as_ref()
+                        .map(|instance| Seen::of(instance, attempt.rental)),
+                );
                 if seen != view.instance {
                     view.instance = seen;
                     view.instance_since = Instant::now();

@@ -92,7 +92,7 @@ pub(super) fn word(
             acts: true,
         });
     };
-    let meaning = status::row(attempt.state, Seen::from(instance)).meaning;
+    let meaning = status::row(attempt.state, Seen::of(instance, attempt.rental)).meaning;
     let (news, acts) = match (attempt.state, meaning) {
         // As its record says.
         (State::Waiting, Meaning::Queued) => (None, false),

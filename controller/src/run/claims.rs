@@ -57,7 +57,7 @@ fn fate(instance: &Instance, attempts: &[AttemptRecord]) -> Option<Fate> {
     let of = |attempt: &AttemptRecord| (attempt.run.clone(), attempt.number);
     if let Some(attempt) = owner(attempts, instance) {
         let (run, attempt_number) = of(attempt);
-        return match status::row(attempt.state, Seen::from(instance)).action {
+        return match status::row(attempt.state, Seen::of(instance, attempt.rental)).action {
             Action::Stop => Some(Fate::Stop {
                 run,
                 attempt: attempt_number,
@@ -68,7 +68,7 @@ fn fate(instance: &Instance, attempts: &[AttemptRecord]) -> Option<Fate> {
     let label = instance.label.as_deref()?;
     let attempt = attempts.iter().find(|attempt| attempt.label == label)?;
     let twin = attempt.instance.is_some_and(|id| id != instance.id);
-    let row = status::row(attempt.state, Seen::from(instance));
+    let row = status::row(attempt.state, Seen::of(instance, attempt.rental));
     (twin || row.action == Action::Destroy).then(|| {
         let (run, attempt) = of(attempt);
         Fate::Destroy { run, attempt }

@@ -59,7 +59,7 @@ impl Lifecycle {
                         checked = true;
                         self.keep_label(attempt, &instance).await;
                     }
-                    let (row, overdue) = eye.look(State::Loading, &instance);
+                    let (row, overdue) = eye.look(State::Loading, attempt.rental, &instance);
                     let said = instance.status_msg.to_lowercase();
                     match row.action {
                         Action::GoOn if !instance.ssh.is_empty() => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    provider::Instance,
+    provider::{Instance, Rental},
     run::{
         State,
         halt::Halt,
@@ -32,8 +32,13 @@ pub(crate) struct Eye(Option<(Meaning, Instant)>);
 
 impl Eye {
     /// What an instance means for an attempt in `state`, and whether that has lasted beyond its deadline.
-    pub(crate) fn look(&mut self, state: State, instance: &Instance) -> (Row, bool) {
-        let row = status::row(state, Seen::from(instance));
+    pub(crate) fn look(
+        &mut self,
+        state: State,
+        rented: Rental,
+        instance: &Instance,
+    ) -> (Row, bool) {
+        let row = status::row(state, Seen::of(instance, rented));
         let since = match self.0 {
             Some((meaning, since)) if meaning == row.meaning => since,
             _ => Instant::now(),
@@ -75,7 +80,7 @@ impl Lifecycle {
             match self.provider.instance(id).await {
                 Ok(Some(instance)) => {
                     unknown = None;
-                    let (row, overdue) = eye.look(attempt.state, &instance);
+                    let (row, overdue) = eye.look(attempt.state, attempt.rental, &instance);
                     match row.action {
                         Action::Recover => return Halt::Interrupted(row.text.to_owned()),
                         Action::Respect => return Halt::StoppedByHand(row.text.to_owned()),

@@ -99,7 +99,7 @@ impl Lifecycle {
                                 rebooted = true;
                                 self.reboot_silent(run, attempt, id, &why).await?;
                             }
-                            let (row, overdue) = eye.look(attempt.state, &instance);
+                            let (row, overdue) = eye.look(attempt.state, attempt.rental, &instance);
                             match row.action {
                                 Action::Recover => {
                                     return Err(Halt::Interrupted(row.text.to_owned()));

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::{
-    provider::{Actual, Instance, Intended},
+    provider::{Actual, Instance, Intended, Rental},
     run::State,
 };
 
@@ -21,14 +21,14 @@ pub struct Seen {
     pub is_bid: bool,
 }
 
-impl From<&Instance> for Seen {
-    fn from(instance: &Instance) -> Self {
+impl Seen {
+    /// Of an instance, and how it was rented: now and then the provider does not say how, and the record always knows.
+    pub fn of(instance: &Instance, rented: Rental) -> Self {
         Self {
             intended: instance.intended,
             actual: instance.actual,
             scheduling: instance.scheduling,
-            // Where nobody says, a box that is stopped is gone on with: an end cannot be taken back.
-            is_bid: instance.is_bid.unwrap_or(true),
+            is_bid: instance.is_bid.unwrap_or(rented == Rental::Interruptible),
         }
     }
 }
@@ -304,6 +304,7 @@ fn give_up_or_recover(state: State) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::memory;
 
     const ACTUAL: [Actual; 12] = [
         Actual::Provisioning,
@@ -391,6 +392,24 @@ mod tests {
             let (taken, by_hand) = (stopped && seen.is_bid, stopped && !seen.is_bid);
             assert_eq!(row.action == Action::Recover, taken, "{state} {seen:?}");
             assert_eq!(row.action == Action::Respect, by_hand, "{state} {seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_box_of_which_the_provider_does_not_say_how_it_was_rented_is_what_the_record_rented() {
+        for (said, rented, expected) in [
+            (None, Rental::OnDemand, Action::Respect),
+            (None, Rental::Interruptible, Action::Recover),
+            (Some(false), Rental::Interruptible, Action::Respect),
+            (Some(true), Rental::OnDemand, Action::Recover),
+        ] {
+            let stopped = Instance {
+                intended: Intended::Stopped,
+                is_bid: said,
+                ..memory::instance(1)
+            };
+            let found = row(State::Running, Seen::of(&stopped, rented));
+            assert_eq!(found.action, expected, "{said:?} {rented:?}");
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     error::CommandError,
-    provider::{Instance, InstanceId, Intended, ProviderError},
+    provider::{Instance, InstanceId, Intended, ProviderError, Rental},
     run::{
         State,
         bidding::Rivals,
@@ -522,7 +522,7 @@ fn presence(found: Option<&Instance>) -> Presence {
     let Some(found) = found else {
         return Presence::Gone;
     };
-    let row = status::row(State::Waiting, Seen::from(found));
+    let row = status::row(State::Waiting, Seen::of(found, Rental::Interruptible));
     match (row.action, found.contract_running) {
         (Action::GoOn, true) if !found.ssh.is_empty() => Presence::Back,
         // A container that is started again shows its old status for a while.

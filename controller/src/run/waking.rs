@@ -137,6 +137,6 @@ impl Lifecycle {
 }
 
 fn is_up(attempt: &AttemptRecord, found: &Instance) -> bool {
-    let meaning = row(attempt.state, Seen::from(found)).meaning;
+    let meaning = row(attempt.state, Seen::of(found, attempt.rental)).meaning;
     meaning == Meaning::Kept && !found.ssh.is_empty() && found.actual == Actual::Running
 }
