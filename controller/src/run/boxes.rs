@@ -1,15 +1,13 @@
 //! What happens to boxes that a run does not need any more: kept while they hold something, stopped, destroyed, and paid for until
-//! the provider confirms their end. And boxes that belong to nobody.
+//! the provider confirms their end.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use crate::{
     error::CommandError,
-    ledger::CostKind,
-    provider::{Instance, InstanceId, Intended, ProviderError, hosts::is_host},
+    provider::{InstanceId, Intended, ProviderError, hosts::is_host},
     run::{
-        State, alarms,
-        claims::{self, Fate},
+        State, alarms, claims,
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         next,
@@ -23,65 +21,8 @@ use crate::{
 pub(crate) const KEPT: &str = "kept for a look: ";
 /// Looks at a destroyed instance, [`LOOK_AGAIN`] apart, until it is told that it still exists.
 const END_LOOKS: u32 = 40;
-/// Between two looks at the bill of a box that is gone.
-const BILL_AGAIN: Duration = Duration::from_secs(10 * 60);
-/// Longest time for a look at the whole account beside what a run needs.
-const TEND_LIMIT: Duration = Duration::from_secs(30);
 
 impl Lifecycle {
-    /// Ends what costs money for nothing: twins of a create that was carried out twice, boxes whose end is on record, and boxes
-    /// that the market gave back after they were given up. What cannot be done now is done at the next look.
-    pub(crate) async fn tend(&self) {
-        let tended = tokio::time::timeout(TEND_LIMIT, self.try_tend()).await;
-        if let Ok(Err(err)) = tended {
-            tracing::debug!(%err, "the account was not looked through, will try again");
-        }
-    }
-
-    async fn try_tend(&self) -> Result<(), CommandError> {
-        // The account first: what is rented in between is in the record, and not yet in the list.
-        let instances = self.provider.instances().await?;
-        let attempts = self.store.all_attempts()?;
-        for instance in &instances {
-            // One that is being rented, or whose price nobody follows any more, is not metered.
-            if let Some(attempt) = claims::owner(&attempts, instance)
-                && attempt.instance.is_some()
-                && attempt.state != State::Loading
-            {
-                self.meter(attempt, instance).await?;
-            }
-        }
-        for (id, fate) in claims::fates(&instances, &attempts) {
-            match fate {
-                Fate::Stop { run, attempt } => {
-                    self.report.status(
-                        &run,
-                        &format!(
-                            "Instance {id} of attempt {attempt} was given up and is still meant to run: stopping it."
-                        ),
-                    );
-                    self.provider.stop(id).await?;
-                    let detail = serde_json::json!({"instance": id});
-                    let now_us = self.clock.now_us();
-                    self.store
-                        .note(&run, attempt, now_us, "revived_box_stopped", &detail)?;
-                }
-                Fate::Destroy { run, attempt } => {
-                    self.report.status(
-                        &run,
-                        &format!("Instance {id} belongs to nobody: destroying it."),
-                    );
-                    self.provider.destroy(id).await?;
-                    let detail = serde_json::json!({"instance": id});
-                    let now_us = self.clock.now_us();
-                    self.store
-                        .note(&run, attempt, now_us, "twin_destroyed", &detail)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Destroys the box of an attempt, waits until the provider confirms it, and closes its account.
     pub(crate) async fn end_box(&self, attempt: &mut AttemptRecord) -> Result<(), CommandError> {
         let run = attempt.run.clone();
@@ -212,80 +153,6 @@ impl Lifecycle {
             }),
             Err(_) => false,
         }
-    }
-
-    /// Reads what the provider charged for an attempt and stores it beside our own figure.
-    pub(crate) async fn reconcile(&self, attempt: &AttemptRecord) {
-        if let Err(err) = self.try_reconcile(attempt).await {
-            tracing::warn!(%err, "charges could not be read; the ledger's own figure stands");
-        }
-    }
-
-    async fn try_reconcile(&self, attempt: &AttemptRecord) -> Result<(), CommandError> {
-        let ids = self.store.billed_instances(attempt)?;
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let since_s = attempt.created_us as f64 / 1e6;
-        let charges = self.provider.charges(since_s, &ids).await?;
-        let now_us = self.clock.now_us();
-        self.store.record_bill(attempt, &charges, now_us)?;
-        self.doubt_bill(attempt, now_us)
-    }
-
-    /// Whether the bill of a box that is gone is worth another look.
-    pub(crate) fn is_bill_open(&self, attempt: &AttemptRecord) -> Result<bool, CommandError> {
-        if self.store.is_billed(&attempt.run, attempt.number)? {
-            return Ok(false);
-        }
-        let charges = self.store.charges(&attempt.run)?;
-        let read = charges
-            .iter()
-            .find(|charge| charge.attempt == attempt.number);
-        let now_us = self.clock.now_us();
-        Ok(read.is_none_or(|charge| {
-            now_us.saturating_sub(charge.read_us) >= BILL_AGAIN.as_micros() as i64
-        }))
-    }
-
-    /// The GPU is charged: since when and how much the provider says, else from now on what was ordered.
-    pub(crate) fn gpu_charge_starts(
-        &self,
-        attempt: &AttemptRecord,
-        seen: &Instance,
-    ) -> Result<(), CommandError> {
-        let now_us = self.clock.now_us();
-        let (run, number) = (&attempt.run, attempt.number);
-        self.store.meter(run, number, seen, now_us)?;
-        let intervals = self.store.intervals(run)?;
-        let metered = intervals.iter().any(|interval| {
-            interval.attempt == number && interval.kind == CostKind::Gpu && interval.to_us.is_none()
-        });
-        if !metered {
-            let price = attempt.gpu_usd_per_hour;
-            self.store
-                .open_interval(run, number, CostKind::Gpu, now_us, price)?;
-        }
-        Ok(())
-    }
-
-    /// The GPU is not charged any more.
-    pub(crate) fn gpu_charge_ends(&self, attempt: &AttemptRecord) -> Result<(), CommandError> {
-        self.store.close_interval(
-            &attempt.run,
-            attempt.number,
-            CostKind::Gpu,
-            self.clock.now_us(),
-        )?;
-        Ok(())
-    }
-
-    fn charges_end(&self, attempt: &AttemptRecord, free_us: i64) -> Result<(), CommandError> {
-        for kind in [CostKind::Gpu, CostKind::Disk] {
-            self.store
-                .close_interval(&attempt.run, attempt.number, kind, free_us)?;
-        }
-        Ok(())
     }
 
     /// A run has ended: its boxes are destroyed, stopped or kept, by outcome and policy.
