@@ -101,25 +101,6 @@ impl Lifecycle {
         usd_per_hour: f64,
     ) -> Result<(), Halt> {
         self.store.fence(&run.name)?;
-        self.rebid(run, attempt, id, usd_per_hour).await?;
-        self.say(
-            run,
-            &format!(
-                "Bidding {} for instance {id}.",
-                text::usd_per_hour(usd_per_hour)
-            ),
-        );
-        self.provider.start(id).await?;
-        Ok(())
-    }
-
-    async fn rebid(
-        &self,
-        run: &RunRecord,
-        attempt: &mut AttemptRecord,
-        id: InstanceId,
-        usd_per_hour: f64,
-    ) -> Result<(), Halt> {
         let old = attempt.gpu_usd_per_hour;
         self.provider.change_bid(id, usd_per_hour).await?;
         attempt.gpu_usd_per_hour = usd_per_hour;
@@ -129,6 +110,15 @@ impl Lifecycle {
             "instance": id, "old_usd_per_hour": old, "new_usd_per_hour": usd_per_hour, "over_limits": false,
             "by_hand": false,
         });
-        Ok(self.note(run, attempt.number, BID, detail)?)
+        self.note(run, attempt.number, BID, detail)?;
+        self.say(
+            run,
+            &format!(
+                "Bidding {} for instance {id}.",
+                text::usd_per_hour(usd_per_hour)
+            ),
+        );
+        self.provider.start(id).await?;
+        Ok(())
     }
 }
