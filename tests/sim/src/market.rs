@@ -10,15 +10,18 @@ pub mod containers;
 pub mod contracts;
 pub mod instance;
 pub mod keys;
+mod knobs;
 pub mod machine;
+mod money;
 pub mod moving;
 pub mod pace;
+mod renting;
 pub mod term;
 
 use std::collections::BTreeMap;
 
 use crate::market::{
-    instance::{Container, Contract, Instance, Intended, Order, Status, Step},
+    instance::Instance,
     keys::SshKey,
     machine::{Machine, Occupant},
 };
@@ -157,170 +160,6 @@ impl Market {
         market
     }
 
-    /// Rents an offer. The offer's number is dead afterwards, whatever becomes of the instance.
-    ///
-    /// # Errors
-    /// When the offer is gone, the account has no credit, or the order makes no sense; then nothing was made.
-    pub fn rent(
-        &mut self,
-        now: Millis,
-        account: usize,
-        offer: u64,
-        order: Order,
-    ) -> Result<Rented, Refused> {
-        self.advance(now);
-        if self.credit_usd(account, now) <= 0.0 {
-            return Err(Refused::InsufficientCredit);
-        }
-        let (machine, gpus) = self.listing(offer).ok_or(Refused::NoSuchAsk(offer))?;
-        order.check(self.free_disk_gb(machine))?;
-
-        let spec = &self.machines[machine].spec;
-        let count = gpus.len() as f64;
-        let competitive = order
-            .bid_usd_per_hour
-            .is_none_or(|bid| bid >= self.machines[machine].price_to_beat(gpus.len()));
-        if !competitive && order.cancel_unavailable {
-            return Err(Refused::NoSuchAsk(offer));
-        }
-        let id = self.next_instance;
-        self.next_instance += 1;
-        let runs = competitive && !order.start_stopped;
-        let instance = Instance {
-            id,
-            account,
-            machine,
-            gpus,
-            list_usd_per_hour: spec.gpu_usd_per_hour * count,
-            storage_usd_per_hour: machine::storage_usd_per_hour(
-                spec.storage_usd_per_gb_month,
-                order.disk_gb,
-            ),
-            intended: Intended::Stopped,
-            contract: Contract::Stopped,
-            status: None,
-            status_msg: None,
-            wants_to_run: !order.start_stopped,
-            container: Container::Down,
-            epoch: 0,
-            address: None,
-            metered: false,
-            created_ms: now,
-            container_started_ms: None,
-            exit_shows_ms: 0,
-            ended: false,
-            restart: None,
-            delete_ms: None,
-            destroyed_ms: None,
-            shown_until_ms: 0,
-            ssh_keys: self.accounts[account].ssh_keys.clone(),
-            api_key: self.secret("instance key", id),
-            jupyter_token: self.secret("jupyter token", id),
-            bill: bill::Bill::default(),
-            next: None,
-            order,
-        };
-        let api_key = instance.api_key.clone();
-        self.instances.insert(id, instance);
-        self.effects.push(Effect::Create(id));
-        if runs {
-            let taken = self.try_take(id, now);
-            debug_assert!(taken, "an offer lists free GPUs only");
-            let created = now + self.delays.created_ms;
-            self.at(id).next = Some((created, Step::Created));
-        } else {
-            self.at(id).status = Some(Status::Created);
-        }
-        // The number that was rented is dead even when its GPUs can still be had.
-        self.machines[machine]
-            .listings
-            .retain(|listing| listing.id != offer);
-        self.settle(now);
-        self.meter(id, now);
-        Ok(Rented {
-            id,
-            api_key,
-            competitive,
-        })
-    }
-
-    /// Ends an instance and its bill.
-    ///
-    /// # Errors
-    /// When it does not exist any more.
-    pub fn destroy(&mut self, now: Millis, id: InstanceId) -> Result<(), Refused> {
-        self.advance(now);
-        self.living(id)?;
-        self.unload(id, now);
-        Ok(())
-    }
-
-    fn unload(&mut self, id: InstanceId, now: Millis) {
-        self.release(id);
-        let shown_until_ms = now + self.destroy_delay_ms;
-        let instance = self.at(id);
-        instance.contract = Contract::Unloaded;
-        instance.intended = Intended::Stopped;
-        instance.wants_to_run = false;
-        instance.metered = false;
-        instance.address = None;
-        instance.next = None;
-        instance.destroyed_ms = Some(now);
-        instance.shown_until_ms = shown_until_ms;
-        instance.bill.close(now);
-        self.effects.push(Effect::Destroy(id));
-        self.settle(now);
-    }
-
-    /// Sets the label.
-    ///
-    /// # Errors
-    /// When the instance does not exist any more.
-    pub fn label(&mut self, now: Millis, id: InstanceId, label: String) -> Result<(), Refused> {
-        self.advance(now);
-        self.living(id)?;
-        self.at(id).order.label = Some(label);
-        Ok(())
-    }
-
-    /// Changes what a container is made from; takes effect when it is made anew.
-    ///
-    /// # Errors
-    /// When the instance does not exist any more.
-    pub fn reorder(
-        &mut self,
-        now: Millis,
-        id: InstanceId,
-        image: Option<String>,
-        onstart: Option<String>,
-    ) -> Result<(), Refused> {
-        self.advance(now);
-        self.living(id)?;
-        let order = &mut self.at(id).order;
-        order.image = image.unwrap_or_else(|| std::mem::take(&mut order.image));
-        order.onstart = onstart.or_else(|| order.onstart.take());
-        Ok(())
-    }
-
-    /// Adds traffic to an instance's bill, in GB.
-    ///
-    /// # Errors
-    /// When it does not exist any more.
-    pub fn add_traffic(
-        &mut self,
-        now: Millis,
-        id: InstanceId,
-        down_gb: f64,
-        up_gb: f64,
-    ) -> Result<(), Refused> {
-        self.advance(now);
-        let machine = self.living(id)?.machine;
-        let spec = &self.machines[machine].spec;
-        let usd = down_gb * spec.inet_down_usd_per_gb + up_gb * spec.inet_up_usd_per_gb;
-        self.at(id).bill.add_traffic(now, down_gb, up_gb, usd);
-        Ok(())
-    }
-
     /// Lets everything happen that is due until `now`, each at its own moment.
     pub fn advance(&mut self, now: Millis) {
         while let Some((due, what)) = self.first_due().filter(|(due, _)| *due <= now) {
@@ -350,60 +189,6 @@ impl Market {
     /// What must be done to boxes since the last call, in order.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
-    }
-
-    /// Dollars that an account has left.
-    pub fn credit_usd(&self, account: usize, now: Millis) -> f64 {
-        let spent: f64 = self
-            .instances
-            .values()
-            .filter(|instance| instance.account == account)
-            .map(|instance| instance.bill.total_usd(now))
-            .sum();
-        self.accounts[account].deposit_usd - spent
-    }
-
-    /// Puts dollars on an account, or takes them off.
-    pub fn deposit(&mut self, now: Millis, account: usize, usd: f64) {
-        self.advance(now);
-        self.accounts[account].deposit_usd += usd;
-        self.advance(now);
-    }
-
-    /// Sets how long image pulls take from now on.
-    pub fn set_loading(&mut self, loading: Loading) {
-        self.loading = loading;
-    }
-
-    /// Image pulls end with this text from now on, or well again.
-    pub fn set_pull_failure(&mut self, text: Option<String>) {
-        self.pull_failure = text;
-    }
-
-    /// How long instances that are destroyed from now on are shown.
-    pub fn set_destroy_delay(&mut self, delay_ms: Millis) {
-        self.destroy_delay_ms = delay_ms;
-    }
-
-    /// Takes an offer off the list; its GPUs are listed again under a new number.
-    pub fn withdraw(&mut self, now: Millis, offer: u64) {
-        self.advance(now);
-        if let Some((machine, _)) = self.listing(offer) {
-            self.machines[machine]
-                .listings
-                .retain(|listing| listing.id != offer);
-            self.relist(machine);
-        }
-    }
-
-    /// The machine of an offer asks at least this much for all GPUs of the offer from now on, $/h.
-    pub fn raise_floor(&mut self, now: Millis, offer: u64, usd_per_hour: f64) {
-        self.advance(now);
-        if let Some((machine, gpus)) = self.listing(offer) {
-            let spec = &mut self.machines[machine].spec;
-            let each = usd_per_hour / gpus.len() as f64;
-            spec.min_bid_usd_per_hour = spec.min_bid_usd_per_hour.max(each);
-        }
     }
 
     /// All machines.
@@ -473,36 +258,6 @@ impl Market {
         self.next_rival - 1
     }
 
-    /// Takes the meter to the rates that hold from `now` on.
-    pub(crate) fn meter(&mut self, id: InstanceId, now: Millis) {
-        let instance = self.at(id);
-        if instance.destroyed_ms.is_some() {
-            return;
-        }
-        let offline = instance.status == Some(Status::Offline);
-        let gpu = if instance.metered && !offline {
-            instance.gpu_usd_per_hour()
-        } else {
-            0.0
-        };
-        let storage = if offline {
-            0.0
-        } else {
-            instance.storage_usd_per_hour
-        };
-        let state = instance.status.map_or("provisioning", Status::word);
-        instance.bill.meter(now, state, gpu, storage);
-    }
-
-    /// Brings the list of a machine's offers in line with its free GPUs. Numbers are never used again.
-    pub(crate) fn relist(&mut self, machine: usize) {
-        let next = &mut self.next_offer;
-        self.machines[machine].relist(|| {
-            *next += 1;
-            *next - 1
-        });
-    }
-
     /// Number of the machine that an offer is of.
     pub fn machine_of_offer(&self, offer: u64) -> Option<u64> {
         let (index, _) = self.listing(offer)?;
@@ -557,20 +312,6 @@ impl Market {
             .chain(terms)
             .chain(deletions)
             .min_by_key(|(due, _)| *due)
-    }
-
-    fn stop_all(&mut self, account: usize, now: Millis) {
-        let ids: Vec<InstanceId> = self
-            .instances
-            .values()
-            .filter(|i| i.account == account && i.destroyed_ms.is_none() && i.wants_to_run)
-            .map(|instance| instance.id)
-            .collect();
-        for id in ids {
-            self.end_contract(id, now);
-            self.at(id).wants_to_run = false;
-        }
-        self.settle(now);
     }
 
     /// Who holds the GPUs of an instance, other than itself.

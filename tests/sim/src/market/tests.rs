@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 
 mod endings;
 
-use super::{contracts::Intruder, *};
+use super::{
+    contracts::Intruder,
+    instance::{Order, Status},
+    *,
+};
 
 const T0: Millis = 1_795_000_000_000;
 const HOUR: Millis = 3_600_000;
