@@ -87,6 +87,20 @@ pub fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
+/// A text of others in a table: no more than `most` characters of its first line, cut between two words.
+pub fn short(text: &str, most: usize) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= most && line.len() == text.trim_end().len() {
+        return line.to_owned();
+    }
+    let head: String = line.chars().take(most.saturating_sub(1)).collect();
+    let whole = match head.rsplit_once(' ') {
+        Some((words, _)) if 2 * words.len() > head.len() => words,
+        _ => &head,
+    };
+    format!("{}…", whole.trim_end_matches([' ', ',', ';', ':']))
+}
+
 /// Details of an event: an object as `key=value` words; anything else as JSON.
 pub fn detail(detail: &serde_json::Value) -> String {
     let Some(map) = detail.as_object() else {
@@ -102,6 +116,21 @@ pub fn detail(detail: &serde_json::Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_words_and_a_short_one_is_whole() {
+        for (text, expected) in [
+            ("ssh was silent", "ssh was silent"),
+            ("", ""),
+            ("check `gpus`: NVML cannot be loaded", "check `gpus`: NVML…"),
+            ("check `gpus`:\nthe rest", "check `gpus`…"),
+            ("abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrs…"),
+        ] {
+            assert_eq!(short(text, 20), expected);
+        }
+        let umlauts = short(&"ä".repeat(22), 20);
+        assert_eq!(umlauts, format!("{}…", "ä".repeat(19)));
+    }
 
     #[test]
     fn money_keeps_the_digits_that_matter() {

@@ -20,6 +20,9 @@ pub(super) struct ForgiveArgs {
     machine: u64,
 }
 
+/// Of what a machine did, so much is in the table; `--json` has all of it.
+const WHY_CHARS: usize = 100;
+
 #[derive(Serialize)]
 struct Machines {
     machines: Vec<BadMachine>,
@@ -55,7 +58,7 @@ fn table(machines: &[BadMachine]) -> Table {
                 true => text::time(machine.until_us),
                 false => "no more".to_owned(),
             },
-            machine.reason.clone(),
+            text::short(&machine.reason, WHY_CHARS),
         ]);
     }
     table

@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use crate::spec::needs::Cuda;
+
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -19,6 +21,8 @@ pub(super) enum Kind {
     Text,
     /// `535.86.05`, compared as a number of nine digits.
     DriverVersion,
+    /// `12.8`, compared as a number: the market's minor versions have one digit, and 12.10 would be taken for 12.1.
+    Cuda,
     /// `22.04`: a text that has an order.
     Version,
 }
@@ -45,7 +49,7 @@ pub(super) const FIELDS: &[(&str, Kind)] = &[
     ("cpu_cores_effective", PLAIN),
     ("cpu_ghz", number("GHz")),
     ("cpu_ram", GB_AS_MB),
-    ("cuda_max_good", PLAIN),
+    ("cuda_max_good", Kind::Cuda),
     ("datacenter", Kind::Bool),
     ("direct_port_count", PLAIN),
     ("disk_bw", number("MB/s")),
@@ -188,6 +192,13 @@ pub(super) fn convert(kind: Kind, field: &str, op: &str, typed: &str) -> Result<
         }),
         Kind::DriverVersion => driver_number(typed)
             .ok_or_else(|| format!("`{field}` looks like 535.86.05, not `{typed}`")),
+        Kind::Cuda => {
+            let number =
+                as_number(typed, 1).filter(|_| typed.parse::<Cuda>().is_ok() || is_whole(typed));
+            number.ok_or_else(|| {
+                format!("`{field}` looks like 12.8, with one digit after the dot, not `{typed}`")
+            })
+        }
         Kind::Version => {
             let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
             if !typed.split('.').all(digits) {
@@ -197,6 +208,10 @@ pub(super) fn convert(kind: Kind, field: &str, op: &str, typed: &str) -> Result<
             Ok(json!(typed))
         }
     }
+}
+
+fn is_whole(typed: &str) -> bool {
+    (1..=2).contains(&typed.len()) && typed.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn as_number(typed: &str, factor: u32) -> Option<Value> {

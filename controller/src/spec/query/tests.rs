@@ -88,6 +88,17 @@ fn values_get_the_markets_type_and_unit() {
         "ubuntu_version>=20.04",
         &[("os_version", "gte", json!("20.04"))],
     );
+    check("cuda_vers>=12.8", &[("cuda_max_good", "gte", json!(12.8))]);
+    check("cuda_vers>=12", &[("cuda_max_good", "gte", json!(12))]);
+    // 12.10 as a number is 12.1.
+    for typed in ["12.10", "12.8.1", "12.", ".8", "twelve", "-12"] {
+        let refused = parse(&format!("num_gpus=1 cuda_vers>={typed}")).unwrap_err();
+        let says = refused.to_string();
+        assert!(
+            says.contains("looks like 12.8") && says.contains(typed),
+            "{says}"
+        );
+    }
     check("id=7", &[("ask_contract_id", "eq", json!(7))]);
     check(
         "datacenter=1 verified=None",
