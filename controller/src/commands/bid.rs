@@ -6,9 +6,8 @@ use serde_json::json;
 use crate::{
     commands::Deps,
     error::CommandError,
-    ledger,
     provider::{Intended, Rental},
-    run::State,
+    run::{State, prepaying},
     spec::values,
     store::{AttemptRecord, RunRecord},
     ui::{Table, Ui, text},
@@ -69,11 +68,7 @@ pub async fn bid(ui: &mut Ui, deps: &Deps, args: &BidArgs) -> Result<(), Command
         .instance(id)
         .await?
         .ok_or_else(|| refused(&run).because(format!("instance {id} does not exist any more")))?;
-    let spent_usd = {
-        let intervals = store.intervals(&run.name)?;
-        let charges = store.charged(&run.name)?;
-        ledger::run_cost(&intervals, &charges, deps.clock.now_us()).total_usd()
-    };
+    let spent_usd = prepaying::spent_usd(&store, &run.name, deps.clock.now_us())?;
     if !args.over_limits
         && let Some(why) = over(&run, args.price, seen.storage_usd_per_hour, spent_usd)
     {

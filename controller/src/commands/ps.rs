@@ -10,7 +10,7 @@ use crate::{
     },
     error::CommandError,
     ledger,
-    run::{State, alarms, diagnosis, next, silence, windows},
+    run::{State, alarms, diagnosis, next, prepaying, silence, windows},
     store::{AttemptRecord, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -197,7 +197,6 @@ fn row(
     let latest = attempts.last();
     let lease = store.lease(&run.name)?;
     let intervals = store.intervals(&run.name)?;
-    let charges = store.charged(&run.name)?;
     let newest_first = attempts.iter().rev().map(|attempt| attempt.number);
     let saved = alarms::newest_saved(store, &run.name, newest_first)?;
     let unsaved = match latest.filter(|attempt| attempt.may_cost()) {
@@ -233,7 +232,7 @@ fn row(
         rental: run.spec.resources.rental.name(),
         step: attempts.iter().rev().find_map(|attempt| attempt.last_step),
         usd_per_hour: ledger::rate_usd_per_hour(&intervals, None),
-        cost_usd: ledger::run_cost(&intervals, &charges, now_us).total_usd(),
+        cost_usd: prepaying::spent_usd(store, &run.name, now_us)?,
         created_us: run.created_us,
         saved_step: saved.and_then(|(step, _)| step),
         saved_us: saved.map(|(_, time_us)| time_us),

@@ -24,15 +24,23 @@ pub(crate) const FAILED: &str = "prepay_failed";
 /// # Errors
 /// The store's.
 pub(crate) fn paid_usd(store: &Store, attempt: &AttemptRecord) -> Result<f64, StoreError> {
-    let sum = |kind: &str, counts: fn(&EventRecord) -> bool| {
-        let events = store.events_of(&attempt.run, attempt.number, kind)?;
-        let events = events.iter().filter(|event| counts(event));
-        let usd = events.filter_map(|event| event.detail["usd"].as_f64());
-        Ok::<f64, StoreError>(usd.sum())
-    };
-    let asked = sum(ASKED, |_| true)?;
-    let refused = sum(FAILED, |event| event.detail["refused"] == true)?;
-    Ok((asked - refused).max(0.0))
+    let mut events = store.events_of(&attempt.run, attempt.number, ASKED)?;
+    events.extend(store.events_of(&attempt.run, attempt.number, FAILED)?);
+    Ok(paid_by(&events, attempt.number))
+}
+
+/// The same, of the events of its run (pure).
+fn paid_by(events: &[EventRecord], attempt: u32) -> f64 {
+    let own = events.iter().filter(|event| event.attempt == attempt);
+    let usd = own.map(|event| {
+        let usd = event.detail["usd"].as_f64().unwrap_or_default();
+        match event.kind.as_str() {
+            ASKED => usd,
+            FAILED if event.detail["refused"] == true => -usd,
+            _ => 0.0,
+        }
+    });
+    usd.sum::<f64>().max(0.0)
 }
 
 /// What a run cost up to now, dollars: what its attempts were charged, and of a box that is no more what was paid for it in advance, where
@@ -43,18 +51,40 @@ pub(crate) fn paid_usd(store: &Store, attempt: &AttemptRecord) -> Result<f64, St
 pub(crate) fn spent_usd(store: &Store, run: &str, now_us: i64) -> Result<f64, StoreError> {
     let intervals = store.intervals(run)?;
     let charges = store.charged(run)?;
-    let mut spent_usd = ledger::run_cost(&intervals, &charges, now_us).total_usd();
     let attempts = store.attempts(run)?;
-    let on_demand = attempts
-        .iter()
-        .filter(|attempt| attempt.rental == Rental::OnDemand && !attempt.may_cost());
-    for attempt in on_demand {
-        let paid_usd = paid_usd(store, attempt)?;
-        if paid_usd > 0.0 {
-            spent_usd += unused_usd(attempt.number, paid_usd, &intervals, &charges, now_us);
+    let mut events = Vec::new();
+    for attempt in attempts.iter().filter(|attempt| may_leave_some(attempt)) {
+        for kind in [ASKED, FAILED] {
+            events.extend(store.events_of(run, attempt.number, kind)?);
         }
     }
-    Ok(spent_usd)
+    Ok(spent(&attempts, &events, &intervals, &charges, now_us))
+}
+
+/// The same, of the records of the run (pure): the one sum that is shown, and held against limits.
+pub(crate) fn spent(
+    attempts: &[AttemptRecord],
+    events: &[EventRecord],
+    intervals: &[Interval],
+    charges: &[Charged],
+    now_us: i64,
+) -> f64 {
+    let unused = attempts
+        .iter()
+        .filter(|attempt| may_leave_some(attempt))
+        .map(|attempt| {
+            let paid_usd = paid_by(events, attempt.number);
+            match paid_usd > 0.0 {
+                true => unused_usd(attempt.number, paid_usd, intervals, charges, now_us),
+                false => 0.0,
+            }
+        });
+    ledger::run_cost(intervals, charges, now_us).total_usd() + unused.sum::<f64>()
+}
+
+/// Whether of an advance for the box of an attempt something may be left that nobody uses up.
+fn may_leave_some(attempt: &AttemptRecord) -> bool {
+    attempt.rental == Rental::OnDemand && !attempt.may_cost()
 }
 
 /// What of an advance was not used up by what its attempt was charged, dollars (pure).
@@ -169,7 +199,43 @@ fn words(bought: &Prepaid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::CostKind;
+    use crate::{ledger::CostKind, run::State};
+
+    #[test]
+    fn one_sum_is_shown_and_held_against_limits_with_what_was_paid_for_nothing() {
+        let event = |kind: &str, usd: f64| EventRecord {
+            id: 1,
+            attempt: 1,
+            origin: Origin::Controller,
+            seq: 0,
+            time_us: 0,
+            kind: kind.to_owned(),
+            detail: json!({"usd": usd, "refused": true}),
+        };
+        let mut attempt = crate::run::summary::attempt_for_tests(1);
+        let hour = [Interval {
+            attempt: 1,
+            kind: CostKind::Gpu,
+            from_us: 0,
+            to_us: Some(3_600_000_000),
+            usd_per_hour: 2.0,
+        }];
+        let paid = [event(ASKED, 8.0)];
+        let refused = [event(ASKED, 8.0), event(FAILED, 8.0)];
+        let mut check = |rental, state, events: &[EventRecord], expected: f64| {
+            (attempt.rental, attempt.state) = (rental, state);
+            let found = spent(std::slice::from_ref(&attempt), events, &hour, &[], i64::MAX);
+            assert!(
+                (found - expected).abs() < 1e-9,
+                "{rental:?} {state}: {found}"
+            );
+        };
+        check(Rental::OnDemand, State::Gone, &paid, 8.0);
+        check(Rental::OnDemand, State::Gone, &refused, 2.0);
+        check(Rental::OnDemand, State::Gone, &[], 2.0);
+        check(Rental::OnDemand, State::Running, &paid, 2.0);
+        check(Rental::Interruptible, State::Gone, &paid, 2.0);
+    }
 
     #[test]
     fn an_advance_for_a_box_that_is_gone_is_spent_whether_it_was_used_up_or_not() {

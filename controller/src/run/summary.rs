@@ -10,6 +10,7 @@ use crate::{
         State,
         diagnosis::{self, Diagnosis},
         interruptions::{Interruption, interruptions},
+        prepaying,
     },
     store::{AttemptRecord, ChargeRecord, EventRecord, Outcome, RunRecord},
 };
@@ -39,7 +40,8 @@ pub struct RunSummary {
     pub checkpoints_committed: u64,
     /// Step of the newest commit.
     pub last_checkpoint_step: Option<u64>,
-    /// Dollars so far: the provider's closed bills, else our own figure.
+    /// Dollars so far: the provider's closed bills, else our own figure, and what was paid in advance for boxes that are gone and was not
+    /// used up.
     pub cost_usd: f64,
     /// Dollars by our own figure alone.
     pub ledger_usd: f64,
@@ -182,7 +184,7 @@ pub fn summarise(
         interruptions,
         checkpoints_committed: commits.len() as u64,
         last_checkpoint_step: commits.iter().filter_map(|(_, step)| *step).max(),
-        cost_usd: ledger::run_cost(intervals, &charged, now_us).total_usd(),
+        cost_usd: prepaying::spent(attempts, events, intervals, &charged, now_us),
         ledger_usd: ledger::run_cost(intervals, &[], now_us).total_usd(),
         charged_usd: all_charged.then(|| {
             let closed = charged.iter().filter(|charged| charged.is_final);
