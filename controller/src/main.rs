@@ -54,7 +54,8 @@ fn main() -> ExitCode {
 }
 
 fn provider(config: &Config) -> Result<Arc<dyn Provider>, CommandError> {
-    let vast = Arc::new(Vast::new(config.vast_url()?, config.api_key()?));
+    let vast = Vast::new(config.vast_url()?, config.api_key()?).sharing(config.home());
+    let vast = Arc::new(vast);
     let clock = Clock::system();
     // Hosts of the user's own are known by the store; where there is none, there are no hosts.
     let Some(store) = Store::open_existing(&config.store_path(), clock.clone())? else {

@@ -13,6 +13,7 @@ mod http;
 mod keys;
 mod limits;
 mod redirect;
+mod shared;
 mod templates;
 mod volumes;
 mod wire;
@@ -51,6 +52,14 @@ impl Vast {
     pub fn new(base_url: String, key: Option<ApiKey>) -> Self {
         Self {
             http: Http::new(base_url, key),
+        }
+    }
+
+    /// The same, which keeps to the rate of searches together with every other process of `home`.
+    #[must_use]
+    pub fn sharing(self, home: &std::path::Path) -> Self {
+        Self {
+            http: self.http.sharing(home),
         }
     }
 

@@ -100,6 +100,14 @@ impl Http {
         }
     }
 
+    /// The same, with what it searches counted together with every other process of `home`.
+    pub(super) fn sharing(self, home: &std::path::Path) -> Self {
+        Self {
+            limits: Limits::sharing(home),
+            ..self
+        }
+    }
+
     pub(super) fn base_url(&self) -> &str {
         &self.base_url
     }

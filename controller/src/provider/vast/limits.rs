@@ -2,12 +2,15 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 use tokio::{sync::Mutex, time::Instant};
+
+use super::shared::Shared;
 
 /// Minimal seconds between two calls of one route, as documented (thresholds of the API reference, Aug 2026).
 const INTERVALS: &[(&str, f64)] = &[
@@ -42,6 +45,8 @@ const VOLUMES: &str = "volumes";
 const COPY: &str = "copy between instances";
 /// Searches are capped at ten a minute. Five in half of one never exceed that, and a person's first ones need not wait.
 const SEARCHES: (&str, usize, Duration) = ("search offers", 5, Duration::from_secs(30));
+/// What all processes of a home may search together: the documented cap itself.
+const SHARED_SEARCHES: (usize, Duration) = (10, Duration::from_secs(60));
 /// After a refused create its route is closed for longer than its interval.
 const PENALTY: (&str, Duration) = ("create instance", Duration::from_secs(12));
 /// Longest wait that a caller is made to sit through; one that is longer is an error at once.
@@ -65,6 +70,8 @@ fn route(operation: &'static str) -> &'static str {
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     routes: Mutex<HashMap<&'static str, Route>>,
+    /// Searches of all processes of a home.
+    shared: Option<Shared>,
 }
 
 #[derive(Debug)]
@@ -110,10 +117,22 @@ impl Route {
 }
 
 impl Limits {
+    /// The same, and searches are counted together with those of every other process of `home`.
+    pub(super) fn sharing(home: &Path) -> Self {
+        let (calls, period) = SHARED_SEARCHES;
+        Self {
+            shared: Some(Shared::new(home, calls, period)),
+            ..Self::default()
+        }
+    }
+
     /// Waits until `operation` may be called, and counts that call. The error is how long that would be, where a refusal closed its
     /// route for longer than [`PATIENCE`].
     pub(super) async fn wait(&self, operation: &'static str) -> Result<Sent, Duration> {
         let name = route(operation);
+        if let Some(shared) = self.shared.as_ref().filter(|_| name == SEARCHES.0) {
+            shared.wait().await;
+        }
         loop {
             let free_at = {
                 let mut routes = self.routes.lock().await;
