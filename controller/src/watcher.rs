@@ -298,12 +298,22 @@ impl Lifecycle {
 
     /// Holds what was spent against the budget: a warning in time, and an end in order before it is over.
     fn count_money(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<(), Halt> {
-        let Some(budget_usd) = run.spec.limits.budget_usd else {
+        let Some(purse) = run.spec.limits.purse() else {
             return Ok(());
         };
+        let budget_usd = purse.budget_usd;
         let spent_usd = self.spent_usd(&run.name)?;
         let rate = ledger::rate_usd_per_hour(&self.store.intervals(&run.name)?, None);
-        match budget::standing(Some(budget_usd), spent_usd, rate) {
+        let disk_usd_per_hour = attempt.storage_usd_per_hour;
+        let held = match budget::held_back_usd(purse, disk_usd_per_hour) {
+            held_usd if held_usd > 0.0 => format!(
+                " and {} held back for {} days of its disk (`limits.storage_days`)",
+                text::usd(held_usd),
+                purse.storage_days
+            ),
+            _ => String::new(),
+        };
+        match budget::standing(Some(purse), spent_usd, rate, disk_usd_per_hour) {
             Standing::Fine => Ok(()),
             Standing::Low { left } => {
                 let told = self
@@ -316,7 +326,7 @@ impl Lifecycle {
                 self.say(
                     run,
                     &format!(
-                        "Careful: of the budget of {}, {} are spent; at ${rate:.3}/h it lasts {minutes} more minutes. The run is \
+                        "Careful: of the budget of {}, {} are spent{held}; at ${rate:.3}/h it lasts {minutes} more minutes. The run is \
                          finished in order before that.",
                         text::usd(budget_usd),
                         text::usd(spent_usd)
@@ -329,7 +339,7 @@ impl Lifecycle {
             }
             Standing::Finish { left } => Err(Halt::Limit {
                 why: format!(
-                    "{} of `limits.budget` of {} are spent",
+                    "{} of `limits.budget` of {} are spent{held}",
                     text::usd(spent_usd),
                     text::usd(budget_usd)
                 ),

@@ -177,10 +177,11 @@ pub fn risks(demand: &Demand<'_>, supply: &Supply<'_>, outlook: &Outlook) -> Vec
         risks.push("this GPU has no bf16: train in fp16".to_owned());
     }
     if let (Some(cost), Some(budget)) = (outlook.forecast.cost_usd, demand.budget_usd)
-        && cost.pessimistic > budget
+        && cost.pessimistic > budget - supply.held_usd
     {
         risks.push(format!(
-            "the budget of {} ends first if it goes badly: {}",
+            "{} of the budget of {} end first if it goes badly: {}",
+            text::usd((budget - supply.held_usd).max(0.0)),
             text::usd(budget),
             text::usd(cost.pessimistic)
         ));

@@ -55,6 +55,8 @@ pub struct Supply<'a> {
     pub ram_gb: f64,
     /// All in while it runs, $/h.
     pub usd_per_hour: f64,
+    /// Of the budget, held back for its disk, dollars: it is not there to train with.
+    pub held_usd: f64,
     /// Download, Mb/s.
     pub down_mbps: f64,
     /// Upload, Mb/s.
@@ -447,10 +449,17 @@ fn obstacles(checks: &[Check]) -> Vec<String> {
 fn money_and_time(demand: &Demand<'_>, supply: &Supply<'_>, forecast: &Forecast) -> Vec<String> {
     let mut blockers = Vec::new();
     if let (Some(cost), Some(budget)) = (forecast.cost_usd, demand.budget_usd)
-        && cost.base > budget
+        && cost.base > budget - supply.held_usd
     {
+        let held = match supply.held_usd > 0.0 {
+            true => format!(
+                ", of which {} are held back for its disk (`limits.storage_days`)",
+                text::usd(supply.held_usd)
+            ),
+            false => String::new(),
+        };
         blockers.push(format!(
-            "it would cost {}, and the budget is {}",
+            "it would cost {}, and the budget is {}{held}",
             text::usd(cost.base),
             text::usd(budget)
         ));

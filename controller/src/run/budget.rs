@@ -13,10 +13,10 @@ const FINISH: Duration = Duration::from_secs(10 * 60);
 /// A small budget is not spent on caution: of its whole time, at most this share is left for finishing.
 const FINISH_SHARE: f64 = 0.1;
 
-/// What a box that is watched may go on for when its watcher goes away: it is told anew every few seconds.
-const WATCHED: Duration = Duration::from_secs(120);
-/// It is paid from what is held back, and takes at most this share of that.
-const WATCHED_SHARE: u32 = 4;
+/// Whoever watches finishes a box this long before it would do so by itself: the two do not get into each other's way ...
+const LEAD: Duration = Duration::from_secs(120);
+/// ... and at most this part of the time that its end may take.
+const LEAD_PART: u32 = 4;
 
 /// `limits.budget`, and what of it is not there to train with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,8 +68,9 @@ impl fmt::Display for Shortage {
 }
 
 impl Shortage {
-    /// What helps, in the words of a run file.
-    pub fn remedy(&self) -> String {
+    /// What helps, in the words of a run file. `expected_usd`: what the run is expected to cost from now on, if it goes badly; 0: nobody
+    /// knows. A budget that is named holds that, too, so that nobody is told of a second one.
+    pub fn remedy(&self, expected_usd: f64) -> String {
         // Nothing is held back of what is spent.
         let other = match self.held_usd > 0.0 {
             true => self.other_remedies(),
@@ -83,7 +84,10 @@ impl Shortage {
             disk_usd_per_hour: self.disk_usd_per_hour,
             ..Rates::default()
         };
-        let budget = raised_usd(purse, self.spent_usd, rates).ceil();
+        let whole_usd = self.spent_usd + self.held_usd + expected_usd;
+        let budget = raised_usd(purse, self.spent_usd, rates)
+            .max(whole_usd)
+            .ceil();
         format!("raise `limits.budget`, such as to {budget:.0}{other}")
     }
 
@@ -114,12 +118,18 @@ pub enum Standing {
     },
 }
 
-/// Holds what was spent, and what an hour costs now, against the budget.
-pub fn standing(budget_usd: Option<f64>, spent_usd: f64, usd_per_hour: f64) -> Standing {
-    let Some(budget_usd) = budget_usd else {
+/// Holds what was spent, and what an hour costs now, against the budget without what is held back for a disk at this price: whenever
+/// the lid is closed, a box that stops then is paid for as long as was promised.
+pub fn standing(
+    purse: Option<Purse>,
+    spent_usd: f64,
+    usd_per_hour: f64,
+    disk_usd_per_hour: f64,
+) -> Standing {
+    let Some(purse) = purse else {
         return Standing::Fine;
     };
-    if spent_usd >= budget_usd {
+    if spent_usd >= purse.budget_usd {
         return Standing::Finish {
             left: Duration::ZERO,
         };
@@ -127,9 +137,16 @@ pub fn standing(budget_usd: Option<f64>, spent_usd: f64, usd_per_hour: f64) -> S
     if usd_per_hour <= 0.0 {
         return Standing::Fine;
     }
-    let left = lasts(budget_usd - spent_usd, usd_per_hour);
-    if left <= finish(budget_usd, usd_per_hour) {
-        Standing::Finish { left }
+    let rest_usd = purse.budget_usd - spent_usd;
+    let held_usd = held_back_usd(purse, disk_usd_per_hour);
+    let left = lasts(rest_usd - held_usd, usd_per_hour);
+    let finish = finish(purse.budget_usd, usd_per_hour);
+    if left <= finish + lead(finish) {
+        // A last checkpoint is worth minutes of its disk: the end is paid from what is held back where nothing else is left.
+        let end = finish.min(lasts(rest_usd, usd_per_hour));
+        Standing::Finish {
+            left: left.max(end),
+        }
     } else if left < WARN {
         Standing::Low { left }
     } else {
@@ -151,32 +168,32 @@ pub fn alone(purse: Option<Purse>, spent_usd: f64, rates: Rates) -> Option<Allow
     Some(Allowance { left, finish })
 }
 
-/// The same while somebody watches, who finishes the box in order and spends what is held back: it is not to end before him.
-pub fn watched(purse: Option<Purse>, spent_usd: f64, rates: Rates) -> Option<Allowance> {
+/// The same while somebody watches, who finishes the box in order: it is not to end before him, because of the disk of an older box that he
+/// is about to destroy. `disk_usd_per_hour`: its own.
+pub fn watched(
+    purse: Option<Purse>,
+    spent_usd: f64,
+    rates: Rates,
+    disk_usd_per_hour: f64,
+) -> Option<Allowance> {
     let alone = alone(purse, spent_usd, rates)?;
-    let purse = purse?;
-    let held_usd = held_back_usd(purse, rates.disk_usd_per_hour);
-    let held = lasts(held_usd, rates.total());
-    let left = match standing(Some(purse.budget_usd), spent_usd, rates.total()) {
+    let left = match standing(purse, spent_usd, rates.total(), disk_usd_per_hour) {
         Standing::Finish { .. } => alone.left,
-        Standing::Fine | Standing::Low { .. } => alone.left.max(WATCHED.min(held / WATCHED_SHARE)),
+        Standing::Fine | Standing::Low { .. } => alone.left.max(lead(alone.finish)),
     };
     Some(Allowance { left, ..alone })
 }
 
 /// Why a run cannot train on a box at these prices within its budget; `None`: it can.
 pub fn shortage(purse: Purse, spent_usd: f64, rates: Rates) -> Option<Shortage> {
-    let alone = alone(Some(purse), spent_usd, rates);
-    let used_up = match alone {
-        Some(alone) => alone.left.is_zero(),
-        None => spent_usd >= purse.budget_usd,
-    };
-    used_up.then(|| Shortage {
+    let disk_usd_per_hour = rates.disk_usd_per_hour;
+    let standing = standing(Some(purse), spent_usd, rates.total(), disk_usd_per_hour);
+    matches!(standing, Standing::Finish { .. }).then(|| Shortage {
         budget_usd: purse.budget_usd,
         spent_usd,
-        held_usd: held_back_usd(purse, rates.disk_usd_per_hour),
+        held_usd: held_back_usd(purse, disk_usd_per_hour),
         storage_days: purse.storage_days,
-        disk_usd_per_hour: rates.disk_usd_per_hour,
+        disk_usd_per_hour,
     })
 }
 
@@ -202,13 +219,22 @@ fn finish(budget_usd: f64, usd_per_hour: f64) -> Duration {
     FINISH.min(lasts(budget_usd * FINISH_SHARE, usd_per_hour))
 }
 
+/// How long before its own end whoever watches finishes a box.
+fn lead(finish: Duration) -> Duration {
+    LEAD.min(finish / LEAD_PART)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[track_caller]
     fn check(budget: Option<f64>, spent: f64, rate: f64, expected: &str) {
-        let found = match standing(budget, spent, rate) {
+        let nothing_held = |budget_usd| Purse {
+            budget_usd,
+            storage_days: 0.0,
+        };
+        let found = match standing(budget.map(nothing_held), spent, rate, 0.1) {
             Standing::Fine => "fine".to_owned(),
             Standing::Low { left } => format!("low {}", left.as_secs()),
             Standing::Finish { left } => format!("finish {}", left.as_secs()),
@@ -306,7 +332,7 @@ mod tests {
     fn a_shortage_says_what_is_held_back_why_and_what_to_change() {
         let told = |spent, disk| {
             let found = shortage(purse(2.0), spent, rates(0.2, disk)).unwrap();
-            (found.to_string(), found.remedy())
+            (found.to_string(), found.remedy(0.0))
         };
         let (text, remedy) = told(0.0, 0.0125);
         assert_eq!(
@@ -318,6 +344,13 @@ mod tests {
             remedy,
             "raise `limits.budget`, such as to 4, take a smaller `resources.disk`, or hold back less: `limits.storage_days: 3`"
         );
+        // What it is expected to cost is in it, beside what is held back.
+        let found = shortage(purse(2.0), 0.0, rates(0.2, 0.0125)).unwrap();
+        let remedy = found.remedy(8.5);
+        assert!(
+            remedy.starts_with("raise `limits.budget`, such as to 11,"),
+            "{remedy}"
+        );
         let (text, _) = told(1.5, 0.01);
         assert_eq!(
             text,
@@ -328,20 +361,37 @@ mod tests {
     }
 
     #[test]
-    fn whoever_watches_spends_what_is_held_back() {
+    fn whoever_watches_finishes_a_box_before_it_does_so_itself_and_leaves_its_disk_a_week() {
         let rates = rates(0.9, 0.1);
-        for (spent, left_s) in [(83.0, 120), (90.0, 120), (99.5, 120), (99.9, 0), (101.0, 0)] {
-            let found = watched(Some(purse(100.0)), spent, rates).unwrap();
-            assert_eq!(found.left.as_secs_f64().round() as u64, left_s, "{spent}");
+        let purse = purse(100.0);
+        // 16.8 are held back: after 83.2 nothing is left to train with.
+        for spent in [0.0, 50.0, 82.9, 83.0, 83.03, 83.1, 83.2, 90.0, 99.9] {
+            let alone = alone(Some(purse), spent, rates).unwrap();
+            let own = watched(Some(purse), spent, rates, 0.1).unwrap();
+            assert_eq!(own, alone, "{spent}: what is held back is nobody's");
+            let left = match standing(Some(purse), spent, 1.0, 0.1) {
+                Standing::Finish { left } => left,
+                _ => {
+                    assert!(alone.left >= LEAD, "{spent}: {alone:?}");
+                    continue;
+                }
+            };
+            assert!(alone.left <= LEAD, "{spent}: {alone:?}");
+            // Its end has its minutes, while there is any money.
+            let least = FINISH.as_secs_f64().min((100.0 - spent) * 3600.0);
+            assert!(left.as_secs_f64() + 1e-6 >= least, "{spent}: {left:?}");
+            if !alone.left.is_zero() {
+                let ended = spent + left.as_secs_f64() / 3600.0;
+                assert!(ended + held_back_usd(purse, 0.1) <= 100.0 + 1e-9, "{spent}");
+            }
         }
-        // A minute of its disk is held back, which is six seconds of it: a quarter of these is the watcher's.
-        let little = Purse {
-            budget_usd: 0.03,
-            storage_days: 1.0 / 1440.0,
+        // An older box costs its disk until its successor trains: that ends nobody who is watched.
+        let two = Rates {
+            disk_usd_per_hour: 0.2,
+            ..rates
         };
-        let found = watched(Some(little), 0.0299, rates).unwrap();
-        assert_eq!(found.left, Duration::ZERO);
-        let plenty = watched(Some(purse(100.0)), 0.0, rates).unwrap();
-        assert_eq!(plenty, alone(Some(purse(100.0)), 0.0, rates).unwrap());
+        let found = watched(Some(purse), 80.0, two, 0.1).unwrap();
+        assert_eq!(found.left, LEAD);
+        assert_eq!(alone(Some(purse), 80.0, two).unwrap().left, Duration::ZERO);
     }
 }

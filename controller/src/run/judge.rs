@@ -113,6 +113,15 @@ impl Judged<'_> {
             .or_else(unforeseen)
     }
 
+    /// Dollars of what is to be trained, if it goes badly; 0: nobody knows.
+    pub fn expected_usd(&self) -> f64 {
+        let cost = self
+            .outlook
+            .as_ref()
+            .and_then(|seen| seen.forecast.cost_usd);
+        cost.map_or(0.0, |cost| cost.pessimistic)
+    }
+
     /// Dollars of the base scenario; else dollars for a billion tokens; infinite where neither can be told.
     fn rank(&self) -> f64 {
         let Some(outlook) = &self.outlook else {
@@ -246,7 +255,8 @@ fn judged<'o>(
 ) -> Judged<'o> {
     // What a box of the user's own has is not known before somebody looks.
     let is_host = !asked.spec.resources.hosts.is_empty();
-    let supply = supply(offer, order.running_usd_per_hour()).filter(|_| !is_host);
+    let held_usd = held_back_usd(asked, order.storage_usd_per_hour);
+    let supply = supply(offer, order.running_usd_per_hour(), held_usd).filter(|_| !is_host);
     let compute_cap = match offer.compute_cap {
         0 => supply.map(|supply| supply.machine.gpu.compute_cap),
         hundreds => Some(f64::from(hundreds) / 100.0),
@@ -312,7 +322,7 @@ pub fn demand<'a>(asked: &Asked<'a>, model: &'a Model, job: &'a Job) -> Demand<'
 }
 
 /// What an offer has; `None` when its GPU is not known.
-fn supply(offer: &Offer, usd_per_hour: f64) -> Option<Supply<'static>> {
+fn supply(offer: &Offer, usd_per_hour: f64, held_usd: f64) -> Option<Supply<'static>> {
     let vram_gib = offer.vram_mib as f64 / 1024.0;
     Some(Supply {
         machine: Machine {
@@ -322,6 +332,7 @@ fn supply(offer: &Offer, usd_per_hour: f64) -> Option<Supply<'static>> {
         vram_gib,
         ram_gb: offer.ram_mb as f64 / 1000.0,
         usd_per_hour,
+        held_usd,
         down_mbps: offer.inet_down_mbps,
         up_mbps: offer.inet_up_mbps,
         down_usd_per_gb: offer.inet_down_usd_per_gb,

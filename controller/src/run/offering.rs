@@ -167,7 +167,7 @@ impl Lifecycle {
         let short = verdicts
             .offers
             .first()
-            .and_then(|first| Some(first.shortage?.remedy()));
+            .and_then(|first| Some(first.shortage?.remedy(first.expected_usd())));
         let err = short.into_iter().fold(err, CommandError::hint);
         Err(Halt::Fatal(match (resources.hosts.is_empty(), unfit) {
             (true, Some(_)) if bar == Bar::Go => err

@@ -84,7 +84,12 @@ impl Lifecycle {
             disk_usd_per_hour: open.disk_usd_per_hour.max(attempt.storage_usd_per_hour),
         };
         let spent_usd = self.spent_usd(&run.name)?;
-        Ok(budget::watched(run.spec.limits.purse(), spent_usd, rates))
+        Ok(budget::watched(
+            run.spec.limits.purse(),
+            spent_usd,
+            rates,
+            attempt.storage_usd_per_hour,
+        ))
     }
 
     /// What is left of `limits.max_runtime` for the attempt of this number; `None` without the limit.

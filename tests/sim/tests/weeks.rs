@@ -88,8 +88,9 @@ fn no_run_passes_its_budget_leaves_a_box_or_rents_twice_in_two_hundred_markets()
             ] {
                 let outcome = life::live(&market, job, strategy);
                 assert!(outcome.usd <= job.budget_usd, "seed {seed}: {outcome:?}");
-                let nearly = outcome.usd > 0.8 * job.budget_usd;
-                ended_by_budget += u32::from(outcome.done_h.is_none() && nearly);
+                // A week of its disk is held back to the end, which is most of a small budget.
+                let spent = outcome.usd > 0.2 * job.budget_usd;
+                ended_by_budget += u32::from(outcome.done_h.is_none() && spent);
             }
         }
     }

@@ -142,8 +142,9 @@ impl World<SeededMarket> {
         let budget_usd = run.spec.limits.budget_usd.unwrap();
         let (spent_usd, usd_per_hour) = self.market.bill();
         let lasts_h = |usd: f64| (usd.max(0.0) / usd_per_hour.max(1e-6)).min(1e4);
-        let end_h = lasts_h(0.1 * budget_usd).min(1.0 / 6.0) + 0.01;
-        let left = hours((lasts_h(budget_usd - spent_usd) - end_h).max(0.0));
+        let end_h = lasts_h(0.125 * budget_usd).min(0.2) + 0.01;
+        let held_usd = attempt.storage_usd_per_hour * WEEK_H;
+        let left = hours((lasts_h(budget_usd - held_usd - spent_usd) - end_h).max(0.0));
         left.min(Duration::from_secs(minutes * 60))
     }
 
@@ -212,15 +213,6 @@ async fn live(seed: u64) -> Ended {
             world.store.request_stop(RUN).unwrap();
             let run = world.watch_until(Instant::now() + hours(24.0)).await;
             break run.unwrap_or_else(|| panic!("seed {seed}: it is not stopped"));
-        }
-        // Whoever watches spends what is held back for the time after him, and sees that through.
-        let disk_usd_per_hour = world
-            .store
-            .latest_attempt(RUN)
-            .unwrap()
-            .map_or(0.0, |attempt| attempt.storage_usd_per_hour);
-        if world.market.bill().0 + disk_usd_per_hour * WEEK_H > 0.95 * budget_usd {
-            continue;
         }
         world.boxes.script().alone = true;
         let away = hours(story.dice.log_between(0.2, WEEK_H));

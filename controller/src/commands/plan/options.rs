@@ -15,10 +15,13 @@ use crate::{
         budget::{self, Shortage},
         judge::{self, Asked, Judged},
     },
-    spec::{Limits, Model, RunSpec},
+    spec::{Model, RunSpec},
     store::ObservationRecord,
     ui::text,
 };
+
+/// Of what a machine did, so much is among the risks; `avoided` has all of it.
+const WHY_CHARS: usize = 100;
 
 /// The plan, as JSON.
 #[derive(Debug, Serialize)]
@@ -224,18 +227,8 @@ fn candidate<'a>(
     let held_usd = asked.spec.limits.purse().map_or(0.0, |purse| {
         budget::held_back_usd(purse, order.storage_usd_per_hour)
     });
-    let expected = outlook.as_ref().and_then(|seen| seen.forecast.cost_usd);
-    if let (Some(cost), Some(budget)) = (expected, asked.left_usd)
-        && cost.base <= budget
-        && cost.base > budget - held_usd
-        && shortage.is_none()
-    {
-        risks.insert(
-            0,
-            stops_alone(&asked.spec.limits, budget - held_usd, cost.base, held_usd),
-        );
-    }
     if let Some(why) = &avoided {
+        let why = text::short(why, WHY_CHARS);
         risks.insert(0, format!("its machine is avoided: {why}"));
     }
     Candidate {
@@ -270,22 +263,15 @@ fn candidate<'a>(
     }
 }
 
-/// Nobody watches a run for its whole time: what is held back is not there to train with then.
-fn stops_alone(limits: &Limits, alone_usd: f64, expected_usd: f64, held_usd: f64) -> String {
-    let budget = text::usd(limits.budget_usd.unwrap_or_default());
-    format!(
-        "while nobody watches it stops after {} of its {budget}, and {} are expected: {} are held back for {} days of its disk \
-         (`limits.storage_days`)",
-        text::usd(alone_usd),
-        text::usd(expected_usd),
-        text::usd(held_usd),
-        limits.storage_days
-    )
-}
-
 /// What to type when the best option is no go.
 pub(in crate::commands) fn remedies(spec: &RunSpec, best: &Candidate<'_>) -> Vec<String> {
-    let mut remedies: Vec<String> = best.shortage.iter().map(Shortage::remedy).collect();
+    let cost = best
+        .outlook
+        .as_ref()
+        .and_then(|seen| seen.forecast.cost_usd);
+    let expected_usd = cost.map_or(0.0, |cost| cost.pessimistic);
+    let short = best.shortage.iter();
+    let mut remedies: Vec<String> = short.map(|short| short.remedy(expected_usd)).collect();
     if !best.lacks.is_empty() {
         remedies.push(
             "ask for GPUs and hosts that can do it, as with `resources.offers: cuda_vers>=12.8`, or loosen `needs` or change `image`"
@@ -329,14 +315,17 @@ pub(in crate::commands) fn remedies(spec: &RunSpec, best: &Candidate<'_>) -> Vec
                 .push("ask for a faster network: `resources.offers: inet_down>500`".to_owned()),
         }
     }
-    if let (Some(cost), Some(budget)) = (outlook.forecast.cost_usd, spec.limits.budget_usd)
-        && cost.base > budget
+    if let (Some(cost), Some(purse)) = (cost, spec.limits.purse())
         && best.shortage.is_none()
     {
-        remedies.push(format!(
-            "raise `limits.budget` to {:.0}, which also holds if it goes badly, or train on fewer tokens",
-            cost.pessimistic.ceil()
-        ));
+        // What is held back for its disk is not there to train with.
+        let held_usd = budget::held_back_usd(purse, best.stopped_usd_per_hour);
+        if cost.base > purse.budget_usd - held_usd {
+            remedies.push(format!(
+                "raise `limits.budget` to {:.0}, which also holds if it goes badly, or train on fewer tokens",
+                (cost.pessimistic + held_usd).ceil()
+            ));
+        }
     }
     remedies
 }

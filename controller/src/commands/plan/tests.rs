@@ -179,29 +179,42 @@ async fn a_budget_that_is_too_small_is_no_go_with_what_it_takes() {
     );
 }
 
-/// A week of its disk, $1.68, is held back of what a box may spend alone.
+/// A week of its disk, $1.68, is held back of what a box may spend.
 #[tokio::test]
-async fn a_budget_that_only_a_watcher_can_use_up_is_the_worst_risk_and_lasts_for_less() {
+async fn a_budget_that_holds_the_training_and_not_a_week_of_its_disk_is_no_go_and_one_sum_mends_it()
+{
     let first = async |more: &str| {
-        let (_, line, _) = planned(&format!("{SMALL}\n{more}"), &["--json"]).await;
+        let (_, line, error) = planned(&format!("{SMALL}\n{more}"), &["--json"]).await;
         let plan: Value = serde_json::from_str(&line).unwrap();
-        plan["offers"][0].clone()
+        (plan["offers"][0].clone(), error)
     };
-    let without = first("").await;
-    let cost = without["outlook"]["forecast"]["cost_usd"]["base"]
-        .as_f64()
-        .unwrap();
-    let budget = (cost + 1.0).round();
-    let offer = first(&format!("limits: {{budget: {budget}}}")).await;
-    assert_eq!(offer["go"], true, "whoever watches can spend all of it");
-    let worst = offer["risks"][0].as_str().unwrap();
-    let says = format!("while nobody watches it stops after ${:.2}", budget - 1.68);
-    assert!(worst.starts_with(&says), "{worst}");
+    let (without, _) = first("").await;
+    let cost = &without["outlook"]["forecast"]["cost_usd"];
+    let budget = (cost["base"].as_f64().unwrap() + 1.0).round();
+    let (offer, error) = first(&format!("limits: {{budget: {budget}}}")).await;
+    assert_eq!(offer["go"], false);
+    let why = offer["blockers"][0].as_str().unwrap();
+    assert!(
+        why.contains("of which $1.68 are held back for its disk"),
+        "{why}"
+    );
     let hours = offer["budget_hours"].as_f64().unwrap();
     assert!((hours - (budget - 1.68) / 0.41).abs() < 0.01, "{hours}");
-    let plenty = first(&format!("limits: {{budget: {}}}", budget + 100.0)).await;
-    let worst = plenty["risks"][0].as_str().unwrap_or_default();
-    assert!(!worst.contains("while nobody watches"), "{worst}");
+    let enough = (cost["pessimistic"].as_f64().unwrap() + 1.68).ceil();
+    let hint = format!("raise `limits.budget` to {enough:.0}, ");
+    let error = error.unwrap();
+    assert!(error.hints()[0].starts_with(&hint), "{hint} {error:?}");
+    // What is held back alone is more: the sum that is named does for both.
+    let (_, error) = first("limits: {budget: 1}").await;
+    let hint = format!("raise `limits.budget`, such as to {enough:.0}, ");
+    let error = error.unwrap();
+    assert!(error.hints()[0].starts_with(&hint), "{hint} {error:?}");
+    let (offer, error) = first(&format!("limits: {{budget: {enough}}}")).await;
+    assert_eq!((&offer["go"], error.is_none()), (&Value::Bool(true), true));
+    assert!(
+        !offer["risks"].to_string().contains("the budget of"),
+        "{offer}"
+    );
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ pub(in crate::estimate) fn supply(gpu: &str, num_gpus: u32) -> Supply<'static> {
         },
         vram_gib: gpu.vram_gb,
         ram_gb: 128.0,
+        held_usd: 0.0,
         usd_per_hour: 2.0,
         down_mbps: 1000.0,
         up_mbps: 1000.0,
@@ -134,6 +135,18 @@ fn too_little_disk_network_money_or_time_forbids_it() {
         ),
         "budget",
     );
+    // What is held back is not there to train with.
+    let cost = seen(&good, &there).forecast.cost_usd.unwrap().base;
+    let tight = Demand {
+        budget_usd: Some(cost + 1.0),
+        ..good.clone()
+    };
+    assert!(seen(&tight, &there).go());
+    let held = Supply {
+        held_usd: 1.5,
+        ..there
+    };
+    check_blocked(&seen(&tight, &held), "of which $1.50 are held back");
     let alone = Demand {
         backed_up: false,
         ..good

@@ -22,7 +22,7 @@ use spotter_sim::{
 use crate::life::{Job, LOOK_MS};
 
 /// A box is finished in order this long before the money ends, at most; what is decided then is decided at each look.
-const NEAR_MS: Millis = 11 * 60_000;
+const NEAR_MS: Millis = 13 * 60_000;
 
 /// What one run spends, as its controller sees it.
 pub struct Books {
@@ -160,8 +160,17 @@ impl Books {
     /// Whether the box must be finished now.
     pub fn must_finish(&self, now: Millis) -> bool {
         let rate = self.rate_usd_per_hour();
-        let standing = budget::standing(Some(self.purse.budget_usd), self.spent_usd(now), rate);
+        let (spent_usd, disk) = (self.spent_usd(now), self.disk_usd_per_hour());
+        let standing = budget::standing(Some(self.purse), spent_usd, rate, disk);
         matches!(standing, Standing::Finish { .. })
+    }
+
+    /// The disk of the newest box, $/h; 0: there is none.
+    fn disk_usd_per_hour(&self) -> f64 {
+        let open = |known: &&Interval| known.kind == CostKind::Disk && known.to_us.is_none();
+        let disks = self.intervals.iter().filter(open);
+        let newest = disks.max_by_key(|known| known.attempt);
+        newest.map_or(0.0, |known| known.usd_per_hour)
     }
 
     /// How long the box may train on without anybody, and how long its end may take.
@@ -180,7 +189,8 @@ impl Books {
         if rate <= 0.0 {
             return 24 * HOUR_MS;
         }
-        let left_h = ((self.purse.budget_usd - self.spent_usd(now)) / rate).min(1e4);
+        let left_usd = self.free_usd(self.disk_usd_per_hour(), now);
+        let left_h = (left_usd / rate).min(1e4);
         ((left_h * HOUR_MS as f64) as Millis - NEAR_MS).max(LOOK_MS)
     }
 
