@@ -186,7 +186,7 @@ latency() {
   need openssh-server:sshd openssh-client:ssh rsync:rsync tmux:tmux libnss-wrapper:'/usr/lib*/libnss_wrapper.so|/usr/lib/*/libnss_wrapper.so'
   local agent
   agent=$(realpath "$(scripts/build-agent.sh)")
-  cargo build --quiet --release -p spotter -p spotter-sim
+  cargo build --quiet --release -p spotter -p spotter-sim -p fake-nvml
   SPOTTER_AGENT=$agent target/venv/bin/python scripts/bench_latency.py target/release
 }
 

@@ -29,6 +29,7 @@ mod processes;
 mod tools;
 mod wrapped;
 
+pub use self::layout::fake_nvml_beside;
 use fleet::{Backend, Fleet};
 use instance::Instance;
 

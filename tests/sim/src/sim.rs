@@ -3,7 +3,7 @@
 use std::{
     io::Read as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -83,6 +83,7 @@ pub struct Ready {
 /// # Errors
 /// When the simulator could not start, or could not take away its boxes.
 pub async fn run(config: SimConfig, ready: impl FnOnce(Ready)) -> anyhow::Result<()> {
+    has_gpus(&std::env::current_exe()?)?;
     let quit = CancellationToken::new();
     end_on_signals(&quit)?;
     if config.with_stdin {
@@ -94,6 +95,16 @@ pub async fn run(config: SimConfig, ready: impl FnOnce(Ready)) -> anyhow::Result
     let served = serve(&config, boxes.clone(), quit, ready).await;
     let ended = boxes.shutdown().await;
     served.and(ended)
+}
+
+/// Boxes without GPUs are no market: each would be given up, and its machine avoided for days.
+fn has_gpus(program: &Path) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        boxes::fake_nvml_beside(program).is_some(),
+        "{} lies beside no libfake_nvml.so, so its boxes would have no GPU: build both with `cargo build -p spotter-sim -p fake-nvml`",
+        program.display()
+    );
+    Ok(())
 }
 
 async fn serve(
@@ -247,4 +258,24 @@ fn end_with_stdin(quit: CancellationToken) {
         while matches!(stdin.read(&mut buffer), Ok(1..)) {}
         quit.cancel();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_simulator_whose_boxes_would_have_no_gpu_does_not_start_and_says_what_to_build() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("spotter-sim");
+        let refused = has_gpus(&program).unwrap_err().to_string();
+        assert!(refused.contains("libfake_nvml.so"), "{refused}");
+        assert!(
+            refused.contains("`cargo build -p spotter-sim -p fake-nvml`"),
+            "{refused}"
+        );
+        std::fs::create_dir(dir.path().join("deps")).unwrap();
+        std::fs::write(dir.path().join("deps/libfake_nvml.so"), "").unwrap();
+        has_gpus(&program).unwrap();
+    }
 }

@@ -202,7 +202,11 @@ pub(super) fn text(path: &Path) -> String {
 
 /// The fake NVML, built beside this program; where it is not, boxes have no GPU to look at.
 fn find_fake_nvml() -> Option<PathBuf> {
-    let program = env::current_exe().ok()?;
+    fake_nvml_beside(&env::current_exe().ok()?)
+}
+
+/// The fake NVML where it lies beside a program, or beside its dependencies.
+pub fn fake_nvml_beside(program: &Path) -> Option<PathBuf> {
     let dir = program.parent()?;
     let places = [
         dir.to_path_buf(),
