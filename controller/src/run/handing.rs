@@ -31,6 +31,9 @@ const ENDS_SOON_US: u64 = 60_000_000;
 /// Longest time for a box that another spotter acts for: an ssh login, an agent, a try of the keys.
 const BESIDE: Duration = Duration::from_secs(60);
 
+/// Begins why a box is given up from which nothing comes out.
+const NO_EGRESS: &str = "its host lets nothing out to the bucket, which answers here";
+
 /// What a box holds, as far as it tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Held {
@@ -276,6 +279,14 @@ impl Lifecycle {
                 }
                 (_, err) => err,
             };
+            // The bucket took these keys from here a moment ago: where nothing comes back on the box, its host lets nothing out.
+            if works
+                && let SiteError::Refused(why) = &err
+                && is_silence(why)
+                && !self.was_without_egress(run)?
+            {
+                return Err(Halt::BadBox(format!("{NO_EGRESS}: {why}")));
+            }
             return Err(self.bucket_refused(run, err).await?);
         }
         Ok(())
@@ -367,6 +378,16 @@ impl Lifecycle {
         )))
     }
 
+    /// Whether a box of this run was given up for that already: at the second one it is not the host, such as with a bucket that only
+    /// this laptop's network has.
+    fn was_without_egress(&self, run: &RunRecord) -> Result<bool, CommandError> {
+        let attempts = self.store.attempts(&run.name)?;
+        let mut reasons = attempts
+            .iter()
+            .filter_map(|attempt| attempt.reason.as_ref());
+        Ok(reasons.any(|reason| reason.contains(NO_EGRESS)))
+    }
+
     /// Why a box does not come to its bucket, as what is done about it.
     async fn bucket_refused(&self, run: &RunRecord, err: SiteError) -> Result<Halt, CommandError> {
         let (to, up) = (bucket_of(run), format!("`spotter up {}`", run.name));
@@ -408,6 +429,13 @@ impl Lifecycle {
             }
         })
     }
+}
+
+/// Whether what an agent tells of its bucket is that nothing came back: no server says either of these.
+fn is_silence(why: &str) -> bool {
+    ["no answer in ", "error sending request"]
+        .iter()
+        .any(|words| why.contains(words))
 }
 
 /// What the bucket says of keys, as it was found out lately or is now.

@@ -15,6 +15,7 @@ on_both_tiers! {
     a_bid_below_the_floor_leaves_nothing_rented: bid_below_floor;
     offers_that_are_all_gone_are_not_tried_for_ever: every_offer_gone;
     a_box_that_refuses_our_key_is_given_up_and_nothing_is_left_rented: key_refused;
+    a_key_that_sshd_lets_in_late_is_waited_for_and_no_other_box_is_taken: key_late;
     a_box_that_never_opens_a_port_for_ssh_is_given_up_and_nothing_is_left_rented: no_port;
 }
 
@@ -268,6 +269,21 @@ fn key_refused(world: &World) {
         "key_refused",
         &mut world.spotter(&["run", "mute.yaml"]),
     );
+}
+
+/// What only takes its time is not refused.
+fn key_late(world: &World) {
+    world.training(&Training::interruptible("late", 15));
+    world.ctl(&["faults", r#"{"key_delay_s": 12}"#]);
+    let said = Said::of(world.spotter(&["run", "late.yaml"]).output().unwrap());
+    assert_eq!(said.code, 0, "{}\n{}", said.out, said.stderr);
+    assert!(
+        said.stderr.contains("Not connected yet: "),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(world.bills_of("late").len(), 1);
+    world.assert_nothing_rented();
 }
 
 fn no_port(world: &World) {

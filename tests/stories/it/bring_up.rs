@@ -288,6 +288,34 @@ async fn a_box_that_lets_every_packet_vanish_is_given_up_after_a_minute_and_one_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_without_egress_is_given_up_for_another_one_and_a_bucket_that_no_box_reaches_is_not_its_fault()
+ {
+    let world = World::new(4, 60);
+    world.boxes.script().no_egress = 1;
+    world.plan(&spec(RUN));
+    assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Done));
+    let attempts = world.attempts(RUN);
+    let reason = attempts[0].reason.as_deref().unwrap();
+    assert!(
+        reason.contains("lets nothing out to the bucket"),
+        "{reason}"
+    );
+    assert!(reason.contains("no answer in 30 s"), "{reason}");
+    assert_ne!(attempts[0].machine_id, attempts[1].machine_id);
+    assert!(world.market.alive().is_empty());
+
+    let world = World::new(4, 60);
+    world.boxes.script().no_egress = 9;
+    world.plan(&spec(RUN));
+    let _lease = Lease::take(&world.store, RUN).unwrap().unwrap();
+    let refused = world.lifecycle().drive(RUN, Goal::End).await.unwrap_err();
+    let says = refused.to_string();
+    assert!(says.contains("cannot be used from the box"), "{says}");
+    assert_eq!(world.attempts(RUN).len(), 2);
+    assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_machine_that_failed_is_avoided_by_later_runs_until_nothing_else_is_left() {
     let world = World::new(2, 60);
     world

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use spotter::provider::{Intended, Offer, OfferQuery, Provider, ProviderError, Rental};
 
-use crate::{asked, cheapest, client, order, support::Sim};
+use crate::{asked, cheapest, client, order, query, support::Sim};
 
 #[tokio::test]
 async fn a_bid_under_the_floor_leaves_a_stopped_instance_whose_number_is_known() {
@@ -214,5 +214,48 @@ async fn a_host_without_a_port_left_is_not_taken_unless_somebody_asks_for_it() {
         !ssh.is_empty() && ssh.iter().all(|address| address.proxy),
         "{ssh:?}"
     );
+    sim.close().await;
+}
+
+/// Whatever `limit` says, 64 rows come; the rest is asked for from the price of the last of them on.
+#[tokio::test]
+async fn a_search_is_cut_at_64_rows_and_what_is_dearer_comes_with_the_next_one() {
+    let sim = Sim::open_with(240).await;
+    let vast = client(&sim);
+    let mut query = asked("", Rental::OnDemand);
+    query.limit = 500;
+    let price = Offer::running_usd_per_hour;
+    let mut seen: Vec<Offer> = Vec::new();
+    for _ in 0..20 {
+        let page = vast.offers(&query).await.unwrap();
+        assert!(page.len() <= 64, "{}", page.len());
+        assert!(page.is_sorted_by(|one, other| price(one) <= price(other)));
+        let last = seen.last().map_or(0.0, price);
+        // Nothing between two pages is passed over: the next begins at the price of the last.
+        assert!(
+            page.first()
+                .is_none_or(|first| price(first) <= last + 1e-4 || seen.is_empty())
+        );
+        let cut = page.len() >= 60;
+        let known = seen.len();
+        for offer in page {
+            if seen.iter().all(|known| known.id != offer.id) {
+                seen.push(offer);
+            }
+        }
+        if !cut || known == seen.len() {
+            break;
+        }
+        query.filters = vec![query::price_at_least(price(seen.last().unwrap()))];
+    }
+    let listed = sim
+        .call(
+            "POST",
+            "/api/v0/bundles/",
+            json!({"num_gpus": {"eq": 1}, "limit": 500}),
+        )
+        .await;
+    assert_eq!(listed.1["offers"].as_array().unwrap().len(), 64);
+    assert!(seen.len() > 64, "{}", seen.len());
     sim.close().await;
 }

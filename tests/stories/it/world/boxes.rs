@@ -92,6 +92,8 @@ pub struct Script {
     pub torn_fetches: u32,
     /// What the backup says.
     pub backup: BackupInfo,
+    /// On boxes of attempts up to this one nothing comes back from the bucket.
+    pub no_egress: u32,
     /// Nothing is ever committed.
     pub no_commits: bool,
     /// Checkpoints are found, and none reaches the bucket.

@@ -149,6 +149,11 @@ impl Site for ScriptedBox {
 
     async fn prove_bucket(&self) -> Result<(), SiteError> {
         let script = self.reach("prove_bucket").await?;
+        let attempt = script.assigned.get(&self.instance).map(|box_| box_.attempt);
+        if attempt.is_some_and(|attempt| attempt <= script.no_egress) {
+            let why = "PutObject runs: no answer in 30 s";
+            return Err(SiteError::Refused(why.to_owned()));
+        }
         let Some(held) = script.held.get(&self.instance) else {
             return Err(SiteError::Refused(format!("PutObject runs: {NO_KEYS}")));
         };
