@@ -84,6 +84,8 @@ pub enum Class {
     CorruptCheckpoint,
     /// The machine was taken away, or its time was up.
     Preempted,
+    /// Somebody or something killed it, and not for want of the container's memory. Only an end tells, never a log.
+    Killed,
     /// Any other exception or crash.
     TracebackOther,
     /// It chose to end with an exit code, and its log names no error.
@@ -109,6 +111,7 @@ impl Class {
             Self::MissingModule => "missing_module",
             Self::CorruptCheckpoint => "corrupt_checkpoint",
             Self::Preempted => "preempted",
+            Self::Killed => "killed",
             Self::TracebackOther => "traceback_other",
             Self::ExitCode => "exit_code",
         }

@@ -85,9 +85,9 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
     let log = log.map(|found| match end.oom_kills {
         Some(0) if found.class == Class::HostOom && tells_only_of_a_kill(&found.evidence) => {
             Diagnosis {
-                class: Class::TracebackOther,
+                class: Class::Killed,
                 evidence: format!(
-                    "{}: killed by SIGKILL, and not for want of the container's memory",
+                    "{}: the kernel counted no kill for want of the container's memory",
                     found.evidence
                 ),
                 ..found
@@ -97,7 +97,7 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
     });
     let explained = log
         .as_ref()
-        .is_some_and(|found| found.class != Class::TracebackOther);
+        .is_some_and(|found| !matches!(found.class, Class::TracebackOther | Class::Killed));
     if explained {
         return log;
     }
@@ -109,10 +109,11 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
             Class::Preempted,
             "it was killed while the machine ended".to_owned(),
         ),
-        // Whoever killed it, it was not for the container's memory.
+        // Whoever killed it, it was not for the container's memory. What spotter ends has no verdict at all.
         Some(SIGKILL) if log.is_none() && end.oom_kills == Some(0) => shown(
-            Class::TracebackOther,
-            "it was killed by SIGKILL, and not for want of the container's memory".to_owned(),
+            Class::Killed,
+            "it was killed by SIGKILL; the kernel counted no kill for want of the container's memory, and spotter did not end it"
+                .to_owned(),
         ),
         Some(SIGKILL) if log.is_none() => shown(
             Class::HostOom,
@@ -300,7 +301,7 @@ mod tests {
                     oom_kills: Some(0),
                     ..signal(SIGKILL)
                 },
-                Class::TracebackOther,
+                Class::Killed,
             ),
             ("a bus error", None, code(135), Class::DataloaderShm),
             ("told to end", None, code(143), Class::Preempted),
@@ -361,13 +362,22 @@ mod tests {
                 "a kill that the counter does not know",
                 said(Class::HostOom, "Killed"),
                 starved(137, 0),
-                Class::TracebackOther,
+                Class::Killed,
             ),
             (
                 "the same by a launcher",
                 said(Class::HostOom, "Signal 9 (SIGKILL) received by PID 77"),
                 starved(1, 0),
-                Class::TracebackOther,
+                Class::Killed,
+            ),
+            (
+                "the same while the machine ends",
+                said(Class::HostOom, "Killed"),
+                End {
+                    machine_ends: true,
+                    ..starved(137, 0)
+                },
+                Class::Preempted,
             ),
             (
                 "memory that was refused",

@@ -150,8 +150,9 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
                 "go on from the last checkpoint".to_owned(),
             )
         }
-        Class::TracebackOther if found.evidence.contains("SIGKILL") => (
-            "somebody or something killed it, and the container's memory was not the reason".to_owned(),
+        Class::Killed => (
+            "somebody or something on the box killed it (SIGKILL): not spotter, and not the kernel for want of the container's memory"
+                .to_owned(),
             "start it again; if it is killed again, look for who does it, or take another machine".to_owned(),
         ),
         Class::ExitCode => (
@@ -501,6 +502,7 @@ mod tests {
             Class::MissingModule,
             Class::CorruptCheckpoint,
             Class::Preempted,
+            Class::Killed,
             Class::TracebackOther,
             Class::ExitCode,
         ] {

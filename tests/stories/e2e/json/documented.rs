@@ -51,7 +51,7 @@ const NO_KEYS: &[(&str, &str)] = &[
     (
         "parse",
         "train bar eval failure none cuda_oom host_oom nccl disk_full driver_mismatch unsupported_gpu dataloader_shm xid \
-         device_assert nan_loss network missing_module corrupt_checkpoint preempted traceback_other exit_code",
+         device_assert nan_loss network missing_module corrupt_checkpoint preempted traceback_other exit_code killed",
     ),
     ("gc", "claimed orphan"),
 ];
