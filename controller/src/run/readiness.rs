@@ -316,15 +316,23 @@ fn errors(gpus: &[&GpuInfo]) -> Option<(String, Verdict)> {
     let uncorrected = sum(|gpu| gpu.ecc_uncorrected);
     let failed = sum(|gpu| gpu.remap_failed.map(u64::from));
     let pending = sum(|gpu| gpu.remap_pending.map(u64::from));
-    let found = match uncorrected? {
-        0 => "no uncorrected ECC errors".to_owned(),
-        count => format!("{count} uncorrected ECC errors since its driver was loaded"),
+    let found = match uncorrected {
+        None if failed.or(pending).is_none() => return None,
+        None => "ECC errors cannot be read".to_owned(),
+        Some(0) => "no uncorrected ECC errors".to_owned(),
+        Some(count) => format!("{count} uncorrected ECC errors since its driver was loaded"),
     };
-    let verdict = if failed.is_some_and(|count| count > 0) {
+    let is_more = |count: Option<u64>| count.is_some_and(|count| count > 0);
+    let verdict = if is_more(failed) {
         Verdict::Refuse("a row of GPU memory is broken and could not be replaced".to_owned())
-    } else if pending.is_some_and(|count| count > 0) {
+    } else if is_more(pending) && is_more(uncorrected) {
+        // Nothing of ours has run on it yet, and only its host can reset it.
+        Verdict::Refuse(
+            "its memory has failed lately, and the broken row is in use until a reset".to_owned(),
+        )
+    } else if is_more(pending) {
         Verdict::Differs("a row of GPU memory waits for a reset to be replaced".to_owned())
-    } else if uncorrected.is_some_and(|count| count > 0) {
+    } else if is_more(uncorrected) {
         Verdict::Differs("its memory has failed lately".to_owned())
     } else {
         Verdict::Fine

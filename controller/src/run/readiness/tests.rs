@@ -241,6 +241,24 @@ fn cases() -> Vec<Case> {
             Differs("a row of GPU memory waits for a reset to be replaced"),
         ),
         case(
+            |_, _, s| {
+                gpus(s)[0].ecc_uncorrected = Some(2);
+                gpus(s)[0].remap_pending = Some(1);
+            },
+            "errors",
+            Refuse("its memory has failed lately, and the broken row is in use until a reset"),
+        ),
+        case(
+            |_, _, s| {
+                for gpu in gpus(s) {
+                    gpu.ecc_uncorrected = None;
+                }
+                gpus(s)[1].remap_failed = Some(1);
+            },
+            "errors",
+            Refuse("a row of GPU memory is broken and could not be replaced"),
+        ),
+        case(
             |_, _, s| gpus(s)[0].remap_failed = Some(1),
             "errors",
             Refuse("a row of GPU memory is broken and could not be replaced"),
