@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nvml_probe::{GpuInfo, GpuProcess, Hello, MigDevice};
-use spotter_bucket::{Batch, Best, Grant};
+use spotter_bucket::{Batch, Best, Grant, profile::Whose};
 use spotter_proto::v1;
 use spotter_trainlog::live::Latest;
 
@@ -12,6 +12,7 @@ use crate::{
     daemon::run_file::{BackupWish, Validation, Wish},
     files::HashedFile,
     journal::Entry,
+    line::Line,
     logs::{Chunk, Position},
     preflight::{Check, Report},
     sessions::{Session, SessionState, again::Again},
@@ -329,6 +330,22 @@ pub fn preflight(report: Report) -> v1::PreflightResponse {
     v1::PreflightResponse {
         checks: report.checks.into_iter().map(check).collect(),
         can_self_stop: report.can_self_stop,
+    }
+}
+
+/// What the line of a box was seen to carry, or why it was not measured.
+pub fn line(measured: Result<(Line, Whose), String>) -> v1::MeasureLineResponse {
+    match measured {
+        Ok((line, whose)) => v1::MeasureLineResponse {
+            up_bytes_per_s: line.up_bytes_per_s,
+            down_bytes_per_s: line.down_bytes_per_s.unwrap_or(0.0),
+            not_measured: String::new(),
+            own_server: whose == Whose::Own,
+        },
+        Err(why) => v1::MeasureLineResponse {
+            not_measured: why,
+            ..v1::MeasureLineResponse::default()
+        },
     }
 }
 

@@ -350,6 +350,15 @@ impl Agent for Handlers {
         }))
     }
 
+    async fn measure_line(
+        &self,
+        request: Request<v1::MeasureLineRequest>,
+    ) -> Answer<v1::MeasureLineResponse> {
+        let enough_bytes_per_s = request.into_inner().enough_bytes_per_s;
+        let measured = self.backup()?.measure_line(enough_bytes_per_s).await;
+        Ok(Response::new(convert::line(measured)))
+    }
+
     async fn backup_now(
         &self,
         request: Request<v1::BackupNowRequest>,

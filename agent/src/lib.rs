@@ -15,6 +15,7 @@ pub mod fault;
 pub mod files;
 pub mod handlers;
 pub mod journal;
+pub mod line;
 pub mod logs;
 pub mod open_files;
 pub mod preflight;

@@ -480,6 +480,7 @@ impl agent_server::Agent for Agent {
         set_credentials(SetCredentialsRequest) -> SetCredentialsResponse;
         set_webhook(SetWebhookRequest) -> SetWebhookResponse;
         prove_bucket(ProveBucketRequest) -> ProveBucketResponse;
+        measure_line(MeasureLineRequest) -> MeasureLineResponse;
         backup_now(BackupNowRequest) -> BackupNowResponse;
         list_checkpoints(ListCheckpointsRequest) -> ListCheckpointsResponse;
         collect_results(CollectResultsRequest) -> CollectResultsResponse;

@@ -369,6 +369,26 @@ impl AgentClient {
     }
 
     /// Backs up what is finished now; answers when all of it is committed, or `deadline` has passed. `last`: the session has
+    /// Measures the line between the box and its bucket. `enough_bytes_per_s`: one that carries this is not looked at long.
+    ///
+    /// # Errors
+    /// See [`AgentError`]. Why it cannot be measured is no error.
+    pub async fn measure_line(&self, enough_bytes_per_s: f64) -> Result<LineInfo, AgentError> {
+        let request = v1::MeasureLineRequest { enough_bytes_per_s };
+        let answer = self.call("measure_line", CALL_LIMIT, |mut to| async move {
+            to.measure_line(request).await
+        });
+        let answer = answer.await?;
+        let told =
+            |bytes_per_s: f64| Some(bytes_per_s).filter(|rate| rate.is_finite() && *rate > 0.0);
+        Ok(LineInfo {
+            up_bytes_per_s: told(answer.up_bytes_per_s),
+            down_bytes_per_s: told(answer.down_bytes_per_s),
+            not_measured: Some(answer.not_measured).filter(|why| !why.is_empty()),
+            own_server: answer.own_server,
+        })
+    }
+
     /// ended, quiet files are finished.
     ///
     /// # Errors

@@ -17,8 +17,8 @@ use spotter_bucket::{Bucket, Ending, Layout, S3Bucket, Target, Vault, grants::NO
 use crate::{
     agent_client::{
         AgentClient, AgentError, AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo,
-        FileHash, FileList, LogPiece, LogPosition, LogStart, PreflightReport, RestoreReport,
-        SampleInfo, SessionInfo, SessionRequest, Verdict,
+        FileHash, FileList, LineInfo, LogPiece, LogPosition, LogStart, PreflightReport,
+        RestoreReport, SampleInfo, SessionInfo, SessionRequest, Verdict,
     },
     bootstrap::{self, AgentBinary, BootstrapError},
     clock::Clock,
@@ -355,6 +355,11 @@ impl Site for Machine {
         .map(drop)
         .map_err(sync_failed)
     }
+    async fn measure_line(&self, enough_bytes_per_s: f64) -> Result<LineInfo, SiteError> {
+        let measured = self.client.measure_line(enough_bytes_per_s).await;
+        measured.map_err(agent_failed)
+    }
+
 
     async fn start_session(&self, request: &SessionRequest) -> Result<SessionInfo, SiteError> {
         match self.client.start_session(request).await {

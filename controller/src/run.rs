@@ -28,6 +28,7 @@ pub mod known;
 pub mod label;
 pub mod lease;
 pub mod lifecycle;
+mod line;
 mod loading;
 pub mod machines;
 pub(crate) mod market_eye;

@@ -2,6 +2,8 @@
 //!
 //! A guess to begin with. What a server really checks is found out by the probe ([`crate::s3::probe`]), and only that is relied on.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::target::DEFAULT_REGION;
@@ -173,11 +175,55 @@ const KNOWN: [(&str, &str, Style, Region, u8); 14] = [
     ),
 ];
 
+/// Whose line is measured by what flows to and from a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// A service that many use at once: whoever is slow there has a slow line of his own.
+    Service,
+    /// Somebody's own server, which may be the slower end.
+    Own,
+    /// A server in this very machine or in its private network: nothing is told of the line to the world.
+    Near,
+}
+
+/// Ends of names that only a private network knows.
+const PRIVATE: [&str; 6] = [
+    ".localhost",
+    ".local",
+    ".lan",
+    ".lab",
+    ".internal",
+    ".home.arpa",
+];
+
+/// Whose the server at an endpoint is; `None`: AWS itself.
+pub fn whose(endpoint: Option<&str>) -> Whose {
+    let Some(endpoint) = endpoint else {
+        return Whose::Service;
+    };
+    let host = host_of(endpoint);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let is_near = match bare.parse::<IpAddr>() {
+        Ok(IpAddr::V4(v4)) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
+        Ok(IpAddr::V6(v6)) => {
+            v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local()
+        }
+        Err(_) => !bare.contains('.') || PRIVATE.iter().any(|end| bare.ends_with(end)),
+    };
+    match is_near {
+        true => Whose::Near,
+        false if is_known(&host) => Whose::Service,
+        false => Whose::Own,
+    }
+}
+
 /// What is known of the server at an endpoint; `None`: AWS itself.
 pub fn of(endpoint: Option<&str>) -> Profile {
-    let Some(endpoint) = endpoint else {
-        return of_host("s3.amazonaws.com");
-    };
+    of_host(&endpoint.map_or_else(|| "s3.amazonaws.com".to_owned(), host_of))
+}
+
+/// The host of an endpoint, in small letters.
+fn host_of(endpoint: &str) -> String {
     let rest = endpoint
         .split_once("://")
         .map_or(endpoint, |(_, rest)| rest);
@@ -186,7 +232,15 @@ pub fn of(endpoint: Option<&str>) -> Profile {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,
     };
-    of_host(&host.to_ascii_lowercase())
+    host.to_ascii_lowercase()
+}
+
+fn is_known(host: &str) -> bool {
+    let mut ends = KNOWN.iter().map(|(suffix, ..)| *suffix);
+    ends.any(|suffix| {
+        let before = host.strip_suffix(suffix);
+        before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+    })
 }
 
 fn of_host(host: &str) -> Profile {
@@ -226,6 +280,28 @@ fn of_host(host: &str) -> Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_service_proves_whose_line_is_slow() {
+        assert_eq!(whose(None), Whose::Service);
+        for (endpoint, expected) in [
+            ("https://s3.eu-west-1.amazonaws.com/", Whose::Service),
+            ("https://0123abcd.r2.cloudflarestorage.com", Whose::Service),
+            ("https://minio.example.org:9000", Whose::Own),
+            ("http://203.0.113.7:9000", Whose::Own),
+            ("https://evilamazonaws.com", Whose::Own),
+            ("http://127.0.0.1:9000", Whose::Near),
+            ("http://[::1]:9000", Whose::Near),
+            ("http://10.1.2.3:9000", Whose::Near),
+            ("http://192.168.0.4", Whose::Near),
+            ("http://localhost:9000", Whose::Near),
+            ("http://runs.localhost:9000", Whose::Near),
+            ("http://minio:9000", Whose::Near),
+            ("https://minio.lab", Whose::Near),
+        ] {
+            assert_eq!(whose(Some(endpoint)), expected, "{endpoint}");
+        }
+    }
 
     #[test]
     fn servers_are_known_by_the_end_of_their_host() {

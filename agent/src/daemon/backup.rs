@@ -10,7 +10,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spotter_bucket::{
-    Bucket, BucketError, Keep, Layout, Payload, Stock, Target, profile,
+    Bucket, BucketError, Keep, Layout, Payload, Stock, Target,
+    profile::{self, Whose},
     s3::{S3Bucket, S3Options},
 };
 use tokio::time;
@@ -27,7 +28,9 @@ use crate::{
     chain,
     checkpoints::{Backup, BackupOptions, backup_loop, humble, sweep},
     events::EventSink,
-    files, now_us,
+    files,
+    line::{self, Line},
+    now_us,
 };
 
 /// Between two looks for finished checkpoints: one is taken within a second after its settle time.
@@ -36,6 +39,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const PROOF_LIMIT: Duration = Duration::from_secs(60);
 /// Longest look at what the server checks.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
+/// Longest measurement of the line, with what is tidied up after it.
+const LINE_LIMIT: Duration = Duration::from_secs(20);
 /// Where it is kept what the server was found to check.
 const SERVER_FILE: &str = "server.json";
 
@@ -167,6 +172,23 @@ impl RunningBackup {
                 PROOF_LIMIT.as_secs()
             ))
         })
+    }
+
+    /// Measures the line of this box to the bucket, where that says something of it; why not, in words.
+    pub async fn measure_line(&self, enough_bytes_per_s: f64) -> Result<(Line, Whose), String> {
+        let whose = profile::whose(self.plan.target.endpoint.as_deref());
+        if whose == Whose::Near {
+            return Err("the bucket's server is in a private network".to_owned());
+        }
+        if !self.bucket.has_keys() {
+            return Err("this box has no keys of the bucket".to_owned());
+        }
+        let measured = line::measure(&*self.bucket, &self.data_prefix, enough_bytes_per_s);
+        match time::timeout(LINE_LIMIT, measured).await {
+            Ok(Ok(line)) => Ok((line, whose)),
+            Ok(Err(err)) => Err(chain(&err)),
+            Err(_) => Err(format!("it took more than {} s", LINE_LIMIT.as_secs())),
+        }
     }
 
     /// Finds out what the server honours, and keeps that for later daemons. What cannot be found out changes nothing: the way that

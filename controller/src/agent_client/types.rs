@@ -436,6 +436,19 @@ pub struct BucketProof {
     pub clock_offset_s: f64,
 }
 
+/// What the line between a box and its bucket was seen to carry.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct LineInfo {
+    /// From the box to the bucket, bytes per second; `None`: not measured.
+    pub up_bytes_per_s: Option<f64>,
+    /// From the bucket to the box, bytes per second; `None`: not measured.
+    pub down_bytes_per_s: Option<f64>,
+    /// Why nothing was measured.
+    pub not_measured: Option<String>,
+    /// The server is somebody's own, and may be the slower end.
+    pub own_server: bool,
+}
+
 /// What an agent works for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BoxConfig {

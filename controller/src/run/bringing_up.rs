@@ -99,6 +99,7 @@ impl Lifecycle {
             .map_err(|err| refused("its agent did not answer", err))?;
         let mut session = this_life(&status, attempt);
         if session.is_none() {
+            self.measure_line(run, attempt, site).await?;
             // What the record holds of an earlier life stays, until this one begins.
             attempt.started_us = attempt.old_session_us;
             self.copy_code(run, site, &workdir).await?;

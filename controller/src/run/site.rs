@@ -9,7 +9,7 @@ use spotter_bucket::{Bucket, Ending, Target};
 use crate::{
     agent_client::{
         AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileHash, FileList,
-        LogPiece, LogPosition, PreflightReport, RestoreReport, SampleInfo, SessionInfo,
+        LineInfo, LogPiece, LogPosition, PreflightReport, RestoreReport, SampleInfo, SessionInfo,
         SessionRequest,
     },
     credentials::key_ring::BoxKeys,
@@ -167,6 +167,10 @@ pub trait Site: Send + Sync {
     }
     /// Proves from the box that the bucket can be written, read and deleted from.
     async fn prove_bucket(&self) -> Result<(), SiteError>;
+    /// Measures the line between the box and its bucket; one that carries `enough_bytes_per_s` is not looked at long.
+    async fn measure_line(&self, _enough_bytes_per_s: f64) -> Result<LineInfo, SiteError> {
+        Ok(LineInfo::default())
+    }
     /// Copies code to the working directory.
     async fn sync(&self, from: &Path, to: &str, progress: Progress<'_>) -> Result<(), SiteError>;
     /// Starts a session.

@@ -234,7 +234,7 @@ impl Lifecycle {
     }
 
     /// Size of the newest checkpoint in the bucket, as its box told; 0: none was told of.
-    fn newest_checkpoint_bytes(&self, run: &str) -> Result<u64, StoreError> {
+    pub(super) fn newest_checkpoint_bytes(&self, run: &str) -> Result<u64, StoreError> {
         let events = self.store.events(run, 0)?;
         let newest = events.iter().rfind(|event| event.kind == COMMITTED);
         Ok(newest

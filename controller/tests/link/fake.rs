@@ -370,6 +370,13 @@ impl agent_server::Agent for Fake {
         Err(missing())
     }
 
+    async fn measure_line(
+        &self,
+        _: Request<v1::MeasureLineRequest>,
+    ) -> Result<Response<v1::MeasureLineResponse>, Status> {
+        Err(missing())
+    }
+
     async fn backup_now(
         &self,
         _: Request<v1::BackupNowRequest>,

@@ -23,6 +23,7 @@ mod interruptions;
 mod json;
 mod keys;
 mod limits;
+mod lines;
 mod links;
 mod money;
 mod notify;

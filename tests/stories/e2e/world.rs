@@ -306,6 +306,11 @@ impl World {
         )
     }
 
+    /// Name of the bucket.
+    pub fn bucket_name(&self) -> &str {
+        self.ready["s3_bucket"].as_str().unwrap()
+    }
+
     /// Where the market is, and the account's key.
     pub fn market(&self) -> (&str, &str) {
         (&self.env["VAST_URL"], &self.env["VAST_API_KEY"])

@@ -17,6 +17,7 @@ mod faults;
 mod hosts;
 mod judge;
 mod keys;
+mod lines;
 mod links;
 mod market;
 mod money;

@@ -25,7 +25,7 @@ const NO_KEYS: &[(&str, &str)] = &[
          bring_up_failed container_log keys_on_disk copied_from_sibling kib rebooted bill_doubtful charged_usd metered_usd prepay_asked prepaid prepay_failed months discount box_silent since_us box_heard silent_s resume to_come \
          not_saved what no_answer refused fault here next problem where skipped \
          io_pressure_percent disk_blocked_share disk_read_mb_per_s self_stopped how unsaved_bytes destroyed kept_because on_done destroy self_stop \
-         self_destroy notified",
+         self_destroy notified line_measured up_mbps down_mbps own_server",
     ),
     (
         ENDED,

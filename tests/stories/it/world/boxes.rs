@@ -5,7 +5,7 @@ mod alone;
 mod site;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -14,7 +14,8 @@ use alone::dead_mans_switches;
 use async_trait::async_trait;
 use spotter::{
     agent_client::{
-        AgentEvent, BackupInfo, BoxConfig, CheckResult, SampleInfo, SessionRequest, SessionState,
+        AgentEvent, BackupInfo, BoxConfig, CheckResult, LineInfo, SampleInfo, SessionRequest,
+        SessionState,
     },
     provider::{Instance, InstanceId, Provider, hosts::is_host, memory::MemoryMarket},
     run::site::{LeftLog, Place, Progress, Site, SiteError, Sites, Trial},
@@ -86,6 +87,8 @@ pub struct Script {
     pub checks: Vec<CheckResult>,
     /// What a box measures.
     pub sample: Option<SampleInfo>,
+    /// What the lines of the next boxes carry, in the order in which they are measured; others are not.
+    pub lines: VecDeque<LineInfo>,
     /// What the agent answers instead of taking its assignment; `None`: it takes it.
     pub refuses_to_configure: Option<SiteError>,
     /// Fetches that bring other bytes than the box said, by how many of them.
@@ -189,6 +192,7 @@ impl ScriptedBoxes {
             sample: None,
             refuses_to_configure: None,
             torn_fetches: 0,
+            lines: VecDeque::new(),
             backup: BackupInfo::default(),
             no_commits: false,
             no_uploads: false,

@@ -7,8 +7,8 @@ use serde_json::json;
 use spotter::{
     agent_client::{
         AgentEvent, AgentStatus, BackupInfo, BoxConfig, CheckpointInfo, FileHash, FileList,
-        HostInfo, LogPiece, LogPosition, PreflightReport, RestoreReport, SampleInfo, SessionInfo,
-        SessionRequest, TrainingInfo,
+        HostInfo, LineInfo, LogPiece, LogPosition, PreflightReport, RestoreReport, SampleInfo,
+        SessionInfo, SessionRequest, TrainingInfo,
     },
     credentials::key_ring::BoxKeys,
     run::site::{FreshKeys, KeysGiven, Progress, Site, SiteError, Trial},
@@ -161,6 +161,11 @@ impl Site for ScriptedBox {
             Some(Trial::Refused(why)) => Err(SiteError::Refused(why.clone())),
             _ => Ok(()),
         }
+    }
+
+    async fn measure_line(&self, _enough_bytes_per_s: f64) -> Result<LineInfo, SiteError> {
+        let mut script = self.reach("measure_line").await?;
+        Ok(script.lines.pop_front().unwrap_or_default())
     }
 
     async fn sync(
