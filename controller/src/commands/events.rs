@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    commands::Deps,
+    commands::{Deps, plan::gate},
     error::CommandError,
     store::{EventRecord, Origin},
     ui::{Table, Ui, text},
@@ -52,7 +52,10 @@ fn table(events: &[EventRecord]) -> Table {
                 Origin::Spotter => "spotter".to_owned(),
             },
             event.kind.clone(),
-            text::detail(&event.detail),
+            match event.kind.as_str() {
+                gate::PLANNED => gate::line(&event.detail),
+                _ => text::detail(&event.detail),
+            },
         ]);
     }
     table

@@ -255,14 +255,17 @@ fn record(
         None => summary.state.map_or("planned", State::name),
     };
     ui.line(format_args!("{}  {state}", summary.name));
-    if let Some(reason) = &summary.reason {
-        ui.line(format_args!("  reason       {reason}"));
-    }
-    if let Some(found) = summary
+    let found = summary
         .attempts
         .last()
-        .and_then(|last| last.diagnosis.as_ref())
-    {
+        .and_then(|last| last.diagnosis.as_ref());
+    if let Some(reason) = &summary.reason {
+        // What it means stands below, once.
+        let meaning = found.map(|found| format!(": {}", found.meaning));
+        let short = meaning.and_then(|meaning| reason.strip_suffix(meaning.as_str()));
+        ui.line(format_args!("  reason       {}", short.unwrap_or(reason)));
+    }
+    if let Some(found) = found {
         show_diagnosis(ui, found);
     }
     if let Some(step) = summary.step {

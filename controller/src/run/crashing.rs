@@ -90,17 +90,8 @@ impl Lifecycle {
     ) -> Result<Option<Diagnosis>, Halt> {
         let until = Instant::now() + DIAGNOSIS_LIMIT;
         loop {
+            // Told by whoever asks how the run ended, once.
             if let Some(found) = diagnosis::of(&self.store, attempt)? {
-                let Diagnosis {
-                    class,
-                    meaning,
-                    advice,
-                    ..
-                } = &found;
-                self.say(
-                    run,
-                    &format!("Ended by {class}: {meaning}. Next: {advice}."),
-                );
                 return Ok(Some(found));
             }
             if Instant::now() >= until {

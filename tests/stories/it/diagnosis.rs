@@ -28,10 +28,13 @@ async fn a_crash_is_told_with_its_cause_and_what_to_do() {
         run.reason.as_deref(),
         Some("the training exited with code 1: the GPU's memory was full: peak 23.6 of 24.0 GiB")
     );
-    assert!(world.was_told("Next: lower micro_batch from 8 to 4"));
+    // Whoever asks how it ended tells it, once.
+    assert!(world.was_told("The training exited with code 1."));
+    assert!(!world.was_told("the GPU's memory was full"));
     let attempt = &world.attempts(RUN)[0];
     let found = diagnosis::of(&world.store, attempt).unwrap().unwrap();
     assert_eq!((found.class.as_str(), found.line), ("cuda_oom", Some(26)));
+    assert_eq!(found.advice, "lower micro_batch from 8 to 4");
 
     // Started again, it has not been ended by anything yet.
     world.lifecycle().reopen(&run, true).await.unwrap();
