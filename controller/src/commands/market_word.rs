@@ -49,6 +49,28 @@ impl Deps {
 }
 
 impl Deps {
+    /// The market's word on the box of one attempt, by its number: cheap enough to ask whenever the box itself says nothing. `None`: there
+    /// is no box to speak of.
+    pub(super) async fn market_word(
+        &self,
+        attempt: &AttemptRecord,
+    ) -> Result<Option<MarketWord>, String> {
+        let Some(id) = attempt.instance else {
+            let boxes = self.market_boxes().await?;
+            return Ok(word(attempt, &boxes));
+        };
+        let provider = self.provider().map_err(|err| err.to_string())?;
+        let asked = tokio::time::timeout(LIMIT, provider.instance(id)).await;
+        let found = asked
+            .map_err(|_| format!("the market did not answer within {} s", LIMIT.as_secs()))?
+            .map_err(|err| chain(&err))?;
+        if let Err(err) = self.meter(found.as_slice()) {
+            tracing::debug!(%err, "what the market told of prices is not on record");
+        }
+        let boxes = found.into_iter().map(|found| (found.id, found)).collect();
+        Ok(word(attempt, &boxes))
+    }
+
     /// Of boxes that nobody watches the record thinks that they cost what they did at the last look.
     fn meter(&self, instances: &[Instance]) -> Result<(), CommandError> {
         let store = self.store()?;

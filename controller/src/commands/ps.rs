@@ -15,6 +15,9 @@ use crate::{
     ui::{Table, Ui, text},
 };
 
+/// A box that trains is heard every few seconds: one that was not for so long may be gone, though whoever watches is not sure yet.
+const HEARD_LATELY_US: i64 = 60_000_000;
+
 /// Show the runs: state, GPU, step, cost, and who watches
 ///
 /// Ended runs are shown as long as a box of theirs may cost something.
@@ -58,7 +61,8 @@ struct Row {
     contradiction: Option<String>,
     /// Class of what ended the newest training; null: nothing did, or nobody knows.
     ended_by: Option<String>,
-    /// What the market says of the box of a run that nobody watches; null: it was not asked, or did not answer.
+    /// What the market says of the box of a run that nobody watches, or of one that was not heard lately; null: it was not asked, or did
+    /// not answer.
     market: Option<MarketWord>,
     /// Process that watches the run; null: nobody does, so nobody would recover it.
     watched_by_pid: Option<u32>,
@@ -91,7 +95,8 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
             let attempts = store.attempts(&run.name)?;
             if args.all || run.outcome.is_none() || attempts.iter().any(AttemptRecord::may_cost) {
                 let row = row(&store, &run, &attempts, now_us)?;
-                if row.watched_by_pid.is_none() && attempts.iter().any(AttemptRecord::may_cost) {
+                let is_old = row.watched_by_pid.is_none() || unheard(&store, &attempts, now_us)?;
+                if is_old && attempts.iter().any(AttemptRecord::may_cost) {
                     alone.push((rows.runs.len(), attempts.clone()));
                 }
                 rows.runs.push(row);
@@ -99,12 +104,12 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
                 ended += 1;
             }
         }
-        // Whoever watches keeps the record true; of the others it says what was so when somebody last looked.
+        // Whoever watches keeps the record true as far as he hears of the box; of the others it says what was so when somebody last looked.
         if !args.recorded && !alone.is_empty() {
             let boxes = super::block_on(async { Ok(deps.market_boxes().await) })?;
             if let Err(why) = &boxes {
                 ui.warning(format_args!(
-                    "runs that nobody watches are shown as they were last seen: {why}"
+                    "runs that nobody watches, or whose boxes give no word, are shown as they were last seen: {why}"
                 ));
             }
             for (index, attempts) in alone {
@@ -152,7 +157,10 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
                 row.outcome.unwrap_or_default()
             ));
         }
-        if row.outcome.is_none() && row.market.is_some_and(|word| word.acts) {
+        if row.outcome.is_none()
+            && row.watched_by_pid.is_none()
+            && row.market.is_some_and(|word| word.acts)
+        {
             ui.warning(format_args!(
                 "`{}` is not what its record says ({}) and nobody acts for it",
                 row.run,
@@ -186,6 +194,18 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
         )),
     }
     Ok(())
+}
+
+/// Whether a box that trains by the record was not heard for so long that the market may know more, though somebody watches.
+fn unheard(store: &Store, attempts: &[AttemptRecord], now_us: i64) -> Result<bool, CommandError> {
+    let Some(latest) = attempts
+        .last()
+        .filter(|latest| latest.state == State::Running)
+    else {
+        return Ok(false);
+    };
+    let heard_us = silence::last_word_us(store, latest)?;
+    Ok(heard_us.is_some_and(|heard_us| now_us.saturating_sub(heard_us) > HEARD_LATELY_US))
 }
 
 fn row(

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     agent_client::{AgentStatus, GpuInfo, SessionState},
-    commands::{Deps, market_word::word, plan::gate, watching},
+    commands::{Deps, market_word::MarketWord, plan::gate, watching},
     error::CommandError,
     provider::hosts::is_host,
     run::{
@@ -16,6 +16,7 @@ use crate::{
         foresight,
         lease::Lease,
         next, not_saved, restarts, silence,
+        site::Site,
         summary::RunSummary,
         waiting::{self, Waiting},
         way_on, windows,
@@ -24,8 +25,12 @@ use crate::{
     ui::{self, Ui, text},
 };
 
-/// Longest time to wait for the box's own word.
-const LIVE_LIMIT: Duration = Duration::from_secs(30);
+/// After so long without the box's own word the market is asked for its own.
+const SOON: Duration = Duration::from_secs(5);
+/// How much longer the box may take to answer then: a slow line is no silence.
+const LATE: Duration = Duration::from_secs(4);
+/// Longest time for bringing home what happened on a box that answers.
+const EVENTS_LIMIT: Duration = Duration::from_secs(25);
 
 /// Show one run in full: attempts, steps, checkpoints, money, and what its box says now
 #[derive(Debug, clap::Args)]
@@ -62,6 +67,10 @@ struct Status {
     plan: Option<serde_json::Value>,
     /// What the agent says; `null` when it was not asked or did not answer.
     agent: Option<AgentStatus>,
+    /// What the market says of a box that was asked and did not answer; `null`: it was not asked, or knows nothing.
+    market: Option<MarketWord>,
+    /// When the box gave its last word to whoever watched, to ten seconds; `null`: to nobody.
+    last_word_us: Option<i64>,
 }
 
 /// Shows it.
@@ -121,11 +130,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         .newest_event(&run.name, 0, gate::PLANNED)?
         .map(|event| event.detail);
     if ui.is_json() {
-        let agent = if asks {
-            live(ui, deps, &run.name).await?
-        } else {
-            None
-        };
+        let (agent, silent) = heard(ui, deps, &run.name, asks).await?;
         let (window, contradiction) = windows_of(&store, &run.name)?;
         let mut warnings = warnings;
         warnings.extend(not_restarted(&store, &run)?);
@@ -141,6 +146,8 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
             way_on,
             plan,
             agent,
+            market: silent.and_then(|word| word.ok().flatten()),
+            last_word_us: heard_us(&store, &run.name)?,
         });
         return Ok(());
     }
@@ -173,11 +180,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     for warning in &warnings {
         ui.warning(format_args!("{warning}"));
     }
-    let agent = if asks {
-        live(ui, deps, &run.name).await?
-    } else {
-        None
-    };
+    let (agent, silent) = heard(ui, deps, &run.name, asks).await?;
     if let Some(agent) = &agent {
         show_agent(ui, agent);
     }
@@ -195,8 +198,14 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         ));
         ui.hint(format_args!("collect it with `spotter up {}`", run.name));
     }
-    if agent.is_none() && !args.recorded && !summary.watched {
-        market(ui, deps, &run).await?;
+    if let Some(word) = silent {
+        market(ui, deps, &run, word).await?;
+    } else if agent.is_none() && !args.recorded && !summary.watched {
+        let latest = store.latest_attempt(&run.name)?;
+        if let Some(latest) = latest.filter(AttemptRecord::may_cost) {
+            let word = deps.market_word(&latest).await;
+            market(ui, deps, &run, word).await?;
+        }
     }
     let (window, contradiction) = windows_of(&store, &run.name)?;
     if let Some(window) = &window {
@@ -279,7 +288,7 @@ fn record(
         summary.checkpoints_committed
     ));
     ui.line(format_args!(
-        "  cost         {} so far, {} now",
+        "  cost         {} so far for all attempts, as billed or metered; {} now",
         text::usd(summary.cost_usd),
         text::usd_per_hour(summary.usd_per_hour)
     ));
@@ -332,32 +341,45 @@ fn show_diagnosis(ui: &mut Ui, found: &Diagnosis) {
 }
 
 /// Of a box that was not heard, the market may know more than the record.
-async fn market(ui: &mut Ui, deps: &Deps, run: &RunRecord) -> Result<(), CommandError> {
-    let latest = deps.store()?.latest_attempt(&run.name)?;
+async fn market(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &RunRecord,
+    word: Result<Option<MarketWord>, String>,
+) -> Result<(), CommandError> {
+    let store = deps.store()?;
+    let latest = store.latest_attempt(&run.name)?;
     let Some(latest) = latest.filter(AttemptRecord::may_cost) else {
         return Ok(());
     };
-    let boxes = match deps.market_boxes().await {
-        Ok(boxes) => boxes,
+    let word = match word {
+        Ok(Some(word)) => word,
+        Ok(None) => return Ok(()),
         Err(why) => {
             ui.warning(format_args!("this is what was last seen: {why}"));
             return Ok(());
         }
     };
-    let Some(word) = word(&latest, &boxes) else {
-        return Ok(());
-    };
     ui.line(format_args!(
-        "  market       {}, {} now",
+        "  market       {}, {} now for this box",
         word.news.unwrap_or("as recorded"),
         text::usd_per_hour(word.usd_per_hour)
     ));
-    if run.outcome.is_none() && word.acts {
-        ui.hint(format_args!(
-            "nobody acts for it: `spotter up {}`",
-            run.name
-        ));
-        in_bucket(ui, deps, run, &latest).await?;
+    if run.outcome.is_some() || !word.acts {
+        return Ok(());
+    }
+    match store.lease(&run.name)? {
+        Some(acting) => ui.status(format_args!(
+            "The spotter that acts for it (pid {}) sees to that.",
+            acting.pid
+        )),
+        None => {
+            ui.hint(format_args!(
+                "nobody acts for it: `spotter up {}`",
+                run.name
+            ));
+            in_bucket(ui, deps, run, &latest).await?;
+        }
     }
     Ok(())
 }
@@ -388,63 +410,128 @@ async fn in_bucket(
     Ok(())
 }
 
-async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Option<AgentStatus>, CommandError> {
+/// What the market was asked of a box that did not answer, and what it said.
+type Silence = Option<Result<Option<MarketWord>, String>>;
+
+/// The box's own word, or else the market's; neither where nobody is to be asked.
+async fn heard(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &str,
+    asks: bool,
+) -> Result<(Option<AgentStatus>, Silence), CommandError> {
+    if !asks {
+        return Ok((None, None));
+    }
+    Ok(match live(ui, deps, run).await? {
+        Heard::Box(agent) => (Some(*agent), None),
+        Heard::Silence(market) => (None, Some(market)),
+    })
+}
+
+/// What a look at the box brought.
+enum Heard {
+    /// Its own word.
+    Box(Box<AgentStatus>),
+    /// None, and what the market says instead; else why it does not tell.
+    Silence(Result<Option<MarketWord>, String>),
+}
+
+/// Asks the box, and the market as well when that takes long.
+async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Heard, CommandError> {
     ui.status(format_args!("Asking the box."));
-    let opened = tokio::time::timeout(LIVE_LIMIT, async {
+    let asked = async {
         let site = deps.open_site(run).await?;
         let status = site
             .status()
             .await
             .map_err(|err| CommandError::from_error(&err))?;
-        // What happened while nobody watched comes home with whoever looks first.
-        let store = deps.store()?;
-        if let (Some(record), Some(attempt)) = (store.find_run(run)?, store.latest_attempt(run)?)
-            && status.last_event > attempt.last_event
-            && status.attempt == attempt.number
-        {
-            deps.lifecycle(watching::ConsoleReport::new(ui))?
-                .bring_events(&record, attempt, site.as_ref())
-                .await
-                .map_err(|err| CommandError::from_error(&err))?;
+        Ok::<_, CommandError>((site, status))
+    };
+    let mut asked = std::pin::pin!(asked);
+    let latest = deps.store()?.latest_attempt(run)?;
+    let market = async {
+        match &latest {
+            Some(latest) => deps.market_word(latest).await,
+            None => Ok(None),
         }
-        Ok::<_, CommandError>(status)
-    });
-    match opened.await {
-        Ok(Ok(status)) => Ok(Some(status)),
-        unheard => {
-            let why = match unheard {
-                Ok(Err(err)) => format!(": {err}"),
-                _ => format!(" within {} s", LIVE_LIMIT.as_secs()),
-            };
-            ui.warning(format_args!(
-                "the box does not answer{why}{}",
-                last_word(deps, run)?
+    };
+    let (opened, market) = match tokio::time::timeout(SOON, &mut asked).await {
+        Ok(Ok(opened)) => (Some(Ok(opened)), Ok(None)),
+        Ok(Err(err)) => (Some(Err(err)), market.await),
+        Err(_) => {
+            ui.status(format_args!(
+                "The box has not answered within {} s; asking the market.",
+                SOON.as_secs()
             ));
-            Ok(None)
+            let (late, market) = tokio::join!(tokio::time::timeout(LATE, asked), market);
+            (late.ok(), market)
         }
+    };
+    let why = match opened {
+        Some(Ok((site, status))) => {
+            let home = bring_home(ui, deps, run, site.as_ref(), &status);
+            match tokio::time::timeout(EVENTS_LIMIT, home).await {
+                Ok(Ok(())) => {}
+                Ok(Err(err)) => {
+                    tracing::debug!(%err, "what happened on the box was not brought home")
+                }
+                Err(_) => tracing::debug!("what happened on the box did not come home in time"),
+            }
+            return Ok(Heard::Box(Box::new(status)));
+        }
+        Some(Err(err)) => format!(": {err}"),
+        None => format!(" within {} s", (SOON + LATE).as_secs()),
+    };
+    ui.warning(format_args!(
+        "the box does not answer{why}{}; what is shown is its record",
+        last_word(deps, run)?
+    ));
+    Ok(Heard::Silence(market))
+}
+
+/// What happened while nobody watched comes home with whoever looks first.
+async fn bring_home(
+    ui: &Ui,
+    deps: &Deps,
+    run: &str,
+    site: &dyn Site,
+    status: &AgentStatus,
+) -> Result<(), CommandError> {
+    let store = deps.store()?;
+    if let (Some(record), Some(attempt)) = (store.find_run(run)?, store.latest_attempt(run)?)
+        && status.last_event > attempt.last_event
+        && status.attempt == attempt.number
+    {
+        deps.lifecycle(watching::ConsoleReport::new(ui))?
+            .bring_events(&record, attempt, site)
+            .await
+            .map_err(|err| CommandError::from_error(&err))?;
     }
+    Ok(())
 }
 
 /// When the box was heard last, as far as somebody watched: `; its last word came 7 min ago`.
 fn last_word(deps: &Deps, run: &str) -> Result<String, CommandError> {
     let store = deps.store()?;
-    let Some(latest) = store.latest_attempt(run)? else {
-        return Ok(String::new());
-    };
-    let since_us = silence::since_us(&store, &latest)?;
-    let Some(heard_us) = since_us.or(silence::last_word_us(&store, &latest)?) else {
+    let Some(heard_us) = heard_us(&store, run)? else {
         return Ok(String::new());
     };
     let age_us = store.now_us().saturating_sub(heard_us).max(0);
-    let age = Duration::from_micros(age_us.unsigned_abs());
-    Ok(match age < Duration::from_secs(60) {
-        true => "; its last word came within the last minute".to_owned(),
-        false => format!(
-            "; its last word came {} ago, at {}",
-            text::duration(age),
-            text::time(heard_us)
-        ),
-    })
+    let age = Duration::from_secs(age_us.unsigned_abs() / 1_000_000);
+    Ok(format!(
+        "; its last word came {} ago, at {}",
+        text::duration(age),
+        text::time(heard_us)
+    ))
+}
+
+fn heard_us(store: &Store, run: &str) -> Result<Option<i64>, CommandError> {
+    let Some(latest) = store.latest_attempt(run)? else {
+        return Ok(None);
+    };
+    let since_us = silence::since_us(store, &latest)?;
+    Ok(since_us.or(silence::last_word_us(store, &latest)?))
 }
 
 fn show_agent(ui: &mut Ui, agent: &AgentStatus) {

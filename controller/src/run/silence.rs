@@ -29,7 +29,7 @@ pub const HEARD: &str = "box_heard";
 /// A router restarts within minutes; after that a person should know what is paid for.
 pub(crate) const ALARM_AFTER: Duration = Duration::from_secs(5 * 60);
 /// The date of the last word is written down this often.
-const WORD_KEPT: Duration = Duration::from_secs(60);
+const WORD_KEPT: Duration = Duration::from_secs(10);
 /// How long a stop looks for a box that may save a last checkpoint: one that has just gone silent, and one that is known to be.
 const STOP_REACH: Duration = Duration::from_secs(120);
 const STOP_REACH_SILENT: Duration = Duration::from_secs(30);
@@ -65,7 +65,7 @@ pub fn warning(
     told.transpose()
 }
 
-/// When the box of an attempt gave its last word, to a minute; `None`: nobody watched it.
+/// When the box of an attempt gave its last word, to ten seconds; `None`: nobody watched it.
 ///
 /// # Errors
 /// When the record cannot be read.
