@@ -164,8 +164,12 @@ impl Judge {
             return None;
         }
         let still_us = figures.to_us.saturating_sub(before_us);
-        let due =
-            self.longest_pause_us > 0 && still_us >= self.longest_pause_us.saturating_mul(PAUSES);
+        let is_due = still_us
+            >= self
+                .usual_pause_us(figures, before_us)
+                .saturating_mul(PAUSES);
+        // How often it prints nobody knows of whom one step was read: that it computes nothing must have been seen.
+        let due = is_due && (self.longest_pause_us > 0 || figures.memory_busy_percent.is_some());
         let saves = figures
             .disk_growth_mb_per_s
             .is_some_and(|rate| rate >= SAVING_MB_PER_S);
@@ -180,6 +184,16 @@ impl Judge {
         still.then_some(still_us / 1_000_000)
     }
 
+    /// How long it takes from step to step, microseconds: the longest that it took, and of one whose only step was read as long as that one
+    /// took with all that went before it, at least a window.
+    fn usual_pause_us(&self, figures: &Figures, stepped_us: u64) -> u64 {
+        if self.longest_pause_us > 0 {
+            return self.longest_pause_us;
+        }
+        let until_first_us = stepped_us.saturating_sub(self.began_us.unwrap_or(stepped_us));
+        until_first_us.max(figures.to_us.saturating_sub(figures.from_us))
+    }
+
     /// A window in which no step was made though several were due: its speed is none.
     fn no_steps(&self, figures: &Figures, still_s: u64) -> Option<Contradiction> {
         let windows = self.slow + self.still;
@@ -187,8 +201,12 @@ impl Judge {
         let grave = silent || windows >= TALKING_WINDOWS;
         (windows >= SLOW_WINDOWS).then(|| {
             let (step, pause_s) = (figures.step.unwrap_or(0), self.longest_pause_us / 1_000_000);
+            let before = match pause_s {
+                0 => "the only one that was read, and the GPUs compute nothing".to_owned(),
+                pause_s => format!("where the longest pause before was {pause_s} s"),
+            };
             let evidence = format!(
-                "no step after {step} in {} min, where the longest pause before was {pause_s} s: 0 tokens/s for {windows} windows in a row",
+                "no step after {step} in {} min, {before}: 0 tokens/s for {windows} windows in a row",
                 still_s / 60
             );
             contradiction("throughput", grave, evidence)

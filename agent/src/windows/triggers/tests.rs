@@ -441,6 +441,12 @@ fn a_training_that_makes_no_step_though_several_were_due_has_no_speed_at_all() {
     assert_eq!(stands(10 * MINUTE_US, same, &expected()), "---GGGG");
     // Who knows how often it prints? It told of one step only.
     assert_eq!(stands(0, same, &expected()), "-------");
+    // Whoever it was, its GPUs wait for something: as long again as its only step took, three times.
+    let waits: &dyn Fn(u64, &mut Figures) = &|_, figures| figures.memory_busy_percent = Some(1.0);
+    assert_eq!(stands(0, waits, &expected()), "---GGGG");
+    assert_eq!(stands(0, waits, &unpredicted), "---GGGG");
+    let works: &dyn Fn(u64, &mut Figures) = &|_, figures| figures.memory_busy_percent = Some(30.0);
+    assert_eq!(stands(0, works, &expected()), "-------");
     let evaluates: &dyn Fn(u64, &mut Figures) = &|window, figures| figures.moved = window == 2;
     assert_eq!(stands(10_000_000, evaluates, &expected()), "---GGGG");
     let saves: &dyn Fn(u64, &mut Figures) =
