@@ -1,8 +1,9 @@
 //! Our types to contract types and back: the only file besides `handlers` that names the contract's messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use nvml_probe::{GpuInfo, GpuProcess, Hello, MigDevice};
+use prost::Message;
 use spotter_bucket::{Batch, Best, Grant, profile::Whose};
 use spotter_proto::v1;
 use spotter_trainlog::live::Latest;
@@ -331,6 +332,29 @@ pub fn preflight(report: Report) -> v1::PreflightResponse {
         checks: report.checks.into_iter().map(check).collect(),
         can_self_stop: report.can_self_stop,
     }
+}
+
+/// Format of [`left_samples`].
+const LEFT_SAMPLES: u32 = 1;
+
+/// What a box that ends itself leaves of what it measured: the newest that take `most_bytes` at most.
+pub fn left_samples(samples: impl Iterator<Item = Sample>, most_bytes: usize) -> Vec<u8> {
+    let mut kept = VecDeque::new();
+    let mut bytes = 0;
+    for one in samples.map(sample) {
+        bytes += one.encoded_len();
+        kept.push_back(one);
+        while bytes > most_bytes
+            && let Some(oldest) = kept.pop_front()
+        {
+            bytes -= oldest.encoded_len();
+        }
+    }
+    let left = v1::LeftSamples {
+        version: LEFT_SAMPLES,
+        samples: kept.into(),
+    };
+    left.encode_to_vec()
 }
 
 /// What the line of a box was seen to carry, or why it was not measured.

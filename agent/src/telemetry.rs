@@ -145,6 +145,11 @@ impl Telemetry {
         self.between(after_us, u64::MAX)
     }
 
+    /// Samples taken after a time, a mean for each minute, oldest first; of the newest minute its readings. Blocks on the disk.
+    pub fn minutes(&self, after_us: u64) -> impl Iterator<Item = Sample> + use<> {
+        history::minutes(&self.history, after_us)
+    }
+
     /// New samples as they are taken. A receiver that lags more than 256 samples loses the oldest and is told how many.
     pub fn subscribe(&self) -> broadcast::Receiver<Sample> {
         self.subscribers.subscribe()

@@ -30,6 +30,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+pub use convert::left_samples;
 pub use dial::{BridgeDial, Dial, DialError, Io};
 pub use follow::Followed;
 pub use link::{AgentError, Link, Verdict};
@@ -368,7 +369,6 @@ impl AgentClient {
         })
     }
 
-    /// Backs up what is finished now; answers when all of it is committed, or `deadline` has passed. `last`: the session has
     /// Measures the line between the box and its bucket. `enough_bytes_per_s`: one that carries this is not looked at long.
     ///
     /// # Errors
@@ -389,6 +389,7 @@ impl AgentClient {
         })
     }
 
+    /// Backs up what is finished now; answers when all of it is committed, or `deadline` has passed. `last`: the session has
     /// ended, quiet files are finished.
     ///
     /// # Errors

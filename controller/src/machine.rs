@@ -191,6 +191,14 @@ impl Sites for Machines {
         self.read_left_events(spec, attempt).await
     }
 
+    async fn left_samples(
+        &self,
+        spec: &RunSpec,
+        attempt: u32,
+    ) -> Result<Vec<SampleInfo>, SiteError> {
+        self.read_left_samples(spec, attempt).await
+    }
+
     async fn left_ending(&self, spec: &RunSpec, attempt: u32) -> Result<Option<Ending>, SiteError> {
         self.read_left_ending(spec, attempt).await
     }

@@ -320,6 +320,11 @@ impl Layout {
         format!("{}/events/{attempt}.jsonl", self.root)
     }
 
+    /// Where a box that ends itself leaves what it measured in an attempt.
+    pub fn samples_key(&self, attempt: u32) -> String {
+        format!("{}/samples/{attempt}.pb", self.root)
+    }
+
     /// The commits of a listing of [`Layout::commits_prefix`], newest first; anything else there is passed over.
     pub fn newest_first(&self, listed: &[ListedObject]) -> Vec<CommitId> {
         let mut ids: Vec<CommitId> = listed

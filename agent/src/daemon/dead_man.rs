@@ -209,6 +209,7 @@ async fn part(
         destroys,
         kept_because: disposal.kept_because(),
     };
+    goodbye::leave_samples(core, &running, patience).await;
     if !goodbye::leave_ending(core, &running, &word, patience).await && destroys {
         disposal = Disposal::kept("its last word is not in the bucket");
     }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::{backup::RunningBackup, core::Core, training::TRAINING_SESSION};
 use crate::{
-    chain,
+    chain, convert,
     logs::Position,
     now_us,
     sessions::{SessionState, record::Session},
@@ -34,6 +34,13 @@ const ENDING_PAUSE: Duration = Duration::from_secs(5);
 const PIECE_BYTES: usize = 4 << 20;
 /// Most of all logs of a box that goes with its disk: of one that printed more, the disk stays.
 const WHOLE_BYTES: usize = 128 << 20;
+
+/// Most of what was measured that is left, encoded: a week of minutes of two GPUs, half a week of eight.
+const SAMPLES_BYTES: usize = 8 << 20;
+/// Longest time for it: the box is paid for meanwhile, and a curve is worth little.
+const SAMPLES_LIMIT: Duration = Duration::from_secs(20);
+/// What was measured so long before the training began is not the run's: setting up is.
+const BEFORE_US: u64 = 3600 * 1_000_000;
 
 /// Saves what fits; the rest is noted in the backup's journal.
 pub async fn say(core: &Arc<Core>) {
@@ -281,6 +288,32 @@ async fn leave_events(
         true => Ok(()),
         false => put(running, layout.events_key(attempt), lines).await,
     }
+}
+
+/// Leaves what was measured since the training began, and a while before: with the box goes what nobody copied. Best effort.
+pub async fn leave_samples(core: &Arc<Core>, running: &RunningBackup, patience: Duration) {
+    let left = time::timeout(
+        SAMPLES_LIMIT.min(patience),
+        try_leave_samples(core, running),
+    );
+    match left.await {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => warn!(why, "what was measured was not left in the bucket"),
+        Err(_) => warn!("what was measured was not left in the bucket in time"),
+    }
+}
+
+async fn try_leave_samples(core: &Arc<Core>, running: &RunningBackup) -> Result<(), String> {
+    let Some(run) = core.run() else { return Ok(()) };
+    let training = core.sessions.get(TRAINING_SESSION);
+    let began_us = training.map_or(0, |training| training.start.started_us);
+    let layout = Layout::new(&running.plan.target.prefix, &run.run).map_err(|err| chain(&err))?;
+    let encoded = core.blocking(move |core| {
+        let minutes = core.telemetry.minutes(began_us.saturating_sub(BEFORE_US));
+        convert::left_samples(minutes, SAMPLES_BYTES)
+    });
+    let encoded = encoded.await.map_err(|err| err.to_string())?;
+    put(running, layout.samples_key(run.attempt), encoded).await
 }
 
 async fn put(running: &RunningBackup, key: String, data: Vec<u8>) -> Result<(), String> {

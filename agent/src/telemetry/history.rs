@@ -232,6 +232,35 @@ pub fn read(dir: &Path, after_us: u64, until_us: u64) -> Samples {
     }
 }
 
+/// Samples later than `after_us` of the coarsest tier, which is of all times, and then the readings that it has not got yet: few enough to
+/// be sent away. Like [`read`] otherwise.
+pub fn minutes(dir: &Path, after_us: u64) -> impl Iterator<Item = Sample> + use<> {
+    let mut parts: Vec<Part> = files(dir, TIERS.len() - 1)
+        .into_iter()
+        .map(|file| Part {
+            path: file.path,
+            end_us: u64::MAX,
+        })
+        .collect();
+    parts.reverse();
+    let mut minutes = Samples {
+        parts,
+        open: None,
+        after_us,
+    };
+    let (dir, mut newest_us, mut rest) = (dir.to_owned(), after_us, None::<Samples>);
+    std::iter::from_fn(move || {
+        if rest.is_none()
+            && let Some(minute) = minutes.next()
+        {
+            newest_us = newest_us.max(minute.time_us);
+            return Some(minute);
+        }
+        let rest = rest.get_or_insert_with(|| read(&dir, newest_us, u64::MAX));
+        rest.next()
+    })
+}
+
 #[derive(Debug)]
 struct Part {
     path: PathBuf,

@@ -1,5 +1,6 @@
 //! Contract messages to our types and back (pure).
 
+use prost::Message;
 use spotter_bucket::{Batch, Grant};
 use spotter_proto::v1;
 
@@ -33,6 +34,16 @@ impl From<v1::StatusResponse> for AgentStatus {
             gpu_driver: m.gpu_driver.map(DriverInfo::from),
         }
     }
+}
+
+/// What a box that is gone left of what it measured, oldest first; of what cannot be read, or is of a newer format, nothing.
+pub fn left_samples(bytes: &[u8]) -> Vec<SampleInfo> {
+    let mut samples: Vec<SampleInfo> = match v1::LeftSamples::decode(bytes) {
+        Ok(left) if left.version == 1 => left.samples.into_iter().map(SampleInfo::from).collect(),
+        _ => Vec::new(),
+    };
+    samples.sort_by_key(|sample| sample.time_us);
+    samples
 }
 
 impl From<v1::Session> for SessionInfo {

@@ -7,7 +7,7 @@ use spotter_bucket::{Bucket, BucketError, Ending, ending::MAX_ENDING_BYTES};
 
 use super::Machines;
 use crate::{
-    agent_client::{AgentEvent, LogPiece, LogPosition},
+    agent_client::{AgentEvent, LogPiece, LogPosition, SampleInfo, left_samples},
     error::chain,
     run::site::{LeftLog, SiteError},
     spec::RunSpec,
@@ -17,6 +17,8 @@ use crate::{
 const LEFT_LOG_BYTES: u64 = 64 << 20;
 /// Likewise of its events.
 const LEFT_EVENTS_BYTES: u64 = 4 << 20;
+/// Likewise of what it measured.
+const LEFT_SAMPLES_BYTES: u64 = 16 << 20;
 
 /// One event as a box leaves it.
 #[derive(Deserialize)]
@@ -113,6 +115,25 @@ impl Machines {
         }
         let bytes = bucket.get(&key, None).await.map_err(failed)?;
         Ok(events(&bytes, attempt))
+    }
+}
+
+impl Machines {
+    pub(super) async fn read_left_samples(
+        &self,
+        spec: &RunSpec,
+        attempt: u32,
+    ) -> Result<Vec<SampleInfo>, SiteError> {
+        let Some((bucket, layout)) = self.bucket_of(spec).await? else {
+            return Ok(Vec::new());
+        };
+        let key = layout.samples_key(attempt);
+        match bucket.head(&key).await.map_err(failed)? {
+            Some(found) if found.size_bytes <= LEFT_SAMPLES_BYTES => {}
+            _ => return Ok(Vec::new()),
+        }
+        let bytes = bucket.get(&key, None).await.map_err(failed)?;
+        Ok(left_samples(&bytes))
     }
 }
 

@@ -244,6 +244,14 @@ pub trait Sites: Send + Sync {
     /// What a box that went left in the bucket of what happened on it, in order; nothing when it had no time or no bucket.
     async fn left_events(&self, spec: &RunSpec, attempt: u32)
     -> Result<Vec<AgentEvent>, SiteError>;
+    /// What a box that ended itself left in the bucket of what it measured, oldest first; nothing when it did not.
+    async fn left_samples(
+        &self,
+        _spec: &RunSpec,
+        _attempt: u32,
+    ) -> Result<Vec<SampleInfo>, SiteError> {
+        Ok(Vec::new())
+    }
     /// What a box that stopped itself left in the bucket of how its training ended; nothing when it did not.
     async fn left_ending(&self, spec: &RunSpec, attempt: u32) -> Result<Option<Ending>, SiteError>;
     /// Connects, puts the agent on the box if it is not there, and starts it.

@@ -228,6 +228,7 @@ impl Lifecycle {
             }
         }
         self.take_left_events(run, attempt).await?;
+        self.take_left_samples(run, attempt).await;
         for object in &left.too_large {
             self.say(
                 run,
@@ -235,6 +236,26 @@ impl Lifecycle {
             );
         }
         Ok(())
+    }
+
+    /// What a box that is gone measured since somebody last copied it. Best effort: a curve holds nothing up.
+    async fn take_left_samples(&self, run: &RunRecord, attempt: u32) {
+        let left = match self.sites.left_samples(&run.spec, attempt).await {
+            Ok(left) if !left.is_empty() => left,
+            Ok(_) => return,
+            Err(err) => {
+                tracing::debug!(%err, "what a box left of its samples was not read");
+                return;
+            }
+        };
+        let copied = self.logbook.open_samples(&run.name, attempt);
+        let copied = copied.and_then(|mut copy| {
+            copy.add(&left)?;
+            copy.settle()
+        });
+        if let Err(err) = copied {
+            tracing::debug!(%err, "what a box left of its samples was not written down");
+        }
     }
 
     /// What happened on a box that is gone, as it left it; what it could not leave is told as a gap.

@@ -201,6 +201,12 @@ fn held_alone(world: &World) {
         let events = world.ok(&["events", run.name, "--json"]).stdout;
         if run.destroyed {
             assert!(events.contains("\"self_destroy\""), "{events}");
+            // What it measured while nobody watched came home by the bucket.
+            let measured = world.ok(&["metrics", run.name, "--json"]).stdout;
+            let newest_us = newest_sample_us(&measured);
+            let ended_us = gpu_end_ms(&world.bill(instance)).unwrap() + epoch_ms(world);
+            let missing_s = (ended_us * 1000).saturating_sub(newest_us) / 1_000_000;
+            assert!(missing_s < 60, "{missing_s} s are missing: {measured}");
             agrees(world, run.name, instance);
         }
         world.ok(&["checkpoints", "verify", run.name]);
@@ -225,6 +231,17 @@ fn held_alone(world: &World) {
         world.say(&["destroy", "--lose-data", run.name]);
     }
     world.assert_nothing_rented();
+}
+
+/// When the last sample that is at hand was taken, microseconds since the epoch.
+fn newest_sample_us(metrics: &str) -> u64 {
+    let lines = metrics
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines
+        .filter_map(|line| line["time_us"].as_u64())
+        .max()
+        .unwrap_or(0)
 }
 
 /// When the GPU was charged last, by the market's clock; `None`: it still is.

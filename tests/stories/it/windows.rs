@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use spotter::{
+    agent_client::SampleInfo,
     cli::Verb,
     commands::resume,
     provider::Provider,
@@ -250,6 +251,7 @@ async fn a_box_that_destroyed_itself_is_paid_up_to_its_last_word_and_its_run_end
         ending.left_us = now_us;
         ending.destroys = true;
         world.boxes.script().endings.insert(1, ending);
+        world.boxes.script().left_samples = left_samples(attempt.started_us as u64);
         let instance = attempt.instance.unwrap();
         world.market.destroy(instance).await.unwrap();
         world.boxes.end_container(instance);
@@ -264,8 +266,27 @@ async fn a_box_that_destroyed_itself_is_paid_up_to_its_last_word_and_its_run_end
         let attempts = world.attempts(RUN);
         assert_eq!(attempts.len(), 1, "nothing was rented in its place");
         assert_eq!(attempts[0].state, State::Gone, "{by:?}");
+        // What it measured while nobody watched came home by the bucket.
+        let mut minutes = Vec::new();
+        let logbook = world.lifecycle().logbook;
+        let read = logbook.each_minute(RUN, 1, &mut |minute| minutes.push(minute));
+        read.unwrap();
+        assert_eq!(minutes.len(), 50, "{by:?}");
         // Hours went by before anybody looked.
         let (ours, bill) = world.money(RUN).await;
         assert!((ours - bill).abs() < 0.001, "{by:?}: {ours} of {bill}");
     }
+}
+
+/// What a box measured in fifty minutes, one sample for each.
+fn left_samples(from_us: u64) -> Vec<SampleInfo> {
+    (1..=50)
+        .map(|minute| SampleInfo {
+            time_us: from_us + minute * 60_000_000,
+            span_s: 60,
+            gpus: Vec::new(),
+            host: None,
+            processes: Vec::new(),
+        })
+        .collect()
 }

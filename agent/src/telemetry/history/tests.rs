@@ -103,6 +103,29 @@ fn what_a_crash_tore_off_is_left_out_and_written_over() {
 }
 
 #[test]
+fn few_samples_tell_of_all_times_the_newest_minute_by_its_readings() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(minutes(dir.path(), 0).count(), 0);
+    let mut history = History::new(dir.path().to_owned());
+    for second in 1..=330 {
+        history.push(&sample(second, 1)).unwrap();
+    }
+    let told = |after_us| {
+        let told = minutes(dir.path(), after_us);
+        told.map(|sample| (sample.time_us / 1_000_000, sample.span_s))
+            .collect::<Vec<_>>()
+    };
+    let all = told(0);
+    assert_eq!(
+        &all[..5],
+        [(59, 60), (119, 60), (179, 60), (239, 60), (299, 60)]
+    );
+    let readings: Vec<(u64, u32)> = (300..=330).map(|second| (second, 0)).collect();
+    assert_eq!(&all[5..], readings);
+    assert_eq!(told(239_000_000), all[4..]);
+}
+
+#[test]
 fn old_times_are_coarser_and_the_files_are_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = History::new(dir.path().to_owned());

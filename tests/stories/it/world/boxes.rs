@@ -129,6 +129,8 @@ pub struct Script {
     pub logs_away: u32,
     /// What boxes left there of what happened on them.
     pub left_events: Vec<AgentEvent>,
+    /// What boxes left there of what they measured.
+    pub left_samples: Vec<SampleInfo>,
     /// Trainings that were started: instance and first step.
     pub started: Vec<(u64, u64)>,
     /// Every call, and which box it was for.
@@ -190,9 +192,9 @@ impl ScriptedBoxes {
             lasts: BTreeMap::new(),
             checks: Vec::new(),
             sample: None,
+            lines: VecDeque::new(),
             refuses_to_configure: None,
             torn_fetches: 0,
-            lines: VecDeque::new(),
             backup: BackupInfo::default(),
             no_commits: false,
             no_uploads: false,
@@ -210,6 +212,7 @@ impl ScriptedBoxes {
             left_log: LeftLog::default(),
             logs_away: 0,
             left_events: Vec::new(),
+            left_samples: Vec::new(),
             started: Vec::new(),
             calls: Vec::new(),
             configs: Vec::new(),
@@ -441,6 +444,14 @@ impl Sites for ScriptedBoxes {
             ));
         }
         Ok(script.left_log.clone())
+    }
+
+    async fn left_samples(
+        &self,
+        _spec: &RunSpec,
+        _attempt: u32,
+    ) -> Result<Vec<SampleInfo>, SiteError> {
+        Ok(self.script().left_samples.clone())
     }
 
     async fn left_events(
