@@ -285,7 +285,7 @@ async fn end_box(
     // What was saved above took its time.
     if !still() {
         if disposal == Disposal::Destroy {
-            withdraw(core);
+            take_back(core, word).await;
         }
         return Asked::Withdrawn;
     }
@@ -304,7 +304,7 @@ async fn end_box(
         let saved = is_saved_still(core).await;
         // That took its time, too.
         if !still() {
-            withdraw(core);
+            take_back(core, word).await;
             return Asked::Withdrawn;
         }
         let why = match saved {
@@ -312,6 +312,10 @@ async fn end_box(
             Ok(()) => {
                 warn!(reason, "the box destroys itself: the bucket has everything");
                 // A freed block may be read by the next tenant of the disk.
+                let kept = core
+                    .credentials
+                    .get()
+                    .filter(|_| core.credentials.is_kept());
                 if let Err(err) = core.credentials.wipe_file() {
                     warn!(error = %err, "the bucket keys on this disk were not overwritten");
                 }
@@ -319,10 +323,17 @@ async fn end_box(
                     () = core.stop.cancelled() => return Asked::Agreed,
                     asked = own.destroy_while(&still) => asked,
                 };
+                if matches!(asked, Ok(true)) {
+                    return Asked::Agreed;
+                }
+                // It stays, and must go on alone after a restart, as somebody chose.
+                let same = kept.is_some() && core.credentials.get() == kept;
+                if same && let Err(err) = core.credentials.keep_again() {
+                    warn!(error = %err, "the bucket keys are in memory only from now on");
+                }
                 match asked {
-                    Ok(true) => return Asked::Agreed,
-                    Ok(false) => {
-                        withdraw(core);
+                    Ok(_) => {
+                        take_back(core, word).await;
                         return Asked::Withdrawn;
                     }
                     Err(err) => format!("its end was refused: {}", chain(&err)),
@@ -355,6 +366,15 @@ async fn end_box(
     }
     withdraw(core);
     Asked::Withdrawn
+}
+
+/// Takes an end back that is in the bucket already: whoever reads that the box destroys itself must not believe it.
+async fn take_back(core: &Arc<Core>, word: Option<Word>) {
+    withdraw(core);
+    if let (Some(running), Some(mut word)) = (core.backup(), word) {
+        (word.destroys, word.kept_because) = (false, Some("somebody came".to_owned()));
+        goodbye::leave_ending(core, &running, &word, REFUSED_LIMIT).await;
+    }
 }
 
 fn withdraw(core: &Core) {

@@ -155,6 +155,21 @@ impl CredentialSlot {
         self.wipe_file()
     }
 
+    /// Puts the keys that are held on the disk again: what was wiped for an end that did not come.
+    pub fn keep_again(&self) -> io::Result<()> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(held) = held.as_ref() else {
+            return Ok(());
+        };
+        let bytes = Zeroizing::new(serde_json::to_vec(held).map_err(io::Error::other)?);
+        files::write_durably(&self.file, &bytes)
+    }
+
+    /// Whether they are on the disk.
+    pub fn is_kept(&self) -> bool {
+        self.file.exists()
+    }
+
     /// Forgets what is on the disk; overwrites it before it is removed: a freed block may be read by the next tenant of the disk.
     pub fn wipe_file(&self) -> io::Result<()> {
         match fs::OpenOptions::new().write(true).open(&self.file) {
@@ -269,6 +284,11 @@ mod tests {
         again.set(&keys("c", None), false).unwrap();
         assert!(!file.exists());
         again.set(&keys("d", None), true).unwrap();
+        again.wipe_file().unwrap();
+        assert!(!again.is_kept());
+        again.keep_again().unwrap();
+        let back = CredentialSlot::open(file.clone());
+        assert_eq!(back.get(), again.get(), "an end that did not come");
         again.wipe().unwrap();
         assert!(!file.exists() && again.get().is_none());
         fs::write(&file, b"{\"v\": 1").unwrap();
