@@ -63,6 +63,25 @@ pub struct Ready {
     pub replaced: bool,
 }
 
+/// Who is at the other end of the link, as the agent hears from the first word on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seat {
+    /// A person, who could answer.
+    Person,
+    /// A program that acts alone.
+    Program,
+}
+
+impl Seat {
+    fn client(self, dial: BridgeDial) -> AgentClient {
+        let client = AgentClient::new(Arc::new(dial));
+        match self {
+            Self::Person => client,
+            Self::Program => client.unattended(),
+        }
+    }
+}
+
 /// Why there is no agent on the box.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
@@ -122,12 +141,13 @@ pub enum BootstrapError {
 pub async fn bootstrap(
     tunnel: &Tunnel,
     agent: &AgentBinary,
+    seat: Seat,
     told: Told<'_>,
 ) -> Result<Ready, BootstrapError> {
     let facts = match probe(tunnel).await {
         Ok(facts) => facts,
         Err(BootstrapError::Tunnel(silent @ TunnelError::Silent { .. })) => {
-            return without_shell(tunnel, silent).await;
+            return without_shell(tunnel, seat, silent).await;
         }
         Err(err) => return Err(err),
     };
@@ -158,7 +178,7 @@ pub async fn bootstrap(
         );
     }
     let path = format!("{directory}/bin/agent-{}", agent.hash());
-    let (client, status, replaced) = connect(tunnel, agent, path, socket).await?;
+    let (client, status, replaced) = connect(tunnel, agent, seat, path, socket).await?;
     fault::point("agent.daemon.after");
     Ok(Ready {
         client,
@@ -172,14 +192,15 @@ pub async fn bootstrap(
 async fn connect(
     tunnel: &Tunnel,
     agent: &AgentBinary,
+    seat: Seat,
     path: String,
     socket: String,
 ) -> Result<(AgentClient, AgentStatus, bool), BootstrapError> {
-    let client = AgentClient::new(Arc::new(BridgeDial {
+    let client = seat.client(BridgeDial {
         tunnel: tunnel.clone(),
         agent: path,
         socket,
-    }));
+    });
     let mut replaced = false;
     let mut running = String::new();
     for _ in 0..REPLACE_TRIES {
@@ -216,7 +237,7 @@ pub async fn reach(tunnel: &Tunnel) -> Result<AgentClient, BootstrapError> {
             .ok()
             .filter(|home| home.starts_with('/')),
         Err(silent @ TunnelError::Silent { .. }) => {
-            return Ok(without_shell(tunnel, silent).await?.client);
+            return Ok(without_shell(tunnel, Seat::Person, silent).await?.client);
         }
         Err(err) => return Err(err.into()),
     };
@@ -233,7 +254,11 @@ pub async fn reach(tunnel: &Tunnel) -> Result<AgentClient, BootstrapError> {
 }
 
 /// The last way in: a daemon that runs, where images for root put it.
-async fn without_shell(tunnel: &Tunnel, silent: TunnelError) -> Result<Ready, BootstrapError> {
+async fn without_shell(
+    tunnel: &Tunnel,
+    seat: Seat,
+    silent: TunnelError,
+) -> Result<Ready, BootstrapError> {
     let home = match tunnel.target().user.as_str() {
         "root" => "/root".to_owned(),
         user => format!("/home/{user}"),
@@ -242,11 +267,11 @@ async fn without_shell(tunnel: &Tunnel, silent: TunnelError) -> Result<Ready, Bo
         format!("{home}/.spotter/bin/agent"),
         format!("{home}/.spotter/agent.sock"),
     );
-    let client = AgentClient::new(Arc::new(BridgeDial {
+    let client = seat.client(BridgeDial {
         tunnel: tunnel.clone(),
         agent,
         socket,
-    }));
+    });
     // What keeps us out is the shell: that is what a person can repair.
     let status = client.status(START_LIMIT).await.map_err(|_| silent)?;
     Ok(Ready {

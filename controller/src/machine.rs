@@ -20,7 +20,7 @@ use crate::{
         FileHash, FileList, LineInfo, LogPiece, LogPosition, LogStart, PreflightReport,
         RestoreReport, SampleInfo, SessionInfo, SessionRequest, Verdict,
     },
-    bootstrap::{self, AgentBinary, BootstrapError},
+    bootstrap::{self, AgentBinary, BootstrapError, Seat},
     clock::Clock,
     credentials::{
         Place as Server,
@@ -228,7 +228,11 @@ impl Sites for Machines {
                 .and_then(|target| self.ssh.publish(&place.run, &target))
                 .map_err(tunnel_failed)?;
         }
-        let ready = bootstrap::bootstrap(&tunnel, &agent, progress)
+        let seat = match self.attended {
+            true => Seat::Person,
+            false => Seat::Program,
+        };
+        let ready = bootstrap::bootstrap(&tunnel, &agent, seat, progress)
             .await
             .map_err(|err| match err {
                 BootstrapError::Tunnel(err) => tunnel_failed(err),
@@ -237,10 +241,7 @@ impl Sites for Machines {
             })?;
         Ok(Arc::new(Machine {
             tunnel,
-            client: match self.attended {
-                true => ready.client,
-                false => ready.client.unattended(),
-            },
+            client: ready.client,
             keys: Arc::clone(&self.keys),
             run: spec.name.clone(),
             checkpoints: spec.checkpoints.clone(),
@@ -354,6 +355,11 @@ impl Site for Machine {
         }
     }
 
+    async fn measure_line(&self, enough_bytes_per_s: f64) -> Result<LineInfo, SiteError> {
+        let measured = self.client.measure_line(enough_bytes_per_s).await;
+        measured.map_err(agent_failed)
+    }
+
     async fn sync(&self, from: &Path, to: &str, progress: Progress<'_>) -> Result<(), SiteError> {
         let private = self.private.as_deref();
         sync::push(&self.tunnel, from, to, private, &mut |at| {
@@ -363,11 +369,6 @@ impl Site for Machine {
         .map(drop)
         .map_err(sync_failed)
     }
-    async fn measure_line(&self, enough_bytes_per_s: f64) -> Result<LineInfo, SiteError> {
-        let measured = self.client.measure_line(enough_bytes_per_s).await;
-        measured.map_err(agent_failed)
-    }
-
 
     async fn start_session(&self, request: &SessionRequest) -> Result<SessionInfo, SiteError> {
         match self.client.start_session(request).await {

@@ -9,7 +9,7 @@ use nix::{
 };
 use spotter::{
     agent_client::{LogPosition, LogStart, SessionRequest},
-    bootstrap::{AgentBinary, BootstrapError, bootstrap},
+    bootstrap::{AgentBinary, BootstrapError, Seat, bootstrap},
     tunnel::Lane,
 };
 
@@ -41,7 +41,9 @@ async fn the_agent_is_uploaded_once_and_answers() {
     test_box.rc(NOISY_RC);
     let tunnel = test_box.connect().await;
     let agent = agent();
-    let first = bootstrap(&tunnel, &agent, &|_, _| {}).await.unwrap();
+    let first = bootstrap(&tunnel, &agent, Seat::Person, &|_, _| {})
+        .await
+        .unwrap();
     assert!(first.uploaded && !first.replaced);
     assert_eq!(first.status.build, agent.hash());
     let facts = first.facts.unwrap();
@@ -53,7 +55,7 @@ async fn the_agent_is_uploaded_once_and_answers() {
     let started = first.status.started_us;
     tunnel.close().await;
 
-    let second = bootstrap(&test_box.connect().await, &agent, &|_, _| {})
+    let second = bootstrap(&test_box.connect().await, &agent, Seat::Person, &|_, _| {})
         .await
         .unwrap();
     assert!(!second.uploaded && !second.replaced);
@@ -74,7 +76,11 @@ async fn a_torn_upload_is_never_run() {
     let agent = AgentBinary::from_bytes(bytes, "a large agent").unwrap();
     let upload = tokio::spawn({
         let tunnel = tunnel.clone();
-        async move { bootstrap(&tunnel, &agent, &|_, _| {}).await.map(|_| ()) }
+        async move {
+            bootstrap(&tunnel, &agent, Seat::Person, &|_, _| {})
+                .await
+                .map(|_| ())
+        }
     });
     let bin = test_box.home().join(".spotter/bin");
     let names = || -> Vec<String> {
@@ -106,7 +112,7 @@ async fn a_torn_upload_is_never_run() {
 
     let agent = self::agent();
     assert!(
-        bootstrap(&tunnel, &agent, &|_, _| {})
+        bootstrap(&tunnel, &agent, Seat::Person, &|_, _| {})
             .await
             .unwrap()
             .uploaded
@@ -123,7 +129,9 @@ async fn what_does_not_run_there_is_not_installed() {
     let mut bytes = fs::read(agent_path()).unwrap();
     bytes.truncate(4096);
     let broken = AgentBinary::from_bytes(bytes, "half an agent").unwrap();
-    let err = bootstrap(&tunnel, &broken, &|_, _| {}).await.unwrap_err();
+    let err = bootstrap(&tunnel, &broken, Seat::Person, &|_, _| {})
+        .await
+        .unwrap_err();
     assert!(
         err.to_string()
             .starts_with("the agent could not be uploaded: "),
@@ -140,7 +148,9 @@ async fn what_does_not_run_there_is_not_installed() {
 async fn a_newer_agent_takes_over_and_sessions_go_on() {
     let test_box = TestBox::new();
     let tunnel = test_box.connect().await;
-    let old = bootstrap(&tunnel, &agent(), &|_, _| {}).await.unwrap();
+    let old = bootstrap(&tunnel, &agent(), Seat::Person, &|_, _| {})
+        .await
+        .unwrap();
     let session = old
         .client
         .start_session(&request("train", "sleep 1000"))
@@ -148,7 +158,9 @@ async fn a_newer_agent_takes_over_and_sessions_go_on() {
         .unwrap();
 
     let other = other_agent();
-    let new = bootstrap(&tunnel, &other, &|_, _| {}).await.unwrap();
+    let new = bootstrap(&tunnel, &other, Seat::Person, &|_, _| {})
+        .await
+        .unwrap();
     assert!(new.uploaded && new.replaced);
     assert_eq!(new.status.build, other.hash());
     let after = new
@@ -168,7 +180,9 @@ async fn a_newer_agent_takes_over_and_sessions_go_on() {
 async fn a_log_goes_on_exactly_after_its_connection_was_killed() {
     let test_box = TestBox::new();
     let tunnel = test_box.connect().await;
-    let ready = bootstrap(&tunnel, &agent(), &|_, _| {}).await.unwrap();
+    let ready = bootstrap(&tunnel, &agent(), Seat::Person, &|_, _| {})
+        .await
+        .unwrap();
     let command = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo \"line $i\"; sleep 0.01; done";
     ready
         .client
@@ -203,7 +217,9 @@ async fn a_log_goes_on_exactly_after_its_connection_was_killed() {
 async fn a_running_agent_is_reached_where_the_shell_is_broken() {
     let test_box = TestBox::new();
     let tunnel = test_box.connect().await;
-    let ready = bootstrap(&tunnel, &agent(), &|_, _| {}).await.unwrap();
+    let ready = bootstrap(&tunnel, &agent(), Seat::Person, &|_, _| {})
+        .await
+        .unwrap();
     test_box.rc("exec tmux\n");
     let group = tunnel.process(Lane::Control).await.unwrap();
     killpg(Pid::from_raw(group as i32), Signal::SIGKILL).unwrap();

@@ -12,7 +12,7 @@ use nix::{
 };
 use spotter::{
     agent_client::{LogPiece, LogPosition, SessionRequest},
-    bootstrap::{AgentBinary, bootstrap},
+    bootstrap::{AgentBinary, Seat, bootstrap},
     clock::Clock,
     logbook::Logbook,
     provider::Rental,
@@ -33,7 +33,9 @@ impl Scene {
         let test_box = TestBox::new();
         let tunnel = test_box.connect().await;
         let agent = AgentBinary::find(Some(&agent_path()), "/nowhere".as_ref()).unwrap();
-        let ready = bootstrap(&tunnel, &agent, &|_, _| {}).await.unwrap();
+        let ready = bootstrap(&tunnel, &agent, Seat::Person, &|_, _| {})
+            .await
+            .unwrap();
         let request = SessionRequest {
             name: "train".to_owned(),
             command: command.to_owned(),
