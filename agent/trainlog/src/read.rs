@@ -1,6 +1,7 @@
 //! One line to a record: names and positions are found by [`Scanner`], here they are weighed against each other.
 
 mod positions;
+mod result;
 mod table;
 
 use memchr::memmem;
@@ -16,6 +17,7 @@ use crate::{
 };
 
 use positions::position_of_loss;
+pub use result::{Results, Row};
 pub use table::{Columns, row};
 
 /// What a line is.

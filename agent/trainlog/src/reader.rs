@@ -16,7 +16,7 @@ use crate::{
     lines::{self, Lines, MAX_LINE_BYTES},
     number::Printed,
     progress::Progress,
-    read::{self, Columns, Kind, Reading},
+    read::{self, Columns, Kind, Reading, Results, Row},
     record::Record,
     summary::{Summary, Tallies},
 };
@@ -81,6 +81,8 @@ struct State {
     unfinished: Option<Unfinished>,
     /// The table whose rows are read.
     columns: Option<Columns>,
+    /// The result of RLlib that is read.
+    results: Results,
     /// Lines before the block of bytes that is read.
     lines_before: u64,
     bytes_before: u64,
@@ -245,6 +247,11 @@ impl State {
                 }
                 None => self.columns = None,
             }
+        }
+        match self.results.take(rest, place) {
+            Row::Other => {}
+            Row::Part => return,
+            Row::Complete(record) => return self.record(Kind::Step, record, rank(line), seen),
         }
         if let Some(row) = read::row(rest) {
             return self.row(row, place, rank(line), seen);

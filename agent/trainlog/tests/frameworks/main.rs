@@ -355,6 +355,25 @@ fn learning_by_trial_and_by_boosting() {
         "################################################################################\n                      Learning iteration 119/12000                      \n\n                       Computation: 34814 steps/s (collection: 16.862s, learning 2.527s)\n               Value function loss: 22.3836\n                    Surrogate loss: -0.0080\n             Mean action noise std: 0.80\n                       Mean reward: 10.5\n                   Total timesteps: 98304\n                    Iteration time: 1.18s\n                               ETA: 119.3s\n\n",
         "1/1 steps 119..119 of 12000 loss -0.0080 34814 steps/s eta 119.3s",
     );
+    // RLlib: the parts of a result, the position near its end; a number in brackets or a list is none of them.
+    let result = |iteration: u32, reward: f64, loss: f64| {
+        format!(
+            "Result for PPO_CartPole-v1_1a2b3_00000:\n  agent_timesteps_total: {}\n  custom_metrics: {{}}\n  episode_len_mean: 23.5\n  episode_reward_max: 81.0\n  episode_reward_mean: {reward}\n  episodes_this_iter: 170\n  hist_stats:\n    episode_reward: [12.0, 31.0]\n  info:\n    learner:\n      default_policy:\n        learner_stats:\n          cur_lr: 5.0e-05\n          entropy: 0.66\n          policy_loss: -0.031\n          total_loss: {loss}\n          vf_loss: 8.7\n    num_env_steps_trained: 4000\n  iterations_since_restore: {iteration}\n  num_env_steps_sampled: {}\n  num_env_steps_sampled_throughput_per_sec: 1184.25\n  time_this_iter_s: 3.38\n  time_total_s: 3.38\n  training_iteration: {iteration}\n  trial_id: 1a2b3_00000\n\n",
+            iteration * 4000,
+            iteration * 4000,
+        )
+    };
+    check(
+        &format!("{}{}", result(1, 22.25, 8.75), result(2, 47.5, 7.5)),
+        "2/2 steps 1..2 loss 7.5 lr 5.0e-05 1184.25 frames/s",
+    );
+    // As its `pretty_print` does, without a heading, and by a program that has no learner's figures.
+    check(
+        "episode_reward_mean: 22.25\nepisodes_this_iter: 170\ntime_this_iter_s: 3.5\ntraining_iteration: 7\n",
+        "1/1 steps 7..7 3.5 s/iter",
+    );
+    // No result has begun: these are somebody else's words.
+    check("total_loss: 3.5\ntraining_iteration: 7\n", "1/1 loss 3.5");
     check(
         "Episode 100\tAverage Score: 12.31\nEpisode 200\tAverage Score: 30.02\n",
         "2/2 steps 100..200",
