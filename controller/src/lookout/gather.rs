@@ -7,7 +7,7 @@ use crate::{
     lookout::facts::{Facts, Log, News, Reach, Recorded},
     run::{
         State, alarms, foresight, next, restarts, silence,
-        summary::{AttemptSummary, RunSummary, summarise},
+        summary::{self, AttemptSummary, RunSummary, summarise},
         to_come, waiting, windows,
     },
     store::{AttemptRecord, EventRecord, ObservationRecord, RunRecord, Store},
@@ -16,6 +16,9 @@ use crate::{
 
 /// Runs that are over change when somebody does something to them: they are read again every so many rounds.
 const OVER_ROUNDS: u64 = 15;
+
+/// Events of a run that are held, besides those that count for its summary: more than fit on a screen. Older ones are on record.
+const EVENTS: usize = 1000;
 
 /// How much is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +105,8 @@ impl Board {
     }
 
     fn read(&self, run: &RunRecord, facts: &mut Facts, now_us: i64) -> Result<(), CommandError> {
+        // What came at the last look was told by now.
+        forget_old(&mut facts.events);
         let after = facts.events.last().map_or(0, |event| event.id);
         facts.events.extend(self.store.events(&run.name, after)?);
         let recorded = record(&self.store, run, &facts.events, &self.known, now_us)?;
@@ -114,6 +119,17 @@ impl Board {
         let told = &mut facts.live.told;
         told.retain(|event| event.attempt == attempt && event.seq > stored);
         Ok(())
+    }
+
+    /// What of a run is on record after a place, as far as it was read: also what is held no more.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub fn recorded(&self, facts: &Facts, after_id: i64) -> Result<Vec<EventRecord>, CommandError> {
+        let newest = facts.events.last().map_or(0, |event| event.id);
+        let mut events = self.store.events(&facts.recorded.name, after_id)?;
+        events.retain(|event| event.id <= newest);
+        Ok(events)
     }
 
     /// A run by its name.
@@ -143,7 +159,20 @@ impl Board {
     }
 }
 
-/// What the store says of a run; `events`: all of its.
+/// Drops the oldest of too many events that no summary needs.
+fn forget_old(events: &mut Vec<EventRecord>) {
+    let others = |event: &&EventRecord| !summary::counts(&event.kind);
+    let mut surplus = events.iter().filter(others).count().saturating_sub(EVENTS);
+    // The last one says how far the record was read.
+    let newest = events.last().map_or(0, |event| event.id);
+    events.retain(|event| {
+        let goes = surplus > 0 && others(&event) && event.id < newest;
+        surplus -= usize::from(goes);
+        !goes
+    });
+}
+
+/// What the store says of a run; `events`: all of its that a summary needs.
 fn record(
     store: &Store,
     run: &RunRecord,
@@ -307,4 +336,41 @@ fn attempt_line(attempt: &AttemptSummary) -> String {
         attempt.checkpoints_committed,
         text::usd(attempt.ledger.total_usd()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::Origin;
+
+    #[test]
+    fn of_too_many_events_those_stay_that_a_summary_needs_and_the_newest() {
+        let event = |id: i64| EventRecord {
+            id,
+            attempt: 1,
+            origin: Origin::Agent,
+            seq: id.unsigned_abs(),
+            time_us: id,
+            kind: match id % 10 {
+                0 => "checkpoint.committed".to_owned(),
+                _ => "window".to_owned(),
+            },
+            detail: json!({}),
+        };
+        let mut events: Vec<EventRecord> = (1..=2000).map(event).collect();
+        let few = events[..1100].to_vec();
+        forget_old(&mut events);
+        let kept = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
+        assert_eq!(
+            (kept("window"), kept("checkpoint.committed")),
+            (EVENTS, 200)
+        );
+        assert!(events.is_sorted_by_key(|event| event.id));
+        assert_eq!(events.last().map(|event| event.id), Some(2000));
+        let mut same = few.clone();
+        forget_old(&mut same);
+        assert_eq!(same, few);
+    }
 }

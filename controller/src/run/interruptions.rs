@@ -66,6 +66,14 @@ impl Interruption {
     }
 }
 
+/// Whether [`interruptions`] reads events of this kind.
+pub fn counts(kind: &str) -> bool {
+    matches!(
+        kind,
+        "checkpoint.committed" | "interrupted" | "lost" | RESTARTED | "running"
+    )
+}
+
 /// Every interruption of a run, oldest first. `events` are all of it, in their order.
 pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
     let mut found: Vec<Interruption> = Vec::new();

@@ -9,7 +9,7 @@ use crate::{
     run::{
         State,
         diagnosis::{self, Diagnosis},
-        interruptions::{Interruption, interruptions},
+        interruptions::{self, Interruption, interruptions},
         prepaying,
     },
     store::{AttemptRecord, ChargeRecord, EventRecord, Outcome, RunRecord},
@@ -84,6 +84,13 @@ pub struct AttemptSummary {
     pub reason: Option<String>,
     /// What ended its training, or its smoke, by the agent's own look at log and box.
     pub diagnosis: Option<Diagnosis>,
+}
+
+/// Whether an event of this kind goes into a summary or a list of checkpoints, however old it is: whoever keeps some keeps these.
+pub fn counts(kind: &str) -> bool {
+    matches!(kind, "checkpoint.committed" | "checkpoint.deleted")
+        || kind == diagnosis::KIND
+        || interruptions::counts(kind)
 }
 
 /// Why the newest box of an ended run is kept; `None`: it is not.

@@ -18,7 +18,7 @@ use crate::{
         gather::{Board, Extent},
         links::{Heard, Links},
     },
-    store::{Origin, Store},
+    store::{EventRecord, Origin, Store},
 };
 
 /// Runs that are told of, and how many of them are read from the record in one round: with 1,000 runs, each every ten seconds.
@@ -233,11 +233,21 @@ impl Hub {
         after_id: i64,
     ) -> (Vec<ToldEvent>, broadcast::Receiver<Arc<ToldEvent>>) {
         let state = self.lock();
-        let runs = &state.board.runs;
-        let runs = runs.iter().filter(|facts| wanted(&facts.recorded.name));
-        let mut all: Vec<ToldEvent> = runs
-            .flat_map(|facts| recorded(facts, after_id).chain(not_on_record(facts)))
-            .collect();
+        let mut all: Vec<ToldEvent> = Vec::new();
+        for facts in &state.board.runs {
+            if !wanted(&facts.recorded.name) {
+                continue;
+            }
+            // Only the newest are held here; where the record cannot be read, those.
+            match state.board.recorded(facts, after_id) {
+                Ok(events) => all.extend(events.iter().map(|event| told_event(facts, event))),
+                Err(err) => {
+                    warn!(%err, "events cannot be read from the record, the newest are told");
+                    all.extend(recorded(facts, after_id));
+                }
+            }
+            all.extend(not_on_record(facts));
+        }
         all.sort_by_key(|event| (event.id == 0, event.id, event.time_us));
         (all, self.events.subscribe())
     }
@@ -278,10 +288,16 @@ impl State {
     }
 }
 
-/// What of a run is on record after a place.
+/// What of a run is on record after a place and held here.
 fn recorded(facts: &Facts, after_id: i64) -> impl Iterator<Item = ToldEvent> {
     let first = facts.events.partition_point(|event| event.id <= after_id);
-    facts.events[first..].iter().map(|event| ToldEvent {
+    facts.events[first..]
+        .iter()
+        .map(|event| told_event(facts, event))
+}
+
+fn told_event(facts: &Facts, event: &EventRecord) -> ToldEvent {
+    ToldEvent {
         run: facts.recorded.name.clone(),
         attempt: event.attempt,
         id: event.id,
@@ -290,7 +306,7 @@ fn recorded(facts: &Facts, after_id: i64) -> impl Iterator<Item = ToldEvent> {
         time_us: event.time_us,
         kind: event.kind.clone(),
         detail: event.detail.clone(),
-    })
+    }
 }
 
 /// What the box of a run told and is not on record.
