@@ -19,6 +19,11 @@ fn without_a_terminal_top_names_the_verb_to_use_and_prints_one_frame() {
     on(Tier::One, no_terminal);
 }
 
+#[test]
+fn a_run_whose_box_cannot_be_reached_is_shown_from_what_was_copied() {
+    on(Tier::One, unreachable);
+}
+
 /// Runs a program that tells its process id, then says how it ended and how it left the terminal.
 const AND_AFTERWARDS: &str = r#"
 sh -c 'echo $$ > "$0"; exec "$@"' "$0" "$@"
@@ -294,5 +299,46 @@ fn no_terminal(world: &World) {
     }
     assert!(!frame.contains('\x1b'), "{frame:?}");
     world.ok(&["destroy", "--lose-data", "one"]);
+    world.assert_nothing_rented();
+}
+
+fn unreachable(world: &World) {
+    if Command::new("tmux").arg("-V").output().is_err() {
+        return stories::skip::skip("tmux is not installed: apt-get install tmux");
+    }
+    world.training(&Training::interruptible("away", 100_000));
+    let mut watcher = world.background(&["run", "away.yaml"]);
+    let instance = world.until_step("away", 1, 20);
+    // What it measured is copied every quarter of a minute, a minute at a time, and the rest of it when whoever copies leaves.
+    let copied = world.spotter_home().join("logs/away/1-train.log");
+    world.until("a copy of its log", || {
+        let log = std::fs::read_to_string(&copied).ok()?;
+        log.contains("step 20/").then_some(())
+    });
+    kill(watcher.id(), Signal::SIGINT).unwrap();
+    watcher.wait();
+    world.ctl(&["link", &instance.to_string(), "drop"]);
+
+    // The record and the copies are there at once; whether the box answers shows later.
+    let top = Terminal::run(world, "away", (120, 36), &["top", "away"]);
+    top.shows(&[
+        "away  RUNNING",
+        "from the record",
+        "of 100,000",
+        "| loss ",
+        "[log]",
+        "so far",
+    ]);
+    let lost = top.shows(&["! no link for", "| loss "]);
+    assert!(!lost.contains(" live "), "{lost}");
+    top.press("2");
+    top.shows(&["[events]", "box 1 checkpoint."]);
+    top.press("4");
+    top.shows(&["[attempts]", "attempt 1 running"]);
+    top.press("q");
+    top.shows(&["ended with 0", "left as it was"]);
+
+    world.ctl(&["link", &instance.to_string(), "heal"]);
+    world.ok(&["destroy", "--lose-data", "away"]);
     world.assert_nothing_rented();
 }
