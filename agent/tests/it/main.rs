@@ -12,6 +12,7 @@ mod bed;
 mod bridging;
 mod daemon;
 mod diagnosis;
+mod endings;
 mod following;
 mod memory;
 mod restart;
