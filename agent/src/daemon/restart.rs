@@ -296,17 +296,7 @@ mod tests {
         Session {
             name: TRAINING_SESSION.to_owned(),
             state,
-            spec: Spec {
-                v: 1,
-                command: "x".to_owned(),
-                dir: "/".into(),
-                timeout_s: 0,
-                tmux: false,
-                first_generation: 0,
-                log_offset: 0,
-                open_files: None,
-                resumed: false,
-            },
+            spec: Spec::sample(),
             start: Start {
                 v: 1,
                 pid: 1,

@@ -68,15 +68,8 @@ mod tests {
         fs::create_dir(&before).unwrap();
         fs::create_dir(&dir).unwrap();
         let spec = Spec {
-            v: 1,
-            command: "x".into(),
-            dir: "/".into(),
-            timeout_s: 0,
-            tmux: false,
             first_generation: 3,
-            log_offset: 0,
-            open_files: None,
-            resumed: false,
+            ..Spec::sample()
         };
         record::write(&before, "spec.json", &spec).unwrap();
         assert!(continue_log(&before, &dir).is_err(), "there is no log");

@@ -288,16 +288,12 @@ fn modified_us(meta: &fs::Metadata) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn session_dir() -> (tempfile::TempDir, PathBuf) {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("train");
-        fs::create_dir(&dir).unwrap();
-        let spec = Spec {
+impl Spec {
+    /// One for tests, without a window, from the beginning of its log.
+    pub fn sample() -> Spec {
+        Spec {
             v: 1,
-            command: "x".into(),
+            command: "x".to_owned(),
             dir: "/".into(),
             timeout_s: 0,
             tmux: false,
@@ -305,7 +301,19 @@ mod tests {
             log_offset: 0,
             open_files: None,
             resumed: false,
-        };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session_dir() -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("train");
+        fs::create_dir(&dir).unwrap();
+        let spec = Spec::sample();
         write(&dir, "spec.json", &spec).unwrap();
         (root, dir)
     }
