@@ -14,8 +14,9 @@ use crate::{
     run::{
         State, next,
         to_come::{self, ToCome},
+        waiting,
     },
-    store::{AttemptRecord, ObservationRecord, RunRecord, Store},
+    store::{AttemptRecord, ObservationRecord, Outcome, RunRecord, Store},
     ui::{Ui, text},
 };
 
@@ -119,6 +120,9 @@ struct RunCost {
     /// What ends its boxes.
     #[serde(skip)]
     destroy: String,
+    /// Why a box of it that does not run is there by design, and what lets it go without loss.
+    #[serde(skip)]
+    kept: Option<(u32, String)>,
 }
 
 /// One attempt.
@@ -361,7 +365,37 @@ fn run_cost(
         to_come: to_come::of_run(store, run, known, usd_per_hour)?,
         attempts,
         destroy: next::destroy(store, run)?,
+        kept: kept(store, run)?,
     })
+}
+
+/// The newest attempt of a run that is to go on, and what becomes of its box, a clause; `None`: nothing is to go on there.
+fn kept(store: &Store, run: &RunRecord) -> Result<Option<(u32, String)>, CommandError> {
+    let latest = store.latest_attempt(&run.name)?;
+    let Some(latest) = latest.filter(AttemptRecord::was_taken_back) else {
+        return Ok(None);
+    };
+    let name = &run.name;
+    let by_whom = match store.lease(name)? {
+        Some(_) => "it goes on there by itself".to_owned(),
+        None => format!("it goes on once somebody watches, `spotter up {name}`"),
+    };
+    let text = match waiting::of(store, run, &latest)? {
+        Some(waiting) => format!(
+            "it waits {}; {by_whom}. `spotter resume --elsewhere {name}` goes on with another box, and lets this one go when nothing is on it              alone",
+            waiting.text()
+        ),
+        None if run.outcome.is_none() => format!(
+            "it was interrupted and goes on with another box while somebody watches: `spotter up {name}`; then this one goes when              nothing is on it alone"
+        ),
+        None if run.outcome == Some(Outcome::Interrupted) && latest.started_us > 0 => format!(
+            "it waits for your word. `{}` waits for it; `{}` goes on with another box, and lets this one go when nothing is on it alone",
+            next::resume(store, run, "--here ")?,
+            next::resume(store, run, "--elsewhere ")?
+        ),
+        None => return Ok(None),
+    };
+    Ok(Some((latest.number, text)))
 }
 
 /// Hours that some money lasts.

@@ -59,6 +59,9 @@ pub struct ResumeArgs {
     /// Rent another box, with these GPUs, such as "RTX 4090:1": from now on the run's `resources.accelerators`
     #[arg(long, value_name = "NAME[:COUNT]", value_parser = accelerators::parse, conflicts_with = "here")]
     gpus: Option<Accelerators>,
+    /// Rent another box, with so much disk, such as 80GB: from now on the run's `resources.disk`
+    #[arg(long, value_name = "SIZE", value_parser = values::size_gb, conflicts_with = "here")]
+    disk: Option<f64>,
     /// Go on without a whole plan, however long the run may take and whatever it may cost
     #[arg(long)]
     no_plan: bool,
@@ -184,8 +187,9 @@ pub async fn resume(
         run.spec.resources.gpu_name = Some(gpus.gpu_name.clone());
         run.spec.resources.num_gpus = gpus.num_gpus;
     }
-    // Its own box has the GPUs that it has.
-    let elsewhere = args.elsewhere || args.gpus.is_some();
+    run.spec.resources.disk_gb = args.disk.unwrap_or(run.spec.resources.disk_gb);
+    // Its own box has the GPUs and the disk that it has.
+    let elsewhere = args.elsewhere || args.gpus.is_some() || args.disk.is_some();
     let store = deps.store()?;
     let refused = |text: String| CommandError::usage(text).about(&run.name);
     let here = match run.outcome {
@@ -226,6 +230,10 @@ pub async fn resume(
             args.here || (!elsewhere && !taken)
         }
     };
+    if args.disk.is_some() && !run.spec.resources.hosts.is_empty() {
+        return Err(refused(format!("run `{}` is on hosts of yours", run.name))
+            .hint("theirs is the disk that it gets"));
+    }
     let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
     let planned = match args.gpus {
         None => raising::pass(deps, &run, &before, args.no_plan)?,

@@ -184,6 +184,18 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     if let Some(agent) = &agent {
         show_agent(ui, agent);
     }
+    let backup = agent.as_ref().and_then(|agent| agent.backup.as_ref());
+    let refusals = [
+        backup_alarm,
+        backup.and_then(|backup| backup.problem.clone()),
+    ];
+    let mut mends = refusals
+        .iter()
+        .flatten()
+        .filter_map(|why| alarms::mend_keys(&run.name, why));
+    if let Some(mend) = mends.next() {
+        ui.hint(format_args!("{mend}"));
+    }
     let ended = agent
         .as_ref()
         .and_then(|agent| agent.session(TRAIN))
@@ -414,7 +426,7 @@ async fn in_bucket(
 type Silence = Option<Result<Option<MarketWord>, String>>;
 
 /// The box's own word, or else the market's; neither where nobody is to be asked.
-async fn heard(
+pub(super) async fn heard(
     ui: &mut Ui,
     deps: &Deps,
     run: &str,

@@ -430,6 +430,27 @@ fn a_run_need_not_be_named_when_there_is_only_one() {
 }
 
 #[test]
+fn a_run_that_waits_by_design_is_not_told_to_be_thrown_away() {
+    let desk = Desk::new();
+    desk.record("a", State::Waiting);
+    let store = desk.deps().store().unwrap();
+    store
+        .open_interval("a", 1, CostKind::Disk, T0, 0.01)
+        .unwrap();
+    let (code, _, said) = desk.spotter(&["cost", "a", "--recorded"]);
+    assert_eq!(code, 0, "{said}");
+    for part in [
+        "instance 7 of `a` is stopped",
+        "it waits for instance 7 until",
+        "once somebody watches, `spotter up a`",
+        "`spotter resume --elsewhere a` goes on with another box",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("--lose-data"), "{said}");
+}
+
+#[test]
 fn events_are_told_in_the_order_of_time() {
     let desk = Desk::new();
     desk.record("a", State::Running);

@@ -13,7 +13,7 @@ use crate::{
     commands::Deps,
     error::{CommandError, ErrorKind},
     run::{
-        diagnosis,
+        diagnosis, has_bucket,
         lifecycle::{Goal, Lifecycle, Report},
         next,
         summary::{RunSummary, summarise},
@@ -287,6 +287,32 @@ pub(super) fn closing(summary: &RunSummary, results: Option<&Results>) -> Option
     }
 }
 
+/// What `failure_class` calls a disk on which nothing more went.
+const DISK_FULL: &str = "disk_full";
+
+/// How a run goes on whose disk was full (pure): on its own box the same disk is as full as it was. `resume`: what starts it again
+/// there; `costs`: that box is there.
+fn after_a_full_disk(run: &RunRecord, resume: &str, costs: bool) -> Vec<String> {
+    let name = &run.name;
+    let mut ways = Vec::new();
+    let more_gb = run.spec.resources.disk_gb * 2.0;
+    let rents = run.spec.resources.hosts.is_empty();
+    // Another box has what is in the bucket, and nothing else.
+    if rents && (has_bucket(run) || !costs) {
+        let flags = resume.strip_prefix("spotter resume ").unwrap_or(name);
+        ways.push(format!(
+            "go on with another box that has more disk: `spotter resume --disk {more_gb:.0}GB {flags}`"
+        ));
+    }
+    if costs {
+        let start = if rents { "--start " } else { "" };
+        ways.push(format!(
+            "make room on its own (fewer checkpoints, caches elsewhere) with `spotter ssh {start}{name}`, then go on there with `{resume}`"
+        ));
+    }
+    ways
+}
+
 /// What an ended run makes of the exit code.
 pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
     let reason = run.reason.clone();
@@ -303,6 +329,7 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
     let ways = ways_on(store, run)?;
     let (resume, destroy) = (next::resume(store, run, "")?, next::destroy(store, run)?);
     let elsewhere = next::resume(store, run, "--elsewhere ")?;
+    let is_disk_full = found.as_ref().is_some_and(|found| found.class == DISK_FULL);
     let failed = |text: &str, kind: ErrorKind| {
         let mut err = CommandError::new(format!("run `{}` {text}", run.name))
             .kind(kind)
@@ -310,13 +337,15 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
         if let Some(reason) = reason {
             err = err.because(reason);
         }
-        if let Some(found) = found {
+        if let Some(found) = &found {
             let line = found
                 .line
                 .map_or_else(String::new, |line| format!(" (line {line} of its log)"));
-            err = err
-                .because(format!("{}{line}: {}", found.class, found.evidence))
-                .hint(found.advice);
+            err = err.because(format!("{}{line}: {}", found.class, found.evidence));
+            // What it says of a full disk is told below, with what to type.
+            if !is_disk_full {
+                err = err.hint(found.advice.as_str());
+            }
         }
         Err(err)
     };
@@ -333,6 +362,14 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
     }
     match run.outcome {
         None | Some(Outcome::Done | Outcome::Stopped) => Ok(()),
+        Some(Outcome::Crashed) if is_disk_full => {
+            failed("crashed", ErrorKind::Crashed).map_err(|err: CommandError| {
+                let ways = after_a_full_disk(run, &resume, costs);
+                let err = ways.into_iter().fold(err, CommandError::hint);
+                err.hint(format!("read its log with `spotter logs {name}`"))
+                    .hint(format!("end the box with `{destroy}`"))
+            })
+        }
         Some(Outcome::Crashed) => {
             failed("crashed", ErrorKind::Crashed).map_err(|err: CommandError| {
                 err.hint(format!("read its log with `spotter logs {name}`"))
@@ -375,5 +412,43 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
                 err.hint(format!("see what happened with `spotter events {name}`"))
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::RunSpec;
+
+    #[test]
+    fn a_full_disk_is_answered_with_a_larger_one_or_with_room_on_it_and_not_with_the_same() {
+        let check = |bucket: bool, costs: bool, expected: &[&str]| {
+            let mut spec = RunSpec::from_flags_for_tests();
+            spec.resources.disk_gb = 40.0;
+            if !bucket {
+                spec.checkpoints = None;
+            }
+            let run = RunRecord {
+                name: "r".to_owned(),
+                spec,
+                created_us: 0,
+                stop_requested: false,
+                outcome: Some(Outcome::Crashed),
+                reason: None,
+            };
+            let ways = after_a_full_disk(&run, "spotter resume r --budget 40.00", costs);
+            assert_eq!(ways.len(), expected.len(), "{ways:?}");
+            for (way, expected) in ways.iter().zip(expected) {
+                assert!(way.contains(expected), "{way}");
+            }
+        };
+        let larger = "`spotter resume --disk 80GB r --budget 40.00`";
+        let room =
+            "`spotter ssh --start r`, then go on there with `spotter resume r --budget 40.00`";
+        check(true, true, &[larger, room]);
+        check(true, false, &[larger]);
+        // What was trained is on that disk alone.
+        check(false, true, &[room]);
+        check(false, false, &[larger]);
     }
 }

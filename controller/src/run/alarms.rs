@@ -4,7 +4,10 @@ use serde_json::Value;
 use spotter_bucket::cadence;
 use spotter_trainlog::telling;
 
-use crate::store::{AttemptRecord, EventRecord, Store, StoreError};
+use crate::{
+    doctor::diagnosis::KeyFault,
+    store::{AttemptRecord, EventRecord, Store, StoreError},
+};
 
 /// What is wrong with the backup now, for people; `None` when nothing is.
 pub fn backup(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, StoreError> {
@@ -136,6 +139,12 @@ pub fn disk(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, St
         return Ok(None);
     }
     Ok(Some(telling::filling(run, &filling.detail)))
+}
+
+/// What to do about keys that a bucket refuses, by the words of an alarm or of the box; `None`: they name no fault of keys.
+pub fn mend_keys(run: &str, refusal: &str) -> Option<String> {
+    let fault = KeyFault::of_answer(refusal)?;
+    Some(fault.hint(&format!("`spotter up {run}`")))
 }
 
 fn word(detail: &Value, key: &str) -> Option<String> {

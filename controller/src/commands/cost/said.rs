@@ -110,6 +110,20 @@ pub(super) fn notes(ui: &mut Ui, costs: &Costs) {
             .iter()
             .filter(|attempt| attempt.stopped_but_paid)
         {
+            if let Some((_, why)) = run
+                .kept
+                .as_ref()
+                .filter(|(kept, _)| *kept == attempt.attempt)
+            {
+                ui.warning(format_args!(
+                    "instance {} of `{}` is stopped, and its disk is paid for, {} or {} a day: {why}",
+                    text::or_dash(attempt.instance),
+                    run.run,
+                    text::usd_per_hour(attempt.usd_per_hour),
+                    text::usd(attempt.usd_per_hour * 24.0),
+                ));
+                continue;
+            }
             ui.warning(format_args!(
                 "instance {} of `{}` is STOPPED AND STILL PAID FOR: {} for its disk, {} a day; end it with `{}`",
                 text::or_dash(attempt.instance),

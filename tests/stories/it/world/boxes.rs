@@ -186,6 +186,7 @@ impl ScriptedBoxes {
             deaf: false,
             dead_hosts: BTreeSet::new(),
             cut: false,
+            no_egress: 0,
             breaks: BTreeMap::new(),
             lost: BTreeMap::new(),
             hangs: None,
