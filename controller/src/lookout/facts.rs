@@ -65,8 +65,10 @@ pub struct Recorded {
     pub step: Option<u64>,
     /// Newest checkpoint in the bucket: its step, and when.
     pub saved: Option<(Option<u64>, i64)>,
-    /// Checkpoints in the bucket, over all attempts.
+    /// Checkpoints that ever reached the bucket, over all attempts.
     pub committed: u64,
+    /// Those of them that are there now.
+    pub kept: u64,
     /// Backup interval; `None`: no backup.
     pub save_every_s: Option<i64>,
     /// What it costs now.

@@ -220,6 +220,7 @@ fn record(
         step: summary.step,
         saved: alarms::newest_saved(store, name, newest_first)?,
         committed: summary.checkpoints_committed,
+        kept: summary.checkpoints_kept,
         save_every_s: backup.map(|dirs| i64::try_from(dirs.every.as_secs()).unwrap_or(i64::MAX)),
         usd_per_hour: summary.usd_per_hour,
         cost_usd: summary.cost_usd,
@@ -291,7 +292,9 @@ fn alerts(
             alerts.push(format!("contradicts its estimate: {why}; {answer}"));
         }
         if let Some(alarm) = alarms::backup(store, name, latest.number)? {
-            alerts.push(format!("the backup is behind: {alarm}"));
+            let mend = alarms::mend_keys(name, &alarm);
+            let mend = mend.map_or_else(String::new, |mend| format!("; {mend}"));
+            alerts.push(format!("the backup is behind: {alarm}{mend}"));
         }
         alerts.extend(silence::warning(store, run, latest)?);
         if let Some(why) = restarts::why_not(store, latest)? {

@@ -1,6 +1,8 @@
 //! A run as people and programs want to see it (pure): attempts, steps redone, checkpoints, money by our ledger and by the
 //! provider's charges.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use crate::{
@@ -38,6 +40,8 @@ pub struct RunSummary {
     pub steps_lost: u64,
     /// Checkpoints that were committed, over all attempts.
     pub checkpoints_committed: u64,
+    /// Those of them that are in the bucket now, as far as it was told who was deleted.
+    pub checkpoints_kept: u64,
     /// Step of the newest commit.
     pub last_checkpoint_step: Option<u64>,
     /// Dollars so far: the provider's closed bills, else our own figure, and what was paid in advance for boxes that are gone and was not
@@ -190,6 +194,7 @@ pub fn summarise(
         steps_lost: rows.iter().filter_map(|row| row.steps_lost).sum(),
         interruptions,
         checkpoints_committed: commits.len() as u64,
+        checkpoints_kept: in_bucket(events),
         last_checkpoint_step: commits.iter().filter_map(|(_, step)| *step).max(),
         cost_usd: prepaying::spent(attempts, events, intervals, &charged, now_us),
         ledger_usd: ledger::run_cost(intervals, &[], now_us).total_usd(),
@@ -201,6 +206,32 @@ pub fn summarise(
         watched,
         attempts: rows,
     }
+}
+
+/// Kind of the event that tells that a checkpoint was deleted: from the bucket, or from a box.
+pub const DELETED: &str = "checkpoint.deleted";
+
+/// Checkpoints that were committed and not deleted from the bucket since, by the events of a run.
+pub fn in_bucket(events: &[EventRecord]) -> u64 {
+    let deleted: HashSet<&str> = events
+        .iter()
+        .filter(|event| is_deletion(event))
+        .filter_map(|event| event.detail["id"].as_str())
+        .collect();
+    let is_there = |event: &&EventRecord| {
+        !event.detail["id"]
+            .as_str()
+            .is_some_and(|id| deleted.contains(id))
+    };
+    let committed = events
+        .iter()
+        .filter(|event| event.kind == "checkpoint.committed");
+    committed.filter(is_there).count() as u64
+}
+
+/// Tells that a checkpoint is in the bucket no more; from a box it may go and stay there.
+pub fn is_deletion(event: &EventRecord) -> bool {
+    event.kind == DELETED && event.detail["where"] == "bucket"
 }
 
 impl AttemptSummary {
@@ -244,6 +275,8 @@ pub(crate) fn attempt_for_tests(number: u32) -> AttemptRecord {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::ledger::CostKind;
 
@@ -288,5 +321,37 @@ mod tests {
         assert_eq!(summary.step, Some(400));
         assert!((summary.cost_usd - 0.2).abs() < 1e-9);
         assert_eq!(summary.charged_usd, None);
+    }
+
+    #[test]
+    fn what_was_deleted_from_the_bucket_is_not_in_it_and_what_left_a_box_is() {
+        let mut events = Vec::new();
+        let mut check = |kind: &str, detail: serde_json::Value, expected: u64| {
+            events.push(EventRecord {
+                id: events.len() as i64 + 1,
+                attempt: 1,
+                origin: crate::store::Origin::Agent,
+                seq: 0,
+                time_us: 0,
+                kind: kind.to_owned(),
+                detail,
+            });
+            assert_eq!(in_bucket(&events), expected);
+        };
+        check("checkpoint.committed", json!({"id": "a"}), 1);
+        check("checkpoint.committed", json!({"id": "b"}), 2);
+        check("checkpoint.deleted", json!({"id": "a", "where": "box"}), 2);
+        check(
+            "checkpoint.deleted",
+            json!({"id": "a", "where": "bucket"}),
+            1,
+        );
+        check(
+            "checkpoint.deleted",
+            json!({"path": "c", "where": "box", "skipped": true}),
+            1,
+        );
+        // An older box told no id.
+        check("checkpoint.committed", json!({"step": 3}), 2);
     }
 }

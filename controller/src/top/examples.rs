@@ -65,6 +65,7 @@ pub fn recorded() -> Recorded {
         step: Some(1230),
         saved: Some((Some(1200), at(200))),
         committed: 12,
+        kept: 3,
         save_every_s: Some(600),
         usd_per_hour: 0.696,
         cost_usd: 1.53,
@@ -151,7 +152,7 @@ pub fn status() -> AgentStatus {
             grad_norm: None,
         }),
         backup: Some(BackupInfo {
-            committed: 12,
+            committed: 3,
             pending: 1,
             last_step: Some(1200),
             last_commit_us: Some(at_box(200)),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use spotter_bucket::{Best, Keep};
 
 use super::{Place, failed, open};
@@ -9,6 +10,7 @@ use crate::{
     checkpoints::prune::{self, Order, PruneError, Pruned},
     commands::Deps,
     error::CommandError,
+    run::summary::DELETED,
     spec::{DEFAULT_KEEP_GRACE, DEFAULT_KEEP_LAST, values},
     store::RunRecord,
     ui::{Table, Ui, text},
@@ -83,6 +85,13 @@ pub(super) async fn prune(ui: &mut Ui, deps: &Deps, args: &PruneArgs) -> Result<
                 ))
             }
         })?;
+    if let (Some(run), false) = (&record, pruned.dry_run) {
+        for one in &pruned.deleted {
+            let detail = json!({"id": one.id, "step": one.step, "where": "bucket"});
+            deps.store()?
+                .note(&run.name, 0, deps.clock.now_us(), DELETED, &detail)?;
+        }
+    }
     tell(ui, &pruned);
     ui.show(&pruned, table);
     Ok(())

@@ -1,6 +1,6 @@
 //! The tables of a report (pure).
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use serde_json::Value;
 
@@ -12,7 +12,10 @@ use super::{
 use crate::{
     commands::plan::figures,
     ledger::{self, CostKind},
-    run::windows::{WINDOW, words},
+    run::{
+        summary::is_deletion,
+        windows::{WINDOW, words},
+    },
     store::{EventRecord, Origin},
     ui::text,
 };
@@ -277,23 +280,43 @@ fn windows(known: &Gathered) -> Grid {
 }
 
 fn checkpoints(known: &Gathered) -> Grid {
+    let deleted: HashSet<&str> = known
+        .events
+        .iter()
+        .filter(|event| is_deletion(event))
+        .filter_map(|event| event.detail["id"].as_str())
+        .collect();
     let rows = of_kind(known, "checkpoint.committed")
         .into_iter()
         .map(|event| {
             let detail = &event.detail;
             let seconds = detail["seconds"].as_f64();
+            let is_deleted = detail["id"].as_str().is_some_and(|id| deleted.contains(id));
             vec![
                 text::time(event.time_us),
                 event.attempt.to_string(),
                 text::or_dash(detail["step"].as_u64()),
                 text::or_dash(detail["size_bytes"].as_u64().map(text::bytes)),
                 text::or_dash(seconds.map(|seconds| format!("{seconds:.1} s"))),
+                match is_deleted {
+                    true => "deleted",
+                    false => "in the bucket",
+                }
+                .to_owned(),
                 detail["path"].as_str().unwrap_or_default().to_owned(),
             ]
         });
     Grid::new(
-        "Checkpoints in the bucket",
-        &["Committed", "Try>", "Step>", "Size>", "Sent in>", "Path"],
+        "Checkpoints ever committed",
+        &[
+            "Committed",
+            "Try>",
+            "Step>",
+            "Size>",
+            "Sent in>",
+            "Now",
+            "Path",
+        ],
         rows.collect(),
         ROWS,
     )

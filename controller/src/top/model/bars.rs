@@ -140,9 +140,11 @@ pub(super) fn saved(facts: &Facts, now_us: i64) -> Bar {
         .into_iter()
         .flatten()
         .max_by_key(|(_, at)| *at);
-    let committed = backup
-        .map_or(0, |backup| backup.committed)
-        .max(recorded.committed);
+    // A box that has read the bucket knows what is in it.
+    let kept = backup
+        .filter(|backup| backup.last_commit_us.is_some())
+        .map_or(recorded.kept, |backup| backup.committed);
+    let committed = recorded.committed.max(kept);
     let (mut parts, age_us) = match newest {
         Some((step, at_us)) => {
             let step = step.map_or_else(String::new, |step| format!("step {}, ", grouped(step)));
@@ -158,7 +160,10 @@ pub(super) fn saved(facts: &Facts, now_us: i64) -> Bar {
         }
         None => (vec!["nothing".to_owned()], None),
     };
-    let in_bucket = (committed > 0).then(|| format!("{committed} in the bucket"));
+    let in_bucket = (committed > 0).then(|| match committed - kept {
+        0 => format!("{kept} in the bucket"),
+        _ => format!("{kept} in the bucket, {committed} ever"),
+    });
     if !recorded.trains {
         parts.extend(in_bucket);
         return bar(None, parts, Tone::Dim);

@@ -109,7 +109,7 @@ fn the_age_of_a_checkpoint_stands_against_the_limit() {
             "step 1,200, 3m ago",
             "limit 10m",
             "1 waiting",
-            "12 in the bucket",
+            "3 in the bucket, 12 ever",
         ],
         Tone::Plain,
     );
