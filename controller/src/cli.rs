@@ -75,6 +75,7 @@ pub enum Verb {
     History(commands::history::HistoryArgs),
     Ps(commands::ps::PsArgs),
     Status(commands::status::StatusArgs),
+    Checklist(commands::checklist::ChecklistArgs),
     Top(commands::top::TopArgs),
     Serve(commands::serve::ServeArgs),
     Logs(commands::logs::LogsArgs),

@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod attach;
 pub mod bid;
+pub mod checklist;
 pub mod checkpoints;
 pub mod cost;
 pub mod destroy;
@@ -256,6 +257,7 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::History(args) => history::history(ui, deps, args),
         Verb::Ps(args) => ps::ps(ui, deps, args),
         Verb::Status(args) => block_on(status::status(ui, deps, args)),
+        Verb::Checklist(args) => block_on(checklist::checklist(ui, deps, args)),
         Verb::Top(args) => {
             block_on_with_stop(&ui.console().clone(), |stop| top::top(ui, deps, args, stop))
         }

@@ -158,6 +158,28 @@ fn init_writes_a_file_once() {
 }
 
 #[test]
+fn a_run_file_is_held_against_the_checklist_before_there_is_a_run() {
+    let home = Sealed::new();
+    home.write(
+        "run.yaml",
+        "name: tiny\nworkdir: .\nresources: {accelerators: \"RTX 4090:1\", offers: \"reliability>0.95\"}\nsetup: pip install \
+         -r requirements.txt\nrun: python train.py\nresults: {fetch: [out], to: ./results}\nlimits: {budget: 20}\n",
+    );
+    home.write("requirements.txt", "torch\n");
+    check("checklist", &home.spotter(&["checklist", "run.yaml"]));
+    check(
+        "checklist_json",
+        &home.spotter(&["checklist", "run.yaml", "--json"]),
+    );
+    check("checklist_unknown", &home.spotter(&["checklist", "nope"]));
+    check(
+        "checklist_no_file",
+        &home.spotter(&["checklist", "nope.yaml"]),
+    );
+    assert!(!home.store_exists());
+}
+
+#[test]
 fn a_bad_run_file_is_refused_before_anything_else() {
     let home = Sealed::new();
     let cases = [
@@ -261,6 +283,14 @@ fn an_error_tells_what_is_still_rented() {
     assert!(found.contains(money), "{found}");
     check("ps_interrupted", &home.spotter(&["ps"]));
     check("ps_interrupted_json", &home.spotter(&["ps", "--json"]));
+    check(
+        "checklist_interrupted",
+        &home.spotter(&["checklist", "flightmind"]),
+    );
+    check(
+        "cost_interrupted",
+        &home.spotter(&["cost", "flightmind", "--recorded"]),
+    );
     check(
         "events_interrupted",
         &home.spotter(&["events", "flightmind"]),

@@ -31,6 +31,7 @@ const NO_KEYS: &[(&str, &str)] = &[
         ENDED,
         "run up resume stop wait status ps events metrics limits session class failure_class parse evidence line meaning advice",
     ),
+    ("checklist", "done not_yet does_not_apply unknown"),
     (
         "cost",
         "hours usd measured optimistic base pessimistic volume machine_id size_gb",
