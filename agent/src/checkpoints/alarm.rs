@@ -201,6 +201,8 @@ mod tests {
             since: Duration::from_secs(100),
             written_ns: 1,
             is_final,
+            may_settle: false,
+            is_unreadable: false,
         };
         for (refused, expected) in [
             (vec![], None),

@@ -396,6 +396,8 @@ impl Tracker {
             };
             let mut refused = Refused::new(&entry.candidate, reason, entry.since);
             refused.is_final = matches!(entry.verdict, Verdict::Orphaned(_));
+            let may_settle = matches!(entry.verdict, Verdict::Waiting(_) | Verdict::Incomplete(_));
+            refused.may_settle = may_settle;
             Some(refused)
         };
         let mut refused: Vec<Refused> = self.entries.values().filter_map(refused).collect();

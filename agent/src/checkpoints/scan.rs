@@ -53,7 +53,7 @@ pub fn scan(dir: &Path) -> io::Result<Vec<Candidate>> {
         } else if kind.is_symlink() {
             if let Some(target) = outside(dir, &entry.path()) {
                 let reason = format!(
-                    "it is a link to {}, outside of the checkpoint directory: nothing there is saved",
+                    "it is a link to {}, outside of the checkpoint directory, where nothing is saved: put a copy in its place, or remove it",
                     target.display()
                 );
                 candidates.extend(refused(&entry.path(), name, "link", reason));

@@ -312,8 +312,8 @@ impl Backup {
         humble::set_rank(hurry::rank(&facts, humble::rank()));
     }
 
-    /// Names what cannot be saved, once it has been so for a while, and returns the oldest of it that matters: what is older than
-    /// the newest commit was perhaps never meant to be finished.
+    /// Names what cannot be saved, once it has been so for a while or when nobody writes any more, and returns the oldest of it that
+    /// matters: what is older than the newest commit was perhaps never meant to be finished. What cannot be read may be whole.
     fn tell_refused(
         &self,
         tracker: &Tracker,
@@ -323,17 +323,20 @@ impl Backup {
             let written_ms = u64::try_from(refused.written_ns / 1_000_000).unwrap_or(0);
             last_saved_ms.is_none_or(|saved| written_ms > saved)
         };
-        let refused: Vec<Refused> = tracker.refused().into_iter().filter(is_newest).collect();
-        let now = self.now();
+        let mut refused = tracker.refused();
+        refused.retain(|one| one.is_unreadable || is_newest(one));
+        let (now, ended) = (self.now(), self.haste() == Haste::Final);
+        let is_told = |one: &&Refused| {
+            one.is_final || (ended && !one.may_settle) || now >= one.since + UNSAVED_AFTER
+        };
         let mut unsaved = Vec::new();
-        for one in refused
-            .iter()
-            .filter(|one| one.is_final || now >= one.since + UNSAVED_AFTER)
-        {
+        for one in refused.iter().filter(is_told) {
             unsaved.push(format!("{}: {}", one.path, one.reason));
             self.standing.tell_unsaved(one, now);
         }
         self.standing.state().unsaved = unsaved;
+        // A newer commit ends an alarm about anything.
+        refused.retain(is_newest);
         alarm::oldest(&refused)
     }
 

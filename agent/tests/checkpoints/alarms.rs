@@ -158,6 +158,37 @@ async fn a_directory_that_cannot_be_read_is_never_taken_for_one_whose_files_are_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_link_that_leads_out_is_named_at_the_last_look_though_newer_ones_are_saved() {
+    let world = World::with_memory(|_| {});
+    let elsewhere = world.path("../elsewhere.npz");
+    std::fs::create_dir_all(world.path("")).unwrap();
+    std::fs::write(&elsewhere, npz(1, 2000)).unwrap();
+    world.trained();
+    std::os::unix::fs::symlink(&elsewhere, world.path("best.npz")).unwrap();
+    world.write("step_2.npz", &npz(2, 2000));
+    world.settle().await;
+    assert_eq!(world.backup.round().await.unwrap().len(), 1);
+    assert_eq!(world.events("checkpoint.unsaved").len(), 0, "it is young");
+
+    let state = world.backup.backup_now(Duration::from_secs(100), true);
+    let state = state.await.unwrap();
+    let size_bytes = std::fs::metadata(&elsewhere).unwrap().len();
+    assert_eq!(state.at_stake, [("best.npz".to_owned(), size_bytes)]);
+    assert!(!state.alarm, "{state:?}");
+    let told = world.events("checkpoint.unsaved");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["path"], "best.npz");
+    let reason = told[0]["reason"].as_str().unwrap();
+    for said in ["a link to /", "elsewhere.npz", "put a copy in its place"] {
+        assert!(reason.contains(said), "{reason}");
+    }
+    assert_eq!(state.unsaved, [format!("best.npz: {reason}")]);
+    tokio::time::sleep(Duration::from_secs(700)).await;
+    world.backup.round().await.unwrap();
+    assert!(!world.backup.state().alarm, "a newer one is saved");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_checkpoint_that_cannot_be_read_is_told_and_does_not_stop_the_others() {
     let world = World::with_memory(|_| {});
     world.write("step_1.npz", &npz(1, 2000));

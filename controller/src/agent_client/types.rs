@@ -344,6 +344,15 @@ pub struct BackupInfo {
     pub at_stake: Vec<(String, u64)>,
 }
 
+impl BackupInfo {
+    /// Why a checkpoint cannot be saved as it is; `None`: nothing says that it cannot.
+    pub fn why_unsaved(&self, path: &str) -> Option<&str> {
+        let of_it = |line: &&String| line.starts_with(path);
+        let mut told = self.unsaved.iter().filter(of_it);
+        told.find_map(|line| line.get(path.len()..)?.strip_prefix(": "))
+    }
+}
+
 /// A committed checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckpointInfo {

@@ -14,7 +14,7 @@ use crate::{
         halt::Halt,
         handing::{Hands, Held},
         lifecycle::{LOOK_AGAIN, Lifecycle},
-        not_saved::unsaved,
+        not_saved::{unsavable, unsaved},
         site::{Site, SiteError},
         windows::BoxEnding,
     },
@@ -185,10 +185,8 @@ impl Lifecycle {
                 .as_ref()
                 .map_or((0, 0), |backup| (backup.pending, backup.unsaved_bytes));
             if pending == 0 && unsaved_bytes > 0 {
-                // Cut short by its writer, and no waiting makes it whole: the disk is kept for a look, the GPU is not paid.
-                let why = format!(
-                    "{unsaved_bytes} bytes of checkpoint files are not whole, and so in no bucket"
-                );
+                // No waiting makes it one that can be saved: the disk is kept for a look, the GPU is not paid.
+                let why = backup.as_ref().map(unsavable).unwrap_or_default();
                 self.keep_for_a_look(run, attempt, &why);
             } else if pending > 0 {
                 let text = format!(

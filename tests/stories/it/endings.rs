@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use serde_json::json;
 use spotter::{
-    agent_client::{AgentEvent, LogPiece, LogPosition},
+    agent_client::{AgentEvent, BackupInfo, LogPiece, LogPosition},
     provider::Provider,
     run::{State, lease::Lease, lifecycle::Goal},
     spec::{OnDone, Results},
@@ -271,6 +271,27 @@ async fn results_that_are_not_what_the_box_has_end_nothing_and_are_fetched_again
         "nothing is trained again"
     );
     assert!(world.market.alive().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_leads_out_of_the_checkpoints_keeps_the_box_and_is_named() {
+    let world = World::new(3, 100);
+    world.plan(&spec(RUN));
+    world.boxes.script().backup = BackupInfo {
+        unsaved_bytes: 4,
+        at_stake: vec![("best.pt".to_owned(), 4)],
+        unsaved: vec!["best.pt: it is a link to /data/best.pt".to_owned()],
+        ..BackupInfo::default()
+    };
+    let run = world.drive(RUN).await;
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    let named = "in no bucket is `best.pt` (4 B), because it is a link to /data/best.pt";
+    assert!(world.was_told(named));
+    let reason = world.attempts(RUN)[0].reason.clone().unwrap();
+    assert!(reason.contains(named), "{reason}");
+    let alive = world.market.alive();
+    assert_eq!(alive.len(), 1, "its disk is kept");
+    assert!(!alive[0].contract_running, "and its GPU is not paid");
 }
 
 #[tokio::test(start_paused = true)]

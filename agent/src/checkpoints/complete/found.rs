@@ -23,6 +23,10 @@ pub struct Refused {
     pub written_ns: i64,
     /// Waiting will change nothing.
     pub is_final: bool,
+    /// Somebody may still be writing it.
+    pub may_settle: bool,
+    /// It cannot be read to its end: it may be whole, however old it is.
+    pub is_unreadable: bool,
 }
 
 impl Refused {
@@ -37,6 +41,8 @@ impl Refused {
             since,
             written_ns: candidate.written_ns(),
             is_final: false,
+            may_settle: false,
+            is_unreadable: candidate.unreadable.is_some(),
         }
     }
 }

@@ -241,7 +241,8 @@ impl Walk<'_> {
                 && (names::is_checkpoint_file(&name) || is_part(&target))
             {
                 self.left_out = Some(format!(
-                    "{path} in it is a link to {}, a directory outside of the checkpoint directory, which is not saved",
+                    "{path} in it is a link to {}, a directory outside of the checkpoint directory, where nothing is saved: put a copy in its \
+                     place, or remove it",
                     target.display()
                 ));
             }

@@ -200,7 +200,13 @@ fn of_backup(backup: &BackupInfo) -> Vec<Loss> {
     let mut losses: Vec<Loss> = backup
         .at_stake
         .iter()
-        .map(|(path, bytes)| Loss::new(What::Checkpoint, path.as_str(), Some(*bytes)))
+        .map(|(path, bytes)| {
+            let name = match backup.why_unsaved(path) {
+                Some(why) => format!("{path}: {why}"),
+                None => path.clone(),
+            };
+            Loss::new(What::Checkpoint, name, Some(*bytes))
+        })
         .collect();
     let rest = backup.unsaved_bytes.saturating_sub(named);
     if rest > 0 {
@@ -352,6 +358,7 @@ mod tests {
                         .iter()
                         .map(|(path, bytes)| ((*path).to_owned(), *bytes))
                         .collect(),
+                    unsaved: vec!["c.pt: it is a link to /d, outside".to_owned()],
                     ..BackupInfo::default()
                 };
                 let found = of_backup(&backup);
@@ -373,6 +380,15 @@ mod tests {
             12,
             1,
             &[("a.pt", Some(7)), ("others", Some(5))],
+        );
+        check(
+            &[("b.pt", 7), ("c.pt", 5)],
+            12,
+            0,
+            &[
+                ("b.pt", Some(7)),
+                ("c.pt: it is a link to /d, outside", Some(5)),
+            ],
         );
         // Agents that know no names.
         check(&[], 12, 1, &[("all of them together", Some(12))]);
