@@ -35,6 +35,7 @@ mod pace;
 pub mod parts;
 pub mod places;
 pub mod pointer;
+pub mod ranks;
 pub mod rates;
 pub mod restore;
 pub mod results;

@@ -61,6 +61,8 @@ const NAME_LIMIT: usize = 63;
 const PREVIOUS: &str = ".previous";
 /// Variable that tells the trainer what to go on from; empty: nothing.
 pub const CHECKPOINT: &str = "SPOTTER_CHECKPOINT";
+/// Holds how many GPUs the training is to use.
+const NUM_GPUS: &str = "SPOTTER_NUM_GPUS";
 
 /// What to start.
 #[derive(Debug, Clone, Default)]
@@ -200,6 +202,7 @@ impl Sessions {
             log_offset,
             open_files: open_files::before(),
             resumed: new.env.get(CHECKPOINT).is_some_and(|path| !path.is_empty()),
+            gpus: new.env.get(NUM_GPUS).and_then(|number| number.parse().ok()),
         };
         record::write(&dir, "spec.json", &spec).map_err(io)?;
         if let Some(again) = &new.again {

@@ -36,6 +36,7 @@ impl Backup {
         let context = look::Context {
             dir: dir.clone(),
             when: self.options.complete_when.clone(),
+            ranks: self.pace().ranks,
             ..look::Context::default()
         };
         // A user's command may take its time; one who says how long is quiet enough means a trainer that lives.

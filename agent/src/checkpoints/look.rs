@@ -13,6 +13,7 @@ use spotter_bucket::whole::folder::{file_path, formats, opinion, stat_of};
 use super::candidate::Candidate;
 use super::command;
 use super::complete::Finding;
+use super::ranks::{self, Others};
 use super::rules::shape::{self, Comparison, Shape};
 use super::rules::user::CompleteWhen;
 use super::rules::{Opinion, Silence};
@@ -31,6 +32,8 @@ pub struct Context {
     pub when: Option<CompleteWhen>,
     /// Whether leases may be taken to find writers.
     pub tripwire: bool,
+    /// How many ranks the training has, where that is known.
+    pub ranks: Option<u32>,
     /// The session has ended: what is temporary now stays so, and is nobody's.
     pub ended: bool,
 }
@@ -139,6 +142,15 @@ fn judge(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
                 let unruled = candidate.directory && matches!(opinion, Opinion::None);
                 if unruled || alone || silence == Silence::Unordered {
                     silence = Silence::Unknown;
+                }
+                // A framework's rule on files that lie side by side counts them; one on a directory knows of no other directory.
+                let counts = candidate.is_flat() && !matches!(opinion, Opinion::None);
+                match ranks::others(candidate, &context.there, context.ranks, context.ended) {
+                    Others::Lacking(lacking) if !counts => {
+                        (silence, doubt) = (Silence::Unknown, Some(lacking));
+                    }
+                    Others::MayCome if !counts => silence = Silence::Unknown,
+                    _ => {}
                 }
             }
         }

@@ -23,6 +23,8 @@ pub(super) struct Pace {
     pub(super) training_since_us: Option<u64>,
     /// When the first session began that this backup saw.
     pub(super) first_training_us: Option<u64>,
+    /// How many ranks the newest training was told to have.
+    pub(super) ranks: Option<u32>,
     /// Trainings that ended in any way but well, oldest first.
     pub(super) deaths: Vec<Death>,
     pub(super) last_commit: Option<Duration>,

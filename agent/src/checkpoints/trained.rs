@@ -92,6 +92,11 @@ impl Backup {
         self.measurements().note(step, time_us, value);
     }
 
+    /// How many ranks the training has, by what it was told as it started; `None`: nothing said it.
+    pub fn ranks(&self, ranks: Option<u32>) {
+        self.pace().ranks = ranks;
+    }
+
     /// When the training session began, microseconds since the epoch; `None` when none runs. The alarm counts from there. Blocks on the
     /// disk when it is the first.
     pub fn training(&self, since_us: Option<u64>) {

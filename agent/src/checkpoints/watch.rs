@@ -123,6 +123,7 @@ impl Backup {
             there: listing.there,
             when: self.options.complete_when.clone(),
             tripwire: self.options.tripwire,
+            ranks: self.pace().ranks,
             ended: haste == Haste::Final,
         };
         if !due.is_empty() {

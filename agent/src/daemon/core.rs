@@ -375,6 +375,7 @@ async fn watch_sessions(core: Arc<Core>) {
                     running.backup.training(training_since(&sessions));
                     let training = sessions.iter().find(|one| one.name == TRAINING_SESSION);
                     if let Some(training) = training {
+                        running.backup.ranks(training.spec.gpus);
                         death::tell_of(training, &running);
                     }
                     let newest = core.training();

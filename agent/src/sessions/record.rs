@@ -41,6 +41,9 @@ pub struct Spec {
     /// It was given a checkpoint to go on from.
     #[serde(default)]
     pub resumed: bool,
+    /// GPUs that it was told to use; one process for each is usual.
+    #[serde(default)]
+    pub gpus: Option<u32>,
 }
 
 /// The command has started.
@@ -301,6 +304,7 @@ impl Spec {
             log_offset: 0,
             open_files: None,
             resumed: false,
+            gpus: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use spotter_agent::checkpoints::CheckpointInfo;
 use spotter_bucket::ErrorKind;
 use spotter_bucket::memory::MemoryBucket;
 use tokio::time;
@@ -155,6 +156,48 @@ async fn what_its_writer_died_over_is_not_believed_for_its_silence() {
     world.write("step_4.msgpack", &noise(4, 5000));
     assert_eq!(world.backup_all().await.len(), 1);
     assert_eq!(steps(world.manifests().await), [4, 9, 3, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_share_that_is_there_long_before_the_others_waits_for_them() {
+    let world = World::with_memory(|_| {});
+    world.trained();
+    world.backup.ranks(Some(2));
+    let lone = async |name: &str, seed| {
+        world.write(name, &npz(seed, 500));
+        assert_eq!(world.backup_all().await, [], "{name}");
+        time::sleep(Duration::from_secs(60)).await;
+        world.backup.round().await.unwrap();
+        let unsaved = world.backup.state().unsaved;
+        let said = "runs on 2 GPUs: the others are waited for";
+        assert!(unsaved[0].contains(said), "{unsaved:?}");
+    };
+    lone("step_5_rank0.npz", 1).await;
+    world.write("step_5_rank1.npz", &npz(2, 500));
+    assert_eq!(world.backup_all().await[0].files, 2);
+    // From now on there is one to compare with.
+    world.write("step_6_rank0.npz", &npz(3, 500));
+    assert_eq!(world.backup_all().await, []);
+
+    // One rank writes all there is: its next step shows it, and from then on each is taken as it comes.
+    let world = World::with_memory(|_| {});
+    world.backup.ranks(Some(2));
+    assert_eq!(world.backup_all().await, []);
+    world.write("step_5_rank0/model.npz", &npz(1, 500));
+    assert_eq!(world.backup_all().await, []);
+    world.write("step_6_rank0/model.npz", &npz(2, 500));
+    let steps = |saved: Vec<CheckpointInfo>| saved.iter().map(|one| one.step).collect::<Vec<_>>();
+    assert_eq!(steps(world.backup_all().await), [Some(5), Some(6)]);
+    world.write("step_7_rank0/model.npz", &npz(3, 500));
+    assert_eq!(steps(world.backup_all().await), [Some(7)]);
+
+    // Nothing comes any more.
+    let world = World::with_memory(|_| {});
+    world.backup.ranks(Some(2));
+    world.write("step_5_rank0.npz", &npz(1, 500));
+    assert_eq!(world.backup_all().await, []);
+    let state = world.backup.backup_now(Duration::from_secs(100), true);
+    assert_eq!(state.await.unwrap().committed, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,6 +94,11 @@ impl Shape {
         self.is_sibling_of(other) && self.lacks(other).is_none()
     }
 
+    /// Whether it is a sibling that was written after another.
+    pub fn is_successor_of(&self, other: &Shape) -> bool {
+        other.is_sibling_of(self) && self.written_ns > other.written_ns
+    }
+
     fn lacks(&self, whole: &Shape) -> Option<String> {
         whole.kinds.iter().find_map(|(kind, (wanted, example))| {
             let found = self.kinds.get(kind).map_or(0, |(count, _)| *count);
@@ -122,9 +127,7 @@ pub fn compare(candidate: &Candidate, finished: &[Shape], there: &[Shape]) -> Co
     match own.lacks(newest) {
         None => Comparison::Same,
         Some(reason) => {
-            let superseded = there
-                .iter()
-                .any(|other| own.is_sibling_of(other) && other.written_ns > own.written_ns);
+            let superseded = there.iter().any(|other| other.is_successor_of(&own));
             Comparison::Smaller(Doubt { reason, superseded })
         }
     }
