@@ -1,11 +1,11 @@
 //! `Backup`: brings finished checkpoints to the bucket, keeps the newest, and fetches them back.
 //!
 //! Reading order: [`names`], [`rules`] (a file per framework; both shared with the laptop, see [`spotter_bucket::whole`]) and
-//! [`complete`] decide what is finished (pure); [`scan`], [`look`], [`writers`] (by [`lease`]) and [`structure`] ask the disk;
+//! [`complete`] decide what is finished (pure); [`scan`], [`look`] (with [`ranks`]), [`writers`] (by [`lease`]) and [`structure`] ask the disk;
 //! [`source`] (by the threads of [`humble`], as much in a [`hurry`] as it must be), [`upload`] (large files by [`parts`], as fast as
 //! [`tempo`] and [`rates`] say) and [`commit`] carry one checkpoint over, noting each step in [`journal`]; [`round`] does one round of
-//! it while [`watch`] keeps looking, and [`looping`] says when. [`metric`] is what the log says of each, [`cadence`] how often they come;
-//! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`delete`] takes away what retention lets go and what was
+//! it (its end in [`settling`]) while [`watch`] keeps looking, and [`looping`] says when. [`metric`] is what the log says of each, [`cadence`] how often they come;
+//! [`ledger`] remembers what is saved, [`index`] what the bucket has, [`news`] what others did there, [`delete`] takes away what retention lets go and what was
 //! [`skipped`], [`alarm`] says whether we are behind, [`room`] whether the disk will do; [`sweep`] removes what lost boxes left.
 //! [`restore`] (files by [`landing`]) and [`results`] are the two other things that move files; [`local`] says what is there to go on
 //! from without a bucket, [`trained`] what is known of the training. [`there`] asks the bucket anew before a box goes with its disk.
@@ -30,6 +30,7 @@ pub mod local;
 pub mod look;
 mod looping;
 pub mod metric;
+mod news;
 mod options;
 mod pace;
 pub mod parts;
@@ -42,6 +43,7 @@ pub mod results;
 pub mod room;
 pub mod round;
 pub mod scan;
+mod settling;
 pub mod skipped;
 pub mod source;
 pub mod standing;
@@ -148,7 +150,7 @@ pub struct Backup {
     cadence: Arc<Mutex<Cadence>>,
     /// Another backup takes over these directories.
     retired: CancellationToken,
-    /// Keys of commits that turned out to be damaged: what they hold is never referred to again.
+    /// Names of commits that turned out to be damaged here: they count for nothing.
     distrusted: Mutex<HashSet<String>>,
     /// Two restores would write to the same files.
     restoring: tokio::sync::Mutex<()>,
@@ -405,7 +407,7 @@ impl Backup {
     fn distrusted(&self) -> MutexGuard<'_, HashSet<String>> {
         self.distrusted
             .lock()
-            .expect("nothing panics while it holds these keys")
+            .expect("nothing panics while it holds these names")
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {

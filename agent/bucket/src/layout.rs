@@ -232,6 +232,24 @@ impl Layout {
             .ok()
     }
 
+    /// What the marks of checkpoints that were found damaged begin with.
+    pub fn damaged_prefix(&self) -> String {
+        format!("{}/damaged/", self.root)
+    }
+
+    /// Where the mark lies that says that a checkpoint was found damaged.
+    pub fn damaged_key(&self, id: &CommitId) -> String {
+        format!("{}/damaged/{id}.json", self.root)
+    }
+
+    /// The checkpoint that such a mark speaks of.
+    pub fn damaged_of_key(&self, key: &str) -> Option<CommitId> {
+        key.strip_prefix(&self.damaged_prefix())?
+            .strip_suffix(".json")?
+            .parse()
+            .ok()
+    }
+
     /// What the marks of restores under way begin with.
     pub fn readers_prefix(&self) -> String {
         format!("{}/readers/", self.root)
@@ -370,6 +388,7 @@ mod tests {
         assert!(layout.is_waiting(&waiting) && !layout.is_waiting(&commit));
         assert_eq!(layout.commit_of_key(&waiting), None);
         assert_eq!(layout.pin_of_key(&layout.pin_key(&id)), Some(id));
+        assert_eq!(layout.damaged_of_key(&layout.damaged_key(&id)), Some(id));
         let reader = Ulid::from_parts(1_700_000_000_000, 7);
         let key = layout.reader_key(&id, &reader);
         assert_eq!(layout.reader_of_key(&key), Some((id, 1_700_000_000_000)));

@@ -1,17 +1,15 @@
 //! The checkpoints of one run in its bucket: lists, pins and deletes them. Agent and laptop do it by the same rules.
 //!
 //! Deleting has two phases: [`Vault::bury`] puts a tombstone and takes the commit away; [`Vault::purge`] deletes the data when the grace is
-//! over by the server's clock, unless a restore reads it. A crash anywhere leaves what the next purge finds.
+//! over by the server's clock, unless a restore reads it (see `marks.rs`). A crash anywhere leaves what the next purge finds.
 
 use std::{
     collections::{BTreeMap, HashSet},
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use ulid::Ulid;
 
 use crate::sorted::sort_by;
 use crate::{
@@ -22,15 +20,15 @@ use crate::{
 };
 
 mod adopt;
+mod marks;
 
 pub use adopt::Adopted;
+pub use marks::Holds;
 
 /// Version of the small records beside commits.
 const FORMAT: u32 = 1;
 /// Requests in flight.
 const IN_FLIGHT: usize = 8;
-/// A restore that says nothing for so long is over, whatever became of it.
-const READER_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// The checkpoints of a run.
 #[derive(Clone, Copy)]
@@ -67,29 +65,12 @@ pub struct Purged {
     pub size_bytes: u64,
 }
 
-/// What keeps checkpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Holds {
-    /// Commits that people pinned.
-    pub pinned: HashSet<String>,
-    /// Commits that are being read.
-    pub read: HashSet<String>,
-}
-
 #[derive(Serialize, Deserialize)]
 struct TombstoneRecord {
     v: u32,
     id: String,
     by: String,
     manifest: String,
-}
-
-#[derive(Serialize)]
-struct MarkRecord<'a> {
-    v: u32,
-    id: &'a str,
-    by: &'a str,
-    since_us: u64,
 }
 
 /// Orders names of commits by the time at which they were written.
@@ -166,52 +147,6 @@ impl Vault<'_> {
                 manifest: manifest.ok(),
             })
             .collect())
-    }
-
-    /// What keeps checkpoints now; `now_ms` by the server's clock.
-    pub async fn holds(&self, now_ms: u64) -> Result<Holds, BucketError> {
-        let pins = self.bucket.list(&self.layout.pins_prefix()).await?;
-        let readers = self.bucket.list(&self.layout.readers_prefix()).await?;
-        let alive =
-            |since_ms: u64| since_ms.saturating_add(READER_LIFE.as_millis() as u64) > now_ms;
-        Ok(Holds {
-            pinned: pins
-                .iter()
-                .filter_map(|object| self.layout.pin_of_key(&object.key))
-                .map(|id| id.to_string())
-                .collect(),
-            read: readers
-                .iter()
-                .filter_map(|object| self.layout.reader_of_key(&object.key))
-                .filter(|(_, since_ms)| alive(*since_ms))
-                .map(|(id, _)| id.to_string())
-                .collect(),
-        })
-    }
-
-    /// Keeps a checkpoint from retention until it is unpinned. `by` says who wanted it.
-    pub async fn pin(&self, id: &CommitId, by: &str, now_us: u64) -> Result<(), BucketError> {
-        let body = mark(id, by, now_us);
-        self.bucket.put(&self.layout.pin_key(id), body).await?;
-        Ok(())
-    }
-
-    /// Lets retention have it again.
-    pub async fn unpin(&self, id: &CommitId) -> Result<(), BucketError> {
-        self.bucket.delete(&self.layout.pin_key(id)).await
-    }
-
-    /// Says that a checkpoint is being read, so that its data stays. Returns the key to delete at the end.
-    pub async fn begin_reading(
-        &self,
-        id: &CommitId,
-        by: &str,
-        now_us: u64,
-    ) -> Result<String, BucketError> {
-        let reader = Ulid::from_parts(now_us / 1_000, Ulid::generate().random());
-        let key = self.layout.reader_key(id, &reader);
-        self.bucket.put(&key, mark(id, by, now_us)).await?;
-        Ok(key)
     }
 
     /// First phase: a tombstone, then the commit goes. False when there is no such commit, or it is damaged.
@@ -364,37 +299,13 @@ impl Vault<'_> {
         }
         Ok(())
     }
-
-    async fn forget_readers(&self, now_ms: u64) -> Result<(), BucketError> {
-        for object in self.bucket.list(&self.layout.readers_prefix()).await? {
-            let over = self
-                .layout
-                .reader_of_key(&object.key)
-                .is_some_and(|(_, since_ms)| {
-                    since_ms.saturating_add(READER_LIFE.as_millis() as u64) <= now_ms
-                });
-            if over {
-                self.bucket.delete(&object.key).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn mark(id: &CommitId, by: &str, since_us: u64) -> Bytes {
-    let record = MarkRecord {
-        v: FORMAT,
-        id: &id.to_string(),
-        by,
-        since_us,
-    };
-    serde_json::to_vec(&record)
-        .expect("strings and numbers always serialise")
-        .into()
 }
 
 #[cfg(test)]
 mod tests {
+    use ulid::Ulid;
+
+    use super::marks::READER_LIFE;
     use super::*;
     use crate::{
         manifest::{self, ManifestFile},
@@ -528,20 +439,5 @@ mod tests {
                 .object(&layout.data_key(&id(1), "own").unwrap())
                 .is_some()
         );
-    }
-
-    #[tokio::test]
-    async fn pins_are_marks_beside_the_commits() {
-        let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
-        let vault = Vault {
-            bucket: &bucket,
-            layout: &layout,
-            run: "run",
-        };
-        vault.pin(&id(1), "a test", NOW_US).await.unwrap();
-        let holds = vault.holds(NOW_US / 1_000).await.unwrap();
-        assert_eq!(holds.pinned, HashSet::from([id(1).to_string()]));
-        vault.unpin(&id(1)).await.unwrap();
-        assert_eq!(vault.holds(NOW_US / 1_000).await.unwrap(), Holds::default());
     }
 }

@@ -64,15 +64,21 @@ impl Backup {
         let keep = &self.options.keep;
         // As on the box, so in the bucket: what was put here before the training stays in both.
         let mut stay = self.put_here();
-        if retention::doomed(index.commits(), keep, &stay).is_empty() || self.must_not_delete() {
+        let overtaken = index.doubted_and_old(keep.newest().unwrap_or(usize::MAX));
+        let overtaken: Vec<CommitId> = overtaken.filter_map(|id| id.parse().ok()).collect();
+        let is_idle =
+            overtaken.is_empty() && retention::doomed(index.commits(), keep, &stay).is_empty();
+        if is_idle || self.must_not_delete() {
             return Ok(false);
         }
         let vault = self.places.vault(&*self.bucket);
         stay.extend(vault.holds(self.server_us() / 1_000).await?.pinned);
-        let doomed: Vec<CommitId> = retention::doomed(index.commits(), keep, &stay)
+        let mut doomed: Vec<CommitId> = retention::doomed(index.commits(), keep, &stay)
             .iter()
             .filter_map(|manifest| manifest.id.parse().ok())
             .collect();
+        let is_free = |id: &&CommitId| !stay.contains(&id.to_string());
+        doomed.extend(overtaken.iter().filter(is_free));
         let ids: HashSet<String> = doomed.iter().map(CommitId::to_string).collect();
         self.delete_on_the_box(ids).await;
         for id in doomed {
@@ -83,6 +89,9 @@ impl Backup {
                 continue;
             }
             let buried = vault.bury(&id, "retention", self.server_us()).await?;
+            if overtaken.contains(&id) {
+                vault.unmark_damaged(&id).await?;
+            }
             index.remove(&name);
             if buried {
                 let detail = json!({ "id": name, "step": id.step, "where": "bucket" });

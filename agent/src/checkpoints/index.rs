@@ -23,6 +23,8 @@ const READS_IN_FLIGHT: usize = 8;
 #[derive(Debug, Default)]
 pub struct Index {
     commits: Vec<Commit>,
+    /// What those say whose data was found damaged: they are among no others.
+    doubted: Vec<Manifest>,
 }
 
 /// When the checkpoint of a commit was written, milliseconds since the epoch; `None` when that is no name of a commit.
@@ -74,7 +76,10 @@ impl Index {
         while let Some(commit) = reads.next().await {
             commits.extend(commit?);
         }
-        Ok(Index { commits })
+        Ok(Index {
+            commits,
+            doubted: Vec::new(),
+        })
     }
 
     /// Newest first, damaged ones included.
@@ -104,6 +109,42 @@ impl Index {
             .count()
     }
 
+    /// Takes the commits of these names, and no others, for damaged: they are not saved, nothing refers to what they hold, and none counts
+    /// among those that are kept. Whether that is news.
+    pub fn doubt(&mut self, damaged: &HashSet<String>) -> bool {
+        let is_damaged = |id: &str| damaged.contains(id);
+        let whole = self.doubted.extract_if(.., |one| !is_damaged(&one.id));
+        let whole: Vec<Manifest> = whole.collect();
+        let mut is_news = !whole.is_empty();
+        for manifest in whole {
+            self.insert(manifest);
+        }
+        for commit in &mut self.commits {
+            if is_damaged(&commit.id) {
+                let manifest = commit.manifest.take();
+                is_news |= manifest.is_some();
+                self.doubted.extend(manifest);
+            }
+        }
+        is_news
+    }
+
+    /// Whether a commit that is taken for damaged holds this object.
+    pub fn is_doubted(&self, key: &str) -> bool {
+        let mut files = self.doubted.iter().flat_map(|one| &one.files);
+        files.any(|file| file.key == key)
+    }
+
+    /// Damaged commits that as many newer ones of their row made old.
+    pub fn doubted_and_old(&self, keep: usize) -> impl Iterator<Item = &str> {
+        let is_old = move |one: &&Manifest| {
+            let written_ms = written_ms(&one.id);
+            written_ms.is_some_and(|ms| self.newer_than(ms, &Row::of(one)) >= keep)
+        };
+        let old = self.doubted.iter().filter(is_old);
+        old.map(|one| one.id.as_str())
+    }
+
     /// Takes a new commit in.
     pub fn insert(&mut self, manifest: Manifest) {
         self.remove(&manifest.id);
@@ -117,6 +158,7 @@ impl Index {
     /// Forgets a deleted commit.
     pub fn remove(&mut self, id: &str) {
         self.commits.retain(|commit| commit.id != id);
+        self.doubted.retain(|one| one.id != id);
     }
 }
 

@@ -276,8 +276,7 @@ impl Backup {
                         .expect("removing files does not panic");
                 }
                 if matches!(failed, Failed::Damage(_)) {
-                    let keys = manifest.files.into_iter().map(|file| file.key);
-                    self.distrusted().extend(keys);
+                    self.distrust(id).await;
                 }
                 return Err(failed);
             }

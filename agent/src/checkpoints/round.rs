@@ -4,10 +4,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::json;
 use spotter_bucket::manifest::Metric;
 use spotter_bucket::whole::row::Row;
 use spotter_bucket::{Manifest, ManifestFile};
@@ -44,9 +42,13 @@ pub(super) struct Work {
     journals_loaded: bool,
     /// When what lost boxes left is looked for again.
     pub(super) sweep_at: Option<Instant>,
-    yields: u32,
+    pub(super) yields: u32,
     /// When data of deleted checkpoints is looked for again.
     purge_at: Option<Instant>,
+    /// When it is looked again what others did in the bucket.
+    pub(super) news_at: Option<Instant>,
+    /// Names of commits that are marked there as damaged.
+    pub(super) marked: HashSet<String>,
     /// Failures that were already told, by candidate: an outage is one event, not one per round.
     pub(super) told: HashMap<String, String>,
 }
@@ -61,6 +63,8 @@ impl Work {
             sweep_at: None,
             yields: 0,
             purge_at: None,
+            news_at: None,
+            marked: HashSet::new(),
             told: HashMap::new(),
         }
     }
@@ -82,6 +86,7 @@ impl Backup {
         if !self.load_index(work, stop).await? {
             return Ok(Vec::new());
         }
+        self.hear_news(work, stop).await;
         let (mut committed, mut failure) = self.publish_sealed(work, stop).await;
         if work.purge_at.is_none_or(|at| Instant::now() >= at) {
             let stop = stop.child_token();
@@ -176,7 +181,13 @@ impl Backup {
         }
         let stop = stop.child_token();
         let load = Index::load(&*self.bucket, &self.standing, &stop, &self.places);
-        let loaded = match self.attend(&mut work.tracker, |_| false, &stop, load).await {
+        // Both at once: before a box that goes away each answer counts.
+        let load = async { tokio::join!(load, self.marked(&stop)) };
+        let (loaded, marked) = self.attend(&mut work.tracker, |_| false, &stop, load).await;
+        if let Some(marked) = marked {
+            self.note_marked(work, marked);
+        }
+        let loaded = match loaded {
             Ok(index) => index,
             Err(Unanswered::Stopped) => return Ok(false),
             Err(Unanswered::Bucket(err)) => {
@@ -253,6 +264,14 @@ impl Backup {
         let candidate = &ready.candidate;
         let sources = source::open_all(&self.options.dir, candidate, self.options.tripwire).await?;
         let known: Vec<&Manifest> = work.index.iter().flat_map(Index::manifests).collect();
+        let is_doubted = |file: &&ManifestFile| {
+            let index = work.index.as_ref();
+            index.is_some_and(|index| index.is_doubted(&file.key))
+        };
+        let mut reused: Vec<&ManifestFile> = (known.iter().take(REUSE_FROM))
+            .flat_map(|manifest| &manifest.files)
+            .collect();
+        reused.retain(|file| !is_doubted(file));
 
         let resumes = |log: &AttemptLog| {
             log.attempt.candidate.files == candidate.files
@@ -284,7 +303,7 @@ impl Backup {
             may_yield && is_late && self.standing.state().uploading_done_bytes < total / 2
         };
         // The attempt stays among the others, so that nothing is forgotten when this future is dropped.
-        let job = self.carry_over(&mut work.attempts[at], &sources, &known, &stop);
+        let job = self.carry_over(&mut work.attempts[at], &sources, &known, &reused, &stop);
         let progress = Progress::of(self, Area::Data, total);
         let ended = self.attend(&mut work.tracker, overtaken, &stop, job).await;
         drop(progress);
@@ -315,16 +334,10 @@ impl Backup {
         log: &mut AttemptLog,
         sources: &[Arc<Source>],
         known: &[&Manifest],
+        reused: &[&ManifestFile],
         stop: &CancellationToken,
     ) -> Result<Manifest, UploadError> {
-        let mut reused: Vec<&ManifestFile> = (known.iter().take(REUSE_FROM))
-            .flat_map(|manifest| &manifest.files)
-            .collect();
-        {
-            let distrusted = self.distrusted();
-            reused.retain(|file| !distrusted.contains(&file.key));
-        }
-        let uploader = self.uploader(&reused, stop);
+        let uploader = self.uploader(reused, stop);
         uploader.store_all(log, sources).await?;
         let about = About {
             run: self.options.run.clone(),
@@ -389,128 +402,6 @@ impl Backup {
             }
         }
         Ok(Some(manifest.id.clone()))
-    }
-
-    /// Commits that were sealed before a crash: everything is stored, only the commit may be missing. One that the bucket refuses
-    /// stands in no other's way.
-    async fn publish_sealed(
-        &self,
-        work: &mut Work,
-        stop: &CancellationToken,
-    ) -> (Vec<CheckpointInfo>, Option<BackupError>) {
-        let mut committed = Vec::new();
-        let mut refused = HashSet::new();
-        let mut failure = None;
-        while let Some(at) = work
-            .attempts
-            .iter()
-            .map(|log| &log.attempt)
-            .position(|attempt| attempt.sealed.is_some() && !refused.contains(&attempt.id))
-        {
-            let bytes = Bytes::from(work.attempts[at].attempt.sealed.clone().unwrap_or_default());
-            let Ok(manifest) = Manifest::open(&bytes) else {
-                warn!(
-                    id = work.attempts[at].attempt.id,
-                    "a sealed manifest in the journal is damaged; its upload begins anew"
-                );
-                remove(work.attempts.remove(at)).await;
-                continue;
-            };
-            let began = Instant::now();
-            let stop = stop.child_token();
-            let uploader = self.uploader(&[], &stop);
-            let publish = async {
-                // It may have been sealed days ago, by a box that was stopped meanwhile, and its data be swept since.
-                if !uploader.is_all_there(&manifest).await? {
-                    return Ok(None);
-                }
-                uploader.publish(&manifest.id, bytes).await.map(Some)
-            };
-            match self
-                .attend(&mut work.tracker, |_| false, &stop, publish)
-                .await
-            {
-                Ok(Some(_)) => committed.push(
-                    self.settle_commit(work, at, manifest, began.elapsed())
-                        .await,
-                ),
-                Ok(None) => {
-                    warn!(
-                        id = manifest.id,
-                        "the data of a sealed checkpoint is not in the bucket any more; its upload begins anew"
-                    );
-                    remove(work.attempts.remove(at)).await;
-                }
-                Err(UploadError::Stopped) => break,
-                Err(source) => {
-                    let attempt = &work.attempts[at].attempt;
-                    refused.insert(attempt.id.clone());
-                    let candidate = attempt.candidate.clone();
-                    self.tell_failed(work, &candidate, &source);
-                    let path = candidate.path;
-                    failure.get_or_insert(BackupError::Upload { path, source });
-                }
-            }
-        }
-        (committed, failure)
-    }
-
-    /// Everything that follows from a commit that was read back.
-    async fn settle_commit(
-        &self,
-        work: &mut Work,
-        at: usize,
-        manifest: Manifest,
-        took: Duration,
-    ) -> CheckpointInfo {
-        let info = CheckpointInfo::from(&manifest);
-        let candidate = work.attempts[at].attempt.candidate.clone();
-        self.note_saved(&manifest.id, &candidate).await;
-        remove(work.attempts.remove(at)).await;
-        let had_parts = manifest.files.iter().any(|file| file.part_size_bytes > 0);
-        work.index.get_or_insert_default().insert(manifest);
-        work.yields = 0;
-        work.told.remove(&candidate.key);
-        self.standing.state().problem.clear();
-        self.pace().last_commit = Some(self.now());
-        self.tell_index(work);
-        self.standing.event(
-            "checkpoint.committed",
-            json!({
-                "id": info.id, "step": info.step, "path": info.path, "size_bytes": info.size_bytes, "files": info.files,
-                "seconds": took.as_secs_f64(),
-            }),
-        );
-        info!(
-            id = info.id,
-            path = info.path,
-            size_bytes = info.size_bytes,
-            "checkpoint committed"
-        );
-        if had_parts {
-            // A lost answer to CreateMultipartUpload leaves an upload that nobody knows of.
-            self.abort_uploads(&info.id).await;
-        }
-        if let Err(err) = self.look(&mut work.tracker).await {
-            warn!(error = %chain(&err), "the checkpoint directory cannot be read");
-        }
-        info
-    }
-
-    async fn note_saved(&self, id: &str, candidate: &Candidate) {
-        let (ledger, id, candidate) = (Arc::clone(&self.ledger), id.to_owned(), candidate.clone());
-        let record = move || {
-            ledger
-                .lock()
-                .expect("nothing panics while it holds the ledger")
-                .record(&id, &candidate, false)
-        };
-        if let Err(err) = spawn_blocking(record)
-            .await
-            .expect("writing the ledger does not panic")
-        {
-            warn!(error = %err, "the ledger of saved checkpoints cannot be written; a restart will compare them with the bucket");
-        }
     }
 
     /// Attempts whose files are gone or changed will never be finished: their parts and objects go.

@@ -13,6 +13,7 @@ mod collecting;
 mod crashes;
 mod ending;
 mod keeping;
+mod news;
 mod recording;
 mod restoring;
 mod saving;

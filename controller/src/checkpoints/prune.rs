@@ -37,8 +37,8 @@ pub struct Order {
 pub struct Deleted {
     /// Its id.
     pub id: String,
-    /// Its step.
-    pub step: u64,
+    /// Its step; `None`: its name has none.
+    pub step: Option<u64>,
     /// Bytes of its files; those that it shares with others stay.
     pub size_bytes: u64,
 }
@@ -113,7 +113,7 @@ pub async fn prune(shelf: &Shelf, order: &Order) -> Result<Pruned, PruneError> {
         if order.dry_run || vault.bury(&id, "prune", order.now_us).await? {
             pruned.deleted.push(Deleted {
                 id: manifest.id.clone(),
-                step: id.step,
+                step: manifest.step,
                 size_bytes: manifest.total_bytes(),
             });
         }

@@ -1,11 +1,12 @@
 //! Reads whole checkpoints in the bucket and says what of them is damaged.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use serde::Serialize;
 use spotter_bucket::{
-    CommitId, Manifest, ManifestFile,
+    BucketError, CommitId, Manifest, ManifestFile,
     download::{self, Damage, DownloadError},
 };
 
@@ -28,8 +29,8 @@ pub struct DamagedFile {
 pub struct Verdict {
     /// The checkpoint.
     pub id: String,
-    /// Its step.
-    pub step: u64,
+    /// Its step; `None`: its name has none.
+    pub step: Option<u64>,
     /// Bytes of its files; 0 when its commit cannot be read.
     pub size_bytes: u64,
     /// Why its commit cannot be believed; then no file was looked at.
@@ -50,6 +51,9 @@ const SMALL_BYTES: u64 = 8 << 20;
 /// Small files read at once.
 const SMALL_IN_FLIGHT: usize = 16;
 
+/// A box looks for marks so often, and at its start.
+pub const HEARD_WITHIN: Duration = Duration::from_secs(300);
+
 /// What was found of data that checkpoints may share, by its key and hash.
 type Known<'a> = HashMap<(&'a str, &'a str), Option<Damage>>;
 
@@ -66,7 +70,7 @@ pub async fn verify(
     let verdict = |(id, commit): &(CommitId, Result<Manifest, String>)| {
         let mut verdict = Verdict {
             id: id.to_string(),
-            step: id.step,
+            step: (id.step > 0).then_some(id.step),
             size_bytes: 0,
             commit: None,
             files: Vec::new(),
@@ -74,6 +78,7 @@ pub async fn verify(
         match commit {
             Err(reason) => verdict.commit = Some(reason.clone()),
             Ok(manifest) => {
+                verdict.step = manifest.step;
                 verdict.size_bytes = manifest.total_bytes();
                 verdict.files = damaged_files(manifest, &known);
             }
@@ -132,4 +137,60 @@ fn damaged_files(manifest: &Manifest, known: &Known<'_>) -> Vec<DamagedFile> {
         })
     };
     manifest.files.iter().filter_map(damaged).collect()
+}
+
+/// What boxes are told by marks in the bucket: what is damaged, so that they store it anew and refer to none of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// Commits that hold damaged data, among them such as were not asked about and share it.
+    pub damaged: Vec<CommitId>,
+    /// Commits that were found whole.
+    pub whole: Vec<CommitId>,
+}
+
+/// Which commits are to be marked by what was found of some of them (pure). A commit that cannot be believed needs no mark: it restores nothing,
+/// and no box refers to it.
+pub fn marks(verdicts: &[Verdict], commits: &[(CommitId, Result<Manifest, String>)]) -> Marks {
+    let damaged: HashSet<&str> = (verdicts.iter())
+        .flat_map(|verdict| &verdict.files)
+        .map(|file| file.key.as_str())
+        .collect();
+    let mut marks = Marks::default();
+    for (id, commit) in commits {
+        let Ok(manifest) = commit else { continue };
+        let name = id.to_string();
+        let verdict = verdicts.iter().find(|verdict| verdict.id == name);
+        let holds_damaged = || {
+            manifest
+                .files
+                .iter()
+                .any(|file| damaged.contains(file.key.as_str()))
+        };
+        match verdict {
+            Some(verdict) if verdict.is_whole() => marks.whole.push(*id),
+            Some(_) => marks.damaged.push(*id),
+            None if holds_damaged() => marks.damaged.push(*id),
+            None => {}
+        }
+    }
+    marks
+}
+
+/// Puts marks that are not there and takes away those that are not true any more. Returns whether any was put.
+///
+/// # Errors
+/// When the bucket refuses: boxes then go on as before.
+pub async fn leave(shelf: &Shelf, marks: &Marks, now_us: u64) -> Result<bool, BucketError> {
+    let vault = shelf.vault();
+    let there = vault.damaged().await?;
+    for id in marks.whole.iter().filter(|id| there.contains(*id)) {
+        vault.unmark_damaged(id).await?;
+    }
+    let new = marks.damaged.iter().filter(|id| !there.contains(*id));
+    let mut put = false;
+    for id in new {
+        vault.mark_damaged(id, "verify", now_us).await?;
+        put = true;
+    }
+    Ok(put)
 }

@@ -531,6 +531,23 @@ fn of_a_damaged_checkpoint_it_is_said_which_one_a_restore_takes_instead() {
     ] {
         assert!(err.contains(&part), "{part}\n{err}");
     }
+    // Boxes read in the bucket that it is, and that it is mended.
+    let mark = format!("team/run/damaged/{}.json", ids[2]);
+    assert!(
+        err.contains("marked in the bucket: within 5 min a box"),
+        "{err}"
+    );
+    let marks = || -> Vec<String> {
+        let keys = desk.bucket.keys();
+        keys.into_iter()
+            .filter(|key| key.contains("/damaged/"))
+            .collect()
+    };
+    assert_eq!(marks(), [mark]);
+    assert!(desk.bucket.corrupt(&newest), "the same bit again");
+    assert_eq!(desk.say(&["verify", "run", "newest"]).0, 0);
+    assert_eq!(marks(), Vec::<String>::new());
+    assert!(desk.bucket.corrupt(&newest));
     // An older one that is damaged stands in no restore's way.
     assert!(desk.bucket.remove(&desk.key(&ids[0], "deep/state.json")));
     let (_, _, err) = desk.say(&["verify", "run", "10"]);

@@ -38,11 +38,12 @@ pub(super) async fn verify(
 ) -> Result<(), CommandError> {
     let (shelf, _) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let what = format!("the checkpoints of `{}` were not verified", shelf.run);
-    let mut rest = shelf
+    let all_there = shelf
         .vault()
         .read_all()
         .await
         .map_err(|err| failed(&shelf, &what, err))?;
+    let mut rest = all_there.clone();
     let newest_first: Vec<CommitId> = rest.iter().map(|(id, _)| *id).collect();
     let mut wanted = Vec::new();
     for checkpoint in &args.checkpoints {
@@ -62,6 +63,8 @@ pub(super) async fn verify(
     let verdicts = verify::verify(&shelf, &commits, &mut |done, total| bar.set(done, total)).await;
     drop(bar);
     let verdicts = verdicts.map_err(unread)?;
+    let marks = verify::marks(&verdicts, &all_there);
+    let marked = verify::leave(&shelf, &marks, shelf.server_us(&deps.clock)).await;
     let verified = Verified {
         whole: verdicts.iter().all(Verdict::is_whole),
         checkpoints: verdicts,
@@ -70,7 +73,7 @@ pub(super) async fn verify(
         let mut table = Table::new(&["STEP>", "SIZE>", "ID", "VERDICT"]);
         for one in &verified.checkpoints {
             table.row([
-                one.step.to_string(),
+                text::or_dash(one.step),
                 text::bytes(one.size_bytes),
                 one.id.clone(),
                 words(one),
@@ -79,6 +82,7 @@ pub(super) async fn verify(
         table
     });
     if verified.whole {
+        // A mark that stays costs a box one upload more than needed.
         return Ok(());
     }
     let all = &verified.checkpoints;
@@ -125,6 +129,20 @@ pub(super) async fn verify(
         )),
         None => CommandError::new(what)
             .hint("no other one restores: a run that resumes would begin anew"),
+    };
+    let err = match marked {
+        Ok(_) => err.hint(format!(
+            "marked in the bucket: within {} min a box of `{}` stores anew what of {it} it still has, and refers to none of it",
+            verify::HEARD_WITHIN.as_secs() / 60,
+            shelf.run
+        )),
+        Err(why) => {
+            ui.warning(format_args!(
+                "what is damaged could not be marked in the bucket, so a box of `{}` goes on referring to it: {why}",
+                shelf.run
+            ));
+            err
+        }
     };
     let places: Vec<String> = (damaged.iter())
         .map(|one| format!("{}: {} ({})", one.id, words(one), place(&shelf, one)))

@@ -147,7 +147,7 @@ pub(crate) async fn each_kind_is_passed_over_and_told(server: &Server) {
     let whole: Vec<u64> = verdicts
         .iter()
         .filter(|verdict| verdict.is_whole())
-        .map(|verdict| verdict.step)
+        .filter_map(|verdict| verdict.step)
         .collect();
     assert_eq!(whole, [1], "{verdicts:#?}");
 }

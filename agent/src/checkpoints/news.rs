@@ -1,0 +1,144 @@
+//! What others did in the bucket: checkpoints that were pushed there while a training goes on, and those that turned out to be damaged.
+//!
+//! Nobody calls for it: two listings every few minutes find both, by whatever road the laptop reached the bucket. What is damaged counts as
+//! unsaved from then on, so that it is uploaded anew where its files are still here.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use spotter_bucket::{BucketError, CommitId, Manifest};
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::round::Work;
+use super::standing::chain;
+use super::{ANSWER_WITHIN, Backup};
+
+/// Between two looks at what others did.
+const LOOK_EVERY: Duration = Duration::from_secs(300);
+/// Longest wait for a mark to be put; nobody waits for it twice.
+const MARK_LIMIT: Duration = Duration::from_secs(20);
+
+/// What others did.
+#[derive(Debug, Default)]
+struct News {
+    /// Whole commits that this agent did not know.
+    pushed: Vec<Manifest>,
+    /// Names of all commits that are marked as damaged.
+    damaged: HashSet<String>,
+}
+
+impl Backup {
+    /// Looks at what others did, when it is time, and goes by it. What the bucket does not tell now it tells the next time.
+    pub(super) async fn hear_news(&self, work: &mut Work, stop: &CancellationToken) {
+        let due = work.news_at.is_none_or(|at| Instant::now() >= at);
+        let due = due && self.pace().flush_by.is_none();
+        if !due || !self.bucket.has_keys() {
+            return self.go_by_doubts(work);
+        }
+        let known: HashSet<String> = match &work.index {
+            Some(index) => (index.commits().iter())
+                .map(|commit| commit.id.clone())
+                .collect(),
+            None => return,
+        };
+        let stop = stop.child_token();
+        let ask = async {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => None,
+                asked = self.ask_news(&known) => Some(asked),
+            }
+        };
+        let asked = self.attend(&mut work.tracker, |_| false, &stop, ask).await;
+        match asked {
+            None => return,
+            Some(Ok(news)) => {
+                let Some(index) = &mut work.index else { return };
+                let is_new = !news.pushed.is_empty();
+                for manifest in news.pushed {
+                    info!(
+                        id = manifest.id,
+                        "somebody else put a checkpoint into the bucket"
+                    );
+                    index.insert(manifest);
+                }
+                work.marked = news.damaged;
+                if is_new {
+                    self.tell_index(work);
+                }
+            }
+            Some(Err(err)) => {
+                debug!(error = %chain(&err), "the bucket does not tell what others did");
+            }
+        }
+        work.news_at = Some(Instant::now() + LOOK_EVERY);
+        self.go_by_doubts(work);
+    }
+
+    /// Names of the commits that are marked as damaged; `None`: the bucket does not tell now.
+    pub(super) async fn marked(&self, stop: &CancellationToken) -> Option<HashSet<String>> {
+        if !self.bucket.has_keys() {
+            return None;
+        }
+        let vault = self.places.vault(&*self.bucket);
+        let asked = time::timeout(ANSWER_WITHIN, vault.damaged());
+        let damaged = tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            damaged = asked => damaged.ok()?.ok()?,
+        };
+        Some(damaged.iter().map(CommitId::to_string).collect())
+    }
+
+    /// What others did up to now is known.
+    pub(super) fn note_marked(&self, work: &mut Work, marked: HashSet<String>) {
+        work.marked = marked;
+        work.news_at = Some(Instant::now() + LOOK_EVERY);
+    }
+
+    /// Commits that are marked, and those that this agent found damaged by itself, count for nothing.
+    fn go_by_doubts(&self, work: &mut Work) {
+        let mut damaged = work.marked.clone();
+        damaged.extend(self.distrusted().iter().cloned());
+        let Some(index) = &mut work.index else { return };
+        if index.doubt(&damaged) {
+            let ids: Vec<&String> = damaged.iter().collect();
+            warn!(
+                ?ids,
+                "these checkpoints were found damaged in the bucket: what of them is here is uploaded anew"
+            );
+            self.tell_index(work);
+        }
+    }
+
+    async fn ask_news(&self, known: &HashSet<String>) -> Result<News, BucketError> {
+        let vault = self.places.vault(&*self.bucket);
+        let mut news = News::default();
+        for id in vault.ids().await? {
+            if !known.contains(&id.to_string())
+                && let Some(Ok(manifest)) = vault.read(&id).await?
+            {
+                news.pushed.push(manifest);
+            }
+        }
+        let damaged = vault.damaged().await?;
+        news.damaged = damaged.iter().map(CommitId::to_string).collect();
+        Ok(news)
+    }
+
+    /// A restore found a commit damaged: it counts for nothing here, nor on any box to come.
+    pub(super) async fn distrust(&self, id: &str) {
+        self.distrusted().insert(id.to_owned());
+        let Ok(id) = id.parse() else { return };
+        if !self.bucket.has_keys() {
+            return;
+        }
+        let vault = self.places.vault(&*self.bucket);
+        let mark = vault.mark_damaged(&id, "restore", self.server_us());
+        if let Ok(Err(err)) = time::timeout(MARK_LIMIT, mark).await {
+            debug!(error = %chain(&err), "a damaged checkpoint could not be marked in the bucket");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! From a sealed manifest to a commit that everybody here knows of.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+use spotter_bucket::Manifest;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::candidate::Candidate;
+use super::round::{Work, remove};
+use super::standing::chain;
+use super::upload::UploadError;
+use super::{Backup, BackupError, CheckpointInfo};
+use crate::tasks::spawn_blocking;
+
+impl Backup {
+    /// Commits that were sealed before a crash: everything is stored, only the commit may be missing. One that the bucket refuses
+    /// stands in no other's way.
+    pub(super) async fn publish_sealed(
+        &self,
+        work: &mut Work,
+        stop: &CancellationToken,
+    ) -> (Vec<CheckpointInfo>, Option<BackupError>) {
+        let mut committed = Vec::new();
+        let mut refused = HashSet::new();
+        let mut failure = None;
+        while let Some(at) = work
+            .attempts
+            .iter()
+            .map(|log| &log.attempt)
+            .position(|attempt| attempt.sealed.is_some() && !refused.contains(&attempt.id))
+        {
+            let bytes = Bytes::from(work.attempts[at].attempt.sealed.clone().unwrap_or_default());
+            let Ok(manifest) = Manifest::open(&bytes) else {
+                warn!(
+                    id = work.attempts[at].attempt.id,
+                    "a sealed manifest in the journal is damaged; its upload begins anew"
+                );
+                remove(work.attempts.remove(at)).await;
+                continue;
+            };
+            let began = Instant::now();
+            let stop = stop.child_token();
+            let uploader = self.uploader(&[], &stop);
+            let publish = async {
+                // It may have been sealed days ago, by a box that was stopped meanwhile, and its data be swept since.
+                if !uploader.is_all_there(&manifest).await? {
+                    return Ok(None);
+                }
+                uploader.publish(&manifest.id, bytes).await.map(Some)
+            };
+            match self
+                .attend(&mut work.tracker, |_| false, &stop, publish)
+                .await
+            {
+                Ok(Some(_)) => committed.push(
+                    self.settle_commit(work, at, manifest, began.elapsed())
+                        .await,
+                ),
+                Ok(None) => {
+                    warn!(
+                        id = manifest.id,
+                        "the data of a sealed checkpoint is not in the bucket any more; its upload begins anew"
+                    );
+                    remove(work.attempts.remove(at)).await;
+                }
+                Err(UploadError::Stopped) => break,
+                Err(source) => {
+                    let attempt = &work.attempts[at].attempt;
+                    refused.insert(attempt.id.clone());
+                    let candidate = attempt.candidate.clone();
+                    self.tell_failed(work, &candidate, &source);
+                    let path = candidate.path;
+                    failure.get_or_insert(BackupError::Upload { path, source });
+                }
+            }
+        }
+        (committed, failure)
+    }
+
+    /// Everything that follows from a commit that was read back.
+    pub(super) async fn settle_commit(
+        &self,
+        work: &mut Work,
+        at: usize,
+        manifest: Manifest,
+        took: Duration,
+    ) -> CheckpointInfo {
+        let info = CheckpointInfo::from(&manifest);
+        let candidate = work.attempts[at].attempt.candidate.clone();
+        self.note_saved(&manifest.id, &candidate).await;
+        remove(work.attempts.remove(at)).await;
+        let had_parts = manifest.files.iter().any(|file| file.part_size_bytes > 0);
+        work.index.get_or_insert_default().insert(manifest);
+        work.yields = 0;
+        work.told.remove(&candidate.key);
+        self.standing.state().problem.clear();
+        self.pace().last_commit = Some(self.now());
+        self.tell_index(work);
+        self.standing.event(
+            "checkpoint.committed",
+            json!({
+                "id": info.id, "step": info.step, "path": info.path, "size_bytes": info.size_bytes, "files": info.files,
+                "seconds": took.as_secs_f64(),
+            }),
+        );
+        info!(
+            id = info.id,
+            path = info.path,
+            size_bytes = info.size_bytes,
+            "checkpoint committed"
+        );
+        if had_parts {
+            // A lost answer to CreateMultipartUpload leaves an upload that nobody knows of.
+            self.abort_uploads(&info.id).await;
+        }
+        if let Err(err) = self.look(&mut work.tracker).await {
+            warn!(error = %chain(&err), "the checkpoint directory cannot be read");
+        }
+        info
+    }
+
+    pub(super) async fn note_saved(&self, id: &str, candidate: &Candidate) {
+        let (ledger, id, candidate) = (Arc::clone(&self.ledger), id.to_owned(), candidate.clone());
+        let record = move || {
+            ledger
+                .lock()
+                .expect("nothing panics while it holds the ledger")
+                .record(&id, &candidate, false)
+        };
+        if let Err(err) = spawn_blocking(record)
+            .await
+            .expect("writing the ledger does not panic")
+        {
+            warn!(error = %err, "the ledger of saved checkpoints cannot be written; a restart will compare them with the bucket");
+        }
+    }
+}

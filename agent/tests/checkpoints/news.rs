@@ -1,0 +1,155 @@
+//! What others do in the bucket while a training goes on: checkpoints that are pushed, and marks of those that are damaged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use spotter_agent::checkpoints::{CheckpointInfo, RestoreError};
+use spotter_bucket::memory::MemoryBucket;
+use spotter_bucket::{CommitId, Keep, Layout, Vault};
+use tokio::time;
+
+use crate::world::{World, npz};
+
+/// Longer than a box takes to hear of what others did.
+const HEARD: Duration = Duration::from_secs(301);
+
+fn steps(saved: &[CheckpointInfo]) -> Vec<Option<u64>> {
+    saved.iter().map(|one| one.step).collect()
+}
+
+/// Says in the bucket that a commit is damaged, as a laptop does that has read it, or that it is not.
+async fn mark(bucket: &MemoryBucket, id: &str, is_damaged: bool) {
+    let layout = Layout::new("team", "run").unwrap();
+    let vault = Vault {
+        bucket,
+        layout: &layout,
+        run: "run",
+    };
+    let id: CommitId = id.parse().unwrap();
+    match is_damaged {
+        true => vault.mark_damaged(&id, "a test", 1).await.unwrap(),
+        false => vault.unmark_damaged(&id).await.unwrap(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_marked_as_damaged_is_stored_anew_by_a_box_that_still_has_it() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let mut world = World::new(bucket.clone());
+    for step in 1..=2 {
+        world.write(&format!("checkpoint-{step}/base.npz"), &npz(0, 6000));
+        world.write(&format!("checkpoint-{step}/model.npz"), &npz(step, 2000));
+        assert_eq!(world.backup_all().await.len(), 1);
+    }
+    let before = world.manifests().await;
+    let shared = before[0].files[0].key.clone();
+    assert!(bucket.corrupt(&shared));
+    for manifest in &before {
+        mark(&bucket, &manifest.id, true).await;
+    }
+    assert_eq!(world.backup_all().await, [], "nobody told it yet");
+    time::sleep(HEARD).await;
+    world.backup.round().await.unwrap();
+    assert_eq!(world.backup.state().committed, 0);
+    let saved = world.backup_all().await;
+    assert_eq!(steps(&saved), [Some(2), Some(1)]);
+    assert_eq!(world.backup.state().last_commit, saved[0].id);
+    for manifest in world.manifests().await {
+        let is_new = before.iter().all(|old| old.id != manifest.id);
+        let refers = manifest.files.iter().any(|file| file.key == shared);
+        assert!(!is_new || !refers, "{manifest:?}");
+    }
+    let other = World::new(bucket.clone());
+    let restored = other.backup.restore(None, &mut |_, _| {}).await.unwrap();
+    assert_eq!(restored.unwrap().checkpoint.step, Some(2));
+    assert_eq!(other.tree(), world.tree_of("checkpoint-2"));
+
+    // A new agent reads the marks before it believes anything; one that is taken away is believed again.
+    world = world.restarted(bucket.clone());
+    assert_eq!(world.backup_all().await, []);
+    assert_eq!(world.backup.state().committed, 2);
+    mark(&bucket, &before[0].id, false).await;
+    time::sleep(HEARD).await;
+    assert_eq!(world.backup_all().await, []);
+    assert_eq!(world.backup.state().committed, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_restore_found_damaged_is_known_to_the_next_box() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("checkpoint-1/base.npz", &npz(0, 6000));
+    world.write("checkpoint-1/model.npz", &npz(1, 2000));
+    assert_eq!(world.backup_all().await.len(), 1);
+    let shared = world.manifests().await[0].files[0].key.clone();
+    assert!(bucket.corrupt(&shared));
+    let other = World::new(bucket.clone());
+    let err = other.backup.restore(None, &mut |_, _| {}).await;
+    let all = matches!(err, Err(RestoreError::AllDamaged { .. }));
+    assert!(all, "{err:?}");
+
+    let third = World::new(bucket.clone());
+    third.write("checkpoint-2/base.npz", &npz(0, 6000));
+    third.write("checkpoint-2/model.npz", &npz(2, 2000));
+    assert_eq!(third.backup_all().await.len(), 1);
+    assert_ne!(third.manifests().await[0].files[0].key, shared);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_commit_goes_when_as_many_newer_ones_as_are_kept_are_there() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let keep = Keep {
+        last: 2,
+        ..Keep::default()
+    };
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep = keep.clone();
+    });
+    world.trained();
+    world.write("step_1.npz", &npz(1, 2000));
+    let first = world.backup_all().await.remove(0);
+    mark(&bucket, &first.id, true).await;
+    std::fs::remove_file(world.path("step_1.npz")).unwrap();
+    time::sleep(HEARD).await;
+    for step in 2..=4 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        assert_eq!(world.backup_all().await.len(), 1);
+        let there = world.manifests().await;
+        let is_there = there.iter().any(|one| one.id == first.id);
+        assert_eq!(is_there, step < 3, "at step {step}");
+    }
+    assert_eq!(world.manifests().await.len(), 2, "it did not count");
+    let marks = bucket.keys();
+    assert!(
+        !marks.iter().any(|key| key.contains("/damaged/")),
+        "{marks:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_somebody_pushes_is_seen_while_the_training_goes_on() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    world.write("step_1.npz", &npz(1, 2000));
+    assert_eq!(world.backup_all().await.len(), 1);
+    let laptop = World::new(bucket.clone());
+    laptop.write("step_9.npz", &npz(9, 2000));
+    let pushed = laptop.backup_all().await;
+    world.backup.round().await.unwrap();
+    assert_eq!(world.backup.state().last_step, Some(1));
+    time::sleep(HEARD).await;
+    world.backup.round().await.unwrap();
+    let state = world.backup.state();
+    assert_eq!((state.last_step, state.committed), (Some(9), 2));
+    assert_eq!(state.last_commit, pushed[0].id);
+    // It is saved here too, should its files come here.
+    let bytes = std::fs::read(laptop.path("step_9.npz")).unwrap();
+    let modified = std::fs::metadata(laptop.path("step_9.npz")).unwrap();
+    world.write("step_9.npz", &bytes);
+    let file = std::fs::File::options()
+        .append(true)
+        .open(world.path("step_9.npz"))
+        .unwrap();
+    file.set_modified(modified.modified().unwrap()).unwrap();
+    assert_eq!(world.backup_all().await, []);
+}
