@@ -109,6 +109,16 @@ impl CommandError {
         self
     }
 
+    /// That the run goes on by `spotter up`, unless a hint says that already.
+    #[must_use]
+    pub fn goes_on(self, run: &str) -> Self {
+        let command = format!("`spotter up {run}`");
+        match self.hints.iter().any(|hint| hint.contains(&command)) {
+            true => self,
+            false => self.hint(format!("go on with {command}")),
+        }
+    }
+
     /// Sets the kind, and with it the exit code.
     pub fn kind(mut self, kind: ErrorKind) -> Self {
         self.kind = kind;

@@ -1,6 +1,7 @@
 //! `spotter checkpoints`: what a run has in its bucket, and what can be done about it. A file for each thing to do.
 
 mod diff;
+mod hearing;
 mod ls;
 mod pins;
 mod prune;
@@ -26,6 +27,8 @@ use crate::{
     store::RunRecord,
     ui::{Console, Ui},
 };
+
+pub(super) use hearing::Hearing;
 
 /// After this long without any answer somebody who waits is told so.
 const TELL_AFTER: Duration = Duration::from_secs(5);

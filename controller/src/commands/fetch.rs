@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use spotter_bucket::ManifestFile;
 
-use super::checkpoints::{Place, failed, open};
+use super::checkpoints::{Hearing, Place, failed, open};
 use crate::{
     agent_client::FileHash,
     checkpoints::{
@@ -31,6 +32,15 @@ pub struct FetchArgs {
     /// Directory to put them into; `results.to` when not given
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
+}
+
+/// A file that came, for `--json`.
+#[derive(Debug, Serialize)]
+struct Came<'a> {
+    #[serde(flatten)]
+    file: &'a FileHash,
+    /// Where it is here.
+    to: PathBuf,
 }
 
 /// What came, and what did not.
@@ -100,9 +110,16 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
         }
         _ => from_bucket(ui, deps, &run, &paths, &to, args).await?,
     };
-    ui.show(&fetched.files, |files| {
+    let at = |file: &FileHash| {
+        let place = to.join(&file.path);
+        std::path::absolute(&place).unwrap_or(place)
+    };
+    let came: Vec<Came<'_>> = (fetched.files.iter())
+        .map(|file| Came { file, to: at(file) })
+        .collect();
+    ui.show(&came, |came| {
         let mut table = Table::new(&["SIZE>", "BLAKE3", "PATH"]);
-        for file in files {
+        for Came { file, .. } in came {
             table.row([
                 text::bytes(file.size_bytes),
                 file.blake3.chars().take(16).collect(),
@@ -189,8 +206,13 @@ async fn from_bucket(
     let (files, missing) = results::choose(&manifest.files, paths);
     if !files.is_empty() {
         let bar = ui.progress("results", Unit::Bytes, 0);
-        let tell = &mut |done, total| bar.set(done, total);
-        let pulled = pull::pull_files(&shelf, &files, to, tell).await;
+        let hearing = Hearing::new();
+        let tell = &mut |done, total| {
+            hearing.came();
+            bar.set(done, total);
+        };
+        let pulling = pull::pull_files(&shelf, &files, to, tell);
+        let pulled = hearing.attend(ui.console(), &shelf.url, pulling).await;
         drop(bar);
         pulled.map_err(|err| {
             let err = match err {

@@ -168,8 +168,7 @@ impl Lifecycle {
                 Ok(false) => {}
                 Ok(true) | Err(Halt::Superseded) => return Ok(()),
                 Err(halt) => {
-                    let hint = format!("go on with `spotter up {}`", run.name);
-                    return Err(halt.into_error(&run.name).hint(hint));
+                    return Err(halt.into_error(&run.name).goes_on(&run.name));
                 }
             }
         }
@@ -184,9 +183,7 @@ impl Lifecycle {
                 tokio::time::sleep(LOOK_AGAIN).await;
                 Ok(())
             }
-            Halt::Pause(err) | Halt::Wait(err) => Err(err
-                .about(&run.name)
-                .hint(format!("go on with `spotter up {}`", run.name))),
+            Halt::Pause(err) | Halt::Wait(err) => Err(err.about(&run.name).goes_on(&run.name)),
             // A box that came back and stopped itself, because it did not come up in time: its switch looks like the market's doing.
             Halt::Interrupted(why)
                 if attempt.reopened_us > 0
@@ -478,9 +475,7 @@ impl Lifecycle {
             if attempt.started_us == 0 && attempt.instance.is_some() {
                 self.end_box_patiently(run, &mut attempt).await?;
             }
-            return Err(err
-                .about(&run.name)
-                .hint(format!("go on with `spotter up {}`", run.name)));
+            return Err(err.about(&run.name).goes_on(&run.name));
         }
         let reason = std::iter::once(err.message())
             .chain(err.causes().iter().map(String::as_str))

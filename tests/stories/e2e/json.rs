@@ -352,7 +352,7 @@ const WHILE_IT_RUNS: &[Case] = &[
     one(
         "fetch json train.sh --to fetched",
         "fetch",
-        &[("", "path size_bytes blake3")],
+        &[("", "path size_bytes blake3 to")],
     ),
     lines(
         "parse printed.log",

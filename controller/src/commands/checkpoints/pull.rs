@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use spotter_bucket::{CommitId, Manifest};
 
-use super::{Place, failed, find, open};
+use super::{Hearing, Place, failed, find, open};
 use crate::{
     checkpoints::{
         Shelf,
@@ -114,8 +114,13 @@ async fn pull_marked(
         Err(err) => return Err(failed(shelf, what, err)),
     };
     let bar = ui.progress("pulling", Unit::Bytes, manifest.total_bytes());
-    let tell = &mut |done, total| bar.set(done, total);
-    let pulled = pull::pull(shelf, &manifest, &args.to, tell).await;
+    let hearing = Hearing::new();
+    let tell = &mut |done, total| {
+        hearing.came();
+        bar.set(done, total);
+    };
+    let pulling = pull::pull(shelf, &manifest, &args.to, tell);
+    let pulled = hearing.attend(ui.console(), &shelf.url, pulling).await;
     drop(bar);
     if let Some(mark) = mark {
         use spotter_bucket::Bucket;
