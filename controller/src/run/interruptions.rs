@@ -44,7 +44,7 @@ impl Interruption {
                 self.resumed_step.unwrap_or(0)
             ),
             (Some(lost), None) => format!(
-                "{lost} steps after the newest checkpoint of step {}",
+                "at most {lost} steps, after the newest checkpoint that is known, of step {}",
                 self.saved_step.unwrap_or(0)
             ),
         };
@@ -60,7 +60,7 @@ impl Interruption {
                 format!(" It was at step {step}, which the checkpoint of step {saved} holds.")
             }
             Some(saved) => format!(
-                " It was at step {step}: the {lost} steps after the newest checkpoint, of step {saved}, are to be trained again, unless the box could still save them."
+                " It was at step {step}: of the {lost} steps after the newest checkpoint that is known, of step {saved}, those are to be trained again that the box did not save since."
             ),
         })
     }
@@ -194,7 +194,7 @@ mod tests {
             Some(137),
             Some(120),
             Some(
-                " It was at step 137: the 17 steps after the newest checkpoint, of step 120, are to be trained again, unless the box could still save them.",
+                " It was at step 137: of the 17 steps after the newest checkpoint that is known, of step 120, those are to be trained again that the box did not save since.",
             ),
         );
         check(
@@ -221,7 +221,9 @@ mod tests {
                 (1, "checkpoint.committed", saved(120)),
                 (1, "interrupted", taken(Some(137))),
             ],
-            &["attempt 1 at step 137: 17 steps after the newest checkpoint of step 120 (outbid)"],
+            &[
+                "attempt 1 at step 137: at most 17 steps, after the newest checkpoint that is known, of step 120 (outbid)",
+            ],
         );
         check(
             &[
