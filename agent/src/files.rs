@@ -98,14 +98,32 @@ pub struct Hashed {
     pub missing: Vec<String>,
     /// Files and directories that the paths and patterns mean, sorted.
     pub meant: Vec<PathBuf>,
+    /// Links among these that lead out of the working directory, sorted: they are not followed.
+    pub leading_out: Vec<PathBuf>,
 }
 
-/// Hashes the named files and everything under the named directories; see [`expand`] for what a name may be. Symbolic links inside
-/// directories are not followed.
+/// What paths and patterns mean.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Meant {
+    /// Files and directories, sorted. A link that a pattern found is that file.
+    pub there: Vec<PathBuf>,
+    /// Paths and patterns of which there is nothing.
+    pub missing: Vec<String>,
+    /// Links that patterns found and that lead out of the working directory, sorted.
+    pub leading_out: Vec<PathBuf>,
+}
+
+/// Hashes the named files and everything under the named directories; see [`expand`] for what a name may be. A symbolic link inside a
+/// directory is the file that it leads to, where that lies in the working directory.
 pub fn hash_files(workdir: &Path, paths: &[String]) -> Result<Hashed, HashError> {
-    let (meant, missing) = expand(workdir, paths)?;
+    let Meant {
+        there: meant,
+        missing,
+        leading_out,
+    } = expand(workdir, paths)?;
     let mut hashed = Hashed {
         missing,
+        leading_out,
         ..Hashed::default()
     };
     for relative in &meant {
@@ -114,7 +132,7 @@ pub fn hash_files(workdir: &Path, paths: &[String]) -> Result<Hashed, HashError>
             source,
         };
         if fs::metadata(workdir.join(relative)).map_err(read)?.is_dir() {
-            hash_dir(workdir, relative, &mut hashed.files)?;
+            hash_dir(workdir, relative, &mut hashed)?;
         } else {
             push_hash(workdir, relative, &mut hashed.files)?;
         }
@@ -122,13 +140,15 @@ pub fn hash_files(workdir: &Path, paths: &[String]) -> Result<Hashed, HashError>
     hashed.meant = meant;
     sort_by(&mut hashed.files, |a, b| a.path.cmp(&b.path));
     hashed.files.dedup_by(|a, b| a.path == b.path);
+    hashed.leading_out.sort_unstable();
+    hashed.leading_out.dedup();
     Ok(hashed)
 }
 
 /// Files and directories that paths and patterns mean, sorted, and those of which there is nothing. In a pattern `*` and `?` stand for
 /// characters of one name, `[ab]` for one of several, `**` for any number of directories; a path that exists is no pattern.
-pub fn expand(workdir: &Path, paths: &[String]) -> Result<(Vec<PathBuf>, Vec<String>), HashError> {
-    let mut meant = BTreeSet::new();
+pub fn expand(workdir: &Path, paths: &[String]) -> Result<Meant, HashError> {
+    let (mut meant, mut leading_out) = (BTreeSet::new(), BTreeSet::new());
     let mut missing = Vec::new();
     for path in paths {
         let relative = inside(path).ok_or_else(|| HashError::Escapes(path.clone()))?;
@@ -151,14 +171,52 @@ pub fn expand(workdir: &Path, paths: &[String]) -> Result<(Vec<PathBuf>, Vec<Str
                 .iter()
                 .map(|name| name.to_string_lossy().into_owned())
                 .collect();
-            descend(workdir, Path::new(""), &names, &mut meant)?;
+            let mut found = Found {
+                meant: &mut meant,
+                leading_out: &mut leading_out,
+            };
+            descend(workdir, Path::new(""), &names, &mut found)?;
         }
         // What another pattern has found already is found all the same.
         if meant.len() == before && !meant.iter().any(|one| matches(path, one)) {
             missing.push(path.clone());
         }
     }
-    Ok((meant.into_iter().collect(), missing))
+    Ok(Meant {
+        there: meant.into_iter().collect(),
+        missing,
+        leading_out: leading_out.into_iter().collect(),
+    })
+}
+
+/// What patterns found so far.
+struct Found<'a> {
+    meant: &'a mut BTreeSet<PathBuf>,
+    leading_out: &'a mut BTreeSet<PathBuf>,
+}
+
+/// Where a link leads that nobody named.
+enum Leads {
+    /// To a file in the working directory.
+    ToFile,
+    /// Out of it.
+    Out,
+    /// To a directory in it, whose files have names of their own, or to nothing.
+    ToNoFile,
+}
+
+fn leads(workdir: &Path, link: &Path) -> Leads {
+    let (Ok(home), Ok(target)) = (
+        fs::canonicalize(workdir),
+        fs::canonicalize(workdir.join(link)),
+    ) else {
+        return Leads::ToNoFile;
+    };
+    match target.starts_with(&home) {
+        false => Leads::Out,
+        true if target.is_file() => Leads::ToFile,
+        true => Leads::ToNoFile,
+    }
 }
 
 /// Nothing is there: no such name, or a file where a directory would have to be.
@@ -178,33 +236,33 @@ fn matches(pattern: &str, path: &Path) -> bool {
     glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_path_with(path, options))
 }
 
-/// Adds what lies below `at` under these names. Links that nobody named are neither taken nor followed.
+/// Adds what lies below `at` under these names. Links that nobody named are taken for the files they lead to, and never followed out.
 fn descend(
     workdir: &Path,
     at: &Path,
     names: &[String],
-    meant: &mut BTreeSet<PathBuf>,
+    found: &mut Found<'_>,
 ) -> Result<(), HashError> {
     let Some((name, rest)) = names.split_first() else {
         return Ok(());
     };
-    if meant.len() > HASHED_FILES_LIMIT {
+    if found.meant.len() > HASHED_FILES_LIMIT {
         return Err(HashError::TooMany);
     }
     if !name.contains(['*', '?', '[']) {
         // A link that was named is followed, as it is outside of patterns.
         let child = at.join(name);
         if !rest.is_empty() {
-            return descend(workdir, &child, rest, meant);
+            return descend(workdir, &child, rest, found);
         }
         if fs::metadata(workdir.join(&child)).is_ok() {
-            meant.insert(child);
+            found.meant.insert(child);
         }
         return Ok(());
     }
     if name == "**" {
         // No directory at all, too.
-        descend(workdir, at, rest, meant)?;
+        descend(workdir, at, rest, found)?;
     }
     let bad = |err: glob::PatternError| HashError::Pattern {
         pattern: name.clone(),
@@ -235,14 +293,22 @@ fn descend(
             // At its end it means everything below.
             None => rest.is_empty() || kind.is_dir(),
         };
+        if fits && kind.is_symlink() && rest.is_empty() {
+            match leads(workdir, &child) {
+                Leads::ToFile => drop(found.meant.insert(child)),
+                Leads::Out => drop(found.leading_out.insert(child)),
+                Leads::ToNoFile => {}
+            }
+            continue;
+        }
         if !fits || !(kind.is_dir() || kind.is_file()) {
             continue;
         }
         match &pattern {
-            None if kind.is_dir() => descend(workdir, &child, names, meant)?,
-            Some(_) if !rest.is_empty() => descend(workdir, &child, rest, meant)?,
+            None if kind.is_dir() => descend(workdir, &child, names, found)?,
+            Some(_) if !rest.is_empty() => descend(workdir, &child, rest, found)?,
             _ => {
-                meant.insert(child);
+                found.meant.insert(child);
             }
         }
     }
@@ -262,7 +328,7 @@ pub fn inside(path: &str) -> Option<PathBuf> {
     Some(clean)
 }
 
-fn hash_dir(workdir: &Path, relative: &Path, files: &mut Vec<HashedFile>) -> Result<(), HashError> {
+fn hash_dir(workdir: &Path, relative: &Path, hashed: &mut Hashed) -> Result<(), HashError> {
     let read = |source| HashError::Read {
         path: relative.display().to_string(),
         source,
@@ -272,9 +338,15 @@ fn hash_dir(workdir: &Path, relative: &Path, files: &mut Vec<HashedFile>) -> Res
         let kind = entry.file_type().map_err(read)?;
         let child = relative.join(entry.file_name());
         if kind.is_dir() {
-            hash_dir(workdir, &child, files)?;
+            hash_dir(workdir, &child, hashed)?;
         } else if kind.is_file() {
-            push_hash(workdir, &child, files)?;
+            push_hash(workdir, &child, &mut hashed.files)?;
+        } else if kind.is_symlink() {
+            match leads(workdir, &child) {
+                Leads::ToFile => push_hash(workdir, &child, &mut hashed.files)?,
+                Leads::Out => hashed.leading_out.push(child),
+                Leads::ToNoFile => {}
+            }
         }
     }
     Ok(())
@@ -329,6 +401,8 @@ mod tests {
         fs::write(dir.path().join("out/b"), b"bb").unwrap();
         fs::write(dir.path().join("out/deep/a"), b"").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("out/link")).unwrap();
+        std::os::unix::fs::symlink("../out/b", dir.path().join("out/newest")).unwrap();
+        std::os::unix::fs::symlink("deep", dir.path().join("out/shallow")).unwrap();
 
         let hashed =
             hash_files(dir.path(), &["./out".into(), "out/b".into(), "none".into()]).unwrap();
@@ -338,7 +412,12 @@ mod tests {
             .iter()
             .map(|file| (file.path.as_str(), file.size_bytes))
             .collect();
-        assert_eq!(paths, [("out/b", 2), ("out/deep/a", 0)]);
+        assert_eq!(paths, [("out/b", 2), ("out/deep/a", 0), ("out/newest", 2)]);
+        assert_eq!(hashed.leading_out, [Path::new("out/link")]);
+        let found = hash_files(dir.path(), &["out/[ln]*".into(), "out/sh*".into()]).unwrap();
+        assert_eq!(found.meant, [Path::new("out/newest")]);
+        assert_eq!(found.leading_out, [Path::new("out/link")]);
+        assert_eq!(found.missing, ["out/sh*"]);
         assert_eq!(
             hashed.files[0].blake3,
             blake3::hash(b"bb").to_hex().to_string()
@@ -367,7 +446,8 @@ mod tests {
         std::os::unix::fs::symlink("/etc", dir.path().join("out/etc")).unwrap();
         let check = |patterns: &[&str], meant: &[&str], missing: &[&str]| {
             let patterns: Vec<String> = patterns.iter().map(|one| (*one).to_owned()).collect();
-            let (found, none) = expand(dir.path(), &patterns).unwrap();
+            let found = expand(dir.path(), &patterns).unwrap();
+            let (found, none) = (found.there, found.missing);
             let found: Vec<&str> = found.iter().map(|path| path.to_str().unwrap()).collect();
             let none: Vec<&str> = none.iter().map(String::as_str).collect();
             assert_eq!((&found[..], &none[..]), (meant, missing), "{patterns:?}");

@@ -438,6 +438,9 @@ impl Agent for Handlers {
         Ok(Response::new(v1::HashFilesResponse {
             files,
             missing: hashed.missing,
+            leading_out: (hashed.leading_out.iter())
+                .map(|path| path.to_string_lossy().into_owned())
+                .collect(),
             meant: hashed
                 .meant
                 .iter()

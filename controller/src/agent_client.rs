@@ -554,6 +554,7 @@ impl AgentClient {
                 files: answer.files.into_iter().map(FileHash::from).collect(),
                 missing: answer.missing,
                 meant: Vec::new(),
+                leading_out: Vec::new(),
             },
             manifest_key: (!answer.manifest_key.is_empty()).then_some(answer.manifest_key),
         })
@@ -579,6 +580,7 @@ impl AgentClient {
             files: answer.files.into_iter().map(FileHash::from).collect(),
             missing: answer.missing,
             meant: answer.meant,
+            leading_out: answer.leading_out,
         })
     }
 

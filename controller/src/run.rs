@@ -17,7 +17,7 @@ mod deadline;
 pub mod diagnosis;
 mod endings;
 pub mod environment;
-mod fetching;
+pub(crate) mod fetching;
 pub mod finishing;
 pub mod foresight;
 pub(crate) mod halt;

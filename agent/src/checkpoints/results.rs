@@ -214,7 +214,12 @@ type Listed = (Vec<FileStat>, Vec<String>, Vec<String>);
 fn list(workdir: &Path, paths: &[String]) -> Result<Listed, HashError> {
     let mut found = BTreeMap::new();
     let mut links = Vec::new();
-    let (meant, missing) = files::expand(workdir, paths)?;
+    let files::Meant {
+        there: meant,
+        missing,
+        leading_out,
+    } = files::expand(workdir, paths)?;
+    links.extend(leading_out);
     for relative in &meant {
         let failed = |source| HashError::Read {
             path: relative.display().to_string(),

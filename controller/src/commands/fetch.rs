@@ -14,7 +14,7 @@ use crate::{
     },
     commands::{Deps, parts::no_box, watching::ConsoleReport},
     error::CommandError,
-    run::has_bucket,
+    run::{fetching::not_followed, has_bucket},
     store::RunRecord,
     ui::{Table, Ui, Unit, text},
 };
@@ -48,6 +48,8 @@ struct Fetched {
     files: Vec<FileHash>,
     /// Paths and patterns of which there is nothing.
     missing: Vec<String>,
+    /// Links on the box that lead out of its working directory.
+    leading_out: Vec<String>,
     /// What to type to see what there is.
     look: String,
 }
@@ -102,6 +104,7 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
             Fetched {
                 files: list.files,
                 missing: list.missing,
+                leading_out: list.leading_out,
                 look: format!(
                     "names are relative to {workdir} on the box: see what is there with `spotter ssh {} -- ls -R {workdir}`",
                     run.name
@@ -135,6 +138,12 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
             fetched.files.len(),
             text::bytes(bytes),
             to.display()
+        ));
+    }
+    if !fetched.leading_out.is_empty() {
+        ui.warning(format_args!(
+            "{}: let the training put copies in their place",
+            not_followed(&fetched.leading_out)
         ));
     }
     let absent = match (fetched.missing.is_empty(), fetched.files.is_empty()) {
@@ -234,6 +243,7 @@ async fn from_bucket(
     Ok(Fetched {
         files: files.into_iter().map(hash).collect(),
         missing,
+        leading_out: Vec::new(),
         look,
     })
 }

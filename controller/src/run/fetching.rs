@@ -170,7 +170,12 @@ impl Lifecycle {
             })
             .cloned()
             .collect();
-        Ok((!missing.is_empty()).then(|| absent(&missing)))
+        let lacking = [
+            (!missing.is_empty()).then(|| absent(&missing)),
+            (!list.leading_out.is_empty()).then(|| not_followed(&list.leading_out)),
+        ];
+        let lacking: Vec<String> = lacking.into_iter().flatten().collect();
+        Ok((!lacking.is_empty()).then(|| lacking.join("; ")))
     }
 
     /// Brings the results home that a box left in the bucket because nobody was there. Answers which of them are not among those;
@@ -293,6 +298,14 @@ pub(super) fn absent(missing: &[String]) -> String {
     format!(
         "results that do not exist on the box: {}",
         missing.join(", ")
+    )
+}
+
+/// Links that were not fetched, for people.
+pub(crate) fn not_followed(links: &[String]) -> String {
+    format!(
+        "links that lead out of the working directory are not followed: {}",
+        links.join(", ")
     )
 }
 

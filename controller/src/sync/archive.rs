@@ -79,13 +79,19 @@ pub(super) async fn fetch(
     lane: Lane,
     from: &str,
     paths: &BTreeSet<Vec<u8>>,
+    follow: bool,
     to: &Path,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<(), SyncError> {
+    // What it met before it would leave out, and only say so.
+    let follow = match follow {
+        true => "-h $(tar --help </dev/null 2>&1 | grep -o -m 1 -e --hard-dereference) ",
+        false => "",
+    };
     // The list of names ends by itself (`head -c`), so that nothing has to be closed before the answer is read.
     let list = joined(paths.iter());
     let script = format!(
-        "cd {} && head -c {} | tar --null -T - -cf -",
+        "cd {} && head -c {} | tar {follow}--null -T - -cf -",
         shell_word(from),
         list.len()
     );

@@ -94,7 +94,9 @@ impl Streams<'_> {
         }
         let mut outcome = outcomes.into_iter().collect::<Result<(), SyncError>>();
         if outcome.is_ok() && !rest.is_empty() {
-            outcome = self.one(0, &rest, incoming.as_ref(), &mut |_| {}).await;
+            let mut untold = |_| {};
+            let also = self.one(0, &rest, Links::Left, incoming.as_ref(), &mut untold);
+            outcome = also.await;
         }
         if let Some(incoming) = incoming {
             // With something in it, it stays for the next fetch.
@@ -131,7 +133,8 @@ impl Streams<'_> {
                 .set(number, at);
         };
         let paths = files.iter().map(|file| file.path.clone()).collect();
-        let copied = self.one(number, &paths, incoming, &mut tell).await;
+        let copied = self.one(number, &paths, Links::Followed, incoming, &mut tell);
+        let copied = copied.await;
         copied.map_err(|source| self.named(files, source))
     }
 
@@ -139,14 +142,14 @@ impl Streams<'_> {
         &self,
         number: usize,
         paths: &BTreeSet<Vec<u8>>,
+        links: Links,
         incoming: Option<&Incoming>,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<(), SyncError> {
         match self.method {
             Method::Rsync => {
                 let temporary = incoming.map(Incoming::option);
-                // Links that lead out of the tree would be followed by whoever reads the results.
-                let mut extra = vec![OsStr::new("--recursive"), OsStr::new("--safe-links")];
+                let mut extra = vec![OsStr::new("--recursive"), OsStr::new(links.option())];
                 extra.extend(temporary.as_deref());
                 let copy = rsync::Copy {
                     tunnel: self.tunnel,
@@ -160,7 +163,17 @@ impl Streams<'_> {
             }
             Method::Tar => {
                 let lane = lane(self.tunnel, number).await;
-                archive::fetch(self.tunnel, lane, self.from, paths, self.to, progress).await
+                let follow = links == Links::Followed;
+                archive::fetch(
+                    self.tunnel,
+                    lane,
+                    self.from,
+                    paths,
+                    follow,
+                    self.to,
+                    progress,
+                )
+                .await
             }
         }
     }
@@ -182,6 +195,24 @@ impl Streams<'_> {
             first: String::from_utf8_lossy(first).into_owned(),
             others: absent.len() - 1,
             source: Box::new(source),
+        }
+    }
+}
+
+/// What becomes of links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Links {
+    /// Each name is that of a file which the box hashed, and comes as a file.
+    Followed,
+    /// Nobody asked for what they lead to, and whoever reads what was fetched would follow them.
+    Left,
+}
+
+impl Links {
+    fn option(self) -> &'static str {
+        match self {
+            Self::Followed => "--copy-links",
+            Self::Left => "--no-links",
         }
     }
 }

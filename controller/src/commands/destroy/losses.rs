@@ -12,7 +12,7 @@ use serde::Serialize;
 use spotter_bucket::layout::check_path;
 
 use crate::{
-    agent_client::{AgentStatus, BackupInfo, FileHash},
+    agent_client::{AgentStatus, BackupInfo, FileHash, FileList},
     checkpoints::results,
     commands::{
         Deps,
@@ -146,8 +146,8 @@ pub(super) async fn on_box(
         None => {
             if let Some(checkpoints) = &run.spec.checkpoints {
                 let dir = [checkpoints.dir.clone()];
-                let files = listed(site, &dir).await;
-                losses.extend(named(What::Checkpoint, files, &dir));
+                let list = listed(site, &dir).await;
+                losses.extend(named(What::Checkpoint, list, &dir));
             }
         }
     }
@@ -231,8 +231,10 @@ async fn of_results(
     let Some(wanted) = &run.spec.results else {
         return Ok(Vec::new());
     };
-    let files = match listed(site, &wanted.fetch).await {
-        Some(files) => files,
+    let FileList {
+        files, leading_out, ..
+    } = match listed(site, &wanted.fetch).await {
+        Some(list) => list,
         None => return Ok(named(What::Result, None, &wanted.fetch)),
     };
     let to = wanted.to.clone();
@@ -249,7 +251,12 @@ async fn of_results(
         let kept = in_bucket(deps, run).await.unwrap_or_default();
         files.retain(|file| !kept.contains(file));
     }
-    Ok(named(What::Result, Some(files), &wanted.fetch))
+    let list = FileList {
+        files,
+        leading_out,
+        ..FileList::default()
+    };
+    Ok(named(What::Result, Some(list), &wanted.fetch))
 }
 
 /// What the bucket holds of the run's results; nothing where it does not tell.
@@ -266,18 +273,23 @@ async fn in_bucket(deps: &Deps, run: &RunRecord) -> Option<Vec<FileHash>> {
 }
 
 /// Files under paths on the box with their hashes; `None`: it did not say in time.
-async fn listed(site: &dyn Site, paths: &[String]) -> Option<Vec<FileHash>> {
+async fn listed(site: &dyn Site, paths: &[String]) -> Option<FileList> {
     let listed = tokio::time::timeout(LIST_LIMIT, site.hash_files(paths)).await;
-    Some(listed.ok()?.ok()?.files)
+    listed.ok()?.ok()
 }
 
-/// Files, or the names that stand for them where nobody knows the files.
-fn named(what: What, files: Option<Vec<FileHash>>, names: &[String]) -> Vec<Loss> {
-    match files {
-        Some(files) => files
-            .into_iter()
-            .map(|file| Loss::new(what, file.path, Some(file.size_bytes)))
-            .collect(),
+/// Files and links that are not followed, or the names that stand for them where nobody knows the files.
+fn named(what: What, list: Option<FileList>, names: &[String]) -> Vec<Loss> {
+    match list {
+        Some(list) => {
+            let files = list.files.into_iter();
+            let files = files.map(|file| Loss::new(what, file.path, Some(file.size_bytes)));
+            let links = list.leading_out.into_iter().map(|link| {
+                let name = format!("{link}: a link that leads out of the working directory");
+                Loss::new(what, name, None)
+            });
+            files.chain(links).collect()
+        }
         None => names
             .iter()
             .map(|name| Loss::new(what, name.as_str(), None))

@@ -328,6 +328,7 @@ impl Site for ScriptedBox {
             files: files.collect(),
             missing: Vec::new(),
             meant: paths.to_vec(),
+            leading_out: Vec::new(),
         })
     }
 
