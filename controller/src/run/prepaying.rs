@@ -199,14 +199,14 @@ fn words(bought: &Prepaid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ledger::CostKind, run::State};
+    use crate::{ledger::CostKind, run::State, store::Origin};
 
     #[test]
     fn one_sum_is_shown_and_held_against_limits_with_what_was_paid_for_nothing() {
         let event = |kind: &str, usd: f64| EventRecord {
             id: 1,
             attempt: 1,
-            origin: Origin::Controller,
+            origin: Origin::Spotter,
             seq: 0,
             time_us: 0,
             kind: kind.to_owned(),
