@@ -251,7 +251,7 @@ impl State {
         match self.results.take(rest, place) {
             Row::Other => {}
             Row::Part => return,
-            Row::Complete(record) => return self.record(Kind::Step, record, rank(line), seen),
+            Row::Complete(record) => return self.record(Kind::Step, *record, rank(line), seen),
         }
         if let Some(row) = read::row(rest) {
             return self.row(row, place, rank(line), seen);

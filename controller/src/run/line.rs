@@ -11,6 +11,7 @@ use crate::{
         boxes::{has_bucket, is_presigned},
         halt::{Halt, refused},
         lifecycle::Lifecycle,
+        machines,
         site::{Site, SiteError},
     },
     store::{AttemptRecord, Measured, RunRecord},
@@ -171,7 +172,14 @@ impl Lifecycle {
                 self.say(run, &format!("Careful: its line is slow: {why}."));
                 Ok(())
             }
-            Verdict::GiveUp(why) => Err(Halt::BadBox(format!("{REASON}{why}"))),
+            Verdict::GiveUp(why) => {
+                let why = format!("{REASON}{why}");
+                // Of a box that is checked already only this is its machine's fault.
+                if let Some(machine) = attempt.machine_id {
+                    machines::remember(&self.store, machine, self.clock.now_us(), &why)?;
+                }
+                Err(Halt::BadBox(why))
+            }
         }
     }
 

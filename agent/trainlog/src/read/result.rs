@@ -66,7 +66,7 @@ pub enum Row {
     /// A part of one.
     Part,
     /// The position of one: it is complete.
-    Complete(Record),
+    Complete(Box<Record>),
 }
 
 impl Results {
@@ -108,7 +108,7 @@ impl Results {
                     record.add_speed(seconds, Unit::SecondsPerIter);
                 }
                 return match record.step.is_some() && record.has_metrics() {
-                    true => Row::Complete(record),
+                    true => Row::Complete(Box::new(record)),
                     false => Row::Part,
                 };
             }
