@@ -1,11 +1,17 @@
 //! `spotter status`: one run in full.
 
-use std::time::Duration;
+mod asking;
+mod box_says;
 
 use serde::Serialize;
 
+pub(super) use self::asking::heard;
+use self::{
+    asking::{heard_us, market},
+    box_says::show_agent,
+};
 use crate::{
-    agent_client::{AgentStatus, GpuInfo, SessionState},
+    agent_client::AgentStatus,
     commands::{Deps, market_word::MarketWord, plan::gate, watching},
     error::CommandError,
     provider::hosts::is_host,
@@ -13,10 +19,7 @@ use crate::{
         State, alarms,
         bringing_up::TRAIN,
         diagnosis::Diagnosis,
-        foresight,
-        lease::Lease,
-        next, not_saved, restarts, silence,
-        site::Site,
+        foresight, next, not_saved, restarts, silence,
         summary::RunSummary,
         waiting::{self, Waiting},
         way_on, windows,
@@ -24,13 +27,6 @@ use crate::{
     store::{AttemptRecord, RunRecord, Store},
     ui::{self, Ui, text},
 };
-
-/// After so long without the box's own word the market is asked for its own.
-const SOON: Duration = Duration::from_secs(5);
-/// How much longer the box may take to answer then: a slow line is no silence.
-const LATE: Duration = Duration::from_secs(4);
-/// Longest time for bringing home what happened on a box that answers.
-const EVENTS_LIMIT: Duration = Duration::from_secs(25);
 
 /// Show one run in full: attempts, steps, checkpoints, money, and what its box says now
 #[derive(Debug, clap::Args)]
@@ -350,333 +346,4 @@ fn show_diagnosis(ui: &mut Ui, found: &Diagnosis) {
     ));
     ui.line(format_args!("  evidence     {}{line}", found.evidence));
     ui.line(format_args!("  next         {}", found.advice));
-}
-
-/// Of a box that was not heard, the market may know more than the record.
-async fn market(
-    ui: &mut Ui,
-    deps: &Deps,
-    run: &RunRecord,
-    word: Result<Option<MarketWord>, String>,
-) -> Result<(), CommandError> {
-    let store = deps.store()?;
-    let latest = store.latest_attempt(&run.name)?;
-    let Some(latest) = latest.filter(AttemptRecord::may_cost) else {
-        return Ok(());
-    };
-    let word = match word {
-        Ok(Some(word)) => word,
-        Ok(None) => return Ok(()),
-        Err(why) => {
-            ui.warning(format_args!("this is what was last seen: {why}"));
-            return Ok(());
-        }
-    };
-    ui.line(format_args!(
-        "  market       {}, {} now for this box",
-        word.news.unwrap_or("as recorded"),
-        text::usd_per_hour(word.usd_per_hour)
-    ));
-    if run.outcome.is_some() || !word.acts {
-        return Ok(());
-    }
-    match store.lease(&run.name)? {
-        Some(acting) => ui.status(format_args!(
-            "The spotter that acts for it (pid {}) sees to that.",
-            acting.pid
-        )),
-        None => {
-            ui.hint(format_args!(
-                "nobody acts for it: `spotter up {}`",
-                run.name
-            ));
-            in_bucket(ui, deps, run, &latest).await?;
-        }
-    }
-    Ok(())
-}
-
-/// A box that went with nobody there left its last word in the bucket, which the record above does not have.
-async fn in_bucket(
-    ui: &mut Ui,
-    deps: &Deps,
-    run: &RunRecord,
-    latest: &AttemptRecord,
-) -> Result<(), CommandError> {
-    let store = deps.store()?;
-    let saved = || alarms::newest_saved(&store, &run.name, (1..=latest.number).rev());
-    let before = saved()?;
-    let Some(_lease) = Lease::take(&store, &run.name)? else {
-        return Ok(());
-    };
-    let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
-    lifecycle.catch_up(run, latest).await;
-    let now = saved()?;
-    if now != before
-        && let Some((Some(step), _)) = now
-    {
-        ui.line(format_args!(
-            "  since then   it went on to save step {step}, which is in the bucket"
-        ));
-    }
-    Ok(())
-}
-
-/// What the market was asked of a box that did not answer, and what it said.
-type Silence = Option<Result<Option<MarketWord>, String>>;
-
-/// The box's own word, or else the market's; neither where nobody is to be asked.
-pub(super) async fn heard(
-    ui: &mut Ui,
-    deps: &Deps,
-    run: &str,
-    asks: bool,
-) -> Result<(Option<AgentStatus>, Silence), CommandError> {
-    if !asks {
-        return Ok((None, None));
-    }
-    Ok(match live(ui, deps, run).await? {
-        Heard::Box(agent) => (Some(*agent), None),
-        Heard::Silence(market) => (None, Some(market)),
-    })
-}
-
-/// What a look at the box brought.
-enum Heard {
-    /// Its own word.
-    Box(Box<AgentStatus>),
-    /// None, and what the market says instead; else why it does not tell.
-    Silence(Result<Option<MarketWord>, String>),
-}
-
-/// Asks the box, and the market as well when that takes long.
-async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Heard, CommandError> {
-    ui.status(format_args!("Asking the box."));
-    let asked = async {
-        let site = deps.open_site(run).await?;
-        let status = site
-            .status()
-            .await
-            .map_err(|err| CommandError::from_error(&err))?;
-        Ok::<_, CommandError>((site, status))
-    };
-    let mut asked = std::pin::pin!(asked);
-    let latest = deps.store()?.latest_attempt(run)?;
-    let market = async {
-        match &latest {
-            Some(latest) => deps.market_word(latest).await,
-            None => Ok(None),
-        }
-    };
-    let (opened, market) = match tokio::time::timeout(SOON, &mut asked).await {
-        Ok(Ok(opened)) => (Some(Ok(opened)), Ok(None)),
-        Ok(Err(err)) => (Some(Err(err)), market.await),
-        Err(_) => {
-            ui.status(format_args!(
-                "The box has not answered within {} s; asking the market.",
-                SOON.as_secs()
-            ));
-            let (late, market) = tokio::join!(tokio::time::timeout(LATE, asked), market);
-            (late.ok(), market)
-        }
-    };
-    let why = match opened {
-        Some(Ok((site, status))) => {
-            let home = bring_home(ui, deps, run, site.as_ref(), &status);
-            match tokio::time::timeout(EVENTS_LIMIT, home).await {
-                Ok(Ok(())) => {}
-                Ok(Err(err)) => {
-                    tracing::debug!(%err, "what happened on the box was not brought home")
-                }
-                Err(_) => tracing::debug!("what happened on the box did not come home in time"),
-            }
-            return Ok(Heard::Box(Box::new(status)));
-        }
-        Some(Err(err)) => format!(": {err}"),
-        None => format!(" within {} s", (SOON + LATE).as_secs()),
-    };
-    ui.warning(format_args!(
-        "the box does not answer{why}{}; what is shown is its record",
-        last_word(deps, run)?
-    ));
-    Ok(Heard::Silence(market))
-}
-
-/// What happened while nobody watched comes home with whoever looks first.
-async fn bring_home(
-    ui: &Ui,
-    deps: &Deps,
-    run: &str,
-    site: &dyn Site,
-    status: &AgentStatus,
-) -> Result<(), CommandError> {
-    let store = deps.store()?;
-    if let (Some(record), Some(attempt)) = (store.find_run(run)?, store.latest_attempt(run)?)
-        && status.last_event > attempt.last_event
-        && status.attempt == attempt.number
-    {
-        deps.lifecycle(watching::ConsoleReport::new(ui))?
-            .bring_events(&record, attempt, site)
-            .await
-            .map_err(|err| CommandError::from_error(&err))?;
-    }
-    Ok(())
-}
-
-/// When the box was heard last, as far as somebody watched: `; its last word came 7 min ago`.
-fn last_word(deps: &Deps, run: &str) -> Result<String, CommandError> {
-    let store = deps.store()?;
-    let Some(heard_us) = heard_us(&store, run)? else {
-        return Ok(String::new());
-    };
-    let age_us = store.now_us().saturating_sub(heard_us).max(0);
-    let age = Duration::from_secs(age_us.unsigned_abs() / 1_000_000);
-    Ok(format!(
-        "; its last word came {} ago, at {}",
-        text::duration(age),
-        text::time(heard_us)
-    ))
-}
-
-fn heard_us(store: &Store, run: &str) -> Result<Option<i64>, CommandError> {
-    let Some(latest) = store.latest_attempt(run)? else {
-        return Ok(None);
-    };
-    let since_us = silence::since_us(store, &latest)?;
-    Ok(since_us.or(silence::last_word_us(store, &latest)?))
-}
-
-fn show_agent(ui: &mut Ui, agent: &AgentStatus) {
-    if let Some(session) = agent.session(TRAIN) {
-        let how = if session.state == SessionState::Running {
-            "running"
-        } else {
-            "ended"
-        };
-        ui.line(format_args!(
-            "  training     {how}, {} of log",
-            text::bytes(session.log_bytes)
-        ));
-    }
-    if let Some(training) = &agent.training {
-        let loss = training
-            .loss
-            .map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
-        let rate = training
-            .tokens_per_s
-            .map_or_else(String::new, |rate| format!(", {rate:.0} tokens/s"));
-        let total = training
-            .total_steps
-            .map_or_else(String::new, |total| format!(" of {total}"));
-        ui.line(format_args!(
-            "  last line    step {}{total}{loss}{rate}",
-            text::or_dash(training.step)
-        ));
-    }
-    if let Some(backup) = &agent.backup {
-        let alarm = if backup.alarm { ", BEHIND" } else { "" };
-        ui.line(format_args!(
-            "  backup       {} waiting, {} not saved{alarm}",
-            backup.pending,
-            text::bytes(backup.unsaved_bytes)
-        ));
-        if let Some(expires_us) = backup.keys_expire_us {
-            let left_us = expires_us.saturating_sub(agent.now_us);
-            let when = match left_us {
-                0 => "have ended: hand over others with `spotter up`".to_owned(),
-                left_us => format!("end in {}", text::duration(Duration::from_micros(left_us))),
-            };
-            match backup.checkpoints_left {
-                None => ui.line(format_args!("  bucket keys  {when}")),
-                Some(0) => ui.line(format_args!(
-                    "  signed for   no more checkpoints, LOW: sign for more with `spotter up`"
-                )),
-                Some(left) => ui.line(format_args!(
-                    "  signed for   {left} more checkpoints; the signatures {when}"
-                )),
-            }
-        }
-        if let Some(problem) = &backup.problem {
-            ui.line(format_args!("  problem      {problem}"));
-        }
-    }
-    let Some(sample) = &agent.sample else { return };
-    for gpu in &sample.gpus {
-        let memory = match (gpu.memory_used_bytes, gpu.memory_total_bytes) {
-            (Some(used), Some(total)) => format!("{} of {}", text::bytes(used), text::bytes(total)),
-            _ => "-".to_owned(),
-        };
-        ui.line(format_args!(
-            "  gpu {}        {} %, {memory}, {} W, {} C{}  {}",
-            gpu.index,
-            text::or_dash(gpu.utilisation_percent),
-            gpu.power_mw
-                .map_or_else(|| "-".to_owned(), |power| (power / 1000).to_string()),
-            text::or_dash(gpu.temperature_c),
-            troubles(gpu),
-            gpu.name
-        ));
-    }
-    if let Some(problem) = &agent.gpu_problem {
-        let what = if sample.gpus.is_empty() {
-            "no readings: "
-        } else {
-            ""
-        };
-        ui.line(format_args!("  gpu          {what}{problem}"));
-    }
-}
-
-/// What holds a GPU back or is wrong with it, as the end of its line; nothing when all is well.
-fn troubles(gpu: &GpuInfo) -> String {
-    /// Clocks-event reasons that cost speed, in NVML's bits.
-    const REASONS: [(u64, &str); 5] = [
-        (0x4, "power cap"),
-        (0x8, "hardware slowdown"),
-        (0x20, "heat"),
-        (0x40, "heat (hardware)"),
-        (0x80, "power brake"),
-    ];
-    let mask = gpu.throttle_reasons.unwrap_or(0);
-    let reasons = REASONS.iter().filter(|(bit, _)| mask & bit != 0);
-    let reasons: Vec<_> = reasons.map(|(_, words)| *words).collect();
-    let mut words = String::new();
-    if !reasons.is_empty() {
-        words += &format!(", held back by {}", reasons.join(" and "));
-    }
-    if gpu.xid_count > 0 {
-        words += &format!(", {} Xid errors, last {}", gpu.xid_count, gpu.last_xid);
-    }
-    if gpu.ecc_uncorrected.unwrap_or(0) > 0 || gpu.remap_failed == Some(1) {
-        words += ", memory is failing";
-    }
-    words
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gpus_line_ends_with_what_holds_it_back() {
-        let check = |throttle, xids, ecc, expected: &str| {
-            let gpu = GpuInfo {
-                throttle_reasons: throttle,
-                xid_count: xids,
-                last_xid: if xids > 0 { 79 } else { 0 },
-                ecc_uncorrected: ecc,
-                ..GpuInfo::default()
-            };
-            assert_eq!(troubles(&gpu), expected);
-        };
-        check(None, 0, None, "");
-        check(Some(0x1), 0, Some(0), "");
-        check(Some(0x4), 0, None, ", held back by power cap");
-        check(
-            Some(0x24),
-            2,
-            Some(1),
-            ", held back by power cap and heat, 2 Xid errors, last 79, memory is failing",
-        );
-    }
 }

@@ -72,11 +72,7 @@ const PLAN: &str = "run gpu num_gpus disk_gb rental max_price_usd_per_hour budge
 const PLANNED: &str = "offer machine_id gpu num_gpus geolocation reliability vram_gib ram_gb tensor_tflops memory_gb_per_s \
     bid_usd_per_hour running_usd_per_hour stopped_usd_per_hour budget_hours avoided go lacks blockers effort risks outlook";
 const SUMMARY: &str = "name state outcome reason step attempts steps_redone interruptions steps_lost checkpoints_committed \
-<<<<<<< ours
     checkpoints_kept last_checkpoint_step cost_usd ledger_usd charged_usd usd_per_hour watched";
-=======
-    last_checkpoint_step cost_usd ledger_usd charged_usd usd_per_hour watched";
->>>>>>> theirs
 const STATUS: &str = "backup_alarm unsaved rare_checkpoints window contradiction warnings waiting way_on plan agent market last_word_us";
 const KEPT_PLAN: &str = "needed no_plan dares offer gpu num_gpus running_usd_per_hour at_most_hours at_most_usd checks forecast gates \
     blockers hardware_justified";

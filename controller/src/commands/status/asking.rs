@@ -1,0 +1,213 @@
+//! The box's own word, and the market's where the box says nothing: a status that waits for a dead link tells nobody anything.
+
+use std::time::Duration;
+
+use crate::{
+    agent_client::AgentStatus,
+    commands::{Deps, market_word::MarketWord, watching},
+    error::CommandError,
+    run::{alarms, lease::Lease, silence, site::Site},
+    store::{AttemptRecord, RunRecord, Store},
+    ui::{Ui, text},
+};
+
+/// After so long without the box's own word the market is asked for its own.
+const SOON: Duration = Duration::from_secs(5);
+/// How much longer the box may take to answer then: a slow line is no silence.
+const LATE: Duration = Duration::from_secs(4);
+/// Longest time for bringing home what happened on a box that answers.
+const EVENTS_LIMIT: Duration = Duration::from_secs(25);
+
+/// Of a box that was not heard, the market may know more than the record.
+pub(super) async fn market(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &RunRecord,
+    word: Result<Option<MarketWord>, String>,
+) -> Result<(), CommandError> {
+    let store = deps.store()?;
+    let latest = store.latest_attempt(&run.name)?;
+    let Some(latest) = latest.filter(AttemptRecord::may_cost) else {
+        return Ok(());
+    };
+    let word = match word {
+        Ok(Some(word)) => word,
+        Ok(None) => return Ok(()),
+        Err(why) => {
+            ui.warning(format_args!("this is what was last seen: {why}"));
+            return Ok(());
+        }
+    };
+    ui.line(format_args!(
+        "  market       {}, {} now for this box",
+        word.news.unwrap_or("as recorded"),
+        text::usd_per_hour(word.usd_per_hour)
+    ));
+    if run.outcome.is_some() || !word.acts {
+        return Ok(());
+    }
+    match store.lease(&run.name)? {
+        Some(acting) => ui.status(format_args!(
+            "The spotter that acts for it (pid {}) sees to that.",
+            acting.pid
+        )),
+        None => {
+            ui.hint(format_args!(
+                "nobody acts for it: `spotter up {}`",
+                run.name
+            ));
+            in_bucket(ui, deps, run, &latest).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A box that went with nobody there left its last word in the bucket, which the record above does not have.
+async fn in_bucket(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &RunRecord,
+    latest: &AttemptRecord,
+) -> Result<(), CommandError> {
+    let store = deps.store()?;
+    let saved = || alarms::newest_saved(&store, &run.name, (1..=latest.number).rev());
+    let before = saved()?;
+    let Some(_lease) = Lease::take(&store, &run.name)? else {
+        return Ok(());
+    };
+    let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
+    lifecycle.catch_up(run, latest).await;
+    let now = saved()?;
+    if now != before
+        && let Some((Some(step), _)) = now
+    {
+        ui.line(format_args!(
+            "  since then   it went on to save step {step}, which is in the bucket"
+        ));
+    }
+    Ok(())
+}
+
+/// What the market was asked of a box that did not answer, and what it said.
+pub(in crate::commands) type Silence = Option<Result<Option<MarketWord>, String>>;
+
+/// The box's own word, or else the market's; neither where nobody is to be asked.
+pub(in crate::commands) async fn heard(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &str,
+    asks: bool,
+) -> Result<(Option<AgentStatus>, Silence), CommandError> {
+    if !asks {
+        return Ok((None, None));
+    }
+    Ok(match live(ui, deps, run).await? {
+        Heard::Box(agent) => (Some(*agent), None),
+        Heard::Silence(market) => (None, Some(market)),
+    })
+}
+
+/// What a look at the box brought.
+enum Heard {
+    /// Its own word.
+    Box(Box<AgentStatus>),
+    /// None, and what the market says instead; else why it does not tell.
+    Silence(Result<Option<MarketWord>, String>),
+}
+
+/// Asks the box, and the market as well when that takes long.
+async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Heard, CommandError> {
+    ui.status(format_args!("Asking the box."));
+    let asked = async {
+        let site = deps.open_site(run).await?;
+        let status = site
+            .status()
+            .await
+            .map_err(|err| CommandError::from_error(&err))?;
+        Ok::<_, CommandError>((site, status))
+    };
+    let mut asked = std::pin::pin!(asked);
+    let latest = deps.store()?.latest_attempt(run)?;
+    let market = async {
+        match &latest {
+            Some(latest) => deps.market_word(latest).await,
+            None => Ok(None),
+        }
+    };
+    let (opened, market) = match tokio::time::timeout(SOON, &mut asked).await {
+        Ok(Ok(opened)) => (Some(Ok(opened)), Ok(None)),
+        Ok(Err(err)) => (Some(Err(err)), market.await),
+        Err(_) => {
+            ui.status(format_args!(
+                "The box has not answered within {} s; asking the market.",
+                SOON.as_secs()
+            ));
+            let (late, market) = tokio::join!(tokio::time::timeout(LATE, asked), market);
+            (late.ok(), market)
+        }
+    };
+    let why = match opened {
+        Some(Ok((site, status))) => {
+            let home = bring_home(ui, deps, run, site.as_ref(), &status);
+            match tokio::time::timeout(EVENTS_LIMIT, home).await {
+                Ok(Ok(())) => {}
+                Ok(Err(err)) => {
+                    tracing::debug!(%err, "what happened on the box was not brought home")
+                }
+                Err(_) => tracing::debug!("what happened on the box did not come home in time"),
+            }
+            return Ok(Heard::Box(Box::new(status)));
+        }
+        Some(Err(err)) => format!(": {err}"),
+        None => format!(" within {} s", (SOON + LATE).as_secs()),
+    };
+    ui.warning(format_args!(
+        "the box does not answer{why}{}; what is shown is its record",
+        last_word(deps, run)?
+    ));
+    Ok(Heard::Silence(market))
+}
+
+/// What happened while nobody watched comes home with whoever looks first.
+async fn bring_home(
+    ui: &Ui,
+    deps: &Deps,
+    run: &str,
+    site: &dyn Site,
+    status: &AgentStatus,
+) -> Result<(), CommandError> {
+    let store = deps.store()?;
+    if let (Some(record), Some(attempt)) = (store.find_run(run)?, store.latest_attempt(run)?)
+        && status.last_event > attempt.last_event
+        && status.attempt == attempt.number
+    {
+        deps.lifecycle(watching::ConsoleReport::new(ui))?
+            .bring_events(&record, attempt, site)
+            .await
+            .map_err(|err| CommandError::from_error(&err))?;
+    }
+    Ok(())
+}
+
+/// When the box was heard last, as far as somebody watched: `; its last word came 7 min ago`.
+fn last_word(deps: &Deps, run: &str) -> Result<String, CommandError> {
+    let store = deps.store()?;
+    let Some(heard_us) = heard_us(&store, run)? else {
+        return Ok(String::new());
+    };
+    let age_us = store.now_us().saturating_sub(heard_us).max(0);
+    let age = Duration::from_secs(age_us.unsigned_abs() / 1_000_000);
+    Ok(format!(
+        "; its last word came {} ago, at {}",
+        text::duration(age),
+        text::time(heard_us)
+    ))
+}
+
+pub(super) fn heard_us(store: &Store, run: &str) -> Result<Option<i64>, CommandError> {
+    let Some(latest) = store.latest_attempt(run)? else {
+        return Ok(None);
+    };
+    let since_us = silence::since_us(store, &latest)?;
+    Ok(since_us.or(silence::last_word_us(store, &latest)?))
+}
