@@ -1,8 +1,9 @@
 //! The real [`Site`]: ssh, the agent behind it, and rsync, made to one box. `keys`: what it is given to reach its bucket; `left`: what one
-//! that is gone left there.
+//! that is gone left there; `sites`: the way to all of them.
 
 mod keys;
 mod left;
+mod sites;
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use spotter_bucket::{Bucket, Ending, Layout, S3Bucket, Target, Vault, grants::NOT_GRANTED, prove};
+use spotter_bucket::grants::NOT_GRANTED;
 
 use crate::{
     agent_client::{
@@ -20,20 +21,16 @@ use crate::{
         FileHash, FileList, LineInfo, LogPiece, LogPosition, LogStart, PreflightReport,
         RestoreReport, SampleInfo, SessionInfo, SessionRequest, Verdict,
     },
-    bootstrap::{self, AgentBinary, BootstrapError, Seat},
-    clock::Clock,
+    bootstrap::AgentBinary,
     credentials::{
         Place as Server,
         key_ring::{BoxKeys, KeyRing},
     },
     error::chain,
-    run::site::{
-        FreshKeys, KeysGiven, LeftLog, Place, Progress, SAMPLES_AT_ONCE, Site, SiteError, Sites,
-        Trial,
-    },
-    spec::{BucketServer, Checkpoints, RunSpec, WebhookFrom},
+    run::site::{FreshKeys, KeysGiven, Progress, SAMPLES_AT_ONCE, Site, SiteError, Trial},
+    spec::Checkpoints,
     sync::{self, SyncError},
-    tunnel::{self, FailureKind, Patience, SshHome, Tunnel, TunnelError},
+    tunnel::{FailureKind, SshHome, Tunnel, TunnelError},
 };
 
 /// One try to connect; the lifecycle decides whether there is another.
@@ -83,191 +80,8 @@ struct Machine {
     paid: Mutex<Option<(SystemTime, Duration)>>,
 }
 
-/// The file of this laptop that must not travel with the code.
-fn private_file(spec: &RunSpec) -> Option<PathBuf> {
-    match spec.notify.as_ref()?.webhook.as_ref()? {
-        WebhookFrom::File(path) => Some(path.clone()),
-        WebhookFrom::Shell => None,
-    }
-}
-
-impl Machines {
-    fn agent(&self) -> Result<Arc<AgentBinary>, SiteError> {
-        if let Some(agent) = self.agent.get() {
-            return Ok(Arc::clone(agent));
-        }
-        let found = AgentBinary::find(self.agent_path.as_deref(), &self.executable)
-            .map_err(|err| SiteError::Local(chain(&err)))?;
-        Ok(Arc::clone(self.agent.get_or_init(|| Arc::new(found))))
-    }
-}
-
 fn local(err: &dyn std::error::Error) -> SiteError {
     SiteError::Local(chain(err))
-}
-
-impl Machines {
-    /// A client for a run's bucket with the keys of this laptop, and the layout of its objects; `None` without a bucket.
-    async fn bucket_of(&self, spec: &RunSpec) -> Result<Option<(S3Bucket, Layout)>, SiteError> {
-        let checkpoints = spec.checkpoints.as_ref();
-        let Some((kept, to)) = checkpoints.and_then(|kept| Some((kept, kept.to.as_deref()?)))
-        else {
-            return Ok(None);
-        };
-        let bucket = self.client(to, &kept.server).await?;
-        let layout = Layout::new(&bucket.target().prefix, &spec.name).map_err(|err| local(&err))?;
-        Ok(Some((bucket, layout)))
-    }
-
-    async fn client(&self, to: &str, server: &BucketServer) -> Result<S3Bucket, SiteError> {
-        keys::client(&self.keys, to, server).await
-    }
-}
-
-#[async_trait]
-impl Sites for Machines {
-    async fn public_key(&self) -> Result<String, SiteError> {
-        tunnel::prove_ssh().await.map_err(tunnel_failed)?;
-        self.ssh.public_key().await.map_err(tunnel_failed)
-    }
-
-    fn onstart(&self, spec: &RunSpec, provider_url: &str) -> Result<String, SiteError> {
-        bootstrap::onstart(spec.bring_up(), provider_url, spec.onstart.as_deref())
-            .map_err(|err| SiteError::Local(chain(&err)))
-    }
-
-    async fn prove_bucket(&self, spec: &RunSpec) -> Result<usize, SiteError> {
-        // Before money is spent: the agent must be there as well.
-        self.agent()?;
-        let Some((bucket, layout)) = self.bucket_of(spec).await? else {
-            return Ok(0);
-        };
-        prove(&bucket, &layout.data_prefix())
-            .await
-            .map_err(|err| SiteError::Refused(chain(&err)))?;
-        let vault = Vault {
-            bucket: &bucket,
-            layout: &layout,
-            run: &spec.name,
-        };
-        // By the server's clock, which has answered by now: a laptop's may be off.
-        let offset_us = (bucket.clock_offset_s() * 1e6) as i64;
-        let server_us = Clock::system().now_us().saturating_add(offset_us);
-        let adopted = vault
-            .adopt(server_us / 1_000_000)
-            .await
-            .map_err(|err| SiteError::Refused(chain(&err)))?;
-        for passed_over in &adopted.passed_over {
-            tracing::warn!(
-                passed_over,
-                "a checkpoint that waits in the bucket was not put in place"
-            );
-        }
-        let commits = bucket
-            .list(&layout.commits_prefix())
-            .await
-            .map_err(|err| SiteError::Refused(chain(&err)))?;
-        Ok(layout.newest_first(&commits).len())
-    }
-
-    async fn keys_source(&self) -> Option<String> {
-        self.keys.access().await.ok().map(|access| access.source)
-    }
-
-    async fn left_log(
-        &self,
-        spec: &RunSpec,
-        attempt: u32,
-        session: &str,
-    ) -> Result<LeftLog, SiteError> {
-        self.read_left_log(spec, attempt, session).await
-    }
-
-    async fn left_events(
-        &self,
-        spec: &RunSpec,
-        attempt: u32,
-    ) -> Result<Vec<AgentEvent>, SiteError> {
-        self.read_left_events(spec, attempt).await
-    }
-
-    async fn left_samples(
-        &self,
-        spec: &RunSpec,
-        attempt: u32,
-    ) -> Result<Vec<SampleInfo>, SiteError> {
-        self.read_left_samples(spec, attempt).await
-    }
-
-    async fn left_ending(&self, spec: &RunSpec, attempt: u32) -> Result<Option<Ending>, SiteError> {
-        self.read_left_ending(spec, attempt).await
-    }
-
-    async fn open(
-        &self,
-        place: &Place,
-        spec: &RunSpec,
-        progress: Progress<'_>,
-    ) -> Result<Arc<dyn Site>, SiteError> {
-        let agent = self.agent()?;
-        let target = self
-            .ssh
-            .target(place.provider, place.instance, place.addresses.clone())
-            .await
-            .map_err(tunnel_failed)?;
-        self.ssh
-            .publish(&place.run, &target)
-            .map_err(tunnel_failed)?;
-        let tunnel = Tunnel::connect(target, Patience::new_box(CONNECT))
-            .await
-            .map_err(not_connected)?;
-        if let Some(by) = tunnel.address() {
-            // A person's ssh goes the way that was found open.
-            self.ssh
-                .reached(tunnel.target().clone(), &by)
-                .and_then(|target| self.ssh.publish(&place.run, &target))
-                .map_err(tunnel_failed)?;
-        }
-        let seat = match self.attended {
-            true => Seat::Person,
-            false => Seat::Program,
-        };
-        let ready = bootstrap::bootstrap(&tunnel, &agent, seat, progress)
-            .await
-            .map_err(|err| match err {
-                BootstrapError::Tunnel(err) => tunnel_failed(err),
-                BootstrapError::Agent(err) => agent_failed(err),
-                err => SiteError::Refused(chain(&err)),
-            })?;
-        Ok(Arc::new(Machine {
-            tunnel,
-            client: ready.client,
-            keys: Arc::clone(&self.keys),
-            run: spec.name.clone(),
-            checkpoints: spec.checkpoints.clone(),
-            private: private_file(spec),
-            paid: Mutex::new(None),
-        }))
-    }
-
-    async fn bucket_server(&self, from_file: &BucketServer) -> Result<BucketServer, SiteError> {
-        let access = self.keys.access().await.map_err(|err| local(&err))?;
-        Ok(access.place.at(from_file).kept())
-    }
-
-    async fn bucket(
-        &self,
-        to: &str,
-        server: &BucketServer,
-    ) -> Result<(Arc<dyn Bucket>, Target), SiteError> {
-        let bucket = self.client(to, server).await?;
-        let target = bucket.target().clone();
-        Ok((Arc::new(bucket), target))
-    }
-
-    fn forget(&self, place: &Place) {
-        self.ssh.forget(&place.run, place.provider, place.instance);
-    }
 }
 
 #[async_trait]

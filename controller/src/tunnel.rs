@@ -1,18 +1,17 @@
 //! ssh to a box: master connections that we own, commands over them, and the bridge that carries gRPC.
 //!
 //! The only place that starts `ssh` (and `ssh-keygen`): the system's OpenSSH brings the user's keys, agents and jump hosts. [`home`]
-//! holds our files, [`options`] what ssh is told, [`master`] the connections, [`remote`] a command behind its handshake.
+//! holds our files, [`options`] what ssh is told, `programs` its programs, [`master`] the connections, [`remote`] a command behind its handshake.
 
 mod error;
 mod home;
 mod master;
 mod options;
+mod programs;
 mod remote;
 
 use std::{
-    ffi::OsString,
     fs,
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
@@ -25,7 +24,6 @@ use std::{
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     net::UnixStream,
-    process::Command,
     sync::Mutex,
     time::{Instant, sleep, timeout},
 };
@@ -36,6 +34,8 @@ pub use error::{Failure, FailureKind, TunnelError};
 pub use home::{CONTROL_PATH_LIMIT_BYTES, SshHome, SshTarget};
 use master::Master;
 pub(crate) use options::shell_word;
+pub use programs::{become_ssh, person_words, prove_ssh};
+use programs::{destination, generate_key, no_ssh, program};
 pub use remote::{Bridge, Output, Remote, Told};
 
 use crate::provider::SshAddress;
@@ -441,49 +441,6 @@ impl Tunnel {
     }
 }
 
-/// Turns this process into an interactive ssh to the box; with a command, ssh runs that. Returns only when it could not.
-///
-/// # Errors
-/// When ssh cannot be started.
-pub fn become_ssh(target: &SshTarget, terminal: bool, command: Option<&str>) -> TunnelError {
-    match person_words(target, terminal, command) {
-        Ok(words) => no_ssh(
-            std::process::Command::new(&words[0])
-                .args(&words[1..])
-                .exec(),
-        ),
-        Err(err) => err,
-    }
-}
-
-/// The command line of an ssh for a person, program first.
-pub fn person_words(
-    target: &SshTarget,
-    terminal: bool,
-    command: Option<&str>,
-) -> Result<Vec<OsString>, TunnelError> {
-    let Some(address) = target.addresses.first() else {
-        let nothing = std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            "the provider gave no address",
-        );
-        return Err(TunnelError::local(
-            format!("{} cannot be reached by ssh", target.alias),
-            nothing,
-        ));
-    };
-    let mut words: Vec<OsString> = vec!["ssh".into(), "-F".into(), target.config.clone().into()];
-    // A person sits there: ssh may ask for a passphrase and should say why it ends.
-    words.extend(["-o", "BatchMode=no", "-o", "LogLevel=INFO"].map(OsString::from));
-    if terminal {
-        words.push("-t".into());
-    }
-    words.extend(["-p".into(), address.port.to_string().into()]);
-    words.push(destination(address).into());
-    words.extend(command.map(OsString::from));
-    Ok(words)
-}
-
 /// A random word that no rc file can guess or print by chance.
 fn nonce() -> String {
     hex::encode(rand::random::<[u8; 16]>())
@@ -499,34 +456,6 @@ pub(crate) fn unique_path(dir: &Path, kind: &str) -> PathBuf {
     ))
 }
 
-fn program(name: &str) -> Command {
-    let mut command = Command::new(name);
-    // Its messages are read by us; Ctrl-C is for us, not for it.
-    command.env("LC_ALL", "C").process_group(0);
-    command
-}
-
-async fn generate_key(path: &Path) -> Result<(), TunnelError> {
-    let mut command = program("ssh-keygen");
-    command
-        .args(["-q", "-t", "ed25519", "-N", "", "-C", "spotter", "-f"])
-        .arg(path)
-        .stdin(Stdio::null());
-    let done = command
-        .output()
-        .await
-        .map_err(|err| TunnelError::local("ssh-keygen cannot be started", err))?;
-    if done.status.success() {
-        Ok(())
-    } else {
-        let words = last_words(&done.stderr);
-        Err(TunnelError::local(
-            "ssh-keygen could not make a key",
-            std::io::Error::other(words),
-        ))
-    }
-}
-
 fn client_args(target: &SshTarget, socket: &Path, address: &SshAddress) -> Vec<String> {
     [
         "-F".to_owned(),
@@ -538,23 +467,4 @@ fn client_args(target: &SshTarget, socket: &Path, address: &SshAddress) -> Vec<S
         address.port.to_string(),
     ]
     .into()
-}
-
-/// The host as ssh wants it; never taken for an option, whatever a provider sends.
-fn destination(address: &SshAddress) -> String {
-    address.host.trim_start_matches('-').to_owned()
-}
-
-/// Whether there is an ssh at all: asked before a box is paid for that nothing else could reach.
-///
-/// # Errors
-/// When the program is missing or does not start.
-pub async fn prove_ssh() -> Result<(), TunnelError> {
-    let mut command = program("ssh");
-    command.arg("-V").stdin(Stdio::null());
-    command.output().await.map(drop).map_err(no_ssh)
-}
-
-fn no_ssh(err: std::io::Error) -> TunnelError {
-    TunnelError::local("ssh cannot be started", err)
 }
