@@ -17,7 +17,7 @@ use self::keys::Keys;
 use self::link::Link;
 use crate::{
     agent_client::{AgentStatus, SessionInfo, SessionState},
-    ledger::{self, traffic::Line},
+    ledger::{self, CostKind, traffic::Line},
     provider::{Instance, ProviderError},
     run::{
         State,
@@ -303,8 +303,16 @@ impl Lifecycle {
         };
         let budget_usd = purse.budget_usd;
         let spent_usd = self.spent_usd(&run.name)?;
-        let rate = ledger::rate_usd_per_hour(&self.store.intervals(&run.name)?, None);
-        let disk_usd_per_hour = attempt.storage_usd_per_hour;
+        let intervals = self.store.intervals(&run.name)?;
+        let rate = ledger::rate_usd_per_hour(&intervals, None);
+        let pays_gpu = intervals
+            .iter()
+            .any(|open| open.to_us.is_none() && open.kind == CostKind::Gpu);
+        // What is held back is for the disk of a box that stands still.
+        let disk_usd_per_hour = match pays_gpu {
+            true => attempt.storage_usd_per_hour,
+            false => 0.0,
+        };
         let held = match budget::held_back_usd(purse, disk_usd_per_hour) {
             held_usd if held_usd > 0.0 => format!(
                 " and {} held back for {} days of its disk (`limits.storage_days`)",

@@ -41,8 +41,21 @@ pub enum PlaceError {
 }
 
 impl Place {
-    /// The server that a run file names: what it says counts over the environment and AWS's files.
+    /// The server that a run file names: what it says counts over the environment and AWS's files, and what the record of a run says
+    /// counts alone, but for a region that it lacks.
     pub fn at(self, server: &BucketServer) -> Self {
+        if server.settled {
+            return Self {
+                endpoint: server.endpoint.clone(),
+                named_by: server
+                    .endpoint
+                    .as_ref()
+                    .map(|_| "the record of the run".to_owned()),
+                region: server.region.clone().or(self.region),
+                style: server.style.unwrap_or_default(),
+                ca: server.ca.clone(),
+            };
+        }
         let (endpoint, named_by) = match &server.endpoint {
             Some(endpoint) => {
                 let named_by = "`checkpoints.server.endpoint` of the run file".to_owned();
@@ -66,6 +79,7 @@ impl Place {
             region: self.region,
             style: (self.style != Style::Auto).then_some(self.style),
             ca: self.ca,
+            settled: true,
         }
     }
 

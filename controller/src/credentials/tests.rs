@@ -145,6 +145,7 @@ fn style_and_authorities_are_found_and_the_run_file_counts_over_them() {
         region: None,
         style: Some(Style::Path),
         ca: Some("/run.pem".into()),
+        settled: false,
     };
     let there = place.at(&server);
     assert_eq!(
@@ -152,6 +153,38 @@ fn style_and_authorities_are_found_and_the_run_file_counts_over_them() {
         (Some("https://minio.lab"), Some("us-west-2"))
     );
     assert_eq!((there.style, there.ca), (Style::Path, server.ca));
+}
+
+#[test]
+fn what_the_record_of_a_run_keeps_is_not_changed_by_another_shell() {
+    let place = |variables: &[(&str, &str)]| {
+        let laptop = Laptop::new("", variables);
+        let variable = |name: &str| laptop.variables.get(name).cloned();
+        surroundings(&variable).unwrap().place()
+    };
+    let lab = [
+        ("AWS_ENDPOINT_URL_S3", "https://minio.lab"),
+        ("AWS_REGION", "lab-1"),
+    ];
+    let other = [
+        ("AWS_ENDPOINT_URL_S3", "https://other.lab"),
+        ("AWS_REGION", "other-1"),
+    ];
+    for first in [&lab[..], &[("AWS_REGION", "eu-west-1")], &[]] {
+        let began = place(first);
+        let kept = began.clone().at(&BucketServer::default()).kept();
+        for later in [&[][..], &other[..], first] {
+            let found = place(later).at(&kept);
+            assert_eq!(found.endpoint, began.endpoint, "{first:?}, {later:?}");
+            if began.region.is_some() {
+                assert_eq!(found.region, began.region, "{first:?}, {later:?}");
+            }
+            assert_eq!(
+                found.named_by.as_deref(),
+                began.endpoint.as_ref().map(|_| "the record of the run")
+            );
+        }
+    }
 }
 
 #[tokio::test]

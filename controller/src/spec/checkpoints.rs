@@ -75,6 +75,9 @@ pub struct BucketServer {
     pub style: Option<Style>,
     /// File of certificates that it is trusted by, absolute.
     pub ca: Option<PathBuf>,
+    /// What is left out here was left out by the environment as well when the run began, which later shells do not change.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// Which bucket keys a box gets, and what it may do with them.

@@ -143,6 +143,7 @@ fn the_whole_file_is_read() {
                 region: Some("lab-1".into()),
                 style: Some(Style::Virtual),
                 ca: None,
+                settled: false,
             },
         })
     );

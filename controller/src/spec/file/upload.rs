@@ -60,5 +60,6 @@ pub(super) fn server(keys: &ServerKeys, dir: &Path) -> Result<BucketServer, Yaml
             authorities::read(&path).map_err(|err| chain(&err))?;
             Ok(path)
         })?,
+        settled: false,
     })
 }
