@@ -151,16 +151,7 @@ fn held_alone(world: &World) {
         .collect();
 
     // From here on the laptop is off.
-    let began_ms: Vec<u64> = instances
-        .iter()
-        .map(|&instance| {
-            let start = world
-                .home(instance)
-                .join(".spotter/sessions/train/start.json");
-            let start: Value = serde_json::from_slice(&fs::read(start).unwrap()).unwrap();
-            start["started_us"].as_u64().unwrap() / 1000
-        })
-        .collect();
+    let began_ms: Vec<u64> = runs.iter().map(|run| began_ms(world, run.name)).collect();
     for ((run, &instance), &began_ms) in runs.iter().zip(&instances).zip(&began_ms) {
         let bill = world.until(&format!("the end of `{}`", run.name), || {
             let bill = world.bill(instance);
@@ -231,6 +222,15 @@ fn held_alone(world: &World) {
         world.say(&["destroy", "--lose-data", run.name]);
     }
     world.assert_nothing_rented();
+}
+
+/// When the training began, by the laptop's record: its box may have ended itself while others were still looked for.
+fn began_ms(world: &World, run: &str) -> u64 {
+    let printed = world.ok(&["events", run, "--json"]).stdout;
+    let printed: Value = serde_json::from_str(&printed).unwrap();
+    let mut events = printed["events"].as_array().unwrap().iter();
+    let began = events.find(|event| event["kind"] == "running");
+    began.unwrap()["time_us"].as_u64().unwrap() / 1000
 }
 
 /// When the last sample that is at hand was taken, microseconds since the epoch.

@@ -1,6 +1,6 @@
 //! The box's own word, and the market's where the box says nothing: a status that waits for a dead link tells nobody anything.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{
     agent_client::AgentStatus,
@@ -15,6 +15,8 @@ use crate::{
 const SOON: Duration = Duration::from_secs(5);
 /// How much longer the box may take to answer then: a slow line is no silence.
 const LATE: Duration = Duration::from_secs(4);
+/// How much longer again where the market says that it runs: it may have come back at another address.
+const RUNNING: Duration = Duration::from_secs(21);
 /// Longest time for bringing home what happened on a box that answers.
 const EVENTS_LIMIT: Duration = Duration::from_secs(25);
 
@@ -118,6 +120,7 @@ enum Heard {
 /// Asks the box, and the market as well when that takes long.
 async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Heard, CommandError> {
     ui.status(format_args!("Asking the box."));
+    let began = Instant::now();
     let asked = async {
         let site = deps.open_site(run).await?;
         let status = site
@@ -142,7 +145,18 @@ async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Heard, CommandError
                 "The box has not answered within {} s; asking the market.",
                 SOON.as_secs()
             ));
-            let (late, market) = tokio::join!(tokio::time::timeout(LATE, asked), market);
+            let (late, market) = tokio::join!(tokio::time::timeout(LATE, &mut asked), market);
+            let runs = matches!(&market, Ok(Some(word)) if word.news.is_none());
+            let late = match late {
+                Err(_) if runs => {
+                    ui.status(format_args!(
+                        "The market says that it runs: it gets {} s more.",
+                        RUNNING.as_secs()
+                    ));
+                    tokio::time::timeout(RUNNING, asked).await
+                }
+                late => late,
+            };
             (late.ok(), market)
         }
     };
@@ -159,7 +173,7 @@ async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Heard, CommandError
             return Ok(Heard::Box(Box::new(status)));
         }
         Some(Err(err)) => format!(": {err}"),
-        None => format!(" within {} s", (SOON + LATE).as_secs()),
+        None => format!(" within {} s", began.elapsed().as_secs()),
     };
     ui.warning(format_args!(
         "the box does not answer{why}{}; what is shown is its record",
