@@ -224,6 +224,7 @@ mod tests {
         let refused = [event(ASKED, 8.0), event(FAILED, 8.0)];
         let mut check = |rental, state, events: &[EventRecord], expected: f64| {
             (attempt.rental, attempt.state) = (rental, state);
+            attempt.gone_us = if state == State::Gone { 2 } else { 0 };
             let found = spent(std::slice::from_ref(&attempt), events, &hour, &[], i64::MAX);
             assert!(
                 (found - expected).abs() < 1e-9,

@@ -85,7 +85,9 @@ pub(super) async fn fetch(
 ) -> Result<(), SyncError> {
     // What it met before it would leave out, and only say so.
     let follow = match follow {
-        true => "-h $(tar --help </dev/null 2>&1 | grep -o -m 1 -e --hard-dereference) ",
+        true => {
+            "-h $(case \"$(tar --help </dev/null 2>&1)\" in (*--hard-dereference*) echo --hard-dereference;; esac) "
+        }
         false => "",
     };
     // The list of names ends by itself (`head -c`), so that nothing has to be closed before the answer is read.

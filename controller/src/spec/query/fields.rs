@@ -3,8 +3,6 @@
 
 use serde_json::{Value, json};
 
-use crate::spec::needs::Cuda;
-
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -193,8 +191,7 @@ pub(super) fn convert(kind: Kind, field: &str, op: &str, typed: &str) -> Result<
         Kind::DriverVersion => driver_number(typed)
             .ok_or_else(|| format!("`{field}` looks like 535.86.05, not `{typed}`")),
         Kind::Cuda => {
-            let number =
-                as_number(typed, 1).filter(|_| typed.parse::<Cuda>().is_ok() || is_whole(typed));
+            let number = as_number(typed, 1).filter(|_| !loses_a_digit(typed));
             number.ok_or_else(|| {
                 format!("`{field}` looks like 12.8, with one digit after the dot, not `{typed}`")
             })
@@ -210,8 +207,10 @@ pub(super) fn convert(kind: Kind, field: &str, op: &str, typed: &str) -> Result<
     }
 }
 
-fn is_whole(typed: &str) -> bool {
-    (1..=2).contains(&typed.len()) && typed.bytes().all(|byte| byte.is_ascii_digit())
+/// Whether a number is less than what was typed: 12.10 would be 12.1.
+fn loses_a_digit(typed: &str) -> bool {
+    let fraction = typed.split_once('.').map_or("", |(_, fraction)| fraction);
+    fraction.len() > 1 && fraction.ends_with('0')
 }
 
 fn as_number(typed: &str, factor: u32) -> Option<Value> {

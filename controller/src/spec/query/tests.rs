@@ -91,7 +91,7 @@ fn values_get_the_markets_type_and_unit() {
     check("cuda_vers>=12.8", &[("cuda_max_good", "gte", json!(12.8))]);
     check("cuda_vers>=12", &[("cuda_max_good", "gte", json!(12))]);
     // 12.10 as a number is 12.1.
-    for typed in ["12.10", "12.8.1", "12.", ".8", "twelve", "-12"] {
+    for typed in ["12.10", "13.20", "12.8.1", "twelve"] {
         let refused = parse(&format!("num_gpus=1 cuda_vers>={typed}")).unwrap_err();
         let says = refused.to_string();
         assert!(
