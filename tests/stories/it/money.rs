@@ -266,8 +266,10 @@ async fn a_recovery_for_which_the_rest_of_the_budget_holds_no_disk_ends_the_run_
     let mut story = spec(RUN);
     story.limits.budget_usd = Some(1.9);
     world.plan(&story);
-    world.drive_for(RUN, Duration::from_secs(3600)).await;
+    world.drive_for(RUN, Duration::from_secs(2400)).await;
     world.outbid(world.attempts(RUN)[0].instance);
+    // Nobody looks, and its disk is paid for from what was left to train with.
+    tokio::time::sleep(Duration::from_secs(5 * 3600)).await;
     let run = world.drive(RUN).await;
     assert_eq!(run.outcome, Some(Outcome::Interrupted));
     let reason = run.reason.unwrap();
