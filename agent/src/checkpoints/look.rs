@@ -36,6 +36,10 @@ pub struct Context {
     pub ranks: Option<u32>,
     /// The session has ended: what is temporary now stays so, and is nobody's.
     pub ended: bool,
+    /// The box goes away: nothing is waited for that silence can answer.
+    pub hurried: bool,
+    /// Nanoseconds since the epoch, by the clock of the files.
+    pub now_ns: i64,
 }
 
 /// Looks at a candidate.
@@ -145,7 +149,10 @@ fn judge(context: &Context, candidate: &Candidate) -> io::Result<Finding> {
                 }
                 // A framework's rule on files that lie side by side counts them; one on a directory knows of no other directory.
                 let counts = candidate.is_flat() && !matches!(opinion, Opinion::None);
-                match ranks::others(candidate, &context.there, context.ranks, context.ended) {
+                let awaited = !context.ended
+                    && !context.hurried
+                    && ranks::are_awaited(candidate.written_ns(), context.now_ns);
+                match ranks::others(candidate, &context.there, context.ranks, awaited) {
                     Others::Lacking(lacking) if !counts => {
                         (silence, doubt) = (Silence::Unknown, Some(lacking));
                     }

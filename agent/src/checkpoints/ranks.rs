@@ -1,14 +1,19 @@
 //! Whether shares of other ranks are still to come, where names say a rank and nothing is there to compare with (pure).
 //!
 //! `step_5_rank0.pt` is a whole file, and one fourth of a checkpoint of four ranks. How many there are the training was told as it started
-//! (`SPOTTER_NUM_GPUS`). Where only one rank writes, its next step says so.
+//! (`SPOTTER_NUM_GPUS`). Where only one rank writes, its next step says so, or that nothing came for a while.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use spotter_bucket::whole::beside;
 
 use super::candidate::Candidate;
 use super::rules::shape::{Doubt, Shape};
+
+/// How long the other ranks are waited for after one. What comes later makes a new commit with all of them; and where one rank writes all there
+/// is, so much longer its checkpoint is on the box alone.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the names of shares say of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,9 +26,15 @@ pub enum Others {
     Lacking(Doubt),
 }
 
+/// Whether shares that lack are waited for, by the time since the newest one was written. One that was written in the future may be any age.
+pub fn are_awaited(written_ns: i64, now_ns: i64) -> bool {
+    let age_ns = u64::try_from(now_ns.saturating_sub(written_ns));
+    age_ns.is_ok_and(|ns| Duration::from_nanos(ns) < PATIENCE)
+}
+
 /// What is to be expected of a candidate with a step, which is the first of its kind; `there` is everything that lies in the directory, and
-/// `ranks` how many a training has that runs, where that is known.
-pub fn others(candidate: &Candidate, there: &[Shape], ranks: Option<u32>, ended: bool) -> Others {
+/// `ranks` how many a training has that runs, where that is known. `awaited`: there is time for others to come.
+pub fn others(candidate: &Candidate, there: &[Shape], ranks: Option<u32>, awaited: bool) -> Others {
     let Some((found, example)) = shares(candidate) else {
         return Others::None;
     };
@@ -33,13 +44,13 @@ pub fn others(candidate: &Candidate, there: &[Shape], ranks: Option<u32>, ended:
     if found >= ranks as usize {
         return Others::None;
     }
-    if ended {
+    if !awaited {
         return Others::MayCome;
     }
     let superseded = Shape::of(candidate)
         .is_some_and(|own| there.iter().any(|other| other.is_successor_of(&own)));
     let reason = format!(
-        "of shares like {example} it has {found}, and the training runs on {ranks} GPUs: the others are waited for until the next step is there; \
+        "of shares like {example} it has {found}, and the training runs on {ranks} GPUs: the others are waited for, 2 min at most or until the next step is there; \
          where one rank writes all there is, `complete_when` in the run file says when it is complete"
     );
     Others::Lacking(Doubt { reason, superseded })
@@ -171,7 +182,7 @@ mod tests {
             let there: Vec<Shape> = (later.iter())
                 .filter_map(|path| Shape::of(&candidate(6, path, &[""])))
                 .collect();
-            let found = others(&candidate(5, path, names), &there, ranks, ended);
+            let found = others(&candidate(5, path, names), &there, ranks, !ended);
             let found = format!("{found:?}");
             assert!(
                 found.contains(expected),
@@ -181,9 +192,19 @@ mod tests {
     }
 
     #[test]
+    fn shares_that_do_not_come_within_two_minutes_are_not_waited_for() {
+        const NOW_NS: i64 = 1_900_000_000_000_000_000;
+        for (age_s, expected) in [(-3600, false), (0, true), (119, true), (120, false)] {
+            let written_ns = NOW_NS - age_s * 1_000_000_000;
+            assert_eq!(are_awaited(written_ns, NOW_NS), expected, "{age_s} s");
+        }
+        assert!(!are_awaited(i64::MIN, NOW_NS));
+    }
+
+    #[test]
     fn names_without_a_step_say_nothing_of_how_many_there_are() {
         let mut nameless = candidate(5, "ckpt_rank0.pt", &[""]);
         nameless.step = None;
-        assert_eq!(others(&nameless, &[], Some(4), false), Others::None);
+        assert_eq!(others(&nameless, &[], Some(4), true), Others::None);
     }
 }

@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use super::alarm::{self, Facts};
 use super::candidate::Candidate;
+use super::commit::now_us;
 use super::complete::{Finding, Haste, Ready, Refused, Tracker};
 use super::ledger::Saved;
 use super::look::{self, Context};
@@ -125,6 +126,10 @@ impl Backup {
             tripwire: self.options.tripwire,
             ranks: self.pace().ranks,
             ended: haste == Haste::Final,
+            hurried: haste == Haste::Proven,
+            now_ns: i64::try_from(now_us())
+                .unwrap_or(i64::MAX)
+                .saturating_mul(1_000),
         };
         if !due.is_empty() {
             context.finished.extend(tracker.shapes());

@@ -191,6 +191,26 @@ async fn a_share_that_is_there_long_before_the_others_waits_for_them() {
     world.write("step_7_rank0/model.npz", &npz(3, 500));
     assert_eq!(steps(world.backup_all().await), [Some(7)]);
 
+    // Or that nothing followed for two minutes.
+    let world = World::with_memory(|_| {});
+    world.backup.ranks(Some(4));
+    world.write("step_5_rank0.npz", &npz(1, 500));
+    let written = std::time::SystemTime::now() - Duration::from_secs(121);
+    let file = std::fs::File::options()
+        .append(true)
+        .open(world.path("step_5_rank0.npz"))
+        .unwrap();
+    file.set_modified(written).unwrap();
+    drop(file);
+    assert_eq!(steps(world.backup_all().await), [Some(5)]);
+    // There is no time for that where the box goes away.
+    let world = World::with_memory(|_| {});
+    world.backup.ranks(Some(4));
+    world.write("step_5_rank0.npz", &npz(1, 500));
+    assert_eq!(world.backup_all().await, []);
+    let flushed = world.backup.flush(Duration::from_secs(60)).await;
+    assert_eq!(steps(flushed.committed), [Some(5)]);
+
     // Nothing comes any more.
     let world = World::with_memory(|_| {});
     world.backup.ranks(Some(2));
