@@ -213,13 +213,11 @@ type Listed = (Vec<FileStat>, Vec<String>, Vec<String>);
 /// to no file and to none of these directories. A link to a file is that file, as it is for whoever opens it.
 fn list(workdir: &Path, paths: &[String]) -> Result<Listed, HashError> {
     let mut found = BTreeMap::new();
-    let mut links = Vec::new();
     let files::Meant {
         there: meant,
         missing,
-        leading_out,
+        mut links,
     } = files::expand(workdir, paths)?;
-    links.extend(leading_out);
     for relative in &meant {
         let failed = |source| HashError::Read {
             path: relative.display().to_string(),
@@ -232,16 +230,7 @@ fn list(workdir: &Path, paths: &[String]) -> Result<Listed, HashError> {
             add(relative, &metadata, &mut found)?;
         }
     }
-    let roots: Vec<PathBuf> = meant
-        .iter()
-        .filter_map(|relative| fs::canonicalize(workdir.join(relative)).ok())
-        .collect();
-    // A directory of these is kept by its own name.
-    let is_kept = |link: &PathBuf| {
-        let target = fs::canonicalize(workdir.join(link));
-        target.is_ok_and(|target| roots.iter().any(|root| target.starts_with(root)))
-    };
-    links.retain(|link| !is_kept(link));
+    let links = files::not_among(workdir, &meant, links);
     let names = links.iter().map(|link| link.display().to_string());
     let passed_over = names.collect();
     Ok((found.into_values().collect(), missing, passed_over))

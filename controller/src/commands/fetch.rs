@@ -142,7 +142,7 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
     }
     if !fetched.leading_out.is_empty() {
         ui.warning(format_args!(
-            "{}: let the training put copies in their place",
+            "{}: name what they lead to where it lies in the working directory, or let the training put copies in their place",
             not_followed(&fetched.leading_out)
         ));
     }

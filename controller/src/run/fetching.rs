@@ -304,7 +304,7 @@ pub(super) fn absent(missing: &[String]) -> String {
 /// Links that were not fetched, for people.
 pub(crate) fn not_followed(links: &[String]) -> String {
     format!(
-        "links that lead out of the working directory are not followed: {}",
+        "links that lead to what is not fetched with them are not followed: {}",
         links.join(", ")
     )
 }

@@ -96,7 +96,7 @@ pub struct FileList {
     pub missing: Vec<String>,
     /// Files and directories that the paths and patterns mean; empty with an agent that knows no patterns.
     pub meant: Vec<String>,
-    /// Links that lead out of the working directory: the box does not follow them.
+    /// Links that lead to what is not among these files, in the working directory or out of it: the box does not follow them.
     pub leading_out: Vec<String>,
 }
 

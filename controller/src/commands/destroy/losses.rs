@@ -285,7 +285,7 @@ fn named(what: What, list: Option<FileList>, names: &[String]) -> Vec<Loss> {
             let files = list.files.into_iter();
             let files = files.map(|file| Loss::new(what, file.path, Some(file.size_bytes)));
             let links = list.leading_out.into_iter().map(|link| {
-                let name = format!("{link}: a link that leads out of the working directory");
+                let name = format!("{link}: a link that leads to what is not fetched with it");
                 Loss::new(what, name, None)
             });
             files.chain(links).collect()
