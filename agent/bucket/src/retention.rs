@@ -49,12 +49,18 @@ impl Keep {
     pub fn newest(&self) -> Option<usize> {
         (self.last > 0).then(|| (self.last as usize).max(MIN_KEEP))
     }
+
+    /// Whether nothing is kept for what it is, and everything for its age.
+    pub fn is_by_age(&self) -> bool {
+        self.every_steps == 0 && self.best.is_none()
+    }
 }
 
 /// Commits that may go, oldest first, from all commits, newest first. Pinned ones stay.
 ///
 /// Each row is counted for itself: `best.pt` is not old because steps came after it, only newer commits of it make it so.
-/// Damaged commits neither count among those kept nor go: they restore nothing, and people may want to look at them.
+/// Damaged commits neither count among those kept nor go: they restore nothing, and people may want to look at them. Of those that are
+/// damaged because a mark says so [`overtaken`] lets some go.
 pub fn doomed<'a>(
     newest_first: &'a [Commit],
     keep: &Keep,
@@ -89,6 +95,44 @@ pub fn doomed<'a>(
         })
         .map(|at| whole[at])
         .collect()
+}
+
+/// Commits that a mark calls damaged (`marked`) and that may go, because as many newer ones of their row are there as are kept; `commits` are all
+/// others, and of these `going` go.
+///
+/// A mark is one reader's word, and what it is about may be the only copy there is. Where checkpoints are kept for what they are rather than for
+/// their age, a marked one goes only when its very files are in a commit that stays.
+pub fn overtaken<'a>(
+    marked: &'a [Manifest],
+    commits: &[Commit],
+    keep: &Keep,
+    going: &[&Manifest],
+) -> Vec<&'a Manifest> {
+    let Some(newest) = keep.newest() else {
+        return Vec::new();
+    };
+    let written_ms = |manifest: &Manifest| {
+        let id = manifest.id.parse::<CommitId>().ok();
+        id.map(|id| id.made_ms())
+    };
+    let whole = || commits.iter().filter_map(|commit| commit.manifest.as_ref());
+    let may_go = |one: &&Manifest| {
+        let row = Row::of(one);
+        let newer = whole()
+            .filter(|other| written_ms(other) > written_ms(one) && Row::of(other).is_same(&row));
+        let mut staying = whole().filter(|other| !going.iter().any(|gone| gone.id == other.id));
+        newer.count() >= newest && (keep.is_by_age() || staying.any(|other| is_copy(other, one)))
+    };
+    marked.iter().filter(may_go).collect()
+}
+
+/// Whether two commits hold the very same files.
+fn is_copy(one: &Manifest, other: &Manifest) -> bool {
+    let mut pairs = one.files.iter().zip(&other.files);
+    one.path == other.path
+        && one.step == other.step
+        && one.files.len() == other.files.len()
+        && pairs.all(|(one, other)| one.path == other.path && one.blake3 == other.blake3)
 }
 
 /// The best ones of each row, best first, from all of them, newest first. Of one step that was trained twice the better one

@@ -61,27 +61,22 @@ impl Backup {
 
     /// Whether anything was deleted.
     async fn bury_old(&self, index: &mut Index) -> Result<bool, BucketError> {
-        let keep = &self.options.keep;
         // As on the box, so in the bucket: what was put here before the training stays in both.
         let mut stay = self.put_here();
-        let overtaken = index.doubted_and_old(keep.newest().unwrap_or(usize::MAX));
-        let overtaken: Vec<CommitId> = overtaken.filter_map(|id| id.parse().ok()).collect();
-        let is_idle =
-            overtaken.is_empty() && retention::doomed(index.commits(), keep, &stay).is_empty();
-        if is_idle || self.must_not_delete() {
+        let (doomed, overtaken) = self.may_go(index, &stay);
+        if (doomed.is_empty() && overtaken.is_empty()) || self.must_not_delete() {
             return Ok(false);
         }
         let vault = self.places.vault(&*self.bucket);
         stay.extend(vault.holds(self.server_us() / 1_000).await?.pinned);
-        let mut doomed: Vec<CommitId> = retention::doomed(index.commits(), keep, &stay)
-            .iter()
-            .filter_map(|manifest| manifest.id.parse().ok())
-            .collect();
-        let is_free = |id: &&CommitId| !stay.contains(&id.to_string());
-        doomed.extend(overtaken.iter().filter(is_free));
-        let ids: HashSet<String> = doomed.iter().map(CommitId::to_string).collect();
+        let (doomed, overtaken) = self.may_go(index, &stay);
+        let mut ids: HashSet<String> = doomed.iter().map(CommitId::to_string).collect();
+        if self.options.keep.is_by_age() {
+            ids.extend(overtaken.iter().map(CommitId::to_string));
+        }
+        // Else what is damaged in the bucket may be whole here, and wanted for good.
         self.delete_on_the_box(ids).await;
-        for id in doomed {
+        for id in doomed.into_iter().chain(overtaken.iter().copied()) {
             let name = id.to_string();
             if !self.bucket.has_keys() {
                 // In the bucket that is for whoever has keys.
@@ -99,6 +94,19 @@ impl Backup {
             }
         }
         Ok(true)
+    }
+
+    /// Commits that retention lets go: whole ones, and such as a mark calls damaged.
+    fn may_go(&self, index: &Index, stay: &HashSet<String>) -> (Vec<CommitId>, Vec<CommitId>) {
+        let keep = &self.options.keep;
+        let doomed = retention::doomed(index.commits(), keep, stay);
+        let mut overtaken = retention::overtaken(index.doubted(), index.commits(), keep, &doomed);
+        overtaken.retain(|manifest| !stay.contains(&manifest.id));
+        let ids = |manifests: Vec<&Manifest>| {
+            let ids = manifests.into_iter().map(|manifest| manifest.id.parse());
+            ids.filter_map(Result::ok).collect()
+        };
+        (ids(doomed), ids(overtaken))
     }
 
     /// Commits of what somebody put into the directory before any training.
@@ -208,7 +216,9 @@ impl Backup {
             began: self.pace().first_training_us.map(Duration::from_micros),
             newer: manifests().filter(overtakes).count(),
             kept: self.options.keep.newest(),
-            looks_committed: manifests().any(|one| looks_like(one, candidate)),
+            looks_committed: manifests()
+                .chain(work.index.iter().flat_map(Index::doubted))
+                .any(|one| looks_like(one, candidate)),
             unfinished: candidate.unfinished.is_some(),
         };
         if !skipped::may_go(&facts) {

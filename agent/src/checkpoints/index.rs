@@ -135,14 +135,9 @@ impl Index {
         files.any(|file| file.key == key)
     }
 
-    /// Damaged commits that as many newer ones of their row made old.
-    pub fn doubted_and_old(&self, keep: usize) -> impl Iterator<Item = &str> {
-        let is_old = move |one: &&Manifest| {
-            let written_ms = written_ms(&one.id);
-            written_ms.is_some_and(|ms| self.newer_than(ms, &Row::of(one)) >= keep)
-        };
-        let old = self.doubted.iter().filter(is_old);
-        old.map(|one| one.id.as_str())
+    /// What commits say that are taken for damaged.
+    pub fn doubted(&self) -> &[Manifest] {
+        &self.doubted
     }
 
     /// Takes a new commit in.

@@ -159,7 +159,14 @@ impl Backup {
         }
         let mut skipped = Vec::new();
         if id.is_none() {
+            let mut doubted = self.marked(&stop).await.unwrap_or_default();
+            doubted.extend(self.distrusted().iter().cloned());
+            // All there is all the same: a mark is one reader's word. Behind the others none is downloaded again on each new box.
+            let marked: Vec<String> = names
+                .extract_if(.., |name| doubted.contains(name))
+                .collect();
             names = self.exports_last(names).await?;
+            names.extend(marked);
         }
         for name in &names {
             let began = Instant::now();

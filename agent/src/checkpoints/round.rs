@@ -264,6 +264,13 @@ impl Backup {
         let candidate = &ready.candidate;
         let sources = source::open_all(&self.options.dir, candidate, self.options.tripwire).await?;
         let known: Vec<&Manifest> = work.index.iter().flat_map(Index::manifests).collect();
+        // What is stored anew is as good as it was, also when the log said so to an agent that is no more.
+        let again = work.index.iter().flat_map(Index::doubted);
+        let best = self.options.keep.best.as_ref();
+        let is_asked = |metric: &&Metric| best.is_some_and(|best| best.metric == metric.name);
+        let metric = again
+            .filter(|one| looks_like(one, candidate))
+            .find_map(|one| one.metric.as_ref().filter(is_asked).cloned());
         let is_doubted = |file: &&ManifestFile| {
             let index = work.index.as_ref();
             index.is_some_and(|index| index.is_doubted(&file.key))
@@ -303,7 +310,8 @@ impl Backup {
             may_yield && is_late && self.standing.state().uploading_done_bytes < total / 2
         };
         // The attempt stays among the others, so that nothing is forgotten when this future is dropped.
-        let job = self.carry_over(&mut work.attempts[at], &sources, &known, &reused, &stop);
+        let log = &mut work.attempts[at];
+        let job = self.carry_over(log, &sources, &known, &reused, metric, &stop);
         let progress = Progress::of(self, Area::Data, total);
         let ended = self.attend(&mut work.tracker, overtaken, &stop, job).await;
         drop(progress);
@@ -335,6 +343,7 @@ impl Backup {
         sources: &[Arc<Source>],
         known: &[&Manifest],
         reused: &[&ManifestFile],
+        metric: Option<Metric>,
         stop: &CancellationToken,
     ) -> Result<Manifest, UploadError> {
         let uploader = self.uploader(reused, stop);
@@ -343,7 +352,7 @@ impl Backup {
             run: self.options.run.clone(),
             attempt: self.options.attempt,
             prev: known.first().map(|newest| newest.id.clone()),
-            metric: self.metric_of(&log.attempt.candidate, known),
+            metric: metric.or_else(|| self.metric_of(&log.attempt.candidate, known)),
         };
         let manifest = uploader.seal(log, sources, &about).await?;
         let bytes = log.attempt.sealed.clone().expect("it was just sealed");

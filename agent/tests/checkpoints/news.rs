@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use spotter_agent::checkpoints::{CheckpointInfo, RestoreError};
 use spotter_bucket::memory::MemoryBucket;
-use spotter_bucket::{CommitId, Keep, Layout, Vault};
+use spotter_bucket::{Best, CommitId, Keep, Layout, Vault};
 use tokio::time;
 
 use crate::world::{World, npz};
@@ -152,4 +152,148 @@ async fn a_checkpoint_that_somebody_pushes_is_seen_while_the_training_goes_on() 
         .unwrap();
     file.set_modified(modified.modified().unwrap()).unwrap();
     assert_eq!(world.backup_all().await, []);
+}
+
+/// Microseconds of the wall clock.
+fn now_us() -> u64 {
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    u64::try_from(since.as_micros()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_best_that_is_marked_stays_on_the_box_until_it_is_stored_anew_as_the_best() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep = Keep {
+            last: 2,
+            best: Some(Best {
+                metric: "val_loss".to_owned(),
+                count: 1,
+                highest: false,
+            }),
+            ..Keep::default()
+        };
+    });
+    world.trained();
+    for (step, value) in [(1, 0.5), (2, 3.0), (3, 2.0), (4, 1.0)] {
+        world.backup.measured(Some(step), now_us(), value);
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        assert_eq!(world.backup_all().await.len(), 1);
+    }
+    let manifests = world.manifests().await;
+    let best = manifests.iter().find(|one| one.step == Some(1)).unwrap();
+    assert!(bucket.corrupt(&best.files[0].key));
+    // What the log said this agent does not know any more.
+    let world = world.restarted(bucket.clone());
+    world.backup.round().await.unwrap();
+    mark(&bucket, &best.id, true).await;
+    world.write("step_5.npz", &npz(5, 2000));
+    world.backup.round().await.unwrap();
+    time::sleep(HEARD).await;
+    // It hears of the mark after its look, so that the new one goes first.
+    assert_eq!(steps(&world.backup.round().await.unwrap())[0], Some(5));
+    assert!(world.path("step_1.npz").is_file());
+    world.backup_all().await;
+    let there = world.manifests().await;
+    let is_copy = |one: &&spotter_bucket::Manifest| one.step == Some(1) && one.id != best.id;
+    let copy = there.iter().find(is_copy).unwrap();
+    assert_eq!(copy.metric, best.metric);
+    // Now the damaged one may go, and nothing else of it.
+    world.write("step_6.npz", &npz(6, 2000));
+    assert_eq!(steps(&world.backup_all().await), [Some(6)]);
+    let there = world.manifests().await;
+    let left: Vec<&str> = there.iter().map(|one| one.id.as_str()).collect();
+    assert!(left.contains(&copy.id.as_str()) && !left.contains(&best.id.as_str()));
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert!(world.path("step_1.npz").is_file());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_milestone_that_is_marked_and_nowhere_else_stays_in_the_bucket() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep = Keep {
+            last: 2,
+            every_steps: 100,
+            ..Keep::default()
+        };
+    });
+    world.trained();
+    world.write("step_100.npz", &npz(100, 2000));
+    let first = world.backup_all().await.remove(0);
+    std::fs::remove_file(world.path("step_100.npz")).unwrap();
+    mark(&bucket, &first.id, true).await;
+    time::sleep(HEARD).await;
+    for step in [110, 120, 130, 140] {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        assert_eq!(world.backup_all().await.len(), 1);
+    }
+    // Whoever marked it was wrong.
+    mark(&bucket, &first.id, false).await;
+    let other = World::new(bucket.clone());
+    let restored = other.backup.restore(Some(&first.id), &mut |_, _| {}).await;
+    assert_eq!(restored.unwrap().unwrap().checkpoint.step, Some(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_tries_what_is_marked_only_after_all_others() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    for step in 1..=3 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        assert_eq!(world.backup_all().await.len(), 1);
+    }
+    let newest_first = world.manifests().await;
+    for manifest in &newest_first[..2] {
+        mark(&bucket, &manifest.id, true).await;
+    }
+    let restored = async || {
+        let other = World::new(bucket.clone());
+        let restored = other.backup.restore(None, &mut |_, _| {}).await.unwrap();
+        let restored = restored.unwrap();
+        (restored.checkpoint.step, restored.skipped.len())
+    };
+    assert_eq!(restored().await, (Some(1), 0));
+    // A mark may be wrong: better than nothing.
+    assert!(bucket.corrupt(&newest_first[2].files[0].key));
+    assert_eq!(restored().await, (Some(3), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_files_of_a_pinned_checkpoint_that_is_marked_stay_on_the_box() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep.last = 2;
+    });
+    world.trained();
+    let layout = Layout::new("team", "run").unwrap();
+    let vault = Vault {
+        bucket: &*bucket,
+        layout: &layout,
+        run: "run",
+    };
+    for step in 1..=3 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        let saved = world.backup_all().await.remove(0);
+        if step == 1 {
+            let id = saved.id.parse().unwrap();
+            vault.pin(&id, "a test", now_us()).await.unwrap();
+        }
+    }
+    let first = world.manifests().await.pop().unwrap();
+    mark(&bucket, &first.id, true).await;
+    time::sleep(HEARD).await;
+    world.backup_all().await;
+    world.write("step_4.npz", &npz(4, 2000));
+    assert_eq!(steps(&world.backup_all().await), [Some(4)]);
+    let there = world.manifests().await;
+    assert!(there.iter().any(|one| one.id == first.id));
+    assert!(world.path("step_1.npz").is_file());
+    // Once nobody holds it, it goes as any other.
+    let id = first.id.parse().unwrap();
+    vault.unpin(&id).await.unwrap();
+    world.write("step_5.npz", &npz(5, 2000));
+    assert_eq!(steps(&world.backup_all().await), [Some(5)]);
+    assert_eq!(world.manifests().await.len(), 2);
+    assert!(!world.path("step_1.npz").exists());
 }

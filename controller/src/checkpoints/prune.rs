@@ -102,15 +102,30 @@ pub async fn prune(shelf: &Shelf, order: &Order) -> Result<Pruned, PruneError> {
         dry_run: order.dry_run,
         ..Pruned::default()
     };
-    let doomed = retention::doomed(&commits, &order.keep, &holds.pinned);
-    if !doomed.is_empty() {
-        newest_is_there(shelf, &commits).await?;
+    // What is marked restores nothing, as far as anybody knows: it counts for nothing that stays. What it refers to stays with it.
+    let marks = vault.damaged().await?;
+    let is_marked = |id: &str| id.parse().is_ok_and(|id: CommitId| marks.contains(&id));
+    let mut trusted = commits.clone();
+    let mut marked = Vec::new();
+    for commit in &mut trusted {
+        if is_marked(&commit.id) {
+            marked.extend(commit.manifest.take());
+        }
     }
-    for manifest in doomed {
+    let doomed = retention::doomed(&trusted, &order.keep, &holds.pinned);
+    let mut overtaken = retention::overtaken(&marked, &trusted, &order.keep, &doomed);
+    overtaken.retain(|manifest| !holds.pinned.contains(&manifest.id));
+    if !doomed.is_empty() || !overtaken.is_empty() {
+        newest_is_there(shelf, &trusted).await?;
+    }
+    for manifest in doomed.into_iter().chain(overtaken) {
         let Ok(id) = manifest.id.parse::<CommitId>() else {
             continue;
         };
         if order.dry_run || vault.bury(&id, "prune", order.now_us).await? {
+            if !order.dry_run && is_marked(&manifest.id) {
+                vault.unmark_damaged(&id).await?;
+            }
             pruned.deleted.push(Deleted {
                 id: manifest.id.clone(),
                 step: manifest.step,

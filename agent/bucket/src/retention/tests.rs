@@ -180,6 +180,56 @@ fn the_best_stay_whatever_their_age_and_what_was_never_measured_does_not() {
 }
 
 #[test]
+fn what_is_marked_goes_when_it_is_old_and_no_copy_of_it_could_be_missed() {
+    let marked = [commit(1, &[1]).manifest.unwrap()];
+    let stored_anew = |number: usize| {
+        let mut commit = commit(number, &[1]);
+        commit.manifest.as_mut().unwrap().step = Some(1);
+        commit
+    };
+    let mut retrained = stored_anew(9);
+    retrained.manifest.as_mut().unwrap().files[0].blake3 = "other".to_owned();
+    let newer: Vec<Commit> = (2..=4).rev().map(|number| commit(number, &[])).collect();
+    let with = |one: Commit| [vec![one], newer.clone()].concat();
+    let best = Some(Best {
+        metric: "val_loss".to_owned(),
+        count: 2,
+        highest: false,
+    });
+    let every = Keep {
+        every_steps: 100,
+        ..last(2)
+    };
+    let best = Keep { best, ..last(2) };
+    for (keep, commits, gone, expected) in [
+        (last(2), &newer, None, true),
+        (last(2), &newer[..1].to_vec(), None, false),
+        (last(4), &newer, None, false),
+        (last(0), &newer, None, false),
+        (every.clone(), &newer, None, false),
+        (every.clone(), &with(stored_anew(9)), None, true),
+        (every, &with(retrained.clone()), None, false),
+        (best.clone(), &newer, None, false),
+        (best.clone(), &with(stored_anew(9)), None, true),
+        // One that goes too is none.
+        (
+            best.clone(),
+            &with(stored_anew(9)),
+            Some(stored_anew(9)),
+            false,
+        ),
+        (best, &with(retrained), None, false),
+    ] {
+        let going: Vec<&Manifest> = gone
+            .iter()
+            .filter_map(|one| one.manifest.as_ref())
+            .collect();
+        let found = overtaken(&marked, commits, &keep, &going);
+        assert_eq!(found.len(), usize::from(expected), "{keep:?} {commits:?}");
+    }
+}
+
+#[test]
 fn of_a_step_that_was_trained_twice_the_better_one_is_among_the_best() {
     let mut commits: Vec<Commit> = (1..=5).rev().map(|number| commit(number, &[])).collect();
     for (commit, (step, value)) in

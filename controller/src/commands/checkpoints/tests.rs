@@ -1,6 +1,7 @@
 //! The verbs over a bucket in memory: a laptop without a box.
 
 mod desk;
+mod pruning;
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -174,55 +175,6 @@ fn a_commit_that_was_altered_is_told_and_never_believed() {
     assert_eq!(desk.say(&["verify", "run"]).0, 1);
     assert_eq!(desk.json(&["pull", "run", "--to", &desk.to()])["step"], 10);
     assert_eq!(desk.say(&["show", "run", "20"]).0, 1);
-}
-
-#[test]
-fn prune_keeps_the_newest_and_the_pinned_and_frees_data_after_the_grace() {
-    let mut desk = Desk::new();
-    for step in 1..=5 {
-        desk.push(step);
-    }
-    assert_eq!(desk.json(&["pin", "run", "1"])["pinned"], true);
-    let prune = ["prune", "run", "--keep-last", "2", "--grace", "1h"];
-    let before = desk.bucket.keys();
-    let dry = desk.json(&[&prune[..], &["--dry-run"]].concat());
-    assert_eq!(desk.bucket.keys(), before);
-    let deleted = |pruned: &Value| -> Vec<u64> {
-        let rows = pruned["deleted"].as_array().unwrap();
-        rows.iter()
-            .map(|row| row["step"].as_u64().unwrap())
-            .collect()
-    };
-    assert_eq!(deleted(&dry), [2, 3]);
-    let pruned = desk.json(&prune);
-    assert_eq!(deleted(&pruned), [2, 3]);
-    assert_eq!(pruned["waiting"].as_array().unwrap().len(), 2);
-    let steps = |desk: &Desk| -> Vec<u64> {
-        let rows = desk.json(&["run"]);
-        rows.as_array()
-            .unwrap()
-            .iter()
-            .map(|row| row["step"].as_u64().unwrap())
-            .collect()
-    };
-    assert_eq!(steps(&desk), [5, 4, 1]);
-    assert_eq!(desk.json(&["run"])[2]["pinned"], true);
-    let objects = desk.bucket.keys().len();
-
-    desk.now_us += 3_600_000_000;
-    let purged = desk.json(&prune);
-    assert_eq!(purged["purged"].as_array().unwrap().len(), 2);
-    assert_eq!(purged["purged"][0]["objects"], 2, "the tokenizer stays");
-    assert_eq!(desk.bucket.keys().len(), objects - 2 * 3);
-    assert_eq!(desk.say(&["verify", "run"]).0, 0);
-
-    desk.json(&["unpin", "run", "1"]);
-    desk.bucket
-        .remove(&desk.key(desk.json(&["run"])[0]["id"].as_str().unwrap(), "model.dat"));
-    let (code, _, err) = desk.say(&prune);
-    assert_eq!(code, 1, "what would stay is damaged: nothing goes");
-    assert!(err.contains("the data of \"model.dat\" is gone"), "{err}");
-    assert_eq!(steps(&desk), [5, 4, 1]);
 }
 
 #[test]
