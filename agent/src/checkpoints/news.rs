@@ -11,6 +11,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::complete::Tracker;
 use super::round::Work;
 use super::standing::chain;
 use super::{ANSWER_WITHIN, Backup};
@@ -25,12 +26,13 @@ const MARK_LIMIT: Duration = Duration::from_secs(20);
 struct News {
     /// Whole commits that this agent did not know.
     pushed: Vec<Manifest>,
-    /// Names of all commits that are marked as damaged.
-    damaged: HashSet<String>,
+    /// Names of all commits that are marked as damaged; `None`: the bucket did not tell.
+    damaged: Option<HashSet<String>>,
 }
 
 impl Backup {
-    /// Looks at what others did, when it is time, and goes by it. What the bucket does not tell now it tells the next time.
+    /// Looks at what others did, when it is time, and goes by it. What the bucket does not tell now it tells the next time; a box that goes
+    /// away does not wait for it.
     pub(super) async fn hear_news(&self, work: &mut Work, stop: &CancellationToken) {
         let due = work.news_at.is_none_or(|at| Instant::now() >= at);
         let due = due && self.pace().flush_by.is_none();
@@ -44,34 +46,38 @@ impl Backup {
             None => return,
         };
         let stop = stop.child_token();
+        // What came before a wait that took too long counts all the same.
+        let mut news = News::default();
         let ask = async {
+            let asked = time::timeout(ANSWER_WITHIN, self.ask_news(&known, &mut news));
             tokio::select! {
                 biased;
-                () = stop.cancelled() => None,
-                asked = self.ask_news(&known) => Some(asked),
+                () = stop.cancelled() => {}
+                asked = asked => match asked {
+                    Ok(Ok(())) => {}
+                    Ok(Err(err)) => {
+                        debug!(error = %chain(&err), "the bucket does not tell what others did");
+                    }
+                    Err(_) => debug!("the bucket does not tell in time what others did"),
+                },
             }
         };
-        let asked = self.attend(&mut work.tracker, |_| false, &stop, ask).await;
-        match asked {
-            None => return,
-            Some(Ok(news)) => {
-                let Some(index) = &mut work.index else { return };
-                let is_new = !news.pushed.is_empty();
-                for manifest in news.pushed {
-                    info!(
-                        id = manifest.id,
-                        "somebody else put a checkpoint into the bucket"
-                    );
-                    index.insert(manifest);
-                }
-                work.marked = news.damaged;
-                if is_new {
-                    self.tell_index(work);
-                }
-            }
-            Some(Err(err)) => {
-                debug!(error = %chain(&err), "the bucket does not tell what others did");
-            }
+        let goes_away = |_: &Tracker| self.pace().flush_by.is_some();
+        self.attend(&mut work.tracker, goes_away, &stop, ask).await;
+        let Some(index) = &mut work.index else { return };
+        let is_new = !news.pushed.is_empty();
+        for manifest in news.pushed {
+            info!(
+                id = manifest.id,
+                "somebody else put a checkpoint into the bucket"
+            );
+            index.insert(manifest);
+        }
+        if is_new {
+            self.tell_index(work);
+        }
+        if let Some(damaged) = news.damaged {
+            work.marked = damaged;
         }
         work.news_at = Some(Instant::now() + LOOK_EVERY);
         self.go_by_doubts(work);
@@ -113,9 +119,10 @@ impl Backup {
         }
     }
 
-    async fn ask_news(&self, known: &HashSet<String>) -> Result<News, BucketError> {
+    async fn ask_news(&self, known: &HashSet<String>, news: &mut News) -> Result<(), BucketError> {
         let vault = self.places.vault(&*self.bucket);
-        let mut news = News::default();
+        let damaged = vault.damaged().await?;
+        news.damaged = Some(damaged.iter().map(CommitId::to_string).collect());
         for id in vault.ids().await? {
             if !known.contains(&id.to_string())
                 && let Some(Ok(manifest)) = vault.read(&id).await?
@@ -123,9 +130,7 @@ impl Backup {
                 news.pushed.push(manifest);
             }
         }
-        let damaged = vault.damaged().await?;
-        news.damaged = damaged.iter().map(CommitId::to_string).collect();
-        Ok(news)
+        Ok(())
     }
 
     /// A restore found a commit damaged: it counts for nothing here, nor on any box to come.

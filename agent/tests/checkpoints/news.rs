@@ -8,7 +8,7 @@ use spotter_bucket::memory::MemoryBucket;
 use spotter_bucket::{Best, CommitId, Keep, Layout, Vault};
 use tokio::time;
 
-use crate::world::{World, npz};
+use crate::world::{StuckBucket, World, npz};
 
 /// Longer than a box takes to hear of what others did.
 const HEARD: Duration = Duration::from_secs(301);
@@ -257,6 +257,32 @@ async fn a_restore_tries_what_is_marked_only_after_all_others() {
     // A mark may be wrong: better than nothing.
     assert!(bucket.corrupt(&newest_first[2].files[0].key));
     assert_eq!(restored().await, (Some(3), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_does_not_tell_what_others_did_stands_in_no_uploads_way() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let stuck = StuckBucket::new(bucket.clone());
+    let world = World::with(stuck.clone(), bucket.clone(), |_| {});
+    world.write("step_1.npz", &npz(1, 2000));
+    assert_eq!(world.backup_all().await.len(), 1);
+    time::sleep(HEARD).await;
+    world.write("step_2.npz", &npz(2, 2000));
+    stuck.stick("ListObjectsV2");
+    let round = time::timeout(Duration::from_secs(100), world.backup.round());
+    assert_eq!(steps(&round.await.unwrap().unwrap()), [Some(2)]);
+
+    // Nor in that of the last ones of a box that goes away.
+    time::sleep(HEARD).await;
+    world.write("step_3.npz", &npz(3, 2000));
+    stuck.stick("ListObjectsV2");
+    let flush = async {
+        time::sleep(Duration::from_secs(5)).await;
+        let flushed = world.backup.flush(Duration::from_secs(20)).await;
+        assert_eq!(flushed.unsaved, 0);
+    };
+    tokio::join!(flush, async { world.backup.round().await.unwrap() });
+    assert_eq!(world.backup.state().last_step, Some(3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use spotter_bucket::{Bucket, Manifest};
 use tempfile::TempDir;
 use tokio::time;
 
-pub use self::buckets::{CrashBucket, GaugeBucket, HookBucket};
+pub use self::buckets::{CrashBucket, GaugeBucket, HookBucket, StuckBucket};
 
 pub const MIB: usize = 1 << 20;
 

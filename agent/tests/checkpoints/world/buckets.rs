@@ -236,6 +236,40 @@ impl Interference for HookBucket {
 
 interfering_bucket!(HookBucket);
 
+/// Gives an answer to every call but a chosen one.
+pub struct StuckBucket {
+    memory: Arc<MemoryBucket>,
+    next: Mutex<Option<&'static str>>,
+}
+
+impl StuckBucket {
+    pub fn new(memory: Arc<MemoryBucket>) -> Arc<StuckBucket> {
+        Arc::new(StuckBucket {
+            memory,
+            next: Mutex::default(),
+        })
+    }
+
+    /// The next call of this operation gets none.
+    pub fn stick(&self, operation: &'static str) {
+        *self.next.lock().unwrap() = Some(operation);
+    }
+}
+
+#[async_trait]
+impl Interference for StuckBucket {
+    async fn before(&self, operation: &'static str) {
+        let stuck = self.next.lock().unwrap().take_if(|next| *next == operation);
+        if stuck.is_some() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn after(&self, _: &'static str) {}
+}
+
+interfering_bucket!(StuckBucket);
+
 /// Counts how many calls of an operation are under way.
 pub struct GaugeBucket {
     memory: Arc<MemoryBucket>,
