@@ -375,27 +375,46 @@ fn kept(store: &Store, run: &RunRecord) -> Result<Option<(u32, String)>, Command
     let Some(latest) = latest.filter(AttemptRecord::was_taken_back) else {
         return Ok(None);
     };
-    let name = &run.name;
-    let by_whom = match store.lease(name)? {
-        Some(_) => "it goes on there by itself".to_owned(),
-        None => format!("it goes on once somebody watches, `spotter up {name}`"),
-    };
+    let is_watched = store.lease(&run.name)?.is_some();
     let text = match waiting::of(store, run, &latest)? {
-        Some(waiting) => format!(
-            "it waits {}; {by_whom}. `spotter resume --elsewhere {name}` goes on with another box, and lets this one go when nothing is on it              alone",
-            waiting.text()
-        ),
-        None if run.outcome.is_none() => format!(
-            "it was interrupted and goes on with another box while somebody watches: `spotter up {name}`; then this one goes when              nothing is on it alone"
-        ),
-        None if run.outcome == Some(Outcome::Interrupted) && latest.started_us > 0 => format!(
-            "it waits for your word. `{}` waits for it; `{}` goes on with another box, and lets this one go when nothing is on it alone",
-            next::resume(store, run, "--here ")?,
-            next::resume(store, run, "--elsewhere ")?
-        ),
+        Some(waiting) => waits(&run.name, &waiting.text(), is_watched),
+        None if run.outcome.is_none() => goes_elsewhere(&run.name),
+        None if run.outcome == Some(Outcome::Interrupted) && latest.started_us > 0 => {
+            let here = next::resume(store, run, "--here ")?;
+            let elsewhere = next::resume(store, run, "--elsewhere ")?;
+            waits_for_a_word(&here, &elsewhere)
+        }
         None => return Ok(None),
     };
     Ok(Some((latest.number, text)))
+}
+
+/// Of a box that is waited for; `how`: as [`waiting::Waiting::text`] has it.
+fn waits(run: &str, how: &str, is_watched: bool) -> String {
+    let by_whom = match is_watched {
+        true => "it goes on there by itself".to_owned(),
+        false => format!("it goes on once somebody watches, `spotter up {run}`"),
+    };
+    format!(
+        "it waits {how}; {by_whom}. `spotter resume --elsewhere {run}` goes on with another box, and lets this one go when nothing is on it \
+         alone"
+    )
+}
+
+/// Of a box that is not waited for.
+fn goes_elsewhere(run: &str) -> String {
+    format!(
+        "it was interrupted and goes on with another box while somebody watches: `spotter up {run}`; then this one goes when nothing is on \
+         it alone"
+    )
+}
+
+/// Of a box whose run ended with its interruption; `here` and `elsewhere`: commands that go on.
+fn waits_for_a_word(here: &str, elsewhere: &str) -> String {
+    format!(
+        "it waits for your word. `{here}` waits for it; `{elsewhere}` goes on with another box, and lets this one go when nothing is on it \
+         alone"
+    )
 }
 
 /// Hours that some money lasts.
@@ -406,6 +425,32 @@ fn lasts(usd: f64, usd_per_hour: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_becomes_of_a_box_that_is_to_be_gone_on_with_is_told_in_whole_sentences() {
+        let how = "for instance 7 until noon at the latest";
+        let table = [
+            (
+                waits("r", how, true),
+                "it waits for instance 7 until noon at the latest; it goes on there by itself. `spotter resume --elsewhere r` goes on with another box, and lets this one go when nothing is on it alone",
+            ),
+            (
+                waits("r", how, false),
+                "it waits for instance 7 until noon at the latest; it goes on once somebody watches, `spotter up r`. `spotter resume --elsewhere r` goes on with another box, and lets this one go when nothing is on it alone",
+            ),
+            (
+                goes_elsewhere("r"),
+                "it was interrupted and goes on with another box while somebody watches: `spotter up r`; then this one goes when nothing is on it alone",
+            ),
+            (
+                waits_for_a_word("spotter resume --here r", "spotter resume --elsewhere r"),
+                "it waits for your word. `spotter resume --here r` waits for it; `spotter resume --elsewhere r` goes on with another box, and lets this one go when nothing is on it alone",
+            ),
+        ];
+        for (told, expected) in table {
+            assert_eq!(told, expected);
+        }
+    }
 
     #[test]
     fn what_is_billed_is_told_from_what_is_reckoned() {
