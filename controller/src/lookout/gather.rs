@@ -346,7 +346,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::store::Origin;
+    use crate::{run::prepaying, store::Origin};
 
     #[test]
     fn of_too_many_events_those_stay_that_a_summary_needs_and_the_newest() {
@@ -356,8 +356,11 @@ mod tests {
             origin: Origin::Agent,
             seq: id.unsigned_abs(),
             time_us: id,
-            kind: match id % 10 {
-                0 => "checkpoint.committed".to_owned(),
+            kind: match id {
+                1 => prepaying::ASKED.to_owned(),
+                2 => prepaying::FAILED.to_owned(),
+                3 => summary::DELETED.to_owned(),
+                id if id % 10 == 0 => "checkpoint.committed".to_owned(),
                 _ => "window".to_owned(),
             },
             detail: json!({}),
@@ -369,6 +372,15 @@ mod tests {
         assert_eq!(
             (kept("window"), kept("checkpoint.committed")),
             (EVENTS, 200)
+        );
+        // What was paid in advance is in the sum, and what was deleted in no bucket, however long ago that was.
+        let oldest: Vec<&str> = events[..3]
+            .iter()
+            .map(|event| event.kind.as_str())
+            .collect();
+        assert_eq!(
+            oldest,
+            [prepaying::ASKED, prepaying::FAILED, summary::DELETED]
         );
         assert!(events.is_sorted_by_key(|event| event.id));
         assert_eq!(events.last().map(|event| event.id), Some(2000));

@@ -82,6 +82,11 @@ pub(crate) fn spent(
     ledger::run_cost(intervals, charges, now_us).total_usd() + unused.sum::<f64>()
 }
 
+/// Whether [`spent`] reads events of this kind.
+pub(crate) fn counts(kind: &str) -> bool {
+    matches!(kind, ASKED | FAILED)
+}
+
 /// Whether of an advance for the box of an attempt something may be left that nobody uses up.
 fn may_leave_some(attempt: &AttemptRecord) -> bool {
     attempt.rental == Rental::OnDemand && !attempt.may_cost()

@@ -95,6 +95,7 @@ pub fn counts(kind: &str) -> bool {
     matches!(kind, "checkpoint.committed" | "checkpoint.deleted")
         || kind == diagnosis::KIND
         || interruptions::counts(kind)
+        || prepaying::counts(kind)
 }
 
 /// Why the newest box of an ended run is kept; `None`: it is not.
