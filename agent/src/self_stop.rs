@@ -141,8 +141,8 @@ impl OwnInstance {
         noted.is_ok_and(|id| id.is_some_and(|id| id == self.id.as_bytes()))
     }
 
-    /// Asks to be destroyed, with its disk; again where that may help, unless it is not wanted any more: false then. Being destroyed ends
-    /// this future, and everything else here, in mid-air.
+    /// Asks to be destroyed, with its disk; again where that may help, unless it is not wanted any more: false then. A wish that may have
+    /// been heard is not taken back before there is an answer. Being destroyed ends this future, and everything else here, in mid-air.
     ///
     /// # Errors
     /// When the provider refuses, or gives no clear answer several times.
@@ -160,7 +160,7 @@ impl OwnInstance {
                     lost |= err.may_have_arrived();
                     time::sleep(fault::wait(wait)).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
-                    if !still() {
+                    if !lost && !still() {
                         return Ok(false);
                     }
                 }
@@ -234,4 +234,71 @@ pub(crate) fn http_client() -> reqwest::Result<Client> {
         .referer(false)
         .timeout(REQUEST_LIMIT)
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        thread,
+    };
+
+    use super::*;
+
+    /// What a box hears that is not to be ended any more, of a provider who gives these answers, one each time; an empty one: none. And
+    /// how often it asked.
+    async fn asked(answers: &'static [&str]) -> (Result<bool, SelfStopError>, usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = OwnInstance {
+            id: "4711".to_owned(),
+            url: format!("http://{}/", listener.local_addr().unwrap()),
+            key: Zeroizing::new("key".to_owned()),
+            client: http_client().unwrap(),
+        };
+        listener.set_nonblocking(true).unwrap();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let provider = thread::spawn(move || {
+            let mut asked = 0;
+            while ended.try_recv().is_err() {
+                let Ok((mut stream, _)) = listener.accept() else {
+                    thread::sleep(Duration::from_millis(5));
+                    continue;
+                };
+                stream.set_nonblocking(false).unwrap();
+                let mut heard = Vec::new();
+                while !heard.ends_with(b"{}") {
+                    let mut bytes = [0; 1024];
+                    let count = stream.read(&mut bytes).unwrap();
+                    assert!(count > 0, "half a question");
+                    heard.extend_from_slice(&bytes[..count]);
+                }
+                if let Some(status) = answers.get(asked).filter(|status| !status.is_empty()) {
+                    let head = "content-length: 0\r\nconnection: close";
+                    write!(stream, "HTTP/1.1 {status}\r\n{head}\r\n\r\n").unwrap();
+                }
+                asked += 1;
+            }
+            asked
+        });
+        let answer = own.destroy_while(|| false).await;
+        end.send(()).unwrap();
+        let times = tokio::task::spawn_blocking(|| provider.join().unwrap());
+        (answer, times.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_end_that_may_have_been_heard_is_not_taken_back_before_there_is_an_answer() {
+        let (gone, done, refused, busy) = tokio::join!(
+            asked(&["", "404 Not Found"]),
+            asked(&["", "200 OK"]),
+            asked(&["", "400 Bad Request"]),
+            asked(&["503 Busy", "200 OK"]),
+        );
+        assert_eq!((gone.0.unwrap(), gone.1), (true, 2));
+        assert_eq!((done.0.unwrap(), done.1), (true, 2));
+        assert_eq!((refused.0.is_err(), refused.1), (true, 2));
+        // What was not done for sure is.
+        assert_eq!((busy.0.unwrap(), busy.1), (false, 1));
+    }
 }

@@ -320,23 +320,26 @@ async fn end_box(
                     warn!(error = %err, "the bucket keys on this disk were not overwritten");
                 }
                 let asked = tokio::select! {
-                    () = core.stop.cancelled() => return Asked::Agreed,
-                    asked = own.destroy_while(&still) => asked,
+                    () = core.stop.cancelled() => None,
+                    asked = own.destroy_while(&still) => Some(asked),
                 };
-                if matches!(asked, Ok(true)) {
+                if matches!(asked, Some(Ok(true))) {
                     return Asked::Agreed;
                 }
-                // It stays, and must go on alone after a restart, as somebody chose.
+                // It stays, or may: it must go on alone after a restart, as somebody chose. Whoever had the keys wiped meanwhile has them
+                // wiped here, too.
                 let same = kept.is_some() && core.credentials.get() == kept;
                 if same && let Err(err) = core.credentials.keep_again() {
                     warn!(error = %err, "the bucket keys are in memory only from now on");
                 }
                 match asked {
-                    Ok(_) => {
+                    None => return Asked::Agreed,
+                    // Nor is it stopped under the hands of somebody who came while an answer was waited for.
+                    Some(Err(err)) if still() => format!("its end was refused: {}", chain(&err)),
+                    Some(_) => {
                         take_back(core, word).await;
                         return Asked::Withdrawn;
                     }
-                    Err(err) => format!("its end was refused: {}", chain(&err)),
                 }
             }
         };
