@@ -178,7 +178,9 @@ impl Lifecycle {
             }
             // What it costs is known before it is counted.
             self.look_at_market(view, attempt, id).await?;
-            if view.counted.is_none_or(|at| at.elapsed() >= MONEY) {
+            // A box that the market does not know costs nothing: whether it is gone is judged below, and what it cost by its bill.
+            let is_unknown = view.instance == Some(None);
+            if !is_unknown && view.counted.is_none_or(|at| at.elapsed() >= MONEY) {
                 view.counted = Some(Instant::now());
                 self.count_money(run, attempt)?;
                 if let (Some(open), Some(allowance)) = (&*site, self.allowance(run, attempt)?) {

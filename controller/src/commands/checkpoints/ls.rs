@@ -29,6 +29,8 @@ struct Row {
     files: usize,
     path: String,
     pinned: bool,
+    /// A verification or a restore found its data damaged.
+    damaged: bool,
     /// Value by which the best are kept, where its commit holds one.
     metric: Option<Metric>,
 }
@@ -44,11 +46,14 @@ pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), Co
     let commits = vault.read_all().await.map_err(unlisted)?;
     let now_ms = shelf.server_us(&deps.clock) / 1_000;
     let pinned = vault.holds(now_ms).await.map_err(unlisted)?.pinned;
+    // What may not be listed is not known, and no reason to show nothing.
+    let damaged = vault.damaged().await.unwrap_or_default();
     let mut rows = Vec::new();
     for (id, commit) in commits {
         match commit {
             Ok(manifest) => rows.push(Row {
                 pinned: pinned.contains(&manifest.id),
+                damaged: manifest.id.parse().is_ok_and(|id| damaged.contains(&id)),
                 size_bytes: manifest.total_bytes(),
                 metric: manifest.metric.as_ref().map(Metric::from),
                 files: manifest.files.len(),
@@ -68,6 +73,8 @@ pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), Co
         let measured = rows.iter().any(|row| row.metric.is_some());
         let mut columns = vec!["STEP>", "ATTEMPT>", "COMMITTED", "SIZE>", "FILES>", "PIN"];
         columns.extend(measured.then_some("METRIC"));
+        let marked = rows.iter().any(|row| row.damaged);
+        columns.extend(marked.then_some("DATA"));
         columns.extend(["PATH", "ID"]);
         let mut table = Table::new(&columns);
         for row in rows {
@@ -84,6 +91,9 @@ pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), Co
                 cells.push(text::or_dash(
                     metric.map(|metric| format!("{} {}", metric.name, metric.value)),
                 ));
+            }
+            if marked {
+                cells.push(if row.damaged { "damaged" } else { "" }.to_owned());
             }
             cells.extend([row.path.clone(), row.id.clone()]);
             table.row(cells);

@@ -132,6 +132,13 @@ fn verify_names_each_damaged_file_and_how_and_pull_passes_it_over_aloud() {
     assert_eq!(damage(3)["path"], "deep/state.json");
     assert_eq!(damage(3)["damage"], "size");
     assert_eq!(verified["checkpoints"][4]["files"], serde_json::json!([]));
+    // Whoever only lists them sees it as well.
+    let listed = desk.json(&["run"]);
+    let listed: Vec<bool> = (listed.as_array().unwrap().iter())
+        .map(|row| row["damaged"].as_bool().unwrap())
+        .collect();
+    assert_eq!(listed, [true, true, true, true, false]);
+    assert_eq!(desk.say(&["run"]).1.matches("  damaged  ").count(), 4);
 
     let pulled = desk.json(&["pull", "run", "--to", &desk.to()]);
     // A longer object still holds what was committed; a pull proves what it takes.

@@ -132,7 +132,7 @@ pub(super) async fn verify(
     };
     let err = match marked {
         Ok(_) => err.hint(format!(
-            "marked in the bucket: within {} min a box of `{}` stores anew what of {it} it still has, and refers to none of it",
+            "marked in the bucket: within {} min a box that still trains for `{}` stores anew what of {it} it has, and refers to none of it",
             verify::HEARD_WITHIN.as_secs() / 60,
             shelf.run
         )),

@@ -275,7 +275,7 @@ pub(super) const WHILE_IT_RUNS: &[Case] = &[
         "checkpoints",
         &[(
             "",
-            "id step attempt committed_us size_bytes files path pinned metric",
+            "id step attempt committed_us size_bytes files path pinned damaged metric",
         )],
     ),
     one(
@@ -283,7 +283,7 @@ pub(super) const WHILE_IT_RUNS: &[Case] = &[
         "checkpoints",
         &[(
             "",
-            "id step attempt committed_us size_bytes files path pinned metric",
+            "id step attempt committed_us size_bytes files path pinned damaged metric",
         )],
     ),
     one(
