@@ -249,6 +249,7 @@ mod tests {
     /// What a box hears that is not to be ended any more, of a provider who gives these answers, one each time; an empty one: none. And
     /// how often it asked.
     async fn asked(answers: &'static [&str]) -> (Result<bool, SelfStopError>, usize) {
+        let _installed_already = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let own = OwnInstance {
             id: "4711".to_owned(),
