@@ -361,9 +361,12 @@ pub fn left_samples(samples: impl Iterator<Item = Sample>, most_bytes: usize) ->
 pub fn line(measured: Result<(Line, Whose), String>) -> v1::MeasureLineResponse {
     match measured {
         Ok((line, whose)) => v1::MeasureLineResponse {
-            up_bytes_per_s: line.up_bytes_per_s,
+            up_bytes_per_s: line.up_bytes_per_s.unwrap_or(0.0),
             down_bytes_per_s: line.down_bytes_per_s.unwrap_or(0.0),
-            not_measured: String::new(),
+            not_measured: match line.up_bytes_per_s {
+                Some(_) => String::new(),
+                None => "the bucket took nothing within 7 s, a second try included".to_owned(),
+            },
             own_server: whose == Whose::Own,
         },
         Err(why) => v1::MeasureLineResponse {

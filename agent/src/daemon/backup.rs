@@ -40,7 +40,7 @@ const PROOF_LIMIT: Duration = Duration::from_secs(60);
 /// Longest look at what the server checks.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
 /// Longest measurement of the line, with what is tidied up after it.
-const LINE_LIMIT: Duration = Duration::from_secs(20);
+const LINE_LIMIT: Duration = Duration::from_secs(30);
 /// Where it is kept what the server was found to check.
 const SERVER_FILE: &str = "server.json";
 
