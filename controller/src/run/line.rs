@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     agent_client::LineInfo,
+    provider::hosts::is_host,
     run::{
         boxes::{has_bucket, is_presigned},
         halt::{Halt, refused},
@@ -43,6 +44,8 @@ struct Needs {
     up_bytes_per_s: f64,
     /// Boxes of this run that were given up for their lines.
     given_up: usize,
+    /// The box is the user's own: another one would be at the end of the same line, and nobody promised anything.
+    own_box: bool,
 }
 
 /// What follows.
@@ -52,6 +55,8 @@ enum Verdict {
     Fine,
     /// Too little, and the box is kept: why, for people.
     Careful(String),
+    /// The same, and the boxes that were given up before for theirs had done no wrong either.
+    WayAtFault(String),
     /// The box is given up: why, for people.
     GiveUp(String),
 }
@@ -78,11 +83,13 @@ fn judge(line: &LineInfo, needs: &Needs) -> Verdict {
             Verdict::Careful(format!(
                 "{slow}; the bucket's own server may be the slower end"
             ))
+        } else if needs.own_box {
+            Verdict::Careful(format!("{slow}; it is your own box"))
         } else if promised > 0.0 && has >= promised * HONEST {
             Verdict::Careful(format!("{slow}, as its host said"))
         } else if needs.given_up >= GIVEN_UP_AT_MOST {
-            Verdict::Careful(format!(
-                "{slow}, as on {} boxes before: the way to the bucket may be at fault, and this one is kept",
+            Verdict::WayAtFault(format!(
+                "{slow}, as on {} boxes before: the way to the bucket may be at fault. This one is kept, and their machines are avoided no more",
                 needs.given_up
             ))
         } else {
@@ -96,6 +103,23 @@ fn judge(line: &LineInfo, needs: &Needs) -> Verdict {
         )),
         _ => Verdict::Fine,
     }
+}
+
+/// A line as its event has it (pure).
+fn recorded(detail: &Value) -> LineInfo {
+    let rate = |name: &str| detail[name].as_f64().map(|mbps| mbps * 1e6 / 8.0);
+    LineInfo {
+        up_bytes_per_s: rate("up_mbps"),
+        down_bytes_per_s: rate("down_mbps"),
+        own_server: detail["own_server"] == true,
+        ..LineInfo::default()
+    }
+}
+
+/// Whether the box of an attempt was given up for its line (pure).
+fn was_given_up(attempt: &AttemptRecord) -> bool {
+    let reason = attempt.reason.as_deref();
+    reason.is_some_and(|reason| reason.starts_with(REASON))
 }
 
 /// As it is shown, beside what was promised (pure).
@@ -142,8 +166,16 @@ impl Lifecycle {
         let before = self
             .store
             .newest_event(&run.name, attempt.number, MEASURED)?;
-        if before.is_some() || attempt.reopened_us > 0 {
+        if attempt.reopened_us > 0 {
             return Ok(());
+        }
+        // Whoever measured it may have died before the box was given up.
+        if let Some(before) = &before {
+            return match judge(&recorded(&before.detail), &self.needs(run, attempt)?) {
+                Verdict::Fine | Verdict::Careful(_) => Ok(()),
+                Verdict::WayAtFault(_) => self.forgive(run),
+                Verdict::GiveUp(why) => self.blame(attempt, &why),
+            };
         }
         let line = match site.measure_line(MOST).await {
             Ok(line) => line,
@@ -166,21 +198,42 @@ impl Lifecycle {
         let needs = self.needs(run, attempt)?;
         self.keep_line(run, attempt, &line)?;
         self.say(run, &text(&line, &needs));
+        let careful = |why: &str| self.say(run, &format!("Careful: its line is slow: {why}."));
         match judge(&line, &needs) {
             Verdict::Fine => Ok(()),
             Verdict::Careful(why) => {
-                self.say(run, &format!("Careful: its line is slow: {why}."));
+                careful(&why);
                 Ok(())
             }
-            Verdict::GiveUp(why) => {
-                let why = format!("{REASON}{why}");
-                // Of a box that is checked already only this is its machine's fault.
-                if let Some(machine) = attempt.machine_id {
-                    machines::remember(&self.store, machine, self.clock.now_us(), &why)?;
-                }
-                Err(Halt::BadBox(why))
+            Verdict::WayAtFault(why) => {
+                careful(&why);
+                self.forgive(run)
+            }
+            Verdict::GiveUp(why) => self.blame(attempt, &why),
+        }
+    }
+
+    /// Gives a box up for its line.
+    fn blame(&self, attempt: &AttemptRecord, why: &str) -> Result<(), Halt> {
+        let why = format!("{REASON}{why}");
+        // Of a box that is checked already only this is its machine's fault.
+        if let Some(machine) = attempt.machine_id {
+            machines::remember(&self.store, machine, self.clock.now_us(), &why)?;
+        }
+        Err(Halt::BadBox(why))
+    }
+
+    /// Avoids the machines no more that are avoided for the lines of this run's boxes only.
+    fn forgive(&self, run: &RunRecord) -> Result<(), Halt> {
+        let attempts = self.store.attempts(&run.name)?;
+        let blamed = attempts.iter().filter(|attempt| was_given_up(attempt));
+        for machine in blamed.filter_map(|attempt| attempt.machine_id) {
+            let why = machines::avoided(&self.store, machine, self.clock.now_us())?;
+            if why.is_some_and(|why| why.starts_with(REASON)) {
+                machines::forgive(&self.store, machine)?;
             }
         }
+        Ok(())
     }
 
     fn needs(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<Needs, Halt> {
@@ -188,15 +241,12 @@ impl Lifecycle {
         let every = run.spec.checkpoints.as_ref().map(|kept| kept.every);
         let every_s = every.unwrap_or(Duration::from_secs(600)).as_secs_f64();
         let attempts = self.store.attempts(&run.name)?;
-        let slow = |attempt: &&AttemptRecord| {
-            let reason = attempt.reason.as_deref();
-            reason.is_some_and(|reason| reason.starts_with(REASON))
-        };
         Ok(Needs {
             promised_up_mbps: promised.advertised_up_mbps,
             promised_down_mbps: promised.advertised_down_mbps,
             up_bytes_per_s: self.newest_checkpoint_bytes(&run.name)? as f64 / every_s.max(1.0),
-            given_up: attempts.iter().filter(slow).count(),
+            given_up: attempts.iter().filter(|one| was_given_up(one)).count(),
+            own_box: attempt.instance.is_some_and(is_host),
         })
     }
 
@@ -281,15 +331,35 @@ mod tests {
         };
         let said = format!("{slow}; the bucket's own server may be the slower end");
         check(&own, promised(), &Verdict::Careful(said));
+        // One's own is all that there is, whatever its list says.
+        for promised_up_mbps in [None, Some(500.0)] {
+            let at_home = Needs {
+                own_box: true,
+                given_up: 2,
+                promised_up_mbps,
+                ..Needs::default()
+            };
+            let said = Verdict::Careful(format!("{slow}; it is your own box"));
+            check(&up(170.0), at_home, &said);
+            check(&up(60_000.0), at_home, &Verdict::Fine);
+        }
         // A third box that is as slow tells of the way.
         let third = Needs {
             given_up: 2,
             ..promised()
         };
         let said = format!(
-            "{slow}, as on 2 boxes before: the way to the bucket may be at fault, and this one is kept"
+            "{slow}, as on 2 boxes before: the way to the bucket may be at fault. This one is kept, and their machines are avoided no more"
         );
-        check(&up(170.0), third, &Verdict::Careful(said));
+        check(&up(170.0), third, &Verdict::WayAtFault(said));
+    }
+
+    #[test]
+    fn a_line_is_read_back_as_it_was_recorded() {
+        let seen = recorded(&json!({"up_mbps": 1.36, "down_mbps": null, "own_server": true}));
+        assert!((seen.up_bytes_per_s.unwrap() - 170e3).abs() < 1.0);
+        assert_eq!((seen.down_bytes_per_s, seen.own_server), (None, true));
+        assert_eq!(recorded(&json!({})), LineInfo::default());
     }
 
     #[test]

@@ -28,7 +28,7 @@ const RUN: &str = "story";
 
 /// Hosts that nobody else holds; those named are silent.
 #[derive(Debug, Clone, Default)]
-struct Doors(Arc<Mutex<(BTreeSet<String>, Vec<String>)>>);
+pub struct Doors(Arc<Mutex<(BTreeSet<String>, Vec<String>)>>);
 
 impl Doors {
     fn silence(&self, names: &[&str]) {
@@ -83,7 +83,8 @@ fn lifecycle(world: &World, doors: &Doors) -> Lifecycle {
     }
 }
 
-fn on_hosts(names: &[&str]) -> RunSpec {
+/// A story whose boxes are these hosts.
+pub fn on_hosts(names: &[&str]) -> RunSpec {
     let mut story = spec(RUN);
     story.resources.rental = Rental::OnDemand;
     story.resources.hosts = names
@@ -93,7 +94,8 @@ fn on_hosts(names: &[&str]) -> RunSpec {
     story
 }
 
-async fn drive(world: &World, doors: &Doors) -> RunRecord {
+/// Carries it on to its end.
+pub async fn drive(world: &World, doors: &Doors) -> RunRecord {
     let _lease = Lease::take(&world.store, RUN)
         .unwrap()
         .expect("nobody else watches");

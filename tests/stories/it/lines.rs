@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use spotter::{
     agent_client::LineInfo,
-    run::machines,
+    run::{lease::Lease, lifecycle::Goal, machines},
     store::{AttemptRecord, Outcome},
 };
 
-use crate::world::{World, spec};
+use crate::{
+    hosts::{self, Doors},
+    world::{World, spec},
+};
 
 const RUN: &str = "story";
 
@@ -81,6 +84,9 @@ async fn a_slow_line_is_only_told_where_the_box_may_not_be_to_blame() {
     let (world, attempts) = trained_over(vec![line(170.0); 3]).await;
     assert_eq!(attempts.len(), 3);
     assert!(world.was_told("as on 2 boxes before: the way to the bucket may be at fault"));
+    let now_us = world.clock().now_us();
+    let remembered = machines::all(&world.store, now_us).unwrap();
+    assert_eq!(remembered, [], "the machines of the two did no wrong");
 
     // One that cannot be measured is no slow one.
     let not_measured = LineInfo {
@@ -92,6 +98,58 @@ async fn a_slow_line_is_only_told_where_the_box_may_not_be_to_blame() {
     assert!(
         world.was_told("Its line was not measured: the bucket's server is in a private network.")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn ones_own_box_is_kept_however_slow_its_line_is() {
+    let (world, doors) = (World::new(1, 60), Doors::default());
+    // 6 Mb/s up, as at home.
+    world.boxes.script().lines = vec![line(750.0)].into();
+    world.plan(&hosts::on_hosts(&["home"]));
+    let run = hosts::drive(&world, &doors).await;
+    assert_eq!(run.outcome, Some(Outcome::Done), "{:?}", run.reason);
+    assert_eq!(world.attempts(RUN).len(), 1);
+    assert!(
+        world.was_told(
+            "Careful: its line is slow: 750 KB/s up, below 1.0 MB/s; it is your own box."
+        ),
+        "{:?}",
+        world.told
+    );
+    let now_us = world.clock().now_us();
+    assert_eq!(machines::all(&world.store, now_us).unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spotter_that_dies_after_it_measured_a_slow_line_gives_its_box_up_all_the_same() {
+    let world = World::new(6, 60);
+    world.boxes.script().lines = vec![line(170.0), line(60_000.0)].into();
+    world.plan(&spec(RUN));
+    {
+        let lease = Lease::take(&world.store, RUN).unwrap();
+        let _lease = lease.expect("nobody else watches");
+        // The last words of the box keep it busy until it is killed.
+        world.boxes.script().hangs = Some("events");
+        let lifecycle = world.lifecycle();
+        let measured = async {
+            let seen = || world.store.newest_event(RUN, 1, "line_measured").unwrap();
+            while seen().is_none() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            run = lifecycle.drive(RUN, Goal::End) => panic!("{run:?}"),
+            () = measured => {}
+        }
+    }
+    assert_eq!(world.attempts(RUN)[0].reason, None, "it was killed before");
+    world.boxes.script().hangs = None;
+    assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Done));
+    let attempts = world.attempts(RUN);
+    assert_eq!(attempts.len(), 2, "{attempts:?}");
+    let why = "its line: 170 KB/s up, below 1.0 MB/s";
+    assert_eq!(attempts[0].reason.as_deref(), Some(why));
+    assert_eq!(attempts[0].started_us, 0, "it has trained nothing");
 }
 
 #[tokio::test(start_paused = true)]
