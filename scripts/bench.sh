@@ -146,7 +146,7 @@ agent() {
 # The engine as boxes get it, in programs that save or restore one directory and end; and a bucket that drops what it gets.
 engine() {
   scripts/build-agent.sh --example save --example restore --example lease >/dev/null
-  cargo build --quiet --release -p spotter-sim
+  cargo build --quiet --release -p spotter-sim -p fake-nvml
 }
 
 # 2 GiB in one file and 2,000 files of 64 KiB, by spotter and by what users would pick instead, into a bucket that drops
