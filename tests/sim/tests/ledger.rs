@@ -2,8 +2,8 @@
 //! their host, found again, bid for anew, destroyed, and rented again; looked at every ten seconds, but for hours in which the laptop is
 //! off. The market's clock is simulated; the ledger is the store's own, in memory.
 //!
-//! What a look sees late may be wrong by its own difference in price over its own delay, and not by anything more. Of what happens behind a
-//! closed lid the provider tells when a container came up and what was charged in all, and no moment at which a charge ended: there our own
+//! Seen as it happens, every change of state gives the bill to the cent. What a look sees late may be wrong by its own difference in price
+//! over its own delay, and not by anything more. Of what happens behind a closed lid the provider tells when a container came up and what was charged in all, and no moment at which a charge ended: there our own
 //! looks alone are hours off, and the bill, which is held against them and counts, makes them right.
 #![allow(
     clippy::unwrap_used,
@@ -70,6 +70,17 @@ fn store() -> (Store, tempfile::TempDir) {
     (store.unwrap(), dir)
 }
 
+/// When somebody looks at the box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// As it changes.
+    AtOnce,
+    /// Every ten seconds.
+    Polls,
+    /// Every ten seconds, but for hours now and then.
+    Sleeps,
+}
+
 /// One run, its market, and our ledger of it.
 struct Life<'a> {
     market: Market,
@@ -81,12 +92,11 @@ struct Life<'a> {
     looked_ms: Millis,
     /// What looks that came late may have got wrong.
     late_usd: f64,
-    /// Now and then nobody looks for hours.
-    sleeps: bool,
+    watch: Watch,
 }
 
 impl<'a> Life<'a> {
-    fn begin(dice: &mut Dice, store: &'a Store, run: String, sleeps: bool) -> Self {
+    fn begin(dice: &mut Dice, store: &'a Store, run: String, watch: Watch) -> Self {
         let account = Account {
             id: 1,
             api_keys: Vec::new(),
@@ -102,7 +112,7 @@ impl<'a> Life<'a> {
             now: T0,
             looked_ms: T0,
             late_usd: 0.0,
-            sleeps,
+            watch,
         };
         life.rent(dice);
         life
@@ -251,6 +261,10 @@ impl<'a> Life<'a> {
             self.boxes();
             let due = self.market.next_due().filter(|due| *due <= until);
             self.go(due.unwrap_or(until).max(self.now));
+            if due.is_some() && self.watch == Watch::AtOnce {
+                self.look();
+                continue;
+            }
             let look = ((self.now - T0) / LOOK_MS + 1) * LOOK_MS + T0;
             if due.is_some() && look <= until {
                 // What else happens until the look is seen with it.
@@ -335,9 +349,9 @@ impl<'a> Life<'a> {
             }
         };
         self.boxes();
-        if !ours {
+        if !ours && self.watch != Watch::AtOnce {
             // Nobody looks before the next look; one in four is hours away.
-            let hours = match dice.chance(25) && self.sleeps {
+            let hours = match dice.chance(25) && self.watch == Watch::Sleeps {
                 true => 1 + dice.roll(9),
                 false => 0,
             };
@@ -412,9 +426,9 @@ impl<'a> Life<'a> {
 }
 
 /// A life from its first box to its last bill.
-fn lived<'a>(seed: u64, store: &'a Store, sleeps: bool) -> Life<'a> {
+fn lived<'a>(seed: u64, store: &'a Store, watch: Watch) -> Life<'a> {
     let mut dice = Dice(seed);
-    let mut life = Life::begin(&mut dice, store, format!("life-{seed}"), sleeps);
+    let mut life = Life::begin(&mut dice, store, format!("life-{seed}"), watch);
     life.attempt_to_its_end(&mut dice);
     for _ in 0..dice.roll(3) {
         // Between two boxes nothing is paid.
@@ -430,12 +444,12 @@ fn lived<'a>(seed: u64, store: &'a Store, sleeps: bool) -> Life<'a> {
 
 /// By our own looks alone, no life is further off than what was changed before a look; with the bill all of them are equal to the cent.
 /// Answers how many were equal before it, and how many bills were not believed.
-fn held_against_bills(sleeps: bool) -> (usize, usize) {
+fn held_against_bills(watch: Watch) -> (usize, usize) {
     let (store, _dir) = store();
     let (mut apart_usd, mut late_usd): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
     let (mut attempts, mut doubted) = (0, 0);
     for seed in 0..LIVES {
-        let life = lived(seed, &store, sleeps);
+        let life = lived(seed, &store, watch);
         attempts += life.ids.len();
         let (ours, bill) = life.both_usd();
         let apart = (ours - bill).abs();
@@ -468,7 +482,7 @@ fn held_against_bills(sleeps: bool) -> (usize, usize) {
     let (middle, worst) = median_and_worst(apart_usd);
     let (late_middle, late_worst) = median_and_worst(late_usd);
     println!(
-        "{LIVES} lives, {attempts} boxes, sleeps: {sleeps}; by our own looks alone {exact} equal to the cent, with the bill {}; by our own \
+        "{LIVES} lives, {attempts} boxes, watch: {watch:?}; by our own looks alone {exact} equal to the cent, with the bill {}; by our own \
          looks apart by ${middle:.6} (median) and ${worst:.2} (worst), where ${late_middle:.4} and ${late_worst:.2} were changed before a look",
         LIVES as usize - doubted
     );
@@ -476,15 +490,25 @@ fn held_against_bills(sleeps: bool) -> (usize, usize) {
 }
 
 #[test]
+fn the_ledger_equals_the_bill_over_a_thousand_random_lives_whose_changes_are_seen_as_they_happen() {
+    let (exact, doubted) = held_against_bills(Watch::AtOnce);
+    assert_eq!(
+        (exact, doubted),
+        (LIVES as usize, 0),
+        "by our own looks alone"
+    );
+}
+
+#[test]
 fn the_ledger_equals_the_bill_over_a_thousand_random_lives_that_are_watched() {
-    let (exact, doubted) = held_against_bills(false);
+    let (exact, doubted) = held_against_bills(Watch::Polls);
     assert!(exact >= EXACT_LIVES, "{exact} of {LIVES}");
     assert_eq!(doubted, 0, "with the bill all are equal to the cent");
 }
 
 #[test]
 fn the_ledger_equals_the_bill_over_a_thousand_random_lives_in_which_the_lid_is_closed_for_hours() {
-    let (_, doubted) = held_against_bills(true);
+    let (_, doubted) = held_against_bills(Watch::Sleeps);
     assert!(doubted <= DOUBTED_LIVES, "{doubted} of {LIVES}");
 }
 
@@ -521,7 +545,7 @@ fn check_charges(life: &Life<'_>) -> Vec<Charged> {
 #[test]
 fn a_life_that_we_alone_decide_is_exact() {
     let (store, _dir) = store();
-    let mut life = Life::begin(&mut Dice(7), &store, "ours".to_owned(), false);
+    let mut life = Life::begin(&mut Dice(7), &store, "ours".to_owned(), Watch::Polls);
     life.pass(T0 + 3_600_000);
     life.market.stop(life.now, life.id()).unwrap();
     life.boxes();
@@ -542,7 +566,7 @@ fn a_box_that_came_back_while_nobody_looked_is_charged_from_the_minute_it_came_u
     let (store, _dir) = store();
     let mut checked = 0;
     for seed in 0..40 {
-        let mut life = Life::begin(&mut Dice(seed), &store, format!("off-{seed}"), true);
+        let mut life = Life::begin(&mut Dice(seed), &store, format!("off-{seed}"), Watch::Sleeps);
         if life.market.instances()[&life.id()]
             .order
             .bid_usd_per_hour
