@@ -52,6 +52,7 @@ mod rebidding;
 pub mod recovery;
 pub mod renting;
 pub mod restarts;
+mod room;
 pub mod runtime;
 pub(crate) mod searching;
 pub mod siblings;

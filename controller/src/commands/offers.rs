@@ -17,7 +17,11 @@ use crate::{
     },
     error::CommandError,
     estimate::{
-        calibrated::Shipped, evaluate::Method, gpus::Gpus, outlook::Outlook, playbook::Verdict,
+        calibrated::Shipped,
+        evaluate::Method,
+        gpus::{self, Gpus},
+        outlook::Outlook,
+        playbook::Verdict,
     },
     provider::{First, Offer, OfferQuery, Rental},
     run::{
@@ -125,6 +129,11 @@ pub async fn offers(ui: &mut Ui, deps: &Deps, args: &OffersArgs) -> Result<(), C
         false => show(ui, args, spec.as_ref(), &rows.offers),
     }
     notes(ui, &rows.offers, too_dear, query.rental);
+    if let Some(meant) = query.gpu_name.as_deref().and_then(gpus::meant)
+        && rows.offers.is_empty()
+    {
+        ui.hint(format_args!("{meant}"));
+    }
     if seen.cut && args.sort != Sort::Price {
         ui.hint(format_args!(
             "the market has more than these {} offers: the cheapest, the fastest and those with the most for a dollar were looked at. Narrow \

@@ -20,7 +20,7 @@ use self::{
 use crate::{
     commands::Deps,
     error::{CommandError, ErrorKind},
-    estimate::{calibrated::Shipped, evaluate::Method},
+    estimate::{calibrated::Shipped, evaluate::Method, gpus},
     run::{
         judge::{self, Asked},
         offering::OFFERS_LISTED,
@@ -69,6 +69,12 @@ pub async fn plan(ui: &mut Ui, deps: &Deps, args: &PlanArgs) -> Result<(), Comma
             let (found, none) = products::of(provider.as_ref(), &spec, &wanted).await?;
             for product in none {
                 ui.status(format_args!("The market has no {product} that matches."));
+                let name = product
+                    .split_once(" x ")
+                    .map_or(product.as_str(), |named| named.1);
+                if let Some(meant) = gpus::meant(name) {
+                    ui.hint(format_args!("{meant}"));
+                }
             }
             found
         }
@@ -176,7 +182,13 @@ fn no_go(spec: &RunSpec, plan: &Plan<'_>, too_dear: Option<TooDear>) -> CommandE
                     plan.too_dear
                 ))
                 .hint("raise `resources.max_price` or `resources.bid.max`"),
-            None => refused
+            None => spec
+                .resources
+                .gpu_name
+                .as_deref()
+                .and_then(gpus::meant)
+                .into_iter()
+                .fold(refused, CommandError::hint)
                 .because(format!(
                     "no offer has {} with {:.0} GB of disk and what `offers` asks for",
                     plan.what(),

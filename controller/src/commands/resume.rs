@@ -238,12 +238,12 @@ pub async fn resume(
     let planned = match args.gpus {
         None => raising::pass(deps, &run, &before, args.no_plan)?,
         Some(_) => {
-            // A name that nobody offers is a mistake, and the run is left as it is.
-            let offer = lifecycle.find_offer(&run).await?;
             if !run.spec.resources.hosts.is_empty() {
                 return Err(refused(format!("run `{}` is on hosts of yours", run.name))
                     .hint("theirs are the GPUs that it gets"));
             }
+            lifecycle.has_money_elsewhere(&run).await?;
+            let offer = lifecycle.find_offer(&run).await?;
             let (spec, start) = (&run.spec, Start::Resume);
             Some(gate::pass(ui, deps, spec, &offer, start, args.no_plan)?)
         }
@@ -272,7 +272,6 @@ pub async fn resume(
                 }
                 now.spec.limits = run.spec.limits.clone();
                 now.spec.resources = run.spec.resources.clone();
-                store.update_run(&now)?;
                 lifecycle.go_elsewhere(&now).await?;
             }
             Some(_) => {

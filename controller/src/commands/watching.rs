@@ -290,18 +290,21 @@ pub(super) fn closing(summary: &RunSummary, results: Option<&Results>) -> Option
 /// What `failure_class` calls a disk on which nothing more went.
 const DISK_FULL: &str = "disk_full";
 
-/// How a run goes on whose disk was full (pure): on its own box the same disk is as full as it was. `resume`: what starts it again
-/// there; `costs`: that box is there.
-fn after_a_full_disk(run: &RunRecord, resume: &str, costs: bool) -> Vec<String> {
+/// The disk that a run whose disk was full is started again with, GB.
+fn larger_gb(run: &RunRecord) -> f64 {
+    (run.spec.resources.disk_gb * 2.0).round()
+}
+
+/// How a run goes on whose disk was full (pure): on its own box the same disk is as full as it was. `larger`: what starts it again with
+/// [`larger_gb`]; `resume`: on its own box; `costs`: that box is there.
+fn after_a_full_disk(run: &RunRecord, larger: &str, resume: &str, costs: bool) -> Vec<String> {
     let name = &run.name;
     let mut ways = Vec::new();
-    let more_gb = run.spec.resources.disk_gb * 2.0;
     let rents = run.spec.resources.hosts.is_empty();
     // Another box has what is in the bucket, and nothing else.
     if rents && (has_bucket(run) || !costs) {
-        let flags = resume.strip_prefix("spotter resume ").unwrap_or(name);
         ways.push(format!(
-            "go on with another box that has more disk: `spotter resume --disk {more_gb:.0}GB {flags}`"
+            "go on with another box that has more disk: `{larger}`"
         ));
     }
     if costs {
@@ -330,6 +333,8 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
     let (resume, destroy) = (next::resume(store, run, "")?, next::destroy(store, run)?);
     let elsewhere = next::resume(store, run, "--elsewhere ")?;
     let is_disk_full = found.as_ref().is_some_and(|found| found.class == DISK_FULL);
+    let more_gb = larger_gb(run);
+    let larger = next::resume_with_disk(store, run, &format!("--disk {more_gb:.0}GB "), more_gb)?;
     let failed = |text: &str, kind: ErrorKind| {
         let mut err = CommandError::new(format!("run `{}` {text}", run.name))
             .kind(kind)
@@ -364,7 +369,7 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
         None | Some(Outcome::Done | Outcome::Stopped) => Ok(()),
         Some(Outcome::Crashed) if is_disk_full => {
             failed("crashed", ErrorKind::Crashed).map_err(|err: CommandError| {
-                let ways = after_a_full_disk(run, &resume, costs);
+                let ways = after_a_full_disk(run, &larger, &resume, costs);
                 let err = ways.into_iter().fold(err, CommandError::hint);
                 err.hint(format!("read its log with `spotter logs {name}`"))
                     .hint(format!("end the box with `{destroy}`"))
@@ -409,7 +414,12 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
         }
         Some(Outcome::Failed) => {
             failed("did not start", ErrorKind::Failed).map_err(|err: CommandError| {
-                err.hint(format!("see what happened with `spotter events {name}`"))
+                let err = err.hint(format!("see what happened with `spotter events {name}`"));
+                // Nothing else can be gone on with.
+                match elsewhere.contains("--budget") {
+                    true => err.hint(format!("give it more: `{elsewhere}`")),
+                    false => err,
+                }
             })
         }
     }
@@ -436,13 +446,19 @@ mod tests {
                 outcome: Some(Outcome::Crashed),
                 reason: None,
             };
-            let ways = after_a_full_disk(&run, "spotter resume r --budget 40.00", costs);
+            assert_eq!(larger_gb(&run), 80.0);
+            let ways = after_a_full_disk(
+                &run,
+                "spotter resume --disk 80GB r --budget 44.00",
+                "spotter resume r --budget 40.00",
+                costs,
+            );
             assert_eq!(ways.len(), expected.len(), "{ways:?}");
             for (way, expected) in ways.iter().zip(expected) {
                 assert!(way.contains(expected), "{way}");
             }
         };
-        let larger = "`spotter resume --disk 80GB r --budget 40.00`";
+        let larger = "`spotter resume --disk 80GB r --budget 44.00`";
         let room =
             "`spotter ssh --start r`, then go on there with `spotter resume r --budget 40.00`";
         check(true, true, &[larger, room]);

@@ -5,6 +5,7 @@
 use std::sync::LazyLock;
 
 use super::table::{Cells, Table, TableError};
+use crate::spec::nearest;
 
 /// Figures of one product.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +93,25 @@ impl Gpus {
                 .max_by(|a, b| a.vram_gb.total_cmp(&b.vram_gb)),
         }
     }
+}
+
+/// What somebody may have meant by the name of a GPU that is not known, a sentence without its full stop; `None`: it is known, or nothing is
+/// near. A market may have GPUs that nobody told spotter of.
+pub fn meant(name: &str) -> Option<String> {
+    let gpus = Gpus::shipped();
+    if gpus.find(name, None).is_some() {
+        return None;
+    }
+    let names = |gpu: &'static Gpu| std::iter::once(&gpu.name).chain(&gpu.aliases);
+    let wanted = name.to_uppercase();
+    let known = gpus.iter().flat_map(names);
+    let upper: Vec<(String, &str)> = known.map(|name| (name.to_uppercase(), &**name)).collect();
+    let near = nearest(&wanted, upper.iter().map(|(upper, _)| upper.as_str()))?;
+    let (_, near) = upper.iter().find(|(upper, _)| upper == near)?;
+    let near = &gpus.find(near, None)?.name;
+    Some(format!(
+        "no GPU is known as \"{name}\", did you mean \"{near}\"?"
+    ))
 }
 
 impl Gpu {
@@ -201,6 +221,24 @@ fn split_size(name: &str) -> (String, Option<f64>) {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_name_of_a_gpu_that_is_not_known_has_one_near_it() {
+        let check = |typed: &str, expected: Option<&str>| {
+            let found = super::meant(typed);
+            let near = expected.map(|near| format!("did you mean \"{near}\"?"));
+            match (&found, near) {
+                (Some(found), Some(near)) => assert!(found.ends_with(&near), "{found}"),
+                (found, near) => assert_eq!(found.as_ref(), near.as_ref(), "{typed}"),
+            }
+        };
+        check("RTX 4900", Some("RTX 4090"));
+        check("rtx 409", Some("RTX 4090"));
+        check("H1000 SXM", Some("H100 SXM"));
+        check("RTX 4090", None);
+        check("h100", None);
+        check("TPU v5", None);
+    }
+
     use super::*;
 
     #[track_caller]

@@ -6,7 +6,7 @@ use crate::{
     error::CommandError,
     ledger::Rates,
     run::{
-        State, budget,
+        State,
         halt::Halt,
         label,
         lifecycle::Lifecycle,
@@ -179,7 +179,7 @@ impl Lifecycle {
     pub async fn reopen(&self, run: &RunRecord, here: bool) -> Result<(), CommandError> {
         let attempts = self.store.attempts(&run.name)?;
         let number = attempts.last().map_or(0, |last| last.number);
-        self.has_room(run, number)?;
+        self.has_time(run, number)?;
         let mut old = attempts
             .into_iter()
             .next_back()
@@ -190,8 +190,13 @@ impl Lifecycle {
             self.say(run, &format!("Instance {id} does not exist any more."));
             old = None;
         }
+        let old = old.filter(|old| old.instance.is_some());
+        match &old {
+            Some(own) => self.has_money_here(run, own)?,
+            None => self.has_money_elsewhere(run).await?,
+        }
         let now_us = self.clock.now_us();
-        let next = match old.filter(|old| old.instance.is_some()) {
+        let next = match old {
             Some(old) if matches!(old.state, State::Interrupted | State::Waiting) => {
                 let next = AttemptRecord {
                     state: State::Waiting,
@@ -233,50 +238,21 @@ impl Lifecycle {
         )
     }
 
-    /// Whether the limits of a run leave something to train with after the attempts up to `number`.
-    fn has_room(&self, run: &RunRecord, number: u32) -> Result<(), CommandError> {
-        let refused = |text: String, flag: &str| {
-            CommandError::usage(format!("run `{}` was not started again: {text}", run.name))
-                .about(&run.name)
-                .hint(format!(
-                    "give it more: `spotter resume {} {flag}`",
-                    run.name
-                ))
-        };
-        let spent_usd = self.spent_usd(&run.name)?;
-        // At the price it had: what would be finished at once is not begun.
-        let latest = self.store.latest_attempt(&run.name)?;
-        let rates = latest
-            .as_ref()
-            .map(AttemptRecord::prices)
-            .unwrap_or_default();
-        if let Some(purse) = run.spec.limits.purse()
-            && let Some(why) = budget::shortage(purse, spent_usd, rates)
-        {
-            let more = budget::raised_usd(purse, spent_usd, rates);
-            return Err(refused(why.to_string(), &format!("--budget {more:.2}")));
-        }
-        if let Some(limit) = run.spec.limits.max_runtime
-            && self.runtime_left(run, number + 1) == Some(std::time::Duration::ZERO)
-        {
-            let limit_h = limit.as_secs_f64() / 3600.0;
-            let text = format!("it has trained for all of `limits.max_runtime`, {limit_h:.1} h");
-            return Err(refused(
-                text,
-                &format!("--max-runtime {:.0}h", (2.0 * limit_h).ceil()),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Somebody does not want to wait for a box any more: it is given up, and another one is taken. The caller holds the run's lease.
+    /// Somebody does not want to wait for a box any more: it is given up, and another one is taken. The caller holds the run's lease. The
+    /// record's limits and resources hold from now on.
+    ///
+    /// # Errors
+    /// When its limits leave no time or no money to train; then nothing was changed.
     pub async fn go_elsewhere(&self, run: &RunRecord) -> Result<(), CommandError> {
         let Some(mut attempt) = self.store.latest_attempt(&run.name)? else {
             return Ok(());
         };
+        self.has_time(run, attempt.number)?;
+        self.has_money_elsewhere(run).await?;
         if let Some(id) = attempt.instance {
             self.provider.stop(id).await?;
         }
+        self.store.update_run(run)?;
         self.move_to(&mut attempt, State::Interrupted)?;
         self.new_attempt(run, attempt.number + 1)
     }

@@ -40,6 +40,9 @@ pub struct Shortage {
     pub storage_days: f64,
     /// ... of a disk at this price, $/h.
     pub disk_usd_per_hour: f64,
+    /// GPU of the box for which it does not do, $/h; 0: whatever it costs.
+    #[serde(skip)]
+    pub gpu_usd_per_hour: f64,
 }
 
 impl fmt::Display for Shortage {
@@ -76,19 +79,24 @@ impl Shortage {
             true => self.other_remedies(),
             false => String::new(),
         };
+        let budget = self.enough_usd(expected_usd);
+        format!("raise `limits.budget`, such as to {budget:.0}{other}")
+    }
+
+    /// A budget that does, whole dollars. `expected_usd`: as [`Self::remedy`] takes it.
+    pub fn enough_usd(&self, expected_usd: f64) -> f64 {
         let purse = Purse {
             budget_usd: self.budget_usd,
             storage_days: self.storage_days,
         };
         let rates = Rates {
+            gpu_usd_per_hour: self.gpu_usd_per_hour,
             disk_usd_per_hour: self.disk_usd_per_hour,
-            ..Rates::default()
         };
         let whole_usd = self.spent_usd + self.held_usd + expected_usd;
-        let budget = raised_usd(purse, self.spent_usd, rates)
+        raised_usd(purse, self.spent_usd, rates)
             .max(whole_usd)
-            .ceil();
-        format!("raise `limits.budget`, such as to {budget:.0}{other}")
+            .ceil()
     }
 
     fn other_remedies(&self) -> String {
@@ -194,6 +202,7 @@ pub fn shortage(purse: Purse, spent_usd: f64, rates: Rates) -> Option<Shortage> 
         held_usd: held_back_usd(purse, disk_usd_per_hour),
         storage_days: purse.storage_days,
         disk_usd_per_hour,
+        gpu_usd_per_hour: rates.gpu_usd_per_hour,
     })
 }
 

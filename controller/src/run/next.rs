@@ -3,7 +3,7 @@
 
 use crate::{
     ledger,
-    run::{budget, has_bucket, prepaying},
+    run::{budget, has_bucket, prepaying, room},
     spec::OnDone,
     store::{AttemptRecord, Outcome, RunRecord, Store, StoreError},
 };
@@ -13,10 +13,24 @@ use crate::{
 /// # Errors
 /// When the record cannot be read.
 pub fn resume(store: &Store, run: &RunRecord, flags: &str) -> Result<String, StoreError> {
+    resume_with_disk(store, run, flags, run.spec.resources.disk_gb)
+}
+
+/// The same with so much disk, which `flags` name.
+///
+/// # Errors
+/// When the record cannot be read.
+pub fn resume_with_disk(
+    store: &Store,
+    run: &RunRecord,
+    flags: &str,
+    disk_gb: f64,
+) -> Result<String, StoreError> {
     // One for which nothing was rented has no prices.
     let attempts = store.attempts(&run.name)?;
     let mut prices = attempts.iter().rev().map(AttemptRecord::prices);
     let rates = prices.find(|rates| rates.total() > 0.0).unwrap_or_default();
+    let rates = room::scaled(rates, run.spec.resources.disk_gb, disk_gb);
     let spent_usd = prepaying::spent_usd(store, &run.name, store.now_us())?;
     let more = more(run, spent_usd, rates);
     Ok(format!("spotter resume {flags}{}{more}", run.name))

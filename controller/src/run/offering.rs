@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::CommandError,
-    estimate::{calibrated::Shipped, evaluate::Method},
+    estimate::{calibrated::Shipped, evaluate::Method, gpus},
     provider::{Offer, ProviderError},
     run::{
         alarms,
@@ -124,7 +124,7 @@ impl Lifecycle {
         {
             return Err(Halt::GiveUp(GiveUp::HeldBack(shortage)));
         }
-        let (gpus, disk_gb) = (gpus(resources), resources.disk_gb);
+        let (wanted, disk_gb) = (wanted(resources), resources.disk_gb);
         let unfit = verdicts
             .offers
             .first()
@@ -145,7 +145,7 @@ impl Lifecycle {
                 "every host that is free failed before".to_owned()
             }
             (None, None) if found.is_empty() => {
-                format!("the market has no {gpus} with {disk_gb} GB of disk that matches")
+                format!("the market has no {wanted} with {disk_gb} GB of disk that matches")
             }
             (None, None) => format!("all {} offers that match failed or were gone", found.len()),
         };
@@ -164,6 +164,11 @@ impl Lifecycle {
             None => why,
         };
         let err = CommandError::new(text).because(why);
+        let meant = resources.gpu_name.as_deref().and_then(gpus::meant);
+        let err = meant
+            .filter(|_| found.is_empty())
+            .into_iter()
+            .fold(err, CommandError::hint);
         let short = verdicts
             .offers
             .first()
@@ -284,12 +289,12 @@ pub(crate) fn asked<'a>(
 }
 
 /// What is rented, as `--gpus` takes it.
-fn gpus(resources: &Resources) -> String {
+pub(super) fn wanted(resources: &Resources) -> String {
     let name = resources.gpu_name.as_deref().unwrap_or("any");
     format!("{name}:{}", resources.num_gpus)
 }
 
 pub(crate) fn see_market(resources: &Resources) -> String {
-    let (gpus, disk_gb) = (gpus(resources), resources.disk_gb);
-    format!("see the market with `spotter offers --gpus \"{gpus}\" --disk {disk_gb}GB`")
+    let (wanted, disk_gb) = (wanted(resources), resources.disk_gb);
+    format!("see the market with `spotter offers --gpus \"{wanted}\" --disk {disk_gb}GB`")
 }

@@ -460,6 +460,7 @@ mod tests {
             held_usd: 0.005 * 7.0 * 24.0,
             storage_days: 7.0,
             disk_usd_per_hour: 0.005,
+            gpu_usd_per_hour: 0.0,
         }));
         check(Away, 10, 9.2, 0.2, max, none, Patience::Wait);
         check(Away, 300, 9.2, 0.2, max, none, held);

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use spotter::{
+    cli::Verb,
+    commands::resume,
+    error::CommandError,
     ledger,
     provider::Charge,
     run::{State, lease::Lease},
     store::Outcome,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::world::{World, spec};
 
@@ -113,6 +117,94 @@ async fn a_run_whose_limits_are_used_up_is_started_again_only_with_more() {
     assert_eq!(run.outcome, Some(Outcome::Done));
     assert_eq!(run.spec.limits.budget_usd, Some(5.0));
     assert!(world.market.alive().is_empty());
+}
+
+/// `spotter resume ...`, as somebody types it.
+async fn typed_resume(world: &World, words: &[&str]) -> Result<(), CommandError> {
+    let words = [&["spotter"], words].concat();
+    let (mut ui, deps, verb, _paper) = world.typed(&words);
+    let Verb::Resume(args) = &verb else {
+        panic!("`resume` is resume");
+    };
+    resume::resume(&mut ui, &deps, args, CancellationToken::new()).await
+}
+
+/// Its disk is dearer than the one that it had: at the old price the budget would do.
+#[tokio::test(start_paused = true)]
+async fn a_larger_disk_that_the_budget_does_not_hold_changes_nothing_and_names_a_budget_that_does()
+{
+    let world = World::new(3, 100);
+    world.boxes.script().crash_at = Some((35, 7));
+    let mut story = spec(RUN);
+    story.limits.budget_usd = Some(3.0);
+    world.plan(&story);
+    assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Crashed));
+    world.boxes.script().crash_at = None;
+    // Ten times the disk: a week of it costs $16.80.
+    for machine in 1..=3 {
+        let dearer = |offer: &mut spotter::provider::Offer| offer.storage_usd_per_hour = 0.1;
+        world.market.change_offer(machine, dearer);
+    }
+    let (run, attempts) = (world.store.run(RUN).unwrap(), world.attempts(RUN));
+    let events = world.kinds(RUN);
+
+    let asked = ["resume", RUN, "--disk", "400GB", "--max-runtime", "2h"];
+    let refused = typed_resume(&world, &asked).await.unwrap_err();
+    let told = refused.to_string();
+    assert!(told.contains("$16.80 for 7 days of its disk"), "{told}");
+    let now = world.store.run(RUN).unwrap();
+    assert_eq!((now.outcome, &now.spec), (run.outcome, &run.spec));
+    assert_eq!(world.attempts(RUN), attempts);
+    assert_eq!(world.kinds(RUN), events);
+
+    // The command that it names works.
+    let hint = refused.hints().join("\n");
+    let start = "`spotter resume --disk 400GB story --max-runtime 7200s --budget ";
+    assert!(hint.contains(start), "{hint}");
+    let command = hint.split('`').nth(1).unwrap();
+    let words: Vec<&str> = command.split(' ').skip(1).collect();
+    let resumed = typed_resume(&world, &words).await;
+    assert!(resumed.is_ok(), "{command}: {resumed:?}");
+    let run = world.store.run(RUN).unwrap();
+    assert_eq!(run.outcome, Some(Outcome::Done));
+    assert_eq!(run.spec.resources.disk_gb, 400.0);
+    assert_eq!(world.attempts(RUN).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_waits_is_not_taken_elsewhere_by_a_command_that_its_budget_refuses() {
+    let world = World::new(3, 100_000);
+    let mut story = spec(RUN);
+    story.limits.budget_usd = Some(1.9);
+    story.recover.policy = spotter::spec::RecoverPolicy::Here;
+    world.plan(&story);
+    let ((), first) = tokio::join!(world.drive_for(RUN, Duration::from_secs(600)), async {
+        let first = world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        world.outbid_by(first.instance, 5.0);
+        first
+    });
+    let waiting = world.attempts(RUN).remove(0);
+    assert_eq!(waiting.state, State::Waiting);
+    for machine in 1..=3 {
+        let dearer = |offer: &mut spotter::provider::Offer| offer.storage_usd_per_hour = 0.1;
+        world.market.change_offer(machine, dearer);
+    }
+    let refused = typed_resume(&world, &["resume", RUN, "--elsewhere"]).await;
+    let hint = refused.unwrap_err().hints().join("\n");
+    assert!(
+        hint.contains("`spotter resume --elsewhere story --budget "),
+        "{hint}"
+    );
+    let now = world.attempts(RUN);
+    assert_eq!(
+        (now.len(), now[0].state, now[0].instance),
+        (1, State::Waiting, first.instance)
+    );
+    assert_eq!(
+        world.store.run(RUN).unwrap().spec.limits.budget_usd,
+        Some(1.9)
+    );
 }
 
 #[tokio::test(start_paused = true)]
