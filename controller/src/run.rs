@@ -62,6 +62,7 @@ pub mod status;
 pub mod summary;
 mod tending;
 pub mod to_come;
+pub mod trained;
 pub mod vigil;
 pub mod volumes;
 pub mod waiting;

@@ -17,7 +17,9 @@ use crate::{
         next,
         pulling::{self, Fault},
         recovery::GiveUp,
+        silence,
         site::{Site, SiteError},
+        trained::HEARD_US,
     },
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
     ui::text,
@@ -209,7 +211,9 @@ impl Lifecycle {
                     run,
                     &format!("The box of attempt {} is lost: {why}.", attempt.number),
                 );
-                let detail = serde_json::json!({"reason": why, "step": attempt.last_step});
+                // Until then it was paid for, and whether it trained nobody knows.
+                let heard_us = silence::newest_word_us(&self.store, &attempt)?;
+                let detail = serde_json::json!({"reason": why, "step": attempt.last_step, HEARD_US: heard_us});
                 self.note(run, attempt.number, "lost", detail)?;
                 // One that is gone without a trace may have been ended by a person.
                 if let Some(machine) = attempt.machine_id.filter(|_| why != UNKNOWN) {

@@ -11,8 +11,8 @@ use crate::{
         lifecycle::Lifecycle,
         past,
         prediction::prediction,
-        restarts::RESTARTED,
         site::{Site, SiteError},
+        trained::{self, Times},
         windows,
     },
     store::{AttemptRecord, EventRecord, RunRecord},
@@ -114,29 +114,11 @@ pub fn trained_before(attempts: &[AttemptRecord], events: &[EventRecord], number
         .iter()
         .filter(|attempt| attempt.number <= number && attempt.started_us > 0)
         .map(|attempt| {
-            let mut trained_us = 0;
-            let mut since_us = None;
-            for event in events
-                .iter()
-                .filter(|event| event.attempt == attempt.number)
-            {
-                if event.kind == RUNNING {
-                    since_us = Some(event.time_us);
-                } else if event.kind == RESTARTED {
-                    let ended_us = event.detail["ended_us"].as_i64().unwrap_or(event.time_us);
-                    trained_us += since_us.map_or(0, |since| ended_us.saturating_sub(since).max(0));
-                    since_us = Some(event.time_us);
-                } else if ENDS.contains(&event.kind.as_str()) {
-                    trained_us += since_us.take().map_or(0, |since| event.time_us - since);
-                }
-            }
-            // No end was told of the last life of an attempt that is over.
-            if let Some(since_us) = since_us.filter(|_| attempt.number < number) {
-                trained_us += attempt.state_us - since_us;
-            }
-            u64::try_from(trained_us).unwrap_or(0)
+            // Of the last life of an attempt that is over no end may have been told.
+            let until_us = (attempt.number < number).then_some(attempt.state_us);
+            trained::seconds(&Times::of(attempt.number, events, until_us).trained)
         });
-    Duration::from_micros(trained.sum())
+    Duration::try_from_secs_f64(trained.sum()).unwrap_or_default()
 }
 
 #[cfg(test)]

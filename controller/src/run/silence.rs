@@ -18,7 +18,7 @@ use crate::{
     error::CommandError,
     ledger,
     provider::hosts::is_host,
-    store::{AttemptRecord, Outcome, RunRecord, Store, StoreError},
+    store::{AttemptRecord, Origin, Outcome, RunRecord, Store, StoreError},
     ui::text,
 };
 
@@ -72,6 +72,24 @@ pub fn warning(
 pub fn last_word_us(store: &Store, attempt: &AttemptRecord) -> Result<Option<i64>, StoreError> {
     let kept = store.meta(&key(attempt))?;
     Ok(kept.and_then(|kept| kept.parse().ok()))
+}
+
+/// When anybody heard of the box of an attempt for the last time: its last word, or the newest event that it told of, whoever watched then.
+/// Never later than now; `None`: nobody did.
+///
+/// # Errors
+/// When the record cannot be read.
+pub(crate) fn newest_word_us(
+    store: &Store,
+    attempt: &AttemptRecord,
+) -> Result<Option<i64>, StoreError> {
+    let events = store.events(&attempt.run, 0)?;
+    let told = events
+        .iter()
+        .filter(|event| event.attempt == attempt.number && event.origin == Origin::Agent);
+    let told_us = told.map(|event| event.time_us).max();
+    let word_us = last_word_us(store, attempt)?.max(told_us);
+    Ok(word_us.map(|word_us| word_us.min(store.now_us())))
 }
 
 /// Writes down that a box was heard, where that was not done just now.

@@ -66,6 +66,8 @@ pub(super) struct Figures {
     pub(super) steps_lost: u64,
     pub(super) wall_hours: f64,
     pub(super) trained_hours: f64,
+    /// A box that had trained gave no word, up to when that was known to be its end, or to now: paid for, and not trained as far as is known.
+    pub(super) silent_hours: f64,
     pub(super) cost_usd: f64,
     pub(super) usd_per_hour: f64,
     pub(super) tokens_per_s: Option<f64>,
@@ -126,11 +128,12 @@ pub(super) fn report(known: &Gathered) -> Report {
         .iter()
         .map(|attempt| spans::rented(attempt, &known.intervals, known.now_us))
         .collect();
-    let trained: Vec<Vec<spans::Span>> = known
+    let times = known
         .attempts
         .iter()
-        .map(|attempt| spans::trained(attempt, &known.events, known.now_us))
-        .collect();
+        .map(|attempt| spans::times(attempt, &known.events, known.now_us));
+    let (trained, silent): (Vec<Vec<spans::Span>>, Vec<Vec<spans::Span>>) =
+        times.map(|times| (times.trained, times.silent)).unzip();
     let period = period(known, &rented);
     let all_trained: Vec<spans::Span> = trained.iter().flatten().copied().collect();
     let plan = known.plan.as_ref();
@@ -150,7 +153,10 @@ pub(super) fn report(known: &Gathered) -> Report {
         wall_hours: planned(plan, "wall_hours", SCENARIOS),
         cost_usd: planned(plan, "cost_usd", SCENARIOS),
     };
-    let figures = figures_of(known, summary, &predicted, period, &all_trained);
+    let figures = Figures {
+        silent_hours: spans::seconds(&silent.concat()) / 3600.0,
+        ..figures_of(known, summary, &predicted, period, &all_trained)
+    };
     let down = spans::between(&all_trained, (period.from_us, period.to_us));
     let charts = plots::charts(known, &predicted, period, &down);
     let grids = tables::grids(known, &predicted, &figures, &trained);
@@ -241,6 +247,7 @@ fn figures_of(
         steps_lost: summary.steps_lost,
         wall_hours: period.length_s() / 3600.0,
         trained_hours: spans::seconds(trained) / 3600.0,
+        silent_hours: 0.0,
         cost_usd: summary.cost_usd,
         usd_per_hour: summary.usd_per_hour,
         tokens_per_s: tables::speed(known),
@@ -318,6 +325,13 @@ fn headline(
         true => figures::percent((figures.trained_hours / figures.wall_hours).min(1.0)),
         false => "-".to_owned(),
     };
+    let silent = match figures.silent_hours * 3600.0 >= 1.0 {
+        true => format!(
+            ", and {} more without a word from its box",
+            hours(figures.silent_hours)
+        ),
+        false => String::new(),
+    };
     let mut items = vec![
         ("Step", text::or_dash(figures.step), of(figures.total_steps)),
         (
@@ -333,7 +347,7 @@ fn headline(
         (
             "Trained",
             hours(figures.trained_hours),
-            format!("{share} of the time"),
+            format!("{share} of the time{silent}"),
         ),
         (
             "Cost",

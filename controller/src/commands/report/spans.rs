@@ -2,51 +2,19 @@
 
 use crate::{
     ledger::Interval,
-    run::{
-        State,
-        bringing_up::TRAIN,
-        restarts::RESTARTED,
-        runtime::{ENDS, RUNNING},
-    },
+    run::{State, trained::Times},
     store::{AttemptRecord, EventRecord},
 };
 
-/// From and to, microseconds since the epoch.
-pub(super) type Span = (i64, i64);
+pub(super) use crate::run::trained::{Span, seconds};
 
-/// When an attempt trained, by its events in the order of time.
-pub(super) fn trained(attempt: &AttemptRecord, events: &[EventRecord], now_us: i64) -> Vec<Span> {
-    let mut spans = Vec::new();
-    let mut since_us = None;
-    for event in events
-        .iter()
-        .filter(|event| event.attempt == attempt.number)
-    {
-        let time_us = event.time_us;
-        if event.kind == RUNNING {
-            since_us = since_us.or(Some(time_us));
-        } else if event.kind == RESTARTED {
-            let ended_us = event.detail["ended_us"].as_i64().unwrap_or(time_us);
-            spans.extend(since_us.map(|since_us| (since_us, ended_us)));
-            since_us = Some(time_us);
-        } else if ENDS.contains(&event.kind.as_str()) || is_end(event) {
-            spans.extend(since_us.take().map(|since_us| (since_us, time_us)));
-        }
-    }
-    if let Some(since_us) = since_us {
-        let until_us = match attempt.state {
-            State::Running => now_us,
-            _ => attempt.state_us,
-        };
-        spans.push((since_us, until_us));
-    }
-    spans.retain(|(from_us, to_us)| to_us > from_us);
-    spans
-}
-
-/// The training's own end, as its agent saw it.
-fn is_end(event: &EventRecord) -> bool {
-    event.kind == "session.ended" && event.detail["session"] == TRAIN
+/// When an attempt trained, and when its box, which is paid for, gave no word, by the events of its run.
+pub(super) fn times(attempt: &AttemptRecord, events: &[EventRecord], now_us: i64) -> Times {
+    let until_us = match attempt.state {
+        State::Running => now_us,
+        _ => attempt.state_us,
+    };
+    Times::of(attempt.number, events, Some(until_us))
 }
 
 /// When an attempt had a box that was paid for; from its beginning to its end where nothing was.
@@ -85,69 +53,33 @@ pub(super) fn between(spans: &[Span], (from_us, to_us): Span) -> Vec<Span> {
     free
 }
 
-/// Seconds in all.
-pub(super) fn seconds(spans: &[Span]) -> f64 {
-    let lasted = |(from_us, to_us): &Span| (to_us - from_us) as f64 / 1e6;
-    // An empty sum of floats is -0.
-    spans.iter().map(lasted).fold(0.0, |all, one| all + one)
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use super::*;
     use crate::{ledger::CostKind, run::summary::attempt_for_tests, store::Origin};
 
-    fn check(events: &[(&str, i64, Value)], state: State, expected: &[Span]) {
-        let events: Vec<EventRecord> = events
-            .iter()
-            .map(|(kind, time_us, detail)| EventRecord {
-                id: 1,
-                attempt: 1,
-                origin: Origin::Agent,
-                seq: 1,
-                time_us: *time_us,
-                kind: (*kind).to_owned(),
-                detail: detail.clone(),
-            })
-            .collect();
-        let attempt = AttemptRecord {
-            state,
-            state_us: 90,
-            ..attempt_for_tests(1)
-        };
-        assert_eq!(trained(&attempt, &events, 100), expected);
-    }
-
     #[test]
-    fn a_training_lasts_from_its_start_to_whatever_ended_it() {
-        let no = || json!({});
-        let ended = |session: &str| json!({"session": session});
-        check(&[], State::Gone, &[]);
-        check(&[("running", 10, no())], State::Running, &[(10, 100)]);
-        check(&[("running", 10, no())], State::Gone, &[(10, 90)]);
-        check(
-            &[
-                ("session.ended", 5, ended("smoke")),
-                ("running", 10, no()),
-                ("session.ended", 40, ended("smoke")),
-                ("session.ended", 50, ended("train")),
-                ("interrupted", 60, no()),
-            ],
-            State::Gone,
-            &[(10, 50)],
-        );
-        check(
-            &[
-                ("running", 10, no()),
-                ("training.restarted", 30, json!({"ended_us": 20})),
-                ("interrupted", 40, no()),
-                ("running", 70, no()),
-            ],
-            State::Running,
-            &[(10, 20), (30, 40), (70, 100)],
-        );
+    fn a_training_that_goes_on_lasts_until_now_and_one_that_does_not_until_its_attempt_ended() {
+        let running = EventRecord {
+            id: 1,
+            attempt: 1,
+            origin: Origin::Spotter,
+            seq: 1,
+            time_us: 10,
+            kind: "running".to_owned(),
+            detail: Value::Null,
+        };
+        for (state, until_us) in [(State::Running, 100), (State::Gone, 90)] {
+            let attempt = AttemptRecord {
+                state,
+                state_us: 90,
+                ..attempt_for_tests(1)
+            };
+            let found = times(&attempt, std::slice::from_ref(&running), 100);
+            assert_eq!(found.trained, [(10, until_us)]);
+        }
     }
 
     #[test]
@@ -158,8 +90,6 @@ mod tests {
         );
         assert_eq!(between(&[(0, 100)], (0, 100)), []);
         assert_eq!(between(&[], (5, 7)), [(5, 7)]);
-        assert_eq!(seconds(&[(0, 2_000_000), (5, 1_000_005)]), 3.0);
-        assert_eq!(seconds(&[]).to_string(), "0");
     }
 
     #[test]

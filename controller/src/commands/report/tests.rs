@@ -248,6 +248,23 @@ fn a_report_says_what_a_run_did_and_what_was_predicted() {
 }
 
 #[test]
+fn the_time_in_which_a_box_gave_no_word_before_it_was_judged_lost_is_told_from_its_training() {
+    let mut known = known("");
+    let lost = known.events.iter_mut().find(|event| event.id == 5).unwrap();
+    lost.kind = "lost".to_owned();
+    lost.detail["heard_us"] = json!(19 * MINUTE_US);
+    let report = model::report(&known);
+    // From minute 3 to 19, and from 40 to 59.
+    assert!((report.figures.trained_hours - 35.0 / 60.0).abs() < 1e-9);
+    assert!((report.figures.silent_hours - 10.0 / 60.0).abs() < 1e-9);
+    let trained = report.headline.iter().find(|item| item.0 == "Trained");
+    assert_eq!(
+        trained.unwrap().2,
+        "59 % of the time, and 10 min more without a word from its box"
+    );
+}
+
+#[test]
 fn a_run_of_which_nothing_is_known_has_a_report_all_the_same() {
     let mut known = known("");
     known.attempts.clear();

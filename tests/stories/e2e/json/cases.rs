@@ -431,7 +431,7 @@ pub(super) const AFTERWARDS: &[Case] = &[
         &[(
             "",
             "run path format state outcome step total_steps last_loss attempts interruptions steps_lost wall_hours trained_hours \
-             cost_usd usd_per_hour tokens_per_s gpu_utilisation_percent energy_kwh predicted_wall_hours predicted_train_hours \
+             silent_hours cost_usd usd_per_hour tokens_per_s gpu_utilisation_percent energy_kwh predicted_wall_hours predicted_train_hours \
              predicted_cost_usd predicted_tokens_per_s measured_until_us",
         )],
     ),

@@ -1,0 +1,235 @@
+//! When the training of an attempt went on, by its events, and when its box gave no word any more (pure). A box that was silent until it was
+//! judged lost has trained, as far as anybody knows, until its last word.
+
+use crate::{
+    run::{
+        bringing_up::TRAIN,
+        restarts::RESTARTED,
+        runtime::{ENDS, RUNNING},
+        silence::{HEARD, SILENT},
+    },
+    store::{EventRecord, Origin},
+};
+
+/// From and to, microseconds since the epoch.
+pub type Span = (i64, i64);
+
+/// What is known of the time of an attempt.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Times {
+    /// It trained.
+    pub trained: Vec<Span>,
+    /// Its box, which trained before, gave no word, and was paid for until that was known. A silence that a word ended is none: it trained.
+    pub silent: Vec<Span>,
+}
+
+impl Times {
+    /// The times of an attempt, by the events of its run in any order; up to `until_us` where no end of its newest life was told, which is
+    /// left out where that is `None`.
+    pub fn of(attempt: u32, events: &[EventRecord], until_us: Option<i64>) -> Self {
+        let mut own: Vec<&EventRecord> = events
+            .iter()
+            .filter(|event| event.attempt == attempt)
+            .collect();
+        own.sort_by_key(|event| (event.time_us, event.id));
+        let mut times = Self::default();
+        let (mut since_us, mut silent_us) = (None, None);
+        for event in own {
+            let at_us = event.time_us;
+            let kind = event.kind.as_str();
+            let told_us = |key: &str| event.detail[key].as_i64();
+            if kind == RUNNING {
+                since_us = since_us.or(Some(at_us));
+                silent_us = None;
+            } else if kind == RESTARTED {
+                times.end(since_us.take(), told_us("ended_us").unwrap_or(at_us), None);
+                since_us = Some(at_us);
+            } else if kind == SILENT {
+                silent_us = told_us("since_us").or(Some(at_us));
+            } else if kind == HEARD {
+                silent_us = None;
+            } else if ENDS.contains(&kind) || is_end(event) {
+                let word_us = match event.origin {
+                    // It gave a word then.
+                    Origin::Agent => None,
+                    Origin::Spotter => told_us(HEARD_US).or(silent_us),
+                };
+                times.end(since_us.take(), at_us, word_us);
+                silent_us = None;
+            }
+        }
+        if let Some(until_us) = until_us {
+            times.end(since_us, until_us, silent_us);
+        }
+        times
+    }
+
+    /// A life is over whose last word was at `word_us`; `None`: it gave words until then.
+    fn end(&mut self, since_us: Option<i64>, at_us: i64, word_us: Option<i64>) {
+        let Some(since_us) = since_us else { return };
+        let at_us = at_us.max(since_us);
+        let word_us = word_us.map_or(at_us, |word_us| word_us.clamp(since_us, at_us));
+        let is_some = |(from_us, to_us): &Span| to_us > from_us;
+        self.trained
+            .extend(Some((since_us, word_us)).filter(is_some));
+        self.silent.extend(Some((word_us, at_us)).filter(is_some));
+    }
+}
+
+/// Of an event that tells that a box is lost: its last word, microseconds since the epoch.
+pub(crate) const HEARD_US: &str = "heard_us";
+
+/// The training's own end, as its agent saw it.
+fn is_end(event: &EventRecord) -> bool {
+    event.kind == "session.ended" && event.detail["session"] == TRAIN
+}
+
+/// Seconds in all.
+pub fn seconds(spans: &[Span]) -> f64 {
+    let lasted = |(from_us, to_us): &Span| (to_us - from_us) as f64 / 1e6;
+    // An empty sum of floats is -0.
+    spans.iter().map(lasted).fold(0.0, |all, one| all + one)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An event of spotter's, or of the box where its kind begins with `box:`.
+    fn events(told: &[(&str, i64, Value)]) -> Vec<EventRecord> {
+        let event = |(kind, time_us, detail): &(&str, i64, Value)| EventRecord {
+            id: 1,
+            attempt: 1,
+            origin: match kind.starts_with("box:") {
+                true => Origin::Agent,
+                false => Origin::Spotter,
+            },
+            seq: 1,
+            time_us: *time_us,
+            kind: kind.trim_start_matches("box:").to_owned(),
+            detail: detail.clone(),
+        };
+        told.iter().map(event).collect()
+    }
+
+    #[track_caller]
+    fn check(
+        told: &[(&str, i64, Value)],
+        until_us: Option<i64>,
+        trained: &[Span],
+        silent: &[Span],
+    ) {
+        let found = Times::of(1, &events(told), until_us);
+        assert_eq!(
+            (found.trained.as_slice(), found.silent.as_slice()),
+            (trained, silent)
+        );
+    }
+
+    #[test]
+    fn a_training_lasts_from_its_start_to_whatever_ended_it() {
+        let no = || json!({});
+        let ended = |session: &str| json!({"session": session});
+        check(&[], Some(90), &[], &[]);
+        check(&[("running", 10, no())], Some(100), &[(10, 100)], &[]);
+        check(&[("running", 10, no())], None, &[], &[]);
+        check(
+            &[
+                ("box:session.ended", 5, ended("smoke")),
+                ("running", 10, no()),
+                ("box:session.ended", 40, ended("smoke")),
+                ("box:session.ended", 50, ended("train")),
+                ("interrupted", 60, no()),
+            ],
+            Some(90),
+            &[(10, 50)],
+            &[],
+        );
+        check(
+            &[
+                ("running", 10, no()),
+                ("box:training.restarted", 30, json!({"ended_us": 20})),
+                ("interrupted", 40, no()),
+                ("running", 70, no()),
+            ],
+            Some(100),
+            &[(10, 20), (30, 40), (70, 100)],
+            &[],
+        );
+        // A clock that is wrong makes no time.
+        check(
+            &[("running", 10, no()), ("lost", 12, json!({"heard_us": 4}))],
+            Some(100),
+            &[],
+            &[(10, 12)],
+        );
+    }
+
+    #[test]
+    fn what_a_box_did_after_its_last_word_is_no_training() {
+        let no = || json!({});
+        // Judged lost at 60 by whoever had heard it at 20 for the last time.
+        let lost = ("lost", 60, json!({"heard_us": 20}));
+        check(
+            &[("running", 10, no()), lost.clone()],
+            Some(90),
+            &[(10, 20)],
+            &[(20, 60)],
+        );
+        // An older record does not say when.
+        check(
+            &[("running", 10, no()), ("lost", 60, no())],
+            Some(90),
+            &[(10, 60)],
+            &[],
+        );
+        let silent = ("box_silent", 30, json!({"since_us": 25}));
+        check(
+            &[
+                ("running", 10, no()),
+                silent.clone(),
+                ("interrupted", 60, no()),
+            ],
+            Some(90),
+            &[(10, 25)],
+            &[(25, 60)],
+        );
+        // Nobody knows yet; a stop that found nobody tells no end.
+        check(
+            &[("running", 10, no()), silent.clone()],
+            Some(90),
+            &[(10, 25)],
+            &[(25, 90)],
+        );
+        // It was heard again, and had trained on.
+        check(
+            &[
+                ("running", 10, no()),
+                silent.clone(),
+                ("box_heard", 40, no()),
+            ],
+            Some(90),
+            &[(10, 90)],
+            &[],
+        );
+        // What the box itself tells of that time, it lived to see.
+        check(
+            &[
+                ("running", 10, no()),
+                silent,
+                ("box:training.ending", 35, no()),
+            ],
+            Some(90),
+            &[(10, 35)],
+            &[],
+        );
+    }
+
+    #[test]
+    fn spans_are_summed_up() {
+        assert_eq!(seconds(&[(0, 2_000_000), (5, 1_000_005)]), 3.0);
+        assert_eq!(seconds(&[]).to_string(), "0");
+    }
+}
