@@ -116,6 +116,54 @@ pub fn attempt_cost(intervals: &[Interval], attempt: u32, now_us: i64) -> Cost {
     cost
 }
 
+/// Of a sum that counts: who says it, dollars.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Parts {
+    /// The provider has charged it.
+    pub billed_usd: f64,
+    /// Metered here, and not charged so far.
+    pub reckoned_usd: f64,
+    /// Of what is reckoned, traffic: by the counters of boxes, so about.
+    pub unbilled_traffic_usd: f64,
+}
+
+impl Parts {
+    /// Of what counts of an attempt, by what was charged for it.
+    pub fn of(counted: Cost, charged: Option<Cost>) -> Self {
+        let bill = charged.unwrap_or_default();
+        let traffic_usd = counted.bandwidth_usd.min(bill.bandwidth_usd);
+        let billed_usd =
+            counted.gpu_usd.min(bill.gpu_usd) + counted.disk_usd.min(bill.disk_usd) + traffic_usd;
+        Self {
+            billed_usd,
+            reckoned_usd: (counted.total_usd() - billed_usd).max(0.0),
+            unbilled_traffic_usd: counted.bandwidth_usd - traffic_usd,
+        }
+    }
+}
+
+impl std::iter::Sum for Parts {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |sum, one| Self {
+            billed_usd: sum.billed_usd + one.billed_usd,
+            reckoned_usd: sum.reckoned_usd + one.reckoned_usd,
+            unbilled_traffic_usd: sum.unbilled_traffic_usd + one.unbilled_traffic_usd,
+        })
+    }
+}
+
+/// What one attempt cost until a moment, by its intervals, of which later ones are left out.
+pub fn cost_until(intervals: &[Interval], attempt: u32, until_us: i64) -> Cost {
+    let clipped: Vec<Interval> = intervals
+        .iter()
+        .map(|interval| Interval {
+            to_us: Some(interval.to_us.map_or(until_us, |to_us| to_us.min(until_us))),
+            ..interval.clone()
+        })
+        .collect();
+    attempt_cost(&clipped, attempt, until_us)
+}
+
 /// How far a final bill may be from what was metered, as a share of it, and dollars.
 const PLAUSIBLE_SHARE: f64 = 0.2;
 const PLAUSIBLE_USD: f64 = 0.01;

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     events::{ENDED, EventRecord, Origin, StoredEvent},
     leases::Lease,
-    money::ChargeRecord,
+    money::{ChargeRecord, counting},
     observations::{Measured, Observation, ObservationRecord, Source},
 };
 use crate::{

@@ -2,21 +2,21 @@
 
 mod said;
 
-use std::{collections::BTreeMap, iter::Sum};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use crate::{
     commands::{Deps, market_word::all_boxes_usd_per_hour},
     error::CommandError,
-    ledger::{self, Charged, Cost, CostKind, Reconciliation},
+    ledger::{self, Cost, CostKind, Parts, Reconciliation},
     provider::{Instance, InstanceId, Provider, ProviderError, volumes::VolumeId},
     run::{
-        State, next,
+        State, next, prepaying,
         to_come::{self, ToCome},
         waiting,
     },
-    store::{AttemptRecord, ObservationRecord, Outcome, RunRecord, Store},
+    store::{AttemptRecord, ObservationRecord, Outcome, RunRecord, Store, counting},
     ui::{Ui, text},
 };
 
@@ -108,7 +108,9 @@ struct RunCost {
     usd_per_hour: f64,
     /// So far: what the provider charged for a box that is gone, else our own figure with its traffic.
     cost: Cost,
+    /// That, and what was paid in advance for boxes that are gone and was not used up.
     total_usd: f64,
+    unused_prepaid_usd: f64,
     #[serde(flatten)]
     of_it: Parts,
     budget_usd: Option<f64>,
@@ -150,38 +152,6 @@ struct AttemptCost {
     is_doubtful: bool,
     /// Charged minus ours, without traffic; null without a charge.
     difference_usd: Option<f64>,
-}
-
-/// Of a sum that counts: who says it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-struct Parts {
-    /// The provider has charged it.
-    billed_usd: f64,
-    /// Metered here, and not charged so far.
-    reckoned_usd: f64,
-}
-
-impl Parts {
-    /// Of what counts of an attempt, by what was charged for it.
-    fn of(counted: Cost, charged: Option<Cost>) -> Self {
-        let bill = charged.unwrap_or_default();
-        let billed_usd = counted.gpu_usd.min(bill.gpu_usd)
-            + counted.disk_usd.min(bill.disk_usd)
-            + counted.bandwidth_usd.min(bill.bandwidth_usd);
-        Self {
-            billed_usd,
-            reckoned_usd: (counted.total_usd() - billed_usd).max(0.0),
-        }
-    }
-}
-
-impl Sum for Parts {
-    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
-        parts.fold(Self::default(), |sum, one| Self {
-            billed_usd: sum.billed_usd + one.billed_usd,
-            reckoned_usd: sum.reckoned_usd + one.reckoned_usd,
-        })
-    }
 }
 
 /// Runs the verb.
@@ -303,6 +273,7 @@ fn run_cost(
 ) -> Result<RunCost, CommandError> {
     let intervals = store.intervals(&run.name)?;
     let charges = store.charges(&run.name)?;
+    let counting = counting(&charges, &intervals);
     let mut cost = Cost::default();
     let mut attempts = Vec::new();
     for attempt in store.attempts(&run.name)? {
@@ -311,12 +282,8 @@ fn run_cost(
         let charge = charges.iter().find(|charge| charge.attempt == number);
         let charged = charge.map(|charge| charge.cost);
         let charged_is_final = charge.is_some_and(|charge| charge.is_final);
-        let counted = ledger::counted(
-            &intervals,
-            number,
-            charge.map(Charged::from).as_ref(),
-            now_us,
-        );
+        let counts = counting.iter().find(|counts| counts.attempt == number);
+        let counted = ledger::counted(&intervals, number, counts, now_us);
         cost += counted;
         let is_doubtful = charged_is_final
             && charged
@@ -351,7 +318,9 @@ fn run_cost(
         }
         _ => ledger::rate_usd_per_hour(&intervals, None),
     };
-    let total_usd = cost.total_usd();
+    // The sum that `ps`, `status` and `report` show, and that is held against limits.
+    let spent = prepaying::of_run(store, &run.name, now_us)?;
+    let total_usd = spent.total_usd;
     let budget_usd = run.spec.limits.budget_usd;
     Ok(RunCost {
         run: run.name.clone(),
@@ -359,7 +328,8 @@ fn run_cost(
         usd_per_hour,
         cost,
         total_usd,
-        of_it: attempts.iter().map(|attempt| attempt.of_it).sum(),
+        unused_prepaid_usd: spent.unused_usd,
+        of_it: spent.of_it,
         budget_usd,
         budget_hours: budget_usd.and_then(|budget| lasts(budget - total_usd, usd_per_hour)),
         to_come: to_come::of_run(store, run, known, usd_per_hour)?,
@@ -450,31 +420,5 @@ mod tests {
         for (told, expected) in table {
             assert_eq!(told, expected);
         }
-    }
-
-    #[test]
-    fn what_is_billed_is_told_from_what_is_reckoned() {
-        let cost = |gpu_usd: f64, disk_usd: f64, bandwidth_usd: f64| Cost {
-            gpu_usd,
-            disk_usd,
-            bandwidth_usd,
-        };
-        let check = |counted: Cost, charged: Option<Cost>, billed: f64, reckoned: f64| {
-            let parts = Parts::of(counted, charged);
-            assert!((parts.billed_usd - billed).abs() < 1e-9, "{parts:?}");
-            assert!((parts.reckoned_usd - reckoned).abs() < 1e-9, "{parts:?}");
-        };
-        // Never asked; behind; closed; and a closed bill that cannot be true, of which the dearer figure of ours counts.
-        check(cost(1.0, 0.5, 0.0), None, 0.0, 1.5);
-        check(cost(1.0, 0.5, 0.2), Some(cost(0.75, 0.5, 0.2)), 1.45, 0.25);
-        check(cost(1.0, 0.5, 0.2), Some(cost(1.0, 0.5, 0.2)), 1.7, 0.0);
-        check(cost(2.0, 0.5, 0.2), Some(cost(0.0, 0.0, 0.2)), 0.2, 2.5);
-        let all: Parts = [
-            Parts::of(cost(1.0, 0.0, 0.0), None),
-            Parts::of(cost(2.0, 0.0, 0.0), Some(cost(2.0, 0.0, 0.0))),
-        ]
-        .into_iter()
-        .sum();
-        assert_eq!((all.billed_usd, all.reckoned_usd), (2.0, 1.0));
     }
 }

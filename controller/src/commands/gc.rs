@@ -5,7 +5,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::{
-    commands::{Deps, cost, watching::ConsoleReport},
+    commands::{
+        Deps,
+        cost::{self, VolumeCost},
+        watching::ConsoleReport,
+    },
     error::CommandError,
     ledger,
     provider::{Instance, InstanceId, Provider},
@@ -43,6 +47,14 @@ struct Found {
     usd_per_hour: f64,
     /// It is gone, by the provider's word.
     destroyed: bool,
+}
+
+/// What is paid for on the account, as JSON.
+#[derive(Serialize)]
+struct Account {
+    instances: Vec<Found>,
+    /// Disks that outlive boxes; none of them is destroyed here.
+    volumes: Vec<VolumeCost>,
 }
 
 /// Compares the account with the record.
@@ -102,12 +114,16 @@ pub async fn gc(ui: &mut Ui, deps: &Deps, args: &GcArgs) -> Result<(), CommandEr
         ui.status(format_args!("The account has no instances."));
     }
     // Data that somebody wanted to outlive its boxes is not swept up; that it costs is said.
-    for disk in cost::volumes(ui, provider.as_ref()).await {
+    let account = Account {
+        instances: found,
+        volumes: cost::volumes(ui, provider.as_ref()).await,
+    };
+    for disk in &account.volumes {
         ui.warning(format_args!("{}", disk.text()));
     }
-    ui.show(&found, |found| {
+    ui.show(&account, |account| {
         let mut table = Table::new(&["INSTANCE>", "OWNER", "AGE", "$/H>", "DESTROYED", "LABEL"]);
-        for row in found {
+        for row in &account.instances {
             table.row([
                 row.instance.to_string(),
                 row.owner.to_owned(),

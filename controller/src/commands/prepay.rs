@@ -7,7 +7,10 @@ use crate::{
     commands::Deps,
     error::CommandError,
     provider::{Rental, hosts::is_host},
-    run::prepaying::{self, ASKED, FAILED, PAID},
+    run::{
+        budget::{self, Purse},
+        prepaying::{self, ASKED, FAILED, PAID},
+    },
     spec::values,
     store::{AttemptRecord, RunRecord},
     ui::{Table, Ui, text},
@@ -66,12 +69,19 @@ pub async fn prepay(ui: &mut Ui, deps: &Deps, args: &PrepayArgs) -> Result<(), C
     let spent_usd = prepaying::spent_usd(&store, &run.name, now_us)?;
     // What was paid in advance for this box is used up by what is charged for it.
     let (intervals, charges) = (store.intervals(&run.name)?, store.charged(&run.name)?);
-    let paid_usd = prepaying::paid_usd(&store, &attempt)?;
     let number = attempt.number;
-    let spent_usd =
-        spent_usd + prepaying::unused_usd(number, paid_usd, &intervals, &charges, now_us);
+    let unused_usd = prepaying::paid(&store, &attempt)?.map_or(0.0, |advance| {
+        prepaying::unused_usd(number, &advance, &intervals, &charges, now_us)
+    });
+    let spent_usd = spent_usd + unused_usd;
+    let disk_usd_per_hour = attempt.storage_usd_per_hour;
     if !args.over_limits
-        && let Some(why) = over(run.spec.limits.budget_usd, spent_usd, args.usd)
+        && let Some(why) = over(
+            run.spec.limits.purse(),
+            spent_usd,
+            disk_usd_per_hour,
+            args.usd,
+        )
     {
         return Err(refused().because(why).hint(format!(
             "pay it all the same with `spotter prepay --over-limits {} {}`",
@@ -178,12 +188,21 @@ fn unwanted(run: &RunRecord, attempt: &AttemptRecord) -> Option<&'static str> {
     None
 }
 
-/// Whether that would be more than is left of the budget (pure).
-fn over(budget_usd: Option<f64>, spent_usd: f64, usd: f64) -> Option<String> {
-    let budget_usd = budget_usd?;
-    let left_usd = (budget_usd - spent_usd).max(0.0);
+/// Whether that would be more than is left of the budget beside what is held back for the disk of a box that stops (pure).
+fn over(purse: Option<Purse>, spent_usd: f64, disk_usd_per_hour: f64, usd: f64) -> Option<String> {
+    let purse = purse?;
+    let (budget_usd, days) = (purse.budget_usd, purse.storage_days);
+    let held_usd = budget::held_back_usd(purse, disk_usd_per_hour);
+    let left_usd = (budget_usd - spent_usd - held_usd).max(0.0);
+    let held = match held_usd > 0.0 {
+        true => format!(
+            ", and {} are held back for {days} days of its disk (`limits.storage_days`)",
+            text::usd(held_usd)
+        ),
+        false => String::new(),
+    };
     (usd > left_usd).then(|| {
-        format!("of `limits.budget` of ${budget_usd:.2}, ${spent_usd:.2} are spent: ${left_usd:.2} are left")
+        format!("of `limits.budget` of ${budget_usd:.2}, ${spent_usd:.2} are spent{held}: ${left_usd:.2} are left")
     })
 }
 
@@ -193,10 +212,23 @@ mod tests {
 
     #[test]
     fn no_more_is_paid_than_is_left_of_the_budget() {
-        assert_eq!(over(None, 5.0, 100.0), None);
-        assert_eq!(over(Some(20.0), 5.0, 15.0), None);
-        let why = over(Some(20.0), 5.0, 15.01).unwrap();
-        assert!(why.ends_with("$15.00 are left"), "{why}");
-        assert!(over(Some(20.0), 25.0, 0.01).is_some());
+        let purse = |storage_days| {
+            Some(Purse {
+                budget_usd: 20.0,
+                storage_days,
+            })
+        };
+        assert_eq!(over(None, 5.0, 0.01, 100.0), None);
+        assert_eq!(over(purse(0.0), 5.0, 0.01, 15.0), None);
+        let why = over(purse(0.0), 5.0, 0.01, 15.01).unwrap();
+        assert!(why.ends_with("$5.00 are spent: $15.00 are left"), "{why}");
+        assert!(over(purse(0.0), 25.0, 0.01, 0.01).is_some());
+        let why = over(purse(7.0), 5.0, 0.01, 15.0).unwrap();
+        assert_eq!(
+            why,
+            "of `limits.budget` of $20.00, $5.00 are spent, and $1.68 are held back for 7 days of its disk (`limits.storage_days`): \
+             $13.32 are left"
+        );
+        assert_eq!(over(purse(7.0), 5.0, 0.01, 13.0), None);
     }
 }

@@ -49,6 +49,8 @@ struct Row {
     step: Option<u64>,
     usd_per_hour: f64,
     cost_usd: f64,
+    /// Of that, traffic that nobody has billed so far, about.
+    unbilled_traffic_usd: f64,
     created_us: i64,
     /// Step of the newest checkpoint in the bucket, and when it got there.
     saved_step: Option<u64>,
@@ -135,6 +137,16 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
     }
     ui.show(&rows, |rows| table(&rows.runs));
     for row in &rows.runs {
+        let traffic = text::unbilled_traffic(row.unbilled_traffic_usd);
+        if !traffic.is_empty() {
+            ui.status(format_args!(
+                "`{}` cost {} so far{traffic}.",
+                row.run,
+                text::usd(row.cost_usd)
+            ));
+        }
+    }
+    for row in &rows.runs {
         for unsaved in &row.unsaved {
             ui.warning(format_args!("`{}` is not saved: {unsaved}", row.run));
         }
@@ -217,6 +229,7 @@ fn row(
     let latest = attempts.last();
     let lease = store.lease(&run.name)?;
     let intervals = store.intervals(&run.name)?;
+    let spent = prepaying::of_run(store, &run.name, now_us)?;
     let newest_first = attempts.iter().rev().map(|attempt| attempt.number);
     let saved = alarms::newest_saved(store, &run.name, newest_first)?;
     let unsaved = match latest.filter(|attempt| attempt.may_cost()) {
@@ -252,7 +265,8 @@ fn row(
         rental: run.spec.resources.rental.name(),
         step: attempts.iter().rev().find_map(|attempt| attempt.last_step),
         usd_per_hour: ledger::rate_usd_per_hour(&intervals, None),
-        cost_usd: prepaying::spent_usd(store, &run.name, now_us)?,
+        cost_usd: spent.total_usd,
+        unbilled_traffic_usd: spent.of_it.unbilled_traffic_usd,
         created_us: run.created_us,
         saved_step: saved.and_then(|(step, _)| step),
         saved_us: saved.map(|(_, time_us)| time_us),

@@ -296,8 +296,9 @@ fn record(
         summary.checkpoints_committed
     ));
     ui.line(format_args!(
-        "  cost         {} so far for all attempts, as billed or metered; {} now",
+        "  cost         {} so far for all attempts, as billed or metered{}; {} now",
         text::usd(summary.cost_usd),
+        text::unbilled_traffic(summary.unbilled_traffic_usd),
         text::usd_per_hour(summary.usd_per_hour)
     ));
     let older = match summary.attempts.split_last() {

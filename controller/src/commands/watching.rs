@@ -257,6 +257,7 @@ pub fn ways_on(store: &Store, run: &RunRecord) -> Result<Vec<String>, CommandErr
 pub(super) fn closing(summary: &RunSummary, results: Option<&Results>) -> Option<String> {
     let name = &summary.name;
     let cost = text::usd(summary.cost_usd);
+    let traffic = text::unbilled_traffic(summary.unbilled_traffic_usd);
     let rented = summary.attempts.iter();
     let boxes = match rented.filter(|one| one.instance.is_some()).count() {
         1 => "one box".to_owned(),
@@ -274,14 +275,14 @@ pub(super) fn closing(summary: &RunSummary, results: Option<&Results>) -> Option
                 format!("; results are in {}", results.to.display())
             });
             Some(format!(
-                "`{name}` is done{step}: {boxes}{redone}, {cost} in all{home}."
+                "`{name}` is done{step}: {boxes}{redone}, {cost} in all{traffic}{home}."
             ))
         }
         Outcome::Stopped if summary.cost_usd == 0.0 && summary.step.is_none() => Some(format!(
             "`{name}` was stopped before its training began; it cost nothing."
         )),
         Outcome::Stopped => Some(format!(
-            "`{name}` was stopped{step}: {boxes}{redone}, {cost} in all."
+            "`{name}` was stopped{step}: {boxes}{redone}, {cost} in all{traffic}."
         )),
         _ => None,
     }
@@ -332,9 +333,9 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
     let ways = ways_on(store, run)?;
     let (resume, destroy) = (next::resume(store, run, "")?, next::destroy(store, run)?);
     let elsewhere = next::resume(store, run, "--elsewhere ")?;
-    let is_disk_full = found.as_ref().is_some_and(|found| found.class == DISK_FULL);
     let more_gb = larger_gb(run);
     let larger = next::resume_with_disk(store, run, &format!("--disk {more_gb:.0}GB "), more_gb)?;
+    let is_disk_full = found.as_ref().is_some_and(|found| found.class == DISK_FULL);
     let failed = |text: &str, kind: ErrorKind| {
         let mut err = CommandError::new(format!("run `{}` {text}", run.name))
             .kind(kind)

@@ -187,3 +187,58 @@ fn a_bill_agrees_when_it_is_equal_to_the_cent_without_traffic() {
     assert!(!apart.agrees());
     check(apart.difference_usd(), 0.02);
 }
+
+#[test]
+fn what_is_billed_is_told_from_what_is_reckoned() {
+    let cost = |gpu_usd: f64, disk_usd: f64, bandwidth_usd: f64| Cost {
+        gpu_usd,
+        disk_usd,
+        bandwidth_usd,
+    };
+    let told = |counted: Cost, charged: Option<Cost>, billed: f64, reckoned: f64, traffic: f64| {
+        let parts = Parts::of(counted, charged);
+        check(parts.billed_usd, billed);
+        check(parts.reckoned_usd, reckoned);
+        check(parts.unbilled_traffic_usd, traffic);
+    };
+    // Never asked; behind; its traffic behind; closed; and a closed bill that cannot be true, of which the dearer figure of ours counts.
+    told(cost(1.0, 0.5, 0.0), None, 0.0, 1.5, 0.0);
+    told(
+        cost(1.0, 0.5, 0.2),
+        Some(cost(0.75, 0.5, 0.2)),
+        1.45,
+        0.25,
+        0.0,
+    );
+    told(
+        cost(1.0, 0.5, 0.2),
+        Some(cost(1.0, 0.5, 0.05)),
+        1.55,
+        0.15,
+        0.15,
+    );
+    told(
+        cost(1.0, 0.5, 0.2),
+        Some(cost(1.0, 0.5, 0.2)),
+        1.7,
+        0.0,
+        0.0,
+    );
+    told(
+        cost(2.0, 0.5, 0.2),
+        Some(cost(0.0, 0.0, 0.2)),
+        0.2,
+        2.5,
+        0.0,
+    );
+    let all: Parts = [
+        Parts::of(cost(1.0, 0.0, 0.25), None),
+        Parts::of(cost(2.0, 0.0, 0.0), Some(cost(2.0, 0.0, 0.0))),
+    ]
+    .into_iter()
+    .sum();
+    assert_eq!(
+        (all.billed_usd, all.reckoned_usd, all.unbilled_traffic_usd),
+        (2.0, 1.25, 0.25)
+    );
+}

@@ -337,7 +337,7 @@ fn attempt_line(attempt: &AttemptSummary) -> String {
         attempt.state,
         attempt.gpu,
         attempt.checkpoints_committed,
-        text::usd(attempt.ledger.total_usd()),
+        text::usd(attempt.counted.total_usd()),
     )
 }
 

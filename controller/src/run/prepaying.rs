@@ -5,10 +5,10 @@ use serde_json::json;
 
 use crate::{
     error::CommandError,
-    ledger::{self, Charged, Interval},
+    ledger::{self, Charged, Interval, Parts},
     provider::{Prepaid, Rental, hosts::is_host},
     run::{budget, lifecycle::Lifecycle},
-    store::{AttemptRecord, EventRecord, RunRecord, Store, StoreError},
+    store::{AttemptRecord, ChargeRecord, EventRecord, RunRecord, Store, StoreError, counting},
     ui::text,
 };
 
@@ -19,38 +19,77 @@ pub(crate) const PAID: &str = "prepaid";
 /// Event of money that was not paid, or, without `refused`, of which nobody knows.
 pub(crate) const FAILED: &str = "prepay_failed";
 
-/// What was paid in advance for the box of an attempt, or may have been, dollars.
+/// Money in advance for the box of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Advance {
+    /// What was paid, or may have been, dollars.
+    usd: f64,
+    /// Since when what the box is charged uses it up, microseconds since the epoch.
+    since_us: i64,
+}
+
+/// What was paid in advance for the box of an attempt, or may have been; `None`: nothing.
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn paid_usd(store: &Store, attempt: &AttemptRecord) -> Result<f64, StoreError> {
+pub(crate) fn paid(store: &Store, attempt: &AttemptRecord) -> Result<Option<Advance>, StoreError> {
     let mut events = store.events_of(&attempt.run, attempt.number, ASKED)?;
     events.extend(store.events_of(&attempt.run, attempt.number, FAILED)?);
     Ok(paid_by(&events, attempt.number))
 }
 
-/// The same, of the events of its run (pure).
-fn paid_by(events: &[EventRecord], attempt: u32) -> f64 {
-    let own = events.iter().filter(|event| event.attempt == attempt);
-    let usd = own.map(|event| {
-        let usd = event.detail["usd"].as_f64().unwrap_or_default();
+/// The same, of the events of its run in any order (pure).
+fn paid_by(events: &[EventRecord], attempt: u32) -> Option<Advance> {
+    let mut own: Vec<&EventRecord> = events
+        .iter()
+        .filter(|event| event.attempt == attempt)
+        .collect();
+    own.sort_by_key(|event| (event.time_us, event.id));
+    let mut paid: Vec<Advance> = Vec::new();
+    for event in own {
         match event.kind.as_str() {
-            ASKED => usd,
-            FAILED if event.detail["refused"] == true => -usd,
-            _ => 0.0,
+            ASKED => paid.push(Advance {
+                usd: event.detail["usd"].as_f64().unwrap_or_default(),
+                since_us: event.time_us,
+            }),
+            FAILED if event.detail["refused"] == true => drop(paid.pop()),
+            _ => {}
         }
-    });
-    usd.sum::<f64>().max(0.0)
+    }
+    paid.retain(|advance| advance.usd > 0.0);
+    Some(Advance {
+        usd: paid.iter().map(|advance| advance.usd).sum(),
+        since_us: paid.iter().map(|advance| advance.since_us).min()?,
+    })
 }
 
-/// What a run cost up to now, dollars: what its attempts were charged, and of a box that is no more what was paid for it in advance, where
-/// that is more. What a box that is there was paid for, it still uses up.
+/// What a run cost up to now, dollars.
 ///
 /// # Errors
 /// The store's.
 pub(crate) fn spent_usd(store: &Store, run: &str, now_us: i64) -> Result<f64, StoreError> {
+    Ok(of_run(store, run, now_us)?.total_usd)
+}
+
+/// What a run cost up to now, dollars, and who says it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Spent {
+    /// What its attempts were charged, and of a box that is no more what was paid for it in advance, where that is more. What a box that is
+    /// there was paid for, it still uses up.
+    pub(crate) total_usd: f64,
+    /// Of it, what was paid in advance and not used up.
+    pub(crate) unused_usd: f64,
+    /// Who says it; what was paid in advance is billed.
+    pub(crate) of_it: Parts,
+}
+
+/// The same with its parts.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn of_run(store: &Store, run: &str, now_us: i64) -> Result<Spent, StoreError> {
     let intervals = store.intervals(run)?;
-    let charges = store.charged(run)?;
+    let charges = store.charges(run)?;
     let attempts = store.attempts(run)?;
     let mut events = Vec::new();
     for attempt in attempts.iter().filter(|attempt| may_leave_some(attempt)) {
@@ -66,20 +105,34 @@ pub(crate) fn spent(
     attempts: &[AttemptRecord],
     events: &[EventRecord],
     intervals: &[Interval],
-    charges: &[Charged],
+    charges: &[ChargeRecord],
     now_us: i64,
-) -> f64 {
+) -> Spent {
+    let counting = counting(charges, intervals);
     let unused = attempts
         .iter()
         .filter(|attempt| may_leave_some(attempt))
         .map(|attempt| {
-            let paid_usd = paid_by(events, attempt.number);
-            match paid_usd > 0.0 {
-                true => unused_usd(attempt.number, paid_usd, intervals, charges, now_us),
-                false => 0.0,
-            }
+            let paid = paid_by(events, attempt.number);
+            paid.map_or(0.0, |advance| {
+                unused_usd(attempt.number, &advance, intervals, &counting, now_us)
+            })
         });
-    ledger::run_cost(intervals, charges, now_us).total_usd() + unused.sum::<f64>()
+    let unused_usd = unused.fold(0.0, |all, one| all + one);
+    let parts = attempts.iter().map(|attempt| {
+        let of = |known: u32| known == attempt.number;
+        let counts = counting.iter().find(|counts| of(counts.attempt));
+        let counted = ledger::counted(intervals, attempt.number, counts, now_us);
+        let bill = charges.iter().find(|bill| of(bill.attempt));
+        Parts::of(counted, bill.map(|bill| bill.cost))
+    });
+    let mut of_it: Parts = parts.sum();
+    of_it.billed_usd += unused_usd;
+    Spent {
+        total_usd: ledger::run_cost(intervals, &counting, now_us).total_usd() + unused_usd,
+        unused_usd,
+        of_it,
+    }
 }
 
 /// Whether [`spent`] reads events of this kind.
@@ -92,17 +145,19 @@ fn may_leave_some(attempt: &AttemptRecord) -> bool {
     attempt.rental == Rental::OnDemand && !attempt.may_cost()
 }
 
-/// What of an advance was not used up by what its attempt was charged, dollars (pure).
+/// What of an advance was not used up by what its attempt was charged since it was paid, dollars (pure).
 pub(crate) fn unused_usd(
     attempt: u32,
-    paid_usd: f64,
+    advance: &Advance,
     intervals: &[Interval],
     charges: &[Charged],
     now_us: i64,
 ) -> f64 {
     let charged = charges.iter().find(|charged| charged.attempt == attempt);
-    let used = ledger::counted(intervals, attempt, charged, now_us);
-    (paid_usd - used.total_usd()).max(0.0)
+    let all = ledger::counted(intervals, attempt, charged, now_us);
+    let before = ledger::cost_until(intervals, attempt, advance.since_us);
+    let used_usd = (all.total_usd() - before.total_usd()).max(0.0);
+    (advance.usd - used_usd).max(0.0)
 }
 
 impl Lifecycle {
@@ -131,7 +186,13 @@ impl Lifecycle {
         });
         if let Some(left_usd) = left_usd.filter(|left_usd| usd > *left_usd) {
             let (usd, left) = (text::usd(usd), text::usd(left_usd));
-            let reason = format!("{left} are left of `limits.budget` beside what is held back");
+            let held = run.spec.limits.purse().map_or(0.0, |purse| {
+                budget::held_back_usd(purse, attempt.storage_usd_per_hour)
+            });
+            let reason = format!(
+                "{left} are left of `limits.budget` beside {} that are held back for its disk (`limits.storage_days`)",
+                text::usd(held)
+            );
             self.say(
                 run,
                 &format!("Careful: {usd} are not paid in advance: {reason}."),
@@ -231,6 +292,8 @@ mod tests {
             (attempt.rental, attempt.state) = (rental, state);
             attempt.gone_us = if state == State::Gone { 2 } else { 0 };
             let found = spent(std::slice::from_ref(&attempt), events, &hour, &[], i64::MAX);
+            assert!((found.of_it.billed_usd - found.unused_usd).abs() < 1e-9);
+            let found = found.total_usd;
             assert!(
                 (found - expected).abs() < 1e-9,
                 "{rental:?} {state}: {found}"
@@ -244,6 +307,52 @@ mod tests {
     }
 
     #[test]
+    fn a_sum_does_not_fall_when_a_bill_comes_whose_traffic_is_not_charged_yet() {
+        let attempt = crate::run::summary::attempt_for_tests(1);
+        let spent_by = |kind, usd: f64| Interval {
+            attempt: 1,
+            kind,
+            from_us: 0,
+            to_us: Some(3_600_000_000),
+            usd_per_hour: usd,
+        };
+        let hour = [
+            spent_by(CostKind::Gpu, 2.0),
+            spent_by(CostKind::Traffic, 0.5),
+        ];
+        let bill = |traffic_usd: f64, is_final: bool| ChargeRecord {
+            attempt: 1,
+            instance: 1,
+            cost: ledger::Cost {
+                gpu_usd: 2.0,
+                disk_usd: 0.0,
+                bandwidth_usd: traffic_usd,
+            },
+            read_us: 7_200_000_000,
+            is_whole: true,
+            is_final,
+        };
+        for (charges, total_usd, traffic_usd) in [
+            (vec![], 2.5, 0.5),
+            (vec![bill(0.0, false)], 2.5, 0.5),
+            (vec![bill(0.25, false)], 2.5, 0.25),
+            (vec![bill(0.75, false)], 2.75, 0.0),
+            // Nothing is added any more: it counts.
+            (vec![bill(0.25, true)], 2.25, 0.0),
+        ] {
+            let attempts = std::slice::from_ref(&attempt);
+            let found = spent(attempts, &[], &hour, &charges, i64::MAX);
+            assert!((found.total_usd - total_usd).abs() < 1e-9, "{found:?}");
+            let parts = found.of_it;
+            assert!(
+                (parts.unbilled_traffic_usd - traffic_usd).abs() < 1e-9,
+                "{found:?}"
+            );
+            assert!((parts.billed_usd + parts.reckoned_usd - total_usd).abs() < 1e-9);
+        }
+    }
+
+    #[test]
     fn an_advance_for_a_box_that_is_gone_is_spent_whether_it_was_used_up_or_not() {
         let used = |hours: i64| {
             [Interval {
@@ -254,9 +363,52 @@ mod tests {
                 usd_per_hour: 2.0,
             }]
         };
-        for (hours, expected_usd) in [(0, 8.0), (3, 2.0), (4, 0.0), (9, 0.0)] {
-            let unused = unused_usd(1, 8.0, &used(hours), &[], i64::MAX);
+        for (hours, paid_at_h, expected_usd) in [
+            (0, 0, 8.0),
+            (3, 0, 2.0),
+            (4, 0, 0.0),
+            (9, 0, 0.0),
+            // What was charged before it was paid does not use it up.
+            (9, 9, 8.0),
+            (9, 8, 6.0),
+        ] {
+            let advance = Advance {
+                usd: 8.0,
+                since_us: paid_at_h * 3_600_000_000,
+            };
+            let unused = unused_usd(1, &advance, &used(hours), &[], i64::MAX);
             assert!((unused - expected_usd).abs() < 1e-9, "{hours} h: {unused}");
+        }
+    }
+
+    #[test]
+    fn an_order_that_was_refused_is_no_advance_and_one_of_which_nobody_knows_is() {
+        let event = |id: i64, kind: &str, detail: serde_json::Value| EventRecord {
+            id,
+            attempt: 1,
+            origin: Origin::Spotter,
+            seq: 0,
+            time_us: id,
+            kind: kind.to_owned(),
+            detail,
+        };
+        let asked = |id, usd: f64| event(id, ASKED, json!({"usd": usd}));
+        let failed = |id, refused: bool| event(id, FAILED, json!({"usd": 5.0, "refused": refused}));
+        let advance = |usd, since_us| Some(Advance { usd, since_us });
+        for (events, expected) in [
+            (vec![], None),
+            (vec![asked(1, 5.0)], advance(5.0, 1)),
+            (vec![asked(1, 5.0), failed(2, true)], None),
+            (vec![asked(1, 5.0), failed(2, false)], advance(5.0, 1)),
+            // The budget did not allow it.
+            (vec![asked(1, 0.0)], None),
+            // By kind, as they are read.
+            (
+                vec![asked(1, 5.0), asked(3, 5.0), asked(4, 5.0), failed(2, true)],
+                advance(10.0, 3),
+            ),
+        ] {
+            assert_eq!(paid_by(&events, 1), expected, "{events:?}");
         }
     }
 }

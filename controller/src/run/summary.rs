@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use crate::{
-    ledger::{self, Charged, Cost, Interval, Reconciliation},
+    ledger::{self, Cost, Interval, Reconciliation},
     provider::InstanceId,
     run::{
         State,
@@ -14,7 +14,7 @@ use crate::{
         interruptions::{self, Interruption, interruptions},
         prepaying,
     },
-    store::{AttemptRecord, ChargeRecord, EventRecord, Outcome, RunRecord},
+    store::{AttemptRecord, ChargeRecord, EventRecord, Outcome, RunRecord, counting},
 };
 
 /// A run. The shape of `status --json`, documented in `docs/json.md`.
@@ -47,6 +47,8 @@ pub struct RunSummary {
     /// Dollars so far: the provider's closed bills, else our own figure, and what was paid in advance for boxes that are gone and was not
     /// used up.
     pub cost_usd: f64,
+    /// Of that, traffic that nobody has billed so far: by the counters of boxes, so about.
+    pub unbilled_traffic_usd: f64,
     /// Dollars by our own figure alone.
     pub ledger_usd: f64,
     /// Dollars by the provider's closed bills; `None` while any is open.
@@ -84,6 +86,9 @@ pub struct AttemptSummary {
     pub ledger: Cost,
     /// Money by the provider's bill, once the box is gone.
     pub charged: Option<Cost>,
+    /// What counts of the two.
+    #[serde(skip)]
+    pub counted: Cost,
     /// Why it ended.
     pub reason: Option<String>,
     /// What ended its training, or its smoke, by the agent's own look at log and box.
@@ -126,6 +131,7 @@ pub fn summarise(
         })
         .collect();
     let interruptions = interruptions(events);
+    let counting = counting(charges, intervals);
     let mut reached: Option<u64> = None;
     let mut rows = Vec::new();
     for attempt in attempts {
@@ -176,11 +182,19 @@ pub fn summarise(
                 .count() as u64,
             ledger: ledger::attempt_cost(intervals, attempt.number, now_us),
             charged: charge.map(|charge| charge.cost),
+            counted: ledger::counted(
+                intervals,
+                attempt.number,
+                counting
+                    .iter()
+                    .find(|counts| counts.attempt == attempt.number),
+                now_us,
+            ),
             reason: attempt.reason.clone(),
             diagnosis: diagnosis::among(events, attempt),
         });
     }
-    let charged: Vec<Charged> = charges.iter().map(Charged::from).collect();
+    let spent = prepaying::spent(attempts, events, intervals, charges, now_us);
     let all_charged = rows
         .iter()
         .all(|row| row.charged.is_some() || row.instance.is_none());
@@ -197,11 +211,12 @@ pub fn summarise(
         checkpoints_committed: commits.len() as u64,
         checkpoints_kept: in_bucket(events),
         last_checkpoint_step: commits.iter().filter_map(|(_, step)| *step).max(),
-        cost_usd: prepaying::spent(attempts, events, intervals, &charged, now_us),
+        cost_usd: spent.total_usd,
+        unbilled_traffic_usd: spent.of_it.unbilled_traffic_usd,
         ledger_usd: ledger::run_cost(intervals, &[], now_us).total_usd(),
         charged_usd: all_charged.then(|| {
-            let closed = charged.iter().filter(|charged| charged.is_final);
-            closed.map(|charged| charged.cost.total_usd()).sum()
+            let closed = charges.iter().filter(|charge| charge.is_whole);
+            closed.map(|charge| charge.cost.total_usd()).sum()
         }),
         usd_per_hour: ledger::rate_usd_per_hour(intervals, None),
         watched,

@@ -35,14 +35,22 @@ pub struct ChargeRecord {
     pub is_final: bool,
 }
 
-impl From<&ChargeRecord> for Charged {
-    fn from(record: &ChargeRecord) -> Self {
-        Self {
+/// What of charges counts in sums, beside the intervals of their run: traffic is charged later than all else, and until a bill is closed
+/// what the box's counters tell counts where that is more. A sum does not fall because a box is gone.
+pub fn counting(charges: &[ChargeRecord], intervals: &[Interval]) -> Vec<Charged> {
+    let counts = |record: &ChargeRecord| {
+        let mut cost = record.cost;
+        if !record.is_final {
+            let ours = ledger::attempt_cost(intervals, record.attempt, record.read_us);
+            cost.bandwidth_usd = cost.bandwidth_usd.max(ours.bandwidth_usd);
+        }
+        Charged {
             attempt: record.attempt,
-            cost: record.cost,
+            cost,
             is_final: record.is_whole,
         }
-    }
+    };
+    charges.iter().map(counts).collect()
 }
 
 impl Store {
@@ -212,9 +220,17 @@ impl Store {
         now_us: i64,
     ) -> Result<(), StoreError> {
         let ids = self.billed_instances(attempt)?;
+        let gone_for_us = now_us.saturating_sub(attempt.gone_us);
+        let is_final =
+            attempt.state == State::Gone && gone_for_us >= BILL_CLOSES.as_micros() as i64;
         let mut ours = answered
             .iter()
             .filter(|charge| ids.contains(&charge.instance));
+        // What a twin cost for a minute is not the bill of a box of which nothing is charged yet.
+        let is_named = |id: InstanceId| answered.iter().any(|charge| charge.instance == id);
+        if !is_final && attempt.instance.is_some_and(|own| !is_named(own)) {
+            return Ok(());
+        }
         let Some(first) = ours.next() else {
             return Ok(());
         };
@@ -225,15 +241,12 @@ impl Store {
             all.disk_usd += twin.disk_usd;
             all.bandwidth_usd += twin.bandwidth_usd;
         }
-        let gone_for_us = now_us.saturating_sub(attempt.gone_us);
-        let is_final =
-            attempt.state == State::Gone && gone_for_us >= BILL_CLOSES.as_micros() as i64;
         self.record_charge(&attempt.run, attempt.number, &all, now_us, is_final)
     }
 
-    /// What the provider charged for the run so far, by attempt, as [`crate::ledger::run_cost`] takes it.
+    /// What of the provider's charges for the run counts, by attempt, as [`crate::ledger::run_cost`] takes it.
     pub fn charged(&self, run: &str) -> Result<Vec<Charged>, StoreError> {
-        Ok(self.charges(run)?.iter().map(Charged::from).collect())
+        Ok(counting(&self.charges(run)?, &self.intervals(run)?))
     }
 
     /// Whether the bill of an attempt is closed.

@@ -30,7 +30,7 @@ pub fn attempts_table(summary: &RunSummary) -> Table {
             or_dash(attempt.to_step),
             attempt.steps_redone.to_string(),
             attempt.checkpoints_committed.to_string(),
-            usd(attempt.ledger.total_usd()),
+            usd(attempt.counted.total_usd()),
             or_dash(attempt.charged.map(|charged| usd(charged.total_usd()))),
         ]);
     }
@@ -45,7 +45,7 @@ pub fn attempts_table(summary: &RunSummary) -> Table {
             or_dash(summary.step),
             summary.steps_redone.to_string(),
             summary.checkpoints_committed.to_string(),
-            usd(summary.ledger_usd),
+            usd(summary.cost_usd),
             or_dash(summary.charged_usd.map(usd)),
         ]);
     }

@@ -16,6 +16,14 @@ pub fn usd(usd: f64) -> String {
     }
 }
 
+/// Of a sum of dollars, what to say of the traffic in it that nobody has billed so far; nothing, where there is none.
+pub fn unbilled_traffic(usd_of_it: f64) -> String {
+    match usd_of_it >= 0.00005 {
+        true => format!(" ({} of it traffic, not billed yet)", usd(usd_of_it)),
+        false => String::new(),
+    }
+}
+
 /// Dollars with cents, and a comma every three digits: `$21,135.30`.
 fn thousands(usd: f64) -> String {
     let text = format!("{:.2}", usd.abs());

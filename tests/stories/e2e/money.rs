@@ -77,7 +77,8 @@ fn orphan(world: &World) {
     let by_hand = rent(world, "my own box");
     let owners = |out: &str| -> Vec<(u64, String, bool)> {
         let rows: Value = serde_json::from_str(out).unwrap();
-        let mut rows: Vec<_> = rows
+        assert_eq!(rows["volumes"], json!([]));
+        let mut rows: Vec<_> = rows["instances"]
             .as_array()
             .unwrap()
             .iter()
@@ -185,7 +186,7 @@ impl Laptop<'_> {
     fn sweeps(&self, own: bool, other: Option<&Laptop<'_>>) {
         let swept: Value = serde_json::from_str(&self.ok(&["gc", "--json"]).stdout).unwrap();
         let mut found: Vec<(u64, &str)> = Vec::new();
-        for row in swept.as_array().unwrap() {
+        for row in swept["instances"].as_array().unwrap() {
             assert_eq!(row["destroyed"], false, "{row}");
             let owner = row["owner"].as_str().unwrap();
             found.push((row["instance"].as_u64().unwrap(), owner));

@@ -297,7 +297,7 @@ pub(super) fn bill(facts: &Facts) -> Told {
     match money.charged_usd.filter(|_| is_gone) {
         Some(charged) => {
             let told = format!(
-                "{} billed for what was reckoned at {}",
+                "{} billed for what was metered at {}",
                 text::usd(charged),
                 text::usd(money.ledger_usd)
             );
@@ -308,7 +308,7 @@ pub(super) fn bill(facts: &Facts) -> Told {
         }
         None => Told::not_yet(
             format!(
-                "{} reckoned here; the provider's bill comes when its boxes are gone",
+                "{} metered here so far; the provider's bill is whole when its boxes are gone",
                 text::usd(money.ledger_usd)
             ),
             look,

@@ -151,6 +151,13 @@ pub(super) fn notes(ui: &mut Ui, costs: &Costs) {
                 ));
             }
         }
+        if run.unused_prepaid_usd >= 0.00005 {
+            ui.status(format_args!(
+                "Of what `{}` cost, {} were paid in advance for boxes that are gone, and not used up.",
+                run.run,
+                text::usd(run.unused_prepaid_usd)
+            ));
+        }
         if let Some(rest) = run.to_come {
             let by = match rest.measured {
                 true => "by what it does now",
@@ -178,10 +185,17 @@ pub(super) fn notes(ui: &mut Ui, costs: &Costs) {
     }
     if costs.total_usd >= 0.00005 {
         ui.status(format_args!(
-            "So far {}: {} billed by the provider, {} reckoned here and not billed yet.",
+            "So far {}: {} billed by the provider, {} reckoned here and not billed yet{}.",
             text::usd(costs.total_usd),
             text::usd(costs.of_it.billed_usd),
             text::usd(costs.of_it.reckoned_usd),
+            match costs.of_it.unbilled_traffic_usd >= 0.00005 {
+                true => format!(
+                    ", {} of that for traffic, by the counters of the boxes",
+                    text::usd(costs.of_it.unbilled_traffic_usd)
+                ),
+                false => String::new(),
+            },
         ));
     }
     if costs.usd_per_hour > 0.0 {

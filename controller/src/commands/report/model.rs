@@ -69,6 +69,8 @@ pub(super) struct Figures {
     /// A box that had trained gave no word, up to when that was known to be its end, or to now: paid for, and not trained as far as is known.
     pub(super) silent_hours: f64,
     pub(super) cost_usd: f64,
+    /// Of that, traffic that nobody has billed so far, about.
+    pub(super) unbilled_traffic_usd: f64,
     pub(super) usd_per_hour: f64,
     pub(super) tokens_per_s: Option<f64>,
     pub(super) gpu_utilisation_percent: Option<f64>,
@@ -249,6 +251,7 @@ fn figures_of(
         trained_hours: spans::seconds(trained) / 3600.0,
         silent_hours: 0.0,
         cost_usd: summary.cost_usd,
+        unbilled_traffic_usd: summary.unbilled_traffic_usd,
         usd_per_hour: summary.usd_per_hour,
         tokens_per_s: tables::speed(known),
         gpu_utilisation_percent: (used.1 > 0.0).then(|| used.0 / used.1),
@@ -352,7 +355,8 @@ fn headline(
         (
             "Cost",
             text::usd(figures.cost_usd),
-            held(figures.cost_usd, predicted.cost_usd, &text::usd),
+            held(figures.cost_usd, predicted.cost_usd, &text::usd)
+                + &text::unbilled_traffic(figures.unbilled_traffic_usd),
         ),
         ("Steps lost", lost.0, lost.1),
     ];

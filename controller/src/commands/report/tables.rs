@@ -157,9 +157,6 @@ fn held(predicted: &Predictions, figures: &Figures) -> Grid {
 fn attempts(known: &Gathered, trained: &[Vec<Span>]) -> Grid {
     let rows = known.summary.attempts.iter().zip(trained).enumerate();
     let rows = rows.map(|(index, (attempt, trained))| {
-        let usd = attempt
-            .charged
-            .map_or(attempt.ledger.total_usd(), |charged| charged.total_usd());
         let step = |step: Option<u64>| text::or_dash(step);
         let used = known.shown.get(index).map(|shown| shown.measured.use_sum);
         let used = used.filter(|(_, seconds)| *seconds > 0.0);
@@ -178,7 +175,7 @@ fn attempts(known: &Gathered, trained: &[Vec<Span>]) -> Grid {
             model::hours(spans::seconds(trained) / 3600.0),
             text::or_dash(used.map(|(sum, seconds)| format!("{:.0} %", sum / seconds))),
             attempt.checkpoints_committed.to_string(),
-            text::usd(usd),
+            text::usd(attempt.counted.total_usd()),
             end,
         ]
     });
@@ -365,7 +362,7 @@ fn detail(detail: &Value) -> String {
 pub(super) fn money(known: &Gathered) -> String {
     let mut cost = ledger::Cost::default();
     for attempt in &known.summary.attempts {
-        cost += attempt.charged.unwrap_or(attempt.ledger);
+        cost += attempt.counted;
     }
     let paid: f64 = known
         .intervals
@@ -377,11 +374,18 @@ pub(super) fn money(known: &Gathered) -> String {
         })
         .fold(0.0, |all, one| all + one);
     format!(
-        "{} for GPUs ({} of them paid), {} for disks, {} for traffic",
+        "{} for GPUs ({} of them paid), {} for disks, {} for traffic{}",
         text::usd(cost.gpu_usd),
         text::duration(Duration::from_secs_f64(paid)),
         text::usd(cost.disk_usd),
-        text::usd(cost.bandwidth_usd)
+        text::usd(cost.bandwidth_usd),
+        match known.summary.unbilled_traffic_usd >= 0.00005 {
+            true => format!(
+                " ({} of them by the counters of the boxes, not billed yet)",
+                text::usd(known.summary.unbilled_traffic_usd)
+            ),
+            false => String::new(),
+        }
     )
 }
 

@@ -82,3 +82,45 @@ fn the_last_charges_replace_earlier_ones() {
     assert!(store.is_billed("a", 1).unwrap() && !store.is_billed("a", 2).unwrap());
     assert_eq!(store.charged("a").unwrap()[0].cost, charges[0].cost);
 }
+
+#[test]
+fn what_a_twin_cost_is_not_the_bill_of_a_box_of_which_nothing_is_charged_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    let hour_us = 3_600_000_000;
+    let attempt = AttemptRecord {
+        instance: Some(7),
+        state: State::Gone,
+        gone_us: T0,
+        ..attempt("a", 1)
+    };
+    store
+        .note(
+            "a",
+            1,
+            T0,
+            "twin_destroyed",
+            &serde_json::json!({"instance": 8}),
+        )
+        .unwrap();
+    let charge = |instance: u64, gpu_usd: f64| Charge {
+        instance,
+        gpu_usd,
+        disk_usd: 0.0,
+        bandwidth_usd: 0.0,
+    };
+    store
+        .record_bill(&attempt, &[charge(8, 0.25)], T0 + hour_us)
+        .unwrap();
+    assert!(store.charges("a").unwrap().is_empty(), "it is no bill");
+    store
+        .record_bill(&attempt, &[charge(8, 0.25), charge(7, 1.0)], T0 + hour_us)
+        .unwrap();
+    assert_eq!(store.charges("a").unwrap()[0].cost.gpu_usd, 1.25);
+    // Hours later what is not charged will not be.
+    store
+        .record_bill(&attempt, &[charge(8, 0.5)], T0 + 7 * hour_us)
+        .unwrap();
+    let closed = store.charges("a").unwrap().remove(0);
+    assert_eq!((closed.cost.gpu_usd, closed.is_final), (0.5, true));
+}

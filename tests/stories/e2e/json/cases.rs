@@ -54,7 +54,7 @@ const PLAN: &str = "run gpu num_gpus disk_gb rental max_price_usd_per_hour budge
 const PLANNED: &str = "offer machine_id gpu num_gpus geolocation reliability vram_gib ram_gb tensor_tflops memory_gb_per_s \
     bid_usd_per_hour running_usd_per_hour stopped_usd_per_hour budget_hours avoided go lacks blockers effort risks outlook";
 const SUMMARY: &str = "name state outcome reason step attempts steps_redone interruptions steps_lost checkpoints_committed \
-    checkpoints_kept last_checkpoint_step cost_usd ledger_usd charged_usd usd_per_hour watched";
+    checkpoints_kept last_checkpoint_step cost_usd unbilled_traffic_usd ledger_usd charged_usd usd_per_hour watched";
 const STATUS: &str = "backup_alarm unsaved rare_checkpoints window contradiction warnings waiting way_on plan agent market last_word_us";
 const KEPT_PLAN: &str = "needed no_plan dares offer gpu num_gpus running_usd_per_hour at_most_hours at_most_usd checks forecast gates \
     blockers hardware_justified";
@@ -67,7 +67,7 @@ pub const INTERRUPTION: &str =
 pub const WAITING: &str =
     "instance since_us until_us bid_usd_per_hour ceiling_usd_per_hour storage_usd_per_hour why";
 const MONEY: &str = "gpu_usd disk_usd bandwidth_usd";
-const RUNS: &str = "run created_us state outcome reason stop_requested attempt instance gpu num_gpus rental step usd_per_hour cost_usd \
+const RUNS: &str = "run created_us state outcome reason stop_requested attempt instance gpu num_gpus rental step usd_per_hour cost_usd unbilled_traffic_usd \
     saved_step saved_us unsaved backup_alarm contradiction ended_by market watched_by_pid silent_since_us";
 const OBSERVATION: &str = "id edited source run attempt observed_us code model gpu num_gpus machine_id tokens_per_s steps_per_s \
     predicted_tokens_per_s gpu_utilisation_percent peak_vram_gib peak_ram_gb setup_s debug_s trained_s down_mbps up_mbps \
@@ -227,15 +227,15 @@ pub(super) const WHILE_IT_RUNS: &[Case] = &[
         &[
             (
                 "",
-                "credit_usd credit_hours usd_per_hour total_usd billed_usd reckoned_usd runs volumes",
+                "credit_usd credit_hours usd_per_hour total_usd billed_usd reckoned_usd unbilled_traffic_usd runs volumes",
             ),
             (
                 "/runs",
-                "run outcome usd_per_hour cost total_usd billed_usd reckoned_usd budget_usd budget_hours to_come attempts",
+                "run outcome usd_per_hour cost total_usd unused_prepaid_usd billed_usd reckoned_usd unbilled_traffic_usd budget_usd budget_hours to_come attempts",
             ),
             (
                 "/runs/0/attempts",
-                "attempt state instance gpu usd_per_hour stopped_but_paid ledger charged charged_is_final billed_usd reckoned_usd \
+                "attempt state instance gpu usd_per_hour stopped_but_paid ledger charged charged_is_final billed_usd reckoned_usd unbilled_traffic_usd \
                  difference_usd",
             ),
             ("/runs/0/cost", MONEY),
@@ -378,7 +378,13 @@ pub(super) const WHILE_IT_RUNS: &[Case] = &[
     one(
         "gc --dry-run",
         "gc",
-        &[("", "instance label owner age_s usd_per_hour destroyed")],
+        &[
+            ("", "instances volumes"),
+            (
+                "/instances",
+                "instance label owner age_s usd_per_hour destroyed",
+            ),
+        ],
     ),
     one("attach json", "attach, ssh", &[("", "run argv")]),
     one("ssh json", "attach, ssh", &[("", "run argv")]),
@@ -431,7 +437,7 @@ pub(super) const AFTERWARDS: &[Case] = &[
         &[(
             "",
             "run path format state outcome step total_steps last_loss attempts interruptions steps_lost wall_hours trained_hours \
-             silent_hours cost_usd usd_per_hour tokens_per_s gpu_utilisation_percent energy_kwh predicted_wall_hours predicted_train_hours \
+             silent_hours cost_usd unbilled_traffic_usd usd_per_hour tokens_per_s gpu_utilisation_percent energy_kwh predicted_wall_hours predicted_train_hours \
              predicted_cost_usd predicted_tokens_per_s measured_until_us",
         )],
     ),

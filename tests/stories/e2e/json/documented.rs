@@ -54,7 +54,7 @@ const NO_KEYS: &[(&str, &str)] = &[
         "train bar eval failure none cuda_oom host_oom nccl disk_full driver_mismatch unsupported_gpu dataloader_shm xid \
          device_assert nan_loss network missing_module corrupt_checkpoint preempted traceback_other exit_code killed",
     ),
-    ("gc", "claimed orphan"),
+    ("gc", "claimed orphan volume machine_id size_gb"),
 ];
 
 #[test]
