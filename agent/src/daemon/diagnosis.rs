@@ -196,6 +196,9 @@ fn xids(core: &Core, session: &Session) -> std::io::Result<Vec<XidEvent>> {
     }
 }
 
+/// A training that found no room ends within this, microseconds.
+const FAILING_US: u64 = 60_000_000;
+
 /// The run's own numbers.
 fn facts(core: &Core, session: &Session, found: &Diagnosis) -> Facts {
     let run = core.run();
@@ -215,13 +218,22 @@ fn facts(core: &Core, session: &Session, found: &Diagnosis) -> Facts {
     // As telemetry saw them, on a thread of its own: a mount that hangs must not hold up what happened to sessions.
     let seen = core.telemetry.latest().and_then(|sample| sample.host);
     let gib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / GIB);
+    // What could not be written whole is deleted as a rule, and then there is room again: what was free when it failed counts.
+    let least = core
+        .telemetry
+        .since(session.ended_us.saturating_sub(FAILING_US))
+        .take_while(|sample| sample.time_us <= until_us)
+        .filter_map(|sample| sample.host?.disk_free_bytes)
+        .min();
+    let now = match &full {
+        Some(full) => Some(full.free_bytes),
+        None => seen.as_ref().and_then(|host| host.disk_free_bytes),
+    };
+    let least = least.filter(|_| full.as_ref().is_none_or(|full| full.is_workdirs));
     Facts {
         micro_batch: run.as_ref().and_then(|run| run.micro_batch).map(u64::from),
         disk: full.as_ref().map(|full| full.mount.display().to_string()),
-        disk_free_gib: gib(match &full {
-            Some(full) => Some(full.free_bytes),
-            None => seen.as_ref().and_then(|host| host.disk_free_bytes),
-        }),
+        disk_free_gib: gib(least.into_iter().chain(now).min()),
         shm_gib: gib(seen.as_ref().and_then(|host| host.shm_total_bytes)),
         last_step: core.training().and_then(|latest| latest.step),
         ..peaks(samples)

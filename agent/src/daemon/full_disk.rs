@@ -22,6 +22,8 @@ pub struct Full {
     pub mount: PathBuf,
     /// Bytes that may still be written.
     pub free_bytes: u64,
+    /// It holds the working directory, whose disk is measured all the time.
+    pub is_workdirs: bool,
 }
 
 /// The disk that the line `evidence` is about; of a line that names no file the fullest one that holds one of `written`. Relative paths are in
@@ -32,15 +34,16 @@ pub fn find(evidence: &str, workdir: &Path, written: &[PathBuf]) -> Option<Full>
         None => written.to_vec(),
     };
     let (tell, told) = mpsc::channel();
+    let workdir = workdir.to_owned();
     // On its own: what hangs in the kernel is left behind.
     thread::spawn(move || {
-        let found = meant.iter().filter_map(|path| full(path));
+        let found = meant.iter().filter_map(|path| full(path, &workdir));
         tell.send(found.min_by_key(|found| found.free_bytes)).ok();
     });
     told.recv_timeout(LIMIT).ok().flatten()
 }
 
-fn full(path: &Path) -> Option<Full> {
+fn full(path: &Path, workdir: &Path) -> Option<Full> {
     let free_bytes = host::disk(path)?.free_bytes;
     // The topmost directory above it on the same device.
     let on = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
@@ -55,6 +58,7 @@ fn full(path: &Path) -> Option<Full> {
     Some(Full {
         mount: mount.to_owned(),
         free_bytes,
+        is_workdirs: on(workdir) == Some(device),
     })
 }
 
@@ -71,7 +75,7 @@ mod tests {
         };
         let named = "OSError: [Errno 28] No space left on device: '/dev/shm/not/there/x.pt'";
         // Where memory is no mount of its own, the file is on the disk that holds it.
-        let expected = full(shm).unwrap().mount;
+        let expected = full(shm, here.path()).unwrap().mount;
         assert_eq!(
             mount(named, &[here.path().to_owned()]),
             Some(expected.clone())
@@ -82,7 +86,9 @@ mod tests {
         let relative = "tee: ./log: No space left on device";
         assert_eq!(
             mount(relative, &[]),
-            full(here.path()).map(|found| found.mount)
+            full(here.path(), here.path()).map(|found| found.mount)
         );
+        assert!(full(here.path(), here.path()).unwrap().is_workdirs);
+        assert!(!full(Path::new("/proc"), here.path()).is_some_and(|found| found.is_workdirs));
     }
 }

@@ -4,6 +4,9 @@ use serde::Serialize;
 
 use super::{Class, Diagnosis, refused_path};
 
+/// Less than this is no room for a checkpoint, GiB.
+const ROOM_GIB: f64 = 1.0;
+
 /// Numbers of the run that make advice concrete. Absent: not known.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
@@ -55,7 +58,11 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
                 .to_owned(),
         ),
         Class::DiskFull => {
-            let free = known(facts.disk_free_gib, |free| format!(" ({free:.1} GiB are free)"));
+            // A file that is too large for what is free is gone again before anybody measures.
+            let free = known(facts.disk_free_gib, |free| match free < ROOM_GIB {
+                true => format!(" ({free:.1} GiB were free)"),
+                false => format!(" ({free:.1} GiB are free by now)"),
+            });
             let disk = facts.disk.as_deref();
             let disk = disk.map_or_else(|| "to write to".to_owned(), |disk| format!("on {disk}"));
             let file = refused_path(&found.evidence);
@@ -391,11 +398,19 @@ mod tests {
         let told = |disk| explain(&found(Class::DiskFull, ""), &facts(disk)).meaning;
         assert_eq!(
             told(Some("/mnt/checkpoints")),
-            "there was no space left on /mnt/checkpoints (0.0 GiB are free)"
+            "there was no space left on /mnt/checkpoints (0.0 GiB were free)"
         );
         assert_eq!(
             told(None),
-            "there was no space left to write to (0.0 GiB are free)"
+            "there was no space left to write to (0.0 GiB were free)"
+        );
+        let room = Facts {
+            disk_free_gib: Some(18.84),
+            ..Facts::default()
+        };
+        assert_eq!(
+            explain(&found(Class::DiskFull, ""), &room).meaning,
+            "there was no space left to write to (18.8 GiB are free by now)"
         );
     }
 
