@@ -225,6 +225,7 @@ fn bad_values_of_flags_are_refused() {
         "offers_bad_gpus",
         &home.spotter(&["offers", "--gpus", "RTX 4090:0"]),
     );
+    check("bid_below_nothing", &home.spotter(&["bid", "ob", "-3"]));
     check(
         "offers_bad_disk",
         &home.spotter(&["offers", "--disk", "big"]),

@@ -7,7 +7,7 @@ use crate::{
     commands::Deps,
     error::CommandError,
     provider::{Intended, Rental},
-    run::{State, prepaying},
+    run::{State, budget, prepaying},
     spec::values,
     store::{AttemptRecord, RunRecord},
     ui::{Table, Ui, text},
@@ -27,11 +27,17 @@ pub struct BidArgs {
     /// Run
     run: String,
     /// The new bid, $/h for the whole box
-    #[arg(value_parser = values::usd)]
+    #[arg(value_parser = price, allow_negative_numbers = true)]
     price: f64,
     /// Bid more than the run file allows
     #[arg(long)]
     over_limits: bool,
+}
+
+/// Reads a bid.
+fn price(text: &str) -> Result<f64, String> {
+    values::usd(text)
+        .map_err(|_| "a bid is dollars an hour for the whole box, above 0, such as 0.25".to_owned())
 }
 
 /// What was changed, for `--json`.
@@ -183,12 +189,21 @@ fn over(run: &RunRecord, price: f64, storage_usd_per_hour: f64, spent_usd: f64) 
             "all in it would cost ${all_in:.3}/h, above `resources.max_price` of ${max:.3}/h"
         ));
     }
-    let budget = run.spec.limits.budget_usd?;
-    let hours = (budget - spent_usd) / all_in;
+    let purse = run.spec.limits.purse()?;
+    let (budget, days) = (purse.budget_usd, purse.storage_days);
+    let held_usd = budget::held_back_usd(purse, storage_usd_per_hour);
+    let hours = (budget - spent_usd - held_usd) / all_in;
     (hours < SHORTEST_HOURS).then(|| {
         let minutes = (hours * 60.0).max(0.0);
+        let held = match held_usd > 0.0 {
+            true => format!(
+                ", and {} are held back for {days} days of its disk (`limits.storage_days`)",
+                text::usd(held_usd)
+            ),
+            false => String::new(),
+        };
         format!(
-            "of `limits.budget` of ${budget:.2}, ${spent_usd:.2} are spent: at ${all_in:.3}/h the rest lasts {minutes:.0} minutes"
+            "of `limits.budget` of ${budget:.2}, ${spent_usd:.2} are spent{held}: at ${all_in:.3}/h the rest lasts {minutes:.0} minutes"
         )
     })
 }

@@ -209,7 +209,7 @@ impl Provider for Vast {
             });
         }
         if let Some(bid_usd_per_hour) = request.bid_usd_per_hour {
-            let about_bid = code == "invalid_price" || message.to_lowercase().contains("bid");
+            let about_bid = code == "invalid_price" || wire::names_bid(&message);
             if about_bid && !answer.status.is_server_error() {
                 return Err(ProviderError::BidTooLow {
                     bid_usd_per_hour,

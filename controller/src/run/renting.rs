@@ -163,7 +163,10 @@ impl Lifecycle {
     pub(crate) fn not_rented(&self, run: &RunRecord, err: ProviderError) -> Halt {
         let text = format!("run `{}` was not rented", run.name);
         let named = |inner: CommandError| {
-            let made = CommandError::new(text.clone()).because(inner.message());
+            let causes = inner.causes().iter().map(String::as_str);
+            let made = std::iter::once(inner.message())
+                .chain(causes)
+                .fold(CommandError::new(text.clone()), CommandError::because);
             inner.hints().iter().fold(made, CommandError::hint)
         };
         match Halt::from(err) {

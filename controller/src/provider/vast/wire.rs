@@ -50,6 +50,13 @@ pub(super) fn message(body: &Value, raw: &str) -> String {
     said.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
+/// Whether a message is about a bid: it has the word, alone or in the name of a field. Who is forbidden something did not bid too little.
+pub(super) fn names_bid(message: &str) -> bool {
+    let message = message.to_lowercase();
+    let mut words = message.split(|c: char| !c.is_ascii_alphanumeric());
+    words.any(|word| word.starts_with("bid") || word == "outbid")
+}
+
 /// A JSON value as a query parameter.
 pub(super) fn query_value(value: &Value) -> String {
     query_text(&value.to_string())
@@ -401,6 +408,19 @@ mod tests {
         ] {
             let parsed = instance(&row, 0.0).unwrap();
             assert_eq!((parsed.is_bid, parsed.actual), (is_bid, actual), "{row}");
+        }
+    }
+
+    #[test]
+    fn who_is_forbidden_something_did_not_bid_too_little() {
+        for (message, about) in [
+            ("Bid 0.1 is below the minimum", true),
+            ("price is lower than min_bid", true),
+            ("you were outbid", true),
+            ("Forbidden", false),
+            ("", false),
+        ] {
+            assert_eq!(names_bid(message), about, "{message}");
         }
     }
 
