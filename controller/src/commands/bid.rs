@@ -255,11 +255,12 @@ mod tests {
 
     #[test]
     fn a_bid_above_any_limit_of_the_run_file_is_refused_with_the_limit() {
-        let check = |price: f64, spent_usd: f64, expected: Option<&str>| {
+        let check = |price: f64, spent_usd: f64, days: f64, expected: Option<&str>| {
             let mut spec = RunSpec::from_flags_for_tests();
             spec.resources.bid_max_usd_per_hour = Some(0.5);
             spec.resources.max_price_usd_per_hour = Some(0.45);
             spec.limits.budget_usd = Some(2.0);
+            spec.limits.storage_days = days;
             let run = RunRecord {
                 name: "r".to_owned(),
                 spec,
@@ -274,10 +275,14 @@ mod tests {
                 Some(words) => assert!(found.as_deref().unwrap().contains(words), "{found:?}"),
             }
         };
-        check(0.3, 0.0, None);
-        check(0.51, 0.0, Some("`resources.bid.max` of $0.500/h"));
-        check(0.445, 0.0, Some("`resources.max_price` of $0.450/h"));
-        check(0.4, 1.8, Some("lasts 29 minutes"));
-        check(0.4, 2.5, Some("lasts 0 minutes"));
+        check(0.3, 0.0, 0.0, None);
+        check(0.51, 0.0, 0.0, Some("`resources.bid.max` of $0.500/h"));
+        check(0.445, 0.0, 0.0, Some("`resources.max_price` of $0.450/h"));
+        check(0.4, 1.8, 0.0, Some("lasts 29 minutes"));
+        check(0.4, 2.5, 0.0, Some("lasts 0 minutes"));
+        // What is held back for its disk is not there to train with.
+        check(0.3, 0.0, 7.0, None);
+        let held = "$0.50 are spent, and $1.68 are held back for 7 days of its disk (`limits.storage_days`)";
+        check(0.3, 0.5, 7.0, Some(held));
     }
 }

@@ -357,10 +357,10 @@ async fn a_box_that_is_gone_and_silent_is_lost_and_followed_by_another() {
     // What passed until it was judged lost was paid for; that it trained nobody knows.
     let heard_us = lost.detail["heard_us"].as_i64().unwrap();
     let silent_s = (lost.time_us - heard_us) / 1_000_000;
-    assert!((10..600).contains(&silent_s), "{silent_s} s: {lost:?}");
+    assert!((5..600).contains(&silent_s), "{silent_s} s: {lost:?}");
     let events = world.store.events(RUN, 0).unwrap();
     let times = spotter::run::trained::Times::of(1, &events, Some(attempts[0].state_us));
-    assert_eq!(times.trained, [(attempts[0].started_us, heard_us)]);
+    assert_eq!(times.trained.last().unwrap().1, heard_us);
     assert_eq!(times.silent, [(heard_us, lost.time_us)]);
     assert!(world.market.alive().is_empty());
 }

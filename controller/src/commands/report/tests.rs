@@ -260,7 +260,7 @@ fn the_time_in_which_a_box_gave_no_word_before_it_was_judged_lost_is_told_from_i
     let trained = report.headline.iter().find(|item| item.0 == "Trained");
     assert_eq!(
         trained.unwrap().2,
-        "59 % of the time, and 10 min more without a word from its box"
+        "59.3% of the time, and 10 min more without a word from its box"
     );
 }
 
