@@ -1,6 +1,7 @@
 //! `spotter destroy`: ends a run's box, unless something on it is not saved.
 
 mod losses;
+mod steps;
 
 use std::{sync::Arc, time::Duration};
 
@@ -376,7 +377,11 @@ async fn at_stake(
     let losses = on_box(ui, deps, run, attempt, site.as_ref(), &status).await?;
     let trains = status.session(TRAIN).is_some_and(SessionInfo::is_running);
     let at_stake = match (trains, losses.is_empty()) {
-        (true, _) => Some(("the training runs".to_owned(), losses)),
+        (true, true) => Some(("the training runs".to_owned(), losses)),
+        (true, false) => {
+            let lost = in_words(&losses);
+            Some((format!("the training runs; lost would be {lost}"), losses))
+        }
         (false, false) => Some((in_words(&losses), losses)),
         // What it was kept for need not be among what it can list.
         (false, true) if attempt.is_kept_for_a_look() => {

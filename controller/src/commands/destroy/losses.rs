@@ -11,8 +11,9 @@ use std::{
 use serde::Serialize;
 use spotter_bucket::layout::check_path;
 
+use super::steps;
 use crate::{
-    agent_client::{AgentStatus, BackupInfo, FileHash, FileList},
+    agent_client::{AgentStatus, BackupInfo, FileHash, FileList, SessionInfo},
     checkpoints::results,
     commands::{
         Deps,
@@ -151,6 +152,9 @@ pub(super) async fn on_box(
             }
         }
     }
+    if status.session(TRAIN).is_some_and(SessionInfo::is_running) {
+        losses.extend(steps::on_box(ui, deps, run, attempt, site, status).await?);
+    }
     losses.extend(of_results(deps, run, site).await?);
     losses.extend(of_logs(ui, deps, run, attempt, site, status).await?);
     Ok(losses)
@@ -167,9 +171,7 @@ pub(super) fn on_record(
         .into_iter()
         .map(|name| Loss::new(What::Checkpoint, name, None))
         .collect();
-    let saved = alarms::newest_saved(store, &run.name, (1..=attempt.number).rev())?;
-    let saved = saved.and_then(|(step, _)| step);
-    losses.extend(of_steps(attempt, saved));
+    losses.extend(steps::on_record(store, run, attempt)?);
     // Those of a run that ended well were fetched before its box was stopped.
     if let Some(results) = &run.spec.results
         && run.outcome != Some(Outcome::Done)
@@ -178,20 +180,6 @@ pub(super) fn on_record(
         losses.extend(names.map(|name| Loss::new(What::Result, name.as_str(), None)));
     }
     Ok(losses)
-}
-
-/// Steps of an attempt after the newest checkpoint (pure).
-fn of_steps(attempt: &AttemptRecord, saved: Option<u64>) -> Option<Loss> {
-    let reached = attempt.last_step?;
-    let from = saved.unwrap_or(0);
-    (reached > from).then(|| {
-        let name = format!(
-            "steps {} to {reached} of attempt {}",
-            from + 1,
-            attempt.number
-        );
-        Loss::new(What::Steps, name, None)
-    })
 }
 
 /// By the agent's word (pure).
@@ -357,7 +345,6 @@ async fn of_logs(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::summary::attempt_for_tests;
 
     #[test]
     fn checkpoints_are_listed_by_name_and_size_and_what_is_not_named_is_told() {
@@ -405,22 +392,6 @@ mod tests {
         // Agents that know no names.
         check(&[], 12, 1, &[("all of them together", Some(12))]);
         check(&[], 0, 2, &[("2 that wait for their upload", None)]);
-    }
-
-    #[test]
-    fn steps_after_the_newest_checkpoint_are_lost_with_a_box_that_nobody_can_ask() {
-        let check = |reached, saved, expected: Option<&str>| {
-            let attempt = AttemptRecord {
-                last_step: reached,
-                ..attempt_for_tests(2)
-            };
-            let found = of_steps(&attempt, saved).map(|loss| loss.name);
-            assert_eq!(found.as_deref(), expected);
-        };
-        check(None, None, None);
-        check(Some(20), Some(20), None);
-        check(Some(137), Some(120), Some("steps 121 to 137 of attempt 2"));
-        check(Some(9), None, Some("steps 1 to 9 of attempt 2"));
     }
 
     #[test]
