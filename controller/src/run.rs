@@ -9,6 +9,7 @@ mod bills;
 mod boxes;
 pub mod bringing_up;
 pub mod budget;
+pub mod causes;
 pub mod choosing;
 pub mod claims;
 pub mod container;

@@ -10,7 +10,7 @@ use crate::{
     },
     error::CommandError,
     ledger,
-    run::{State, alarms, diagnosis, next, prepaying, silence, windows},
+    run::{State, alarms, causes, diagnosis, next, prepaying, silence, windows},
     store::{AttemptRecord, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -147,7 +147,7 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
         }
     }
     for row in &rows.runs {
-        for unsaved in &row.unsaved {
+        for unsaved in causes::once_each(&row.unsaved, 1) {
             ui.warning(format_args!("`{}` is not saved: {unsaved}", row.run));
         }
         if let Some(silence) = &row.silence {

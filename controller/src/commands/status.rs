@@ -18,6 +18,7 @@ use crate::{
     run::{
         State, alarms,
         bringing_up::TRAIN,
+        causes,
         diagnosis::Diagnosis,
         foresight, next, not_saved, restarts, silence,
         summary::RunSummary,
@@ -324,7 +325,7 @@ fn record(
     if let Some(alarm) = backup_alarm {
         ui.line(format_args!("  backup       BEHIND: {alarm}"));
     }
-    for checkpoint in unsaved {
+    for checkpoint in causes::once_each(unsaved, usize::MAX) {
         ui.line(format_args!("  not saved    {checkpoint}"));
     }
     if let Some(rare) = rare {

@@ -6,7 +6,7 @@ use crate::{
     error::CommandError,
     lookout::facts::{Facts, Log, News, Reach, Recorded},
     run::{
-        State, alarms, foresight, next, restarts, silence,
+        State, alarms, causes, foresight, next, restarts, silence,
         summary::{self, AttemptSummary, RunSummary, summarise},
         to_come, waiting, windows,
     },
@@ -280,7 +280,8 @@ fn alerts(
     }
     if latest.may_cost() {
         let unsaved = alarms::unsaved(store, name, latest.number)?;
-        alerts.extend(unsaved.into_iter().map(|one| format!("not saved: {one}")));
+        let told = causes::once_each(&unsaved, 1);
+        alerts.extend(told.into_iter().map(|one| format!("not saved: {one}")));
     }
     if run.outcome.is_some() {
         return Ok(alerts);
