@@ -17,6 +17,7 @@ pub mod logs;
 mod market_word;
 pub mod metrics;
 pub mod offers;
+mod own_end;
 pub mod parse;
 mod parts;
 pub mod plan;

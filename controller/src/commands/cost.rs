@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::{
-    commands::{Deps, market_word::all_boxes_usd_per_hour},
+    commands::{
+        Deps,
+        market_word::{all_boxes_usd_per_hour, word},
+    },
     error::CommandError,
     ledger::{self, Cost, CostKind, Parts, Reconciliation},
     provider::{Instance, InstanceId, Provider, ProviderError, volumes::VolumeId},
@@ -163,7 +166,7 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
         ui.status(format_args!("No runs."));
         return Ok(());
     };
-    let runs = match &args.run {
+    let mut runs = match &args.run {
         Some(name) => vec![store.run(name)?],
         None => store.runs()?,
     };
@@ -179,17 +182,28 @@ pub async fn cost(ui: &mut Ui, deps: &Deps, args: &CostArgs) -> Result<(), Comma
         if args.run.is_none() && credit_usd.is_some() {
             disks = volumes(ui, provider.as_ref()).await;
         }
-        for run in &runs {
-            read_charges(deps, &store, run).await?;
-        }
     }
     let mut boxes = None;
     if !args.recorded && any_alone(&store, &runs)? {
         match deps.market_boxes().await {
-            Ok(found) => boxes = Some(found),
+            Ok(found) => {
+                for run in &mut runs {
+                    let latest = store.latest_attempt(&run.name)?;
+                    let said = latest.and_then(|latest| word(&latest, &found));
+                    if deps.take_end(ui, run, said).await {
+                        *run = store.run(&run.name)?;
+                    }
+                }
+                boxes = Some(found);
+            }
             Err(why) => ui.warning(format_args!(
                 "runs that nobody watches are shown as they were last seen: {why}"
             )),
+        }
+    }
+    if !args.recorded {
+        for run in &runs {
+            read_charges(deps, &store, run).await?;
         }
     }
     let now_us = deps.clock.now_us();

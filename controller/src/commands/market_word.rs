@@ -11,6 +11,7 @@ use crate::{
     provider::{Instance, InstanceId},
     run::{
         State, claims,
+        endings::Disk,
         status::{self, Meaning, Seen},
     },
     store::AttemptRecord,
@@ -28,6 +29,22 @@ pub(super) struct MarketWord {
     pub usd_per_hour: f64,
     /// Somebody should carry the run on: what is recorded is not so any more.
     pub acts: bool,
+}
+
+/// The market knows no such box.
+const GONE: &str = "box gone";
+/// The box is there and nobody runs it.
+const STOPPED: &str = "box stopped";
+
+impl MarketWord {
+    /// What became of the disk of a box that does not run any more; `None`: it may run.
+    pub(super) fn disk(&self) -> Option<Disk> {
+        match self.news {
+            Some(GONE) => Some(Disk::Lost),
+            Some(STOPPED) => Some(Disk::Kept),
+            _ => None,
+        }
+    }
 }
 
 impl Deps {
@@ -109,7 +126,7 @@ pub(super) fn word(
     }
     let Some(instance) = boxes.get(&id) else {
         return Some(MarketWord {
-            news: Some("box gone"),
+            news: Some(GONE),
             usd_per_hour: 0.0,
             acts: true,
         });
@@ -148,8 +165,8 @@ fn news(meaning: Meaning) -> (Option<&'static str>, bool) {
         Meaning::ContainerEnded => (Some("container ended"), true),
         Meaning::Paused => (Some("paused"), true),
         Meaning::HostSilent => (Some("host silent"), false),
-        Meaning::TakenBack => (Some("box stopped"), true),
-        Meaning::StoppedByHand => (Some("box stopped"), true),
+        Meaning::TakenBack => (Some(STOPPED), true),
+        Meaning::StoppedByHand => (Some(STOPPED), true),
         Meaning::Kept => (Some("box runs on"), false),
         Meaning::Revived => (Some("box given back"), true),
         Meaning::Unexpected => (Some("box still there"), true),

@@ -1,12 +1,16 @@
-//! `ps`: the runs, where each stands, what it costs, and who watches it. Asks the market about
-//! the boxes of runs that nobody watches.
+//! `ps`: the runs, where each stands, what it costs, and who watches it. Asks the market about the boxes of runs that nobody watches, and
+//! those that run for their news.
 
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
 use serde::Serialize;
 
 use crate::{
     commands::{
         Deps,
         market_word::{MarketWord, all_boxes_usd_per_hour, word},
+        status,
     },
     error::CommandError,
     ledger,
@@ -17,6 +21,10 @@ use crate::{
 
 /// A box that trains is heard every few seconds: one that was not for so long may be gone, though whoever watches is not sure yet.
 const HEARD_LATELY_US: i64 = 60_000_000;
+/// A watched box is heard every few seconds, and its last word is dated to ten: after so long that is worth a mark.
+const NO_WORD_US: i64 = 20_000_000;
+/// Boxes that are asked at once.
+const ASKED_AT_ONCE: usize = 8;
 
 /// Show the runs: state, GPU, step, cost, and who watches
 ///
@@ -26,7 +34,7 @@ pub struct PsArgs {
     /// Ended runs too
     #[arg(short, long)]
     all: bool,
-    /// Only what is on record; the market is not asked about runs that nobody watches
+    /// Only what is on record; of runs that nobody watches neither the market nor the boxes are asked
     #[arg(long)]
     recorded: bool,
 }
@@ -73,6 +81,11 @@ struct Row {
     /// What is told of that.
     #[serde(skip)]
     silence: Option<String>,
+    /// When the box gave its last word to whoever watched or asked, to ten seconds; null: to nobody.
+    last_word_us: Option<i64>,
+    /// A mark for a training that was not heard lately.
+    #[serde(skip)]
+    no_word: Option<String>,
     /// The process that watches is stopped, and does nothing.
     #[serde(skip)]
     watcher_halted: bool,
@@ -108,19 +121,7 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
         }
         // Whoever watches keeps the record true as far as he hears of the box; of the others it says what was so when somebody last looked.
         if !args.recorded && !alone.is_empty() {
-            let boxes = super::block_on(async { Ok(deps.market_boxes().await) })?;
-            if let Err(why) = &boxes {
-                ui.warning(format_args!(
-                    "runs that nobody watches, or whose boxes give no word, are shown as they were last seen: {why}"
-                ));
-            }
-            for (index, attempts) in alone {
-                let Ok(boxes) = &boxes else { continue };
-                let row: &mut Row = &mut rows.runs[index];
-                // Older boxes of a run that are not destroyed yet cost their disks as well.
-                row.usd_per_hour = all_boxes_usd_per_hour(&attempts, boxes);
-                row.market = attempts.last().and_then(|latest| word(latest, boxes));
-            }
+            super::block_on(ask(ui, deps, &mut rows.runs, alone))?;
         }
     }
     if rows.runs.is_empty() && !ui.is_json() {
@@ -208,6 +209,62 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// What the market says of the boxes of `alone`, by their places in `rows`; a run that ended meanwhile with its box is shown as ended.
+async fn ask(
+    ui: &mut Ui,
+    deps: &Deps,
+    rows: &mut [Row],
+    alone: Vec<(usize, Vec<AttemptRecord>)>,
+) -> Result<(), CommandError> {
+    let boxes = match deps.market_boxes().await {
+        Ok(boxes) => boxes,
+        Err(why) => {
+            ui.warning(format_args!(
+                "runs that nobody watches, or whose boxes give no word, are shown as they were last seen: {why}"
+            ));
+            return Ok(());
+        }
+    };
+    let store = deps.store()?;
+    let said = |attempts: &[AttemptRecord]| attempts.last().and_then(|latest| word(latest, &boxes));
+    // What happened while nobody watched is taken in before anything is shown.
+    let up = alone.iter().filter(|(index, attempts)| {
+        let runs = said(attempts).is_none_or(|word| word.news.is_none());
+        let trains = attempts
+            .last()
+            .is_some_and(|latest| latest.state == State::Running);
+        rows[*index].watched_by_pid.is_none() && trains && runs
+    });
+    let asked = up.map(|(index, _)| (*index, rows[*index].run.clone()));
+    let (asked, console) = (asked.collect::<Vec<_>>(), &*ui);
+    let answers: Vec<(usize, bool)> = stream::iter(asked)
+        .map(|(index, run)| async move { (index, status::news(console, deps, &run).await) })
+        .buffer_unordered(ASKED_AT_ONCE)
+        .collect()
+        .await;
+    for (index, attempts) in alone {
+        let said = said(&attempts);
+        let run = store.run(&rows[index].run)?;
+        let ended = deps.take_end(ui, &run, said).await;
+        let answer = answers.iter().find(|(asked, _)| *asked == index);
+        if ended || answer.is_some() {
+            let (run, attempts) = (store.run(&run.name)?, store.attempts(&run.name)?);
+            rows[index] = row(&store, &run, &attempts, deps.clock.now_us())?;
+        }
+        if ended {
+            continue;
+        }
+        let now = &mut rows[index];
+        // Older boxes of a run that are not destroyed yet cost their disks as well.
+        now.usd_per_hour = all_boxes_usd_per_hour(&attempts, &boxes);
+        now.market = said;
+        if matches!(answer, Some((_, false))) {
+            now.no_word = Some("no answer".to_owned());
+        }
+    }
+    Ok(())
+}
+
 /// Whether a box that trains by the record was not heard for so long that the market may know more, though somebody watches.
 fn unheard(store: &Store, attempts: &[AttemptRecord], now_us: i64) -> Result<bool, CommandError> {
     let Some(latest) = attempts
@@ -236,6 +293,11 @@ fn row(
         Some(attempt) => alarms::unsaved(store, &run.name, attempt.number)?,
         None => Vec::new(),
     };
+    let last_word_us = match latest {
+        Some(attempt) => silence::last_word_us(store, attempt)?,
+        None => None,
+    };
+    let trains = latest.is_some_and(|latest| latest.state == State::Running);
     let gpu = latest
         .map(|attempt| attempt.gpu.clone())
         .filter(|gpu| !gpu.is_empty());
@@ -293,12 +355,23 @@ fn row(
             Some(attempt) => silence::warning(store, run, attempt)?,
             None => None,
         },
+        last_word_us,
+        // Of one that nobody watches the last word is as old as the last look.
+        no_word: last_word_us
+            .filter(|_| trains && lease.is_some() && run.outcome.is_none())
+            .and_then(|heard_us| no_word(now_us.saturating_sub(heard_us))),
         watcher_halted: lease.is_some_and(|lease| lease.is_halted()),
         left_over: match attempts.iter().any(stays) {
             true => next::left_over(store, run)?,
             false => None,
         },
     })
+}
+
+/// What is shown of a watched box that gave its last word so long ago; `None`: that is not long.
+fn no_word(age_us: i64) -> Option<String> {
+    let age = Duration::from_secs(age_us.max(0).unsigned_abs() / 1_000_000);
+    (age_us >= NO_WORD_US).then(|| format!("no word for {}", text::duration(age)))
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -331,6 +404,13 @@ fn table(rows: &[Row]) -> Table {
             Some(outcome) => outcome.to_owned(),
             None if row.stop_requested => format!("{}, stopping", row.state),
             None if row.silence.is_some() => format!("{}, no word", row.state),
+            None if row.no_word.is_some() => {
+                format!(
+                    "{}, {}",
+                    row.state,
+                    row.no_word.as_deref().unwrap_or_default()
+                )
+            }
             None if row.contradiction.is_some() => format!("{}, contradicted", row.state),
             None if row.backup_alarm.is_some() => format!("{}, backup behind", row.state),
             None => row.state.clone(),
@@ -361,4 +441,21 @@ fn table(rows: &[Row]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watched_box_is_marked_once_its_last_word_is_older_than_its_date_may_be() {
+        for (age_us, expected) in [
+            (-5_000_000, None),
+            (19_999_999, None),
+            (20_000_000, Some("no word for 20 s")),
+            (95_000_000, Some("no word for 1 min 35 s")),
+        ] {
+            assert_eq!(no_word(age_us).as_deref(), expected, "{age_us}");
+        }
+    }
 }

@@ -89,7 +89,8 @@ pub async fn report(ui: &mut Ui, deps: &Deps, args: &ReportArgs) -> Result<(), C
     if !args.recorded {
         home::bring(ui, deps, &run).await?;
     }
-    let known = gather::gather(deps, run)?;
+    // Its end may have come home with the rest.
+    let known = gather::gather(deps, deps.load_run(Some(&name))?)?;
     let report = model::report(&known);
     let made = format!(
         "made by spotter {} at {}",

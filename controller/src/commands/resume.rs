@@ -178,7 +178,12 @@ pub async fn resume(
     args: &ResumeArgs,
     stop: CancellationToken,
 ) -> Result<(), CommandError> {
-    let mut run = deps.load_run(Some(&args.run))?;
+    let run = deps.load_run(Some(&args.run))?;
+    // Its box may have ended it with nobody there.
+    let mut run = tokio::select! {
+        run = deps.end_if_over(ui, run) => run?,
+        () = stop.cancelled() => return Ok(()),
+    };
     let before = run.spec.limits.clone();
     let limits = &mut run.spec.limits;
     limits.budget_usd = args.budget.or(limits.budget_usd);

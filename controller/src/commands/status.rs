@@ -5,7 +5,7 @@ mod box_says;
 
 use serde::Serialize;
 
-pub(super) use self::asking::heard;
+pub(super) use self::asking::{heard, news};
 use self::{
     asking::{heard_us, market},
     box_says::show_agent,
@@ -82,14 +82,17 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         // Nobody saw it come up: what it costs only the market knows, which is taken into the record. Its word is shown below.
         let _ = deps.market_boxes().await;
     }
-    let summary = watching::summary(&store, &run)?;
-    let asks = summary.state.is_some_and(|state| {
+    let asks = watching::summary(&store, &run)?.state.is_some_and(|state| {
         matches!(
             state,
             State::Syncing | State::Smoke | State::Running | State::Finishing
         )
     });
     let asks = asks && !args.recorded;
+    // What the box has to tell is taken in before anything is shown: a screen gives one answer.
+    let (agent, silent) = heard(ui, deps, &run.name, asks).await?;
+    let run = store.run(&run.name)?;
+    let summary = watching::summary(&store, &run)?;
     let backup_alarm = match summary.attempts.last() {
         Some(attempt) if summary.state == Some(State::Running) => {
             alarms::backup(&store, &run.name, attempt.number)?
@@ -127,7 +130,6 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         .newest_event(&run.name, 0, gate::PLANNED)?
         .map(|event| event.detail);
     if ui.is_json() {
-        let (agent, silent) = heard(ui, deps, &run.name, asks).await?;
         let (window, contradiction) = windows_of(&store, &run.name)?;
         let mut warnings = warnings;
         warnings.extend(not_restarted(&store, &run)?);
@@ -148,7 +150,6 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         });
         return Ok(());
     }
-    // The record is there at once; a box behind a silent link takes its time.
     record(
         ui,
         &summary,
@@ -177,7 +178,6 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     for warning in &warnings {
         ui.warning(format_args!("{warning}"));
     }
-    let (agent, silent) = heard(ui, deps, &run.name, asks).await?;
     if let Some(agent) = &agent {
         show_agent(ui, agent);
     }

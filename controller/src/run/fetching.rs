@@ -224,6 +224,24 @@ impl Lifecycle {
         }
     }
 
+    /// Bytes of the results that a box left in the bucket, of those that the run wants; `None`: the bucket does not tell now.
+    pub(super) async fn left_results_bytes(&self, run: &RunRecord, key: &str) -> Option<u64> {
+        let Some(results) = &run.spec.results else {
+            return Some(0);
+        };
+        let kept = run.spec.checkpoints.as_ref()?;
+        let opened = self.sites.bucket(kept.to.as_deref()?, &kept.server).await;
+        let (bucket, target) = opened.ok()?;
+        let shelf = Shelf::new(bucket, &target, &run.name).ok()?;
+        let manifest = match left::read(&shelf, key).await.ok()? {
+            Ok(manifest) => manifest,
+            // That they are of no use is told where they are fetched.
+            Err(_) => return Some(0),
+        };
+        let (files, _) = left::choose(&manifest.files, &results.fetch);
+        Some(files.iter().map(|file| file.size_bytes).sum())
+    }
+
     async fn pull_left_results(
         &self,
         run: &RunRecord,

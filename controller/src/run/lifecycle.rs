@@ -74,7 +74,7 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Figures for later plans: no run is held up for them.
-    fn observe(&self, run: &RunRecord) {
+    pub(super) fn observe(&self, run: &RunRecord) {
         let now_us = self.clock.now_us();
         if let Err(err) = observing::observe_run(&self.store, &self.logbook, run, now_us) {
             tracing::debug!(%err, "what the run was seen to do is not written down");

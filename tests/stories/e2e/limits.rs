@@ -178,15 +178,26 @@ fn held_alone(world: &World) {
 
     // Whoever comes back is told what happened, and nothing that was written is lost.
     for (run, &instance) in runs.iter().zip(&instances) {
+        // Its end is there for whoever looks, without anybody who waits for it.
+        let looked = (run.name == "long").then(|| world.ok(&["ps"]));
         let said = world.say(&["wait", run.name]);
         assert_eq!(said.code, run.code, "{}", said.out);
+        let told = looked.as_ref().unwrap_or(&said);
         assert!(said.stderr.contains(run.words), "{}", said.out);
         let ended = if run.destroyed {
             "destroyed itself"
         } else {
             "stopped itself"
         };
-        assert!(said.stderr.contains(ended), "{}", said.out);
+        assert!(told.stderr.contains(ended), "{}", told.out);
+        if let Some(looked) = &looked {
+            let row = looked.stdout.lines().find(|line| line.contains("long"));
+            assert!(
+                row.is_some_and(|row| row.contains("limit")),
+                "{}",
+                looked.out
+            );
+        }
         let bills = world.bills_of(run.name);
         assert_eq!(bills.len(), 1, "nothing was rented in its place: {bills:?}");
         let events = world.ok(&["events", run.name, "--json"]).stdout;

@@ -21,6 +21,7 @@ mod lines;
 mod links;
 mod market;
 mod money;
+mod own_end;
 mod prepay;
 mod recovery;
 mod remedies;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use spotter::{
     agent_client::{AgentEvent, LogPiece, LogPosition},
     cli::Verb,
-    commands::report,
+    commands::{report, status},
     run::site::LeftLog,
     store::Outcome,
 };
@@ -101,4 +101,32 @@ async fn a_report_shows_what_a_box_that_is_gone_left_in_its_bucket() {
     let (again, said) = reported(&world, &[]).await;
     assert!(said.contains("ends where it was watched last"), "{said}");
     assert_eq!(again["last_loss"], 1.25, "{again}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_takes_the_news_of_the_box_in_before_it_shows_anything() {
+    let world = World::new(3, 4_000);
+    world.plan(&spec(RUN));
+    world.drive_for(RUN, Duration::from_secs(120)).await;
+    let before = world.attempts(RUN).remove(0);
+    tokio::time::sleep(Duration::from_secs(1_800)).await;
+    let (mut ui, deps, verb, paper) = world.typed(&["spotter", "status", RUN]);
+    let Verb::Status(args) = &verb else {
+        panic!("`status` is status");
+    };
+    status::status(&mut ui, &deps, args).await.unwrap();
+    let shown = paper.text();
+    let number = |before: &str| -> u64 {
+        let line = shown.lines().find_map(|line| line.strip_prefix(before));
+        let word = line.and_then(|line| line.split_whitespace().next());
+        word.unwrap_or_else(|| panic!("no {before}: {shown}"))
+            .parse()
+            .unwrap()
+    };
+    let step = number("  step ");
+    assert!(step >= before.last_step.unwrap() + 1_700, "{shown}");
+    assert!(number("  checkpoints ") >= step / 10 - 2, "{shown}");
+    // It only looked.
+    assert_eq!(world.store.lease(RUN).unwrap(), None);
+    assert_eq!(world.store.run(RUN).unwrap().outcome, None);
 }

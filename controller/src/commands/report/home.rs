@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{
     commands::{Deps, watching::ConsoleReport},
     error::CommandError,
-    run::{has_bucket, lease::Lease, lifecycle::Lifecycle},
+    run::{endings::Disk, has_bucket, lease::Lease, lifecycle::Lifecycle, own_end::Reach},
     store::{AttemptRecord, RunRecord},
     ui::Ui,
 };
@@ -57,9 +57,16 @@ async fn kept(
     run: &RunRecord,
     attempt: &AttemptRecord,
 ) -> Result<(), String> {
-    let from_box = match is_there(lifecycle, attempt).await {
-        false => Err("its box does not run any more".to_owned()),
-        true => match deps.open_site(&run.name).await {
+    let from_box = match found(lifecycle, attempt).await {
+        Found::Gone => {
+            let ended = lifecycle.take_end(run, Disk::Lost, Reach::Look).await;
+            if ended.is_ok_and(|ended| ended) {
+                return Ok(());
+            }
+            Err("its box does not run any more".to_owned())
+        }
+        Found::Stopped => Err("its box does not run any more".to_owned()),
+        Found::There => match deps.open_site(&run.name).await {
             Ok(site) => lifecycle
                 .bring_home(run, attempt, site.as_ref())
                 .await
@@ -75,14 +82,24 @@ async fn kept(
     left.map_err(|err| format!("{why}; and its bucket: {}", crate::error::chain(&err)))
 }
 
-/// Whether the box may answer: a provider that does not say rules nothing out.
-async fn is_there(lifecycle: &Lifecycle, attempt: &AttemptRecord) -> bool {
+/// What the market says of the box.
+enum Found {
+    /// It may answer.
+    There,
+    /// It is there and does not run, or nothing is known of one.
+    Stopped,
+    /// The market does not know it.
+    Gone,
+}
+
+/// A provider that does not say rules nothing out.
+async fn found(lifecycle: &Lifecycle, attempt: &AttemptRecord) -> Found {
     let Some(id) = attempt.instance.filter(|_| attempt.may_cost()) else {
-        return false;
+        return Found::Stopped;
     };
     match lifecycle.provider.instance(id).await {
-        Ok(Some(found)) => found.contract_running,
-        Ok(None) => false,
-        Err(_) => true,
+        Ok(Some(found)) if !found.contract_running => Found::Stopped,
+        Ok(None) => Found::Gone,
+        Ok(Some(_)) | Err(_) => Found::There,
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     agent_client::AgentStatus,
     commands::{Deps, market_word::MarketWord, watching},
     error::CommandError,
-    run::{alarms, lease::Lease, silence, site::Site},
+    run::{believable_step, lease::Lease, silence, site::Site},
     store::{AttemptRecord, RunRecord, Store},
     ui::{Ui, text},
 };
@@ -29,9 +29,9 @@ pub(super) async fn market(
 ) -> Result<(), CommandError> {
     let store = deps.store()?;
     let latest = store.latest_attempt(&run.name)?;
-    let Some(latest) = latest.filter(AttemptRecord::may_cost) else {
+    if !latest.is_some_and(|latest| latest.may_cost()) {
         return Ok(());
-    };
+    }
     let word = match word {
         Ok(Some(word)) => word,
         Ok(None) => return Ok(()),
@@ -53,40 +53,35 @@ pub(super) async fn market(
             "The spotter that acts for it (pid {}) sees to that.",
             acting.pid
         )),
-        None => {
-            ui.hint(format_args!(
-                "nobody acts for it: `spotter up {}`",
-                run.name
-            ));
-            in_bucket(ui, deps, run, &latest).await?;
-        }
+        None => ui.hint(format_args!(
+            "nobody acts for it: `spotter up {}`",
+            run.name
+        )),
     }
     Ok(())
 }
 
-/// A box that went with nobody there left its last word in the bucket, which the record above does not have.
-async fn in_bucket(
-    ui: &mut Ui,
+/// A box that went with nobody there left its last word in the bucket: what it says is taken into the record before that is shown.
+async fn gone(
+    ui: &Ui,
     deps: &Deps,
-    run: &RunRecord,
-    latest: &AttemptRecord,
+    run: &str,
+    word: Option<MarketWord>,
 ) -> Result<(), CommandError> {
     let store = deps.store()?;
-    let saved = || alarms::newest_saved(&store, &run.name, (1..=latest.number).rev());
-    let before = saved()?;
-    let Some(_lease) = Lease::take(&store, &run.name)? else {
+    let record = store.run(run)?;
+    let Some(latest) = store.latest_attempt(run)?.filter(AttemptRecord::may_cost) else {
+        return Ok(());
+    };
+    let acts = word.is_some_and(|word| word.acts) && record.outcome.is_none();
+    if !acts || deps.take_end(ui, &record, word).await {
+        return Ok(());
+    }
+    let Some(_lease) = Lease::take(&store, run)? else {
         return Ok(());
     };
     let lifecycle = deps.lifecycle(watching::ConsoleReport::new(ui))?;
-    lifecycle.catch_up(run, latest).await;
-    let now = saved()?;
-    if now != before
-        && let Some((Some(step), _)) = now
-    {
-        ui.line(format_args!(
-            "  since then   it went on to save step {step}, which is in the bucket"
-        ));
-    }
+    lifecycle.catch_up(&record, &latest).await;
     Ok(())
 }
 
@@ -105,8 +100,29 @@ pub(in crate::commands) async fn heard(
     }
     Ok(match live(ui, deps, run).await? {
         Heard::Box(agent) => (Some(*agent), None),
-        Heard::Silence(market) => (None, Some(market)),
+        Heard::Silence(market) => {
+            gone(ui, deps, run, market.as_ref().ok().copied().flatten()).await?;
+            (None, Some(market))
+        }
     })
+}
+
+/// The same for a list of runs: what the box of one tells soon is taken into the record; whether it answered.
+pub(in crate::commands) async fn news(ui: &Ui, deps: &Deps, run: &str) -> bool {
+    let mut answered = false;
+    let asked = async {
+        let site = deps.open_site(run).await?;
+        let status = site
+            .status()
+            .await
+            .map_err(|err| CommandError::from_error(&err))?;
+        answered = true;
+        bring_home(ui, deps, run, site.as_ref(), &status).await
+    };
+    if let Ok(Err(err)) = tokio::time::timeout(SOON, asked).await {
+        tracing::debug!(%err, run, "the news of its box did not come home");
+    }
+    answered
 }
 
 /// What a look at the box brought.
@@ -191,10 +207,19 @@ async fn bring_home(
     status: &AgentStatus,
 ) -> Result<(), CommandError> {
     let store = deps.store()?;
-    if let (Some(record), Some(attempt)) = (store.find_run(run)?, store.latest_attempt(run)?)
-        && status.last_event > attempt.last_event
-        && status.attempt == attempt.number
-    {
+    let (Some(record), Some(attempt)) = (store.find_run(run)?, store.latest_attempt(run)?) else {
+        return Ok(());
+    };
+    if status.attempt != attempt.number {
+        return Ok(());
+    }
+    silence::keep_word(&store, &attempt, &mut None)?;
+    let training = status.training.as_ref();
+    let step = believable_step(training.and_then(|training| training.step));
+    if step > attempt.last_step {
+        store.record_step(run, attempt.number, step)?;
+    }
+    if status.last_event > attempt.last_event {
         deps.lifecycle(watching::ConsoleReport::new(ui))?
             .bring_events(&record, attempt, site)
             .await

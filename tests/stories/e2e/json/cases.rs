@@ -68,7 +68,7 @@ pub const WAITING: &str =
     "instance since_us until_us bid_usd_per_hour ceiling_usd_per_hour storage_usd_per_hour why";
 const MONEY: &str = "gpu_usd disk_usd bandwidth_usd";
 const RUNS: &str = "run created_us state outcome reason stop_requested attempt instance gpu num_gpus rental step usd_per_hour cost_usd unbilled_traffic_usd \
-    saved_step saved_us unsaved backup_alarm contradiction ended_by market watched_by_pid silent_since_us";
+    saved_step saved_us unsaved backup_alarm contradiction ended_by market watched_by_pid silent_since_us last_word_us";
 const OBSERVATION: &str = "id edited source run attempt observed_us code model gpu num_gpus machine_id tokens_per_s steps_per_s \
     predicted_tokens_per_s gpu_utilisation_percent peak_vram_gib peak_ram_gb setup_s debug_s trained_s down_mbps up_mbps \
     advertised_down_mbps advertised_up_mbps note";
