@@ -15,6 +15,7 @@ pub mod history;
 pub mod init;
 pub mod logs;
 mod market_word;
+mod marks;
 pub mod metrics;
 pub mod offers;
 mod own_end;

@@ -33,6 +33,7 @@ mod line;
 mod loading;
 pub mod machines;
 pub(crate) mod market_eye;
+pub mod marks;
 pub(crate) mod metering;
 pub mod next;
 pub mod not_saved;

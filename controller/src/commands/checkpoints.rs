@@ -10,7 +10,7 @@ mod push;
 mod show;
 mod verify;
 
-use std::{future::Future, time::Duration};
+use std::{collections::HashSet, future::Future, time::Duration};
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -218,6 +218,18 @@ async fn first_answer<T>(
             None => within,
         },
     })
+}
+
+/// Those that are marked as damaged, which is written down where this machine knows the run. What may not be listed is not known, and no
+/// reason to do nothing.
+async fn marked(deps: &Deps, shelf: &Shelf, record: Option<&RunRecord>) -> HashSet<CommitId> {
+    let Ok(damaged) = shelf.vault().damaged().await else {
+        return HashSet::new();
+    };
+    if let Some(run) = record {
+        deps.note_marks(run, &damaged);
+    }
+    damaged
 }
 
 /// Which checkpoint is meant.

@@ -14,7 +14,11 @@ use crate::{
     },
     error::CommandError,
     ledger,
-    run::{State, alarms, causes, diagnosis, next, prepaying, silence, windows},
+    run::{
+        State, alarms, causes, diagnosis,
+        marks::{self, Doubt},
+        next, prepaying, silence, windows,
+    },
     store::{AttemptRecord, RunRecord, Store},
     ui::{Table, Ui, text},
 };
@@ -63,6 +67,8 @@ struct Row {
     /// Step of the newest checkpoint in the bucket, and when it got there.
     saved_step: Option<u64>,
     saved_us: Option<i64>,
+    /// The newest one in the bucket, where a mark there says that its data is damaged; null: none does, as far as was read.
+    newest_damaged: Option<Doubt>,
     /// Checkpoints on the box that are in no bucket, each with the reason.
     unsaved: Vec<String>,
     /// What is wrong with the backup of a running training; null: nothing.
@@ -148,6 +154,9 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
         }
     }
     for row in &rows.runs {
+        if let Some(doubt) = &row.newest_damaged {
+            ui.warning(format_args!("`{}`: {}", row.run, doubt.text()));
+        }
         for unsaved in causes::once_each(&row.unsaved, 1) {
             ui.warning(format_args!("`{}` is not saved: {unsaved}", row.run));
         }
@@ -332,6 +341,11 @@ fn row(
         created_us: run.created_us,
         saved_step: saved.and_then(|(step, _)| step),
         saved_us: saved.map(|(_, time_us)| time_us),
+        newest_damaged: marks::of_run(
+            store,
+            &run.name,
+            attempts.iter().map(|attempt| attempt.number),
+        )?,
         unsaved,
         backup_alarm: match latest.filter(|attempt| attempt.state == State::Running) {
             Some(attempt) => alarms::backup(store, &run.name, attempt.number)?,
@@ -430,6 +444,7 @@ fn table(rows: &[Row]) -> Table {
             gpu,
             text::or_dash(row.step),
             match (row.saved_step, row.saved_us) {
+                (Some(step), _) if row.newest_damaged.is_some() => format!("{step} damaged"),
                 (Some(step), _) => step.to_string(),
                 // In the bucket, and its name has no number.
                 (None, Some(_)) => "yes".to_owned(),

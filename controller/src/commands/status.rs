@@ -90,7 +90,13 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     });
     let asks = asks && !args.recorded;
     // What the box has to tell is taken in before anything is shown: a screen gives one answer.
-    let (agent, silent) = heard(ui, deps, &run.name, asks).await?;
+    let marks = async {
+        if !args.recorded {
+            deps.read_marks(&run).await;
+        }
+    };
+    let (heard, ()) = tokio::join!(heard(ui, deps, &run.name, asks), marks);
+    let (agent, silent) = heard?;
     let run = store.run(&run.name)?;
     let summary = watching::summary(&store, &run)?;
     let backup_alarm = match summary.attempts.last() {
@@ -302,6 +308,9 @@ fn record(
         text::unbilled_traffic(summary.unbilled_traffic_usd),
         text::usd_per_hour(summary.usd_per_hour)
     ));
+    if let Some(doubt) = &summary.newest_damaged {
+        ui.line(format_args!("  damaged      {}", doubt.text()));
+    }
     let older = match summary.attempts.split_last() {
         Some((_, older)) => older,
         None => &[],

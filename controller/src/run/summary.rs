@@ -12,6 +12,7 @@ use crate::{
         State,
         diagnosis::{self, Diagnosis},
         interruptions::{self, Interruption, interruptions},
+        marks::{self, Doubt},
         prepaying,
     },
     store::{AttemptRecord, ChargeRecord, EventRecord, Outcome, RunRecord, counting},
@@ -44,6 +45,8 @@ pub struct RunSummary {
     pub checkpoints_kept: u64,
     /// Step of the newest commit.
     pub last_checkpoint_step: Option<u64>,
+    /// The newest in the bucket, where a mark there says that its data is damaged; `null`: none does, as far as was read.
+    pub newest_damaged: Option<Doubt>,
     /// Dollars so far: the provider's closed bills, else our own figure, and what was paid in advance for boxes that are gone and was not
     /// used up.
     pub cost_usd: f64,
@@ -98,6 +101,7 @@ pub struct AttemptSummary {
 /// Whether an event of this kind goes into a summary or a list of checkpoints, however old it is: whoever keeps some keeps these.
 pub fn counts(kind: &str) -> bool {
     matches!(kind, "checkpoint.committed" | "checkpoint.deleted")
+        || marks::counts(kind)
         || kind == diagnosis::KIND
         || interruptions::counts(kind)
         || prepaying::counts(kind)
@@ -211,6 +215,7 @@ pub fn summarise(
         checkpoints_committed: commits.len() as u64,
         checkpoints_kept: in_bucket(events),
         last_checkpoint_step: commits.iter().filter_map(|(_, step)| *step).max(),
+        newest_damaged: marks::newest_damaged(events),
         cost_usd: spent.total_usd,
         unbilled_traffic_usd: spent.of_it.unbilled_traffic_usd,
         ledger_usd: ledger::run_cost(intervals, &[], now_us).total_usd(),

@@ -20,6 +20,7 @@ mod keys;
 mod lines;
 mod links;
 mod market;
+mod marks;
 mod money;
 mod own_end;
 mod prepay;

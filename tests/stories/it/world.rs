@@ -39,7 +39,7 @@ use spotter::{
 use tokio::time::Instant;
 
 pub use self::{
-    boxes::{Fleet, ScriptedBoxes},
+    boxes::{Fleet, ScriptedBoxes, commit_id},
     over_http::HttpMarket,
     seeded::SeededMarket,
 };

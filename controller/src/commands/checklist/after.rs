@@ -31,6 +31,11 @@ fn wait(facts: &Facts) -> String {
     }
 }
 
+/// What finds out again which checkpoints are whole.
+pub(super) fn verify(facts: &Facts) -> String {
+    format!("spotter checkpoints verify {}", facts.name())
+}
+
 /// It ended as it should, or as somebody wanted.
 fn is_finished(facts: &Facts) -> bool {
     facts
@@ -56,6 +61,9 @@ pub(super) fn model(facts: &Facts) -> Told {
                 false => facts.onward.clone(),
             },
         );
+    }
+    if let Some(doubt) = &facts.saves.damaged {
+        return Told::wrong(doubt.text(), verify(facts));
     }
     match facts.saves.newest {
         Some((step, at_us)) if is_finished(facts) => {

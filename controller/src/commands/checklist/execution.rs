@@ -132,6 +132,9 @@ pub(super) fn backup(facts: &Facts) -> Told {
             ),
         };
     };
+    if let Some(doubt) = saves.damaged.as_ref().filter(|_| !facts.is_over()) {
+        return Told::wrong(doubt.text(), super::after::verify(facts));
+    }
     if let Some(alarm) = &saves.alarm {
         return Told::wrong(
             format!("the backup is behind: {alarm}"),

@@ -8,7 +8,7 @@ use super::line::Told;
 use crate::{
     agent_client::{DriverInfo, SampleInfo},
     provider::hosts::is_host,
-    run::{State, readiness::Promised},
+    run::{State, marks::Doubt, readiness::Promised},
     spec::{RunSpec, needs::Need},
     store::{AttemptRecord, Outcome},
     ui::text,
@@ -150,6 +150,8 @@ pub(super) struct Saves {
     pub(super) kept: u64,
     /// Newest commit: its step, and when.
     pub(super) newest: Option<(Option<u64>, i64)>,
+    /// The newest in the bucket, where it was found damaged.
+    pub(super) damaged: Option<Doubt>,
     /// What is wrong with the backup, for people.
     pub(super) alarm: Option<String>,
     /// More training than it should be lies between two, for people.

@@ -101,7 +101,13 @@ pub(super) async fn of_run(
     let latest = store.latest_attempt(&run.name)?;
     let asks = latest.is_some_and(|latest| answers(&latest)) && run.outcome.is_none() && !recorded;
     // It brings home what happened while nobody watched: the record is read after it.
-    let (told, _market) = status::heard(ui, deps, &run.name, asks).await?;
+    let marks = async {
+        if !recorded {
+            deps.read_marks(&run).await;
+        }
+    };
+    let (heard, ()) = tokio::join!(status::heard(ui, deps, &run.name, asks), marks);
+    let (told, _market) = heard?;
     if !recorded
         && run.outcome.is_some()
         && let Err(err) = cost::read_charges(deps, &store, &run).await
@@ -219,6 +225,7 @@ fn saves(events: &[EventRecord], summary: &RunSummary) -> Saves {
         committed: summary.checkpoints_committed,
         kept: summary.checkpoints_kept,
         newest: newest("checkpoint.committed"),
+        damaged: summary.newest_damaged.clone(),
         alarm: None,
         rare: None,
         unsaved: Vec::new(),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Metric, Place, failed, open};
+use super::{Metric, Place, failed, marked, open};
 use crate::{
     commands::Deps,
     error::CommandError,
@@ -37,7 +37,7 @@ struct Row {
 
 /// Reads every commit; a damaged one is told, not shown.
 pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(ui.console()), args.run.as_deref(), &args.place).await?;
+    let (shelf, record) = open(deps, Some(ui.console()), args.run.as_deref(), &args.place).await?;
     let unlisted = |err| {
         let what = format!("the checkpoints of `{}` were not listed", shelf.run);
         failed(&shelf, what, err)
@@ -46,8 +46,7 @@ pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), Co
     let commits = vault.read_all().await.map_err(unlisted)?;
     let now_ms = shelf.server_us(&deps.clock) / 1_000;
     let pinned = vault.holds(now_ms).await.map_err(unlisted)?.pinned;
-    // What may not be listed is not known, and no reason to show nothing.
-    let damaged = vault.damaged().await.unwrap_or_default();
+    let damaged = marked(deps, &shelf, record.as_ref()).await;
     let mut rows = Vec::new();
     for (id, commit) in commits {
         match commit {

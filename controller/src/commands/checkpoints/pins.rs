@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Place, failed, find, open};
+use super::{Place, failed, find, marked, open};
 use crate::{
     commands::Deps,
     error::CommandError,
@@ -38,8 +38,9 @@ struct Pinned {
 }
 
 pub(super) async fn pin(ui: &mut Ui, deps: &Deps, args: &PinArgs) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
+    let (shelf, record) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let id = find(&shelf, Some(&args.checkpoint)).await?;
+    let damaged = marked(deps, &shelf, record.as_ref()).await;
     let now_us = shelf.server_us(&deps.clock);
     shelf
         .vault()
@@ -50,6 +51,21 @@ pub(super) async fn pin(ui: &mut Ui, deps: &Deps, args: &PinArgs) -> Result<(), 
             failed(&shelf, what, err)
         })?;
     show(ui, id.to_string(), true);
+    if damaged.contains(&id) {
+        ui.warning(format_args!(
+            "checkpoint {id} is marked in the bucket: its data was found damaged, and is kept as it is"
+        ));
+        let ids = shelf.vault().ids().await.unwrap_or_default();
+        let run = &shelf.run;
+        match ids.iter().find(|id| !damaged.contains(*id)) {
+            Some(whole) => ui.hint(format_args!(
+                "keep the newest without such a mark: `spotter checkpoints pin {run} {whole}`"
+            )),
+            None => ui.hint(format_args!(
+                "see what is damaged with `spotter checkpoints verify {run}`"
+            )),
+        }
+    }
     Ok(())
 }
 

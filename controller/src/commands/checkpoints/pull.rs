@@ -1,11 +1,11 @@
 //! `spotter checkpoints pull`.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use serde::Serialize;
 use spotter_bucket::{CommitId, Manifest};
 
-use super::{Hearing, Place, failed, find, open};
+use super::{Hearing, Place, failed, find, marked, open};
 use crate::{
     checkpoints::{
         Shelf,
@@ -15,6 +15,9 @@ use crate::{
     error::CommandError,
     ui::{Table, Ui, Unit, text},
 };
+
+/// What is said of one that was found damaged before.
+const MARKED: &str = "marked in the bucket as damaged";
 
 /// Bring one here, proved byte by byte; when the newest is damaged, say so and take the one before
 ///
@@ -50,8 +53,9 @@ pub(super) async fn pull(ui: &mut Ui, deps: &Deps, args: &PullArgs) -> Result<()
         "Looking for checkpoints of `{}` in its bucket.",
         args.run
     ));
-    let (shelf, _) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
+    let (shelf, record) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let first = find(&shelf, args.checkpoint.as_deref()).await?;
+    let damaged = marked(deps, &shelf, record.as_ref()).await;
     let mut ids = vec![first];
     if args.checkpoint.is_none() {
         let all = shelf.vault().ids().await.map_err(|err| {
@@ -59,11 +63,31 @@ pub(super) async fn pull(ui: &mut Ui, deps: &Deps, args: &PullArgs) -> Result<()
             failed(&shelf, what, err)
         })?;
         ids.extend(all.into_iter().filter(|id| *id != first));
+    } else if damaged.contains(&first) {
+        ui.warning(format_args!(
+            "checkpoint {first} is {MARKED}; what of it comes is proved all the same"
+        ));
+    }
+    let ordered = in_order(&ids, &damaged);
+    if ordered[0] != first {
+        ui.warning(format_args!(
+            "the newest checkpoint, {first}, is {MARKED}: taking {} instead",
+            ordered[0]
+        ));
     }
     let mut skipped = Vec::new();
-    for id in ids {
-        match pull_marked(ui, deps, &shelf, &id, args).await? {
+    for id in &ordered {
+        match pull_marked(ui, deps, &shelf, id, args).await? {
             Ok((manifest, pulled)) => {
+                let newer = ids.iter().take_while(|newer| *newer != id);
+                let untried = newer.filter(|newer| {
+                    damaged.contains(*newer)
+                        && !skipped
+                            .iter()
+                            .any(|told: &String| told.starts_with(&newer.to_string()))
+                });
+                let untried: Vec<String> = untried.map(|id| format!("{id}: {MARKED}")).collect();
+                skipped.splice(0..0, untried);
                 show(ui, &manifest, pulled, skipped);
                 return Ok(());
             }
@@ -90,6 +114,13 @@ pub(super) async fn pull(ui: &mut Ui, deps: &Deps, args: &PullArgs) -> Result<()
         CommandError::new(format!("every checkpoint of `{}` is damaged", shelf.run))
             .because(skipped.join("\n")),
     )
+}
+
+/// The order in which they are tried (pure): those without a mark first, and of both the newest.
+fn in_order(newest_first: &[CommitId], damaged: &HashSet<CommitId>) -> Vec<CommitId> {
+    let mut ids = newest_first.to_vec();
+    ids.sort_by_key(|id| damaged.contains(id));
+    ids
 }
 
 /// One checkpoint, marked as being read so that nobody deletes its data; the inner error says how it is damaged.

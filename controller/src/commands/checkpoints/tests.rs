@@ -1,6 +1,7 @@
 //! The verbs over a bucket in memory: a laptop without a box.
 
 mod desk;
+mod marked;
 mod pruning;
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
@@ -140,6 +141,13 @@ fn verify_names_each_damaged_file_and_how_and_pull_passes_it_over_aloud() {
     assert_eq!(listed, [true, true, true, true, false]);
     assert_eq!(desk.say(&["run"]).1.matches("  damaged  ").count(), 4);
 
+    // What is marked is tried last.
+    let pulled = desk.json(&["pull", "run", "--to", &desk.to()]);
+    assert_eq!(pulled["step"], 10);
+    assert_eq!(pulled["skipped"].as_array().unwrap().len(), 4);
+    for id in &ids[1..] {
+        assert!(desk.bucket.remove(&format!("team/run/damaged/{id}.json")));
+    }
     let pulled = desk.json(&["pull", "run", "--to", &desk.to()]);
     // A longer object still holds what was committed; a pull proves what it takes.
     assert_eq!(pulled["step"], 20);

@@ -36,7 +36,7 @@ pub(super) async fn verify(
     deps: &Deps,
     args: &VerifyArgs,
 ) -> Result<(), CommandError> {
-    let (shelf, _) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
+    let (shelf, record) = open(deps, Some(ui.console()), Some(&args.run), &args.place).await?;
     let what = format!("the checkpoints of `{}` were not verified", shelf.run);
     let all_there = shelf
         .vault()
@@ -65,6 +65,7 @@ pub(super) async fn verify(
     let verdicts = verdicts.map_err(unread)?;
     let marks = verify::marks(&verdicts, &all_there);
     let marked = verify::leave(&shelf, &marks, shelf.server_us(&deps.clock)).await;
+    super::marked(deps, &shelf, record.as_ref()).await;
     let verified = Verified {
         whole: verdicts.iter().all(Verdict::is_whole),
         checkpoints: verdicts,

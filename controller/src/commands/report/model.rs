@@ -15,6 +15,7 @@ use crate::{
     commands::plan::figures,
     run::{
         State,
+        marks::Doubt,
         summary::RunSummary,
         windows::{WINDOW, words},
     },
@@ -462,6 +463,7 @@ pub(super) fn marks(known: &Gathered, period: Period, attempt: Option<u32>) -> V
 
 fn notes(known: &Gathered, summary: &RunSummary) -> Vec<String> {
     let mut notes = vec![format!("spent: {}", tables::money(known))];
+    notes.extend(summary.newest_damaged.as_ref().map(Doubt::text));
     notes.extend(known.unread.iter().cloned());
     let hidden = known.attempts.len().saturating_sub(LANES);
     if hidden > 0 {

@@ -13,6 +13,7 @@ use crate::{
     commands::plan::figures,
     ledger::{self, CostKind},
     run::{
+        marks,
         summary::is_deletion,
         windows::{WINDOW, words},
     },
@@ -283,21 +284,25 @@ fn checkpoints(known: &Gathered) -> Grid {
         .filter(|event| is_deletion(event))
         .filter_map(|event| event.detail["id"].as_str())
         .collect();
+    let damaged = marks::marked(&known.events);
     let rows = of_kind(known, "checkpoint.committed")
         .into_iter()
         .map(|event| {
             let detail = &event.detail;
             let seconds = detail["seconds"].as_f64();
-            let is_deleted = detail["id"].as_str().is_some_and(|id| deleted.contains(id));
+            let is_in = |ids: &dyn Fn(&str) -> bool| detail["id"].as_str().is_some_and(ids);
+            let is_deleted = is_in(&|id| deleted.contains(id));
+            let is_damaged = is_in(&|id| damaged.contains(id));
             vec![
                 text::time(event.time_us),
                 event.attempt.to_string(),
                 text::or_dash(detail["step"].as_u64()),
                 text::or_dash(detail["size_bytes"].as_u64().map(text::bytes)),
                 text::or_dash(seconds.map(|seconds| format!("{seconds:.1} s"))),
-                match is_deleted {
-                    true => "deleted",
-                    false => "in the bucket",
+                match (is_deleted, is_damaged) {
+                    (true, _) => "deleted",
+                    (false, true) => "in the bucket, damaged",
+                    (false, false) => "in the bucket",
                 }
                 .to_owned(),
                 detail["path"].as_str().unwrap_or_default().to_owned(),

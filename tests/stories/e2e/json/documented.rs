@@ -12,7 +12,7 @@ const NO_KEYS: &[(&str, &str)] = &[
         "plan",
         "calibrated playbook interruptible med fits tight observation factor as_is",
     ),
-    ("ps", "waiting failure_class parse"),
+    ("ps", "waiting failure_class parse id whole_id whole_step"),
     (
         "events",
         "agent spotter window from_us to_us samples gpu_utilisation_percent memory_percent memory_peak_gib memory_total_gib \

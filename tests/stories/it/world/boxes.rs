@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+pub use alone::commit_id;
 use alone::dead_mans_switches;
 use async_trait::async_trait;
 use spotter::{

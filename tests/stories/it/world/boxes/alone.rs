@@ -341,7 +341,9 @@ impl Script {
                 self.tell(
                     instance,
                     "checkpoint.committed",
-                    json!({ "path": path, "step": step, "size_bytes": self.checkpoint_bytes }),
+                    json!({
+                        "path": path, "id": commit_id(step), "step": step, "size_bytes": self.checkpoint_bytes,
+                    }),
                 );
             }
         }
@@ -371,4 +373,9 @@ impl Script {
             }
         }
     }
+}
+
+/// Name of the commit of a step.
+pub fn commit_id(step: u64) -> String {
+    format!("{step:012}-01ARZ3NDEKTSV4RRFFQ69G5FAV")
 }

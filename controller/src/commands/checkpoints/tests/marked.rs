@@ -1,0 +1,50 @@
+//! What is done about a checkpoint that a mark in the bucket calls damaged.
+
+use super::desk::Desk;
+
+/// Two checkpoints, the newer one marked, though its data is whole.
+fn marked() -> (Desk, String, String) {
+    let mut desk = Desk::new();
+    let (older, newest) = (desk.push(10), desk.push(20));
+    let mark = format!("team/run/damaged/{newest}.json");
+    desk.bucket.insert(&mark, "{}");
+    (desk, older, newest)
+}
+
+#[test]
+fn a_pull_takes_one_without_a_mark_first_and_says_which_it_left() {
+    let (desk, older, newest) = marked();
+    let (code, out, err) = desk.say(&["pull", "run", "--to", &desk.to()]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains(&older), "{out}");
+    let told = format!(
+        "the newest checkpoint, {newest}, is marked in the bucket as damaged: taking {older} instead"
+    );
+    assert!(err.contains(&told), "{err}");
+
+    // Named, it is tried, and what comes of it is proved.
+    let (code, out, err) = desk.say(&["pull", "run", "newest", "--to", &desk.to()]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains(&newest), "{out}");
+    let told = format!("checkpoint {newest} is marked in the bucket as damaged");
+    assert!(err.contains(&told), "{err}");
+
+    // Where nothing else is whole, it is tried as well.
+    let (desk, older, newest) = marked();
+    assert!(desk.bucket.corrupt(&desk.key(&older, "model.dat")));
+    let pulled = desk.json(&["pull", "run", "--to", &desk.to()]);
+    assert_eq!(pulled["id"], newest.as_str());
+    assert_eq!(pulled["skipped"].as_array().unwrap().len(), 1, "{pulled}");
+}
+
+#[test]
+fn a_pin_of_a_marked_one_is_done_and_warned_about() {
+    let (desk, older, newest) = marked();
+    let (code, _, err) = desk.say(&["pin", "run", &newest]);
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("its data was found damaged"), "{err}");
+    let hint = format!("`spotter checkpoints pin run {older}`");
+    assert!(err.contains(&hint), "{err}");
+    let (_, _, err) = desk.say(&["pin", "run", &older]);
+    assert!(!err.contains("damaged"), "{err}");
+}
