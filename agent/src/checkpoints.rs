@@ -196,7 +196,7 @@ impl Backup {
         };
         Ok(Arc::new(Backup {
             standing: Standing::new(events),
-            tempo: Tempo::new(rates.clone(), options.parallel, commit::now_us),
+            tempo: Tempo::new(rates.clone(), options.parallel, crate::now_us),
             rates,
             options,
             bucket,

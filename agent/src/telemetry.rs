@@ -13,7 +13,7 @@ mod sample;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use nvml_probe::Hello;
 use tokio::sync::broadcast;
@@ -24,6 +24,7 @@ use tracing::warn;
 
 use crate::config;
 use crate::events::EventSink;
+use crate::now_us;
 use crate::tasks::{Task, spawn_blocking};
 use gpu::GpuBoard;
 use history::{History, Samples};
@@ -302,13 +303,6 @@ impl DiskWatch {
         self.open = None;
         answer.ok().flatten()
     }
-}
-
-/// Microseconds since the epoch; 0 on a clock before 1970.
-fn now_us() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_micros() as u64)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

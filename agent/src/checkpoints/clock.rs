@@ -2,7 +2,7 @@
 
 use super::Backup;
 use super::candidate::Candidate;
-use super::commit::now_us;
+use crate::now_us;
 
 /// What two readings of the bucket's clock may differ by: a second of its own, and slow answers.
 const CLOCK_NOISE_MS: u64 = 5_000;

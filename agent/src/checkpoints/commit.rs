@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use spotter_bucket::{ErrorKind, ListedObject, Manifest, ManifestFile, manifest, manifest::Metric};
@@ -15,8 +15,8 @@ use super::journal::{AttemptLog, Entry};
 use super::source::{self, Source};
 use super::standing::Unanswered;
 use super::upload::{Area, UploadError, Uploader};
-use crate::fault;
 use crate::tasks::spawn_blocking;
+use crate::{fault, now_us};
 
 /// Times that a commit is put when what is read back differs.
 const COMMIT_TRIES: u32 = 3;
@@ -34,13 +34,6 @@ pub struct About {
     pub prev: Option<String>,
     /// What the training's log said of it.
     pub metric: Option<Metric>,
-}
-
-/// Microseconds since the epoch, by the box's clock.
-pub fn now_us() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_micros() as u64)
 }
 
 impl Uploader<'_> {

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::pace::{INTERVALS, Pace};
-use super::{Backup, commit, scan};
-use crate::files;
+use super::{Backup, scan};
+use crate::{files, now_us};
 
 /// Holds what is kept.
 const FILE: &str = "training.json";
@@ -101,9 +101,8 @@ impl Backup {
     /// disk when it is the first.
     pub fn training(&self, since_us: Option<u64>) {
         let now = self.now();
-        let since = since_us.map(|us| {
-            now.saturating_sub(Duration::from_micros(commit::now_us().saturating_sub(us)))
-        });
+        let since = since_us
+            .map(|us| now.saturating_sub(Duration::from_micros(now_us().saturating_sub(us))));
         let is_new = {
             let mut pace = self.pace();
             let mut is_cut = false;
@@ -174,7 +173,7 @@ impl Backup {
         let Some(began_us) = self.pace().training_since_us else {
             return;
         };
-        if let Some((kind, detail)) = self.cadence().look(began_us, step, commit::now_us()) {
+        if let Some((kind, detail)) = self.cadence().look(began_us, step, now_us()) {
             self.standing.event(kind, detail);
         }
     }

@@ -13,7 +13,6 @@ use tracing::{debug, warn};
 
 use super::alarm::{self, Facts};
 use super::candidate::Candidate;
-use super::commit::now_us;
 use super::complete::{Finding, Haste, Ready, Refused, Tracker};
 use super::ledger::Saved;
 use super::look::{self, Context};
@@ -22,7 +21,7 @@ use super::rules::shape::Shape;
 use super::standing::chain;
 use super::upload::{Area, UploadError};
 use super::{Backup, BackupError, Blind, humble, hurry, index, landing, room, scan};
-use crate::tasks::spawn_blocking;
+use crate::{now_us, tasks::spawn_blocking};
 
 /// Wait between two looks at the directory while the bucket is busy.
 const WATCH: Duration = Duration::from_secs(1);

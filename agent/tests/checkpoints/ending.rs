@@ -116,8 +116,7 @@ async fn what_its_writer_died_over_is_not_believed_for_its_silence() {
     std::thread::sleep(Duration::from_millis(12));
     std::fs::rename(world.path(".new"), world.path("step_9.msgpack")).unwrap();
     let died = |world: &World| {
-        let now_us = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
-        let now_us = u64::try_from(now_us.as_micros()).unwrap();
+        let now_us = spotter_agent::now_us();
         world.backup.died(&spotter_agent::checkpoints::Death {
             began_us: now_us,
             ended_us: now_us,

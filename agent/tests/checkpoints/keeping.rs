@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use spotter_agent::now_us;
 use spotter_bucket::memory::MemoryBucket;
 use spotter_bucket::{Best, ErrorKind, Keep, Layout, Vault};
 use tokio::time;
@@ -86,12 +87,6 @@ async fn save(world: &World, steps: impl IntoIterator<Item = u64>) {
 async fn steps(world: &World) -> Vec<u64> {
     let listed = world.backup.list().await.unwrap();
     listed.iter().map(|one| one.step.unwrap()).collect()
-}
-
-/// Microseconds of the wall clock: what is measured now belongs to what is written next.
-fn now_us() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    u64::try_from(since.unwrap().as_micros()).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,12 +178,8 @@ async fn data_of_a_deleted_checkpoint_stays_for_the_grace_and_as_long_as_it_is_r
     assert!(data(1) && data(2), "their data is still there");
     // The server's clock decides. A restore began a moment ago, by that clock.
     bucket.set_clock_offset_s(7200.0);
-    let now_us = std::time::SystemTime::UNIX_EPOCH
-        .elapsed()
-        .unwrap()
-        .as_micros() as u64;
     let mark = vault
-        .begin_reading(&second, "a test", now_us + 7_200_000_000)
+        .begin_reading(&second, "a test", now_us() + 7_200_000_000)
         .await
         .unwrap();
     time::sleep(Duration::from_secs(3600)).await;

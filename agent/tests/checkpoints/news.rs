@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use spotter_agent::checkpoints::{CheckpointInfo, RestoreError};
+use spotter_agent::{
+    checkpoints::{CheckpointInfo, RestoreError},
+    now_us,
+};
 use spotter_bucket::memory::MemoryBucket;
 use spotter_bucket::{Best, CommitId, Keep, Layout, Vault};
 use tokio::time;
@@ -152,12 +155,6 @@ async fn a_checkpoint_that_somebody_pushes_is_seen_while_the_training_goes_on() 
         .unwrap();
     file.set_modified(modified.modified().unwrap()).unwrap();
     assert_eq!(world.backup_all().await, []);
-}
-
-/// Microseconds of the wall clock.
-fn now_us() -> u64 {
-    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
-    u64::try_from(since.as_micros()).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
