@@ -5,6 +5,8 @@
 
 mod attempts;
 mod console;
+#[cfg(test)]
+pub(crate) mod paper;
 pub mod sanitize;
 mod table;
 pub mod terminal;
@@ -289,29 +291,7 @@ fn terminal_width() -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-
-    #[derive(Clone, Default)]
-    struct Paper(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Paper {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Paper {
-        fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-        }
-    }
+    use super::{paper::Paper, *};
 
     fn ui(options: UiOptions) -> (Ui, Paper, Paper) {
         let (out, err) = (Paper::default(), Paper::default());

@@ -1,10 +1,5 @@
 //! Verbs over the market in memory and a store in a temporary home.
 
-use std::{
-    io::{self, Write},
-    sync::Mutex,
-};
-
 use serde_json::Value;
 
 use super::*;
@@ -16,25 +11,11 @@ use crate::{
     run::State,
     spec::RunSpec,
     store::Outcome,
-    ui::UiOptions,
+    ui::{UiOptions, paper::Paper},
 };
 
 const T0: i64 = 1_800_000_000_000_000;
 const HOUR_US: i64 = 3_600_000_000;
-
-#[derive(Clone, Default)]
-struct Paper(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Paper {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A home, a market with three machines, and a clock that stands an hour after [`T0`].
 struct Desk {
@@ -75,8 +56,7 @@ impl Desk {
         };
         let mut ui = Ui::to(Box::new(out.clone()), Box::new(err.clone()), options);
         let code = execute(&cli.verb, &mut ui, &self.deps());
-        let text = |paper: &Paper| String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
-        (code, text(&out), text(&err))
+        (code, out.text(), err.text())
     }
 
     fn json(&self, words: &[&str]) -> Value {

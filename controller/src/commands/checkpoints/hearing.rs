@@ -68,25 +68,8 @@ impl Hearing {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::Arc;
-
     use super::*;
-    use crate::ui::{Ui, UiOptions};
-
-    #[derive(Clone, Default)]
-    struct Paper(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Paper {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::ui::{Ui, UiOptions, paper::Paper};
 
     #[tokio::test(start_paused = true)]
     async fn each_silence_is_told_once_and_so_is_its_end() {
@@ -106,7 +89,7 @@ mod tests {
                 7
             };
             assert_eq!(hearing.attend(ui.console(), "s3://b/r", work).await, 7);
-            let told = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+            let told = paper.text();
             let told: Vec<&str> = told.lines().collect();
             assert_eq!(told.len(), expected.len(), "{waits_s:?}: {told:?}");
             for (line, expected) in told.iter().zip(expected) {

@@ -9,12 +9,12 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 use serde_json::Value;
 use spotter_bucket::{ErrorKind, Target, memory::MemoryBucket, whole::samples};
 
-use self::desk::{Desk, NOW_US, Paper, TO, noise};
+use self::desk::{Desk, NOW_US, TO, noise};
 use super::first_answer;
 use crate::{
     checkpoints::Shelf,
     clock::Clock,
-    ui::{Ui, UiOptions},
+    ui::{Ui, UiOptions, paper::Paper},
 };
 
 #[test]
@@ -445,7 +445,7 @@ async fn a_server_that_says_nothing_is_told_soon_and_not_waited_for_long() {
         let began = tokio::time::Instant::now();
         let clock = Clock::new(|| NOW_US);
         let answer = first_answer(Some(ui.console()), &shelf, shelf.adopt(&clock)).await;
-        let said = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+        let said = paper.text();
         (answer.map(drop), said, began.elapsed().as_secs())
     };
     let (answer, said, took) = asked(Duration::ZERO, 0).await;

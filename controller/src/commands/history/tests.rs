@@ -1,9 +1,6 @@
 //! What `history` prints, over a store in a temporary home.
 
-use std::{
-    io::{self, Write},
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -15,30 +12,10 @@ use crate::{
     config::{Config, Environment},
     provider::memory::MemoryMarket,
     run::machines as known_machines,
-    ui::UiOptions,
+    ui::{UiOptions, paper::Paper},
 };
 
 const NOW: i64 = 1_800_000_000_000_000;
-
-#[derive(Clone, Default)]
-struct Paper(Arc<Mutex<Vec<u8>>>);
-
-impl Paper {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Paper {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 struct Home(tempfile::TempDir);
 

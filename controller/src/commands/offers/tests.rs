@@ -3,7 +3,12 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{tables::fit, *};
-use crate::{provider::Provider as _, provider::memory::MemoryMarket, spec::parse, ui::Table};
+use crate::{
+    provider::Provider as _,
+    provider::memory::MemoryMarket,
+    spec::parse,
+    ui::{Table, paper::Paper},
+};
 
 const RUN: &str = "name: a\nrun: train\nresources: {accelerators: RTX 4090, disk: 200GB}\nmodel: {params: 350M, tokens: 1B}\n";
 
@@ -75,14 +80,14 @@ async fn both_tables_fit_80_columns_and_tell_all_in_120() {
     let (rows, too_dear) = judged(&found, Some(&spec), &Known::default());
     assert_eq!(too_dear, 0);
     let paper = |table: Table| {
-        let text = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let text = Paper::default();
         let mut ui = Ui::to(
-            Box::new(Paper(text.clone())),
+            Box::new(text.clone()),
             Box::new(std::io::sink()),
             crate::ui::UiOptions::default(),
         );
         ui.table(&table);
-        String::from_utf8(text.lock().unwrap().clone()).unwrap()
+        text.text()
     };
     let narrow = |width| {
         let mut tables = [market(&rows, false), forecasts(&rows)];
@@ -144,17 +149,4 @@ async fn a_note_says_why_a_row_is_marked_and_of_which_offers() {
     let (rows, _) = judged(&found[..1], Some(&spec), &Known::default());
     assert_eq!(fit(&rows[0]), "no go");
     assert!(marks(&rows)[0].starts_with("no go: FlashAttention 3 needs"));
-}
-
-struct Paper(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Paper {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

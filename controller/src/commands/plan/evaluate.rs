@@ -168,29 +168,10 @@ fn cards(verdicts: &Verdicts) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{self, Write},
-        sync::{Arc, Mutex},
-    };
-
     use serde_json::Value;
 
     use super::*;
-    use crate::ui::UiOptions;
-
-    #[derive(Clone, Default)]
-    struct Paper(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Paper {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::ui::{UiOptions, paper::Paper};
 
     /// What evaluating a table prints to stdout and stderr.
     fn evaluated(text: &str, json: bool) -> Result<(String, String), CommandError> {
@@ -204,8 +185,7 @@ mod tests {
         };
         let mut ui = Ui::to(Box::new(out.clone()), Box::new(err.clone()), options);
         evaluate(&mut ui, &file, Method::Calibrated)?;
-        let text = |paper: &Paper| String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
-        Ok((text(&out), text(&err)))
+        Ok((out.text(), err.text()))
     }
 
     const SHIPPED: &str = include_str!("../../../data/published-runs.tsv");

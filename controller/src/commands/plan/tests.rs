@@ -1,9 +1,6 @@
 //! Plans over the market in memory: its machines have one RTX 4090, 64 GB of memory and 800 Mb/s, for $0.41/h all in.
 
-use std::{
-    io::{self, Write},
-    sync::{Arc, Mutex},
-};
+use std::{io, sync::Arc};
 
 use serde_json::Value;
 
@@ -13,28 +10,8 @@ use crate::{
     clock::Clock,
     config::{Config, Environment},
     provider::memory::MemoryMarket,
-    ui::UiOptions,
+    ui::{UiOptions, paper::Paper},
 };
-
-#[derive(Clone, Default)]
-struct Paper(Arc<Mutex<Vec<u8>>>);
-
-impl Paper {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Paper {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// Plans a run file that ends in `more`; answers exit code, stdout and the error.
 async fn planned(more: &str, flags: &[&str]) -> (u8, String, Option<CommandError>) {

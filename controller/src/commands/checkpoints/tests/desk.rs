@@ -1,11 +1,6 @@
 //! A laptop without a box, whose only way anywhere is a bucket in memory.
 
-use std::{
-    fs,
-    io::{self, Write},
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -20,25 +15,11 @@ use crate::{
     error::CommandError,
     run::site::{LeftLog, Place, Progress, Site, SiteError, Sites},
     spec::{BucketServer, RunSpec},
-    ui::{Ui, UiOptions},
+    ui::{Ui, UiOptions, paper::Paper},
 };
 
 pub(super) const NOW_US: i64 = 1_900_000_000_000_000;
 pub(super) const TO: &str = "s3://bucket/team";
-
-#[derive(Clone, Default)]
-pub(super) struct Paper(pub(super) Arc<Mutex<Vec<u8>>>);
-
-impl Write for Paper {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A laptop whose only way anywhere is one bucket.
 struct Only(Arc<MemoryBucket>);
@@ -130,8 +111,7 @@ impl Desk {
             Box::new(move |_| Ok(Arc::new(Only(bucket.clone())))),
         );
         let code = execute(&cli.verb, &mut ui, &deps);
-        let text = |paper: &Paper| String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
-        (code, text(&out), text(&err))
+        (code, out.text(), err.text())
     }
 
     pub(super) fn json(&self, words: &[&str]) -> Value {
