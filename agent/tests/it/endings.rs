@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -13,7 +13,10 @@ use tokio::time;
 
 use crate::bed::{Bed, PATIENCE, Window};
 
-/// A provider that refuses once, then agrees; tells the requests that it got.
+/// Requests that a provider got.
+type Asked = Arc<Mutex<mpsc::Receiver<String>>>;
+
+/// A provider that refuses so often, then agrees; tells the requests that it got.
 fn provider(refusals: usize) -> (String, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -61,33 +64,45 @@ fn answer(mut stream: TcpStream, refuse: bool) -> std::io::Result<String> {
     Ok(request)
 }
 
-#[tokio::test]
-async fn a_box_without_a_session_stops_itself_and_insists() {
-    let mut bed = Bed::new(Window::None);
-    let (url, told) = provider(1);
+/// A box that knows itself and such a provider; its agent is not started yet.
+fn rented(refusals: usize) -> (Bed, Asked) {
+    let bed = Bed::new(Window::None);
+    let (url, told) = provider(refusals);
     bed.container_env(&[
         ("CONTAINER_ID", "4711"),
         ("CONTAINER_API_KEY", "instance-key"),
         ("VAST_URL", &url),
     ]);
-    bed.start_daemon();
-    let request = v1::ConfigureRequest {
+    (bed, Arc::new(Mutex::new(told)))
+}
+
+/// The next request that the provider gets.
+async fn asked(told: &Asked) -> String {
+    let told = Arc::clone(told);
+    let next = move || told.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+    tokio::task::spawn_blocking(next).await.unwrap()
+}
+
+/// A run whose box stops itself after a second without a session, and is told of a provider that is none.
+fn impatient() -> v1::ConfigureRequest {
+    v1::ConfigureRequest {
         run: "r".into(),
         attempt: 1,
         workdir: "w".into(),
         bring_up_s: 1,
         provider_url: "http://127.0.0.1:9".into(),
         ..Default::default()
-    };
-    bed.client().await.configure(request).await.unwrap();
+    }
+}
 
-    let requests = tokio::task::spawn_blocking(move || {
-        [
-            told.recv_timeout(PATIENCE).unwrap(),
-            told.recv_timeout(PATIENCE).unwrap(),
-        ]
-    });
-    for request in requests.await.unwrap() {
+#[tokio::test]
+async fn a_box_without_a_session_stops_itself_and_insists() {
+    let (mut bed, told) = rented(1);
+    bed.start_daemon();
+    let configured = bed.client().await.configure(impatient()).await;
+    configured.unwrap();
+
+    for request in [asked(&told).await, asked(&told).await] {
         assert!(
             request.starts_with("PUT /api/v0/instances/4711/ HTTP/1.1\r\n"),
             "{request}"
@@ -111,25 +126,13 @@ async fn a_box_without_a_session_stops_itself_and_insists() {
 /// The controller died between the wiping and the destroying: no file is left from which a later start could know that.
 #[tokio::test]
 async fn a_box_that_was_wiped_and_is_not_destroyed_stops_itself() {
-    let mut bed = Bed::new(Window::None);
-    let (url, told) = provider(1);
-    bed.container_env(&[
-        ("CONTAINER_ID", "4711"),
-        ("CONTAINER_API_KEY", "instance-key"),
-        ("VAST_URL", &url),
-    ]);
+    let (mut bed, told) = rented(1);
     bed.start_daemon_with(&[("SPOTTER_WAITS_DIVIDED_BY", "300")]);
     let mut client = bed.client().await;
     let wipe = v1::ShutdownRequest { wipe: true };
     client.shutdown(wipe).await.unwrap();
 
-    let requests = tokio::task::spawn_blocking(move || {
-        [
-            told.recv_timeout(PATIENCE).unwrap(),
-            told.recv_timeout(PATIENCE).unwrap(),
-        ]
-    });
-    for request in requests.await.unwrap() {
+    for request in [asked(&told).await, asked(&told).await] {
         assert!(
             request.starts_with("PUT /api/v0/instances/4711/ HTTP/1.1\r\n"),
             "{request}"
@@ -141,25 +144,11 @@ async fn a_box_that_was_wiped_and_is_not_destroyed_stops_itself() {
 
 #[tokio::test]
 async fn a_started_session_keeps_the_box_and_preflight_only_reads() {
-    let mut bed = Bed::new(Window::None);
-    let (url, told) = provider(0);
-    bed.container_env(&[
-        ("CONTAINER_ID", "4711"),
-        ("CONTAINER_API_KEY", "instance-key"),
-        ("VAST_URL", &url),
-    ]);
+    let (mut bed, told) = rented(0);
     bed.start_daemon();
     bed.start("train", "true").await.unwrap();
     let mut client = bed.client().await;
-    let request = v1::ConfigureRequest {
-        run: "r".into(),
-        attempt: 1,
-        workdir: "w".into(),
-        bring_up_s: 1,
-        provider_url: "http://127.0.0.1:9".into(),
-        ..Default::default()
-    };
-    client.configure(request).await.unwrap();
+    client.configure(impatient()).await.unwrap();
 
     let report = client
         .preflight(v1::PreflightRequest {
@@ -191,7 +180,7 @@ async fn a_started_session_keeps_the_box_and_preflight_only_reads() {
 
     // Longer than the switch would take.
     time::sleep(Duration::from_millis(3500)).await;
-    let requests: Vec<String> = told.try_iter().collect();
+    let requests: Vec<String> = told.lock().unwrap().try_iter().collect();
     assert_eq!(requests.len(), 1, "{requests:?}");
     assert!(
         requests[0].starts_with("GET /api/v0/instances/4711/ "),
@@ -207,35 +196,26 @@ async fn a_started_session_keeps_the_box_and_preflight_only_reads() {
 
 #[tokio::test]
 async fn a_box_whose_training_is_over_waits_for_whoever_is_there_and_then_stops_itself() {
-    let mut bed = Bed::new(Window::None);
-    let (url, told) = provider(0);
-    bed.container_env(&[
-        ("CONTAINER_ID", "4711"),
-        ("CONTAINER_API_KEY", "instance-key"),
-        ("VAST_URL", &url),
-    ]);
+    let (mut bed, told) = rented(0);
     bed.start_daemon();
     bed.start("train", "true").await.unwrap();
     let mut client = bed.client().await;
     let request = v1::ConfigureRequest {
-        run: "r".into(),
-        attempt: 1,
-        workdir: "w".into(),
-        bring_up_s: 1,
         idle_stop_s: 1,
-        provider_url: "http://127.0.0.1:9".into(),
-        ..Default::default()
+        ..impatient()
     };
     client.configure(request).await.unwrap();
 
     // Longer than the switch would take: this connection is open.
     time::sleep(Duration::from_millis(3500)).await;
-    assert_eq!(told.try_iter().count(), 0, "somebody is there");
+    assert_eq!(
+        told.lock().unwrap().try_iter().count(),
+        0,
+        "somebody is there"
+    );
     drop(client);
 
-    let request = tokio::task::spawn_blocking(move || told.recv_timeout(PATIENCE).unwrap())
-        .await
-        .unwrap();
+    let request = asked(&told).await;
     assert!(
         request.starts_with("PUT /api/v0/instances/4711/ "),
         "{request}"
