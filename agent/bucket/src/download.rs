@@ -26,6 +26,7 @@ pub use disk::{is_there, make_room};
 
 use crate::{
     bucket::{Bucket, BucketError, ErrorKind},
+    hashes::RangeHasher,
     manifest::ManifestFile,
 };
 
@@ -234,7 +235,7 @@ impl<'a> Work<'a> {
             .acquire_owned()
             .await
             .expect("the semaphore is never closed");
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = RangeHasher::like(&piece.hash, piece.range.start);
         for chunk in chunks_of(piece.range.clone()) {
             let bytes = match self.chunk(file, chunk.clone()).await? {
                 Ok(bytes) => bytes,
@@ -267,7 +268,7 @@ impl<'a> Work<'a> {
             self.fetched.fetch_add(length, Ordering::Relaxed);
             self.done.fetch_add(length, Ordering::Relaxed);
         }
-        let same = hasher.finalize().to_hex().as_str() == piece.blake3;
+        let same = hasher.finish() == piece.hash;
         Ok((!same).then(|| Damage::Altered {
             from_byte: piece.range.start,
             to_byte: piece.range.end - 1,

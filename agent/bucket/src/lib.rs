@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`bucket`] is the small interface to object storage and its errors, [`s3`] the real one,
 //! [`memory`] the one for tests, [`contract`] what both promise, [`mod@prove`] whether a given one keeps it; [`whole`] says when files
-//! are a checkpoint, [`cadence`] whether they come often enough, [`manifest`] what a committed one is, [`layout`] where its objects lie,
+//! are a checkpoint, [`cadence`] whether they come often enough, [`manifest`] what a committed one is, [`hashes`] how its files are
+//! hashed, [`layout`] where its objects lie,
 //! [`names`] which step a name speaks of, [`retention`] which of them may go, [`vault`] lists, pins and deletes them, [`download`] brings
 //! their files down or proves them; [`target`] parses `s3://bucket/prefix`, [`profile`] is what is known of servers by their host,
 //! [`verdict`] what follows from what one was seen to do, [`credentials`] holds keys that never reach a log, [`grants`] is what a box
@@ -18,6 +19,7 @@ pub mod credentials;
 pub mod download;
 pub mod ending;
 pub mod grants;
+pub mod hashes;
 pub mod layout;
 pub mod manifest;
 #[cfg(any(test, feature = "fakes"))]

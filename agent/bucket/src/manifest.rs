@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::hashes;
 use crate::layout::{self, CommitId, NameError};
 use crate::sorted::sort_by;
 
@@ -20,6 +21,9 @@ pub const MAX_FILES: usize = 100_000;
 pub const FORMAT: u32 = 1;
 /// Version of one with it: a reader that does not know it would take it for altered.
 pub const FORMAT_WITH_METRIC: u32 = 2;
+/// Version of one whose parts are subtrees of their file's hash, see [`hashes`]: a reader that does not know them would take what it
+/// restores for damaged.
+pub const FORMAT_WITH_SUBTREES: u32 = 3;
 /// Longest name of a metric, and longest text of its value.
 const MAX_METRIC_BYTES: usize = 64;
 
@@ -112,7 +116,7 @@ pub struct ManifestFile {
     pub key: String,
     /// Part size of the upload in bytes; 0 when it went in one request.
     pub part_size_bytes: u64,
-    /// blake3 of each part, hex; empty when it went in one request.
+    /// Hash of each part as [`hashes`] writes it; empty when it went in one request.
     pub parts: Vec<String>,
 }
 
@@ -127,7 +131,7 @@ pub enum ManifestError {
     Json(#[from] serde_json::Error),
     /// Written by a newer spotter.
     #[error(
-        "manifest has format {0}, this spotter reads {FORMAT_WITH_METRIC}: a newer one is needed"
+        "manifest has format {0}, this spotter reads {FORMAT_WITH_SUBTREES}: a newer one is needed"
     )]
     Version(u32),
     /// Its hash of itself does not match, or its bytes are not the ones that were written.
@@ -155,6 +159,17 @@ impl Manifest {
         }
     }
 
+    /// The oldest version of the format that a manifest with these can have.
+    pub fn format(metric: Option<&Metric>, files: &[ManifestFile]) -> u32 {
+        if files.iter().any(ManifestFile::has_subtrees) {
+            FORMAT_WITH_SUBTREES
+        } else if metric.is_some() {
+            FORMAT_WITH_METRIC
+        } else {
+            FORMAT
+        }
+    }
+
     /// Sorts the files, computes the hash and returns the canonical bytes: compact JSON, keys in the order of the type.
     pub fn seal(&mut self) -> Bytes {
         sort_by(&mut self.files, |a, b| a.path.cmp(&b.path));
@@ -174,7 +189,7 @@ impl Manifest {
             v: u32,
         }
         let Version { v } = serde_json::from_slice(bytes)?;
-        if !(FORMAT..=FORMAT_WITH_METRIC).contains(&v) {
+        if !(FORMAT..=FORMAT_WITH_SUBTREES).contains(&v) {
             return Err(ManifestError::Version(v));
         }
         let manifest: Self = serde_json::from_slice(bytes)?;
@@ -208,9 +223,12 @@ impl Manifest {
             return contradiction(format!("it says step {:?}", self.step));
         }
         if let Some(metric) = &self.metric
-            && (self.v < FORMAT_WITH_METRIC || !metric.is_fine())
+            && !metric.is_fine()
         {
             return contradiction(format!("its metric {metric:?} is none"));
+        }
+        if self.v < Self::format(self.metric.as_ref(), &self.files) {
+            return contradiction(format!("it holds more than format {}", self.v));
         }
         if let Some(prev) = &self.prev {
             prev.parse::<CommitId>()?;
@@ -291,7 +309,11 @@ impl ManifestFile {
                 self.mode
             )));
         }
-        if !is_blake3(&self.blake3) || !self.parts.iter().all(|part| is_blake3(part)) {
+        let is_hash = |written: &String| hashes::is_hash(written);
+        if !is_hash(&self.blake3)
+            || hashes::is_subtree(&self.blake3)
+            || !self.parts.iter().all(is_hash)
+        {
             return Err(FileFault::Content(format!(
                 "a hash of {path:?} is not 64 hexadecimal digits"
             )));
@@ -308,7 +330,21 @@ impl ManifestFile {
                 self.part_size_bytes
             )));
         }
+        if self.has_subtrees() {
+            let made = hashes::are_subtrees(self.part_size_bytes)
+                .then(|| hashes::whole(self.parts.iter().map(String::as_str)))
+                .flatten();
+            if made.as_ref() != Some(&self.blake3) {
+                return Err(FileFault::Content(format!(
+                    "the parts of {path:?} do not make its hash"
+                )));
+            }
+        }
         Ok(())
+    }
+
+    fn has_subtrees(&self) -> bool {
+        self.parts.iter().any(|part| hashes::is_subtree(part))
     }
 }
 
@@ -321,13 +357,6 @@ fn belongs_to(key: &str, run: &str) -> bool {
         }
     }
     false
-}
-
-fn is_blake3(text: &str) -> bool {
-    text.len() == 64
-        && text
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -437,8 +466,8 @@ mod tests {
             assert!(with(v, name, value).is_err(), "{v} {name} {value}");
         }
         assert!(opens(|m| m.v = FORMAT_WITH_METRIC).is_ok());
-        let newer = with(3, "val_loss", "2.5").unwrap_err();
-        assert!(matches!(newer, ManifestError::Version(3)), "{newer}");
+        let newer = with(4, "val_loss", "2.5").unwrap_err();
+        assert!(matches!(newer, ManifestError::Version(4)), "{newer}");
     }
 
     #[test]
@@ -503,8 +532,42 @@ mod tests {
     }
 
     #[test]
+    fn parts_that_are_subtrees_make_the_files_hash_in_the_newest_format() {
+        let bytes = [7_u8; 2500];
+        let part = |at: usize, size: usize| {
+            let mut hasher = hashes::RangeHasher::part(at as u64);
+            hasher.update(&bytes[at..(at + size).min(bytes.len())]);
+            hasher.finish()
+        };
+        let parts: Vec<String> = (0..3).map(|number| part(number * 1024, 1024)).collect();
+        let with = |v: u32, part_size_bytes: u64, parts: &[String]| {
+            opens(|m| {
+                m.v = v;
+                let file = &mut m.files[0];
+                file.size_bytes = 2500;
+                file.blake3 = blake3::hash(&bytes).to_hex().to_string();
+                (file.part_size_bytes, file.parts) = (part_size_bytes, parts.to_vec());
+            })
+        };
+        let opened = with(FORMAT_WITH_SUBTREES, 1024, &parts).unwrap();
+        assert_eq!(Manifest::format(None, &opened.files), FORMAT_WITH_SUBTREES);
+        assert!(with(FORMAT_WITH_METRIC, 1024, &parts).is_err());
+        assert!(
+            with(FORMAT_WITH_SUBTREES, 1000, &parts).is_err(),
+            "no subtrees"
+        );
+        let mut mixed = parts.clone();
+        mixed[1] = blake3::hash(&bytes[1024..2048]).to_hex().to_string();
+        assert!(with(FORMAT_WITH_SUBTREES, 1024, &mixed).is_err());
+        let mut swapped = parts;
+        swapped.swap(0, 1);
+        assert!(with(FORMAT_WITH_SUBTREES, 1024, &swapped).is_err());
+        assert!(opens(|m| m.files[0].blake3.insert_str(0, "tree-")).is_err());
+    }
+
+    #[test]
     fn a_newer_format_is_named_as_such() {
-        assert!(matches!(opens(|m| m.v = 3), Err(ManifestError::Version(3))));
+        assert!(matches!(opens(|m| m.v = 4), Err(ManifestError::Version(4))));
         assert!(matches!(
             Manifest::open(br#"{"v":7,"all":"else differs"}"#),
             Err(ManifestError::Version(7))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use spotter_bucket::{ErrorKind, ListedObject, Manifest, ManifestFile, manifest, manifest::Metric};
+use spotter_bucket::{ErrorKind, ListedObject, Manifest, ManifestFile, manifest::Metric};
 use tokio::time;
 
 use super::candidate::FLAT_RULE;
@@ -75,11 +75,9 @@ impl Uploader<'_> {
         };
         let committed_us = now_us();
         let offset_us = (self.bucket.clock_offset_s() * 1e6) as i64;
+        let files: Vec<ManifestFile> = attempt.stored.values().cloned().collect();
         let mut manifest = Manifest {
-            v: match about.metric {
-                Some(_) => manifest::FORMAT_WITH_METRIC,
-                None => manifest::FORMAT,
-            },
+            v: Manifest::format(about.metric.as_ref(), &files),
             id: attempt.id.clone(),
             run: about.run.clone(),
             attempt: about.attempt,
@@ -91,7 +89,7 @@ impl Uploader<'_> {
             server_us: committed_us.saturating_add_signed(offset_us),
             prev: about.prev.clone(),
             metric: about.metric.clone(),
-            files: attempt.stored.values().cloned().collect(),
+            files,
             encoding: None,
             self_blake3: String::new(),
         };

@@ -64,7 +64,7 @@ pub enum Entry {
         number: u32,
         /// Size in bytes.
         size_bytes: u64,
-        /// blake3 of the bytes that were sent, hex.
+        /// Hash of the bytes that were sent, as [`spotter_bucket::hashes`] writes it.
         blake3: String,
         /// The server's tag for it.
         etag: String,
@@ -107,7 +107,7 @@ impl Entry {
 pub struct PartRecord {
     /// Size in bytes.
     pub size_bytes: u64,
-    /// blake3 of its bytes, hex.
+    /// Hash of its bytes, as [`spotter_bucket::hashes`] writes it.
     pub blake3: String,
     /// The server's tag.
     pub etag: String,

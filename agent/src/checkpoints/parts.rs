@@ -1,6 +1,6 @@
 //! A large file into the bucket, in parts that survive a crash.
 //!
-//! Parts are read in order, hashed alone and into the whole, and sent several at a time. Before the object becomes visible the server's
+//! Parts are read in order, hashed, and sent several at a time; their hashes make that of the file. Before the object becomes visible the server's
 //! list is compared with what was sent; afterwards the object itself is looked at, whatever the answer to Complete was.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use spotter_bucket::hashes::{self, RangeHasher};
 use spotter_bucket::{BucketError, CompletedPart, ErrorKind, ManifestFile};
 
 use super::buffers;
@@ -25,15 +26,15 @@ const MEMORY_BYTES: u64 = 48 << 20;
 /// Times that one file's multipart upload may be begun anew, because the server lost it, before we give up for now.
 const UPLOAD_TRIES: usize = 3;
 
-/// Part size for a file: large enough for the server's limit on their number, in whole MiB.
+/// Part size for a file: large enough for the server's limit on their number, and a power of two, so that its parts make its hash.
 pub fn part_size(size_bytes: u64) -> u64 {
     size_bytes
         .div_ceil(MAX_PARTS)
-        .next_multiple_of(1 << 20)
+        .next_power_of_two()
         .max(MIN_PART_BYTES)
 }
 
-/// Parts for which there is memory while one more is read. From 590 GB on a single one is larger than what is allowed.
+/// Parts for which there is memory while one more is read. From 302 GB on a single one is larger than what is allowed.
 fn parts_in_memory(part_size_bytes: u64) -> usize {
     (MEMORY_BYTES / part_size_bytes)
         .saturating_sub(1)
@@ -119,7 +120,6 @@ impl Uploader<'_> {
         let count =
             u32::try_from(size_bytes.div_ceil(part_size_bytes)).expect("at most 9,000 parts");
 
-        let mut whole = blake3::Hasher::new();
         let mut parts: BTreeMap<u32, PartRecord> = BTreeMap::new();
         let mut in_flight = FuturesUnordered::new();
         let most = parts_in_memory(part_size_bytes);
@@ -129,7 +129,7 @@ impl Uploader<'_> {
             }
             let offset = u64::from(number - 1) * part_size_bytes;
             let length = part_size_bytes.min(size_bytes - offset);
-            let mut reading = pin!(source.read(offset, length, whole));
+            let mut reading = pin!(source.read(offset, length, RangeHasher::part(offset)));
             // What is in flight goes on meanwhile.
             let read = loop {
                 tokio::select! {
@@ -138,11 +138,10 @@ impl Uploader<'_> {
                     read = &mut reading => break read?,
                 }
             };
-            whole = read.whole;
             // A part that the server has is good when its bytes are still those that were sent.
             let record = at_server
                 .remove(&number)
-                .filter(|part| part.blake3 == read.part_blake3 && part.size_bytes == length);
+                .filter(|part| part.blake3 == read.hash && part.size_bytes == length);
             if let Some(record) = record {
                 self.add_done(length);
                 parts.insert(number, record);
@@ -163,7 +162,7 @@ impl Uploader<'_> {
                     number,
                     PartRecord {
                         size_bytes: length,
-                        blake3: read.part_blake3,
+                        blake3: read.hash,
                         etag,
                     },
                 ))
@@ -176,17 +175,15 @@ impl Uploader<'_> {
         source.still_unchanged().await?;
         self.review_parts(&upload, size_bytes, &parts).await?;
         self.complete(&upload, size_bytes, &parts).await?;
-        let hashes = parts.into_values().map(|part| part.blake3).collect();
+        let hashes: Vec<String> = parts.into_values().map(|part| part.blake3).collect();
+        let whole = hashes::whole(hashes.iter().map(String::as_str))
+            .expect("a large file has two parts or more, each a subtree");
         let stored = Stored {
             key: self.bucket.stored_as(&upload.key),
             part_size_bytes,
             parts: hashes,
         };
-        Ok(manifest_file(
-            source,
-            whole.finalize().to_hex().to_string(),
-            stored,
-        ))
+        Ok(manifest_file(source, whole, stored))
     }
 
     async fn note_part(
@@ -404,10 +401,9 @@ impl Uploader<'_> {
         if first_parts.is_empty() {
             return Ok(None);
         }
-        let mut read = source
-            .read(0, part_size_bytes, blake3::Hasher::new())
-            .await?;
-        if !first_parts.contains(&&read.part_blake3) {
+        let read = source.read(0, part_size_bytes, RangeHasher::part(0));
+        let mut parts = vec![read.await?.hash];
+        if !first_parts.contains(&&parts[0]) {
             return Ok(None);
         }
         let mut offset = part_size_bytes;
@@ -415,12 +411,13 @@ impl Uploader<'_> {
             if self.stop.is_cancelled() {
                 return Err(UploadError::Stopped);
             }
-            read = source
-                .read(offset, part_size_bytes.min(size_bytes - offset), read.whole)
-                .await?;
+            let length = part_size_bytes.min(size_bytes - offset);
+            let read = source.read(offset, length, RangeHasher::part(offset));
+            parts.push(read.await?.hash);
             offset += part_size_bytes;
         }
-        let blake3 = read.whole.finalize().to_hex().to_string();
+        let blake3 = hashes::whole(parts.iter().map(String::as_str))
+            .expect("a large file has two parts or more, each a subtree");
         let older = self.same_content(size_bytes, &blake3).await?;
         Ok(older.map(|older| manifest_file(source, blake3, older)))
     }
@@ -469,9 +466,9 @@ mod tests {
         };
         check(9 << 20, 8, 5);
         check(70 << 30, 8, 5);
-        check(72 << 30, 9, 4);
-        check(200 << 30, 23, 1);
-        check(1 << 40, 117, 1);
-        check(5 << 40, 583, 1);
+        check(72 << 30, 16, 2);
+        check(200 << 30, 32, 1);
+        check(1 << 40, 128, 1);
+        check(5 << 40, 1024, 1);
     }
 }

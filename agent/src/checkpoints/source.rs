@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use spotter_bucket::hashes::{self, RangeHasher};
 
 use super::candidate::{Candidate, FileStat};
 use super::lease::{self, Lease, NoLease};
@@ -18,8 +19,8 @@ use super::{buffers, humble};
 use crate::open_files;
 use crate::tasks::spawn_blocking;
 
-/// What is read and hashed at a time. It is in the processor's own cache when it is hashed alone and into the whole: the memory that a training
-/// shares with us is gone through once for that, where a part read in one piece went through it three times.
+/// What is read and hashed at a time. It is in the processor's own cache when it is hashed: the memory that a training shares with us is
+/// gone through once for both.
 const STEP_BYTES: usize = 256 << 10;
 
 /// Why a file could not be read.
@@ -60,10 +61,8 @@ struct Held {
 pub struct Read {
     /// The bytes, as they will be sent.
     pub bytes: Bytes,
-    /// blake3 of these bytes, hex.
-    pub part_blake3: String,
-    /// Hash of the file so far.
-    pub whole: blake3::Hasher,
+    /// Their hash as [`spotter_bucket::hashes`] writes it.
+    pub hash: String,
 }
 
 /// Opens every file of a candidate, unless one of them changed. With `tripwire`, the kernel is asked to tell of writers.
@@ -164,19 +163,18 @@ impl Source {
         }
     }
 
-    /// Reads bytes, hashes them alone and into `whole`, then looks whether the file is still the one that was found.
+    /// Reads bytes and hashes them, then looks whether the file is still the one that was found.
     pub async fn read(
         self: &Arc<Self>,
         offset: u64,
         length: u64,
-        mut whole: blake3::Hasher,
+        mut hasher: RangeHasher,
     ) -> Result<Read, SourceError> {
         let source = Arc::clone(self);
         let read = move || {
             let held = source.held()?;
             let mut buffer =
                 buffers::take(usize::try_from(length).expect("a part fits into memory"));
-            let mut part = blake3::Hasher::new();
             let mut at = offset;
             for step in buffer.as_mut().chunks_mut(STEP_BYTES) {
                 match held.file.read_exact_at(step, at) {
@@ -186,15 +184,13 @@ impl Source {
                     }
                     Err(err) => return Err(source.refused(err)),
                 }
-                whole.update(step);
-                part.update(step);
+                hasher.update(step);
                 at += step.len() as u64;
             }
             source.compare(&held)?;
             Ok(Read {
                 bytes: Bytes::from_owner(buffer),
-                part_blake3: part.finalize().to_hex().to_string(),
-                whole,
+                hash: hasher.finish(),
             })
         };
         spawn_blocking(|| humble::run(read))
@@ -205,14 +201,19 @@ impl Source {
     /// blake3 of the whole file, hex.
     pub async fn hash(self: &Arc<Self>) -> Result<String, SourceError> {
         const STEP: u64 = 8 << 20;
-        let mut whole = blake3::Hasher::new();
-        let mut offset = 0;
-        while offset < self.stat.size_bytes {
-            let length = STEP.min(self.stat.size_bytes - offset);
-            whole = self.read(offset, length, whole).await?.whole;
+        let size_bytes = self.stat.size_bytes;
+        if size_bytes <= STEP {
+            return Ok(self.read(0, size_bytes, RangeHasher::alone()).await?.hash);
+        }
+        let (mut offset, mut parts) = (0, Vec::new());
+        while offset < size_bytes {
+            let length = STEP.min(size_bytes - offset);
+            let read = self.read(offset, length, RangeHasher::part(offset)).await?;
+            parts.push(read.hash);
             offset += length;
         }
-        Ok(whole.finalize().to_hex().to_string())
+        Ok(hashes::whole(parts.iter().map(String::as_str))
+            .expect("they are subtrees, at least two"))
     }
 
     /// Looks at the open file once more.
@@ -276,7 +277,7 @@ mod tests {
 
     async fn outcome(source: &Arc<Source>) -> Result<Vec<u8>, SourceError> {
         source
-            .read(0, source.stat.size_bytes, blake3::Hasher::new())
+            .read(0, source.stat.size_bytes, RangeHasher::alone())
             .await
             .map(|read| read.bytes.to_vec())
     }

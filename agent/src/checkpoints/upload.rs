@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use spotter_bucket::hashes::RangeHasher;
 use spotter_bucket::layout::NameError;
 use spotter_bucket::{Bucket, BucketError, ErrorKind, ManifestError, ManifestFile};
 use tokio::sync::Semaphore;
@@ -246,16 +247,16 @@ impl Uploader<'_> {
         source: &Arc<Source>,
     ) -> Result<ManifestFile, UploadError> {
         let size_bytes = source.stat.size_bytes;
-        let read = source.read(0, size_bytes, blake3::Hasher::new()).await?;
-        if let Some(older) = self.same_content(size_bytes, &read.part_blake3).await? {
-            return Ok(manifest_file(source, read.part_blake3, older));
+        let read = source.read(0, size_bytes, RangeHasher::alone()).await?;
+        if let Some(older) = self.same_content(size_bytes, &read.hash).await? {
+            return Ok(manifest_file(source, read.hash, older));
         }
         let key = self.object_key(id, source.name_in_bucket(single))?;
         self.send(size_bytes, || self.bucket.put(&key, read.bytes.clone()))
             .await?;
         Ok(manifest_file(
             source,
-            read.part_blake3,
+            read.hash,
             Stored {
                 key: self.bucket.stored_as(&key),
                 part_size_bytes: 0,

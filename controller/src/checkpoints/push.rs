@@ -15,7 +15,9 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use spotter_bucket::{
     Bucket, BucketError, CommitId, CompletedPart, ErrorKind, Manifest, ManifestError, ManifestFile,
-    layout::NameError, manifest, whole::rules::user::CompleteWhen,
+    hashes::{self, RangeHasher},
+    layout::NameError,
+    whole::rules::user::CompleteWhen,
 };
 use tokio::task;
 use ulid::Ulid;
@@ -165,7 +167,7 @@ pub async fn push(
         review(shelf, file).await?;
     }
     let mut manifest = Manifest {
-        v: manifest::FORMAT,
+        v: Manifest::format(None, &files),
         id: id.to_string(),
         run: shelf.run.clone(),
         attempt: about.attempt,
@@ -267,62 +269,46 @@ async fn send_parts(
     upload: &str,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(String, u64, Vec<String>), PushError> {
-    const MIB: u64 = 1 << 20;
-    let part_bytes = (file.size_bytes.div_ceil(MOST_PARTS).div_ceil(MIB) * MIB).max(MIN_PART_BYTES);
+    // A power of two, so that the parts' hashes make the file's.
+    let least_bytes = file.size_bytes.div_ceil(MOST_PARTS);
+    let part_bytes = least_bytes.next_power_of_two().max(MIN_PART_BYTES);
     let opened = {
         let path = file.path.clone();
         blocking(&file.path, move || File::open(path)).await?
     };
     let (opened, path) = (Arc::new(opened), file.path.clone());
     let size = file.size_bytes;
-    // Read and hashed one after the other, for the whole's hash; sent several at a time.
-    let reads = stream::unfold(
-        (0_u64, blake3::Hasher::new()),
-        move |(number, mut hasher)| {
-            let (opened, path) = (Arc::clone(&opened), path.clone());
-            async move {
-                let start = number * part_bytes;
-                if start >= size {
-                    return None;
-                }
-                let length = part_bytes.min(size - start) as usize;
-                let read = blocking(&path, move || {
-                    let mut bytes = vec![0; length];
-                    opened.read_exact_at(&mut bytes, start)?;
-                    hasher.update(&bytes);
-                    let hash = blake3::hash(&bytes).to_hex().to_string();
-                    Ok((Bytes::from(bytes), hash, hasher))
-                })
-                .await;
-                match read {
-                    Ok((bytes, hash, hasher)) => {
-                        let whole = hasher.finalize().to_hex().to_string();
-                        let part = (number as u32 + 1, bytes, hash, whole);
-                        Some((Ok(part), (number + 1, hasher)))
-                    }
-                    // A number beyond the end ends the stream.
-                    Err(err) => Some((Err(err), (u64::MAX / part_bytes, blake3::Hasher::new()))),
-                }
-            }
-        },
-    );
-    let send = |read: Result<(u32, Bytes, String, String), PushError>| async move {
-        let (number, bytes, hash, whole) = read?;
-        let length = bytes.len() as u64;
-        let etag = shelf.bucket.upload_part(key, upload, number, bytes).await?;
-        Ok::<_, PushError>((CompletedPart { number, etag }, hash, whole, length))
+    let send = |number: u64| {
+        let (opened, path) = (Arc::clone(&opened), &path);
+        async move {
+            let start = number * part_bytes;
+            let length = part_bytes.min(size - start);
+            let (bytes, hash) = blocking(path, move || {
+                let mut bytes = vec![0; length as usize];
+                opened.read_exact_at(&mut bytes, start)?;
+                let mut hasher = RangeHasher::part(start);
+                hasher.update(&bytes);
+                Ok((Bytes::from(bytes), hasher.finish()))
+            })
+            .await?;
+            let number = number as u32 + 1;
+            let etag = shelf.bucket.upload_part(key, upload, number, bytes).await?;
+            Ok::<_, PushError>((CompletedPart { number, etag }, hash, length))
+        }
     };
-    let mut sends = Box::pin(reads.map(send).buffered(IN_FLIGHT));
-    let (mut parts, mut hashes, mut whole, mut done) = (Vec::new(), Vec::new(), String::new(), 0);
+    let numbers = stream::iter(0..size.div_ceil(part_bytes));
+    let mut sends = Box::pin(numbers.map(send).buffered(IN_FLIGHT));
+    let (mut parts, mut hashes, mut done) = (Vec::new(), Vec::new(), 0);
     while let Some(sent) = sends.next().await {
-        let (part, hash, so_far, length) = sent?;
+        let (part, hash, length) = sent?;
         parts.push(part);
         hashes.push(hash);
-        whole = so_far;
         done += length;
         progress(done);
     }
     drop(sends);
+    let whole = hashes::whole(hashes.iter().map(String::as_str))
+        .expect("a large file has two parts or more, each a subtree");
     let looked_at = file.clone();
     if !blocking(&file.path, move || is_the_same(&looked_at)).await? {
         return Err(PushError::Changed(file.path.clone()));

@@ -10,7 +10,7 @@ use std::{
 
 use nix::sys::{signal::Signal, wait::WaitStatus};
 use serde_json::Value;
-use spotter_bucket::{Bucket, Manifest, ManifestFile, names::PARTIAL_SUFFIX};
+use spotter_bucket::{Bucket, Manifest, ManifestFile, hashes::RangeHasher, names::PARTIAL_SUFFIX};
 
 use crate::{
     cell::{Ended, Process, Stage, files_below, hashes_below},
@@ -255,10 +255,11 @@ fn lacking_of(file: &ManifestFile, path: &Path) -> u64 {
         0 => (&whole[..], bytes.len().max(1)),
         part => (&file.parts[..], usize::try_from(part).unwrap()),
     };
-    bytes
-        .chunks(piece_bytes)
-        .zip(hashes)
-        .filter(|(piece, hash)| blake3::hash(piece).to_hex().as_str() != *hash)
-        .map(|(piece, _)| piece.len() as u64)
-        .sum()
+    let wrong = |(number, (piece, written)): (usize, (&[u8], &String))| {
+        let mut hasher = RangeHasher::like(written, (number * piece_bytes) as u64);
+        hasher.update(piece);
+        (hasher.finish() != *written).then_some(piece.len() as u64)
+    };
+    let pieces = bytes.chunks(piece_bytes).zip(hashes).enumerate();
+    pieces.filter_map(wrong).sum()
 }

@@ -13,13 +13,14 @@ use std::{
 };
 
 use super::{DownloadError, Job};
-use crate::manifest::ManifestFile;
+use crate::{hashes::RangeHasher, manifest::ManifestFile};
 
 /// A range of a file that is hashed as one.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
     pub(super) range: Range<u64>,
-    pub(super) blake3: String,
+    /// As [`crate::hashes`] writes it.
+    pub(super) hash: String,
 }
 
 impl Piece {
@@ -35,7 +36,7 @@ pub(super) fn pieces(file: &ManifestFile) -> Vec<Piece> {
         _ => &file.parts,
     };
     let (mut start, mut pieces) = (0, Vec::with_capacity(hashes.len()));
-    for blake3 in hashes {
+    for hash in hashes {
         let length = file.size_bytes - start;
         let end = start
             + match file.part_size_bytes {
@@ -45,7 +46,7 @@ pub(super) fn pieces(file: &ManifestFile) -> Vec<Piece> {
         if end > start {
             pieces.push(Piece {
                 range: start..end,
-                blake3: blake3.clone(),
+                hash: hash.clone(),
             });
         }
         start = end;
@@ -162,23 +163,23 @@ pub(super) fn survey(job: &Job) -> io::Result<(Place, Vec<Piece>)> {
 fn wrong_pieces(file: &File, of: &ManifestFile) -> impl Iterator<Item = io::Result<Piece>> {
     let mut buffer = vec![0; (1_u64 << 20).min(of.size_bytes) as usize];
     let wrong = move |piece: Piece| {
-        hash_range(file, piece.range.clone(), &mut buffer)
-            .map(|hash| (hash != piece.blake3).then_some(piece))
+        hash_piece(file, &piece, &mut buffer)
+            .map(|hash| (hash != piece.hash).then_some(piece))
             .transpose()
     };
     pieces(of).into_iter().filter_map(wrong)
 }
 
-fn hash_range(file: &File, range: Range<u64>, buffer: &mut [u8]) -> io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let mut at = range.start;
-    while at < range.end {
-        let wanted = ((range.end - at) as usize).min(buffer.len());
+fn hash_piece(file: &File, piece: &Piece, buffer: &mut [u8]) -> io::Result<String> {
+    let mut hasher = RangeHasher::like(&piece.hash, piece.range.start);
+    let mut at = piece.range.start;
+    while at < piece.range.end {
+        let wanted = ((piece.range.end - at) as usize).min(buffer.len());
         file.read_exact_at(&mut buffer[..wanted], at)?;
         hasher.update(&buffer[..wanted]);
         at += wanted as u64;
     }
-    Ok(hasher.finalize().to_hex().to_string())
+    Ok(hasher.finish())
 }
 
 /// Whether all of a file's bytes are on the disk and hash right. Nothing is written.

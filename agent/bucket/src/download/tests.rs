@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use super::*;
 use crate::memory::MemoryBucket;
 
-const PART: u64 = 5 << 20;
+const PART: u64 = 4 << 20;
 
 fn noise(length: u64) -> Vec<u8> {
     let mut bytes = vec![0; length as usize];
@@ -13,8 +13,22 @@ fn noise(length: u64) -> Vec<u8> {
     bytes
 }
 
-/// A file in the bucket, in parts when it is large.
+/// A file in the bucket, in parts when it is large, which are subtrees of its hash.
 fn stored(bucket: &MemoryBucket, name: &str, bytes: &[u8]) -> ManifestFile {
+    let part = |(number, bytes): (usize, &[u8])| {
+        let mut hasher = RangeHasher::part(number as u64 * PART);
+        hasher.update(bytes);
+        hasher.finish()
+    };
+    let mut file = stored_before(bucket, name, bytes);
+    if !file.parts.is_empty() {
+        file.parts = bytes.chunks(PART as usize).enumerate().map(part).collect();
+    }
+    file
+}
+
+/// The same as it was stored when each part was hashed alone.
+fn stored_before(bucket: &MemoryBucket, name: &str, bytes: &[u8]) -> ManifestFile {
     let key = format!("run/data/x/{name}");
     bucket.insert(&key, bytes.to_vec());
     let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
@@ -88,22 +102,24 @@ async fn each_kind_of_damage_has_its_name() {
     let (bucket, dir) = (MemoryBucket::new(), tempfile::tempdir().unwrap());
     let large = noise(2 * PART + 9);
     let check = async |spoil: &dyn Fn(&str), expected: Damage| {
-        let file = stored(&bucket, "file", &large);
-        assert_eq!(
-            examine(&bucket, &bucket, &file, &mut |_| {}).await.unwrap(),
-            None
-        );
-        spoil(&file.key);
-        let found = examine(&bucket, &bucket, &file, &mut |_| {}).await.unwrap();
-        assert_eq!(found, Some(expected.clone()));
-        let folder = tempfile::tempdir_in(dir.path()).unwrap();
-        let all = jobs(folder.path(), &[file]);
-        make_room(folder.path(), &all).unwrap();
-        let err = download(&bucket, all, &mut |_, _| {}).await.unwrap_err();
-        assert!(
-            matches!(&err, DownloadError::Damaged { damage, .. } if *damage == expected),
-            "{err}"
-        );
+        for stored in [stored, stored_before] {
+            let file = stored(&bucket, "file", &large);
+            assert_eq!(
+                examine(&bucket, &bucket, &file, &mut |_| {}).await.unwrap(),
+                None
+            );
+            spoil(&file.key);
+            let found = examine(&bucket, &bucket, &file, &mut |_| {}).await.unwrap();
+            assert_eq!(found, Some(expected.clone()));
+            let folder = tempfile::tempdir_in(dir.path()).unwrap();
+            let all = jobs(folder.path(), &[file]);
+            make_room(folder.path(), &all).unwrap();
+            let err = download(&bucket, all, &mut |_, _| {}).await.unwrap_err();
+            assert!(
+                matches!(&err, DownloadError::Damaged { damage, .. } if *damage == expected),
+                "{err}"
+            );
+        }
     };
     check(&|key| assert!(bucket.remove(key)), Damage::Missing).await;
     let cut = |bytes: usize| {
