@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    mem,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -12,8 +13,8 @@ use spotter_bucket::sorted::sort_by;
 
 mod meant;
 
-use meant::{Leads, leads};
-pub use meant::{Meant, expand, inside, not_among};
+use meant::{Leads, expand, leads, not_among};
+pub use meant::{Meant, inside};
 
 /// Most files that one listing may hold: an answer of that many rows stays under the 4 MiB of a message.
 pub const HASHED_FILES_LIMIT: usize = 20_000;
@@ -109,37 +110,47 @@ pub struct Hashed {
 /// Hashes the named files and everything under the named directories; see [`expand`] for what a name may be. A symbolic link inside a
 /// directory is the file that it leads to, where that lies in the working directory.
 pub fn hash_files(workdir: &Path, paths: &[String]) -> Result<Hashed, HashError> {
-    let Meant {
-        there: meant,
-        missing,
-        mut links,
-    } = expand(workdir, paths)?;
-    let mut hashed = Hashed {
-        missing,
-        ..Hashed::default()
-    };
-    for relative in &meant {
+    let mut files = Vec::new();
+    let hash = &mut |relative: &Path, _: &fs::Metadata| push_hash(workdir, relative, &mut files);
+    let taken = every_file(workdir, paths, hash)?;
+    sort_by(&mut files, |a, b| a.path.cmp(&b.path));
+    files.dedup_by(|a, b| a.path == b.path);
+    Ok(Hashed {
+        files,
+        missing: taken.missing,
+        meant: taken.there,
+        leading_out: taken.links,
+    })
+}
+
+/// Gives every file that the named files, directories and patterns mean, some of them perhaps twice, with what it leads to where it is a
+/// link. Of the links in the answer only those are left that lead to what is not among these files: one rule, whoever takes them.
+pub fn every_file(workdir: &Path, paths: &[String], each: Each<'_>) -> Result<Meant, HashError> {
+    let mut meant = expand(workdir, paths)?;
+    let mut links = mem::take(&mut meant.links);
+    for relative in &meant.there {
         let read = |source| HashError::Read {
             path: relative.display().to_string(),
             source,
         };
-        if fs::metadata(workdir.join(relative)).map_err(read)?.is_dir() {
-            hash_dir(workdir, relative, &mut hashed.files, &mut links)?;
+        let metadata = fs::metadata(workdir.join(relative)).map_err(read)?;
+        if metadata.is_dir() {
+            walk(workdir, relative, each, &mut links)?;
         } else {
-            push_hash(workdir, relative, &mut hashed.files)?;
+            each(relative, &metadata)?;
         }
     }
-    hashed.leading_out = not_among(workdir, &meant, links);
-    hashed.meant = meant;
-    sort_by(&mut hashed.files, |a, b| a.path.cmp(&b.path));
-    hashed.files.dedup_by(|a, b| a.path == b.path);
-    Ok(hashed)
+    meant.links = not_among(workdir, &meant.there, links);
+    Ok(meant)
 }
 
-fn hash_dir(
+/// Takes a file.
+pub type Each<'a> = &'a mut dyn FnMut(&Path, &fs::Metadata) -> Result<(), HashError>;
+
+fn walk(
     workdir: &Path,
     relative: &Path,
-    files: &mut Vec<HashedFile>,
+    each: Each<'_>,
     links: &mut Vec<PathBuf>,
 ) -> Result<(), HashError> {
     let read = |source| HashError::Read {
@@ -151,12 +162,15 @@ fn hash_dir(
         let kind = entry.file_type().map_err(read)?;
         let child = relative.join(entry.file_name());
         if kind.is_dir() {
-            hash_dir(workdir, &child, files, links)?;
+            walk(workdir, &child, each, links)?;
         } else if kind.is_file() {
-            push_hash(workdir, &child, files)?;
+            each(&child, &entry.metadata().map_err(read)?)?;
         } else if kind.is_symlink() {
             match leads(workdir, &child) {
-                Leads::ToFile => push_hash(workdir, &child, files)?,
+                Leads::ToFile => {
+                    let metadata = fs::metadata(workdir.join(&child)).map_err(read)?;
+                    each(&child, &metadata)?;
+                }
                 Leads::Elsewhere => links.push(child),
                 Leads::Nowhere => {}
             }

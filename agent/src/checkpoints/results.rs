@@ -209,59 +209,15 @@ impl Backup {
 /// Regular files, paths of which there is nothing, and links that lead elsewhere.
 type Listed = (Vec<FileStat>, Vec<String>, Vec<String>);
 
-/// Regular files under the named paths and patterns, sorted; those of which there is nothing; and the links inside directories that lead
-/// to no file and to none of these directories. A link to a file is that file, as it is for whoever opens it.
+/// Regular files under the named paths and patterns, sorted; those of which there is nothing; and the links that lead to what is not
+/// among them. A link to a file is that file, as it is for whoever opens it.
 fn list(workdir: &Path, paths: &[String]) -> Result<Listed, HashError> {
     let mut found = BTreeMap::new();
-    let files::Meant {
-        there: meant,
-        missing,
-        mut links,
-    } = files::expand(workdir, paths)?;
-    for relative in &meant {
-        let failed = |source| HashError::Read {
-            path: relative.display().to_string(),
-            source,
-        };
-        let metadata = fs::metadata(workdir.join(relative)).map_err(failed)?;
-        if metadata.is_dir() {
-            walk(workdir, relative, &mut found, &mut links)?;
-        } else {
-            add(relative, &metadata, &mut found)?;
-        }
-    }
-    let links = files::not_among(workdir, &meant, links);
-    let names = links.iter().map(|link| link.display().to_string());
+    let each = &mut |path: &Path, metadata: &fs::Metadata| add(path, metadata, &mut found);
+    let taken = files::every_file(workdir, paths, each)?;
+    let names = taken.links.iter().map(|link| link.display().to_string());
     let passed_over = names.collect();
-    Ok((found.into_values().collect(), missing, passed_over))
-}
-
-fn walk(
-    workdir: &Path,
-    relative: &Path,
-    found: &mut BTreeMap<PathBuf, FileStat>,
-    links: &mut Vec<PathBuf>,
-) -> Result<(), HashError> {
-    let failed = |source| HashError::Read {
-        path: relative.display().to_string(),
-        source,
-    };
-    for entry in fs::read_dir(workdir.join(relative)).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let kind = entry.file_type().map_err(failed)?;
-        let child = relative.join(entry.file_name());
-        if kind.is_dir() {
-            walk(workdir, &child, found, links)?;
-        } else if kind.is_file() {
-            add(&child, &entry.metadata().map_err(failed)?, found)?;
-        } else if kind.is_symlink() {
-            match fs::metadata(workdir.join(&child)) {
-                Ok(metadata) if metadata.is_file() => add(&child, &metadata, found)?,
-                _ => links.push(child),
-            }
-        }
-    }
-    Ok(())
+    Ok((found.into_values().collect(), taken.missing, passed_over))
 }
 
 fn add(

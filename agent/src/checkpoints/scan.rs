@@ -16,6 +16,7 @@ pub use spotter_bucket::whole::folder::{file_path, stat_of};
 
 mod walk;
 
+pub(super) use walk::left_out;
 use walk::{directory_candidate, outside, refused};
 
 /// Every candidate in the directory. A directory that does not exist yet holds none.
@@ -347,6 +348,13 @@ mod tests {
                 reason.is_some(),
                 expected,
                 "{link} to {target:?}: {reason:?}"
+            );
+            let is_outside =
+                target.is_dir() && !target.starts_with(&root) && !root.starts_with(&target);
+            let named = is_outside.then(|| format!("step_{step}/{link}"));
+            assert_eq!(
+                left_out(&root, &format!("step_{step}")),
+                Vec::from_iter(named)
             );
         }
     }

@@ -146,7 +146,15 @@ impl Backup {
             if tracker.judge(&candidate, finding, self.now(), haste) {
                 let (path, step) = (candidate.path_in_manifest(), candidate.step);
                 let size_bytes = candidate.size_bytes();
-                let detail = json!({ "path": path, "step": step, "size_bytes": size_bytes, "files": candidate.files.len() });
+                let mut detail = json!({ "path": path, "step": step, "size_bytes": size_bytes, "files": candidate.files.len() });
+                if candidate.directory && !candidate.is_flat() {
+                    let (dir, name) = (self.options.dir.clone(), candidate.path.clone());
+                    let left_out = spawn_blocking(move || scan::left_out(&dir, &name));
+                    let left_out = left_out.await.expect("reading a directory does not panic");
+                    if !left_out.is_empty() {
+                        detail["left_out"] = json!(left_out);
+                    }
+                }
                 self.standing.event("checkpoint.found", detail);
                 found_one = true;
                 if let Some(began_us) = began_us {

@@ -15,9 +15,13 @@ pub struct Meant {
     pub there: Vec<PathBuf>,
     /// Paths and patterns of which there is nothing.
     pub missing: Vec<String>,
-    /// Links that patterns found and that lead to no file of the working directory, sorted; [`not_among`] says which of them matter.
+    /// Links that patterns found and that lead to no file of the working directory, and what patterns mean behind a link, sorted;
+    /// [`not_among`] says which of them matter.
     pub links: Vec<PathBuf>,
 }
+
+/// Entries that are looked at behind the links of one pattern: they may lead to a data set, or to the whole machine.
+const BEHIND_ENTRIES: usize = 10_000;
 
 /// Files and directories that paths and patterns mean, sorted, and those of which there is nothing. In a pattern `*` and `?` stand for
 /// characters of one name, `[ab]` for one of several, `**` for any number of directories; a path that exists is no pattern.
@@ -48,6 +52,8 @@ pub fn expand(workdir: &Path, paths: &[String]) -> Result<Meant, HashError> {
             let mut found = Found {
                 meant: &mut meant,
                 links: &mut links,
+                behind_a_link: false,
+                left: BEHIND_ENTRIES,
             };
             descend(workdir, Path::new(""), &names, &mut found)?;
         }
@@ -67,6 +73,31 @@ pub fn expand(workdir: &Path, paths: &[String]) -> Result<Meant, HashError> {
 struct Found<'a> {
     meant: &'a mut BTreeSet<PathBuf>,
     links: &'a mut BTreeSet<PathBuf>,
+    /// Whether this is behind a link, where nothing is taken but everything is named.
+    behind_a_link: bool,
+    /// Entries that may still be looked at behind links.
+    left: usize,
+}
+
+impl Found<'_> {
+    /// Notes what the rest of a pattern means behind a link that lies in its middle. Nobody named the link, so that it is not followed;
+    /// but who wrote the pattern may mean what is there.
+    fn look_behind(&mut self, workdir: &Path, link: PathBuf, names: &[String]) {
+        let mut behind = BTreeSet::new();
+        let mut found = Found {
+            meant: &mut behind,
+            links: &mut BTreeSet::new(),
+            behind_a_link: true,
+            left: self.left,
+        };
+        let looked = descend(workdir, &link, names, &mut found);
+        self.left = found.left;
+        match looked {
+            Ok(()) if self.left > 0 => self.links.extend(behind),
+            // Nobody knows what else is there.
+            Ok(()) | Err(_) => drop(self.links.insert(link)),
+        }
+    }
 }
 
 /// Where a link leads that nobody named.
@@ -152,7 +183,8 @@ fn matches(pattern: &str, path: &Path) -> bool {
     glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_path_with(path, options))
 }
 
-/// Adds what lies below `at` under these names. Links that nobody named are taken for the files they lead to, and never followed out.
+/// Adds what lies below `at` under these names. Links that nobody named are taken for the files they lead to, and never followed out; what
+/// lies behind them is noted.
 fn descend(
     workdir: &Path,
     at: &Path,
@@ -200,6 +232,12 @@ fn descend(
         }
     };
     for entry in entries.flatten() {
+        if found.behind_a_link {
+            found.left = found.left.saturating_sub(1);
+            if found.left == 0 {
+                return Ok(());
+            }
+        }
         let child = at.join(entry.file_name());
         let Ok(kind) = entry.file_type() else {
             continue;
@@ -209,11 +247,20 @@ fn descend(
             // At its end it means everything below.
             None => rest.is_empty() || kind.is_dir(),
         };
-        if fits && kind.is_symlink() && rest.is_empty() {
+        if kind.is_symlink() {
+            let is_last = fits && rest.is_empty();
             match leads(workdir, &child) {
-                Leads::ToFile => drop(found.meant.insert(child)),
-                Leads::Elsewhere => drop(found.links.insert(child)),
                 Leads::Nowhere => {}
+                // Those behind a link may lead in circles.
+                _ if found.behind_a_link && is_last => drop(found.meant.insert(child)),
+                _ if found.behind_a_link => {}
+                Leads::ToFile if is_last => drop(found.meant.insert(child)),
+                Leads::Elsewhere if is_last => drop(found.links.insert(child)),
+                Leads::Elsewhere if pattern.is_none() => {
+                    found.look_behind(workdir, child, names);
+                }
+                Leads::Elsewhere if fits => found.look_behind(workdir, child, rest),
+                Leads::ToFile | Leads::Elsewhere => {}
             }
             continue;
         }
@@ -316,5 +363,61 @@ mod tests {
         assert!(matches!(bad, Err(HashError::Pattern { .. })), "{bad:?}");
         let hashed = hash_files(dir.path(), &["ckpt-*".to_owned()]).unwrap();
         assert_eq!(hashed.files.len(), 2);
+    }
+
+    #[test]
+    fn what_a_pattern_means_behind_a_link_in_its_middle_is_named_unless_it_is_meant_by_its_own_name()
+     {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for path in ["out/run-1/x", "out/run-1/more", "runs/7/x", "runs/7/deep/x"] {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "content").unwrap();
+        }
+        fs::write(outside.path().join("x"), "content").unwrap();
+        std::os::unix::fs::symlink(outside.path(), outside.path().join("again")).unwrap();
+        let link = |target: &Path, link: &str| {
+            std::os::unix::fs::symlink(target, dir.path().join(link)).unwrap();
+        };
+        link(Path::new("run-1"), "out/latest");
+        link(Path::new("../runs/7"), "out/best");
+        link(outside.path(), "out/scratch");
+        link(Path::new("nothing"), "out/gone");
+        link(Path::new("run-1/x"), "out/file");
+        for (pattern, meant, named) in [
+            (
+                "out/*/x",
+                &["out/run-1/x"][..],
+                &["out/best/x", "out/scratch/x"][..],
+            ),
+            ("out/r*/x", &["out/run-1/x"], &[]),
+            ("out/*/none", &[], &[]),
+            ("out/s*/*", &[], &["out/scratch/again", "out/scratch/x"]),
+            (
+                "out/**/x",
+                &["out/run-1/x"],
+                &["out/best/deep/x", "out/best/x", "out/scratch/x"],
+            ),
+            ("*/*/x", &["out/run-1/x", "runs/7/x"], &["out/scratch/x"]),
+            // It was named.
+            ("out/latest/*", &["out/latest/more", "out/latest/x"], &[]),
+        ] {
+            let found = expand(dir.path(), &[pattern.to_owned()]).unwrap();
+            let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
+            assert_eq!(found.there, paths(meant), "{pattern}");
+            let links = not_among(dir.path(), &found.there, found.links);
+            assert_eq!(links, paths(named), "{pattern}");
+        }
+        for number in 0..BEHIND_ENTRIES {
+            fs::write(outside.path().join(number.to_string()), "").unwrap();
+        }
+        let found = expand(dir.path(), &["out/s*/none".to_owned()]).unwrap();
+        assert_eq!(
+            found.links,
+            [] as [PathBuf; 0],
+            "a name needs no look around"
+        );
+        let found = expand(dir.path(), &["out/s*/*.pt".to_owned()]).unwrap();
+        assert_eq!(found.links, [Path::new("out/scratch")], "who knows");
     }
 }

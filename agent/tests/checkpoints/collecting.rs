@@ -1,6 +1,7 @@
 //! Results, which go beside the checkpoints.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -182,11 +183,15 @@ async fn a_link_is_the_file_that_it_leads_to_and_one_that_leads_elsewhere_is_nam
     let world = World::new(bucket.clone());
     world.write("elsewhere/best.npz", &npz(1, 100));
     world.write("out/run-1/log.txt", b"loss 1.0\n");
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("key.txt"), b"not of this run").unwrap();
     for (target, link) in [
-        ("../elsewhere/best.npz", "out/best.npz"),
-        ("run-1", "out/latest"),
-        ("../elsewhere", "out/all"),
-        ("nothing", "out/gone"),
+        (Path::new("../elsewhere/best.npz"), "out/best.npz"),
+        (Path::new("run-1"), "out/latest"),
+        (Path::new("../elsewhere"), "out/all"),
+        (Path::new("nothing"), "out/gone"),
+        (&outside.path().join("key.txt"), "out/key.txt"),
+        (outside.path(), "out/scratch"),
     ] {
         std::os::unix::fs::symlink(target, world.path(link)).unwrap();
     }
@@ -200,9 +205,26 @@ async fn a_link_is_the_file_that_it_leads_to_and_one_that_leads_elsewhere_is_nam
         assert_eq!(names, ["out/best.npz", "out/run-1/log.txt"]);
         let mut passed_over = results.passed_over.clone();
         passed_over.sort();
-        assert_eq!(passed_over, ["out/all", "out/gone"]);
+        assert_eq!(passed_over, ["out/all", "out/key.txt", "out/scratch"]);
         assert_kept(&world, &bucket, &results);
     }
+    // Over ssh the same files are fetched, and the same links are named.
+    for paths in [&["out"][..], &["out/*/*.txt"], &["out/*"], &["out/**"]] {
+        let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+        let workdir = world.path("");
+        let kept = world
+            .backup
+            .collect_results(&workdir, &paths)
+            .await
+            .unwrap();
+        let fetched = spotter_agent::files::hash_files(&workdir, &paths).unwrap();
+        assert_eq!(kept.files, fetched.files, "{paths:?}");
+        let named: Vec<PathBuf> = kept.passed_over.iter().map(PathBuf::from).collect();
+        assert_eq!(named, fetched.leading_out, "{paths:?}");
+    }
+    let (workdir, middle) = (world.path(""), ["out/*/*.txt".to_owned()]);
+    let kept = world.backup.collect_results(&workdir, &middle).await;
+    assert_eq!(kept.unwrap().passed_over, ["out/scratch/key.txt"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,6 +16,8 @@ const MAX_FILES: usize = 100_000;
 /// Deepest level of directories inside a candidate.
 pub(super) const MAX_DEPTH: usize = 12;
 
+/// Most links of a checkpoint that are named.
+const MOST_LINKS: usize = 20;
 /// Most entries that are seen of what a link leads to, which may be a data set on a share: every scan looks there, and a restore waits for it.
 const GLANCE_ENTRIES: usize = 200;
 /// Deepest level of directories there.
@@ -111,6 +113,37 @@ pub(super) fn outside(dir: &Path, link: &Path) -> Option<PathBuf> {
     let target = fs::canonicalize(link).ok()?;
     let dir = fs::canonicalize(dir).ok()?;
     (!target.starts_with(&dir) && !dir.starts_with(&target)).then_some(target)
+}
+
+/// Links in a directory of the checkpoint directory that lead out of it to directories, sorted, as far as they are few: they do not go along,
+/// and where nothing there looks like a part of a checkpoint that is no reason to save none of it.
+pub(in super::super) fn left_out(dir: &Path, name: &str) -> Vec<String> {
+    let mut links = Vec::new();
+    note_links(dir, name, 0, &mut links);
+    links.sort_unstable();
+    links
+}
+
+fn note_links(dir: &Path, relative: &str, depth: usize, links: &mut Vec<String>) {
+    // What cannot be read is told elsewhere.
+    let Ok(entries) = fs::read_dir(dir.join(relative)) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let (Ok(kind), path) = (entry.file_type(), entry.path()) else {
+            continue;
+        };
+        let child = format!("{relative}/{}", entry.file_name().to_string_lossy());
+        if kind.is_dir() && depth < MAX_DEPTH {
+            note_links(dir, &child, depth + 1, links);
+        } else if kind.is_symlink()
+            && links.len() < MOST_LINKS
+            && path.is_dir()
+            && outside(dir, &path).is_some()
+        {
+            links.push(child);
+        }
+    }
 }
 
 /// Whether a directory that a link in a checkpoint leads to may be a part of it: it holds weights or state, or cannot be read.
