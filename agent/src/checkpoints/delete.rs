@@ -299,7 +299,7 @@ impl Backup {
 }
 
 /// Asks a few times where the answer may be another one. Not for ever: a key may lack the right, and nothing waits for the answer.
-async fn patiently<T, F>(mut call: impl FnMut() -> F) -> Result<T, BucketError>
+pub(super) async fn patiently<T, F>(mut call: impl FnMut() -> F) -> Result<T, BucketError>
 where
     F: Future<Output = Result<T, BucketError>>,
 {

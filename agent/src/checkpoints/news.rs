@@ -11,8 +11,11 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::candidate::Candidate;
 use super::complete::Tracker;
-use super::round::Work;
+use super::delete::patiently;
+use super::index::Index;
+use super::round::{Work, looks_like};
 use super::standing::chain;
 use super::{ANSWER_WITHIN, Backup};
 
@@ -29,6 +32,10 @@ struct News {
     /// Names of all commits that are marked as damaged; `None`: the bucket did not tell.
     damaged: Option<HashSet<String>>,
 }
+
+/// The bucket does not tell now.
+#[derive(Debug)]
+pub(super) struct Unknown;
 
 impl Backup {
     /// Looks at what others did, when it is time, and goes by it. What the bucket does not tell now it tells the next time; a box that goes
@@ -131,6 +138,48 @@ impl Backup {
             }
         }
         Ok(())
+    }
+
+    /// The commit that is taken for damaged, that people pinned, and that these files were: they want them whatever came since. Fails where
+    /// the bucket does not tell what is pinned.
+    pub(super) async fn pinned_as(
+        &self,
+        work: &Work,
+        candidate: &Candidate,
+    ) -> Result<Option<String>, Unknown> {
+        let mut doubted = work.index.iter().flat_map(Index::doubted);
+        let Some(damaged) = doubted.find(|one| looks_like(one, candidate)) else {
+            return Ok(None);
+        };
+        if !self.bucket.has_keys() {
+            return Ok(None);
+        }
+        let vault = self.places.vault(&*self.bucket);
+        let holds = patiently(|| vault.holds(self.server_us() / 1_000));
+        match time::timeout(ANSWER_WITHIN, holds).await {
+            Ok(Ok(holds)) if holds.pinned.contains(&damaged.id) => Ok(Some(damaged.id.clone())),
+            Ok(Ok(_)) => Ok(None),
+            Ok(Err(_)) | Err(_) => Err(Unknown),
+        }
+    }
+
+    /// What was pinned is whole again under another name, and as dear as it was.
+    pub(super) async fn pin_instead(&self, id: &str, pinned: &str) {
+        let Ok(id) = id.parse() else { return };
+        let vault = self.places.vault(&*self.bucket);
+        let by = format!("it stands for {pinned}, which was damaged");
+        let pin = patiently(|| vault.pin(&id, &by, self.server_us()));
+        match time::timeout(MARK_LIMIT, pin).await {
+            Ok(Ok(())) => {
+                info!(%id, pinned, "what was pinned and damaged is whole again, and pinned")
+            }
+            Ok(Err(err)) => {
+                warn!(%id, pinned, error = %chain(&err), "a checkpoint could not be pinned for the damaged one that it stands for")
+            }
+            Err(_) => {
+                warn!(%id, pinned, "the bucket did not pin a checkpoint in time for the damaged one that it stands for")
+            }
+        }
     }
 
     /// A restore found a commit damaged: it counts for nothing here, nor on any box to come.

@@ -104,7 +104,9 @@ impl Backup {
                 break;
             };
             let key = next.candidate.key.clone();
-            if !self.is_wanted(work, &next.candidate) {
+            if !self.is_wanted(work, &next.candidate)
+                && matches!(self.pinned_as(work, &next.candidate).await, Ok(None))
+            {
                 debug!(
                     path = next.candidate.path,
                     "newer ones of its row are saved, this one is not worth its upload"

@@ -93,6 +93,10 @@ impl Backup {
     ) -> CheckpointInfo {
         let info = CheckpointInfo::from(&manifest);
         let candidate = work.attempts[at].attempt.candidate.clone();
+        // Before it counts as saved: a crash leaves it for another time.
+        if let Ok(Some(pinned)) = self.pinned_as(work, &candidate).await {
+            self.pin_instead(&manifest.id, &pinned).await;
+        }
         self.note_saved(&manifest.id, &candidate).await;
         remove(work.attempts.remove(at)).await;
         let had_parts = manifest.files.iter().any(|file| file.part_size_bytes > 0);

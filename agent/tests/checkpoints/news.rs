@@ -283,7 +283,7 @@ async fn a_bucket_that_does_not_tell_what_others_did_stands_in_no_uploads_way() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_files_of_a_pinned_checkpoint_that_is_marked_stay_on_the_box() {
+async fn a_pinned_checkpoint_that_is_marked_is_stored_anew_however_old_and_pinned_as_it_was() {
     let bucket = Arc::new(MemoryBucket::new());
     let world = World::with(bucket.clone(), bucket.clone(), |options| {
         options.keep.last = 2;
@@ -306,17 +306,27 @@ async fn the_files_of_a_pinned_checkpoint_that_is_marked_stay_on_the_box() {
     let first = world.manifests().await.pop().unwrap();
     mark(&bucket, &first.id, true).await;
     time::sleep(HEARD).await;
-    world.backup_all().await;
-    world.write("step_4.npz", &npz(4, 2000));
-    assert_eq!(steps(&world.backup_all().await), [Some(4)]);
-    let there = world.manifests().await;
-    assert!(there.iter().any(|one| one.id == first.id));
-    assert!(world.path("step_1.npz").is_file());
-    // Once nobody holds it, it goes as any other.
+    world.backup.round().await.unwrap();
+    // As many newer ones as are kept are there, and somebody wants it all the same.
+    let again = world.backup_all().await;
+    assert_eq!(steps(&again), [Some(1)]);
+    let copy: CommitId = again[0].id.parse().unwrap();
+    let holds = vault.holds(now_us() / 1_000).await.unwrap();
+    assert!(holds.pinned.contains(&again[0].id), "{holds:?}");
+    for step in 4..=5 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        assert_eq!(steps(&world.backup_all().await), [Some(step)]);
+        let there = world.manifests().await;
+        let left = [&first.id, &again[0].id].map(|id| there.iter().any(|one| one.id == *id));
+        assert_eq!(left, [true, true], "at step {step}");
+        assert!(world.path("step_1.npz").is_file());
+    }
+    // Once nobody holds them, they go as any other.
     let id = first.id.parse().unwrap();
     vault.unpin(&id).await.unwrap();
-    world.write("step_5.npz", &npz(5, 2000));
-    assert_eq!(steps(&world.backup_all().await), [Some(5)]);
+    vault.unpin(&copy).await.unwrap();
+    world.write("step_6.npz", &npz(6, 2000));
+    assert_eq!(steps(&world.backup_all().await), [Some(6)]);
     assert_eq!(world.manifests().await.len(), 2);
     assert!(!world.path("step_1.npz").exists());
 }
