@@ -189,8 +189,8 @@ impl Granting {
         })
     }
 
-    /// Puts commits in place, deletes what need not be kept, and answers what the box may do from now on: read what is there and,
-    /// where it has too little left, store more.
+    /// Puts commits in place, deletes what need not be kept, and answers what the box may do from now on: read what is there, whoever put
+    /// it there, see what of it is damaged and, where it has too little left, store more.
     ///
     /// # Errors
     /// When the bucket cannot be read or nothing can be signed.
@@ -225,6 +225,9 @@ impl Granting {
             }
             there.extend(keys);
         }
+        // By their names alone the box knows what of it was found damaged.
+        let damaged = vault.damaged().await?;
+        there.extend(damaged.iter().map(|id| self.shelf.layout.damaged_key(id)));
         there.sort_unstable();
         there.dedup();
         let signer = self

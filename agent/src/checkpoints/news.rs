@@ -1,6 +1,7 @@
 //! What others did in the bucket: checkpoints that were pushed there while a training goes on, and those that turned out to be damaged.
 //!
-//! Nobody calls for it: two listings every few minutes find both, by whatever road the laptop reached the bucket. What is damaged counts as
+//! Nobody calls for it: two listings every few minutes find both, by whatever road the laptop reached the bucket; a box without keys goes by
+//! what was signed for it to read. What is damaged counts as
 //! unsaved from then on, so that it is uploaded anew where its files are still here.
 
 use std::collections::HashSet;
@@ -43,7 +44,7 @@ impl Backup {
     pub(super) async fn hear_news(&self, work: &mut Work, stop: &CancellationToken) {
         let due = work.news_at.is_none_or(|at| Instant::now() >= at);
         let due = due && self.pace().flush_by.is_none();
-        if !due || !self.bucket.has_keys() {
+        if !due {
             return self.go_by_doubts(work);
         }
         let known: HashSet<String> = match &work.index {
@@ -92,9 +93,6 @@ impl Backup {
 
     /// Names of the commits that are marked as damaged; `None`: the bucket does not tell now.
     pub(super) async fn marked(&self, stop: &CancellationToken) -> Option<HashSet<String>> {
-        if !self.bucket.has_keys() {
-            return None;
-        }
         let vault = self.places.vault(&*self.bucket);
         let asked = time::timeout(ANSWER_WITHIN, vault.damaged());
         let damaged = tokio::select! {

@@ -11,7 +11,7 @@ use spotter_bucket::memory::MemoryBucket;
 use spotter_bucket::{Best, CommitId, Keep, Layout, Vault};
 use tokio::time;
 
-use crate::world::{StuckBucket, World, npz};
+use crate::world::{KeylessBucket, StuckBucket, World, npz};
 
 /// Longer than a box takes to hear of what others did.
 const HEARD: Duration = Duration::from_secs(301);
@@ -155,6 +155,23 @@ async fn a_checkpoint_that_somebody_pushes_is_seen_while_the_training_goes_on() 
         .unwrap();
     file.set_modified(modified.modified().unwrap()).unwrap();
     assert_eq!(world.backup_all().await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_box_without_keys_sees_what_was_pushed_and_what_is_marked() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(KeylessBucket::new(bucket.clone()), bucket.clone(), |_| {});
+    world.write("step_1.npz", &npz(1, 2000));
+    let first = world.backup_all().await.remove(0);
+    let laptop = World::new(bucket.clone());
+    laptop.write("step_9.npz", &npz(9, 2000));
+    assert_eq!(laptop.backup_all().await.len(), 1);
+    mark(&bucket, &first.id, true).await;
+    time::sleep(HEARD).await;
+    world.backup.round().await.unwrap();
+    assert_eq!(world.backup.state().last_step, Some(9));
+    assert_eq!(steps(&world.backup_all().await), [Some(1)]);
+    assert_eq!(world.backup.state().committed, 2);
 }
 
 #[tokio::test(start_paused = true)]

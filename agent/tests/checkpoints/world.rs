@@ -16,7 +16,7 @@ use spotter_bucket::{Bucket, Manifest};
 use tempfile::TempDir;
 use tokio::time;
 
-pub use self::buckets::{CrashBucket, GaugeBucket, HookBucket, StuckBucket};
+pub use self::buckets::{CrashBucket, GaugeBucket, HookBucket, KeylessBucket, StuckBucket};
 
 pub const MIB: usize = 1 << 20;
 

@@ -41,6 +41,8 @@ struct Shelves {
     taken: HashMap<String, Held>,
     /// What may be read, by its own key.
     there: HashMap<String, Held>,
+    /// The query of what was last signed to be read: that is all that was there then, and what is only among the older is gone.
+    newest: Arc<str>,
     /// Objects and uploads since the last commit.
     since: (usize, usize),
     /// Those of the last commit.
@@ -116,6 +118,7 @@ impl Stock {
                 grant,
             };
             if held.grant.is_there() {
+                shelves.newest = query.clone();
                 shelves.there.insert(held.grant.key.clone(), held);
             } else if let Some(known) = shelves.upload(&held.grant) {
                 // It was signed anew, and goes on; but for one with more parts than that.
@@ -237,10 +240,12 @@ impl Stock {
         held.map_or(key, |held| &held.grant.key).to_owned()
     }
 
-    /// What is known to be there, in key order; sizes and times are not known.
+    /// What was there when somebody with keys last looked, in key order; sizes and times are not known.
     pub fn list(&self, prefix: &str) -> Vec<ListedObject> {
         let shelves = self.shelves();
-        let mut keys: Vec<&String> = shelves.there.keys().collect();
+        let newest = |(_, held): &(&String, &Held)| held.query == shelves.newest;
+        let there = shelves.there.iter().filter(newest);
+        let mut keys: Vec<&String> = there.map(|(key, _)| key).collect();
         sort_by(&mut keys, |one, other| one.cmp(other));
         let listed = keys.into_iter().filter(|key| key.starts_with(prefix));
         let object = |key: &String| ListedObject {

@@ -18,6 +18,9 @@ use tokio::sync::Notify;
 trait Interference: Send + Sync {
     async fn before(&self, operation: &'static str);
     async fn after(&self, operation: &'static str);
+    fn keyless(&self) -> bool {
+        false
+    }
 }
 
 /// Something around each call.
@@ -110,6 +113,9 @@ macro_rules! interfering_bucket {
                 Around(self)
                     .call("ListMultipartUploads", self.memory.list_uploads(prefix))
                     .await
+            }
+            fn has_keys(&self) -> bool {
+                !self.keyless()
             }
             fn clock_offset_s(&self) -> f64 {
                 self.memory.clock_offset_s()
@@ -311,3 +317,27 @@ impl Interference for GaugeBucket {
 }
 
 interfering_bucket!(GaugeBucket);
+
+/// Reached by grants, which suffice for all that is asked.
+pub struct KeylessBucket {
+    memory: Arc<MemoryBucket>,
+}
+
+impl KeylessBucket {
+    pub fn new(memory: Arc<MemoryBucket>) -> Arc<KeylessBucket> {
+        Arc::new(KeylessBucket { memory })
+    }
+}
+
+#[async_trait]
+impl Interference for KeylessBucket {
+    async fn before(&self, _: &'static str) {}
+
+    async fn after(&self, _: &'static str) {}
+
+    fn keyless(&self) -> bool {
+        true
+    }
+}
+
+interfering_bucket!(KeylessBucket);

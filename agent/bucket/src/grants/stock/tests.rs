@@ -267,6 +267,22 @@ fn what_is_there_is_listed_and_read_until_its_signatures_end() {
         &[],
         Ok(("data/lot/9", 1)),
     );
+    // Somebody looked again: a mark came, and a commit is gone, whose reader may go on.
+    let again = |grants: Vec<Grant>| Batch {
+        query: "X-Amz-Date=later".to_owned(),
+        ..batch(1, grants)
+    };
+    let mark = "damaged/000000000001-x.json";
+    stock.add(again(vec![grant(mark, "", 2)]));
+    stock.add(again(vec![
+        grant("data/lot/9", "", 2),
+        grant("data/lot/10", "", 3),
+    ]));
+    let listed = stock.list(&key(""));
+    let listed: Vec<&str> = listed.iter().map(|one| one.key.as_str()).collect();
+    assert_eq!(listed, [key(mark), key("data/lot/9")]);
+    check(&stock, &Method::GET, commit, &[], Ok((commit, 0)));
+
     let stock = self::stock();
     stock.add(batch(0, vec![grant(commit, "", 2)]));
     check(&stock, &Method::GET, commit, &[], Err(ErrorKind::Denied));
