@@ -230,9 +230,10 @@ async fn a_listing_is_in_key_order_and_ends_with_the_prefix(bucket: &dyn Bucket,
 
 async fn an_upload_is_invisible_until_it_is_complete(bucket: &dyn Bucket, prefix: &str) {
     let key = format!("{prefix}/object");
+    // Of one size but for the last, as some servers want them.
     let bodies = [
         content(PART_BYTES, 1),
-        content(PART_BYTES + 7, 2),
+        content(PART_BYTES, 2),
         content(3, 3),
     ];
     let id = bucket.create_upload(&key).await.unwrap();

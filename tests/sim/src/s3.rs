@@ -2,7 +2,7 @@
 //!
 //! The `s3s` library parses and authenticates; the store keeps objects as files; `service` is what each operation does, `receive`
 //! takes bodies in, `listing` and `pages` make pages; `keys` says who may do what, `token` gives keys that end, `host` finds the
-//! bucket; [`faults`] holds the switches, and `wire` obeys them.
+//! bucket; [`faults`] holds the switches, `likeness` what other people's servers do not take, and `wire` obeys them.
 
 use std::{net::SocketAddr, os::fd::AsFd as _, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,6 +21,7 @@ mod convert;
 pub mod faults;
 mod host;
 pub mod keys;
+mod likeness;
 mod listing;
 mod pages;
 mod receive;
@@ -32,6 +33,7 @@ mod wire;
 pub use faults::{Fault, Order, Switchboard};
 use keys::Gate;
 pub use keys::{AccessKey, Rights};
+pub use likeness::Like;
 use service::Operations;
 use store::Store;
 use token::TokenService;
@@ -78,7 +80,10 @@ pub fn serve(dir: PathBuf, listener: TcpListener, config: S3Config) -> anyhow::R
         .with_context(|| format!("the bucket in {} cannot be opened", dir.display()))?;
     let store = Arc::new(store);
     let board = Arc::new(Switchboard::new(store.clone(), config.keys));
-    let mut builder = S3ServiceBuilder::new(Operations { store });
+    let mut builder = S3ServiceBuilder::new(Operations {
+        store,
+        board: board.clone(),
+    });
     builder.set_auth(Gate(board.clone()));
     builder.set_access(Gate(board.clone()));
     builder.set_host(host::Hosts);

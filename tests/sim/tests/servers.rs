@@ -1,4 +1,5 @@
-//! Our client and the backup against three servers that do not know of each other: our own, ministack and `rclone serve s3`.
+//! Our client and the backup against three servers that do not know of each other: our own, ministack and `rclone serve s3`; and against
+//! our own again, as it takes no more than R2, B2 and Google's do.
 //!
 //! What one of them does differently is what servers do: the client and the engine cope with it, no test makes an exception.
 #![allow(
@@ -48,6 +49,16 @@ on_every_server!(Path in ours, ministack, rclone:
     each_kind_of_damage_is_passed_over_and_told,
 );
 
+on_every_server!(Path like r2, b2, gcs:
+    the_client_keeps_every_promise_of_a_bucket,
+    what_it_honours_is_found_out_and_used,
+    a_run_is_saved_thinned_out_and_restored_on_another_box,
+    an_upload_goes_on_where_a_killed_agent_left_it,
+    a_box_without_keys_saves_and_restores_what_was_signed_for_it,
+    a_laptop_pushes_compares_thins_out_and_pulls,
+    each_kind_of_damage_is_passed_over_and_told,
+);
+
 on_every_server!(Virtual in ours_by_name, ministack_by_name, rclone_by_name:
     the_client_keeps_every_promise_of_a_bucket,
     a_box_without_keys_saves_and_restores_what_was_signed_for_it,
@@ -70,7 +81,11 @@ async fn what_it_honours_is_found_out_and_used(server: &Server) {
     let found = bucket.probe("p").await.unwrap();
     println!("{found:#?}");
     assert_eq!(found, server.honours(&found.server));
-    assert_eq!(bucket.list("").await.unwrap(), [], "nothing is left behind");
+    assert_eq!(
+        bucket.list("p/").await.unwrap(),
+        [],
+        "nothing is left behind"
+    );
     assert_eq!(bucket.list_uploads("p/").await.unwrap(), []);
     let verdict = found.verdict(bucket.is_private());
     bucket.set_payload(verdict.payload);

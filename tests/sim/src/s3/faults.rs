@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -12,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     keys::AccessKey,
+    likeness::Like,
     store::{Store, StoreError},
 };
 
@@ -144,6 +148,8 @@ struct Changes {
     drop_key: Option<String>,
     /// Flips a bit of an object.
     corrupt: Option<Place>,
+    /// Whose server it is like from now on.
+    like: Option<Like>,
 }
 
 #[derive(Deserialize)]
@@ -157,6 +163,20 @@ struct Place {
 pub struct Switchboard {
     store: Arc<Store>,
     state: Mutex<State>,
+    parts: Arc<AtomicUsize>,
+}
+
+/// A part of an upload that is on its way.
+pub(super) struct Part {
+    parts: Arc<AtomicUsize>,
+    /// How many were on their way as it came, itself included.
+    pub number: usize,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.parts.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[derive(Default)]
@@ -166,6 +186,7 @@ struct State {
     date_offset_s: i64,
     clock_offset_s: i64,
     session_s: u64,
+    like: Like,
     counts: BTreeMap<String, u64>,
     bytes_in: u64,
     bytes_out: u64,
@@ -183,11 +204,12 @@ impl Switchboard {
                 keys,
                 ..State::default()
             }),
+            parts: Arc::default(),
         }
     }
 
     /// Changes switches and answers all of them. An object with any of: `inject` (an order), `heal`, `date_offset_s`,
-    /// `clock_offset_s`, `key`, `drop_key`, `session_s`, `corrupt` (`{bucket, key}`), `reset_counts`.
+    /// `clock_offset_s`, `key`, `drop_key`, `session_s`, `corrupt` (`{bucket, key}`), `like` (`aws`, `r2`, `b2` or `gcs`), `reset_counts`.
     ///
     /// # Errors
     /// When the JSON is not of that shape, or names what is not there; then nothing was changed.
@@ -221,6 +243,7 @@ impl Switchboard {
         state.date_offset_s = changes.date_offset_s.unwrap_or(state.date_offset_s);
         state.clock_offset_s = changes.clock_offset_s.unwrap_or(state.clock_offset_s);
         state.session_s = changes.session_s.unwrap_or(state.session_s);
+        state.like = changes.like.unwrap_or(state.like);
         if let Some(key) = changes.key {
             state.keys.insert(key.access_key.clone(), key);
         }
@@ -229,6 +252,7 @@ impl Switchboard {
             "date_offset_s": state.date_offset_s,
             "clock_offset_s": state.clock_offset_s,
             "session_s": state.session_s,
+            "like": state.like,
             "keys": state.keys.keys().collect::<Vec<_>>(),
             "counts": state.counts,
             "bytes_in": state.bytes_in,
@@ -254,6 +278,16 @@ impl Switchboard {
     /// How often an operation was asked since the counters were reset, whatever came of it.
     pub fn count(&self, operation: &str) -> u64 {
         self.state().counts.get(operation).copied().unwrap_or(0)
+    }
+
+    /// Takes from now on what that server takes.
+    pub fn set_like(&self, like: Like) {
+        self.state().like = like;
+    }
+
+    /// Whose server it is like.
+    pub(super) fn like(&self) -> Like {
+        self.state().like
     }
 
     /// The key of an id.
@@ -286,6 +320,14 @@ impl Switchboard {
         }
         state.orders.retain(|order| order.count != Some(0));
         due
+    }
+
+    /// A part comes; it is gone when the answer is dropped.
+    pub(super) fn part(&self) -> Part {
+        Part {
+            parts: self.parts.clone(),
+            number: self.parts.fetch_add(1, Ordering::SeqCst) + 1,
+        }
     }
 
     pub(super) fn carried(&self, bytes_in: u64, bytes_out: u64) {

@@ -1,6 +1,6 @@
 //! What each operation does: the `s3s` library has parsed and authenticated the request, the store does the work.
 
-use std::{io::SeekFrom, sync::Arc};
+use std::{collections::BTreeMap, io::SeekFrom, sync::Arc};
 
 use s3s::{
     S3, S3Error, S3Request, S3Response, S3Result,
@@ -10,12 +10,12 @@ use s3s::{
         CopyObjectOutput, CopyObjectResult, CopyPartResult, CopySource, CreateBucketInput,
         CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
         DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput,
-        DeletedObject, GetBucketLocationInput, GetBucketLocationOutput, GetObjectInput,
-        GetObjectOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput,
-        ListBucketsInput, ListBucketsOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput,
-        ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput, PutObjectInput,
-        PutObjectOutput, Range, StreamingBlob, UploadPartCopyInput, UploadPartCopyOutput,
-        UploadPartInput, UploadPartOutput,
+        DeletedObject, ETagCondition, GetBucketLocationInput, GetBucketLocationOutput,
+        GetObjectInput, GetObjectOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput,
+        HeadObjectOutput, ListBucketsInput, ListBucketsOutput, ListMultipartUploadsInput,
+        ListMultipartUploadsOutput, ListObjectsV2Input, ListObjectsV2Output, ListPartsInput,
+        ListPartsOutput, PutObjectInput, PutObjectOutput, Range, StreamingBlob,
+        UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
     },
     s3_error,
 };
@@ -24,7 +24,7 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     convert::{condition, kept, part_number, readable, strong, timestamp_ms},
-    faults::Injected,
+    faults::{Injected, Switchboard},
     listing, pages,
     receive::{Expected, Received, disk, receive},
     store::{Begun, Description, Precondition, Store, StoreError, Wanted, now_ms},
@@ -37,6 +37,8 @@ const READ_BYTES: usize = 256 << 10;
 pub struct Operations {
     /// Where everything is.
     pub store: Arc<Store>,
+    /// Says whose server it is like.
+    pub board: Arc<Switchboard>,
 }
 
 impl From<StoreError> for S3Error {
@@ -57,6 +59,18 @@ impl From<StoreError> for S3Error {
 }
 
 impl Operations {
+    /// The condition of a write, unless this server does not look at it.
+    fn condition(
+        &self,
+        if_match: Option<&ETagCondition>,
+        if_none_match: Option<&ETagCondition>,
+    ) -> S3Result<Precondition> {
+        match self.board.like().ignores_conditions() {
+            true => Ok(Precondition::default()),
+            false => condition(if_match, if_none_match),
+        }
+    }
+
     /// Reads a stretch of an object as a stream.
     fn stretch(&self, bucket: &str, key: &str, range: Option<&Range>) -> S3Result<Stretch> {
         let (description, file) = self.store.read(bucket, key)?;
@@ -167,7 +181,7 @@ impl S3 for Operations {
     ) -> S3Result<S3Response<PutObjectOutput>> {
         let injected = req.extensions.get::<Injected>().copied();
         let input = req.input;
-        let condition = condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        let condition = self.condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
         self.store.scan(&input.bucket, "", |_| false)?;
         let expected = Expected::new(
             &req.headers,
@@ -469,7 +483,7 @@ impl S3 for Operations {
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = req.input;
-        let condition = condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
+        let condition = self.condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
         let mut wanted = Vec::new();
         for part in input
             .multipart_upload
@@ -488,6 +502,21 @@ impl S3 for Operations {
         }
         if wanted.is_empty() {
             return Err(s3_error!(MalformedXML, "no parts were named"));
+        }
+        if self.board.like().wants_equal_parts() {
+            let (bucket, key, id) = (&input.bucket, &input.key, &input.upload_id);
+            let sizes: BTreeMap<u32, u64> = (self.store.parts(bucket, key, id, 0)?.into_iter())
+                .map(|(number, part)| (number, part.size_bytes))
+                .collect();
+            let mut named = wanted.iter().filter_map(|part| sizes.get(&part.number));
+            let last = named.next_back();
+            let first = named.next();
+            if named.any(|size| Some(size) != first) || (first.is_some() && last > first) {
+                return Err(s3_error!(
+                    InvalidPart,
+                    "all parts but the last must be of one size"
+                ));
+            }
         }
         let store = self.store.clone();
         let (bucket, key, id) = (input.bucket.clone(), input.key.clone(), input.upload_id);

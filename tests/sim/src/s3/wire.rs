@@ -40,10 +40,14 @@ pub struct Connection {
 impl Connection {
     /// Answers a request; an error makes hyper end the connection without an answer.
     pub async fn handle(&self, request: Request<Incoming>) -> Result<Answer, io::Error> {
-        let fault = {
+        let (operation, fault) = {
             let path = host::path_of(&request);
-            self.board.arrived(operation(&request, &path), &path)
+            let operation = operation(&request, &path);
+            (operation, self.board.arrived(operation, &path))
         };
+        let like = self.board.like();
+        let part = (operation == "UploadPart").then(|| self.board.part());
+        let crowded = (part.as_ref()).is_some_and(|part| part.number > like.parts_at_once());
         let mut request = request;
         match &fault {
             Some(Fault::ResetBeforeBody) => return Err(self.reset()),
@@ -62,9 +66,15 @@ impl Connection {
             Some(Fault::Denied) => Some((403, "AccessDenied", String::new())),
             Some(Fault::ExpiredToken) => Some((400, "ExpiredToken", String::new())),
             Some(Fault::Status { status, code }) => Some((*status, code.as_str(), String::new())),
-            _ => self
-                .skewed(&request)
-                .map(|server_time| (403, "RequestTimeTooSkewed", server_time)),
+            _ if crowded => Some((503, "SlowDown", String::new())),
+            _ => {
+                let refused = like.refuses(operation, request.headers());
+                let refused = refused.map(|(status, code)| (status, code, String::new()));
+                refused.or_else(|| {
+                    let server_time = self.skewed(&request)?;
+                    Some((403, "RequestTimeTooSkewed", server_time))
+                })
+            }
         };
         if let Some((status, code, more)) = refusal {
             // Whole requests get whole answers: a client that still sends would see a broken pipe instead.

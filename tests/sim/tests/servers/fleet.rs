@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, thread};
 use spotter_bucket::{
     Credentials, Findings, S3Bucket, S3Options, Target, profile::Style, verdict::Honour,
 };
-use spotter_sim::s3::{self, AccessKey, S3Config, S3Handle};
+use spotter_sim::s3::{self, AccessKey, Like, S3Config, S3Handle};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime};
 
@@ -22,6 +22,11 @@ const ACCESS: Access<'static> = Access {
 
 /// Runs each story against every server, a test each, in modules of these names.
 macro_rules! on_every_server {
+    ($style:ident like $r2:ident, $b2:ident, $gcs:ident: $($story:ident),* $(,)?) => {
+        on_every_server!(@ $r2 LikeR2 $style $($story)*);
+        on_every_server!(@ $b2 LikeB2 $style $($story)*);
+        on_every_server!(@ $gcs LikeGcs $style $($story)*);
+    };
     ($style:ident in $ours:ident, $ministack:ident, $rclone:ident: $($story:ident),* $(,)?) => {
         on_every_server!(@ $ours Ours $style $($story)*);
         on_every_server!(@ $ministack Ministack $style $($story)*);
@@ -45,6 +50,12 @@ pub(crate) use on_every_server;
 pub(crate) enum Kind {
     /// Checks everything, over the `s3s` library.
     Ours,
+    /// Ours, that takes what Cloudflare R2 takes.
+    LikeR2,
+    /// Ours, that takes what Backblaze B2 takes, with a key for one prefix alone.
+    LikeB2,
+    /// Ours, that takes what Google Cloud Storage takes of HMAC keys.
+    LikeGcs,
     /// See [`Other`].
     Ministack,
     /// See [`Other`].
@@ -54,7 +65,7 @@ pub(crate) enum Kind {
 impl Kind {
     fn other(self) -> Option<Other> {
         match self {
-            Kind::Ours => None,
+            Kind::Ours | Kind::LikeR2 | Kind::LikeB2 | Kind::LikeGcs => None,
             Kind::Ministack => Some(Other::Ministack),
             Kind::Rclone => Some(Other::Rclone),
         }
@@ -88,6 +99,22 @@ impl Server {
         };
         match self.kind {
             Kind::Ours => strict,
+            Kind::LikeR2 => Findings {
+                crc32: Honour::Lacking,
+                crc32_uploads: false,
+                ..strict
+            },
+            // It says no to the header, whatever is in it: a right one is refused too.
+            Kind::LikeB2 => Findings {
+                crc32_uploads: false,
+                conditions: Honour::Lacking,
+                ..strict
+            },
+            Kind::LikeGcs => Findings {
+                crc32_uploads: false,
+                conditions: Honour::Ignored,
+                ..strict
+            },
             Kind::Ministack => Findings {
                 sha256: Honour::Ignored,
                 // It does not list the checksums of parts, so a resumed upload could not be ended.
@@ -211,6 +238,18 @@ async fn start(kind: Kind, style: Style) -> Server {
                 keys: vec![AccessKey::new(ID, SECRET)],
             };
             let handle = s3::serve(dir.path().join("s3"), listener, config).unwrap();
+            let board = handle.faults();
+            match kind {
+                Kind::LikeR2 => board.set_like(Like::R2),
+                Kind::LikeB2 => {
+                    board.set_like(Like::B2);
+                    let mut key = AccessKey::new(ID, SECRET);
+                    key.prefix = Some("p/".into());
+                    board.set_key(key);
+                }
+                Kind::LikeGcs => board.set_like(Like::Gcs),
+                Kind::Ours | Kind::Ministack | Kind::Rclone => {}
+            }
             (handle.url(), None, Some(handle))
         }
         Some(other) => {
