@@ -1,7 +1,7 @@
 //! The real bucket: our own thin client for the dozen calls of S3 that we need.
 //!
 //! Reading order: [`sign`] (signatures), `address` (URLs), [`clock`] (the server's time), [`xml`] (bodies), `refusal` (what a
-//! no means), `roots` (whom TLS trusts), `exchange` (one request and its tries), `payload` (checksums in place of signed bodies);
+//! no means), `roots` (whom TLS trusts), `exchange` (one request and its tries), `failure` (why one failed), `calls` (what calls share), `payload` (checksums in place of signed bodies);
 //! here, what each call asks and what it makes of the answer. [`probe`] finds out what a server honours, [`presign`]
 //! signs ahead what others may do.
 
@@ -17,7 +17,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{Method, StatusCode, header};
 
 use crate::{
     bucket::{
@@ -30,8 +30,10 @@ use crate::{
 };
 
 mod address;
+mod calls;
 pub mod clock;
 mod exchange;
+mod failure;
 mod options;
 mod payload;
 pub mod presign;
@@ -43,7 +45,12 @@ pub mod xml;
 
 pub use options::{CredentialSource, HashBy, S3Options};
 
-use exchange::{Answer, Exchange, Request, Vouch, answered, local};
+use calls::{
+    content_range, etag, garbled, goes_in_circles, gone, is_missing, listing, on, refused,
+    required_etag, too_many_pages,
+};
+use exchange::{Exchange, Request, Vouch};
+use failure::{answered, local};
 use payload::Sums;
 
 /// Largest object that is read whole, bytes; larger ones are read by ranges.
@@ -148,96 +155,6 @@ impl S3Bucket {
     pub fn target(&self) -> &Target {
         &self.target
     }
-}
-
-/// A request on an object without query, headers or body.
-fn on<'a>(operation: &'static str, method: Method, key: &'a str) -> Request<'a> {
-    Request {
-        operation,
-        method,
-        key,
-        on_object: true,
-        query: Vec::new(),
-        headers: Vec::new(),
-        body: Bytes::new(),
-        vouch: Vouch::Sha256,
-        max_answer_bytes: xml::MAX_XML_BYTES as u64,
-        buffer: Mutex::default(),
-        repeatable: true,
-    }
-}
-
-/// A listing: on the bucket, with the prefix for errors only.
-fn listing<'a>(
-    operation: &'static str,
-    prefix: &'a str,
-    query: Vec<(&'static str, &'a str)>,
-) -> Request<'a> {
-    Request {
-        on_object: false,
-        query,
-        ..on(operation, Method::GET, prefix)
-    }
-}
-
-/// The error for an answer whose body is not what it should be.
-fn garbled(
-    operation: &'static str,
-    key: &str,
-    status: StatusCode,
-    err: &xml::XmlError,
-) -> BucketError {
-    BucketError {
-        operation,
-        key: key.to_owned(),
-        kind: ErrorKind::Refused,
-        status: status.as_u16(),
-        code: None,
-        message: err.to_string(),
-    }
-}
-
-fn refused(operation: &'static str, key: &str, status: StatusCode, message: String) -> BucketError {
-    BucketError {
-        operation,
-        key: key.to_owned(),
-        kind: ErrorKind::Refused,
-        status: status.as_u16(),
-        code: None,
-        message,
-    }
-}
-
-fn etag(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get(header::ETAG)
-        .and_then(|value| value.to_str().ok())
-        .map(xml::unquoted)
-}
-
-fn required_etag(
-    operation: &'static str,
-    key: &str,
-    answer: &Answer,
-) -> Result<String, BucketError> {
-    etag(&answer.headers)
-        .filter(|etag| !etag.is_empty())
-        .ok_or_else(|| {
-            refused(
-                operation,
-                key,
-                answer.status,
-                "the answer has no entity tag".to_owned(),
-            )
-        })
-}
-
-/// First byte and total size of a `Content-Range` such as `bytes 0-9/100`.
-fn content_range(headers: &HeaderMap) -> Option<(u64, u64)> {
-    let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
-    let (range, _total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 #[async_trait]
@@ -561,35 +478,4 @@ impl Bucket for S3Bucket {
     fn clock_offset_s(&self) -> f64 {
         self.exchange.clock_offset_s()
     }
-}
-
-/// What is not there has been deleted; a bucket that is not there is another matter.
-fn gone(sent: Result<Answer, BucketError>) -> Result<(), BucketError> {
-    match sent {
-        Ok(_) => Ok(()),
-        Err(err) if is_missing(&err) => Ok(()),
-        Err(err) => Err(err),
-    }
-}
-
-fn is_missing(err: &BucketError) -> bool {
-    err.kind == ErrorKind::NotFound && err.code.as_deref() != Some("NoSuchBucket")
-}
-
-fn goes_in_circles(operation: &'static str, key: &str, status: StatusCode) -> BucketError {
-    refused(
-        operation,
-        key,
-        status,
-        "the listing goes in circles".to_owned(),
-    )
-}
-
-fn too_many_pages(operation: &'static str, key: &str) -> BucketError {
-    refused(
-        operation,
-        key,
-        StatusCode::OK,
-        format!("the listing has more than {MAX_PAGES} pages"),
-    )
 }

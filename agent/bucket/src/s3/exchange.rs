@@ -4,7 +4,7 @@
 use std::{
     mem,
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -19,9 +19,10 @@ use zeroize::Zeroizing;
 use super::{
     CredentialSource, S3Options, address,
     clock::{self, ServerClock},
+    failure::{Failure, answered, chain, local, redirected, unusable},
     payload, refusal, roots,
     sign::{self, Unsigned},
-    xml::{self, ErrorBody},
+    xml,
 };
 use crate::{
     bucket::{BucketError, ErrorKind},
@@ -89,22 +90,6 @@ pub(super) struct Exchange {
     pub(super) options: S3Options,
     clock: Mutex<ServerClock>,
     hashing: Semaphore,
-}
-
-/// Why a try gave no success.
-enum Failure {
-    /// No whole answer came. `unsent`: the server never saw the request.
-    Link { error: BucketError, unsent: bool },
-    /// The time for the request was used up; the caller knows whether it is worth as much again.
-    TimedOut(BucketError),
-    /// The server answered, and it was no.
-    Answered {
-        error: BucketError,
-        signed_with_s: f64,
-        server_time: Option<SystemTime>,
-    },
-    /// It was never tried.
-    Untried(BucketError),
 }
 
 impl Exchange {
@@ -446,39 +431,6 @@ impl Exchange {
     }
 }
 
-/// The error for an answer that says no, whatever its status.
-pub(super) fn answered(
-    request: &Request<'_>,
-    status: u16,
-    said: &ErrorBody,
-    secrets: &[&str],
-) -> BucketError {
-    let code = said
-        .code
-        .as_deref()
-        .map(|code| refusal::cleaned(code, secrets));
-    BucketError {
-        operation: request.operation,
-        key: request.key.to_owned(),
-        kind: refusal::kind(status, code.as_deref()),
-        status,
-        message: refusal::message(status, said, secrets),
-        code,
-    }
-}
-
-/// An error that no server gave.
-pub(super) fn local(request: &Request<'_>, kind: ErrorKind, message: &str) -> BucketError {
-    BucketError {
-        operation: request.operation,
-        key: request.key.to_owned(),
-        kind,
-        status: 0,
-        code: None,
-        message: message.to_owned(),
-    }
-}
-
 /// Reads a body up to a limit; `None` when there is more.
 async fn read(
     mut response: reqwest::Response,
@@ -503,37 +455,4 @@ fn pause(tries: u32) -> Duration {
         .saturating_mul(1 << tries.min(10).saturating_sub(1))
         .min(5_000);
     Duration::from_millis(rand::random_range(0..=most_ms))
-}
-
-/// AWS answers requests for another region's bucket with a redirect that names the region.
-fn redirected(headers: &HeaderMap) -> Option<String> {
-    let region = headers.get("x-amz-bucket-region")?.to_str().ok()?;
-    Some(format!("the bucket is in region {region}"))
-}
-
-/// The error for a client that cannot be made.
-fn unusable(target: &Target, err: &dyn std::error::Error) -> BucketError {
-    BucketError {
-        operation: "Connect",
-        key: target.url(),
-        kind: ErrorKind::Refused,
-        status: 0,
-        code: None,
-        message: chain(err),
-    }
-}
-
-/// An error and all its causes in one line.
-fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut source = err.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
