@@ -3,6 +3,7 @@
 //! The daemon only starts them, reads what their directories say ([`record`]) and reports that once; it may die at any time.
 
 pub mod again;
+mod asked;
 pub mod environment;
 pub mod fifo;
 pub mod processes;
@@ -16,7 +17,6 @@ pub mod tmux;
 pub mod window;
 
 use std::{
-    collections::BTreeMap,
     ffi::OsStr,
     fs, io,
     os::unix::fs::DirBuilderExt,
@@ -33,12 +33,13 @@ use nix::{
 use tokio::{sync::Mutex, time};
 use tracing::warn;
 
+pub use asked::{NewSession, SessionError};
 pub use record::{Session, SessionState};
 
 use self::{
-    again::Again,
+    asked::{check, check_name},
     record::{Spec, Stop},
-    tmux::{Tmux, TmuxError},
+    tmux::Tmux,
 };
 use crate::open_files;
 use crate::tasks::spawn_blocking;
@@ -54,83 +55,12 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long beyond the grace a session may take to end: the shim kills the whole tree and drains the terminal.
 const END_SLACK: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(10);
-/// Longest command text; the contract bounds strings to it.
-const COMMAND_LIMIT_BYTES: usize = 64 << 10;
-const NAME_LIMIT: usize = 63;
 /// Earlier lives of sessions whose name was taken again.
 const PREVIOUS: &str = ".previous";
 /// Variable that tells the trainer what to go on from; empty: nothing.
 pub const CHECKPOINT: &str = "SPOTTER_CHECKPOINT";
 /// Holds how many GPUs the training is to use.
 const NUM_GPUS: &str = "SPOTTER_NUM_GPUS";
-
-/// What to start.
-#[derive(Debug, Clone, Default)]
-pub struct NewSession {
-    /// Name: letters, digits, '-', '_', at most 63 characters.
-    pub name: String,
-    /// Shell text.
-    pub command: String,
-    /// Variables on top of the container's. May be secrets.
-    pub env: BTreeMap<String, String>,
-    /// Absolute working directory.
-    pub dir: PathBuf,
-    /// Longest time it may take, seconds; 0: no limit.
-    pub timeout_s: u32,
-    /// How the box may start it again by itself.
-    pub again: Option<Again>,
-    /// It goes on for the session of this name that started then, microseconds since the epoch, and with its log.
-    pub continues_us: Option<u64>,
-}
-
-/// Why a session could not be started, ended or typed into.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    /// What was asked for makes no sense.
-    #[error("{0}")]
-    Invalid(String),
-    /// A live session has this name.
-    #[error("session `{0}` is running: end it first, or choose another name")]
-    Taken(String),
-    /// There is none of this name.
-    #[error("there is no session `{0}`")]
-    Missing(String),
-    /// It has ended, or has no window.
-    #[error("{0}")]
-    NotNow(String),
-    /// The shim did not come up.
-    #[error("session `{name}` did not start: {reason}")]
-    NotStarted {
-        /// Name.
-        name: String,
-        /// The shim's own words.
-        reason: String,
-    },
-    /// It was killed and is still there.
-    #[error("session `{name}` did not end within {waited_s} s, SIGKILL included")]
-    NotEnded {
-        /// Name.
-        name: String,
-        /// How long we waited.
-        waited_s: u64,
-    },
-    /// The window did not do what it should.
-    #[error("session `{name}` was not reached")]
-    Tmux {
-        /// Name.
-        name: String,
-        /// Why.
-        source: TmuxError,
-    },
-    /// The file system refused.
-    #[error("session `{name}`: its files cannot be used")]
-    Io {
-        /// Name.
-        name: String,
-        /// Why.
-        source: io::Error,
-    },
-}
 
 /// All sessions of the box.
 pub struct Sessions {
@@ -450,83 +380,5 @@ impl Sessions {
                 name: name.to_owned(),
                 source,
             })
-    }
-}
-
-fn check(new: &NewSession) -> Result<(), SessionError> {
-    let invalid = |text: String| Err(SessionError::Invalid(text));
-    if new.command.trim().is_empty() || new.command.contains('\0') {
-        return invalid("the command is empty, or holds a NUL character".to_owned());
-    }
-    if new.command.len() > COMMAND_LIMIT_BYTES {
-        return invalid(format!(
-            "the command has {} bytes, the limit is {COMMAND_LIMIT_BYTES}",
-            new.command.len()
-        ));
-    }
-    if let Some((name, _)) = new
-        .env
-        .iter()
-        .find(|(name, value)| !environment::is_valid(name, value))
-    {
-        return invalid(format!(
-            "variable `{name}` cannot be set: a name holds no `=`, neither holds a NUL character"
-        ));
-    }
-    let env_bytes: usize = new
-        .env
-        .iter()
-        .map(|(name, value)| name.len() + value.len() + 2)
-        .sum();
-    if env_bytes > fifo::LIMIT_BYTES {
-        return invalid(format!(
-            "the environment has {env_bytes} bytes, the limit is {}",
-            fifo::LIMIT_BYTES
-        ));
-    }
-    if !new.dir.is_dir() {
-        return invalid(format!("there is no directory {}", new.dir.display()));
-    }
-    Ok(())
-}
-
-fn check_name(name: &str) -> Result<(), SessionError> {
-    let fits = (1..=NAME_LIMIT).contains(&name.len());
-    if fits
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
-    {
-        return Ok(());
-    }
-    Err(SessionError::Invalid(format!(
-        "`{}` is no name for a session: letters, digits, `-` and `_`, at most {NAME_LIMIT}",
-        name.chars().take(NAME_LIMIT + 1).collect::<String>()
-    )))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_tmux_or_a_path_would_change_are_refused() {
-        for name in ["train", "a-b_9", &"x".repeat(63)] {
-            check_name(name).unwrap();
-        }
-        for name in [
-            "",
-            "a.b",
-            "a:b",
-            "../x",
-            ".previous",
-            "a b",
-            &"x".repeat(64),
-        ] {
-            assert!(
-                matches!(check_name(name), Err(SessionError::Invalid(_))),
-                "{name}"
-            );
-        }
     }
 }
