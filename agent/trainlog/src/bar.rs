@@ -35,8 +35,8 @@ pub struct Bar<'a> {
 }
 
 /// Words in a bar's name that say it is the training.
-const TRAINING: [&[u8]; 7] = [
-    b"train", b"epoch", b"step", b"iter", b"optimi", b"fit", b"finetun",
+const TRAINING: [&[u8]; 8] = [
+    b"train", b"epoch", b"step", b"iter", b"optimi", b"fit", b"finetun", b"episode",
 ];
 
 /// Words that say it is not, even beside one of the others.

@@ -46,7 +46,7 @@ pub fn duration(text: &[u8]) -> Option<&[u8]> {
             .take_while(|byte| byte.is_ascii_alphabetic())
             .count();
         let known: &[&[u8]] = &[
-            b"s", b"sec", b"secs", b"second", b"seconds", b"m", b"min", b"mins", b"minute",
+            b"ms", b"s", b"sec", b"secs", b"second", b"seconds", b"m", b"min", b"mins", b"minute",
             b"minutes", b"h", b"hr", b"hrs", b"hour", b"hours", b"d", b"day", b"days",
         ];
         if !known.contains(&&text[unit_at..unit_at + letters]) {

@@ -170,6 +170,10 @@ fn qualified(meaning: Meaning, before: &[u8]) -> Option<Named> {
         // `validation loss at iteration 100` keeps its word of evaluation, whatever else is there.
         return None;
     }
+    // `Epoch time: 5668.2` is not that of a step.
+    if matches!(meaning, Meaning::StepTime(_)) && words.clone().any(|word| word == b"epoch") {
+        return None;
+    }
     Some(Named {
         meaning,
         evaluation: words.any(is_evaluation),
@@ -270,6 +274,7 @@ mod tests {
             ("number of skipped iterations", None),
             ("Total optimization steps", None),
             ("total time", None),
+            ("Epoch time", None),
             ("iter time", Some(Meaning::StepTime(1))),
             ("elapsed time per iteration", Some(Meaning::StepTime(0))),
             ("Iter(train)", Some(Meaning::Step(2))),

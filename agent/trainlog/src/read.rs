@@ -16,7 +16,7 @@ use crate::{
     unit::{self, Unit},
 };
 
-use positions::position_of_loss;
+use positions::{named_behind, position_of_loss, step_and_rate};
 pub use result::{Results, Row};
 pub use table::{Columns, row};
 
@@ -61,6 +61,18 @@ pub fn line(line: &[u8]) -> Option<Reading> {
     let start = line.trim_ascii_start();
     if RECAPS.iter().any(|recap| start.starts_with(recap)) {
         return None;
+    }
+    if let Some(record) = step_and_rate(line) {
+        return Some(Reading {
+            kind: Kind::Header,
+            record,
+        });
+    }
+    if let Some(record) = named_behind(line) {
+        return Some(Reading {
+            kind: Kind::Step,
+            record,
+        });
     }
     let mut found = Found::default();
     let mut scanner = Scanner::new(line);
@@ -319,7 +331,9 @@ impl Found {
 
     /// Decides whether the values make a record of training, of evaluation, or only look like one.
     fn judge(mut self, line: &[u8]) -> Option<Reading> {
-        if self.summary || (self.setting && self.record.loss.is_none()) {
+        // Newer trainers tell the time so far with each record: a summary has the mean loss, and no learning rate.
+        let is_record = self.loss_rank == Some(0) && self.record.learning_rate.is_some();
+        if self.summary && !is_record || (self.setting && self.record.loss.is_none()) {
             return None;
         }
         if self.engine {

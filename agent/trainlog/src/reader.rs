@@ -79,6 +79,8 @@ struct State {
     clock: Clock,
     /// A record that lacks its loss or its speed: lines below it may tell them.
     unfinished: Option<Unfinished>,
+    /// A learning rate that was told before its record, and where, in bytes from the start of the log.
+    rate: Option<(Printed, u64)>,
     /// The table whose rows are read.
     columns: Option<Columns>,
     /// The result of RLlib that is read.
@@ -104,6 +106,7 @@ struct Block {
 /// The last record, as far as it is known.
 #[derive(Debug, Clone, Copy)]
 struct Unfinished {
+    kind: Kind,
     record: Record,
     /// It came with its loss: one further below is another's.
     has_loss: bool,
@@ -295,21 +298,45 @@ impl State {
                 block.at = place;
                 self.block = Some(block);
             }
+            // nnU-Net tells the learning rate of an epoch before its loss.
+            (Kind::Part, _) if self.is_rate_of_next(&reading.record) => {
+                self.rate = reading.record.learning_rate.map(|rate| (rate, place));
+            }
             (Kind::Part | Kind::Fallback, _) if self.finish(&reading.record, place, seen) => {}
             (Kind::Part, _) => {}
             (Kind::Evaluation, _) => self.evaluation(reading.record, seen),
             (kind, _) => {
                 self.close_block(seen);
-                self.record(kind, reading.record, rank, seen);
-                let record = &reading.record;
-                let lacks = record.loss.is_none() || record.throughput.is_none();
-                self.unfinished = (kind == Kind::Step && lacks).then_some(Unfinished {
+                let record = &mut reading.record;
+                if let (Kind::Bare | Kind::Fallback, Some((rate, at))) = (kind, self.rate.take())
+                    && place.saturating_sub(at) < BLOCK_BYTES
+                {
+                    record.learning_rate.get_or_insert(rate);
+                }
+                self.record(kind, *record, rank, seen);
+                let lacks = match kind {
+                    Kind::Step => record.loss.is_none() || record.throughput.is_none(),
+                    Kind::Fallback => record.learning_rate.is_none(),
+                    _ => false,
+                };
+                self.unfinished = lacks.then_some(Unfinished {
+                    kind,
                     record: *record,
                     has_loss: record.loss.is_some(),
                     at: place,
                 });
             }
         }
+    }
+
+    /// Whether a line without a position tells a learning rate that the record above it does not lack.
+    fn is_rate_of_next(&self, part: &Record) -> bool {
+        let lacks = |last: &Unfinished| last.record.learning_rate.is_none();
+        part.learning_rate.is_some()
+            && part.throughput.is_none()
+            && part.grad_norm.is_none()
+            && part.step.is_none()
+            && !self.unfinished.as_ref().is_some_and(lacks)
     }
 
     /// Adds what a line below the last record says of it. `false`: it has all that this line could tell.
@@ -326,7 +353,11 @@ impl State {
             return false;
         }
         let mut record = last.record;
-        record.complete(later);
+        match last.kind {
+            // A mean of an epoch is told its learning rate at most.
+            Kind::Fallback => record.learning_rate = record.learning_rate.or(later.learning_rate),
+            _ => record.complete(later),
+        }
         self.unfinished = Some(Unfinished {
             record,
             at: place,
@@ -335,7 +366,10 @@ impl State {
         if record == last.record {
             return true;
         }
-        self.tallies.finish(&record);
+        self.tallies.finish(last.kind, &record);
+        if !self.tallies.shows(last.kind) {
+            return true;
+        }
         seen(&Seen {
             record: Record {
                 step: None,

@@ -319,6 +319,13 @@ impl<'a> Scanner<'a> {
             self.second = true;
             return Some(pair);
         }
+        if let Some(after) = self.named_bracket() {
+            self.forget();
+            self.push_word(self.at + 1, after - 1);
+            self.edge = after;
+            self.at = after;
+            return None;
+        }
         let after = skip_spaces(line, at + length);
         if length == 0 || !matches!(line.get(after), Some(b'/' | b']')) {
             self.forget();
@@ -333,6 +340,19 @@ impl<'a> Scanner<'a> {
             Separator::None
         };
         Some(self.bracketed(separator, at, length))
+    }
+
+    /// `[Loss] 0.31 | [step]  1199`: where the bracket ends that is the name of the number behind it.
+    fn named_bracket(&self) -> Option<usize> {
+        let inside = &self.line[self.at + 1..];
+        let is_name = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'_';
+        let length = inside.iter().take_while(|byte| is_name(byte)).count();
+        let after = self.at + length + 2;
+        let closed = length > 1 && matches!(inside.get(length..), Some([b']', b' ', ..]));
+        (closed
+            && !is_evaluation(&inside[..length])
+            && number::length(&self.line[skip_spaces(self.line, after)..]) > 0)
+            .then_some(after)
     }
 
     fn bracketed(&mut self, separator: Separator, at: usize, length: usize) -> Pair<'a> {

@@ -90,8 +90,11 @@ impl Tallies {
     }
 
     /// Takes what lines below the last record said of it.
-    pub fn finish(&mut self, record: &Record) {
-        self.steps.take(record);
+    pub fn finish(&mut self, kind: Kind, record: &Record) {
+        match kind {
+            Kind::Fallback => self.fallback.take(record),
+            _ => self.steps.take(record),
+        }
     }
 
     /// Counts a drawing of a bar without metrics. Returns whether it moved.

@@ -5,9 +5,10 @@ use memchr::memmem;
 use super::{Found, epoch, speed_value};
 use crate::{
     names::{Meaning, meaning},
-    number::Printed,
+    number::{self, Printed, Text},
+    record::Record,
     scan::{Pair, Separator, is_evaluation},
-    unit,
+    unit::{self, Unit},
 };
 
 impl Found {
@@ -105,8 +106,12 @@ impl Found {
         if rest.starts_with(b":\tlearn: ") {
             return self.take_step(line, pair, 6);
         }
-        // I-JEPA: `[1,   10] loss: 0.9 (919.1 ms)`.
-        if pair.unit == b"ms" && self.time.is_none() {
+        // I-JEPA: `[1,   10] loss: 0.9 (919.1 ms)`; `02m 16s 008ms` is one duration.
+        let goes_on = line[..pair.start]
+            .trim_ascii_end()
+            .last()
+            .is_some_and(u8::is_ascii_alphanumeric);
+        if pair.unit == b"ms" && self.time.is_none() && !goes_on {
             return self.take_time(pair, 4);
         }
         // `[0/5][50/1583]`, `[3][100/500]`, `[1,  2000]`: the epoch, then the position in it.
@@ -117,8 +122,15 @@ impl Found {
             self.record.within_epoch = true;
             return;
         }
+        let leads = line[..pair.start].trim_ascii().is_empty();
         let Some(of) = pair.of else {
-            if pair.bracketed {
+            // `480 | loss 4.1 | lr 9e-4`, and `[  3]     480 || B: 3.4 | C: 2.9 || timer: 1.3` below its epoch.
+            if rest.starts_with(b" || ") && self.step_rank == Some(6) {
+                self.record.epoch = self.record.epoch.or(self.record.step);
+                self.take_step(line, pair, 5);
+            } else if leads && rest.starts_with(b" | ") && !pair.bracketed {
+                self.take_step(line, pair, 5);
+            } else if pair.bracketed {
                 let in_epoch = self.record.within_epoch && self.step_rank.is_none();
                 self.take_step(line, pair, if in_epoch { 5 } else { 6 });
             }
@@ -131,8 +143,7 @@ impl Found {
             })
         });
         // Keras with `verbose=2`: `469/469 - 3s - loss: 0.2`.
-        let leads =
-            line[..pair.start].trim_ascii().is_empty() && line[pair.end..].starts_with(b" - ");
+        let leads = leads && rest.starts_with(b" - ");
         self.record.within_epoch |= pair.bracketed && after_epoch;
         if pair.bracketed || after_epoch || leads {
             self.take_step(line, pair, 1);
@@ -175,6 +186,55 @@ impl Found {
         self.by_iter = by.iter().any(|name| pair.name.ends_with(name));
         self.by_update = pair.name.ends_with(b"Up.");
     }
+}
+
+/// `INFO:voice:[200, 9.99875e-05]` of voice converters: losses, the first of them that of the generator's rival, if any; the step; the
+/// learning rate. Lines below it name the losses.
+pub(super) fn step_and_rate(line: &[u8]) -> Option<Record> {
+    let inside = line.trim_ascii_end().strip_suffix(b"]")?;
+    let open = memchr::memrchr(b'[', inside)?;
+    let by_logger = memmem::find(&inside[..open], b"INFO").is_some();
+    let mut items = inside[open + 1..].rsplit(|byte| *byte == b',');
+    let mut next = || {
+        let item = items.next()?.trim_ascii();
+        (number::length(item) == item.len()).then_some(item)
+    };
+    let rate = Printed::measure(next()?).filter(|rate| rate.value > 0.0 && rate.value < 0.01)?;
+    let step = next().filter(|step| step.iter().all(u8::is_ascii_digit))?;
+    let mut record = Record {
+        step: Printed::count(step, b""),
+        learning_rate: Some(rate),
+        ..Record::default()
+    };
+    for item in items {
+        record.loss = Some(Printed::measure(item.trim_ascii())?);
+    }
+    by_logger.then_some(record)
+}
+
+/// Darknet names its values behind them: `1278: 3.23, 2.96 avg loss, 0.01 rate, 2.55 seconds, 81792 images, 30.5 hours left`.
+pub(super) fn named_behind(line: &[u8]) -> Option<Record> {
+    let line = line.trim_ascii();
+    let digits = line.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (step, rest) = line.split_at(digits);
+    let rest = rest.strip_prefix(b": ").filter(|_| digits > 0)?;
+    let mut record = Record {
+        step: Printed::count(step, b""),
+        ..Record::default()
+    };
+    for part in rest.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        let (value, name) = part.split_at(number::length(part));
+        let value = Printed::measure(value)?;
+        match name.trim_ascii() {
+            b"avg loss" | b"avg" => record.loss = Some(value),
+            b"rate" => record.learning_rate = Some(value),
+            b"seconds" => record.add_speed(value, Unit::SecondsPerStep),
+            b"hours left" => record.remaining = Some(Text::new(part.strip_suffix(b" left")?)),
+            b"" | b"images" => {}
+            _ => return None,
+        }
+    }
+    (record.loss.is_some() && record.learning_rate.is_some()).then_some(record)
 }
 
 /// The position in `Loss at step 100: 2.3`, `Cost after iteration 100: 0.6`, and whether the loss is of an evaluation.

@@ -44,6 +44,13 @@ const ANCHORS: &[&str] = &[
     "sps:",
     "_lr:",
     "kimg ",
+    "_lr_",
+    " rate, ",
+    "lr: ",
+    "ing rate",
+    // `[200, 9.9875e-05]`: a step and its learning rate.
+    "e-05]",
+    ", 0.000",
 ];
 
 /// Records and failures in one pass; [`failure::STEMS`] are the other half.

@@ -2,6 +2,7 @@
 //! adds a name or a shape adds its example here.
 #![allow(clippy::unwrap_used, reason = "a test may hope")]
 
+mod beside;
 mod positions;
 mod tables;
 
