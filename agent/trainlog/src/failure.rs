@@ -84,7 +84,7 @@ pub enum Class {
     CorruptCheckpoint,
     /// The machine was taken away, or its time was up.
     Preempted,
-    /// Somebody or something killed it, and not for want of the container's memory. Only an end tells, never a log.
+    /// Somebody or something killed it, and nothing shows that memory ran out. Only an end tells, never a log.
     Killed,
     /// Any other exception or crash.
     TracebackOther,
@@ -272,7 +272,8 @@ impl Watch {
         if signs.is_empty() {
             return;
         }
-        if signs.done {
+        // Newer trainers tell their `train_runtime` with each record.
+        if signs.done && memmem::find(line, b"'loss'").is_none() {
             self.found.clear();
             return;
         }
@@ -488,8 +489,10 @@ fn exception(line: &[u8]) -> Option<Range<usize>> {
         let is_identifier = end - start > 5 || before.is_empty();
         if leads && ends && is_identifier && line[start].is_ascii_alphabetic() {
             // `Error: ...` and `ERROR` of a logger are no exceptions of Python.
-            let named = line[start..end].iter().any(u8::is_ascii_lowercase) && end - start > 5;
-            if named {
+            // `Failures:` heads the list of a launcher.
+            let name = &line[start..end];
+            let named = name.iter().any(u8::is_ascii_lowercase) && name.len() > 5;
+            if named && name != b"Failures" {
                 return Some(start..end);
             }
         }

@@ -238,6 +238,7 @@ pub(super) fn weaken(line: &[u8], proof: Proof) -> Proof {
         b"nvrm",
         b"core dumped",
         b"bus error",
+        b"uncorrectable ecc",
     ]
     .iter()
     .any(|text| memmem::find(line, text).is_some());

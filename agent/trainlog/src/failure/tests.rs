@@ -33,6 +33,7 @@ fn exceptions_are_told_from_code_and_prose() {
         ("class_error: 100.0", None),
         ("ERROR: it went wrong", None),
         ("mean Error: 0.5", None),
+        ("Failures:", None),
     ] {
         let got = exception(line.as_bytes()).map(|name| line[name].to_owned());
         assert_eq!(got.as_deref(), expected, "{line}");

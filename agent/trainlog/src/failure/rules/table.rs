@@ -97,6 +97,7 @@ pub const RULES: &[Rule] = &[
     ("cuda error: out of memory", CudaOom, Said, NO, NO),
     ("cuda driver error: out of memory", CudaOom, Said, NO, NO),
     ("mps backend out of memory", CudaOom, Said, NO, NO),
+    ("error out of memory at line", CudaOom, Said, NO, NO),
     ("cudamalloc", CudaOom, Said, &["out of memory"], NO),
     ("cuda.memory.outofmemoryerror", CudaOom, Said, NO, NO),
     ("ran out of memory in memory space", CudaOom, Said, NO, NO),

@@ -183,10 +183,33 @@ fn launchers_tell_how_their_children_ended() {
             "Traceback (most recent call last):\nray.exceptions.RayTaskError(OutOfMemoryError): ray::Trainer.fit()\n  torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n",
             Class::CudaOom,
         ),
+        (
+            "ERROR:torch.distributed.elastic.multiprocessing.api:failed (exitcode: -9) local_rank: 0 (pid: 17) of binary: /usr/bin/python\n\
+             Traceback (most recent call last):\n  File \"api.py\", line 246, in launch_agent\n    raise ChildFailedError(\n\
+             torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n=====\nmain.py FAILED\n-----\nFailures:\n  <NO_OTHER_FAILURES>\n\
+             Root Cause (first observed failure):\n  exitcode  : -9 (pid: 17)\n  traceback : Signal 9 (SIGKILL) received by PID 17\n",
+            Class::HostOom,
+        ),
+        (
+            "F tensorflow/stream_executor/lib/statusor.cc:34] Attempting to fetch value instead of handling error Internal: failed call to cuDevicePrimaryCtxRetain: CUDA_ERROR_ECC_UNCORRECTABLE: uncorrectable ECC error encountered\n",
+            Class::Xid,
+        ),
     ] {
         check(log, expected);
         check(&format!("{}{log}", training(1, 5)), expected);
     }
+}
+
+#[test]
+fn a_time_so_far_beside_a_loss_is_no_end() {
+    let record =
+        "{'loss': '2.5', 'learning_rate': '0.0002', 'epoch': '0.1', 'train_runtime': '110.7'}\n";
+    let crash = traceback("KeyError: 'labels'");
+    check(&format!("{crash}{record}"), Class::TracebackOther);
+    check(
+        &format!("{crash}{{'train_runtime': 113.1, 'train_loss': 2.4, 'epoch': 0.2}}\n"),
+        Class::None,
+    );
 }
 
 #[test]
