@@ -33,6 +33,8 @@ const XID_EVENT: &str = "gpu.xid";
 const DONE: &str = "diagnosis.json";
 /// Before what the disk refused is tried again.
 const AGAIN: Duration = Duration::from_secs(30);
+/// How long before an end the use of memory tells of it.
+const LAST_US: u64 = 60_000_000;
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// What is not noted beside its session, by name and start: the class, when it is in the journal already, and when that was tried.
@@ -102,7 +104,11 @@ fn tell(core: &Core, session: &Session, dir: &Path) -> Result<Class, String> {
     let found = match session.state {
         SessionState::Exited | SessionState::Signalled | SessionState::Oom => {
             let xids = xids(core, session).map_err(|err| err.to_string())?;
-            conclude(read_log(core, session, dir)?, &end(session, xids))
+            let mut end = end(session, xids);
+            if end.oom_kills.is_none() {
+                end.memory_percent = memory_percent(core, session);
+            }
+            conclude(read_log(core, session, dir)?, &end)
         }
         // Ended on request, or gone with its box: nothing that it printed is the cause.
         _ => None,
@@ -168,9 +174,22 @@ fn end(session: &Session, xids: Vec<XidEvent>) -> End {
         signal: record.and_then(|end| end.signal),
         // A counter that cannot be read stands at 0 for ever.
         oom_kills: (oom_kills > 0 || processes::oom_kills().is_some()).then_some(oom_kills),
+        memory_percent: None,
         xids,
         machine_ends: session.start.boot != processes::boot(),
     }
+}
+
+/// Most of the box's memory that was in use in the last minute of a session, percent.
+fn memory_percent(core: &Core, session: &Session) -> Option<u8> {
+    let until_us = session.ended_us.saturating_add(2_000_000);
+    let samples = core
+        .telemetry
+        .since(session.ended_us.saturating_sub(LAST_US))
+        .take_while(|sample| sample.time_us <= until_us);
+    let facts = peaks(samples);
+    let share = facts.host_peak_gib? / facts.host_limit_gib.filter(|limit| *limit > 0.0)?;
+    Some((share * 100.0).clamp(0.0, 100.0) as u8)
 }
 
 /// Errors that the GPUs reported while a session ran, and shortly after: the driver may be slower than the program's end.

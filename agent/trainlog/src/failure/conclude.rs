@@ -11,6 +11,8 @@ pub struct End {
     pub signal: Option<i32>,
     /// Kills by the kernel for want of memory in its container since it started; `None`: nobody counts them there.
     pub oom_kills: Option<u64>,
+    /// Most of the box's memory that was in use shortly before, percent; `None`: nobody measured it.
+    pub memory_percent: Option<u8>,
     /// Xid events of its GPUs since it started.
     pub xids: Vec<XidEvent>,
     /// The machine is being taken away, or its container stopped.
@@ -35,6 +37,10 @@ const CONTAINED: u32 = 94;
 const SOON_S: u64 = 300;
 /// Other ranks wait for a lost one this long: some time-outs of NCCL are set to an hour, seconds.
 const WAITED_S: u64 = 2 * 3600;
+
+/// Where nobody counts kills, memory was what this one was for from so much of it in use, percent: it is looked at once in a second,
+/// and a loader takes gigabytes in one.
+const NEARLY_FULL_PERCENT: u8 = 80;
 
 const SIGBUS: i32 = 7;
 const SIGKILL: i32 = 9;
@@ -81,15 +87,13 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
     {
         return by_kernel(times);
     }
-    // Somebody killed it, and the counter that would know of the kernel does not.
-    let log = log.map(|found| match end.oom_kills {
-        Some(0) if found.class == Class::HostOom && tells_only_of_a_kill(&found.evidence) => {
+    // Somebody killed it, and nothing shows that it was the kernel.
+    let innocent = end.without_want_of_memory();
+    let log = log.map(|found| match &innocent {
+        Some(why) if found.class == Class::HostOom && tells_only_of_a_kill(&found.evidence) => {
             Diagnosis {
                 class: Class::Killed,
-                evidence: format!(
-                    "{}: the kernel counted no kill for want of the container's memory",
-                    found.evidence
-                ),
+                evidence: format!("{}: {why}", found.evidence),
                 ..found
             }
         }
@@ -109,17 +113,23 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
             Class::Preempted,
             "it was killed while the machine ended".to_owned(),
         ),
-        // Whoever killed it, it was not for the container's memory. What spotter ends has no verdict at all.
-        Some(SIGKILL) if log.is_none() && end.oom_kills == Some(0) => shown(
-            Class::Killed,
-            "it was killed by SIGKILL; the kernel counted no kill for want of the container's memory, and spotter did not end it"
-                .to_owned(),
-        ),
-        Some(SIGKILL) if log.is_none() => shown(
-            Class::HostOom,
-            "it was killed by SIGKILL, which is what the kernel does when memory runs out"
-                .to_owned(),
-        ),
+        // What spotter ends has no verdict at all.
+        Some(SIGKILL) if log.is_none() => match innocent {
+            Some(why) => shown(
+                Class::Killed,
+                format!("it was killed by SIGKILL; {why}, and spotter did not end it"),
+            ),
+            None => shown(
+                Class::HostOom,
+                format!(
+                    "it was killed by SIGKILL, which is what the kernel does when memory runs out{}",
+                    end.memory_percent
+                        .map_or_else(String::new, |percent| format!(
+                            ": {percent} % of it was in use"
+                        ))
+                ),
+            ),
+        },
         Some(SIGBUS) => shown(Class::DataloaderShm, "it was ended by SIGBUS".to_owned()),
         Some(signal) if log.is_none() => shown(
             Class::TracebackOther,
@@ -129,6 +139,25 @@ pub fn conclude(log: Option<Diagnosis>, end: &End) -> Option<Diagnosis> {
         _ => end
             .exit_code
             .and_then(|code| shown(Class::ExitCode, format!("it ended with exit code {code}"))),
+    }
+}
+
+impl End {
+    /// Why a kill was not for want of memory, as far as anybody knows; `None`: it may have been.
+    fn without_want_of_memory(&self) -> Option<String> {
+        match (self.oom_kills, self.memory_percent) {
+            (Some(0), _) => {
+                Some("the kernel counted no kill for want of the container's memory".to_owned())
+            }
+            (Some(_), _) => None,
+            (None, Some(percent)) if percent >= NEARLY_FULL_PERCENT => None,
+            (None, Some(percent)) => Some(format!(
+                "{percent} % of the box's memory was in use, and nobody counts kills for want of it here"
+            )),
+            (None, None) => {
+                Some("nobody counts kills for want of memory here, or measured it".to_owned())
+            }
+        }
     }
 }
 
@@ -263,6 +292,10 @@ mod tests {
             oom_kills: Some(oom_kills),
             ..code(exit_code)
         };
+        let full = |exit_code, percent| End {
+            memory_percent: Some(percent),
+            ..code(exit_code)
+        };
         let said = |class, evidence: &str| {
             Some(Diagnosis {
                 class,
@@ -292,8 +325,32 @@ mod tests {
                 code(3),
                 Class::TracebackOther,
             ),
-            ("a kill", None, signal(SIGKILL), Class::HostOom),
-            ("a kill seen by a shell", None, code(137), Class::HostOom),
+            ("a kill", None, signal(SIGKILL), Class::Killed),
+            ("a kill seen by a shell", None, code(137), Class::Killed),
+            (
+                "a kill while memory was full",
+                None,
+                full(137, 97),
+                Class::HostOom,
+            ),
+            (
+                "a kill while memory was free",
+                None,
+                full(137, 40),
+                Class::Killed,
+            ),
+            (
+                "a launcher's word while memory was full",
+                said(Class::HostOom, "Signal 9 (SIGKILL) received by PID 77"),
+                full(1, 80),
+                Class::HostOom,
+            ),
+            (
+                "the same while memory was free",
+                said(Class::HostOom, "Signal 9 (SIGKILL) received by PID 77"),
+                full(1, 79),
+                Class::Killed,
+            ),
             (
                 "a kill that the memory's counter does not know",
                 None,
@@ -389,7 +446,7 @@ mod tests {
                 "a kill where nobody counts",
                 said(Class::HostOom, "Killed"),
                 code(137),
-                Class::HostOom,
+                Class::Killed,
             ),
             (
                 "a broken GPU",

@@ -158,7 +158,7 @@ pub fn explain(found: &Diagnosis, facts: &Facts) -> Explanation {
             )
         }
         Class::Killed => (
-            "somebody or something on the box killed it (SIGKILL): not spotter, and not the kernel for want of the container's memory"
+            "somebody or something on the box killed it (SIGKILL): not spotter, and nothing shows that memory ran out"
                 .to_owned(),
             "start it again; if it is killed again, look for who does it, or take another machine".to_owned(),
         ),
