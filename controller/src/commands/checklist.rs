@@ -1,10 +1,11 @@
 //! `checklist`: the checklist of a production run, each line as it truly stands, with what shows it and what to type next.
 //!
-//! [`gather`] reads: the record, copies of logs and measurements, the box. [`facts`] is what was read, [`line`] the lines and their order;
+//! [`gather`] reads: the record, the box, and through [`copies`] what was copied of logs and measurements. [`facts`] is what was read, [`line`] the lines and their order;
 //! [`before`], [`selection`], [`deployment`], [`execution`], [`monitoring`] and [`after`] judge them (pure).
 
 mod after;
 mod before;
+mod copies;
 mod deployment;
 mod execution;
 mod facts;

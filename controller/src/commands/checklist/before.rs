@@ -140,9 +140,13 @@ pub(super) fn logging(facts: &Facts) -> Told {
         (None, None) if facts.trains_here() && !facts.is_over() => {
             Told::not_yet("no step was read in its log so far", try_it())
         }
-        (None, None) if facts.has_trained() => {
-            Told::wrong("no step was ever read in its log", try_it())
-        }
+        (None, None) if facts.has_trained() => match facts.log {
+            Some(_) => Told::wrong("no step was ever read in its log", try_it()),
+            None => Told::unknown(
+                "no copy of its log is here, and no step of it was told",
+                try_it(),
+            ),
+        },
         (None, None) => facts.to_come(),
     }
 }

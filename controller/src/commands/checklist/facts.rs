@@ -70,9 +70,11 @@ pub(super) struct Facts {
     pub(super) driver: Option<DriverInfo>,
     /// Mean use of the GPUs that is kept of the newest attempt that was observed, percent.
     pub(super) observed_use_percent: Option<f64>,
+    /// Mean use of the GPUs over all that was copied of the attempt of [`Self::reading`], percent.
+    pub(super) mean_use_percent: Option<f64>,
     /// What the newest box received, GB.
     pub(super) received_gb: Option<f64>,
-    /// The copy of the newest training's log.
+    /// The copy of the log of the newest attempt of which there is one.
     pub(super) log: Option<Copied>,
     /// What lies where results go.
     pub(super) results: Option<Brought>,
@@ -192,6 +194,46 @@ pub(super) struct Money {
 }
 
 impl Facts {
+    /// Of this run file: nothing else is known yet.
+    pub(super) fn new(spec: RunSpec, now_us: i64) -> Self {
+        Self {
+            spec,
+            file: None,
+            now_us,
+            outcome: None,
+            reason: None,
+            watched: false,
+            onward: String::new(),
+            destroy: String::new(),
+            listing: None,
+            plan: None,
+            attempts: Vec::new(),
+            promised: Promised::default(),
+            setup: None,
+            smoke: None,
+            train: None,
+            step: None,
+            loss: None,
+            unread: None,
+            failure: None,
+            saves: Saves::default(),
+            window: None,
+            contradiction: None,
+            silent: None,
+            disk_fills: None,
+            reading: None,
+            gpu_problem: None,
+            driver: None,
+            observed_use_percent: None,
+            mean_use_percent: None,
+            received_gb: None,
+            log: None,
+            results: None,
+            not_saved: None,
+            money: Money::default(),
+        }
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.spec.name
     }

@@ -1,14 +1,13 @@
 //! Reads what the checklist goes by: the record, copies of logs and of measurements, and what the box says now.
 
-use std::{
-    fs,
-    path::Path,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{fs, path::Path};
 
 use serde_json::Value;
 
-use super::facts::{Brought, Copied, Facts, Money, Planned, Saves, Session};
+use super::{
+    copies,
+    facts::{Brought, Facts, Money, Planned, Saves, Session},
+};
 use crate::{
     agent_client::{AgentStatus, SessionInfo, SessionState},
     commands::{Deps, cost, plan::gate, status, watching},
@@ -18,9 +17,7 @@ use crate::{
     run::{
         State, alarms,
         bringing_up::{SETUP, SMOKE, TRAIN},
-        diagnosis, next, not_saved,
-        readiness::{self, Promised},
-        silence,
+        diagnosis, next, not_saved, readiness, silence,
         summary::{AttemptSummary, RunSummary},
         windows,
     },
@@ -48,38 +45,9 @@ const MOST_FILES: u64 = 10_000;
 pub(super) fn of_file(deps: &Deps, file: &str, spec: RunSpec) -> Facts {
     Facts {
         listing: listing(&spec),
-        spec,
         file: Some(file.to_owned()),
-        now_us: deps.clock.now_us(),
-        outcome: None,
-        reason: None,
-        watched: false,
         onward: format!("spotter run {file}"),
-        destroy: String::new(),
-        plan: None,
-        attempts: Vec::new(),
-        promised: Promised::default(),
-        setup: None,
-        smoke: None,
-        train: None,
-        step: None,
-        loss: None,
-        unread: None,
-        failure: None,
-        saves: Saves::default(),
-        window: None,
-        contradiction: None,
-        silent: None,
-        disk_fills: None,
-        reading: None,
-        gpu_problem: None,
-        driver: None,
-        observed_use_percent: None,
-        received_gb: None,
-        log: None,
-        results: None,
-        not_saved: None,
-        money: Money::default(),
+        ..Facts::new(spec, deps.clock.now_us())
     }
 }
 
@@ -291,27 +259,8 @@ fn of_attempt(
         .filter(|seen| seen.run == run.name && seen.attempt.is_some())
         .find_map(|seen| seen.gpu_utilisation_percent);
     facts.received_gb = store.measured(name, number)?.received_gb;
-    copies(deps, name, number, facts);
+    copies::read(&Logbook::new(deps.config.home()), facts);
     Ok(())
-}
-
-/// What was copied of its log and of what it measured. A copy that cannot be read is none.
-fn copies(deps: &Deps, run: &str, attempt: u32, facts: &mut Facts) {
-    let book = Logbook::new(deps.config.home());
-    let path = book.path(run, attempt, TRAIN);
-    if let Ok(Some(at)) = book.position(run, attempt, TRAIN) {
-        facts.log = Some(Copied {
-            path: path.display().to_string(),
-            bytes: at.offset,
-            at_us: modified_us(&path),
-        });
-    }
-    let mut newest = None;
-    let read = book.each_minute(run, attempt, &mut |minute| newest = Some(minute));
-    if let Err(err) = read {
-        tracing::debug!(%err, run, attempt, "the copy of its measurements cannot be read");
-    }
-    facts.reading = newest.map(|minute| minute.sample());
 }
 
 /// What the box says now is newer than all of it.
@@ -416,15 +365,6 @@ fn add(path: &Path, found: &mut Brought) {
     if let Some(meta) = meta.filter(|_| found.files < MOST_FILES) {
         found.files += 1;
         found.bytes += meta.len();
-        found.newest_us = found.newest_us.max(modified_us(path));
+        found.newest_us = found.newest_us.max(copies::modified_us(path));
     }
-}
-
-/// When a file was written last; 0: nobody can tell.
-fn modified_us(path: &Path) -> i64 {
-    let modified = fs::metadata(path).and_then(|meta| meta.modified());
-    let since = modified
-        .ok()
-        .and_then(|at: SystemTime| at.duration_since(UNIX_EPOCH).ok());
-    since.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(0))
 }

@@ -45,6 +45,13 @@ pub(super) fn gpus(facts: &Facts) -> Told {
     if let Some(percent) = facts.observed_use_percent {
         return Told::done(format!("{percent:.0} % over its steady part"));
     }
+    if let Some(percent) = facts.mean_use_percent.filter(|_| facts.is_over()) {
+        let told = format!("{percent:.0} % over all that was copied of it");
+        return match percent < 1.0 {
+            true => Told::wrong(told, format!("spotter logs {name}")),
+            false => Told::done(told),
+        };
+    }
     match facts.has_trained() && !facts.is_over() {
         true => Told::not_yet(
             "no window of its training is closed yet",

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     agent_client::{GpuInfo, HostInfo, SampleInfo},
-    run::{State, readiness::Promised, summary::attempt_for_tests},
+    run::{State, summary::attempt_for_tests},
     spec::{OnDone, Results, RunSpec, Smoke},
     store::Outcome,
 };
@@ -36,38 +36,11 @@ fn of_file() -> Facts {
     spec.on_done = OnDone::Destroy;
     Facts {
         listing: Some("requirements.txt".to_owned()),
-        spec,
         file: Some("run.yaml".to_owned()),
-        now_us: 100 * MINUTE_US,
-        outcome: None,
-        reason: None,
         watched: true,
         onward: "spotter run run.yaml".to_owned(),
         destroy: "spotter destroy tiny".to_owned(),
-        plan: None,
-        attempts: Vec::new(),
-        promised: Promised::default(),
-        setup: None,
-        smoke: None,
-        train: None,
-        step: None,
-        loss: None,
-        unread: None,
-        failure: None,
-        saves: Saves::default(),
-        window: None,
-        contradiction: None,
-        silent: None,
-        disk_fills: None,
-        reading: None,
-        gpu_problem: None,
-        driver: None,
-        observed_use_percent: None,
-        received_gb: None,
-        log: None,
-        results: None,
-        not_saved: None,
-        money: Money::default(),
+        ..Facts::new(spec, 100 * MINUTE_US)
     }
 }
 
@@ -543,4 +516,30 @@ fn a_box_that_is_kept_as_ordered_is_still_to_be_destroyed_and_is_not_wrong() {
     let line = of(&lines, "destroyed");
     assert_eq!(line.state, Standing::NotYet);
     assert_eq!(line.next.as_deref(), Some("spotter destroy tiny"));
+}
+
+#[test]
+fn what_was_copied_of_an_ended_run_stands_for_what_no_window_told() {
+    let mut facts = done();
+    facts.window = None;
+    for (percent, standing) in [(87.4, Standing::Done), (0.2, Standing::Wrong)] {
+        facts.mean_use_percent = Some(percent);
+        let lines = lines(&facts);
+        assert_eq!(of(&lines, "gpu_utilisation").state, standing, "{percent}");
+    }
+    // While it trains, the mean of all so far holds its preparations too.
+    facts.outcome = None;
+    assert_eq!(
+        of(&lines(&facts), "gpu_utilisation").state,
+        Standing::NotYet
+    );
+}
+
+#[test]
+fn a_log_of_which_there_is_no_copy_is_not_called_empty() {
+    let mut facts = done();
+    facts.step = None;
+    assert_eq!(of(&lines(&facts), "logging").state, Standing::Wrong);
+    facts.log = None;
+    assert_eq!(of(&lines(&facts), "logging").state, Standing::Unknown);
 }
