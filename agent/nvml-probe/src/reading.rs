@@ -139,6 +139,16 @@ pub struct Gpu {
     /// When it came, microseconds since the epoch by the box's clock; 0: none.
     #[prost(uint64, tag = "43")]
     pub last_xid_us: u64,
+
+    /// Memory pages retired after corrected errors, in the card's life. Data-centre cards before Ampere, as the next two.
+    #[prost(uint32, optional, tag = "44")]
+    pub retired_pages_corrected: Option<u32>,
+    /// Memory pages retired after an uncorrected error.
+    #[prost(uint32, optional, tag = "45")]
+    pub retired_pages_uncorrected: Option<u32>,
+    /// A page waits for a reboot to be retired: 0 or 1.
+    #[prost(uint32, optional, tag = "46")]
+    pub retirement_pending: Option<u32>,
 }
 
 /// A process on a GPU.

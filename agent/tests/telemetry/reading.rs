@@ -309,3 +309,23 @@ async fn the_parts_of_a_split_gpu_are_read_where_the_whole_one_may_not_be() {
     assert!(world.telemetry.driver().unwrap().gpus[0].mig);
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_card_tells_its_retired_pages() {
+    // The fields of pages that were retired, and of one that waits.
+    let card = "* util.gpu 99\n* ecc.corrected 5\n* ecc.uncorrected 1\n* field.29 4\n* field.30 2\n* field.31 1\n";
+    let world = World::start(card, &parts().1, PATIENCE);
+    let sample = world
+        .sample(|sample| {
+            let told = |gpu: &GpuSample| gpu.retirement_pending.is_some();
+            sample.gpus.len() == 1 && sample.gpus.iter().all(told)
+        })
+        .await;
+    let gpu = &sample.gpus[0];
+    assert_eq!(
+        (gpu.retired_pages_corrected, gpu.retired_pages_uncorrected),
+        (Some(4), Some(2))
+    );
+    assert_eq!((gpu.retirement_pending, gpu.remap_pending), (Some(1), None));
+    world.end().await;
+}

@@ -315,7 +315,7 @@ fn errors(gpus: &[&GpuInfo]) -> Option<(String, Verdict)> {
     };
     let uncorrected = sum(|gpu| gpu.ecc_uncorrected);
     let failed = sum(|gpu| gpu.remap_failed.map(u64::from));
-    let pending = sum(|gpu| gpu.remap_pending.map(u64::from));
+    let pending = sum(|gpu| gpu.remap_pending.or(gpu.retirement_pending).map(u64::from));
     let found = match uncorrected {
         None if failed.or(pending).is_none() => return None,
         None => "ECC errors cannot be read".to_owned(),
@@ -328,10 +328,11 @@ fn errors(gpus: &[&GpuInfo]) -> Option<(String, Verdict)> {
     } else if is_more(pending) && is_more(uncorrected) {
         // Nothing of ours has run on it yet, and only its host can reset it.
         Verdict::Refuse(
-            "its memory has failed lately, and the broken row is in use until a reset".to_owned(),
+            "its memory has failed lately, and the broken part of it is in use until a reset"
+                .to_owned(),
         )
     } else if is_more(pending) {
-        Verdict::Differs("a row of GPU memory waits for a reset to be replaced".to_owned())
+        Verdict::Differs("a part of GPU memory waits for a reset to be replaced".to_owned())
     } else if is_more(uncorrected) {
         Verdict::Differs("its memory has failed lately".to_owned())
     } else {

@@ -38,6 +38,7 @@ pub enum Query {
     EccLifetime,
     RemappedRows,
     RemappedFields,
+    RetiredFields,
     RecoveryAction,
     Processes,
 }

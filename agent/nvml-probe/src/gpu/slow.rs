@@ -13,7 +13,8 @@ use nvml_wrapper::sys_exports::field_id::{
     NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL, NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX,
     NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX, NVML_FI_DEV_PCIE_COUNT_RX_BYTES,
     NVML_FI_DEV_PCIE_COUNT_TX_BYTES, NVML_FI_DEV_REMAPPED_COR, NVML_FI_DEV_REMAPPED_FAILURE,
-    NVML_FI_DEV_REMAPPED_PENDING, NVML_FI_DEV_REMAPPED_UNC,
+    NVML_FI_DEV_REMAPPED_PENDING, NVML_FI_DEV_REMAPPED_UNC, NVML_FI_DEV_RETIRED_DBE,
+    NVML_FI_DEV_RETIRED_PENDING, NVML_FI_DEV_RETIRED_PENDING_DBE, NVML_FI_DEV_RETIRED_SBE,
 };
 
 use super::asking::{Asking, Query};
@@ -142,6 +143,27 @@ fn ecc(asking: &mut Asking<'_>, device: &Device<'_>, gpu: &mut Gpu) {
         gpu.remapped_rows_uncorrected = uncorrected;
         gpu.remap_pending = pending;
         gpu.remap_failed = failed;
+    } else if asking.cannot(Query::RemappedFields) {
+        retired(asking, device, gpu);
+    }
+}
+
+/// Before Ampere whole pages of memory were retired, by way of a reboot.
+fn retired(asking: &mut Asking<'_>, device: &Device<'_>, gpu: &mut Gpu) {
+    // As many fields as are asked for rows: the call is made once for both.
+    let fields = [
+        (NVML_FI_DEV_RETIRED_SBE, 0),
+        (NVML_FI_DEV_RETIRED_DBE, 0),
+        (NVML_FI_DEV_RETIRED_PENDING, 0),
+        (NVML_FI_DEV_RETIRED_PENDING_DBE, 0),
+    ];
+    let pages = asking.ask(Query::RetiredFields, || raw::fields(device, fields));
+    if let Some(pages) = pages {
+        let [corrected, uncorrected, pending, pending_uncorrected] =
+            pages.map(|value| u32::try_from(value?).ok());
+        gpu.retired_pages_corrected = corrected;
+        gpu.retired_pages_uncorrected = uncorrected;
+        gpu.retirement_pending = pending.or(pending_uncorrected);
     }
 }
 

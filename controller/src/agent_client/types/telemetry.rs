@@ -80,6 +80,9 @@ pub struct GpuInfo {
     pub remapped_rows_uncorrected: Option<u32>,
     pub remap_pending: Option<u32>,
     pub remap_failed: Option<u32>,
+    pub retired_pages_corrected: Option<u32>,
+    pub retired_pages_uncorrected: Option<u32>,
+    pub retirement_pending: Option<u32>,
     pub recovery_action: Option<u32>,
     #[serde(skip_deserializing)]
     pub processes: Vec<GpuProcessInfo>,

@@ -238,7 +238,12 @@ fn cases() -> Vec<Case> {
         case(
             |_, _, s| gpus(s)[1].remap_pending = Some(1),
             "errors",
-            Differs("a row of GPU memory waits for a reset to be replaced"),
+            Differs("a part of GPU memory waits for a reset to be replaced"),
+        ),
+        case(
+            |_, _, s| gpus(s)[1].retirement_pending = Some(1),
+            "errors",
+            Differs("a part of GPU memory waits for a reset to be replaced"),
         ),
         case(
             |_, _, s| {
@@ -246,7 +251,9 @@ fn cases() -> Vec<Case> {
                 gpus(s)[0].remap_pending = Some(1);
             },
             "errors",
-            Refuse("its memory has failed lately, and the broken row is in use until a reset"),
+            Refuse(
+                "its memory has failed lately, and the broken part of it is in use until a reset",
+            ),
         ),
         case(
             |_, _, s| {

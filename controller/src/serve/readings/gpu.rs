@@ -292,6 +292,27 @@ pub(in crate::serve) const GPU: &[Reading<GpuInfo>] = &[
         |gpu| plain(gpu.remap_failed),
     ),
     row(
+        "DCGM_FI_DEV_RETIRED_SBE",
+        "Memory pages retired after corrected errors",
+        Counter,
+        told_by("gpu.retired_pages", "1", 1.0, ("error.type", "corrected")),
+        |gpu| plain(gpu.retired_pages_corrected),
+    ),
+    row(
+        "DCGM_FI_DEV_RETIRED_DBE",
+        "Memory pages retired after uncorrected errors",
+        Counter,
+        told_by("gpu.retired_pages", "1", 1.0, ("error.type", "uncorrected")),
+        |gpu| plain(gpu.retired_pages_uncorrected),
+    ),
+    row(
+        "DCGM_FI_DEV_RETIRED_PENDING",
+        "A page waits for a reboot to be retired",
+        Gauge,
+        otel("gpu.page_retirement_pending", "1", 1.0),
+        |gpu| plain(gpu.retirement_pending),
+    ),
+    row(
         "DCGM_FI_DEV_XID_ERRORS",
         "Code of the newest Xid error since the agent started; 0: none",
         Gauge,
