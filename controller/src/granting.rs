@@ -253,7 +253,7 @@ impl Granting {
                 step: attempt.into(),
                 ulid: Ulid::generate(),
             };
-            let mut puts = vec![layout.ending_key(attempt), layout.events_key(attempt)];
+            let mut puts = last_words(layout, attempt).to_vec();
             for number in 0..plan.files {
                 puts.push(layout.data_key(&lot, &format!("file-{number:05}"))?);
             }
@@ -370,6 +370,15 @@ impl Granting {
     }
 }
 
+/// What a box that ends itself leaves under names that are known ahead: how it ended, what happened, and what it measured.
+fn last_words(layout: &Layout, attempt: u32) -> [String; 3] {
+    [
+        layout.ending_key(attempt),
+        layout.events_key(attempt),
+        layout.samples_key(attempt),
+    ]
+}
+
 /// Pieces that a call takes.
 fn split(batch: Batch) -> Vec<Batch> {
     let mut pieces: Vec<Batch> = Vec::new();
@@ -458,6 +467,15 @@ mod tests {
         // Two models of 70 GB: what fits, and never nothing.
         check(0, &[8_900, 8_900], 600, (3, 0, 6, 9_000));
         check(20_000, &[], 600, (1, 20_000, 0, 0));
+    }
+
+    #[test]
+    fn a_box_may_leave_its_last_words_and_what_it_measured() {
+        let layout = Layout::new("runs", "tiny").unwrap();
+        let left = last_words(&layout, 3);
+        for part in ["endings/3.json", "events/3.jsonl", "samples/3.pb"] {
+            assert!(left.iter().any(|key| key.ends_with(part)), "{part}");
+        }
     }
 
     #[test]
