@@ -566,7 +566,12 @@ fn a_box_that_came_back_while_nobody_looked_is_charged_from_the_minute_it_came_u
     let (store, _dir) = store();
     let mut checked = 0;
     for seed in 0..40 {
-        let mut life = Life::begin(&mut Dice(seed), &store, format!("off-{seed}"), Watch::Sleeps);
+        let mut life = Life::begin(
+            &mut Dice(seed),
+            &store,
+            format!("off-{seed}"),
+            Watch::Sleeps,
+        );
         if life.market.instances()[&life.id()]
             .order
             .bid_usd_per_hour
