@@ -15,7 +15,7 @@ use crate::{provider::Filter, spec::nearest};
 /// What is wrong with a query, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryError {
-    /// Byte of the text at which it shows.
+    /// Character of the text at which it shows, from 0.
     pub at: usize,
     /// What is wrong.
     pub message: String,
@@ -44,7 +44,13 @@ pub fn parse(text: &str) -> Result<Vec<Filter>, QueryError> {
         if scanner.rest().is_empty() {
             return Ok(filters);
         }
-        filters.push(condition(&mut scanner)?);
+        let found = condition(&mut scanner).map_err(|err| QueryError {
+            at: text
+                .get(..err.at)
+                .map_or(err.at, |before| before.chars().count()),
+            ..err
+        })?;
+        filters.push(found);
     }
 }
 
@@ -126,6 +132,8 @@ fn condition(scanner: &mut Scanner<'_>) -> Result<Filter, QueryError> {
                 .collect();
             Value::Array(items?)
         }
+        // One value in brackets is one value.
+        ("eq" | "neq", Typed::List(items)) if items.len() == 1 => converted(&items[0])?,
         (_, Typed::List(_)) => {
             let message = format!("a list needs `in` or `notin`, not `{op}`");
             return Err(error(value_at, message));

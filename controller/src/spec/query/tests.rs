@@ -109,7 +109,40 @@ fn values_get_the_markets_type_and_unit() {
     );
     check("num_gpus in 2,4", &[("num_gpus", "in", json!([2, 4]))]);
     check("num_gpus=4,", &[("num_gpus", "eq", json!(4))]);
+    check(
+        "gpu_name=[\"RTX 4090\"]",
+        &[("gpu_name", "eq", json!("RTX 4090"))],
+    );
     check("  ", &[]);
+}
+
+#[test]
+fn names_that_only_the_server_knows_are_the_same_fields() {
+    for text in ["gpu_ram_GB>=24", "gpu_ram>=24"] {
+        check(text, &[("gpu_ram", "gte", json!(24_000))]);
+    }
+    check("cpu_ram_GB>64", &[("cpu_ram", "gt", json!(64_000))]);
+    check(
+        "gpu_totalram_GB>=160",
+        &[("gpu_total_ram", "gte", json!(160_000))],
+    );
+    check(
+        "driver_vers>=535086005",
+        &[("driver_version", "gte", json!(535_086_005))],
+    );
+    check(
+        "target_reliability>=0.95",
+        &[("target_reliability", "gte", json!(0.95))],
+    );
+}
+
+#[test]
+fn a_place_is_told_in_characters() {
+    check_error(
+        "gpu_name=\u{65e5}\u{672c} dph<cheap",
+        16,
+        "`dph` is compared with a number ($/h), not `cheap`",
+    );
 }
 
 #[test]
