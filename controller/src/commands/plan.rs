@@ -135,10 +135,15 @@ fn show(ui: &mut Ui, spec: &RunSpec, plan: &Plan<'_>, known: &Known, args: &Plan
         plan.rental.name(),
         plan.disk_gb
     ));
-    if plan.checkpoints_to.is_none() {
-        ui.warning(format_args!(
+    match &plan.checkpoints_to {
+        None => ui.warning(format_args!(
             "without `checkpoints.to`, what the box holds is lost when the box is"
-        ));
+        )),
+        // `run` tries it before it rents; a plan asks nobody but the market.
+        Some(bucket) => ui.hint(format_args!(
+            "the bucket `{bucket}` was not tried; `spotter doctor bucket {}` does that",
+            args.file.display()
+        )),
     }
     if plan.budget_usd.is_none() {
         ui.hint(format_args!(
