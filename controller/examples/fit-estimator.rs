@@ -45,9 +45,12 @@ fn rounded(calibration: &Calibration) -> Calibration {
     Calibration {
         speed: calibration.speed.iter().copied().map(round).collect(),
         speed_range: range(calibration.speed_range),
+        speed_range_adapters: range(calibration.speed_range_adapters),
         memory: calibration.memory.iter().copied().map(round).collect(),
         memory_range: range(calibration.memory_range),
+        memory_range_quantized: range(calibration.memory_range_quantized),
         memory_limit: round(calibration.memory_limit),
+        memory_limit_quantized: round(calibration.memory_limit_quantized),
         transfer_range: range(calibration.transfer_range),
     }
 }

@@ -308,7 +308,7 @@ pub fn optimizations(
             ..job.clone()
         };
         let peak = calibration.peak_gib(&stored, machine);
-        if peak.base * calibration.memory_limit <= supply.vram_gib {
+        if peak.base * calibration.fits_at(&stored) <= supply.vram_gib {
             menu.push(format!(
                 "store activations instead of recomputing them: {:.1} GiB fit, {:+.0} % speed",
                 peak.base,
@@ -338,7 +338,7 @@ fn larger_micro_batch(
         };
         calibration.peak_gib(&larger, &supply.machine).base
     };
-    let fits = |micro_batch: &f64| peak(*micro_batch) * calibration.memory_limit <= supply.vram_gib;
+    let fits = |micro_batch: &f64| peak(*micro_batch) * calibration.fits_at(job) <= supply.vram_gib;
     // Beyond this many tokens nothing is gained.
     let enough = |micro_batch: &f64| micro_batch * job.seq_len() <= 131_072.0;
     std::iter::successors(Some(job.micro_batch() * 2.0), |size| Some(size * 2.0))

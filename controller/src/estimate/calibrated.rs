@@ -77,12 +77,18 @@ pub struct Calibration {
     pub speed: Vec<f64>,
     /// Where speeds lie, relative to what is predicted.
     pub speed_range: Range,
+    /// The same with adapters, where programs differ by more.
+    pub speed_range_adapters: Range,
     /// Factors of [`MEMORY`], in its order.
     pub memory: Vec<f64>,
     /// Where peaks of memory lie, relative to what is predicted.
     pub memory_range: Range,
-    /// Of a predicted peak, the part that must be there before it is said to fit.
+    /// The same with quantized weights, which programs keep in different ways.
+    pub memory_range_quantized: Range,
+    /// By how much more than a predicted peak must be there before it is said to fit, as a factor.
     pub memory_limit: f64,
+    /// The same with quantized weights.
+    pub memory_limit_quantized: f64,
     /// Where speeds lie that were carried over from another GPU.
     pub transfer_range: Range,
 }
@@ -94,6 +100,16 @@ pub struct Range {
     pub low: f64,
     /// One in ten lies above.
     pub high: f64,
+}
+
+impl Range {
+    /// Both ranges together.
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            low: self.low.min(other.low),
+            high: self.high.max(other.high),
+        }
+    }
 }
 
 /// A prediction with its 80 % range.
@@ -177,7 +193,12 @@ pub fn speed_features(job: &Job, machine: &Machine<'_>) -> [f64; 18] {
     let gpu = machine.gpu;
     let gpus = machine.gpus();
     let flag = |on: bool| if on { 1.0 } else { 0.0 };
-    let tuning = job.stack.map_or(Tuning::Usual, |stack| stack.tuning);
+    // Adapters are trained with Hugging Face's programs unless somebody says otherwise.
+    let unnamed = match job.method {
+        Method::Full => Tuning::Usual,
+        Method::Lora | Method::Qlora => Tuning::Plain,
+    };
+    let tuning = job.stack.map_or(unnamed, |stack| stack.tuning);
     [
         1.0,
         (work::peak_flops(job, machine) / UNIT_FLOPS_PER_S).ln(),
@@ -232,7 +253,11 @@ fn expected_waiting(job: &Job, machine: &Machine<'_>) -> f64 {
 impl Calibration {
     /// Tokens per second and GPU.
     pub fn tokens_per_s_per_gpu(&self, job: &Job, machine: &Machine<'_>) -> Predicted {
-        Predicted::new(self.speed_base(job, machine), self.speed_range)
+        let range = match job.method {
+            Method::Full => self.speed_range,
+            Method::Lora | Method::Qlora => self.speed_range_adapters,
+        };
+        Predicted::new(self.speed_base(job, machine), range)
     }
 
     /// The same, carried over from what was measured with this code on another machine.
@@ -250,10 +275,19 @@ impl Calibration {
     /// Peak memory of one GPU, GiB.
     pub fn peak_gib(&self, job: &Job, machine: &Machine<'_>) -> Predicted {
         let correction = dot(&self.memory, &memory_features(job)).exp();
-        Predicted::new(
-            memory::peak(job, machine).peak_gib * correction,
-            self.memory_range,
-        )
+        let range = match job.method {
+            Method::Full | Method::Lora => self.memory_range,
+            Method::Qlora => self.memory_range_quantized,
+        };
+        Predicted::new(memory::peak(job, machine).peak_gib * correction, range)
+    }
+
+    /// By how much more than its predicted peak must be there before a job is said to fit, as a factor.
+    pub fn fits_at(&self, job: &Job) -> f64 {
+        match job.method {
+            Method::Full | Method::Lora => self.memory_limit,
+            Method::Qlora => self.memory_limit_quantized,
+        }
     }
 
     fn speed_base(&self, job: &Job, machine: &Machine<'_>) -> f64 {

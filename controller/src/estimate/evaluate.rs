@@ -9,10 +9,11 @@ use serde::Serialize;
 
 use super::{
     calibrated::{Calibration, Predicted, Shipped},
+    gpus::Gpus,
     hours,
     job::Machine,
     playbook::{self, Carry, Verdict},
-    published::Published,
+    published::{Published, Refused},
     regression::quantile,
     study::{self, Study},
 };
@@ -193,6 +194,45 @@ pub fn evaluate(runs: &[Published], method: Method) -> Evaluation {
     }
 }
 
+impl Evaluation {
+    /// The same with rows that could not be read, each in its place with the reason.
+    pub fn with_refused(mut self, refused: Vec<Refused>) -> Self {
+        for refused in refused {
+            let mut row = Row::empty(refused.id, refused.source);
+            row.gpu = Gpus::shipped()
+                .find(&refused.gpu_name, None)
+                .map(|gpu| gpu.name.clone());
+            row.not_predicted = Some(refused.why.to_string());
+            let index = refused.index.min(self.rows.len());
+            self.rows.insert(index, row);
+            self.summary.rows += 1;
+            self.summary.not_predicted += 1;
+        }
+        self
+    }
+}
+
+impl Row {
+    /// A row of which nothing is predicted.
+    fn empty(id: String, source: String) -> Self {
+        Self {
+            id,
+            source,
+            gpu: None,
+            not_predicted: None,
+            tokens_per_s: None,
+            tokens_per_s_per_gpu: None,
+            hours: None,
+            gpu_hours: None,
+            peak_vram_gib: None,
+            error: None,
+            in_range: None,
+            doubtful_memory: false,
+            verdicts: Vec::new(),
+        }
+    }
+}
+
 /// The fits without each source, where a source of the table took part in the shipped fit.
 fn study_for(runs: &[Published]) -> Option<Study> {
     let known: Vec<String> = Published::shipped()
@@ -205,22 +245,15 @@ fn study_for(runs: &[Published]) -> Option<Study> {
 
 fn row(run: &Published, method: Method, calibration: &Calibration) -> Row {
     let mut row = Row {
-        id: run.id.clone(),
-        source: run.source.clone(),
         gpu: run.gpu.map(|gpu| gpu.name.clone()),
-        not_predicted: None,
-        tokens_per_s: None,
-        tokens_per_s_per_gpu: None,
-        hours: None,
-        gpu_hours: None,
-        peak_vram_gib: None,
-        error: None,
-        in_range: None,
         doubtful_memory: run.doubtful_memory,
-        verdicts: Vec::new(),
+        ..Row::empty(run.id.clone(), run.source.clone())
     };
     let Some(machine) = run.machine() else {
-        row.not_predicted = Some(format!("the GPU `{}` is not known", run.gpu_name));
+        row.not_predicted = Some(format!(
+            "the GPU `{}` is not known; there are figures of NVIDIA's alone",
+            run.gpu_name
+        ));
         return row;
     };
     let observed = &run.observed;
@@ -253,7 +286,7 @@ fn row(run: &Published, method: Method, calibration: &Calibration) -> Row {
         row.verdicts = CARDS_GB
             .map(|card_gb| CardVerdict {
                 card_gb,
-                verdict: verdict(peak, card_gb, method, calibration),
+                verdict: verdict(peak, card_gb, method, calibration.fits_at(&run.job)),
                 fits: actual <= card_gb,
             })
             .into();
@@ -280,16 +313,11 @@ fn peak(
     }
 }
 
-/// Whether a predicted peak fits a card. Makers' GB are GiB.
-pub fn verdict(
-    peak: Predicted,
-    card_gb: f64,
-    method: Method,
-    calibration: &Calibration,
-) -> Verdict {
+/// Whether a predicted peak fits a card, for which `fits_at` times as much must be there. Makers' GB are GiB.
+pub fn verdict(peak: Predicted, card_gb: f64, method: Method, fits_at: f64) -> Verdict {
     match method {
         Method::Playbook => playbook::vram_verdict(peak.high, card_gb),
-        Method::Calibrated if peak.base * calibration.memory_limit <= card_gb => Verdict::Fits,
+        Method::Calibrated if peak.base * fits_at <= card_gb => Verdict::Fits,
         Method::Calibrated if peak.base <= card_gb => Verdict::Tight,
         Method::Calibrated => Verdict::DoesNotFit,
     }

@@ -77,11 +77,17 @@ impl Gpus {
             };
             self.0.iter().filter(fits).collect()
         };
-        // A size may be part of the name: `H100 SXM 96GB` is another product than the 80 GB one.
-        let candidates = match named(&whole) {
-            found if found.is_empty() => named(&rest),
-            found => found,
-        };
+        // A size may be part of the name: `H100 SXM 96GB` is another product than the 80 GB one. Of `4090` everybody knows what it is.
+        let candidates = [
+            whole,
+            rest.clone(),
+            format!("rtx{rest}"),
+            format!("gtx{rest}"),
+        ]
+        .iter()
+        .map(|wanted| named(wanted))
+        .find(|found| !found.is_empty())
+        .unwrap_or_default();
         let size_gb = size_gb.or(vram_gb);
         match size_gb {
             Some(size_gb) => candidates.into_iter().min_by(|a, b| {
@@ -189,6 +195,13 @@ fn key(name: &str) -> String {
         "tesla",
         "generation",
         "blackwell edition",
+        "dgx",
+        "hgx",
+        "gpu",
+        "hbm3e",
+        "hbm3",
+        "hbm2e",
+        "hbm2",
     ] {
         name = name.replace(word, "");
     }
@@ -196,27 +209,28 @@ fn key(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).collect()
 }
 
-/// `A100 SXM 40GB` is `A100 SXM` with 40.
+/// `A100 SXM 40GB` is `A100 SXM` with 40, and so are `A100-SXM-40G` and `A100 SXM 40 GiB`.
 fn split_size(name: &str) -> (String, Option<f64>) {
-    let upper = name.to_uppercase();
-    let Some(end) = upper.rfind("GB") else {
-        return (name.to_owned(), None);
-    };
-    let before = upper[..end].trim_end();
-    let digits = before
-        .chars()
-        .rev()
-        .take_while(char::is_ascii_digit)
-        .count();
-    let start = before.len() - digits;
-    match before[start..].parse() {
-        // `GB200` has no number before it.
-        Ok(size_gb) if start > 0 => {
-            let rest = format!("{} {}", &upper[..start], &upper[end + 2..]);
-            (rest, Some(size_gb))
+    let upper = name.to_ascii_uppercase();
+    for (end, _) in upper.rmatch_indices('G') {
+        let unit = ["GIB", "GB", "G"]
+            .into_iter()
+            .find(|unit| upper[end..].starts_with(unit))
+            .unwrap_or("G");
+        let after = &upper[end + unit.len()..];
+        let before = upper[..end].trim_end();
+        let start = before.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+        // `GB200` has no number before it, and the `10` of `A10G` is no size.
+        let apart = !before[..start].ends_with(|c: char| c.is_ascii_alphanumeric());
+        let whole = !after.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if let Ok(size_gb) = before[start..].parse()
+            && start > 0
+            && (unit != "G" || apart && whole)
+        {
+            return (format!("{} {after}", &upper[..start]), Some(size_gb));
         }
-        _ => (name.to_owned(), None),
     }
+    (name.to_owned(), None)
 }
 
 #[cfg(test)]
@@ -272,8 +286,52 @@ mod tests {
         check("Quadro RTX 8000", None, ("Q RTX 8000", 48.0));
         check("GTX TITAN X", None, ("GTX TITAN X", 12.0));
         check("A10G 24GB", None, ("A10G", 24.0));
+        check("A10g", None, ("A10G", 24.0));
+        check("A100-40G", None, ("A100 SXM4", 40.0));
+        check("A100-SXM4-80 GiB", None, ("A100 SXM4", 80.0));
+        check("NVIDIA A100-PCIE-40GB", None, ("A100 PCIE", 40.0));
+        check("NVIDIA GH200 480GB", None, ("GH200 SXM", 96.0));
+        check("DGX H100", None, ("H100 SXM", 80.0));
+        check("4090", None, ("RTX 4090", 24.0));
+        check("1080 Ti", None, ("GTX 1080 Ti", 11.0));
+        check("RTX 3060 Laptop GPU", None, ("RTX 3060 laptop", 6.0));
+        check(
+            "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
+            None,
+            ("RTX PRO 6000 Max-Q", 96.0),
+        );
+        assert_eq!(Gpus::shipped().find("G", None), None);
+        assert_eq!(Gpus::shipped().find("\u{f6}G\u{df}", None), None);
+        assert_eq!(Gpus::shipped().find("InstinctMI300X", None), None);
         assert_eq!(Gpus::shipped().find("TPU v4", None), None);
         assert_eq!(Gpus::shipped().find("", None), None);
+    }
+
+    /// What the market calls GPUs, by its official client's list and by offers that were seen.
+    const MARKET: &str = "A10|A10g|A16|A30|A40|A100 PCIE|A100 SXM4|A100 SXM|A100X|A800 PCIE|B200|B300|GB200|GH200 SXM|\
+        H100 PCIE|H100 SXM|H100 NVL|H200|H200 NVL|L4|L40|L40S|Tesla K80|Tesla M40|Tesla P4|Tesla P6|Tesla P40|Tesla P100|\
+        Tesla T4|Tesla V100|GTX 1050|GTX 1050 Ti|GTX 1060|GTX 1070|GTX 1070 Ti|GTX 1080|GTX 1080 Ti|GTX 1650|GTX 1650 S|\
+        GTX 1650 Ti|GTX 1660|GTX 1660 S|GTX 1660 Ti|GTX TITAN X|RTX 2060|RTX 2060S|RTX 2070|RTX 2070S|RTX 2080|RTX 2080S|\
+        RTX 2080 Ti|RTX 3050|RTX 3060|RTX 3060 laptop|RTX 3060 Ti|RTX 3070|RTX 3070 laptop|RTX 3070 Ti|RTX 3080|\
+        RTX 3080 Ti|RTX 3090|RTX 3090 Ti|RTX 4060|RTX 4060 laptop|RTX 4060 Ti|RTX 4070|RTX 4070 laptop|RTX 4070S|\
+        RTX 4070S Ti|RTX 4070 Ti|RTX 4080|RTX 4080 laptop|RTX 4080S|RTX 4090|RTX 4090D|RTX 5060|RTX 5060 Ti|RTX 5070|\
+        RTX 5070 Ti|RTX 5080|RTX 5090|Titan RTX|Titan V|TITAN V CEO|Titan X|Titan Xp|Quadro P2000|Quadro P4000|\
+        Quadro P5000|Quadro P6000|Quadro GP100|Quadro GV100|Q RTX 4000|Q RTX 5000|Q RTX 6000|Q RTX 8000|RTX A2000|\
+        RTX A4000|RTX A4500|RTX A5000|RTX A6000|RTX 2000Ada|RTX 4000Ada|RTX 4500Ada|RTX 5000Ada|RTX 5880Ada|RTX 6000Ada|\
+        RTX PRO 4000|RTX PRO 4500|RTX PRO 5000|RTX PRO 6000|RTX PRO 6000 S|RTX PRO 6000 WS|RTX PRO 6000 Max-Q";
+    /// Those of which there are no figures: too old for today's PyTorch, cut down for mining, never sold, or not NVIDIA's.
+    const WITHOUT_FIGURES: &str = "Tesla K20c|GeForce 970|GTX 750 Ti|Quadro K620|Quadro K2200|CMP 50HX|CMP 170HX|P104-100|\
+        P106-100|RTX 4090 Ti|RTX 5090 Ti|RTX PRO 4000 Mobile|InstinctMI50|InstinctMI100|InstinctMI210|InstinctMI250X|\
+        InstinctMI300X|PRO W6800|PRO W7900|Pro V620|Radeon VII|RX 6800 XT|RX 7600|RX 7900 XTX";
+
+    #[test]
+    fn every_name_of_the_market_is_joined_to_a_row_or_known_to_have_none() {
+        for name in MARKET.split('|') {
+            assert!(Gpus::shipped().find(name, None).is_some(), "{name}");
+        }
+        for name in WITHOUT_FIGURES.split('|') {
+            assert_eq!(Gpus::shipped().find(name, None), None, "{name}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! - Logits: 8 bytes per token and entry of the vocabulary, for the 16-bit product and its fp32 copy, of which gradients reuse one.
 //! - 5 % are lost between blocks, and 0.7 GB go to CUDA's context and work space.
 
-use super::job::{Job, Machine, Method, Optimizer, Precision, Recompute, Sharding};
+use super::job::{Job, Layout, Machine, Method, Optimizer, Precision, Recompute, Sharding};
 
 /// Bytes of one GiB: tools report memory, and makers name cards, in these.
 pub const GIB: f64 = 1_073_741_824.0;
@@ -53,7 +53,7 @@ struct States {
 pub fn peak(job: &Job, machine: &Machine<'_>) -> Memory {
     let gpus = machine.gpus();
     let sharding = job.sharding(machine);
-    let split = split(job, sharding, gpus);
+    let split = split(job, sharding, machine);
     let layer_gib = 2.0 * 2.0 * job.params / job.layers() / split / GIB;
     let gathered_gib = if sharding == Sharding::Everything {
         layer_gib
@@ -67,7 +67,7 @@ pub fn peak(job: &Job, machine: &Machine<'_>) -> Memory {
 
     let longest = job.longest_tokens.unwrap_or_else(|| job.seq_len());
     let tokens = job.micro_batch() * longest / f64::from(job.layout.context);
-    let activations_gib = activations(job, tokens, split) / GIB;
+    let activations_gib = activations(job, tokens, split / in_flight(job, gpus)) / GIB;
     let logits = LOGITS * job.vocab * tokens / f64::from(job.layout.tensor);
     let logits_gib = if job.chunked_loss || logits / job.micro_batch() > LOGITS_AT_MOST {
         0.0
@@ -84,14 +84,44 @@ pub fn peak(job: &Job, machine: &Machine<'_>) -> Memory {
 }
 
 /// GPUs that share the weights. Who trains a large model on a cluster splits it; unstated, until the 16-bit weights and the gradients
-/// take 24 GB.
-fn split(job: &Job, sharding: Sharding, gpus: f64) -> f64 {
+/// that come with them take three fifths of a card.
+fn split(job: &Job, sharding: Sharding, machine: &Machine<'_>) -> f64 {
     let stated = f64::from(job.layout.tensor * job.layout.pipeline);
     if stated > 1.0 || sharding != Sharding::Optimizer {
         return stated;
     }
-    let needed = f64::max(1.0, 6.0 * job.params / 24e9);
-    needed.log2().ceil().exp2().min(gpus)
+    let bytes = match job.method {
+        Method::Full => 6.0 * job.params,
+        Method::Lora | Method::Qlora => frozen_bytes(job),
+    };
+    let needed = f64::max(1.0, bytes / (0.6 * machine.gpu.vram_gb * GIB));
+    needed.log2().ceil().exp2().min(machine.gpus())
+}
+
+/// Micro-batches of which a stage of a pipeline keeps the activations: the first one starts as many as there are stages before the
+/// first comes back (Narayanan et al. 2021, section 2.2), unless there are fewer between two optimizer steps.
+fn in_flight(job: &Job, gpus: f64) -> f64 {
+    let Layout {
+        tensor,
+        pipeline,
+        context,
+        ..
+    } = job.layout;
+    let replicas = f64::max(1.0, gpus / f64::from(tensor * pipeline * context));
+    let stages = f64::from(pipeline);
+    job.batch_tokens.map_or(stages, |batch| {
+        let micro_batches = batch / (replicas * job.micro_batch() * job.seq_len());
+        micro_batches.round().clamp(1.0, stages)
+    })
+}
+
+/// Bytes of the weights that adapters leave as they are.
+fn frozen_bytes(job: &Job) -> f64 {
+    if job.method != Method::Qlora {
+        return 2.0 * job.params;
+    }
+    let embeddings = f64::min(2.0 * job.vocab * job.hidden(), job.params);
+    4.5 / 8.0 * (job.params - embeddings) + 2.0 * embeddings
 }
 
 fn states(job: &Job) -> States {
@@ -163,12 +193,10 @@ fn full_states(job: &Job, sharding: Sharding, split: f64, gpus: f64) -> f64 {
 }
 
 fn adapter_states(job: &Job, sharding: Sharding, split: f64, gpus: f64) -> f64 {
-    let frozen = match job.method {
-        Method::Qlora => {
-            let embeddings = f64::min(2.0 * job.vocab * job.hidden(), job.params);
-            4.5 / 8.0 * (job.params - embeddings) + 2.0 * embeddings
-        }
-        Method::Full | Method::Lora => 2.0 * job.params,
+    let frozen = match sharding {
+        // What passes through while one layer works, as with the states; the optimizer alone would be no relief.
+        Sharding::Everything if job.offload => 0.5 * job.params,
+        _ => frozen_bytes(job),
     };
     let all = frozen + 16.0 * job.trainable_params();
     match sharding {
@@ -260,6 +288,58 @@ mod tests {
     fn a_large_model_on_a_cluster_is_split_though_nobody_says_so() {
         let memory = peak_of(&Job::new(175e9), 512);
         assert!(memory.states_gib < 40.0, "{memory:?}");
+    }
+
+    #[test]
+    fn adapters_are_not_split_where_their_frozen_weights_fit_a_card() {
+        let job = Job {
+            method: Method::Lora,
+            layout: Layout {
+                sharding: Some(Sharding::Optimizer),
+                ..Layout::default()
+            },
+            ..Job::new(7e9)
+        };
+        assert!(peak_of(&job, 8).states_gib > 13.0, "{:?}", peak_of(&job, 8));
+        let large = Job {
+            params: 70e9,
+            active_params: 70e9,
+            ..job
+        };
+        assert!(peak_of(&large, 8).states_gib < 50.0);
+    }
+
+    #[test]
+    fn frozen_weights_may_wait_in_the_hosts_memory() {
+        let job = Job {
+            method: Method::Lora,
+            offload: true,
+            layout: Layout {
+                sharding: Some(Sharding::Everything),
+                ..Layout::default()
+            },
+            ..Job::new(70e9)
+        };
+        assert!(peak_of(&job, 2).states_gib < 20.0);
+    }
+
+    #[test]
+    fn a_stage_of_a_pipeline_keeps_what_is_under_way() {
+        let job = Job {
+            layout: Layout {
+                pipeline: 4,
+                ..Layout::default()
+            },
+            micro_batch: Some(1.0),
+            seq_len: Some(2048.0),
+            ..Job::new(1e9)
+        };
+        let one = Job {
+            batch_tokens: Some(2.0 * 2048.0),
+            ..job.clone()
+        };
+        let ratio = peak_of(&job, 8).activations_gib / peak_of(&one, 8).activations_gib;
+        assert!((ratio - 4.0).abs() < 1e-9, "{ratio}");
     }
 
     #[test]

@@ -29,16 +29,41 @@ const VOCABULARIES: [(&str, f64); 20] = [
     ("llama", 32_000.0),
 ];
 
+/// Parameters that a token meets, by models whose names do not say so. From their papers and model cards.
+const ACTIVE: [(&str, f64); 16] = [
+    ("deepseek-v3", 37e9),
+    ("deepseek v3", 37e9),
+    ("deepseek-r1", 37e9),
+    ("deepseek-v2-lite", 2.4e9),
+    ("deepseek-v2", 21e9),
+    ("deepseek v2", 21e9),
+    ("deepseekmoe 16b", 2.8e9),
+    ("dbrx", 36e9),
+    ("gpt-oss-20b", 3.6e9),
+    ("gpt-oss-120b", 5.1e9),
+    ("llama 4", 17e9),
+    ("llama-4", 17e9),
+    ("kimi-k2", 32e9),
+    ("glm-4.5-air", 12e9),
+    ("olmoe", 1.3e9),
+    ("jetmoe", 2.2e9),
+];
+/// Share of the parameters that a token meets where a mixture of experts is named and nothing more: those above lie between a
+/// twentieth and a quarter.
+const ACTIVE_SHARE: f64 = 0.15;
+
 /// Changes a job by what its notes, its model's name and its optimizer's name say.
 pub fn apply(job: &mut Job, model: &str, notes: &str, optimizer: &str) {
     let model = model.to_lowercase();
     let notes = notes.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| notes.contains(word));
 
-    if let Some(active) = number_after(&notes, "active params ").or_else(|| experts_in_name(&model))
-    {
+    if let Some(active) = active_in_notes(&notes).or_else(|| active_in_name(&model, job.params)) {
         job.active_params = active;
         job.experts = active < job.params;
+    } else if has(&["mixture of experts"]) || has_word(&notes, "moe") || has_word(&model, "moe") {
+        job.active_params = ACTIVE_SHARE * job.params;
+        job.experts = true;
     }
     // Embeddings are looked up, not multiplied; who states the difference usually has a large one.
     let multiplied = number_after(&notes, "matmul params ")
@@ -146,12 +171,92 @@ pub fn vocabulary(model: &str) -> Option<f64> {
         .map(|(_, size)| *size)
 }
 
-/// `Qwen3-30B-A3B` has 3 B active parameters.
-fn experts_in_name(model: &str) -> Option<f64> {
-    let (_, rest) = model.split_once("-a")?;
-    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let number: f64 = rest[..end].parse().ok()?;
-    rest[end..].starts_with('b').then_some(number * 1e9)
+/// `active params 37B`, `3.3B active parameters`, `activated: 21B`.
+fn active_in_notes(notes: &str) -> Option<f64> {
+    const AFTER: [&str; 8] = [
+        "active params ",
+        "active parameters ",
+        "active params: ",
+        "active parameters: ",
+        "active: ",
+        "activated: ",
+        "activated params ",
+        "activated parameters ",
+    ];
+    const BEFORE: [&str; 3] = [" active", " activated", "-active"];
+    let stated = |number: &f64| *number >= 1e6;
+    AFTER
+        .iter()
+        .find_map(|words| number_after(notes, words).filter(stated))
+        .or_else(|| {
+            BEFORE.iter().find_map(|words| {
+                let (before, _) = notes.split_once(words)?;
+                let word = before.rsplit([' ', '(', ',', ';', '/']).next()?;
+                number_after(word, "").filter(stated)
+            })
+        })
+}
+
+/// `Qwen3-30B-A3B` has 3 B active parameters, and of `8x7B` a token meets two experts.
+fn active_in_name(model: &str, params: f64) -> Option<f64> {
+    let after = |(_, rest): (&str, &str)| {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        rest[end..].starts_with('b').then_some(number * 1e9)
+    };
+    if let Some(active) = model.split_once("-a").and_then(after) {
+        return Some(active);
+    }
+    if let Some((experts, one)) = experts_in_name(model) {
+        // All is what they share and every expert; one is what they share and one expert.
+        let expert = (params - one) / (experts - 1.0);
+        return Some(one + expert).filter(|active| expert > 0.0 && *active < params);
+    }
+    let known = ACTIVE.iter().find(|(name, _)| model.contains(name));
+    known
+        .map(|(_, active)| *active)
+        .filter(|active| *active < params)
+}
+
+/// `Mixtral 8x7B` has 8 experts, and 7 B parameters with one of them.
+fn experts_in_name(model: &str) -> Option<(f64, f64)> {
+    let mut words = model.split([' ', '-', '_', '(', '/']);
+    words.find_map(|word| {
+        let (experts, one) = word.split_once('x')?;
+        let experts: u32 = experts.parse().ok()?;
+        let one = params_in_word(one)?;
+        (2..=1024)
+            .contains(&experts)
+            .then_some((f64::from(experts), one))
+    })
+}
+
+/// Parameters that a model's name tells: `Llama 2 7B`, `GPT-2 124M`, `Mixtral 8x7B`.
+pub fn params_in_name(model: &str) -> Option<f64> {
+    let model = model.to_lowercase();
+    if let Some((experts, one)) = experts_in_name(&model) {
+        // Experts are about four fifths of a dense model.
+        return Some(one + (experts - 1.0) * 0.8 * one);
+    }
+    model
+        .split([' ', '-', '_', '(', ')', '/', ','])
+        .find_map(params_in_word)
+}
+
+/// `7b`, `1.1b`, `124m`.
+fn params_in_word(word: &str) -> Option<f64> {
+    let digits = word.strip_suffix(['b', 'm'])?;
+    let number: f64 = digits
+        .starts_with(|c: char| c.is_ascii_digit())
+        .then(|| digits.parse().ok())??;
+    let scale = if word.ends_with('b') { 1e9 } else { 1e6 };
+    (number > 0.0 && number < 1e4).then_some(number * scale)
+}
+
+/// Whether a word stands by itself.
+fn has_word(text: &str, word: &str) -> bool {
+    text.split(|c: char| !c.is_alphanumeric())
+        .any(|found| found == word)
 }
 
 /// The number after some words: `37B`, `110M`, `210`.
@@ -226,6 +331,25 @@ mod tests {
     }
 
     #[test]
+    fn a_name_tells_how_large_a_model_is() {
+        for (name, params) in [
+            ("Llama 2 7B", Some(7e9)),
+            ("GPT-2 124M (Muon)", Some(124e6)),
+            ("TinyLlama-1.1B-Chat", Some(1.1e9)),
+            ("Mixtral 8x7B", Some(46.2e9)),
+            ("nanochat d20", None),
+            ("", None),
+        ] {
+            let found = params_in_name(name);
+            let near = match (found, params) {
+                (Some(found), Some(params)) => (found / params - 1.0).abs() < 1e-9,
+                (found, params) => found == params,
+            };
+            assert!(near, "{name}: {found:?}");
+        }
+    }
+
+    #[test]
     fn what_a_token_meets_is_read_from_name_or_notes() {
         assert_eq!(read("Qwen3-30B-A3B (MoE)", "").active_params, 3e9);
         assert_eq!(read("x", "active params 3.3B; EP8").active_params, 3.3e9);
@@ -233,7 +357,22 @@ mod tests {
             read("x", "matmul params 110M (151M are value embeddings)").active_params,
             110e6
         );
+        assert_eq!(
+            read("x", "1.3B active parameters; FSDP").active_params,
+            1.3e9
+        );
+        assert_eq!(read("x", "MoE (2.2B active)").active_params, 2.2e9);
+        assert_eq!(read("x", "a MoE of unknown make").active_params, 4.5e9);
+        assert_eq!(read("OLMoE-1B-7B", "").active_params, 1.3e9);
+        assert_eq!(read("x", "10 active users").active_params, 30e9);
+        let mut mixtral = Job::new(46.7e9);
+        apply(&mut mixtral, "Mixtral-8x7B", "", "");
+        assert!(
+            (12e9..13.5e9).contains(&mixtral.active_params),
+            "{mixtral:?}"
+        );
         assert!(!read("x", "").experts);
+        assert!(!read("Llama 2 13B", "").experts);
         assert_eq!(read("GPT 600M (250k vocab)", "").vocab, 250_000.0);
         assert_eq!(
             read("x", "average 210 tokens per sample").mean_tokens,

@@ -239,11 +239,11 @@ fn gpu_memory(
         Method::Calibrated => Check {
             what: "GPU memory",
             needs: peak.base,
-            safe_up_to: has / calibration.memory_limit,
+            safe_up_to: has / calibration.fits_at(demand.job),
             risky_up_to: has,
             has,
             unit: "GiB",
-            verdict: evaluate::verdict(peak, has, method, calibration),
+            verdict: evaluate::verdict(peak, has, method, calibration.fits_at(demand.job)),
             detail,
         },
         Method::Playbook => {

@@ -73,6 +73,21 @@ pub struct Observed {
     pub peak_gib: Option<f64>,
 }
 
+/// A row that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Its name in the table, or its line where it has none.
+    pub id: String,
+    /// Where it was published.
+    pub source: String,
+    /// The GPU's name as the table has it.
+    pub gpu_name: String,
+    /// Its place among the rows, from 0.
+    pub index: usize,
+    /// What is wrong, with line and column.
+    pub why: TableError,
+}
+
 static SHIPPED: LazyLock<Vec<Published>> = LazyLock::new(|| {
     Published::parse(include_str!("../../data/published-runs.tsv"))
         .expect("the shipped table of runs is read by a test")
@@ -84,22 +99,45 @@ impl Published {
         &SHIPPED
     }
 
-    /// Reads a table of runs. `id`, `params_total` and `gpu` must be columns of it; the others may be missing.
+    /// Reads a table of runs, all of it. `params_total` and `gpu` must be columns of it; the others may be missing.
     pub fn parse(text: &str) -> Result<Vec<Self>, TableError> {
+        let (runs, refused) = Self::parse_rows(text)?;
+        match refused.into_iter().next() {
+            Some(refused) => Err(refused.why),
+            None => Ok(runs),
+        }
+    }
+
+    /// The same, with the rows that cannot be read set aside.
+    pub fn parse_rows(text: &str) -> Result<(Vec<Self>, Vec<Refused>), TableError> {
         let table = Table::parse(text)?;
-        for column in ["id", "params_total", "gpu"] {
+        for column in ["params_total", "gpu"] {
             table.require(column)?;
         }
         let mut ids = BTreeSet::new();
-        let mut runs = Vec::new();
-        for cells in table.rows() {
-            let run = published(&cells)?;
-            if !ids.insert(run.id.clone()) {
-                return Err(cells.error("id", &format!("the row `{}` is there twice", run.id)));
+        let (mut runs, mut refused) = (Vec::new(), Vec::new());
+        for (index, cells) in table.rows().enumerate() {
+            let id = match cells.text("id") {
+                "" => format!("line {}", cells.line()),
+                id => id.to_owned(),
+            };
+            let run = if ids.insert(id.clone()) {
+                published(&id, &cells)
+            } else {
+                Err(cells.error("id", &format!("the row `{id}` is there twice")))
+            };
+            match run {
+                Ok(run) => runs.push(run),
+                Err(why) => refused.push(Refused {
+                    id,
+                    source: cells.text("source").to_owned(),
+                    gpu_name: cells.text("gpu").to_owned(),
+                    index,
+                    why,
+                }),
             }
-            runs.push(run);
         }
-        Ok(runs)
+        Ok((runs, refused))
     }
 
     /// Columns of a table that mean nothing to us.
@@ -140,14 +178,13 @@ fn source_key(source: &str) -> String {
     name.trim().to_lowercase()
 }
 
-fn published(cells: &Cells<'_>) -> Result<Published, TableError> {
-    let id = cells.text("id").to_owned();
-    if id.is_empty() {
-        return Err(cells.error("id", "a row without an `id`"));
-    }
+fn published(id: &str, cells: &Cells<'_>) -> Result<Published, TableError> {
+    cells.complete()?;
     let value = |column: &str| Ok(cells.number(column)?.map(|stated: Stated| stated.value));
-    let Some(params) = value("params_total")? else {
-        return Err(cells.error("params_total", "`params_total` is empty"));
+    let model = cells.text("model");
+    let Some(params) = value("params_total")?.or_else(|| notes::params_in_name(model)) else {
+        let why = "`params_total` is empty, and the model's name does not tell it";
+        return Err(cells.error("params_total", why));
     };
     let gpu_name = cells.text("gpu").to_owned();
     if gpu_name.is_empty() {
@@ -156,8 +193,8 @@ fn published(cells: &Cells<'_>) -> Result<Published, TableError> {
     let (method, doubtful_method) = method(cells)?;
     let (precision, doubtful_precision) = precision(cells)?;
     let peak = cells.number("peak_vram_gb_per_gpu")?;
-    let num_gpus = num_gpus(cells)?;
-    let model = cells.text("model");
+    let (count, gpu) = counted(&gpu_name);
+    let num_gpus = num_gpus(cells)?.or(count);
     let description = format!("{} {} {model}", cells.text("notes"), cells.text("source"));
 
     let mut job = Job {
@@ -192,10 +229,10 @@ fn published(cells: &Cells<'_>) -> Result<Published, TableError> {
     // `?` is marked on what was not certain; the mean of what is stated twice would hide it.
     let per_gpu = value("tokens_per_s_per_gpu")?.or_else(|| Some(total? / gpus?));
     Ok(Published {
-        id,
+        id: id.to_owned(),
         model: model.to_owned(),
         source: cells.text("source").to_owned(),
-        gpu: Gpus::shipped().find(&gpu_name, None),
+        gpu: Gpus::shipped().find(gpu, None),
         gpu_name,
         job: job.with_conventions(),
         num_gpus,
@@ -213,34 +250,70 @@ fn published(cells: &Cells<'_>) -> Result<Published, TableError> {
     })
 }
 
+/// `8x H100 80GB` and `8 x H100` are eight.
+fn counted(gpu: &str) -> (Option<u32>, &str) {
+    let rest = gpu.trim_start_matches(|c: char| c.is_ascii_digit());
+    let name = rest
+        .trim_start()
+        .strip_prefix(['x', 'X', '\u{d7}', '*'])
+        .map(str::trim_start);
+    match (gpu[..gpu.len() - rest.len()].parse(), name) {
+        (Ok(count), Some(name)) if (1..=1_000_000).contains(&count) => (Some(count), name),
+        _ => (None, gpu),
+    }
+}
+
 fn method(cells: &Cells<'_>) -> Result<(Method, bool), TableError> {
     let (text, doubtful) = unmarked(cells.text("method"));
-    let method = match text.to_lowercase().as_str() {
-        "" | "full" | "pretrain" | "sft" => Method::Full,
-        "lora" | "dora" => Method::Lora,
-        "qlora" => Method::Qlora,
-        _ => {
-            let why = format!("`method` is full, lora or qlora, not `{text}`");
-            return Err(cells.error("method", &why));
-        }
+    let words = text.to_lowercase();
+    let has = |known: &[&str]| known.iter().any(|known| words.contains(known));
+    // `LoRA (r=16)`, `4-bit LoRA` and `full fine-tuning` are what they say.
+    let adapters = has(&["lora", "dora", "adapter", "peft"]);
+    let method = if adapters && has(&["qlora", "qdora", "4-bit", "4bit", "nf4", "int4", "quant"]) {
+        Method::Qlora
+    } else if adapters {
+        Method::Lora
+    } else if words.is_empty()
+        || has(&[
+            "full",
+            "pretrain",
+            "pre-train",
+            "sft",
+            "scratch",
+            "finetun",
+            "fine-tun",
+        ])
+    {
+        Method::Full
+    } else {
+        let why = format!("`method` is full, lora or qlora, not `{text}`");
+        return Err(cells.error("method", &why));
     };
     Ok((method, doubtful))
 }
 
 fn precision(cells: &Cells<'_>) -> Result<(Precision, bool), TableError> {
     let (text, doubtful) = unmarked(cells.text("precision"));
-    let precision = match text.to_lowercase().as_str() {
-        // Quantized weights are multiplied in 16 bits.
-        "" | "bf16" | "bfloat16" | "mixed" | "bf16-mixed" | "bf16-true" | "nf4" | "int4"
-        | "4bit" | "int8" | "8bit" => Precision::Bf16,
-        "fp16" | "float16" | "half" | "amp" | "fp16-mixed" | "16-mixed" => Precision::Fp16,
-        "fp32" | "float32" => Precision::Fp32,
-        "tf32" => Precision::Tf32,
-        "fp8" | "float8" | "mxfp8" | "fp4" | "mxfp4" | "nvfp4" => Precision::Fp8,
-        _ => {
-            let why = format!("`precision` is bf16, fp16, fp32, tf32 or fp8, not `{text}`");
-            return Err(cells.error("precision", &why));
-        }
+    let words = text.to_lowercase();
+    let has = |known: &[&str]| known.iter().any(|known| words.contains(known));
+    // Of several, such as `bf16 + fp8`, that of the products counts; quantized weights are multiplied in 16 bits.
+    let precision = if has(&["fp8", "float8", "mxfp8", "e4m3", "fp4", "mxfp4", "nvfp4"]) {
+        Precision::Fp8
+    } else if words.is_empty() || has(&["bf16", "bfloat16"]) {
+        Precision::Bf16
+    } else if has(&["fp16", "float16", "f16", "half", "amp", "16-mixed"]) {
+        Precision::Fp16
+    } else if has(&[
+        "nf4", "int4", "4bit", "4-bit", "int8", "8bit", "8-bit", "mixed",
+    ]) {
+        Precision::Bf16
+    } else if has(&["tf32"]) {
+        Precision::Tf32
+    } else if has(&["fp32", "float32", "f32"]) {
+        Precision::Fp32
+    } else {
+        let why = format!("`precision` is bf16, fp16, fp32, tf32 or fp8, not `{text}`");
+        return Err(cells.error("precision", &why));
     };
     Ok((precision, doubtful))
 }
@@ -303,9 +376,11 @@ mod tests {
             "id\tgpu\na\tH100\n",
             "1:1: there is no column `params_total`",
         );
-        check_refused(&row("\t1e9\tH100"), "3:1: a row without an `id`");
         check_refused(&row("ok\t1e9\tH100"), "3:1: the row `ok` is there twice");
-        check_refused(&row("a\t\tH100"), "3:3: `params_total` is empty");
+        check_refused(
+            &row("a\t\tH100"),
+            "3:3: `params_total` is empty, and the model's name does not tell it",
+        );
         check_refused(&row("a\t1e9\t"), "3:7: `gpu` is empty");
         check_refused(
             &row("a\tmany\tH100"),
@@ -323,6 +398,54 @@ mod tests {
             &row("a\t1e9\tH100\tfull\tbf16\t1.5"),
             "3:22: `num_gpus` is a whole number up to 1000000",
         );
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_does_not_keep_the_others_from_being_read() {
+        let text = "model\tparams_total\tgpu\tnum_gpus\n\
+                    Llama 2 7B\t\t8x H100\t-\nx\t\tH100\t1\nx\t1.5B\tH100\t1\t2\nx\t1.5B\tA100-40G\t1\n";
+        let (runs, refused) = Published::parse_rows(text).unwrap();
+        let read: Vec<_> = runs.iter().map(|run| (&*run.id, run.job.params)).collect();
+        assert_eq!(read, [("line 2", 7e9), ("line 5", 1.5e9)]);
+        assert_eq!(runs[0].num_gpus, Some(8));
+        let why: Vec<_> = refused.iter().map(|row| row.why.to_string()).collect();
+        assert_eq!(
+            why,
+            [
+                "3:3: `params_total` is empty, and the model's name does not tell it",
+                "4:15: 5 cells, but the heading names 4 columns"
+            ]
+        );
+        assert_eq!((&*refused[1].id, refused[1].index), ("line 4", 2));
+        assert_eq!(Published::parse(text).unwrap_err(), refused[0].why);
+    }
+
+    #[test]
+    fn methods_and_precisions_are_read_as_people_write_them() {
+        let read = |method: &str, precision: &str| {
+            let text =
+                format!("params_total\tgpu\tmethod\tprecision\n1e9\tH100\t{method}\t{precision}\n");
+            let run = &Published::parse(&text).unwrap()[0];
+            (run.job.method, run.job.precision)
+        };
+        for (method, precision, expected) in [
+            (
+                "Full fine-tuning",
+                "BF16 mixed",
+                (Method::Full, Precision::Bf16),
+            ),
+            (
+                "continued pretraining",
+                "bf16 + FP8",
+                (Method::Full, Precision::Fp8),
+            ),
+            ("LoRA (r=16)", "fp16 AMP", (Method::Lora, Precision::Fp16)),
+            ("4-bit LoRA", "NF4", (Method::Qlora, Precision::Bf16)),
+            ("QLoRA?", "TF32", (Method::Qlora, Precision::Tf32)),
+            ("SFT", "float32", (Method::Full, Precision::Fp32)),
+        ] {
+            assert_eq!(read(method, precision), expected, "{method}, {precision}");
+        }
     }
 
     #[test]

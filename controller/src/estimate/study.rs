@@ -2,12 +2,15 @@
 //!
 //! A prediction for a source that took no part in the fit is what users get: their code is in no table either. So every source is
 //! left out in turn; what the rest says about it is its error. The 10 % and 90 % quantiles of these errors, in which a source of n
-//! rows weighs the root of n, are the range (split conformal prediction: Lei et al. 2018; across groups: Dunn et al. 2023).
+//! rows weighs the root of n, are the range (split conformal prediction: Lei et al. 2018; across groups: Dunn et al. 2023). Speeds with
+//! adapters and memory with quantized weights scatter by more than the rest, and have ranges of their own (Mondrian conformal
+//! prediction: Vovk et al. 2005, 4.5).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     calibrated::{self, Calibration, MEMORY, Range, SPEED},
+    job::Method,
     published::Published,
     regression::{self, Observation, Scatter},
 };
@@ -42,7 +45,9 @@ impl Study {
     pub fn of(runs: &[Published]) -> Self {
         let sources: BTreeSet<String> = runs.iter().map(Published::source_key).collect();
         let mut fitted = BTreeMap::new();
-        let (mut speed, mut memory, mut transfer) = (Errors::new(), Errors::new(), Errors::new());
+        let (mut speed, mut speed_adapters) = (Errors::new(), Errors::new());
+        let (mut memory, mut memory_quantized) = (Errors::new(), Errors::new());
+        let mut transfer = Errors::new();
         for source in &sources {
             let others: Vec<&Published> = runs
                 .iter()
@@ -53,15 +58,34 @@ impl Study {
                 .filter(|run| run.source_key() == *source)
                 .collect();
             let calibration = factors(&others);
+            let adapters: Vec<&Published> = own
+                .iter()
+                .copied()
+                .filter(|run| run.job.method != Method::Full)
+                .collect();
+            let quantized: Vec<&Published> = own
+                .iter()
+                .copied()
+                .filter(|run| run.job.method == Method::Qlora)
+                .collect();
             speed.insert(source.clone(), speed_errors(&calibration, &own));
+            speed_adapters.insert(source.clone(), speed_errors(&calibration, &adapters));
             memory.insert(source.clone(), memory_errors(&calibration, &own));
+            memory_quantized.insert(source.clone(), memory_errors(&calibration, &quantized));
             transfer.insert(source.clone(), transfer_errors(&calibration, &own));
             fitted.insert(source.clone(), calibration);
         }
         let with_ranges = |mut calibration: Calibration, left_out: Option<&str>| {
             calibration.speed_range = range(&speed, left_out);
+            // Of some there are few runs: their ranges are never narrower than those of all.
+            calibration.speed_range_adapters =
+                range(&speed_adapters, left_out).with(calibration.speed_range);
             calibration.memory_range = range(&memory, left_out);
+            calibration.memory_range_quantized =
+                range(&memory_quantized, left_out).with(calibration.memory_range);
             calibration.memory_limit = at_share(&memory, left_out, FITS_SHARE).max(1.0);
+            calibration.memory_limit_quantized =
+                at_share(&memory_quantized, left_out, FITS_SHARE).max(calibration.memory_limit);
             calibration.transfer_range = range(&transfer, left_out);
             calibration
         };
@@ -153,9 +177,12 @@ fn factors(runs: &[&Published]) -> Calibration {
     Calibration {
         speed: regression::fit(&speed, &SPEED, SPEED_SCATTER),
         speed_range: unknown,
+        speed_range_adapters: unknown,
         memory: regression::fit(&memory, &MEMORY, MEMORY_SCATTER),
         memory_range: unknown,
+        memory_range_quantized: unknown,
         memory_limit: 1.0,
+        memory_limit_quantized: 1.0,
         transfer_range: unknown,
     }
 }

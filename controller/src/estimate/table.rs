@@ -18,6 +18,40 @@ pub struct TableError {
 
 /// Most rows that are read; a table of runs has hundreds.
 const MAX_ROWS: usize = 100_000;
+/// What people put into a cell that has nothing to say.
+const BLANK: [&str; 14] = [
+    "-",
+    "\u{2013}",
+    "\u{2014}",
+    "?",
+    "n/a",
+    "na",
+    "nan",
+    "none",
+    "null",
+    "unknown",
+    "unstated",
+    "not stated",
+    "tbd",
+    "oom",
+];
+/// What may stand behind a number, and by how much it counts. Memory is in GB, time in hours.
+const UNITS: [(&str, f64); 14] = [
+    ("", 1.0),
+    ("k", 1e3),
+    ("m", 1e6),
+    ("b", 1e9),
+    ("bn", 1e9),
+    ("t", 1e12),
+    ("g", 1.0),
+    ("gb", 1.0),
+    ("gib", 1.0),
+    ("mb", 1.0 / 1024.0),
+    ("mib", 1.0 / 1024.0),
+    ("h", 1.0),
+    ("hours", 1.0),
+    ("tok/s", 1.0),
+];
 
 /// A table, checked for its form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,19 +89,7 @@ impl Table {
             if rows.len() == MAX_ROWS {
                 return Err(at(line, 1, &format!("at most {MAX_ROWS} rows are read")));
             }
-            let cells: Vec<String> = text
-                .split('\t')
-                .map(|cell| cell.trim().to_owned())
-                .collect();
-            if cells.len() > heading.len() {
-                let column = place(text, heading.len());
-                let why = format!(
-                    "{} cells, but the heading names {} columns",
-                    cells.len(),
-                    heading.len()
-                );
-                return Err(at(line, column, &why));
-            }
+            let cells = split(text);
             rows.push(Row { line, cells });
         }
         if rows.is_empty() {
@@ -104,11 +126,29 @@ pub struct Cells<'a> {
 }
 
 impl<'a> Cells<'a> {
-    /// Text of a cell; empty when the table has no such column.
+    /// Text of a cell; empty when the table has no such column, or the cell says only that nothing is known.
     pub fn text(&self, column: &str) -> &'a str {
-        self.index(column)
+        let text = self
+            .index(column)
             .and_then(|index| self.row.cells.get(index))
-            .map_or("", String::as_str)
+            .map_or("", String::as_str);
+        let blank = BLANK.iter().any(|blank| blank.eq_ignore_ascii_case(text));
+        if blank { "" } else { text }
+    }
+
+    /// Line of the row, from 1.
+    pub fn line(&self) -> usize {
+        self.row.line
+    }
+
+    /// Refuses a row with more cells than the heading has columns: it cannot be told which is which.
+    pub fn complete(&self) -> Result<(), TableError> {
+        let (cells, columns) = (self.row.cells.len(), self.table.heading.len());
+        if cells <= columns {
+            return Ok(());
+        }
+        let why = format!("{cells} cells, but the heading names {columns} columns");
+        Err(self.error_at(columns, &why))
     }
 
     /// A number above zero, with what its marks say; `None` for an empty cell.
@@ -124,7 +164,10 @@ impl<'a> Cells<'a> {
 
     /// An error at a cell.
     pub fn error(&self, column: &str, message: &str) -> TableError {
-        let index = self.index(column).unwrap_or(0);
+        self.error_at(self.index(column).unwrap_or(0), message)
+    }
+
+    fn error_at(&self, index: usize, message: &str) -> TableError {
         // Cells were trimmed; the place is that of the cell, which is near enough to be found at once.
         let before: usize = self
             .row
@@ -151,17 +194,45 @@ pub struct Stated {
 }
 
 impl Stated {
-    /// Reads `8030000000`, `1,024`, `~1.5e9`, `80?`.
+    /// Reads `8030000000`, `8B`, `1,024`, `~1.5e9`, `80?`, `24 GB`. What is a bound or a range, such as `>40` or `130k-140k`, is
+    /// doubtful; of a range the middle is taken.
     pub fn parse(text: &str) -> Option<Self> {
-        let (text, doubtful) = unmarked(text);
-        let digits: String = text.trim_start_matches('~').trim().replace([',', '_'], "");
-        // `inf` and `nan` are numbers for the standard parser and none for us.
-        let value: f64 = digits
-            .starts_with(|c: char| c.is_ascii_digit() || c == '.')
-            .then(|| digits.parse().ok())
-            .flatten()?;
-        (value > 0.0 && value.is_finite()).then_some(Self { value, doubtful })
+        let (text, marked) = unmarked(text);
+        let exact = text.trim_start_matches(['~', '\u{2248}']).trim_start();
+        let number = exact.trim_start_matches(['<', '>', '=', '\u{2264}', '\u{2265}']);
+        let bound = number.len() < exact.len();
+        if let Some(value) = amount(number) {
+            let doubtful = marked || bound;
+            return Some(Self { value, doubtful });
+        }
+        let (low, high) = number.split_once(['-', '\u{2013}'])?;
+        let (low, high) = (low.trim(), high.trim().trim_start_matches('~'));
+        // In `130-140k` the unit is said once.
+        let unit = high.trim_start_matches(|c: char| c.is_ascii_digit() || ".,_ ".contains(c));
+        let low = amount(&format!("{low}{unit}")).or_else(|| amount(low))?;
+        let high = amount(high)?;
+        (low <= high).then_some(Self {
+            value: (low + high) / 2.0,
+            doubtful: true,
+        })
     }
+}
+
+/// A number above 0 with its unit.
+fn amount(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || ".,_eE+-".contains(c));
+    let (digits, unit) = (&text[..text.len() - unit.len()], unit.trim());
+    let (_, factor) = UNITS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
+    // `inf` and `nan` are numbers for the standard parser and none for us.
+    let value: f64 = digits
+        .starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        .then(|| digits.replace([',', '_'], "").parse().ok())
+        .flatten()?;
+    let value = value * factor;
+    (value > 0.0 && value.is_finite()).then_some(value)
 }
 
 /// A cell without its `?`, and whether it had one.
@@ -172,11 +243,30 @@ pub fn unmarked(text: &str) -> (&str, bool) {
     }
 }
 
+/// The cells of a line, without the quotes that spreadsheets put around some, and without empty ones at its end.
+fn split(text: &str) -> Vec<String> {
+    let mut cells: Vec<String> = text.split('\t').map(unquoted).collect();
+    while cells.len() > 1 && cells.last().is_some_and(String::is_empty) {
+        cells.pop();
+    }
+    cells
+}
+
+fn unquoted(cell: &str) -> String {
+    let cell = cell.trim();
+    let inner = cell
+        .strip_prefix('"')
+        .and_then(|cell| cell.strip_suffix('"'));
+    match inner {
+        Some(inner) if !inner.replace("\"\"", "").contains('"') => {
+            inner.replace("\"\"", "\"").trim().to_owned()
+        }
+        _ => cell.to_owned(),
+    }
+}
+
 fn heading(line: usize, text: &str) -> Result<Vec<String>, TableError> {
-    let names: Vec<String> = text
-        .split('\t')
-        .map(|name| name.trim().to_owned())
-        .collect();
+    let names = split(text);
     let mut seen = BTreeSet::new();
     for (index, name) in names.iter().enumerate() {
         if name.is_empty() {
@@ -248,16 +338,62 @@ mod tests {
         );
         check_refused("a\tb\n", "1:1: the table has a heading and no rows");
         check_refused("a\tb\ta\n1\n", "1:5: the column `a` is there twice");
-        check_refused("a\t\n1\n", "1:3: a column without a name");
-        check_refused(
-            "a\tb\n\n1\t22\t3\n",
-            "3:6: 3 cells, but the heading names 2 columns",
+        check_refused("a\t\tb\n1\n", "1:3: a column without a name");
+    }
+
+    #[test]
+    fn a_row_is_as_long_as_the_heading_or_shorter() {
+        let table = Table::parse("a\tb\t\n\n1\t22\t3\n1\t2\t\t\n").unwrap();
+        let rows: Vec<_> = table.rows().collect();
+        assert_eq!(
+            rows[0].complete().unwrap_err().to_string(),
+            "3:6: 3 cells, but the heading names 2 columns"
         );
+        assert_eq!(rows[1].complete(), Ok(()));
+    }
+
+    #[test]
+    fn quotes_of_spreadsheets_and_words_for_nothing_are_no_part_of_a_cell() {
+        let line = "\"said \"\"so\"\"\"\tN/A\t\"a\" or \"b\"";
+        let table = Table::parse(&format!("a\tb\tc\n{line}\n")).unwrap();
+        let row = table.rows().next().unwrap();
+        assert_eq!(row.text("a"), "said \"so\"");
+        assert_eq!(row.number("b"), Ok(None));
+        assert_eq!(row.text("c"), "\"a\" or \"b\"");
+    }
+
+    #[test]
+    fn numbers_are_read_as_people_write_them() {
+        let read = |text: &str| Stated::parse(text).map(|stated| (stated.value, stated.doubtful));
+        for (text, value) in [
+            ("8030000000", 8.03e9),
+            ("8B", 8e9),
+            ("1.1 B", 1.1e9),
+            ("~124M", 124e6),
+            ("64k", 64e3),
+            ("1,024", 1024.0),
+            ("3.6e9", 3.6e9),
+            ("1e-3", 1e-3),
+            ("24 GB", 24.0),
+            ("2048MiB", 2.0),
+            ("\u{2248}12 h", 12.0),
+        ] {
+            assert_eq!(read(text), Some((value, false)), "{text}");
+        }
+        for (text, value) in [
+            ("80?", 80.0),
+            (">40", 40.0),
+            ("~ <= 8", 8.0),
+            ("130-140k", 135e3),
+            ("22 \u{2013} 24 GB", 23.0),
+        ] {
+            assert_eq!(read(text), Some((value, true)), "{text}");
+        }
     }
 
     #[test]
     fn a_bad_number_is_refused_with_its_place() {
-        for text in ["x", "-1", "0", "nan", "inf", "1e999", "1 2", "8B"] {
+        for text in ["x", "-1", "0", "inf", "1e999", "1 2", "8 apples", "9-3"] {
             let table = Table::parse(&format!("id\tn\nrow\t{text}\n")).unwrap();
             let error = table.rows().next().unwrap().number("n").unwrap_err();
             assert_eq!((error.line, error.column), (2, 5), "{text}");

@@ -24,8 +24,11 @@ pub(super) fn evaluate(ui: &mut Ui, file: &Path, method: Method) -> Result<(), C
             "the column `{column}` means nothing to spotter and is left out"
         ));
     }
-    let runs = Published::parse(&text).map_err(refused)?;
-    let evaluation = evaluate::evaluate(&runs, method);
+    let (runs, unread) = Published::parse_rows(&text).map_err(refused)?;
+    if let (true, Some(first)) = (runs.is_empty(), unread.first()) {
+        return Err(refused(first.why.clone()));
+    }
+    let evaluation = evaluate::evaluate(&runs, method).with_refused(unread);
     if ui.is_json() {
         ui.json(&evaluation);
         return Ok(());
@@ -230,12 +233,32 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_cell_is_refused_with_file_line_and_column() {
-        let bad = SHIPPED.replacen("12853954560", "13B", 1);
-        let error = evaluated(&bad, false).unwrap_err();
+    fn a_row_that_cannot_be_read_is_named_with_its_place_and_the_others_are_predicted() {
+        let bad = SHIPPED.replacen("12853954560", "many", 1);
+        let (line, _) = evaluated(&bad, true).unwrap();
+        let found: Value = serde_json::from_str(&line).unwrap();
+        let row = &found["rows"][5];
+        assert_eq!(row["id"], "mosaic-06");
+        let why = row["not_predicted"].as_str().unwrap();
+        assert!(why.starts_with("7:19: `params_total`"), "{why}");
+        assert_eq!(found["summary"]["not_predicted"], 1);
+        assert_eq!(
+            found["summary"]["rows"].as_u64().unwrap() as usize,
+            SHIPPED.lines().count() - 1
+        );
+        let (_, note) = evaluated(&bad, false).unwrap();
+        assert!(
+            note.contains("`mosaic-06` is not predicted: 7:19"),
+            "{note}"
+        );
+    }
+
+    #[test]
+    fn a_table_of_which_no_row_can_be_read_is_refused_with_file_line_and_column() {
+        let error = evaluated("params_total\tgpu\nmany\tH100\n", false).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(
-            error.message().contains("runs.tsv:7:19: `params_total`"),
+            error.message().contains("runs.tsv:2:1: `params_total`"),
             "{error}"
         );
     }

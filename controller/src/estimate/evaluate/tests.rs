@@ -96,7 +96,7 @@ fn an_unknown_gpu_is_said_and_not_guessed() {
     let found = evaluate(&runs, Method::Calibrated);
     assert_eq!(
         found.rows[0].not_predicted.as_deref(),
-        Some("the GPU `TPU v4` is not known")
+        Some("the GPU `TPU v4` is not known; there are figures of NVIDIA's alone")
     );
     assert!(found.rows[1].tokens_per_s_per_gpu.unwrap().predicted > 0.0);
     assert_eq!(found.summary.tokens_per_s, None);
