@@ -161,3 +161,10 @@ pub struct BucketError {
     /// The server's message, or the transport's error chain; never contains a key or signature.
     pub message: String,
 }
+
+impl BucketError {
+    /// Whether it is neither the keys nor the moment: of a call that names what is there, that the server does not have this call.
+    pub fn is_lacking(&self) -> bool {
+        matches!(self.kind, ErrorKind::Refused | ErrorKind::NotFound)
+    }
+}

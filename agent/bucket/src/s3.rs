@@ -151,6 +151,20 @@ impl S3Bucket {
         Ok(id)
     }
 
+    /// Some servers answer 500 to whatever is asked of an upload that is gone, however often: that it is gone, instead.
+    async fn or_gone(&self, key: &str, upload_id: &str, err: BucketError) -> BucketError {
+        if err.status != 500 || !self.has_keys() {
+            return err;
+        }
+        match self.list_parts(key, upload_id).await {
+            Err(gone) if gone.kind == ErrorKind::NotFound => BucketError {
+                operation: err.operation,
+                ..gone
+            },
+            _ => err,
+        }
+    }
+
     /// Which bucket this is.
     pub fn target(&self) -> &Target {
         &self.target
@@ -217,7 +231,7 @@ impl Bucket for S3Bucket {
             }
             // The whole object, which can only be right when it is as long as asked for and begins where asked.
             (StatusCode::OK, None) if range.start == 0 => Ok(answer.body),
-            _ => wrong("the server does not read ranges"),
+            _ => wrong(exchange::NO_RANGES),
         }
     }
 
@@ -343,7 +357,10 @@ impl Bucket for S3Bucket {
             vouch: sum.clone().map_or(Vouch::Sha256, Vouch::Crc32),
             ..on(OPERATION, Method::PUT, key)
         };
-        let answer = self.exchange.send(request).await?;
+        let answer = match self.exchange.send(request).await {
+            Ok(answer) => answer,
+            Err(err) => return Err(self.or_gone(key, upload_id, err).await),
+        };
         let etag = required_etag(OPERATION, key, &answer)?;
         if let Some(sum) = sum {
             self.sums.sent(upload_id, number, sum);
@@ -397,7 +414,10 @@ impl Bucket for S3Bucket {
             repeatable: false,
             ..on(OPERATION, Method::POST, key)
         };
-        let answer = self.exchange.send(request()).await?;
+        let answer = match self.exchange.send(request()).await {
+            Ok(answer) => answer,
+            Err(err) => return Err(self.or_gone(key, upload_id, err).await),
+        };
         match xml::completed(&answer.body) {
             Ok(Ok(etag)) => {
                 self.sums.forget(upload_id);

@@ -10,6 +10,8 @@
 mod clients;
 #[path = "s3/faults.rs"]
 mod faults;
+#[path = "s3/lacking.rs"]
+mod lacking;
 #[path = "s3/presigned.rs"]
 mod presigned;
 #[path = "s3/server.rs"]

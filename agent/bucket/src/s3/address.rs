@@ -16,6 +16,11 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 const ENCODED_PATH: &AsciiSet = &ENCODED.remove(b'/');
 
+/// Whether a key stands in a URL as it is, letter by letter: then no server can read it in two ways.
+pub fn is_plain(key: &str) -> bool {
+    utf8_percent_encode(key, ENCODED_PATH).all(|piece| piece == key) || key.is_empty()
+}
+
 /// URL of the bucket without a trailing slash.
 pub fn bucket_url(target: &Target) -> String {
     let Target { bucket, region, .. } = target;
@@ -97,6 +102,23 @@ pub fn check_key(key: &str) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plain_name_is_one_that_nothing_is_encoded_of() {
+        for (key, expected) in [
+            ("", true),
+            (
+                "p/run/data/000000000007-01ARZ3NDEKTSV4RRFFQ69G5FAV/a-b_c~1.bin",
+                true,
+            ),
+            ("p/a b", false),
+            ("p/a+b", false),
+            ("p/100%", false),
+            ("ä/a", false),
+        ] {
+            assert_eq!(is_plain(key), expected, "{key}");
+        }
+    }
 
     #[test]
     fn aws_is_addressed_by_virtual_host_and_others_by_path() {

@@ -31,6 +31,11 @@ use crate::{
     target::Target,
 };
 
+/// What a server is told to lack that answers with all of an object where a part of it was asked for.
+pub(super) const NO_RANGES: &str = "the server does not read ranges";
+/// What is said of a name whose signature is refused while the keys are good.
+const ODD_NAME: &str = "the server accepts these keys and not their signature for this name (it reads the name otherwise than S3 does): \
+                        letters, digits, `-`, `_` and `.` go everywhere";
 /// Payloads hashed at once: two keep a 20 Gbit/s link busy, and leave threads for others that block.
 const HASHES_AT_ONCE: usize = 2;
 /// Above this size a payload is hashed on a thread of its own: 1 MiB takes about a millisecond.
@@ -85,6 +90,8 @@ pub(super) struct Exchange {
     pub(super) bucket_url: String,
     pub(super) region: String,
     credentials: CredentialSource,
+    /// Keys by which the server last took a request.
+    accepted: Mutex<Option<Credentials>>,
     /// What was signed ahead, where there are no keys.
     pub(super) grants: Option<Arc<Stock>>,
     pub(super) options: S3Options,
@@ -106,6 +113,7 @@ impl Exchange {
             bucket_url,
             region: target.region.clone(),
             credentials,
+            accepted: Mutex::default(),
             grants: None,
             options,
             clock: Mutex::new(ServerClock::default()),
@@ -202,6 +210,7 @@ impl Exchange {
         payload_sha256: &str,
     ) -> Result<Answer, Failure> {
         let signed_with_s = self.clock().signing_offset_s();
+        let mut keys = None;
         let (url, headers, secrets) = match &self.grants {
             Some(stock) => self.granted(stock, request)?,
             None => {
@@ -215,6 +224,7 @@ impl Exchange {
                     self.headers(request, &url, payload_sha256, &credentials, signed_with_s)?;
                 let token = credentials.session_token.clone().unwrap_or_default();
                 let secret = credentials.secret_access_key.clone();
+                keys = Some(credentials);
                 (url, headers, Zeroizing::new([token, secret, signature]))
             }
         };
@@ -274,11 +284,20 @@ impl Exchange {
         } else {
             response.content_length().unwrap_or(0)
         };
+        let ranged = request.headers.iter().any(|(name, _)| *name == "range");
+        let unranged =
+            ranged && status == StatusCode::OK && !headers.contains_key(header::CONTENT_RANGE);
+        let too_large = |what: &str| {
+            let text = match unranged {
+                true => NO_RANGES.to_owned(),
+                false => {
+                    format!("{what} is larger than the {max_bytes} bytes that were to be read")
+                }
+            };
+            Failure::Untried(local(request, ErrorKind::Refused, &text))
+        };
         if expected > max_bytes {
-            let text = format!(
-                "answer of {expected} bytes is larger than the {max_bytes} that were to be read"
-            );
-            return Err(Failure::Untried(local(request, ErrorKind::Refused, &text)));
+            return Err(too_large(&format!("answer of {expected} bytes")));
         }
         let limit = self.options.time_for(expected);
         let buffer = mem::take(
@@ -289,11 +308,7 @@ impl Exchange {
         );
         let body = match time::timeout(limit, read(response, max_bytes, buffer)).await {
             Ok(Ok(Some(body))) => body,
-            Ok(Ok(None)) => {
-                let text =
-                    format!("answer is larger than the {max_bytes} bytes that were to be read");
-                return Err(Failure::Untried(local(request, ErrorKind::Refused, &text)));
-            }
+            Ok(Ok(None)) => return Err(too_large("answer")),
             Ok(Err(err)) => return Err(broke(err)),
             Err(_) => {
                 let text = format!("answer did not end in {} s", limit.as_secs());
@@ -306,6 +321,7 @@ impl Exchange {
             if let Some(stock) = &self.grants {
                 stock.answered(secrets[0], reads, None);
             }
+            self.accepted_by(keys);
             return Ok(Answer {
                 status,
                 headers,
@@ -323,7 +339,20 @@ impl Exchange {
                 .get_or_insert_with(|| "PermanentRedirect".to_owned());
         }
         let server_time = said.server_time.as_deref().and_then(clock::parse_iso_time);
-        let error = answered(request, status.as_u16(), &said, &secrets);
+        let mut error = answered(request, status.as_u16(), &said, &secrets);
+        if error.code.as_deref() == Some("SignatureDoesNotMatch")
+            && request.on_object
+            && !address::is_plain(request.key)
+            && keys.is_some()
+            && *self.accepted() == keys
+        {
+            // No other keys would help: the file is at fault, and what else there is to save goes on.
+            let kind = ErrorKind::Refused;
+            error = BucketError {
+                status: error.status,
+                ..local(request, kind, ODD_NAME)
+            };
+        }
         if let Some(stock) = &self.grants
             && error.kind == ErrorKind::Denied
         {
@@ -335,6 +364,17 @@ impl Exchange {
             signed_with_s,
             server_time,
         })
+    }
+
+    fn accepted(&self) -> std::sync::MutexGuard<'_, Option<Credentials>> {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accepted_by(&self, keys: Option<Credentials>) {
+        let mut accepted = self.accepted();
+        if *accepted != keys {
+            *accepted = keys;
+        }
     }
 
     pub(super) fn keys_now(&self) -> Option<Credentials> {

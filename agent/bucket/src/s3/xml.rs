@@ -153,9 +153,7 @@ pub fn uploads(body: &[u8]) -> Result<Page<ListedUpload, UploadMarker>, XmlError
 
 /// Reads the upload id of CreateMultipartUpload.
 pub fn upload_id(body: &[u8]) -> Result<String, XmlError> {
-    // Some servers leave the `Result` out.
-    let result = read("InitiateMultipartUploadResult", body)
-        .or_else(|err| read("InitiateMultipartUpload", body).map_err(|_| err))?;
+    let result = read("InitiateMultipartUploadResult", body)?;
     let id = result.needed("UploadId")?;
     if id.is_empty() || id.len() > 2048 {
         return Err(XmlError::Shape(format!(
@@ -245,7 +243,8 @@ fn part_number(row: &Element, name: &str) -> Result<u32, XmlError> {
     u32::try_from(number).map_err(|_| XmlError::Shape(format!("{name} is {number}")))
 }
 
-/// Reads an answer whose outermost element has this name, whatever its namespace.
+/// Reads an answer whose outermost element has this name, whatever its namespace. Some servers leave its `Result` out, or have
+/// another word there.
 fn read(root: &str, body: &[u8]) -> Result<Element, XmlError> {
     if body.len() > MAX_XML_BYTES {
         return Err(XmlError::TooLarge(body.len()));
@@ -254,7 +253,12 @@ fn read(root: &str, body: &[u8]) -> Result<Element, XmlError> {
     // S3 sends blanks while it works on a Complete, so that the connection stays open.
     let text = text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
     let found = tree(text).map_err(|why| XmlError::Shape(bounded(&why)))?;
-    if found.name == root {
+    let stem = |name: &str| -> String {
+        let endings = ["Result", "Response", "Output"];
+        let bare = endings.iter().find_map(|end| name.strip_suffix(end));
+        bare.unwrap_or(name).to_owned()
+    };
+    if stem(&found.name) == stem(root) {
         return Ok(found);
     }
     let name = bounded(&found.name);

@@ -86,6 +86,23 @@ fn an_upload_id_is_read_and_bounded() {
 }
 
 #[test]
+fn the_outermost_element_may_end_otherwise_than_in_result() {
+    for end in ["", "Result", "Response", "Output"] {
+        let body = |stem: &str, inside: &str| format!("<{stem}{end} {NS}>{inside}</{stem}{end}>");
+        let id = body("InitiateMultipartUpload", "<UploadId>u</UploadId>");
+        assert_eq!(upload_id(id.as_bytes()).unwrap(), "u", "{end}");
+        let part = "<Part><PartNumber>1</PartNumber><ETag>\"e\"</ETag><Size>5</Size></Part>";
+        let listed = parts(body("ListParts", part).as_bytes()).unwrap();
+        assert_eq!(listed.rows.len(), 1, "{end}");
+        let done = completed(body("CompleteMultipartUpload", "<ETag>e</ETag>").as_bytes());
+        assert_eq!(done.unwrap().unwrap(), "e", "{end}");
+        // A listing of another kind is no empty one of this.
+        assert!(parts(body("ListBucket", "").as_bytes()).is_err(), "{end}");
+        assert!(objects(body("ListParts", "").as_bytes()).is_err(), "{end}");
+    }
+}
+
+#[test]
 fn a_complete_may_fail_after_a_good_status() {
     let done = format!(
         "\n \n<?xml version=\"1.0\"?><CompleteMultipartUploadResult {NS}><ETag>\"a-2\"</ETag></CompleteMultipartUploadResult>"
