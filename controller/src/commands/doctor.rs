@@ -20,6 +20,8 @@ use crate::{
 
 /// Run file that is looked for when nothing is named.
 const RUN_FILE: &str = "run.yaml";
+/// What follows where a server does not list parts.
+const BEGINS_ANEW: &str = "an upload that is interrupted begins anew";
 
 /// Check what a run depends on, and print what would mend it
 #[derive(Debug, clap::Args)]
@@ -261,13 +263,18 @@ fn report(
     let row = |check: &probe::Check| {
         let (ok, err, detail) = match &check.result {
             Outcome::Works => (Some(true), None, None),
+            Outcome::Fails(err) if check.need == Need::ListParts && check.is_optional() => (
+                Some(false),
+                Some(err),
+                Some(format!("{BEGINS_ANEW}: {}", err.message)),
+            ),
             Outcome::Fails(err) => (Some(false), Some(err), Some(err.message.clone())),
             Outcome::Untried(why) => (None, None, Some((*why).to_owned())),
         };
         Row {
             name: check.need.name(),
             ok,
-            required: !check.need.is_optional(),
+            required: !check.is_optional(),
             status: err.map(|err| err.status),
             code: err.and_then(|err| err.code.clone()),
             detail,
@@ -409,6 +416,10 @@ fn sick(
                 "grant what is missing; all that is needed prints `spotter doctor bucket {url} --policy`"
             ))
         }
+        Trouble::NoParts => said(format!(
+            "{server} takes no uploads in parts, and files of more than 8 MiB go in no other way"
+        ))
+        .hint(format!("{named}: name one that has them, then {again}")),
         Trouble::Other => said(format!("{url} cannot be used as it is")),
     }
 }

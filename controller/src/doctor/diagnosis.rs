@@ -37,6 +37,8 @@ pub enum Trouble {
     Region,
     /// The keys are good, and lack these rights.
     Missing(Vec<Need>),
+    /// The server takes objects, and none in parts.
+    NoParts,
     /// Anything else the server said.
     Other,
 }
@@ -46,7 +48,7 @@ pub fn diagnose(findings: &Findings) -> Option<(Trouble, &BucketError)> {
     let failed: Vec<(Need, &BucketError)> = findings
         .checks
         .iter()
-        .filter(|check| !check.need.is_optional())
+        .filter(|check| !check.is_optional())
         .filter_map(failure)
         .collect();
     let first = failed.first()?.1;
@@ -63,7 +65,12 @@ pub fn diagnose(findings: &Findings) -> Option<(Trouble, &BucketError)> {
         .map(|(need, _)| *need)
         .collect();
     if missing.is_empty() {
-        return Some((Trouble::Other, first));
+        let begins = |err: &BucketError| err.operation == BEGIN && err.kind == ErrorKind::Refused;
+        let unbegun = failed.iter().find(|(_, err)| begins(err));
+        return match unbegun {
+            Some((_, err)) => Some((Trouble::NoParts, *err)),
+            None => Some((Trouble::Other, first)),
+        };
     }
     let first_denied = failed
         .iter()
@@ -180,6 +187,8 @@ impl KeyFault {
 
 /// Name of the call that lists.
 const LIST: &str = "ListObjectsV2";
+/// Name of the call that begins an upload in parts.
+const BEGIN: &str = "CreateMultipartUpload";
 
 /// Why no answer came, by the words of the connection: TLS on one side alone is told from a server that is not there.
 fn unconnected(message: &str) -> Trouble {
@@ -233,9 +242,7 @@ pub fn behind_all(err: &BucketError) -> Option<Trouble> {
             Some(Trouble::NotS3)
         }
         // A server that says no more than 404 of a bucket that should take an object.
-        ErrorKind::NotFound
-            if matches!(err.operation, LIST | "PutObject" | "CreateMultipartUpload") =>
-        {
+        ErrorKind::NotFound if matches!(err.operation, LIST | "PutObject" | BEGIN) => {
             Some(Trouble::NoBucket)
         }
         _ => None,
@@ -357,6 +364,19 @@ mod tests {
             "AuthorizationHeaderMalformed",
             Trouble::Region,
         );
+    }
+
+    #[test]
+    fn a_server_that_takes_nothing_in_parts_is_told_from_any_other_no() {
+        let check = |operation: &'static str, status: u16, expected: Trouble| {
+            let refused = error(operation, ErrorKind::Refused, status, "");
+            let range = error("GetObject", ErrorKind::Refused, 0, "");
+            let found = findings(vec![(Need::Read, range), (Need::Write, refused)]);
+            assert_eq!(diagnose(&found).unwrap().0, expected, "{operation}");
+        };
+        check("CreateMultipartUpload", 405, Trouble::NoParts);
+        check("CreateMultipartUpload", 501, Trouble::NoParts);
+        check("PutObject", 400, Trouble::Other);
     }
 
     #[test]

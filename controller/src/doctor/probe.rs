@@ -18,6 +18,14 @@ pub struct Check {
     pub result: Outcome,
 }
 
+impl Check {
+    /// Whether spotter works without it here: without a right that it can do without, and where the server has no such call.
+    pub fn is_optional(&self) -> bool {
+        let lacking = matches!(&self.result, Outcome::Fails(err) if err.is_lacking());
+        self.need.is_optional() || (self.need == Need::ListParts && lacking)
+    }
+}
+
 /// What came of trying something.
 #[derive(Debug)]
 pub enum Outcome {
@@ -125,31 +133,40 @@ impl Findings {
         }
     }
 
+    /// The same right as for a whole object: told once, unless only this failed.
+    fn write_fails(&mut self, err: BucketError) {
+        let write = self
+            .checks
+            .iter_mut()
+            .find(|check| check.need == Need::Write && matches!(check.result, Outcome::Works));
+        if let Some(write) = write {
+            write.result = Outcome::Fails(err);
+        }
+    }
+
     async fn uploads(&mut self, bucket: &dyn Bucket, key: &str, content: &Bytes) {
         const NONE: &str = "no upload in parts could be begun";
         let begun = bucket.create_upload(key).await;
         let upload_id = match begun {
             Ok(upload_id) => Some(upload_id),
             Err(err) => {
-                // The same right as for a whole object: tell it once, unless only this one failed.
-                let written = self.checks.iter().any(|check| {
-                    check.need == Need::Write && matches!(check.result, Outcome::Works)
-                });
-                if written {
-                    self.checks.retain(|check| check.need != Need::Write);
-                    self.add(Need::Write, Err(err));
-                }
+                self.write_fails(err);
                 None
             }
         };
         match &upload_id {
             Some(upload_id) => {
                 let sent = bucket.upload_part(key, upload_id, 1, content.clone()).await;
-                let listed = match sent {
-                    Ok(_) => bucket.list_parts(key, upload_id).await.map(drop),
-                    Err(err) => Err(err),
-                };
-                self.add(Need::ListParts, listed);
+                match sent {
+                    Ok(_) => {
+                        let listed = bucket.list_parts(key, upload_id).await.map(drop);
+                        self.add(Need::ListParts, listed);
+                    }
+                    Err(err) => {
+                        self.write_fails(err);
+                        self.skip(Need::ListParts, "no part could be sent");
+                    }
+                }
             }
             None => self.skip(Need::ListParts, NONE),
         }
@@ -201,12 +218,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_without_list_parts_is_good_enough_and_keys_without_it_are_not() {
+        for (kind, is_optional) in [
+            (ErrorKind::Refused, true),
+            (ErrorKind::NotFound, true),
+            (ErrorKind::Denied, false),
+            (ErrorKind::Transient, false),
+        ] {
+            let bucket = MemoryBucket::new();
+            bucket.fail_next("ListParts", 9, kind);
+            let findings = probe(&bucket, "").await;
+            let check = findings
+                .checks
+                .iter()
+                .find(|check| check.need == Need::ListParts);
+            assert_eq!(check.unwrap().is_optional(), is_optional, "{kind:?}");
+            let diagnosis = diagnosis::diagnose(&findings);
+            assert_eq!(diagnosis.is_none(), is_optional, "{kind:?}: {diagnosis:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn each_call_that_is_refused_is_the_right_that_is_missing() {
         for (operation, need) in [
             ("ListObjectsV2", Need::List),
             ("PutObject", Need::Write),
             ("GetObject", Need::Read),
             ("CreateMultipartUpload", Need::Write),
+            ("UploadPart", Need::Write),
             ("ListParts", Need::ListParts),
             ("AbortMultipartUpload", Need::AbortUpload),
             ("ListMultipartUploads", Need::ListUploads),
