@@ -249,9 +249,11 @@ async fn sweep<'a>(
     for prefix in [&data, &area] {
         uploads.extend(shelf.bucket.list_uploads(prefix).await.unwrap_or_default());
     }
+    // Some servers tell the same time of every upload: it is no older than what it is a part of.
     uploads.retain(|upload| {
-        let begun_ms = u64::try_from(upload.initiated_s).unwrap_or(0) * 1_000;
-        begun_ms > 0 && begun_ms.saturating_add(ORPHAN_MS) <= now_ms
+        let told_ms = u64::try_from(upload.initiated_s).unwrap_or(0) * 1_000;
+        let begun_ms = attempt(&upload.key).map_or(told_ms, |id| told_ms.max(id.made_ms()));
+        told_ms > 0 && begun_ms.saturating_add(ORPHAN_MS) <= now_ms
     });
     (pruned.orphans, pruned.orphan_bytes) = (orphans.len(), orphans.values().sum());
     pruned.aborted_uploads = uploads.len();
@@ -282,6 +284,37 @@ mod tests {
 
     const OLD: &str = "000000000000-01ARZ3NDEKTSV4RRFFQ69G5FAV";
     const DEAD: &str = "000000000000-01ARZ3NDEKTSV4RRFFQ69G5FAW";
+
+    #[tokio::test]
+    async fn an_upload_is_no_older_than_what_it_is_a_part_of_whatever_time_its_server_tells() {
+        let bucket = Arc::new(MemoryBucket::new());
+        let target = Target::parse("s3://bucket/team", None, None).unwrap();
+        let shelf = Shelf::new(bucket.clone(), &target, "run").unwrap();
+        let (data, id) = (shelf.layout.data_prefix(), CommitId::generate(Some(9)));
+        bucket
+            .create_upload(&format!("{data}{id}/a"))
+            .await
+            .unwrap();
+        bucket
+            .create_upload(&format!("{data}{OLD}/a"))
+            .await
+            .unwrap();
+        bucket.grow_old(Duration::from_secs(10 * 365 * 24 * 3600));
+        let order = |later_ms: u64| Order {
+            keep: Keep::default(),
+            grace: Duration::ZERO,
+            at_rest: true,
+            dry_run: false,
+            now_us: (id.made_ms() + later_ms) * 1_000,
+        };
+        let pruned = prune(&shelf, &order(60_000)).await.unwrap();
+        assert_eq!(pruned.aborted_uploads, 1);
+        let open = bucket.list_uploads(&data).await.unwrap();
+        assert_eq!(open.len(), 1);
+        assert!(open[0].key.contains(&id.to_string()), "{open:?}");
+        let pruned = prune(&shelf, &order(ORPHAN_MS)).await.unwrap();
+        assert_eq!(pruned.aborted_uploads, 1);
+    }
 
     #[tokio::test]
     async fn what_dead_collections_left_goes_and_what_a_manifest_refers_to_stays() {
