@@ -117,7 +117,9 @@ pub fn assert_paid_as_billed(world: &World, summary: &Value) {
     }
     let of_run = |key: &str| summary[key].as_f64().expect("the bill is closed");
     assert!((of_run("charged_usd") - billed_usd).abs() < 1e-6);
-    assert!((of_run("cost_usd") - billed_usd).abs() < 1e-6);
+    // On a machine that has other traffic its counters tell some that nobody bills.
+    let billed = of_run("cost_usd") - of_run("unbilled_traffic_usd");
+    assert!((billed - billed_usd).abs() < 1e-6);
     assert!((of_run("ledger_usd") - ours_usd).abs() < 1e-9);
     let bills = world.bills_of(summary["name"].as_str().unwrap());
     assert_eq!(bills.len(), attempts.len(), "a box for each attempt");
