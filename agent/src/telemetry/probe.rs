@@ -4,20 +4,19 @@
 //! thread that started it ends, so a pool thread would not do. Where images can be put is `image`'s business; what a
 //! frame means is [`super::gpu`]'s.
 
+mod environment;
 mod image;
 mod smi;
 
 use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{self, Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{fs, process};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,9 +27,6 @@ use tracing::{info, warn};
 use super::gpu::{GpuBoard, failure_text};
 use image::Image;
 use smi::Second;
-
-/// Most that is read of the container's environment; it is bounded by the kernel to 6 MB of arguments and environment.
-const MAX_ENVIRONMENT_BYTES: u64 = 8 << 20;
 
 /// What the kernel starts a program for glibc with; a root of musl alone has none.
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
@@ -191,8 +187,8 @@ impl Supervision {
             }
             if hopeless {
                 let began = Instant::now();
-                let (second, left) =
-                    self.second_best(&problem, &self.environment(), &mut fell_back);
+                let variables = environment::read(&self.config.environment_file);
+                let (second, left) = self.second_best(&problem, &variables, &mut fell_back);
                 if let Some(child) = left
                     && self.outwait("nvidia-smi", child)
                 {
@@ -372,7 +368,7 @@ impl Supervision {
         images: impl Iterator<Item = (String, io::Result<Image>)>,
         loader: &Path,
     ) -> Result<Child, String> {
-        let environment = self.environment();
+        let environment = environment::read(&self.config.environment_file);
         let mut problems = Vec::new();
         for (place, image) in images {
             let image = match image {
@@ -437,15 +433,6 @@ impl Supervision {
         }
         Err(io::ErrorKind::ExecutableFileBusy.into())
     }
-
-    /// What of the container's environment is the probe's business: where libraries are, and which fake to play. The rest
-    /// may hold secrets.
-    fn environment(&self) -> Vec<(OsString, OsString)> {
-        let bytes = read_bounded(&self.config.environment_file)
-            .or_else(|_| read_bounded(Path::new("/proc/1/environ")))
-            .unwrap_or_default();
-        parse_environment(&bytes)
-    }
 }
 
 enum Waited {
@@ -505,35 +492,6 @@ fn timeout(left: Duration) -> PollTimeout {
     // Rounded up, so that the last wait does not become a busy loop.
     let milliseconds = left.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
     PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
-}
-
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?
-        .take(MAX_ENVIRONMENT_BYTES)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// The variables that are passed on, of NUL-separated `NAME=value` pairs.
-fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {
-    let wanted = |name: &[u8]| {
-        matches!(name, b"NVML_LIB" | b"LD_LIBRARY_PATH" | b"SPOTTER_NO_GPM")
-            || name.starts_with(b"FAKE_NVML_")
-    };
-    bytes
-        .split(|byte| *byte == 0)
-        .filter_map(|pair| {
-            let equals = pair.iter().position(|byte| *byte == b'=')?;
-            let (name, value) = (&pair[..equals], &pair[equals + 1..]);
-            wanted(name).then(|| {
-                (
-                    OsString::from_vec(name.to_vec()),
-                    OsString::from_vec(value.to_vec()),
-                )
-            })
-        })
-        .collect()
 }
 
 #[cfg(test)]

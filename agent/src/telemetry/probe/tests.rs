@@ -1,6 +1,6 @@
 //! What the probe is given, where it is started, and what its end says.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::*;
 use crate::events::RecordedEvents;
@@ -107,7 +107,7 @@ fn a_place_that_refuses_the_probe_is_passed_over_for_the_next() {
 #[test]
 fn only_what_the_probe_needs_of_the_environment_is_passed_on() {
     let bytes = b"PATH=/bin\0NVML_LIB=/a=b\0AWS_SECRET_ACCESS_KEY=x\0FAKE_NVML_SCENARIO=/s\0LD_LIBRARY_PATH=\0broken\0";
-    let got: Vec<String> = parse_environment(bytes)
+    let got: Vec<String> = environment::parse(bytes)
         .into_iter()
         .map(|(name, value)| format!("{}={}", name.display(), value.display()))
         .collect();
@@ -115,7 +115,7 @@ fn only_what_the_probe_needs_of_the_environment_is_passed_on() {
         got,
         ["NVML_LIB=/a=b", "FAKE_NVML_SCENARIO=/s", "LD_LIBRARY_PATH="]
     );
-    assert!(parse_environment(b"").is_empty());
+    assert!(environment::parse(b"").is_empty());
 }
 
 #[test]
