@@ -69,7 +69,8 @@ pub(super) fn cuda(facts: &Facts) -> Told {
         .window
         .as_ref()
         .and_then(|window| window["gpu_utilisation_percent"].as_f64());
-    if let Some(percent) = window.or(facts.observed_use_percent) {
+    let mean = facts.mean_use_percent.filter(|_| facts.is_over());
+    if let Some(percent) = window.or(facts.observed_use_percent).or(mean) {
         let told = format!("its GPUs were {percent:.0} % busy");
         return match percent >= 1.0 {
             true => Told::done(told),

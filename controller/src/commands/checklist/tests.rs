@@ -526,6 +526,7 @@ fn what_was_copied_of_an_ended_run_stands_for_what_no_window_told() {
         facts.mean_use_percent = Some(percent);
         let lines = lines(&facts);
         assert_eq!(of(&lines, "gpu_utilisation").state, standing, "{percent}");
+        assert_eq!(of(&lines, "cuda").state, standing, "{percent}");
     }
     // While it trains, the mean of all so far holds its preparations too.
     facts.outcome = None;
