@@ -127,7 +127,7 @@ pub fn overtaken<'a>(
 }
 
 /// Whether two commits hold the very same files.
-fn is_copy(one: &Manifest, other: &Manifest) -> bool {
+pub fn is_copy(one: &Manifest, other: &Manifest) -> bool {
     let mut pairs = one.files.iter().zip(&other.files);
     one.path == other.path
         && one.step == other.step

@@ -68,7 +68,15 @@ impl Backup {
             return Ok(false);
         }
         let vault = self.places.vault(&*self.bucket);
-        stay.extend(vault.holds(self.server_us() / 1_000).await?.pinned);
+        let pinned = vault.holds(self.server_us() / 1_000).await?.pinned;
+        for (whole, damaged) in index.stand_ins(&pinned) {
+            // Its pin failed, or nobody could say that it needs one: it stays all the same, and is pinned before anything goes.
+            if !pinned.contains(&whole) && self.bucket.has_keys() {
+                self.pin_instead(&whole, &damaged).await;
+            }
+            stay.insert(whole);
+        }
+        stay.extend(pinned);
         let (doomed, overtaken) = self.may_go(index, &stay);
         let mut ids: HashSet<String> = doomed.iter().map(CommitId::to_string).collect();
         if self.options.keep.is_by_age() {

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use futures::StreamExt;
 use futures::stream;
 use spotter_bucket::manifest::MAX_MANIFEST_BYTES;
+use spotter_bucket::retention::is_copy;
 use spotter_bucket::whole::row::Row;
 use spotter_bucket::{Bucket, Commit, CommitId, ErrorKind, Manifest};
 use tokio_util::sync::CancellationToken;
@@ -138,6 +139,16 @@ impl Index {
     /// What commits say that are taken for damaged.
     pub fn doubted(&self) -> &[Manifest] {
         &self.doubted
+    }
+
+    /// Whole commits that hold the very files of a damaged one that is pinned, each with the name of that one.
+    pub fn stand_ins(&self, pinned: &HashSet<String>) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for damaged in self.doubted.iter().filter(|one| pinned.contains(&one.id)) {
+            let copies = self.manifests().filter(|one| is_copy(one, damaged));
+            found.extend(copies.map(|copy| (copy.id.clone(), damaged.id.clone())));
+        }
+        found
     }
 
     /// Takes a new commit in.

@@ -11,7 +11,7 @@ use spotter_bucket::memory::MemoryBucket;
 use spotter_bucket::{Best, CommitId, Keep, Layout, Vault};
 use tokio::time;
 
-use crate::world::{KeylessBucket, StuckBucket, World, npz};
+use crate::world::{KeylessBucket, PinlessBucket, StuckBucket, World, npz};
 
 /// Longer than a box takes to hear of what others did.
 const HEARD: Duration = Duration::from_secs(301);
@@ -346,4 +346,51 @@ async fn a_pinned_checkpoint_that_is_marked_is_stored_anew_however_old_and_pinne
     assert_eq!(steps(&world.backup_all().await), [Some(6)]);
     assert_eq!(world.manifests().await.len(), 2);
     assert!(!world.path("step_1.npz").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_for_a_pinned_checkpoint_stays_also_where_its_own_pin_fails() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let pinless = PinlessBucket::new(bucket.clone());
+    let world = World::with(pinless.clone(), bucket.clone(), |options| {
+        options.keep.last = 2;
+    });
+    world.trained();
+    let layout = Layout::new("team", "run").unwrap();
+    let vault = Vault {
+        bucket: &*bucket,
+        layout: &layout,
+        run: "run",
+    };
+    for step in 1..=3 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        let saved = world.backup_all().await.remove(0);
+        if step == 1 {
+            let id = saved.id.parse().unwrap();
+            vault.pin(&id, "a test", now_us()).await.unwrap();
+        }
+    }
+    let first = world.manifests().await.pop().unwrap();
+    mark(&bucket, &first.id, true).await;
+    time::sleep(HEARD).await;
+    world.backup.round().await.unwrap();
+    let again = world.backup_all().await;
+    assert_eq!(steps(&again), [Some(1)]);
+    for step in 4..=5 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        assert_eq!(steps(&world.backup_all().await), [Some(step)]);
+        let there = world.manifests().await;
+        assert!(
+            there.iter().any(|one| one.id == again[0].id),
+            "at step {step}"
+        );
+        assert!(world.path("step_1.npz").is_file(), "at step {step}");
+    }
+    let pinned = async || vault.holds(now_us() / 1_000).await.unwrap().pinned;
+    assert!(!pinned().await.contains(&again[0].id));
+    // It is tried again whenever something may go.
+    pinless.heal();
+    world.write("step_6.npz", &npz(6, 2000));
+    assert_eq!(steps(&world.backup_all().await), [Some(6)]);
+    assert!(pinned().await.contains(&again[0].id));
 }

@@ -16,7 +16,9 @@ use spotter_bucket::{Bucket, Manifest};
 use tempfile::TempDir;
 use tokio::time;
 
-pub use self::buckets::{CrashBucket, GaugeBucket, HookBucket, KeylessBucket, StuckBucket};
+pub use self::buckets::{
+    CrashBucket, GaugeBucket, HookBucket, KeylessBucket, PinlessBucket, StuckBucket,
+};
 
 pub const MIB: usize = 1 << 20;
 

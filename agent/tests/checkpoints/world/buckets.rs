@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use spotter_bucket::memory::MemoryBucket;
 use spotter_bucket::{
-    Bucket, BucketError, CompletedPart, ListedObject, ListedPart, ListedUpload, ObjectInfo,
+    Bucket, BucketError, CompletedPart, ErrorKind, ListedObject, ListedPart, ListedUpload,
+    ObjectInfo,
 };
 use tokio::sync::Notify;
 
@@ -19,6 +20,9 @@ trait Interference: Send + Sync {
     async fn before(&self, operation: &'static str);
     async fn after(&self, operation: &'static str);
     fn keyless(&self) -> bool {
+        false
+    }
+    fn refuses_put(&self, _key: &str) -> bool {
         false
     }
 }
@@ -40,6 +44,16 @@ macro_rules! interfering_bucket {
         #[async_trait]
         impl Bucket for $name {
             async fn put(&self, key: &str, body: Bytes) -> Result<String, BucketError> {
+                if self.refuses_put(key) {
+                    return Err(BucketError {
+                        operation: "PutObject",
+                        key: key.to_owned(),
+                        kind: ErrorKind::Denied,
+                        status: 403,
+                        code: Some("AccessDenied".to_owned()),
+                        message: "these keys may not".to_owned(),
+                    });
+                }
                 Around(self)
                     .call("PutObject", self.memory.put(key, body))
                     .await
@@ -341,3 +355,36 @@ impl Interference for KeylessBucket {
 }
 
 interfering_bucket!(KeylessBucket);
+
+/// Lets nothing be pinned while it is told so.
+pub struct PinlessBucket {
+    memory: Arc<MemoryBucket>,
+    refuses: AtomicBool,
+}
+
+impl PinlessBucket {
+    pub fn new(memory: Arc<MemoryBucket>) -> Arc<PinlessBucket> {
+        Arc::new(PinlessBucket {
+            memory,
+            refuses: AtomicBool::new(true),
+        })
+    }
+
+    /// From now on it lets everything be pinned.
+    pub fn heal(&self) {
+        self.refuses.store(false, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Interference for PinlessBucket {
+    async fn before(&self, _: &'static str) {}
+
+    async fn after(&self, _: &'static str) {}
+
+    fn refuses_put(&self, key: &str) -> bool {
+        key.contains("/pins/") && self.refuses.load(Ordering::SeqCst)
+    }
+}
+
+interfering_bucket!(PinlessBucket);
