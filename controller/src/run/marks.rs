@@ -80,25 +80,27 @@ pub fn newest_damaged(events: &[EventRecord]) -> Option<Doubt> {
         .filter(|event| is_deletion(event))
         .filter_map(|event| event.detail["id"].as_str())
         .collect();
-    // The last ones of a box are sent newest first.
-    let mut there: Vec<(u32, Option<u64>, i64, &str)> = events
+    // Newest is what was last written, which the name tells: `final/` has no step. Only of one time the rest counts; the last ones of a box
+    // are sent newest first.
+    let mut there: Vec<(Option<u64>, u32, Option<u64>, i64, &str)> = events
         .iter()
         .filter(|event| event.kind == COMMITTED)
         .filter_map(|event| {
             let id = event.detail["id"].as_str()?;
             let step = event.detail["step"].as_u64();
-            Some((event.attempt, step, event.time_us, id))
+            let made_ms = id.parse::<CommitId>().ok().map(|id| id.made_ms());
+            Some((made_ms, event.attempt, step, event.time_us, id))
         })
         .filter(|(.., id)| !deleted.contains(id))
         .collect();
     there.sort_unstable();
-    let (_, step, _, id) = there.pop().filter(|(.., id)| marked.contains(id))?;
+    let (.., step, _, id) = there.pop().filter(|(.., id)| marked.contains(id))?;
     let whole = there.iter().rev().find(|(.., id)| !marked.contains(id));
     Some(Doubt {
         id: id.to_owned(),
         step,
         whole_id: whole.map(|(.., id)| (*id).to_owned()),
-        whole_step: whole.and_then(|(_, step, ..)| *step),
+        whole_step: whole.and_then(|(_, _, step, ..)| *step),
     })
 }
 
@@ -157,6 +159,8 @@ fn told(store: &Store, run: &str) -> Result<Vec<EventRecord>, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use ulid::Ulid;
+
     use super::*;
     use crate::store::Origin;
 
@@ -202,6 +206,27 @@ mod tests {
         again.push((1, COMMITTED, "d", step(30)));
         assert_eq!(newest_damaged(&events(&again)), None);
         told.push((0, UNMARKED, "c", None));
+        assert_eq!(newest_damaged(&events(&told)), None);
+    }
+
+    #[test]
+    fn a_final_model_without_a_step_is_newer_than_the_steps_before_it() {
+        let id = |step, made_ms| {
+            let ulid = Ulid::from_parts(made_ms, 1);
+            CommitId { step, ulid }.to_string()
+        };
+        let (before, last) = (id(500, 1_000), id(0, 2_000));
+        let mut told = vec![
+            (1, COMMITTED, before.as_str(), Some(500)),
+            (1, COMMITTED, last.as_str(), None),
+            (0, DAMAGED, last.as_str(), None),
+        ];
+        let doubt = newest_damaged(&events(&told)).unwrap();
+        assert_eq!((doubt.id.as_str(), doubt.step), (last.as_str(), None));
+        assert_eq!(doubt.whole_id.as_deref(), Some(before.as_str()));
+        assert_eq!(doubt.whole_step, Some(500));
+        // And it is the newest that is whole, once it is.
+        told[2].2 = before.as_str();
         assert_eq!(newest_damaged(&events(&told)), None);
     }
 }
