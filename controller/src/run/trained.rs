@@ -33,11 +33,15 @@ impl Times {
             .collect();
         own.sort_by_key(|event| (event.time_us, event.id));
         let mut times = Self::default();
-        let (mut since_us, mut silent_us) = (None, None);
+        let (mut since_us, mut silent_us, mut spoke_us) = (None, None, None);
         for event in own {
             let at_us = event.time_us;
             let kind = event.kind.as_str();
             let told_us = |key: &str| event.detail[key].as_i64();
+            // Whatever the box itself told of a time, it lived to see, and was silent no more.
+            if event.origin == Origin::Agent {
+                (spoke_us, silent_us) = (Some(at_us), None);
+            }
             if kind == RUNNING {
                 since_us = since_us.or(Some(at_us));
                 silent_us = None;
@@ -45,7 +49,7 @@ impl Times {
                 times.end(since_us.take(), told_us("ended_us").unwrap_or(at_us), None);
                 since_us = Some(at_us);
             } else if kind == SILENT {
-                silent_us = told_us("since_us").or(Some(at_us));
+                silent_us = told_us("since_us").or(Some(at_us)).max(spoke_us);
             } else if kind == HEARD {
                 silent_us = None;
             } else if ENDS.contains(&kind) || is_end(event) {
@@ -213,6 +217,30 @@ mod tests {
             Some(90),
             &[(10, 90)],
             &[],
+        );
+        // So it was where nobody told that, but the box trained on.
+        check(
+            &[
+                ("running", 10, no()),
+                silent.clone(),
+                ("box:checkpoint.committed", 40, no()),
+                ("interrupted", 60, no()),
+            ],
+            Some(90),
+            &[(10, 60)],
+            &[],
+        );
+        // What it left in the bucket is a word, too.
+        check(
+            &[
+                ("running", 10, no()),
+                ("box:checkpoint.committed", 28, no()),
+                silent.clone(),
+                ("interrupted", 60, no()),
+            ],
+            Some(90),
+            &[(10, 28)],
+            &[(28, 60)],
         );
         // What the box itself tells of that time, it lived to see.
         check(
