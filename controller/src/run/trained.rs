@@ -48,6 +48,9 @@ impl Times {
             } else if kind == RESTARTED {
                 times.end(since_us.take(), told_us("ended_us").unwrap_or(at_us), None);
                 since_us = Some(at_us);
+            } else if kind == REOPENED {
+                // A box that was stopped while it was silent told no end, and nobody knows more than its last word.
+                times.end(since_us.take(), silent_us.take().unwrap_or(at_us), None);
             } else if kind == SILENT {
                 silent_us = told_us("since_us").or(Some(at_us)).max(spoke_us);
             } else if kind == HEARD {
@@ -79,6 +82,9 @@ impl Times {
         self.silent.extend(Some((word_us, at_us)).filter(is_some));
     }
 }
+
+/// Event with which the next life of an attempt begins, after its box was stopped or came back.
+const REOPENED: &str = "reopened";
 
 /// Of an event that tells that a box is lost: its last word, microseconds since the epoch.
 pub(crate) const HEARD_US: &str = "heard_us";
@@ -206,6 +212,19 @@ mod tests {
             Some(90),
             &[(10, 25)],
             &[(25, 90)],
+        );
+        // It was stopped as silent as it was, and days later it is gone on with.
+        check(
+            &[
+                ("running", 10, no()),
+                silent.clone(),
+                ("reopened", 300, no()),
+                ("running", 310, no()),
+                ("interrupted", 330, no()),
+            ],
+            Some(400),
+            &[(10, 25), (310, 330)],
+            &[],
         );
         // It was heard again, and had trained on.
         check(
