@@ -4,12 +4,12 @@
 //! [`Shape`] and [`Shape::plan`] decide how much that is (pure); [`Granting::round`] does it. The box never tells names ahead: it
 //! gets places, and its manifests say what went where.
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{collections::HashSet, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use spotter_bucket::{
-    Batch, Bucket, BucketError, CommitId, Keep, Layout, Manifest, S3Bucket, grants::NOT_GRANTED,
-    layout::NameError, s3::presign::LONGEST,
+    Batch, Bucket, BucketError, CommitId, ErrorKind, Keep, Layout, Manifest, S3Bucket,
+    grants::NOT_GRANTED, layout::NameError, s3::presign::LONGEST,
 };
 use ulid::Ulid;
 
@@ -226,7 +226,7 @@ impl Granting {
             there.extend(keys);
         }
         // By their names alone the box knows what of it was found damaged.
-        let damaged = vault.damaged().await?;
+        let damaged = known_marks(vault.damaged().await)?;
         there.extend(damaged.iter().map(|id| self.shelf.layout.damaged_key(id)));
         there.sort_unstable();
         there.dedup();
@@ -370,6 +370,19 @@ impl Granting {
     }
 }
 
+/// Marks that these keys may not list are not known, and no reason to sign for nothing.
+fn known_marks(
+    asked: Result<HashSet<CommitId>, BucketError>,
+) -> Result<HashSet<CommitId>, BucketError> {
+    asked.or_else(|err| match err.kind {
+        ErrorKind::Denied => {
+            tracing::debug!(error = %err, "which checkpoints were found damaged is not known to the box");
+            Ok(HashSet::new())
+        }
+        _ => Err(err),
+    })
+}
+
 /// What a box that ends itself leaves under names that are known ahead: how it ended, what happened, and what it measured.
 fn last_words(layout: &Layout, attempt: u32) -> [String; 3] {
     [
@@ -467,6 +480,23 @@ mod tests {
         // Two models of 70 GB: what fits, and never nothing.
         check(0, &[8_900, 8_900], 600, (3, 0, 6, 9_000));
         check(20_000, &[], 600, (1, 20_000, 0, 0));
+    }
+
+    #[test]
+    fn marks_that_may_not_be_listed_stop_no_grants() {
+        let refused = |kind| {
+            let err = BucketError {
+                operation: "ListObjectsV2",
+                key: "runs/tiny/damaged/".to_owned(),
+                kind,
+                status: 403,
+                code: None,
+                message: "no".to_owned(),
+            };
+            known_marks(Err(err)).map_err(|err| err.kind)
+        };
+        assert_eq!(refused(ErrorKind::Denied), Ok(HashSet::new()));
+        assert_eq!(refused(ErrorKind::Transient), Err(ErrorKind::Transient));
     }
 
     #[test]
