@@ -88,7 +88,7 @@ impl Backup {
             let name = id.to_string();
             if !self.bucket.has_keys() {
                 // In the bucket that is for whoever has keys.
-                index.remove(&name);
+                index.let_go(&name);
                 continue;
             }
             let buried = vault.bury(&id, "retention", self.server_us()).await?;

@@ -26,6 +26,8 @@ pub struct Index {
     commits: Vec<Commit>,
     /// What those say whose data was found damaged: they are among no others.
     doubted: Vec<Manifest>,
+    /// Names of those that are kept no more, and that whoever has keys deletes.
+    let_go: HashSet<String>,
 }
 
 /// When the checkpoint of a commit was written, milliseconds since the epoch; `None` when that is no name of a commit.
@@ -80,6 +82,7 @@ impl Index {
         Ok(Index {
             commits,
             doubted: Vec::new(),
+            let_go: HashSet::new(),
         })
     }
 
@@ -165,6 +168,18 @@ impl Index {
     pub fn remove(&mut self, id: &str) {
         self.commits.retain(|commit| commit.id != id);
         self.doubted.retain(|one| one.id != id);
+    }
+
+    /// Forgets a commit that is to be deleted, but not that it was known: until somebody deletes it, the bucket lists it.
+    pub fn let_go(&mut self, id: &str) {
+        self.remove(id);
+        self.let_go.insert(id.to_owned());
+    }
+
+    /// Names of all commits that are or were known here and may be listed.
+    pub fn known(&self) -> HashSet<String> {
+        let there = self.commits.iter().map(|commit| &commit.id);
+        there.chain(&self.let_go).cloned().collect()
     }
 }
 

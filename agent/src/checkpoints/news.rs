@@ -47,11 +47,8 @@ impl Backup {
         if !due {
             return self.go_by_doubts(work);
         }
-        let known: HashSet<String> = match &work.index {
-            Some(index) => (index.commits().iter())
-                .map(|commit| commit.id.clone())
-                .collect(),
-            None => return,
+        let Some(known) = work.index.as_ref().map(Index::known) else {
+            return;
         };
         let stop = stop.child_token();
         // What came before a wait that took too long counts all the same.

@@ -175,6 +175,29 @@ async fn a_box_without_keys_sees_what_was_pushed_and_what_is_marked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_box_without_keys_let_go_is_no_news_to_it() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(
+        KeylessBucket::new(bucket.clone()),
+        bucket.clone(),
+        |options| {
+            options.keep.last = 2;
+        },
+    );
+    world.trained();
+    for step in 1..=4 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
+        assert_eq!(world.backup_all().await.len(), 1);
+    }
+    assert_eq!(world.manifests().await.len(), 4, "it may delete none");
+    for _ in 0..2 {
+        assert_eq!(world.backup.state().committed, 2);
+        time::sleep(HEARD).await;
+        world.backup.round().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_best_that_is_marked_stays_on_the_box_until_it_is_stored_anew_as_the_best() {
     let bucket = Arc::new(MemoryBucket::new());
     let world = World::with(bucket.clone(), bucket.clone(), |options| {
