@@ -228,6 +228,8 @@ impl Granting {
         // By their names alone the box knows what of it was found damaged.
         let damaged = known_marks(vault.damaged().await)?;
         there.extend(damaged.iter().map(|id| self.shelf.layout.damaged_key(id)));
+        // In this order all commits and marks go with the first call: what the box lists it takes for all there is, and before the next call
+        // of the same look none may be missing. Data it does not list without asking for each object too.
         there.sort_unstable();
         there.dedup();
         let signer = self
@@ -480,6 +482,36 @@ mod tests {
         // Two models of 70 GB: what fits, and never nothing.
         check(0, &[8_900, 8_900], 600, (3, 0, 6, 9_000));
         check(20_000, &[], 600, (1, 20_000, 0, 0));
+    }
+
+    #[test]
+    fn commits_and_marks_go_to_the_box_before_the_data_that_fills_more_calls() {
+        let layout = Layout::new("runs", "tiny").unwrap();
+        let id = CommitId::generate(Some(7));
+        let read = |key: String| spotter_bucket::Grant {
+            key,
+            signatures: vec![0; 64],
+            ..spotter_bucket::Grant::default()
+        };
+        let data = (0..MOST_BYTES / 64).map(|n| layout.data_key(&id, &format!("{n:05}")).unwrap());
+        let mut keys: Vec<String> = data.collect();
+        keys.extend([layout.damaged_key(&id), layout.commit_key(&id)]);
+        keys.sort_unstable();
+        let pieces = split(Batch {
+            query: "q".to_owned(),
+            expires_us: 7,
+            grants: keys.into_iter().map(read).collect(),
+        });
+        assert!(pieces.len() > 1);
+        let first: Vec<&str> = pieces[0]
+            .grants
+            .iter()
+            .map(|one| one.key.as_str())
+            .collect();
+        assert_eq!(
+            first[..2],
+            [layout.commit_key(&id), layout.damaged_key(&id)]
+        );
     }
 
     #[test]
