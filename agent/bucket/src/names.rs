@@ -44,6 +44,16 @@ pub fn step_of(name: &str) -> Option<u64> {
     best.map(|(_, value)| value)
 }
 
+/// Whether the number in a checkpoint's name counts epochs and not steps, as far as the name says so.
+pub fn counts_epochs(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let words: Vec<&str> = lower
+        .split(|one: char| !one.is_ascii_alphabetic())
+        .collect();
+    let has = |wanted: &[&str]| words.iter().any(|word| wanted.contains(word));
+    has(&["epoch", "ep"]) && !has(&["step", "steps", "iter", "iters", "iteration", "it"])
+}
+
 /// How much a number looks like the step, from what stands before and after it; `None`: it is something else.
 fn weight_of_number(before: &str, after: &str) -> Option<u8> {
     let next = after.bytes().next();
@@ -112,5 +122,16 @@ mod tests {
         check("000000000000.npz", Some(0));
         check("9999999999999.pt", None);
         check("", None);
+    }
+
+    #[test]
+    fn a_number_after_an_epoch_is_no_step() {
+        let check = |name: &str, expected| assert_eq!(counts_epochs(name), expected, "{name}");
+        check("epoch_3.pt", true);
+        check("model-Epoch=3-val_loss=2.31.ckpt", true);
+        check("epoch=3-step=400.ckpt", false);
+        check("checkpoint-500", false);
+        check("sleep_3.pt", false);
+        check("", false);
     }
 }

@@ -1,5 +1,7 @@
 //! Steps of a training that would be lost with its box: those after the last commit.
 
+use spotter_bucket::names::counts_epochs;
+
 use super::losses::{Loss, What};
 use crate::{
     agent_client::AgentStatus,
@@ -45,33 +47,63 @@ pub(super) fn on_record(
     ))
 }
 
-/// The newest commit of a run up to an attempt, and its step where its name has one.
-fn saved(
-    store: &Store,
-    run: &RunRecord,
-    attempt: &AttemptRecord,
-) -> Result<Option<Option<u64>>, CommandError> {
-    let saved = alarms::newest_saved(store, &run.name, (1..=attempt.number).rev())?;
-    Ok(saved.map(|(step, _)| step))
+/// What the name of the newest commit says of steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Saved {
+    /// There is no commit.
+    Nothing,
+    /// It is of this step.
+    Step(u64),
+    /// It is of this epoch.
+    Epoch(u64),
+    /// It has no number.
+    Unknown,
 }
 
-/// Steps of an attempt that are in no commit (pure). After one whose name has no step nobody can count them.
-fn of_steps(
-    attempt: &AttemptRecord,
-    reached: Option<u64>,
-    saved: Option<Option<u64>>,
-) -> Option<Loss> {
+/// The newest commit of a run up to an attempt.
+fn saved(store: &Store, run: &RunRecord, attempt: &AttemptRecord) -> Result<Saved, CommandError> {
+    let newest_first = (1..=attempt.number).rev();
+    let Some((step, time_us)) = alarms::newest_saved(store, &run.name, newest_first.clone())?
+    else {
+        return Ok(Saved::Nothing);
+    };
+    let Some(step) = step else {
+        return Ok(Saved::Unknown);
+    };
+    for number in newest_first {
+        for event in store.events_of(&run.name, number, "checkpoint.committed")? {
+            let is_it = event.time_us == time_us && event.detail["step"].as_u64() == Some(step);
+            if is_it && event.detail["path"].as_str().is_some_and(counts_epochs) {
+                return Ok(Saved::Epoch(step));
+            }
+        }
+    }
+    Ok(Saved::Step(step))
+}
+
+/// Steps of an attempt that are in no commit (pure). After one whose name has no step, or an epoch, nobody can count them.
+fn of_steps(attempt: &AttemptRecord, reached: Option<u64>, saved: Saved) -> Option<Loss> {
     let reached = reached?;
     let from = match saved {
-        Some(step) => step?,
-        None => 0,
+        Saved::Nothing => 0,
+        Saved::Step(step) => step,
+        // Some logs count epochs, too.
+        Saved::Epoch(epoch) if epoch >= reached => return None,
+        Saved::Epoch(epoch) => {
+            let name = format!(
+                "steps since the last commit, of epoch {epoch}: up to {reached} of attempt {}",
+                attempt.number
+            );
+            return Some(Loss::new(What::Steps, name, None));
+        }
+        Saved::Unknown => return None,
     };
     let steps = reached.checked_sub(from).filter(|steps| *steps > 0)?;
     let since = match (saved, steps) {
-        (None, 1) => "1 step, and nothing is committed",
-        (None, _) => "steps, and nothing is committed",
-        (Some(_), 1) => "1 step since the last commit",
-        (Some(_), _) => "steps since the last commit",
+        (Saved::Nothing, 1) => "1 step, and nothing is committed",
+        (Saved::Nothing, _) => "steps, and nothing is committed",
+        (_, 1) => "1 step since the last commit",
+        _ => "steps since the last commit",
     };
     let count = match steps {
         1 => String::new(),
@@ -100,24 +132,31 @@ mod tests {
             let found = of_steps(&attempt, attempt.last_step, saved).map(|loss| loss.name);
             assert_eq!(found.as_deref(), expected);
         };
-        check(None, None, None);
-        check(Some(20), Some(Some(20)), None);
+        check(None, Saved::Nothing, None);
+        check(Some(20), Saved::Step(20), None);
         check(
             Some(137),
-            Some(Some(120)),
+            Saved::Step(120),
             Some("17 steps since the last commit: 121 to 137 of attempt 2"),
         );
         check(
             Some(121),
-            Some(Some(120)),
+            Saved::Step(120),
             Some("1 step since the last commit: 121 to 121 of attempt 2"),
         );
         check(
             Some(9),
-            None,
+            Saved::Nothing,
             Some("9 steps, and nothing is committed: 1 to 9 of attempt 2"),
         );
         // The name of its last commit has no step.
-        check(Some(9), Some(None), None);
+        check(Some(9), Saved::Unknown, None);
+        // It has its epoch.
+        check(
+            Some(30_000),
+            Saved::Epoch(3),
+            Some("steps since the last commit, of epoch 3: up to 30000 of attempt 2"),
+        );
+        check(Some(3), Saved::Epoch(3), None);
     }
 }
