@@ -382,7 +382,7 @@ fn gc_and_ps_agree_on_what_a_box_costs() {
     };
     let ps = shown(&["ps"], "/runs/0/usd_per_hour");
     assert_eq!(ps, 0.01);
-    assert_eq!(shown(&["gc"], "/0/usd_per_hour"), ps);
+    assert_eq!(shown(&["gc"], "/instances/0/usd_per_hour"), ps);
     // Rented by nobody's record: the GPU is not charged while the box is being made.
     let stranger = crate::provider::RentRequest {
         offer: 2,
@@ -390,7 +390,7 @@ fn gc_and_ps_agree_on_what_a_box_costs() {
         ..request
     };
     runtime.block_on(market.rent(&stranger)).unwrap();
-    assert_eq!(shown(&["gc"], "/1/usd_per_hour"), 0.01);
+    assert_eq!(shown(&["gc"], "/instances/1/usd_per_hour"), 0.01);
 }
 
 #[test]
