@@ -308,7 +308,7 @@ async fn refuse_loss(
         _ => err,
     };
     let destroy = match (newest, run.outcome) {
-        (false, None) => next::let_go(attempt),
+        (false, None) => next::let_go(&attempt.run, attempt.number),
         _ => format!("spotter destroy --lose-data {name}"),
     };
     Err(err.hint(format!("or give it up with `{destroy}`")))

@@ -73,11 +73,8 @@ pub fn destroy(store: &Store, run: &RunRecord) -> Result<String, StoreError> {
 }
 
 /// What ends the box of an earlier attempt of a run that goes on.
-pub fn let_go(old: &AttemptRecord) -> String {
-    format!(
-        "spotter destroy --attempt {} --lose-data {}",
-        old.number, old.run
-    )
+pub fn let_go(run: &str, attempt: u32) -> String {
+    format!("spotter destroy --attempt {attempt} --lose-data {run}")
 }
 
 /// What to do about a box that outlives its run, a sentence; `None`: none does.

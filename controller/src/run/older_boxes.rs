@@ -131,7 +131,7 @@ impl Lifecycle {
                 "The box of attempt {} stays stopped, for ${price:.4}/h: its checkpoint{of_step} ({path}) never reached the bucket. It goes \
                  {until}with `{}`.",
                 old.number,
-                next::let_go(old),
+                next::let_go(&old.run, old.number),
             ),
         );
         Ok(())

@@ -1,8 +1,9 @@
 //! How `cost` tells what was reckoned: tables, and what wants to be said beside them.
 
-use super::{Costs, RunCost};
+use super::{AttemptCost, Costs, RunCost};
 use crate::{
     provider::hosts::is_host,
+    run::next,
     ui::{Table, Ui, text},
 };
 
@@ -92,6 +93,18 @@ pub(super) fn attempts_table(run: &RunCost) -> Table {
     table
 }
 
+/// What ends the box of an attempt: where a later one may train, without that (pure).
+fn end_of(run: &RunCost, attempt: &AttemptCost) -> String {
+    let is_older = run
+        .attempts
+        .iter()
+        .any(|other| other.attempt > attempt.attempt);
+    match is_older && run.outcome.is_none() {
+        true => next::let_go(&run.run, attempt.attempt),
+        false => run.destroy.clone(),
+    }
+}
+
 /// What no table has: what is to come, what wants to be looked at, and who says how much of it.
 pub(super) fn notes(ui: &mut Ui, costs: &Costs) {
     for run in &costs.runs {
@@ -130,7 +143,7 @@ pub(super) fn notes(ui: &mut Ui, costs: &Costs) {
                 run.run,
                 text::usd_per_hour(attempt.usd_per_hour),
                 text::usd(attempt.usd_per_hour * 24.0),
-                run.destroy
+                end_of(run, attempt)
             ));
         }
         for attempt in &run.attempts {
