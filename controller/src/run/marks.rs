@@ -69,6 +69,18 @@ pub fn marked(events: &[EventRecord]) -> BTreeSet<&str> {
     marked
 }
 
+/// Where a commit stands among those of its run: when its checkpoint was written, the attempt, the step, and when it was committed.
+pub type Written = (Option<u64>, u32, Option<u64>, i64);
+
+/// The order of commits, by the event of one (pure). Newest is what was last written, which the name tells: `final/` has no step. Only of
+/// one time the rest counts; the last ones of a box are sent newest first.
+pub fn written(event: &EventRecord) -> Written {
+    let id = event.detail["id"].as_str();
+    let made_ms = id.and_then(|id| Some(id.parse::<CommitId>().ok()?.made_ms()));
+    let step = event.detail["step"].as_u64();
+    (made_ms, event.attempt, step, event.time_us)
+}
+
 /// The newest checkpoint that is in the bucket by the events of a run, where it is marked (pure).
 pub fn newest_damaged(events: &[EventRecord]) -> Option<Doubt> {
     let marked = marked(events);
@@ -80,27 +92,20 @@ pub fn newest_damaged(events: &[EventRecord]) -> Option<Doubt> {
         .filter(|event| is_deletion(event))
         .filter_map(|event| event.detail["id"].as_str())
         .collect();
-    // Newest is what was last written, which the name tells: `final/` has no step. Only of one time the rest counts; the last ones of a box
-    // are sent newest first.
-    let mut there: Vec<(Option<u64>, u32, Option<u64>, i64, &str)> = events
+    let mut there: Vec<(Written, &str)> = events
         .iter()
         .filter(|event| event.kind == COMMITTED)
-        .filter_map(|event| {
-            let id = event.detail["id"].as_str()?;
-            let step = event.detail["step"].as_u64();
-            let made_ms = id.parse::<CommitId>().ok().map(|id| id.made_ms());
-            Some((made_ms, event.attempt, step, event.time_us, id))
-        })
-        .filter(|(.., id)| !deleted.contains(id))
+        .filter_map(|event| Some((written(event), event.detail["id"].as_str()?)))
+        .filter(|(_, id)| !deleted.contains(id))
         .collect();
     there.sort_unstable();
-    let (.., step, _, id) = there.pop().filter(|(.., id)| marked.contains(id))?;
-    let whole = there.iter().rev().find(|(.., id)| !marked.contains(id));
+    let ((.., step, _), id) = there.pop().filter(|(_, id)| marked.contains(id))?;
+    let whole = there.iter().rev().find(|(_, id)| !marked.contains(id));
     Some(Doubt {
         id: id.to_owned(),
         step,
-        whole_id: whole.map(|(.., id)| (*id).to_owned()),
-        whole_step: whole.and_then(|(_, _, step, ..)| *step),
+        whole_id: whole.map(|(_, id)| (*id).to_owned()),
+        whole_step: whole.and_then(|((.., step, _), _)| *step),
     })
 }
 

@@ -309,8 +309,10 @@ pub(super) fn bill(facts: &Facts) -> Told {
                 text::usd(charged),
                 text::usd(money.ledger_usd)
             );
+            let unbilled = text::unbilled_traffic(money.unbilled_traffic_usd);
             match money.apart_usd.abs() > (charged * APART).max(APART_USD) {
                 true => Told::wrong(told, look),
+                false if !unbilled.is_empty() => Told::not_yet(told + &unbilled, look),
                 false => Told::done(told),
             }
         }

@@ -187,6 +187,8 @@ pub(super) struct Money {
     /// By our own figure alone, and by the provider's bills once all are there.
     pub(super) ledger_usd: f64,
     pub(super) charged_usd: Option<f64>,
+    /// Of what the run cost, traffic that nobody billed so far, about.
+    pub(super) unbilled_traffic_usd: f64,
     /// Bills less our own figure, without traffic, which we reckon by other counters.
     pub(super) apart_usd: f64,
     /// A bill that cannot be true, for people.

@@ -17,7 +17,7 @@ use crate::{
     run::{
         State, alarms,
         bringing_up::{SETUP, SMOKE, TRAIN},
-        diagnosis, next, not_saved, readiness, silence,
+        diagnosis, marks, next, not_saved, readiness, silence,
         summary::{AttemptSummary, RunSummary},
         windows,
     },
@@ -152,6 +152,7 @@ fn money(
         cost_usd: summary.cost_usd,
         usd_per_hour: summary.usd_per_hour,
         ledger_usd: summary.ledger_usd,
+        unbilled_traffic_usd: summary.unbilled_traffic_usd,
         // Before the first box there is nothing to bill.
         charged_usd: summary.charged_usd.filter(|_| !bills.is_empty()),
         apart_usd: summary
@@ -173,12 +174,8 @@ fn money(
 /// Checkpoints, by what boxes told.
 fn saves(events: &[EventRecord], summary: &RunSummary) -> Saves {
     let of = |kind: &'static str| events.iter().filter(move |event| event.kind == kind);
-    let newest = |kind: &'static str| {
-        of(kind)
-            .map(|event| (event.time_us, event.detail["step"].as_u64()))
-            .max()
-            .map(|(at_us, step)| (step, at_us))
-    };
+    let found = of("checkpoint.found").map(|event| (event.time_us, event.detail["step"].as_u64()));
+    let committed = of("checkpoint.committed").map(marks::written).max();
     let mut steps: Vec<u64> = of("checkpoint.found")
         .filter_map(|event| event.detail["step"].as_u64())
         .collect();
@@ -189,10 +186,10 @@ fn saves(events: &[EventRecord], summary: &RunSummary) -> Saves {
     Saves {
         found: of("checkpoint.found").count() as u64,
         every_steps: gaps.get(gaps.len() / 2).copied(),
-        newest_found: newest("checkpoint.found"),
+        newest_found: found.max().map(|(at_us, step)| (step, at_us)),
         committed: summary.checkpoints_committed,
         kept: summary.checkpoints_kept,
-        newest: newest("checkpoint.committed"),
+        newest: committed.map(|(.., step, at_us)| (step, at_us)),
         damaged: summary.newest_damaged.clone(),
         alarm: None,
         rare: None,

@@ -136,6 +136,7 @@ fn done() -> Facts {
         cost_usd: 1.2,
         usd_per_hour: 0.0,
         ledger_usd: 1.2,
+        unbilled_traffic_usd: 0.0,
         charged_usd: Some(1.21),
         apart_usd: 0.01,
         doubtful: None,
