@@ -49,6 +49,7 @@ pub struct AgentClient {
     contract: Contract<Channel>,
     shared: Arc<Shared>,
     unattended: bool,
+    only_looks: bool,
 }
 
 impl AgentClient {
@@ -67,6 +68,7 @@ impl AgentClient {
             contract: Contract::new(channel),
             shared,
             unattended: false,
+            only_looks: false,
         }
     }
 
@@ -74,6 +76,13 @@ impl AgentClient {
     #[must_use]
     pub fn unattended(mut self) -> AgentClient {
         self.unattended = true;
+        self
+    }
+
+    /// The same for whoever only looks: each status says that nobody is there by this connection.
+    #[must_use]
+    pub fn in_passing(mut self) -> AgentClient {
+        self.only_looks = true;
         self
     }
 
@@ -160,7 +169,7 @@ impl AgentClient {
     ) -> Result<AgentStatus, AgentError> {
         let request = v1::StatusRequest {
             budget_left_s,
-            only_looks,
+            only_looks: only_looks || self.only_looks,
             unattended: self.unattended,
         };
         let answer = self.call(

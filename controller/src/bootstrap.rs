@@ -70,6 +70,8 @@ pub enum Seat {
     Person,
     /// A program that acts alone.
     Program,
+    /// Nobody: somebody only looks, and is gone again.
+    Passing,
 }
 
 impl Seat {
@@ -78,6 +80,7 @@ impl Seat {
         match self {
             Self::Person => client,
             Self::Program => client.unattended(),
+            Self::Passing => client.in_passing(),
         }
     }
 }
@@ -232,12 +235,26 @@ async fn connect(
 /// # Errors
 /// When the box cannot be reached. Whether an agent answers shows with the first call.
 pub async fn reach(tunnel: &Tunnel) -> Result<AgentClient, BootstrapError> {
+    reach_as(tunnel, Seat::Person).await
+}
+
+/// The same for a glance: to the agent nobody is there by this connection. It has answered when this returns.
+///
+/// # Errors
+/// When the box cannot be reached, or its agent does not answer.
+pub async fn look(tunnel: &Tunnel) -> Result<AgentClient, BootstrapError> {
+    let client = reach_as(tunnel, Seat::Passing).await?;
+    client.status(START_LIMIT).await?;
+    Ok(client)
+}
+
+async fn reach_as(tunnel: &Tunnel, seat: Seat) -> Result<AgentClient, BootstrapError> {
     let home = match tunnel.exec("printf %s \"$HOME\"", &[]).await {
         Ok(output) => String::from_utf8(output.stdout)
             .ok()
             .filter(|home| home.starts_with('/')),
         Err(silent @ TunnelError::Silent { .. }) => {
-            return Ok(without_shell(tunnel, Seat::Person, silent).await?.client);
+            return Ok(without_shell(tunnel, seat, silent).await?.client);
         }
         Err(err) => return Err(err.into()),
     };
@@ -246,11 +263,11 @@ pub async fn reach(tunnel: &Tunnel) -> Result<AgentClient, BootstrapError> {
         format!("{home}/.spotter/bin/agent"),
         format!("{home}/.spotter/agent.sock"),
     );
-    Ok(AgentClient::new(Arc::new(BridgeDial {
+    Ok(seat.client(BridgeDial {
         tunnel: tunnel.clone(),
         agent,
         socket,
-    })))
+    }))
 }
 
 /// The last way in: a daemon that runs, where images for root put it.

@@ -257,7 +257,7 @@ fn dispatch(verb: &Verb, ui: &mut Ui, deps: &Deps) -> Result<(), CommandError> {
         Verb::Bid(args) => block_on(bid::bid(ui, deps, args)),
         Verb::Prepay(args) => block_on(prepay::prepay(ui, deps, args)),
         Verb::History(args) => history::history(ui, deps, args),
-        Verb::Ps(args) => ps::ps(ui, deps, args),
+        Verb::Ps(args) => block_on(ps::ps(ui, deps, args)),
         Verb::Status(args) => block_on(status::status(ui, deps, args)),
         Verb::Checklist(args) => block_on(checklist::checklist(ui, deps, args)),
         Verb::Top(args) => {

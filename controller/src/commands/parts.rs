@@ -22,6 +22,7 @@ use crate::{
         site::{Place, Site, SiteError, Sites},
         waiting::Looks,
     },
+    spec::RunSpec,
     store::{Outcome, RunRecord},
     tunnel::{Patience, Tunnel},
 };
@@ -46,6 +47,18 @@ pub(super) fn no_box(run: &RunRecord) -> CommandError {
                 "read what is kept with `spotter status {name}` and `spotter logs {name}`"
             ))
         }
+    }
+}
+
+async fn reach_box(
+    sites: &dyn Sites,
+    place: &Place,
+    spec: &RunSpec,
+    looks: bool,
+) -> Result<Arc<dyn Site>, SiteError> {
+    match looks {
+        true => sites.look(place, spec).await,
+        false => sites.open(place, spec, &|_, _| {}).await,
     }
 }
 
@@ -121,6 +134,15 @@ impl Deps {
 
     /// The newest box of a run, with its agent.
     pub async fn open_site(&self, run: &str) -> Result<Arc<dyn Site>, CommandError> {
+        self.box_of(run, false).await
+    }
+
+    /// The same for whoever only looks: the agent that is there, whichever it is, to which nobody is there by it.
+    pub(super) async fn look_at(&self, run: &str) -> Result<Arc<dyn Site>, CommandError> {
+        self.box_of(run, true).await
+    }
+
+    async fn box_of(&self, run: &str, looks: bool) -> Result<Arc<dyn Site>, CommandError> {
         let record = self.load_run(Some(run))?;
         let attempt = self.store()?.latest_attempt(run)?;
         let place = attempt.and_then(|attempt| {
@@ -136,11 +158,11 @@ impl Deps {
         let sites = self.sites()?;
         self.not_stopped(&record, place.instance).await?;
         self.same_key(run, place.instance).await?;
-        let mut opened = sites.open(&place, &record.spec, &|_, _| {}).await;
+        let mut opened = reach_box(sites.as_ref(), &place, &record.spec, looks).await;
         if let Err(SiteError::Unreachable(_) | SiteError::NoAnswer(_)) = &opened
             && let Some(place) = self.moved(place).await
         {
-            opened = sites.open(&place, &record.spec, &|_, _| {}).await;
+            opened = reach_box(sites.as_ref(), &place, &record.spec, looks).await;
         }
         opened.map_err(|err| {
             CommandError::new(format!("the box of `{run}` could not be reached"))

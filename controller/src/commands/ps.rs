@@ -106,7 +106,7 @@ struct Rows {
 }
 
 /// Runs the verb.
-pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
+pub async fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
     let mut rows = Rows { runs: Vec::new() };
     let mut ended = 0;
     if let Some(store) = deps.existing_store()? {
@@ -127,7 +127,7 @@ pub fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandError> {
         }
         // Whoever watches keeps the record true as far as he hears of the box; of the others it says what was so when somebody last looked.
         if !args.recorded && !alone.is_empty() {
-            super::block_on(ask(ui, deps, &mut rows.runs, alone))?;
+            ask(ui, deps, &mut rows.runs, alone).await?;
         }
     }
     if rows.runs.is_empty() && !ui.is_json() {

@@ -10,7 +10,7 @@ use spotter_bucket::{Bucket, Ending, Layout, S3Bucket, Target, Vault, prove};
 
 use super::{CONNECT, Machine, Machines, agent_failed, keys, local, not_connected, tunnel_failed};
 use crate::{
-    agent_client::{AgentEvent, SampleInfo},
+    agent_client::{AgentClient, AgentEvent, SampleInfo},
     bootstrap::{self, AgentBinary, BootstrapError, Seat},
     clock::Clock,
     error::chain,
@@ -24,6 +24,14 @@ fn private_file(spec: &RunSpec) -> Option<PathBuf> {
     match spec.notify.as_ref()?.webhook.as_ref()? {
         WebhookFrom::File(path) => Some(path.clone()),
         WebhookFrom::Shell => None,
+    }
+}
+
+fn not_booted(err: BootstrapError) -> SiteError {
+    match err {
+        BootstrapError::Tunnel(err) => tunnel_failed(err),
+        BootstrapError::Agent(err) => agent_failed(err),
+        err => SiteError::Refused(chain(&err)),
     }
 }
 
@@ -54,6 +62,18 @@ impl Machines {
 
     async fn client(&self, to: &str, server: &BucketServer) -> Result<S3Bucket, SiteError> {
         keys::client(&self.keys, to, server).await
+    }
+
+    fn machine(&self, tunnel: Tunnel, client: AgentClient, spec: &RunSpec) -> Arc<dyn Site> {
+        Arc::new(Machine {
+            tunnel,
+            client,
+            keys: Arc::clone(&self.keys),
+            run: spec.name.clone(),
+            checkpoints: spec.checkpoints.clone(),
+            private: private_file(spec),
+            paid: Mutex::new(None),
+        })
     }
 }
 
@@ -167,20 +187,21 @@ impl Sites for Machines {
         };
         let ready = bootstrap::bootstrap(&tunnel, &agent, seat, progress)
             .await
-            .map_err(|err| match err {
-                BootstrapError::Tunnel(err) => tunnel_failed(err),
-                BootstrapError::Agent(err) => agent_failed(err),
-                err => SiteError::Refused(chain(&err)),
-            })?;
-        Ok(Arc::new(Machine {
-            tunnel,
-            client: ready.client,
-            keys: Arc::clone(&self.keys),
-            run: spec.name.clone(),
-            checkpoints: spec.checkpoints.clone(),
-            private: private_file(spec),
-            paid: Mutex::new(None),
-        }))
+            .map_err(not_booted)?;
+        Ok(self.machine(tunnel, ready.client, spec))
+    }
+
+    async fn look(&self, place: &Place, spec: &RunSpec) -> Result<Arc<dyn Site>, SiteError> {
+        let target = self
+            .ssh
+            .target(place.provider, place.instance, place.addresses.clone())
+            .await
+            .map_err(tunnel_failed)?;
+        let tunnel = Tunnel::connect(target, Patience::known_box(CONNECT))
+            .await
+            .map_err(not_connected)?;
+        let client = bootstrap::look(&tunnel).await.map_err(not_booted)?;
+        Ok(self.machine(tunnel, client, spec))
     }
 
     async fn bucket_server(&self, from_file: &BucketServer) -> Result<BucketServer, SiteError> {

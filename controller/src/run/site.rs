@@ -261,6 +261,9 @@ pub trait Sites: Send + Sync {
         spec: &RunSpec,
         progress: Progress<'_>,
     ) -> Result<Arc<dyn Site>, SiteError>;
+    /// Connects to the agent that is there, whichever it is, for whoever only looks: nothing is put on the box, no agent makes room, and
+    /// to the box nobody is there.
+    async fn look(&self, place: &Place, spec: &RunSpec) -> Result<Arc<dyn Site>, SiteError>;
     /// A client for a bucket with the keys of this laptop; `to` is `s3://bucket/prefix`.
     async fn bucket(
         &self,

@@ -25,6 +25,18 @@ async fn a_call_is_repeated_until_the_link_is_back() {
 }
 
 #[tokio::test]
+async fn whoever_only_looks_says_with_each_status_that_nobody_is_there() {
+    let fake = Fake::default();
+    fake.client().status(LIMIT).await.unwrap();
+    assert_eq!(fake.0.in_passing.load(SeqCst), 0);
+    let client = fake.client().in_passing();
+    client.status(LIMIT).await.unwrap();
+    fake.0.cut();
+    client.status(LIMIT).await.unwrap();
+    assert_eq!(fake.0.in_passing.load(SeqCst), 2);
+}
+
+#[tokio::test]
 async fn a_link_that_stays_away_ends_with_the_deadline_and_its_reason() {
     let fake = Fake::default();
     let client = fake.client();

@@ -20,6 +20,8 @@ use tonic::{Request, Response, Status, transport::Server};
 #[derive(Default)]
 pub struct World {
     pub calls: AtomicU64,
+    /// Statuses for which nobody is there.
+    pub in_passing: AtomicU64,
     pub sessions: Mutex<Vec<v1::Session>>,
     pub cables: Mutex<Vec<AbortHandle>>,
     pub dials: AtomicUsize,
@@ -267,8 +269,10 @@ impl agent_server::Agent for Fake {
 
     async fn status(
         &self,
-        _: Request<v1::StatusRequest>,
+        request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
+        let looks = u64::from(request.get_ref().only_looks);
+        self.0.in_passing.fetch_add(looks, SeqCst);
         let call = self.0.calls.fetch_add(1, SeqCst);
         let build = format!("call-{call}");
         let all = self.0.of_bytes.load(SeqCst);

@@ -19,6 +19,7 @@ mod judge;
 mod keys;
 mod lines;
 mod links;
+mod looks;
 mod market;
 mod marks;
 mod money;

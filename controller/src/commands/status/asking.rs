@@ -111,7 +111,7 @@ pub(in crate::commands) async fn heard(
 pub(in crate::commands) async fn news(ui: &Ui, deps: &Deps, run: &str) -> bool {
     let mut answered = false;
     let asked = async {
-        let site = deps.open_site(run).await?;
+        let site = deps.look_at(run).await?;
         let status = site
             .status()
             .await
@@ -138,7 +138,7 @@ async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Heard, CommandError
     ui.status(format_args!("Asking the box."));
     let began = Instant::now();
     let asked = async {
-        let site = deps.open_site(run).await?;
+        let site = deps.look_at(run).await?;
         let status = site
             .status()
             .await

@@ -417,19 +417,11 @@ impl Sites for ScriptedBoxes {
         _spec: &RunSpec,
         _progress: Progress<'_>,
     ) -> Result<Arc<dyn Site>, SiteError> {
-        if self.script().dead_boxes > 0 {
-            tokio::time::sleep(Duration::from_secs(30)).await;
-            return Err(match self.script().deaf {
-                true => SiteError::NoAnswer("no answer in time".to_owned()),
-                false => SiteError::Unreachable("connection refused".to_owned()),
-            });
-        }
-        let site = ScriptedBox {
-            boxes: self.clone(),
-            instance: place.instance,
-        };
-        drop(site.reach("open").await?);
-        Ok(Arc::new(site))
+        self.dial(place, "open").await
+    }
+
+    async fn look(&self, place: &Place, _spec: &RunSpec) -> Result<Arc<dyn Site>, SiteError> {
+        self.dial(place, "look").await
     }
 
     async fn left_log(

@@ -59,6 +59,10 @@ impl Sites for Only {
         Err(SiteError::Local("no box here".into()))
     }
 
+    async fn look(&self, _: &Place, _: &RunSpec) -> Result<Arc<dyn Site>, SiteError> {
+        Err(SiteError::Local("no box here".into()))
+    }
+
     async fn bucket(
         &self,
         to: &str,

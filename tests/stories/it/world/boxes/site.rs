@@ -1,6 +1,6 @@
 //! A scripted box at the `Site` seam: what it answers to whoever reaches it.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -11,12 +11,12 @@ use spotter::{
         SessionInfo, SessionRequest, TrainingInfo,
     },
     credentials::key_ring::BoxKeys,
-    run::site::{FreshKeys, KeysGiven, Progress, Site, SiteError, Trial},
+    run::site::{FreshKeys, KeysGiven, Place, Progress, Site, SiteError, Trial},
 };
 use spotter_bucket::{Credentials, credentials::NO_KEYS};
 use tokio::time::Instant;
 
-use super::{Script, ScriptedBox, Session, UnderWay};
+use super::{Script, ScriptedBox, ScriptedBoxes, Session, UnderWay};
 
 impl Script {
     /// What the agent of a box reads of its network; `None`: it does not train, or tells of nothing.
@@ -34,6 +34,29 @@ impl Script {
             span_s: 0,
             processes: Vec::new(),
         })
+    }
+}
+
+impl ScriptedBoxes {
+    /// A box that answers, reached by one of the calls that do so.
+    pub(super) async fn dial(
+        &self,
+        place: &Place,
+        call: &'static str,
+    ) -> Result<Arc<dyn Site>, SiteError> {
+        if self.script().dead_boxes > 0 {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            return Err(match self.script().deaf {
+                true => SiteError::NoAnswer("no answer in time".to_owned()),
+                false => SiteError::Unreachable("connection refused".to_owned()),
+            });
+        }
+        let site = ScriptedBox {
+            boxes: self.clone(),
+            instance: place.instance,
+        };
+        drop(site.reach(call).await?);
+        Ok(Arc::new(site))
     }
 }
 
@@ -64,7 +87,7 @@ impl Site for ScriptedBox {
             started_us: 0,
             boot: String::new(),
             run: None,
-            attempt: 0,
+            attempt: (script.assigned.get(&self.instance)).map_or(0, |box_| box_.attempt),
             last_event: script
                 .journal
                 .get(&self.instance)

@@ -1,0 +1,60 @@
+//! Verbs that only look at the boxes of runs that nobody watches: what they take in, and that nobody is there for it.
+
+use std::time::Duration;
+
+use spotter::{
+    cli::Verb,
+    commands::{checklist, ps, status},
+    run::State,
+};
+
+use crate::world::{World, spec};
+
+const RUN: &str = "story";
+
+/// What a verb wrote.
+async fn typed(world: &World, words: &[&str]) -> String {
+    let (mut ui, deps, verb, paper) = world.typed(&[&["spotter"][..], words].concat());
+    // A line of a checklist may be wrong.
+    let _ = match &verb {
+        Verb::Ps(args) => ps::ps(&mut ui, &deps, args).await,
+        Verb::Status(args) => status::status(&mut ui, &deps, args).await,
+        Verb::Checklist(args) => checklist::checklist(&mut ui, &deps, args).await,
+        other => panic!("{other:?} is not in these stories"),
+    };
+    paper.text()
+}
+
+/// A run that trains, of which whoever watched left.
+async fn left_alone() -> World {
+    let world = World::new(3, 4_000);
+    world.plan(&spec(RUN));
+    world.drive_for(RUN, Duration::from_secs(120)).await;
+    assert_eq!(world.attempts(RUN)[0].state, State::Running);
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_only_looks_takes_the_news_in_and_is_not_there_for_the_box() {
+    for words in [&["ps"][..], &["status", RUN], &["checklist", RUN]] {
+        let world = left_alone().await;
+        let before = world.attempts(RUN).remove(0);
+        tokio::time::sleep(Duration::from_secs(1_800)).await;
+        world.boxes.script().calls.clear();
+        let shown = typed(&world, words).await;
+        let after = world.attempts(RUN).remove(0);
+        assert!(
+            after.last_step.unwrap() >= before.last_step.unwrap() + 1_700,
+            "{words:?}: {shown}"
+        );
+        assert!(after.last_event > before.last_event, "{words:?}: {shown}");
+        let script = world.boxes.script();
+        let called = |call: &str| script.calls.iter().any(|(called, _)| *called == call);
+        assert!(called("look"), "{words:?}");
+        // Such a link counts as somebody, and replaces an agent of another build.
+        assert!(!called("open"), "{words:?}");
+        drop(script);
+        assert_eq!(world.store.lease(RUN).unwrap(), None);
+        assert_eq!(world.store.run(RUN).unwrap().outcome, None);
+    }
+}
