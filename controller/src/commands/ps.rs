@@ -267,7 +267,7 @@ async fn ask(
         // Older boxes of a run that are not destroyed yet cost their disks as well.
         now.usd_per_hour = all_boxes_usd_per_hour(&attempts, &boxes);
         now.market = said;
-        if matches!(answer, Some((_, false))) {
+        if matches!(answer, Some((_, true))) {
             now.no_word = Some("no answer".to_owned());
         }
     }

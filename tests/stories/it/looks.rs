@@ -35,6 +35,19 @@ async fn left_alone() -> World {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_table_marks_a_box_that_cannot_be_reached_and_none_that_takes_its_time() {
+    let world = left_alone().await;
+    world.boxes.script().hangs = Some("status");
+    let shown = typed(&world, &["ps"]).await;
+    assert!(shown.contains("running"), "{shown}");
+    assert!(!shown.contains("no answer"), "{shown}");
+    world.boxes.script().hangs = None;
+    world.boxes.script().cut = true;
+    let shown = typed(&world, &["ps"]).await;
+    assert!(shown.contains("running, no answer"), "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_only_looks_takes_the_news_in_and_is_not_there_for_the_box() {
     for words in [&["ps"][..], &["status", RUN], &["checklist", RUN]] {
         let world = left_alone().await;

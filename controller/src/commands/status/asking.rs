@@ -107,7 +107,8 @@ pub(in crate::commands) async fn heard(
     })
 }
 
-/// The same for a list of runs: what the box of one tells soon is taken into the record; whether it answered.
+/// The same for a list of runs: what the box of one tells soon is taken into the record. True: it was not to be reached, or its agent
+/// refused; one that only takes its time is on a slow line, and not silent.
 pub(in crate::commands) async fn news(ui: &Ui, deps: &Deps, run: &str) -> bool {
     let mut answered = false;
     let asked = async {
@@ -119,10 +120,10 @@ pub(in crate::commands) async fn news(ui: &Ui, deps: &Deps, run: &str) -> bool {
         answered = true;
         bring_home(ui, deps, run, site.as_ref(), &status).await
     };
-    if let Ok(Err(err)) = tokio::time::timeout(SOON, asked).await {
-        tracing::debug!(%err, run, "the news of its box did not come home");
-    }
-    answered
+    let heard = tokio::time::timeout(SOON, asked).await;
+    let Ok(Err(err)) = heard else { return false };
+    tracing::debug!(%err, run, "the news of its box did not come home");
+    !answered
 }
 
 /// What a look at the box brought.
