@@ -1,10 +1,11 @@
 //! `ps`: the runs, where each stands, what it costs, and who watches it. Asks the market about the boxes of runs that nobody watches, and
 //! those that run for their news.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::{StreamExt, stream};
 use serde::Serialize;
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     commands::{
@@ -27,6 +28,8 @@ use crate::{
 const HEARD_LATELY_US: i64 = 60_000_000;
 /// A watched box is heard every few seconds, and its last word is dated to ten: after so long that is worth a mark.
 const NO_WORD_US: i64 = 20_000_000;
+/// Longest time that the table waits for boxes, and for the ends of those that are gone: what is not had by then comes with the next look.
+const LOOK: Duration = Duration::from_secs(20);
 /// Boxes that are asked at once.
 const ASKED_AT_ONCE: usize = 8;
 
@@ -246,28 +249,38 @@ async fn ask(
     });
     let asked = up.map(|(index, _)| (*index, rows[*index].run.clone()));
     let (asked, console) = (asked.collect::<Vec<_>>(), &*ui);
-    let answers: Vec<(usize, bool)> = stream::iter(asked)
+    let mut gone = Vec::new();
+    for (index, attempts) in &alone {
+        gone.push((*index, store.run(&rows[*index].run)?, said(attempts)));
+    }
+    let until = Instant::now() + LOOK;
+    let silent = stream::iter(asked)
         .map(|(index, run)| async move { (index, status::news(console, deps, &run).await) })
         .buffer_unordered(ASKED_AT_ONCE)
-        .collect()
-        .await;
+        .take_until(sleep_until(until))
+        .collect::<BTreeMap<usize, bool>>();
+    let ended = stream::iter(gone)
+        .map(|(index, run, said)| async move { (index, deps.take_end(console, &run, said).await) })
+        .buffer_unordered(ASKED_AT_ONCE)
+        .take_until(sleep_until(until))
+        .collect::<BTreeMap<usize, bool>>();
+    let (silent, ended) = tokio::join!(silent, ended);
     for (index, attempts) in alone {
         let said = said(&attempts);
-        let run = store.run(&rows[index].run)?;
-        let ended = deps.take_end(ui, &run, said).await;
-        let answer = answers.iter().find(|(asked, _)| *asked == index);
-        if ended || answer.is_some() {
-            let (run, attempts) = (store.run(&run.name)?, store.attempts(&run.name)?);
-            rows[index] = row(&store, &run, &attempts, deps.clock.now_us())?;
-        }
-        if ended {
+        // Something may have come of it in either case.
+        let (run, known) = (
+            store.run(&rows[index].run)?,
+            store.attempts(&rows[index].run)?,
+        );
+        rows[index] = row(&store, &run, &known, deps.clock.now_us())?;
+        if ended.get(&index) == Some(&true) {
             continue;
         }
         let now = &mut rows[index];
         // Older boxes of a run that are not destroyed yet cost their disks as well.
         now.usd_per_hour = all_boxes_usd_per_hour(&attempts, &boxes);
         now.market = said;
-        if matches!(answer, Some((_, true))) {
+        if silent.get(&index) == Some(&true) {
             now.no_word = Some("no answer".to_owned());
         }
     }

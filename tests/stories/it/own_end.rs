@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use spotter::{
     cli::Verb,
-    commands::{checklist, cost, report, resume, status},
+    commands::{checklist, cost, ps, report, resume, status},
     error::CommandError,
     provider::Provider,
     run::State,
@@ -47,6 +47,7 @@ async fn typed(world: &World, words: &[&str]) -> (Result<(), CommandError>, Stri
     let (mut ui, deps, verb, paper): (_, _, _, Paper) = world.typed(words);
     let stop = CancellationToken::new();
     let result = match &verb {
+        Verb::Ps(args) => ps::ps(&mut ui, &deps, args).await,
         Verb::Status(args) => status::status(&mut ui, &deps, args).await,
         Verb::Cost(args) => cost::cost(&mut ui, &deps, args).await,
         Verb::Checklist(args) => checklist::checklist(&mut ui, &deps, args).await,
@@ -64,6 +65,7 @@ async fn a_run_whose_box_destroyed_itself_has_ended_for_whoever_looks_first() {
         (&["cost", RUN], "gone"),
         (&["checklist", RUN], "its box is gone"),
         (&["report", RUN, "--markdown"], "max_runtime"),
+        (&["ps"], "limit"),
     ] {
         let world = ended_alone(true).await;
         let line = [&["spotter"][..], words].concat();

@@ -17,8 +17,9 @@ const SOON: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_secs(4);
 /// How much longer again where the market says that it runs: it may have come back at another address.
 const RUNNING: Duration = Duration::from_secs(21);
-/// Longest time for bringing home what happened on a box that answers.
-const EVENTS_LIMIT: Duration = Duration::from_secs(25);
+/// All of that together, with what happened on a box that answers and the end of one that is gone: what is not had by then comes with the
+/// next look.
+const IN_ALL: Duration = Duration::from_secs(30);
 
 /// Of a box that was not heard, the market may know more than the record.
 pub(super) async fn market(
@@ -98,10 +99,15 @@ pub(in crate::commands) async fn heard(
     if !asks {
         return Ok((None, None));
     }
-    Ok(match live(ui, deps, run).await? {
+    let until = tokio::time::Instant::now() + IN_ALL;
+    Ok(match live(ui, deps, run, until).await? {
         Heard::Box(agent) => (Some(*agent), None),
         Heard::Silence(market) => {
-            gone(ui, deps, run, market.as_ref().ok().copied().flatten()).await?;
+            let end = gone(ui, deps, run, market.as_ref().ok().copied().flatten());
+            match tokio::time::timeout_at(until, end).await {
+                Ok(taken) => taken?,
+                Err(_) => tracing::debug!(run, "what its box left was not taken in in time"),
+            }
             (None, Some(market))
         }
     })
@@ -135,7 +141,12 @@ enum Heard {
 }
 
 /// Asks the box, and the market as well when that takes long.
-async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Heard, CommandError> {
+async fn live(
+    ui: &mut Ui,
+    deps: &Deps,
+    run: &str,
+    until: tokio::time::Instant,
+) -> Result<Heard, CommandError> {
     ui.status(format_args!("Asking the box."));
     let began = Instant::now();
     let asked = async {
@@ -180,7 +191,7 @@ async fn live(ui: &mut Ui, deps: &Deps, run: &str) -> Result<Heard, CommandError
     let why = match opened {
         Some(Ok((site, status))) => {
             let home = bring_home(ui, deps, run, site.as_ref(), &status);
-            match tokio::time::timeout(EVENTS_LIMIT, home).await {
+            match tokio::time::timeout_at(until, home).await {
                 Ok(Ok(())) => {}
                 Ok(Err(err)) => {
                     tracing::debug!(%err, "what happened on the box was not brought home")
