@@ -105,6 +105,17 @@ pub(crate) fn keep_word(
     store.set_meta(&key(attempt), &store.now_us().to_string())
 }
 
+/// Writes down that a box of which silence was told gave a word, whoever heard it.
+pub(crate) fn note_heard(store: &Store, attempt: &AttemptRecord) -> Result<(), StoreError> {
+    if let Some(since_us) = since_us(store, attempt)? {
+        let now_us = store.now_us();
+        let silent_us = now_us.saturating_sub(since_us);
+        let detail = json!({"silent_s": silent_us / 1_000_000});
+        store.note(&attempt.run, attempt.number, now_us, HEARD, &detail)?;
+    }
+    Ok(())
+}
+
 fn key(attempt: &AttemptRecord) -> String {
     format!("heard/{}/{}", attempt.run, attempt.number)
 }
@@ -178,20 +189,6 @@ impl Lifecycle {
         if known.is_none() {
             let detail = json!({"since_us": since_us, "text": text});
             self.note(run, attempt.number, SILENT, detail)?;
-        }
-        Ok(())
-    }
-
-    /// A box of which silence was told answers again.
-    pub(crate) fn tell_heard(
-        &self,
-        run: &RunRecord,
-        attempt: &AttemptRecord,
-    ) -> Result<(), CommandError> {
-        if let Some(since_us) = since_us(&self.store, attempt)? {
-            let silent_us = self.clock.now_us().saturating_sub(since_us);
-            let detail = json!({"silent_s": silent_us / 1_000_000});
-            self.note(run, attempt.number, HEARD, detail)?;
         }
         Ok(())
     }

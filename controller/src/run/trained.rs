@@ -33,14 +33,16 @@ impl Times {
             .collect();
         own.sort_by_key(|event| (event.time_us, event.id));
         let mut times = Self::default();
-        let (mut since_us, mut silent_us, mut spoke_us) = (None, None, None);
+        let (mut since_us, mut silent_us) = (None, None);
+        // The newest moment of which the box itself told.
+        let mut lived_us = None;
         for event in own {
             let at_us = event.time_us;
             let kind = event.kind.as_str();
             let told_us = |key: &str| event.detail[key].as_i64();
-            // Whatever the box itself told of a time, it lived to see, and was silent no more.
             if event.origin == Origin::Agent {
-                (spoke_us, silent_us) = (Some(at_us), None);
+                lived_us = Some(at_us);
+                silent_us = silent_us.map(|silent_us: i64| silent_us.max(at_us));
             }
             if kind == RUNNING {
                 since_us = since_us.or(Some(at_us));
@@ -52,7 +54,7 @@ impl Times {
                 // A box that was stopped while it was silent told no end, and nobody knows more than its last word.
                 times.end(since_us.take(), silent_us.take().unwrap_or(at_us), None);
             } else if kind == SILENT {
-                silent_us = told_us("since_us").or(Some(at_us)).max(spoke_us);
+                silent_us = told_us("since_us").or(Some(at_us)).max(lived_us);
             } else if kind == HEARD {
                 silent_us = None;
             } else if ENDS.contains(&kind) || is_end(event) {
@@ -237,18 +239,20 @@ mod tests {
             &[(10, 90)],
             &[],
         );
-        // So it was where nobody told that, but the box trained on.
-        check(
-            &[
-                ("running", 10, no()),
-                silent.clone(),
-                ("box:checkpoint.committed", 40, no()),
-                ("interrupted", 60, no()),
-            ],
-            Some(90),
-            &[(10, 60)],
-            &[],
-        );
+        // It told of what came after, or meanwhile, though nobody wrote down that it was heard.
+        for (told_at, kind) in [(40, "box:checkpoint.committed"), (28, "box:window")] {
+            check(
+                &[
+                    ("running", 10, no()),
+                    silent.clone(),
+                    (kind, told_at, no()),
+                    ("interrupted", 60, no()),
+                ],
+                Some(90),
+                &[(10, told_at)],
+                &[(told_at, 60)],
+            );
+        }
         // What it left in the bucket is a word, too.
         check(
             &[

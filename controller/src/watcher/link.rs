@@ -92,7 +92,7 @@ impl Lifecycle {
         if std::mem::take(&mut view.link.told) {
             self.say(run, "Connected again.");
         }
-        self.tell_heard(run, attempt)?;
+        silence::note_heard(&self.store, attempt)?;
         Ok(silence::keep_word(
             &self.store,
             attempt,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use spotter::{
     cli::Verb,
     commands::{checklist, ps, status},
-    run::State,
+    run::{State, silence},
 };
 
 use crate::world::{World, spec};
@@ -45,6 +46,25 @@ async fn a_table_marks_a_box_that_cannot_be_reached_and_none_that_takes_its_time
     world.boxes.script().cut = true;
     let shown = typed(&world, &["ps"]).await;
     assert!(shown.contains("running, no answer"), "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silence_that_was_told_is_over_for_whoever_gets_an_answer() {
+    for words in [&["ps"][..], &["status", RUN]] {
+        let world = left_alone().await;
+        let now_us = world.clock().now_us();
+        let detail = json!({"since_us": now_us - 300_000_000, "text": "no word from its box"});
+        world
+            .store
+            .note(RUN, 1, now_us, silence::SILENT, &detail)
+            .unwrap();
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let shown = typed(&world, words).await;
+        assert!(!shown.contains("no word"), "{words:?}: {shown}");
+        let attempt = world.attempts(RUN).remove(0);
+        assert_eq!(silence::since_us(&world.store, &attempt).unwrap(), None);
+        assert!(world.kinds(RUN).contains(&silence::HEARD.to_owned()));
+    }
 }
 
 #[tokio::test(start_paused = true)]

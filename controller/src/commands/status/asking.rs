@@ -226,6 +226,7 @@ async fn bring_home(
         return Ok(());
     }
     silence::keep_word(&store, &attempt, &mut None)?;
+    silence::note_heard(&store, &attempt)?;
     let training = status.training.as_ref();
     let step = believable_step(training.and_then(|training| training.step));
     if step > attempt.last_step {
