@@ -163,33 +163,53 @@ impl Lifecycle {
     ) -> Result<(), Halt> {
         let attempts = self.store.attempts(&run.name)?;
         for (index, attempt) in attempts.iter().enumerate() {
-            if attempt.state == State::Gone {
-                if self.is_bill_open(attempt)? {
-                    self.reconcile(attempt).await;
-                }
-                continue;
-            }
             let newer = &attempts[index + 1..];
-            let mut attempt = attempt.clone();
-            let unsaved_step = alarms::only_on_box(&self.store, &attempt)?.map(|left| left.order());
-            match disposal(run, &attempt, newer, unsaved_step) {
-                OnDone::Destroy => {
-                    // The open link is one to the newest box.
-                    let site = site.clone().filter(|_| newer.is_empty());
-                    self.try_end_box(&mut attempt, site, None).await?;
-                    if attempt.instance.is_some() {
-                        let number = attempt.number;
-                        self.say(
-                            run,
-                            &format!(
-                                "The box of attempt {number} is destroyed; it costs nothing any more."
-                            ),
-                        );
-                    }
-                }
-                OnDone::Stop => self.stop_box(run, &attempt).await?,
-                OnDone::Keep => {}
+            self.settle_box(run, attempt, newer, site.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for its newest box alone, by somebody who only looks: the others are for whoever acts for the run.
+    pub(crate) async fn settle_newest(&self, run: &RunRecord) -> Result<(), Halt> {
+        match self.store.latest_attempt(&run.name)? {
+            Some(newest) => self.settle_box(run, &newest, &[], None).await,
+            None => Ok(()),
+        }
+    }
+
+    /// One box of it; `newer` are the attempts after that.
+    async fn settle_box(
+        &self,
+        run: &RunRecord,
+        attempt: &AttemptRecord,
+        newer: &[AttemptRecord],
+        site: Option<Arc<dyn Site>>,
+    ) -> Result<(), Halt> {
+        if attempt.state == State::Gone {
+            if self.is_bill_open(attempt)? {
+                self.reconcile(attempt).await;
             }
+            return Ok(());
+        }
+        let mut attempt = attempt.clone();
+        let unsaved_step = alarms::only_on_box(&self.store, &attempt)?.map(|left| left.order());
+        match disposal(run, &attempt, newer, unsaved_step) {
+            OnDone::Destroy => {
+                // The open link is one to the newest box.
+                let site = site.filter(|_| newer.is_empty());
+                self.try_end_box(&mut attempt, site, None).await?;
+                if attempt.instance.is_some() {
+                    let number = attempt.number;
+                    self.say(
+                        run,
+                        &format!(
+                            "The box of attempt {number} is destroyed; it costs nothing any more."
+                        ),
+                    );
+                }
+            }
+            OnDone::Stop => self.stop_box(run, &attempt).await?,
+            OnDone::Keep => {}
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ const LOOK_BYTES: u64 = 16 << 20;
 /// What may be done about an end that nobody saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// By somebody who only looks: no large results are fetched for it.
+    /// By somebody who only looks: no large results are fetched for it, and no other box of the run is touched.
     Look,
     /// By somebody who means to go on with the run.
     Act,
@@ -84,7 +84,10 @@ impl Lifecycle {
         }
         self.observe(&run);
         if disk == Disk::Lost {
-            let settled = self.settle(&run, None).await;
+            let settled = match reach {
+                Reach::Look => self.settle_newest(&run).await,
+                Reach::Act => self.settle(&run, None).await,
+            };
             settled.map_err(|halt| halt.into_error(&run.name))?;
         }
         Ok(true)

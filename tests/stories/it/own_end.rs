@@ -84,6 +84,39 @@ async fn a_run_whose_box_destroyed_itself_has_ended_for_whoever_looks_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_look_that_finds_an_end_leaves_the_other_boxes_of_the_run_as_they_are() {
+    let world = World::new(3, 4_000);
+    world.plan(&spec(RUN));
+    // What its first box holds is in no bucket.
+    world.boxes.script().no_commits = true;
+    let trained = async {
+        let first = world.until(RUN, 1, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(105)).await;
+        world.outbid(first.instance);
+        let second = world.until(RUN, 2, State::Running).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        (first.instance.unwrap(), second)
+    };
+    let (first, second) = tokio::select! {
+        _ = world.drive(RUN) => panic!("it takes longer"),
+        trained = trained => trained,
+    };
+    let mut ending = Ending::new(second.started_us.unsigned_abs(), 2, EndedBy::Exit);
+    (ending.destroys, ending.exit_code) = (true, Some(0));
+    world.boxes.script().endings.insert(2, ending);
+    let instance = second.instance.unwrap();
+    world.market.vanish(instance);
+    world.boxes.end_container(instance);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    let (_, said) = typed(&world, &["spotter", "status", RUN]).await;
+    let run = world.store.run(RUN).unwrap();
+    assert_eq!(run.outcome, Some(Outcome::Done), "{said}");
+    assert_eq!(world.attempts(RUN)[1].state, State::Gone, "{said}");
+    let left: Vec<u64> = world.market.alive().iter().map(|left| left.id).collect();
+    assert_eq!(left, [first], "{said}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_only_read_from_the_record_or_said_by_nobody_ends_no_run() {
     let world = ended_alone(true).await;
     typed(&world, &["spotter", "status", "--recorded", RUN])
