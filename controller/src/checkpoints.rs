@@ -23,6 +23,8 @@ use steady::Steady;
 pub struct Shelf {
     /// What answers.
     pub bucket: Steady,
+    /// Where that is.
+    pub target: Target,
     /// Keys of the run.
     pub layout: Layout,
     /// The run.
@@ -36,6 +38,7 @@ impl Shelf {
     pub fn new(bucket: Arc<dyn Bucket>, target: &Target, run: &str) -> Result<Self, NameError> {
         Ok(Self {
             bucket: Steady::new(bucket),
+            target: target.clone(),
             layout: Layout::new(&target.prefix, run)?,
             run: run.to_owned(),
             url: format!("{}/{run}", target.url()),

@@ -220,16 +220,31 @@ async fn first_answer<T>(
     })
 }
 
-/// Those that are marked as damaged, which is written down where this machine knows the run. What may not be listed is not known, and no
-/// reason to do nothing.
+/// Those that are marked as damaged, which is written down where this machine knows the run and this is its bucket. What may not be listed
+/// is not known, and no reason to do nothing.
 async fn marked(deps: &Deps, shelf: &Shelf, record: Option<&RunRecord>) -> HashSet<CommitId> {
     let Ok(damaged) = shelf.vault().damaged().await else {
         return HashSet::new();
     };
-    if let Some(run) = record {
+    if let Some(run) = record
+        && is_its_own(deps, shelf, run).await
+    {
         deps.note_marks(run, &damaged);
     }
     damaged
+}
+
+/// Whether that is where the run file keeps its checkpoints: `--bucket` may name any other.
+async fn is_its_own(deps: &Deps, shelf: &Shelf, run: &RunRecord) -> bool {
+    let kept = run.spec.checkpoints.as_ref();
+    let Some((to, kept)) = kept.and_then(|kept| Some((kept.to.as_ref()?, kept))) else {
+        return false;
+    };
+    let Ok(sites) = deps.sites() else {
+        return false;
+    };
+    let own = sites.bucket(to, &kept.server).await;
+    own.is_ok_and(|(_, target)| target == shelf.target)
 }
 
 /// Which checkpoint is meant.

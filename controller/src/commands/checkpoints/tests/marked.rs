@@ -1,6 +1,14 @@
 //! What is done about a checkpoint that a mark in the bucket calls damaged.
 
-use super::desk::Desk;
+use std::path::Path;
+
+use super::desk::{Desk, NOW_US, TO};
+use crate::{
+    clock::Clock,
+    run::marks::DAMAGED,
+    spec,
+    store::{RunRecord, Store},
+};
 
 /// Two checkpoints, the newer one marked, though its data is whole.
 fn marked() -> (Desk, String, String) {
@@ -35,6 +43,34 @@ fn a_pull_takes_one_without_a_mark_first_and_says_which_it_left() {
     let pulled = desk.json(&["pull", "run", "--to", &desk.to()]);
     assert_eq!(pulled["id"], newest.as_str());
     assert_eq!(pulled["skipped"].as_array().unwrap().len(), 1, "{pulled}");
+}
+
+#[test]
+fn marks_go_into_the_record_of_a_run_from_its_own_bucket_alone() {
+    for (to, noted) in [("s3://elsewhere/team", 0), (TO, 1)] {
+        let (desk, _, _) = marked();
+        let path = desk.dir.path().join("spotter.db");
+        let store = Store::open(&path, Clock::new(|| NOW_US)).unwrap();
+        let text = format!(
+            "name: run\nrun: python train.py\nresources: {{accelerators: RTX 4090, disk: 40GB}}\n\
+             checkpoints: {{dir: checkpoints, to: \"{to}\"}}\n"
+        );
+        let spec = spec::parse(&text, "run.yaml", Path::new("/")).unwrap();
+        let run = RunRecord {
+            name: "run".to_owned(),
+            spec,
+            created_us: NOW_US,
+            stop_requested: false,
+            outcome: None,
+            reason: None,
+        };
+        store.create_run(&run).unwrap();
+        let (code, _, err) = desk.say(&["ls", "run"]);
+        assert_eq!(code, 0, "{err}");
+        let events = store.events("run", 0).unwrap();
+        let found = events.iter().filter(|event| event.kind == DAMAGED);
+        assert_eq!(found.count(), noted, "{to}");
+    }
 }
 
 #[test]
