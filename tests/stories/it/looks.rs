@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use spotter::{
     cli::Verb,
-    commands::{checklist, ps, status},
+    commands::{checklist, ps, report, status},
     run::{State, silence},
 };
 
@@ -21,6 +21,7 @@ async fn typed(world: &World, words: &[&str]) -> String {
         Verb::Ps(args) => ps::ps(&mut ui, &deps, args).await,
         Verb::Status(args) => status::status(&mut ui, &deps, args).await,
         Verb::Checklist(args) => checklist::checklist(&mut ui, &deps, args).await,
+        Verb::Report(args) => report::report(&mut ui, &deps, args).await,
         other => panic!("{other:?} is not in these stories"),
     };
     paper.text()
@@ -69,7 +70,12 @@ async fn a_silence_that_was_told_is_over_for_whoever_gets_an_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_only_looks_takes_the_news_in_and_is_not_there_for_the_box() {
-    for words in [&["ps"][..], &["status", RUN], &["checklist", RUN]] {
+    for words in [
+        &["ps"][..],
+        &["status", RUN],
+        &["checklist", RUN],
+        &["report", RUN, "--markdown"],
+    ] {
         let world = left_alone().await;
         let before = world.attempts(RUN).remove(0);
         tokio::time::sleep(Duration::from_secs(1_800)).await;
@@ -81,12 +87,11 @@ async fn whoever_only_looks_takes_the_news_in_and_is_not_there_for_the_box() {
             "{words:?}: {shown}"
         );
         assert!(after.last_event > before.last_event, "{words:?}: {shown}");
-        let script = world.boxes.script();
-        let called = |call: &str| script.calls.iter().any(|(called, _)| *called == call);
+        let calls = world.boxes.script().calls.clone();
+        let called = |call: &str| calls.iter().any(|(called, _)| *called == call);
         assert!(called("look"), "{words:?}");
         // Such a link counts as somebody, and replaces an agent of another build.
         assert!(!called("open"), "{words:?}");
-        drop(script);
         assert_eq!(world.store.lease(RUN).unwrap(), None);
         assert_eq!(world.store.run(RUN).unwrap().outcome, None);
     }

@@ -66,7 +66,7 @@ async fn kept(
             Err("its box does not run any more".to_owned())
         }
         Found::Stopped => Err("its box does not run any more".to_owned()),
-        Found::There => match deps.open_site(&run.name).await {
+        Found::There => match deps.look_at(&run.name).await {
             Ok(site) => lifecycle
                 .bring_home(run, attempt, site.as_ref())
                 .await
