@@ -23,7 +23,7 @@ async fn ended_alone(destroys: bool) -> World {
     let mut story = spec(RUN);
     story.limits.budget_usd = Some(1.0);
     world.plan(&story);
-    world.drive_for(RUN, Duration::from_secs(60)).await;
+    world.drive_for(RUN, Duration::from_secs(120)).await;
     let attempt = world.until(RUN, 1, State::Running).await;
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     let mut ending = Ending::new(attempt.started_us.unsigned_abs(), 2, EndedBy::Request);
