@@ -21,7 +21,7 @@ const RUN: &str = "story";
 async fn ended_alone(destroys: bool) -> World {
     let world = World::new(3, 4_000);
     let mut story = spec(RUN);
-    story.limits.budget_usd = Some(1.0);
+    story.limits.budget_usd = Some(4.0);
     world.plan(&story);
     world.drive_for(RUN, Duration::from_secs(120)).await;
     let attempt = world.until(RUN, 1, State::Running).await;
