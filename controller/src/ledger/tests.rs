@@ -195,42 +195,41 @@ fn what_is_billed_is_told_from_what_is_reckoned() {
         disk_usd,
         bandwidth_usd,
     };
-    let told = |counted: Cost, charged: Option<Cost>, billed: f64, reckoned: f64, traffic: f64| {
+    let ours = cost(1.0, 0.5, 0.2);
+    let untrue = cost(2.0, 0.5, 0.2);
+    // What was counted and charged; of it billed, reckoned, and traffic that nobody billed.
+    let rows = [
+        ("never asked", cost(1.0, 0.5, 0.0), None, [0.0, 1.5, 0.0]),
+        ("behind", ours, Some((0.75, 0.5, 0.2)), [1.45, 0.25, 0.0]),
+        (
+            "traffic behind",
+            ours,
+            Some((1.0, 0.5, 0.05)),
+            [1.55, 0.15, 0.15],
+        ),
+        ("closed", ours, Some((1.0, 0.5, 0.2)), [1.7, 0.0, 0.0]),
+        (
+            "cannot be true: the dearer of ours counts",
+            untrue,
+            Some((0.0, 0.0, 0.2)),
+            [0.2, 2.5, 0.0],
+        ),
+    ];
+    for (what, counted, charged, [billed, reckoned, traffic]) in rows {
+        let charged = charged.map(|(gpu, disk, bandwidth)| cost(gpu, disk, bandwidth));
         let parts = Parts::of(counted, charged);
-        check(parts.billed_usd, billed);
-        check(parts.reckoned_usd, reckoned);
-        check(parts.unbilled_traffic_usd, traffic);
-    };
-    // Never asked; behind; its traffic behind; closed; and a closed bill that cannot be true, of which the dearer figure of ours counts.
-    told(cost(1.0, 0.5, 0.0), None, 0.0, 1.5, 0.0);
-    told(
-        cost(1.0, 0.5, 0.2),
-        Some(cost(0.75, 0.5, 0.2)),
-        1.45,
-        0.25,
-        0.0,
-    );
-    told(
-        cost(1.0, 0.5, 0.2),
-        Some(cost(1.0, 0.5, 0.05)),
-        1.55,
-        0.15,
-        0.15,
-    );
-    told(
-        cost(1.0, 0.5, 0.2),
-        Some(cost(1.0, 0.5, 0.2)),
-        1.7,
-        0.0,
-        0.0,
-    );
-    told(
-        cost(2.0, 0.5, 0.2),
-        Some(cost(0.0, 0.0, 0.2)),
-        0.2,
-        2.5,
-        0.0,
-    );
+        let told = [
+            parts.billed_usd,
+            parts.reckoned_usd,
+            parts.unbilled_traffic_usd,
+        ];
+        for (told, expected) in told.into_iter().zip([billed, reckoned, traffic]) {
+            assert!(
+                (told - expected).abs() < 1e-9,
+                "{what}: {told} for {expected}"
+            );
+        }
+    }
     let all: Parts = [
         Parts::of(cost(1.0, 0.0, 0.25), None),
         Parts::of(cost(2.0, 0.0, 0.0), Some(cost(2.0, 0.0, 0.0))),
