@@ -18,9 +18,9 @@ use super::upload::{Area, UploadError, Uploader};
 use crate::tasks::spawn_blocking;
 use crate::{fault, now_us};
 
-/// Times that a commit is put when what is read back differs.
+/// Times that a commit is put when what is read back differs, and that an object is asked for which the bucket should have.
 const COMMIT_TRIES: u32 = 3;
-/// Wait before the commit is put again.
+/// Wait before the next of them.
 const COMMIT_WAIT: Duration = Duration::from_secs(1);
 
 /// What a manifest says besides its files.
@@ -208,14 +208,7 @@ impl Uploader<'_> {
         for (file, entry) in own {
             let size = match sizes.get(entry.key.as_str()) {
                 Some(size) => Some(*size),
-                // A listing may lag behind.
-                None => {
-                    let head = self
-                        .standing
-                        .ask(self.stop, || self.bucket.head(&entry.key))
-                        .await?;
-                    head.map(|object| object.size_bytes)
-                }
+                None => self.size_soon(&entry.key).await?,
             };
             if size != Some(entry.size_bytes) {
                 self.record(log, Entry::Dropped { file }).await;
@@ -229,6 +222,23 @@ impl Uploader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Bytes of an object that was sent and that a listing lacks: listings lag behind, and answers may run ahead of what a server shows.
+    async fn size_soon(&self, key: &str) -> Result<Option<u64>, UploadError> {
+        for try_number in 1..=COMMIT_TRIES {
+            let head = self
+                .standing
+                .ask(self.stop, || self.bucket.head(key))
+                .await?;
+            if let Some(object) = head {
+                return Ok(Some(object.size_bytes));
+            }
+            if try_number < COMMIT_TRIES {
+                time::sleep(fault::wait(COMMIT_WAIT)).await;
+            }
+        }
+        Ok(None)
     }
 }
 

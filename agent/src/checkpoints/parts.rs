@@ -1,7 +1,8 @@
 //! A large file into the bucket, in parts that survive a crash.
 //!
 //! Parts are read in order, hashed, and sent several at a time; their hashes make that of the file. Before the object becomes visible the server's
-//! list is compared with what was sent; afterwards the object itself is looked at, whatever the answer to Complete was.
+//! list is compared with what was sent; afterwards the object itself is looked at, with all others of the checkpoint or, where the answer to
+//! Complete was no plain yes, at once.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -338,7 +339,8 @@ impl Uploader<'_> {
         Ok(())
     }
 
-    /// Completes an upload. Whatever the answer is, what counts is whether the object is there in its full size.
+    /// Completes an upload. Of an object that the bucket says it has, the size is compared with all others of the checkpoint before that
+    /// is committed: some servers read all of it to answer a question about one.
     async fn complete(
         &self,
         upload: &UploadRecord,
@@ -353,33 +355,27 @@ impl Uploader<'_> {
             })
             .collect();
         let attempt = || async {
-            let answer = self
+            let Err(err) = self
                 .bucket
                 .complete_upload(&upload.key, &upload.upload_id, &wanted)
-                .await;
+                .await
+            else {
+                return Ok(None);
+            };
             // A lost answer, an error after the work was done, or a repeated call on a server that forgets: the object tells.
-            match self.bucket.head(&upload.key).await {
-                Ok(Some(object)) => Ok(object),
-                Ok(None) => match answer {
-                    Err(err) => Err(err),
-                    Ok(_) => Err(not_there(&upload.key)),
-                },
-                Err(err) => Err(err),
+            match self.bucket.head(&upload.key).await? {
+                Some(object) => Ok(Some(object)),
+                None => Err(err),
             }
         };
-        let object = self.standing.ask(self.stop, attempt).await?;
-        if object.size_bytes != size_bytes {
-            let (sent, found) = (
-                format!("{size_bytes} bytes"),
-                format!("{} bytes", object.size_bytes),
-            );
-            return Err(UploadError::Review {
+        match self.standing.ask(self.stop, attempt).await? {
+            Some(object) if object.size_bytes != size_bytes => Err(UploadError::Review {
                 key: upload.key.clone(),
-                sent,
-                found,
-            });
+                sent: format!("{size_bytes} bytes"),
+                found: format!("{} bytes", object.size_bytes),
+            }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Looks for an unchanged large file without reading all of one that changed: the first part decides.
@@ -432,18 +428,6 @@ fn is_about_the_upload(err: &BucketError) -> bool {
             err.code.as_deref(),
             Some("NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall")
         )
-}
-
-fn not_there(key: &str) -> BucketError {
-    BucketError {
-        operation: "CompleteMultipartUpload",
-        key: key.to_owned(),
-        // A server whose answers run ahead of its listings shows the object a moment later; asked again, it says NoSuchUpload.
-        kind: ErrorKind::Transient,
-        status: 200,
-        code: None,
-        message: "the server said done, but there is no object".to_owned(),
-    }
 }
 
 #[cfg(test)]
