@@ -59,7 +59,12 @@ fn first_that_loads<T>(
         match init(&candidate) {
             Ok(nvml) => return Ok((nvml, candidate)),
             Err(NvmlError::LibloadingError(err)) => {
-                first_problem.get_or_insert_with(|| format!("{candidate}: {}", loader_text(&err)));
+                let said = loader_text(&err);
+                // Most loaders name the file themselves.
+                first_problem.get_or_insert_with(|| match said.starts_with(&candidate) {
+                    true => said,
+                    false => format!("{candidate}: {said}"),
+                });
             }
             Err(err) => {
                 return Err(Refusal {

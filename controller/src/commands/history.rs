@@ -89,3 +89,11 @@ fn unknown(id: i64) -> CommandError {
     CommandError::usage(format!("there is no observation {id}"))
         .hint("see what there is with `spotter history`")
 }
+
+/// So many observations, in words.
+fn observations(count: usize) -> String {
+    match count {
+        1 => "1 observation".to_owned(),
+        count => format!("{count} observations"),
+    }
+}

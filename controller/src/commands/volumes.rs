@@ -70,6 +70,7 @@ struct RentArgs {
 #[derive(Debug, clap::Args)]
 struct RmArgs {
     /// Its number
+    #[arg(value_parser = number)]
     id: u64,
     /// Do not ask
     #[arg(long, short)]
@@ -325,4 +326,10 @@ fn month(usd_per_hour: f64) -> String {
 /// A name by which it is found again.
 fn name(text: &str) -> Result<String, String> {
     values::run_name(text).map(|()| text.to_owned())
+}
+
+/// The number of a volume, which is what the market knows it by.
+fn number(text: &str) -> Result<u64, String> {
+    let refused = |_| "a volume is named by its number: `spotter volumes` shows it".to_owned();
+    text.parse().map_err(refused)
 }

@@ -198,14 +198,13 @@ impl Lifecycle {
                 // The open link is one to the newest box.
                 let site = site.filter(|_| newer.is_empty());
                 self.try_end_box(&mut attempt, site, None).await?;
-                if attempt.instance.is_some() {
+                if let Some(id) = attempt.instance {
+                    let end = match is_host(id) {
+                        true => "free again; what the run left on it is its working directory",
+                        false => "destroyed; it costs nothing any more",
+                    };
                     let number = attempt.number;
-                    self.say(
-                        run,
-                        &format!(
-                            "The box of attempt {number} is destroyed; it costs nothing any more."
-                        ),
-                    );
+                    self.say(run, &format!("The box of attempt {number} is {end}."));
                 }
             }
             OnDone::Stop => self.stop_box(run, &attempt).await?,

@@ -58,13 +58,7 @@ pub(super) fn rm(ui: &mut Ui, deps: &Deps, args: &RmArgs) -> Result<(), CommandE
     if let Some(missing) = store.remove_observations(&ids)? {
         return Err(super::unknown(missing).because("none was removed"));
     }
-    ui.status(format_args!(
-        "Removed {}.",
-        match ids.len() {
-            1 => "1 observation".to_owned(),
-            count => format!("{count} observations"),
-        }
-    ));
+    ui.status(format_args!("Removed {}.", super::observations(ids.len())));
     if ui.is_json() {
         ui.json(&Removed { removed: &ids });
     }

@@ -39,7 +39,7 @@ pub(super) fn import(ui: &mut Ui, deps: &Deps, args: &ImportArgs) -> Result<(), 
         0 => String::new(),
         known => format!("; {known} were there already"),
     };
-    ui.status(format_args!("Added {added} observations{more}."));
+    ui.status(format_args!("Added {}{more}.", super::observations(added)));
     if ui.is_json() {
         ui.json(&Imported { added, known });
     }
