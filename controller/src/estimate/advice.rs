@@ -27,7 +27,7 @@ const SPEED_FLOOR: f64 = 0.7;
 /// Stop when the GPU is busy for less than this share of the time.
 const BUSY_FLOOR: f64 = 0.6;
 /// Memory in use beyond this share will run out.
-const MEMORY_CEILING: f64 = 0.92;
+pub(super) const MEMORY_CEILING: f64 = 0.92;
 
 /// How much work it takes to run well on an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -1,8 +1,10 @@
-//! Speeds that the same code has shown before, and what they say of another machine (pure).
+//! Speeds that the same code has shown before and the memory that it took, and what they say of another machine (pure).
 //!
 //! One's own past runs say more than any formula. On the same GPUs a speed is taken as it is; on others it is carried over by the
 //! ratio of what method `calibrated` says of both, which is close to the root of (peak ratio x bandwidth ratio) and was the best
 //! rule on published pairs. What another code did is not used at all.
+//!
+//! Memory is that of the card as its driver counts it, with what a framework keeps for later: a larger card shows more of it.
 
 use serde::Serialize;
 
@@ -23,6 +25,8 @@ pub struct Past {
     pub machine: Machine<'static>,
     /// Tokens per second of all GPUs.
     pub tokens_per_s: f64,
+    /// Most memory of one GPU, GiB.
+    pub peak_vram_gib: Option<f64>,
     /// When, microseconds since the epoch.
     pub observed_us: i64,
 }
@@ -43,6 +47,32 @@ const AS_IS: Range = Range {
     low: 0.9,
     high: 1.1,
 };
+
+/// Memory of a GPU that the very same training was seen to take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Taken<'p> {
+    /// By which observation.
+    pub past: &'p Past,
+    /// Most of it, GiB.
+    pub gib: f64,
+    /// On this very GPU: it fits, for it did.
+    pub as_is: bool,
+}
+
+/// The memory to go by: what the same training took on so many GPUs, of the same kind before others, then the most of it.
+pub fn taken<'p>(past: &'p [Past], job: &Job, machine: &Machine<'_>) -> Option<Taken<'p>> {
+    let same = |past: &&Past| past.machine.num_gpus == machine.num_gpus && past.job == *job;
+    past.iter()
+        .filter(same)
+        .filter_map(|past| {
+            Some(Taken {
+                past,
+                gib: past.peak_vram_gib?,
+                as_is: past.machine.gpu.name == machine.gpu.name,
+            })
+        })
+        .max_by(|a, b| a.as_is.cmp(&b.as_is).then(a.gib.total_cmp(&b.gib)))
+}
 
 /// The speed to go by: of the same GPUs before others, then of what differs least, then the newest.
 pub fn closest<'p>(past: &'p [Past], job: &Job, machine: &Machine<'_>) -> Option<&'p Past> {
@@ -154,6 +184,7 @@ mod tests {
             job: Job::new(124e6),
             machine: machine(gpu, gpus),
             tokens_per_s: 100_000.0 * f64::from(gpus),
+            peak_vram_gib: None,
             observed_us,
         }
     }
@@ -180,6 +211,39 @@ mod tests {
             assert_eq!(found.observation, expected, "{gpus} x {gpu}");
         }
         assert_eq!(closest(&[], &job, &machine("RTX 4090", 1)), None);
+    }
+
+    #[test]
+    fn memory_is_that_of_the_same_training_and_of_the_same_gpus_first() {
+        let took = |observation, gpu, gpus, gib| Past {
+            peak_vram_gib: gib,
+            ..past(observation, gpu, gpus, 0)
+        };
+        let mut all = vec![
+            took(1, "A100 SXM4", 1, Some(19.0)),
+            took(2, "RTX 4090", 1, Some(13.0)),
+            took(3, "RTX 4090", 1, Some(14.0)),
+            took(4, "RTX 4090", 1, None),
+            took(5, "RTX 4090", 2, Some(9.0)),
+        ];
+        let other_batch = Job {
+            micro_batch: Some(64.0),
+            ..Job::new(124e6)
+        };
+        all.push(Past {
+            job: other_batch.clone(),
+            ..took(6, "H100 SXM", 1, Some(60.0))
+        });
+        let job = Job::new(124e6);
+        let of = |job: &Job, gpu: &str, gpus: u32| {
+            let found = taken(&all, job, &machine(gpu, gpus))?;
+            Some((found.past.observation, found.gib, found.as_is))
+        };
+        assert_eq!(of(&job, "RTX 4090", 1), Some((3, 14.0, true)));
+        assert_eq!(of(&job, "RTX 4090", 2), Some((5, 9.0, true)));
+        assert_eq!(of(&job, "RTX 3090", 1), Some((1, 19.0, false)));
+        assert_eq!(of(&other_batch, "RTX 3090", 1), Some((6, 60.0, false)));
+        assert_eq!(of(&job, "RTX 3090", 4), None);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::{
-    baseline::{self, Carried, Past},
-    calibrated::{Calibration, Predicted},
+    advice::MEMORY_CEILING,
+    baseline::{self, Carried, Past, Taken},
+    calibrated::{Calibration, Predicted, Range},
     evaluate::{self, Method},
     hours,
     job::{Job, Machine},
@@ -40,7 +41,7 @@ pub struct Demand<'a> {
     pub budget_usd: Option<f64>,
     /// Rented with a bid.
     pub interruptible: bool,
-    /// Speeds that the same code has shown before.
+    /// What the same code has shown before.
     pub past: &'a [Past],
 }
 
@@ -144,6 +145,11 @@ const OFFLOADED_BYTES: f64 = playbook::OFFLOADED_BYTES_PER_PARAM + 4.0;
 const DOWNLOAD_HOURS: [f64; 2] = [0.25, 1.0];
 /// Hours between two checkpoints, for the price of their uploads.
 const CHECKPOINT_HOURS: f64 = 1.0;
+/// What a GPU was seen to take it takes again, but for its allocator's whims.
+const AS_TAKEN: Range = Range {
+    low: 0.95,
+    high: 1.05,
+};
 /// Two methods differ by much when one says more than this many times what the other says.
 const MUCH: f64 = 1.5;
 
@@ -154,9 +160,10 @@ pub fn outlook(
     method: Method,
     calibration: &Calibration,
 ) -> Outlook {
-    let peak = calibration.peak_gib(demand.job, &supply.machine);
+    let by_formula = calibration.peak_gib(demand.job, &supply.machine);
+    let taken = baseline::taken(demand.past, demand.job, &supply.machine);
     let checks = vec![
-        gpu_memory(demand, supply, method, calibration, peak),
+        gpu_memory(demand, supply, method, calibration, taken),
         host_memory(demand, supply),
         disk(demand),
         network(demand, supply),
@@ -172,7 +179,10 @@ pub fn outlook(
     blockers.extend(money_and_time(demand, supply, &forecast));
     Outlook {
         checks,
-        peak_vram_gib: peak,
+        peak_vram_gib: match taken.filter(|taken| says_all(taken, supply)) {
+            Some(taken) => Predicted::new(taken.gib, AS_TAKEN),
+            None => by_formula,
+        },
         forecast,
         other: forecast_by(other),
         obstacles,
@@ -222,12 +232,17 @@ pub fn download_hours(demand: &Demand<'_>, supply: &Supply<'_>) -> f64 {
     (demand.image_gb + demand.download_gb) * 8000.0 / supply.down_mbps.max(0.1) / 3600.0
 }
 
+/// What was seen needs no formula: there is as much here, or it was here.
+fn says_all(taken: &Taken<'_>, supply: &Supply<'_>) -> bool {
+    taken.as_is || taken.gib <= MEMORY_CEILING * supply.vram_gib
+}
+
 fn gpu_memory(
     demand: &Demand<'_>,
     supply: &Supply<'_>,
     method: Method,
     calibration: &Calibration,
-    peak: Predicted,
+    taken: Option<Taken<'_>>,
 ) -> Check {
     let parts = memory::peak(demand.job, &supply.machine);
     let detail = format!(
@@ -235,16 +250,22 @@ fn gpu_memory(
         parts.states_gib, parts.activations_gib, parts.temporary_gib
     );
     let has = supply.vram_gib;
+    let peak = calibration.peak_gib(demand.job, &supply.machine);
+    let fits_at = calibration.fits_at(demand.job);
+    let by_formula = Check {
+        what: "GPU memory",
+        needs: peak.base,
+        safe_up_to: has / fits_at,
+        risky_up_to: has,
+        has,
+        unit: "GiB",
+        verdict: evaluate::verdict(peak, has, Method::Calibrated, fits_at),
+        detail,
+    };
     match method {
-        Method::Calibrated => Check {
-            what: "GPU memory",
-            needs: peak.base,
-            safe_up_to: has / calibration.fits_at(demand.job),
-            risky_up_to: has,
-            has,
-            unit: "GiB",
-            verdict: evaluate::verdict(peak, has, method, calibration.fits_at(demand.job)),
-            detail,
+        Method::Calibrated => match taken {
+            Some(taken) => as_taken(by_formula, taken, supply),
+            None => by_formula,
         },
         Method::Playbook => {
             let required =
@@ -252,16 +273,49 @@ fn gpu_memory(
             // The rules count GB; what the card reports is GiB.
             let has = has * memory::GIB / 1e9;
             Check {
-                what: "GPU memory",
                 needs: required,
                 safe_up_to: playbook::VRAM_SAFE * has,
                 risky_up_to: playbook::VRAM_RISKY * has,
                 has,
                 unit: "GB",
                 verdict: playbook::vram_verdict(required, has),
-                detail,
+                ..by_formula
             }
         }
+    }
+}
+
+/// The same check by what the training was seen to take. On a GPU with less memory than that the formulas say more: what a framework
+/// keeps for later is a part of what was seen. But then it is never more than tight.
+fn as_taken(by_formula: Check, taken: Taken<'_>, supply: &Supply<'_>) -> Check {
+    let ceiling = MEMORY_CEILING * supply.vram_gib;
+    let machine = &taken.past.machine;
+    let seen = format!(
+        "observation {} took {:.1} GiB on {} x {}",
+        taken.past.observation,
+        taken.gib,
+        machine.gpus(),
+        machine.gpu.name
+    );
+    if !says_all(&taken, supply) {
+        return Check {
+            verdict: by_formula.verdict.max(Verdict::Tight),
+            detail: format!("{seen}, more than is safe here; {}", by_formula.detail),
+            ..by_formula
+        };
+    }
+    Check {
+        needs: taken.gib,
+        safe_up_to: ceiling,
+        verdict: match taken.gib <= ceiling {
+            true => Verdict::Fits,
+            false => Verdict::Tight,
+        },
+        detail: format!(
+            "{seen}; by formula {:.1}: {}",
+            by_formula.needs, by_formula.detail
+        ),
+        ..by_formula
     }
 }
 

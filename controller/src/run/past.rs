@@ -44,6 +44,7 @@ pub fn of(spec: &RunSpec, known: &[ObservationRecord]) -> Vec<Past> {
                     num_gpus: seen.num_gpus,
                 },
                 tokens_per_s,
+                peak_vram_gib: seen.peak_vram_gib,
                 observed_us: seen.observed_us,
             })
         })

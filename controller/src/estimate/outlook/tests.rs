@@ -198,3 +198,56 @@ fn without_tokens_there_is_a_speed_and_no_time() {
         (None, None)
     );
 }
+
+#[test]
+fn memory_that_the_same_training_took_counts_before_the_formulas() {
+    let job = small();
+    let past = |gpu: &str, gib: f64| {
+        [Past {
+            observation: 7,
+            job: job.clone(),
+            machine: supply(gpu, 1).machine,
+            tokens_per_s: 50_000.0,
+            peak_vram_gib: Some(gib),
+            observed_us: 0,
+        }]
+    };
+    let check = |past: &[Past], gpu: &str, needs: Option<f64>, verdict: Verdict| {
+        let demand = Demand {
+            past,
+            ..demand(&job)
+        };
+        let found = seen(&demand, &supply(gpu, 1));
+        let memory = &found.checks[0];
+        assert_eq!(memory.verdict, verdict, "{gpu}: {memory:?}");
+        if let Some(needs) = needs {
+            assert_eq!((memory.needs, found.peak_vram_gib.base), (needs, needs));
+            assert!(
+                memory.detail.starts_with("observation 7 took"),
+                "{memory:?}"
+            );
+        }
+    };
+    // By formula it takes a fraction of that; it was seen to fit, however full it was.
+    check(
+        &past("RTX 4090", 20.0),
+        "RTX 4090",
+        Some(20.0),
+        Verdict::Fits,
+    );
+    check(
+        &past("RTX 4090", 23.5),
+        "RTX 4090",
+        Some(23.5),
+        Verdict::Tight,
+    );
+    // More memory is there, and less than was taken, of which caches may be a part.
+    check(
+        &past("RTX 4090", 23.5),
+        "A100 SXM4",
+        Some(23.5),
+        Verdict::Fits,
+    );
+    check(&past("A100 SXM4", 60.0), "RTX 4090", None, Verdict::Tight);
+    check(&[], "RTX 4090", None, Verdict::Fits);
+}
