@@ -1,15 +1,13 @@
 //! Where a run's objects lie in a bucket, and back from a key to what it names (pure).
 //!
 //! Data keys are unique per attempt, so nothing is ever overwritten; a commit's name sorts by step, then by time, as text
-//! too: `LIST commits/` is the index of checkpoints. Names that come from a box or a bucket are checked (`checked`) before they
+//! too: `LIST commits/` is the index of checkpoints. Which is the newest is told by the time alone. Names that come from a box or a bucket are checked (`checked`) before they
 //! become keys or paths.
 
 mod checked;
 
 use ulid::Ulid;
 
-use crate::bucket::ListedObject;
-use crate::sorted::sort_by;
 pub use checked::{
     CommitId, MAX_KEY_BYTES, MAX_RUN_BYTES, MAX_STEP, NameError, check_path, check_run,
 };
@@ -213,16 +211,6 @@ impl Layout {
     pub fn samples_key(&self, attempt: u32) -> String {
         format!("{}/samples/{attempt}.pb", self.root)
     }
-
-    /// The commits of a listing of [`Layout::commits_prefix`], newest first; anything else there is passed over.
-    pub fn newest_first(&self, listed: &[ListedObject]) -> Vec<CommitId> {
-        let mut ids: Vec<CommitId> = listed
-            .iter()
-            .filter_map(|object| self.commit_of_key(&object.key))
-            .collect();
-        sort_by(&mut ids, |a, b| b.cmp(a));
-        ids
-    }
 }
 
 fn bounded(key: String) -> Result<String, NameError> {
@@ -315,37 +303,5 @@ mod tests {
         ] {
             assert!(Layout::new("", run).is_err(), "{run}");
         }
-    }
-
-    #[test]
-    fn commits_are_listed_newest_first_by_step_then_time() {
-        let layout = Layout::new("p", "run").unwrap();
-        let older = CommitId {
-            step: 9,
-            ulid: Ulid::from_parts(1, 0),
-        };
-        let newer = CommitId {
-            step: 9,
-            ulid: Ulid::from_parts(2, 0),
-        };
-        let later_step = CommitId {
-            step: 10,
-            ulid: Ulid::from_parts(1, 0),
-        };
-        let listed = |key: String| ListedObject {
-            key,
-            size_bytes: 1,
-            etag: String::new(),
-            modified_s: 0,
-        };
-        let all = vec![
-            listed(layout.commit_key(&older)),
-            listed(layout.commit_key(&later_step)),
-            listed("p/run/commits/readme.txt".into()),
-            listed(layout.commit_key(&newer)),
-        ];
-        assert_eq!(layout.newest_first(&all), [later_step, newer, older]);
-        assert!(layout.commit_key(&older) < layout.commit_key(&newer));
-        assert!(layout.commit_key(&newer) < layout.commit_key(&later_step));
     }
 }

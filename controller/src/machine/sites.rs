@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use spotter_bucket::{Bucket, Ending, Layout, S3Bucket, Target, Vault, prove};
+use spotter_bucket::{Bucket, Ending, Layout, ListedObject, S3Bucket, Target, Vault, prove};
 
 use super::{CONNECT, Machine, Machines, agent_failed, keys, local, not_connected, tunnel_failed};
 use crate::{
@@ -120,7 +120,8 @@ impl Sites for Machines {
             .list(&layout.commits_prefix())
             .await
             .map_err(|err| SiteError::Refused(chain(&err)))?;
-        Ok(layout.newest_first(&commits).len())
+        let is_commit = |object: &&ListedObject| layout.commit_of_key(&object.key).is_some();
+        Ok(commits.iter().filter(is_commit).count())
     }
 
     async fn keys_source(&self) -> Option<String> {

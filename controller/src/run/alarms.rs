@@ -6,6 +6,7 @@ use spotter_trainlog::telling;
 
 use crate::{
     doctor::diagnosis::KeyFault,
+    run::marks,
     store::{AttemptRecord, EventRecord, Store, StoreError},
 };
 
@@ -100,21 +101,18 @@ impl OnBox {
     }
 }
 
-/// The newest checkpoint that reached the bucket: its step, if its name has one, and when.
+/// The newest checkpoint that reached the bucket, which is what was last written, as [`marks::written`] orders them: its step, if its
+/// name has one, and when it got there.
 pub fn newest_saved(
     store: &Store,
     run: &str,
     attempts: impl Iterator<Item = u32>,
 ) -> Result<Option<(Option<u64>, i64)>, StoreError> {
     for attempt in attempts {
-        // The last ones of a box are sent newest first.
         let committed = store.events_of(run, attempt, "checkpoint.committed")?;
-        let saved = committed
-            .into_iter()
-            .map(|event| (event.detail["step"].as_u64(), event.time_us))
-            .max();
-        if saved.is_some() {
-            return Ok(saved);
+        let newest = committed.into_iter().max_by_key(marks::written);
+        if let Some(event) = newest {
+            return Ok(Some((event.detail["step"].as_u64(), event.time_us)));
         }
     }
     Ok(None)
@@ -261,6 +259,37 @@ mod tests {
         let saved = newest_saved(&store, "r", [2, 1].into_iter()).unwrap();
         assert_eq!(saved, Some((Some(5), 5)));
         assert_eq!(newest_saved(&store, "r", std::iter::empty()).unwrap(), None);
+    }
+
+    #[test]
+    fn the_newest_that_is_saved_is_what_was_last_written_and_not_the_highest_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.db"), Clock::new(|| 0)).unwrap();
+        let mut seq = 0;
+        let mut check = |written_ms, step: Option<u64>, expected| {
+            seq += 1;
+            let ulid = ulid::Ulid::from_parts(written_ms, 1);
+            let id = spotter_bucket::CommitId {
+                step: step.unwrap_or(0),
+                ulid,
+            };
+            let event = StoredEvent {
+                seq,
+                time_us: i64::try_from(seq).unwrap(),
+                kind: "checkpoint.committed".to_owned(),
+                detail: json!({"id": id.to_string(), "step": step}),
+            };
+            store.append_events("r", 1, &[event]).unwrap();
+            let newest = newest_saved(&store, "r", std::iter::once(1)).unwrap();
+            assert_eq!(newest, Some(expected), "{written_ms} {step:?}");
+        };
+        check(10, Some(500), (Some(500), 1));
+        // A final model without a step.
+        check(30, None, (None, 2));
+        // The last ones of a box are sent newest first.
+        check(20, Some(600), (None, 2));
+        // A training that was begun again from an older step.
+        check(40, Some(400), (Some(400), 4));
     }
 
     #[test]

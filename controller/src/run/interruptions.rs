@@ -5,7 +5,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    run::{believable_step, restarts::RESTARTED},
+    run::{
+        believable_step,
+        marks::{self, Written},
+        restarts::RESTARTED,
+    },
     store::EventRecord,
 };
 
@@ -26,7 +30,8 @@ pub struct Interruption {
     pub resumed_by: Option<u32>,
     /// Step from which it went on: 0 from the beginning; `null` until it did.
     pub resumed_step: Option<u64>,
-    /// Steps to be trained again; before the training has gone on, as many as the newest checkpoint says. `null`: no step was seen.
+    /// Steps to be trained again; before the training has gone on, as many as the newest checkpoint says. `null`: no step was seen, or the
+    /// name of that checkpoint has no number.
     pub steps_lost: Option<u64>,
 }
 
@@ -38,7 +43,10 @@ impl Interruption {
             |step| format!("at step {step}"),
         );
         let lost = match (self.steps_lost, self.resumed_by) {
-            (None, _) => "no step was seen".to_owned(),
+            (None, _) if self.step.is_none() => "no step was seen".to_owned(),
+            (None, _) => {
+                "those after the newest checkpoint that is known, whose name has no step".to_owned()
+            }
             (Some(lost), Some(_)) => format!(
                 "{lost} steps lost, went on from {}",
                 self.resumed_step.unwrap_or(0)
@@ -53,7 +61,13 @@ impl Interruption {
 
     /// What of it is to be trained again, before it goes on: a sentence with a blank in front; `None` where no step was seen.
     pub fn cost(&self) -> Option<String> {
-        let (step, lost) = (self.step?, self.steps_lost?);
+        let step = self.step?;
+        let Some(lost) = self.steps_lost else {
+            return Some(format!(
+                " It was at step {step}: what it trained after the newest checkpoint that is known, whose name has no step, is to be \
+                 trained again."
+            ));
+        };
         Some(match self.saved_step {
             None => format!(" It was at step {step}, and no checkpoint is known to be saved."),
             Some(saved) if lost == 0 => {
@@ -77,15 +91,17 @@ pub fn counts(kind: &str) -> bool {
 /// Every interruption of a run, oldest first. `events` are all of it, in their order.
 pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
     let mut found: Vec<Interruption> = Vec::new();
-    let mut saved_step = None;
+    let mut newest: Option<Written> = None;
     for event in events {
+        let saved = newest.map(step_in);
         match event.kind.as_str() {
             "checkpoint.committed" => {
-                saved_step = saved_step.max(event.detail["step"].as_u64());
+                newest = newest.max(Some(marks::written(event)));
+                let saved = newest.map(step_in);
                 // What a box could still save in its last seconds counts for the interruption that ended it.
                 for open in found.iter_mut().filter(|open| open.resumed_by.is_none()) {
-                    open.saved_step = saved_step;
-                    open.steps_lost = lost(open.step, saved_step);
+                    open.saved_step = saved.flatten();
+                    open.steps_lost = lost(open.step, saved);
                 }
             }
             "interrupted" | "lost" => {
@@ -95,10 +111,10 @@ pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
                     time_us: event.time_us,
                     reason: word(&event.detail, "reason"),
                     step,
-                    saved_step,
+                    saved_step: saved.flatten(),
                     resumed_by: None,
                     resumed_step: None,
-                    steps_lost: lost(step, saved_step),
+                    steps_lost: lost(step, saved),
                 });
             }
             // The box went on by itself: an interruption of which nobody else may know.
@@ -111,7 +127,7 @@ pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
                         time_us: event.detail["ended_us"].as_i64().unwrap_or(event.time_us),
                         reason: "its box was restarted".to_owned(),
                         step,
-                        saved_step,
+                        saved_step: saved.flatten(),
                         resumed_by: None,
                         resumed_step: None,
                         steps_lost: None,
@@ -121,7 +137,7 @@ pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
                     open.step = open.step.max(step);
                     open.resumed_by = Some(event.attempt);
                     open.resumed_step = Some(resumed_step);
-                    open.steps_lost = lost(open.step, Some(resumed_step));
+                    open.steps_lost = lost(open.step, Some(Some(resumed_step)));
                 }
             }
             "running" => {
@@ -129,7 +145,7 @@ pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
                 for open in found.iter_mut().filter(|open| open.resumed_by.is_none()) {
                     open.resumed_by = Some(event.attempt);
                     open.resumed_step = Some(resumed_step);
-                    open.steps_lost = lost(open.step, Some(resumed_step));
+                    open.steps_lost = lost(open.step, Some(Some(resumed_step)));
                 }
             }
             _ => {}
@@ -138,8 +154,14 @@ pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
     found
 }
 
-fn lost(step: Option<u64>, from: Option<u64>) -> Option<u64> {
-    step.map(|step| step.saturating_sub(from.unwrap_or(0)))
+fn step_in((.., step, _): Written) -> Option<u64> {
+    step
+}
+
+/// Steps between where it was and what it goes on from: the beginning, or a checkpoint, whose name may have no step.
+fn lost(step: Option<u64>, from: Option<Option<u64>>) -> Option<u64> {
+    let from = from.unwrap_or(Some(0))?;
+    step.map(|step| step.saturating_sub(from))
 }
 
 fn word(detail: &Value, key: &str) -> String {
@@ -176,36 +198,43 @@ mod tests {
 
     #[test]
     fn what_an_interruption_cost_is_told_when_it_happens() {
-        let check = |step, saved_step, expected: Option<&str>| {
+        let check = |step, saved: Option<Option<u64>>, expected: Option<&str>| {
             let found = Interruption {
                 attempt: 1,
                 time_us: 0,
                 reason: "outbid".to_owned(),
                 step,
-                saved_step,
+                saved_step: saved.flatten(),
                 resumed_by: None,
                 resumed_step: None,
-                steps_lost: lost(step, saved_step),
+                steps_lost: lost(step, saved),
             };
-            assert_eq!(found.cost().as_deref(), expected, "{step:?} {saved_step:?}");
+            assert_eq!(found.cost().as_deref(), expected, "{step:?} {saved:?}");
         };
-        check(None, Some(5), None);
+        check(None, Some(Some(5)), None);
         check(
             Some(137),
-            Some(120),
+            Some(Some(120)),
             Some(
                 " It was at step 137: of the 17 steps after the newest checkpoint that is known, of step 120, those are to be trained again that the box did not save since.",
             ),
         );
         check(
             Some(120),
-            Some(120),
+            Some(Some(120)),
             Some(" It was at step 120, which the checkpoint of step 120 holds."),
         );
         check(
             Some(9),
             None,
             Some(" It was at step 9, and no checkpoint is known to be saved."),
+        );
+        check(
+            Some(9),
+            Some(None),
+            Some(
+                " It was at step 9: what it trained after the newest checkpoint that is known, whose name has no step, is to be trained again.",
+            ),
         );
     }
 
@@ -258,6 +287,38 @@ mod tests {
             &[
                 "attempt 1 at step 27: 7 steps lost, went on from 20 (its box was restarted)",
                 "attempt 1 at step 43: 13 steps lost, went on from 30 (outbid)",
+            ],
+        );
+        // The newest is what was last written: one without a step, and then one of a training that was begun again from an older step.
+        let named = |written_ms, step: Option<u64>| {
+            let ulid = ulid::Ulid::from_parts(written_ms, 1);
+            let id = spotter_bucket::CommitId {
+                step: step.unwrap_or(0),
+                ulid,
+            };
+            json!({"id": id.to_string(), "step": step})
+        };
+        check(
+            &[
+                (1, "running", running(None)),
+                (1, "checkpoint.committed", named(10, Some(120))),
+                (1, "checkpoint.committed", named(20, None)),
+                (1, "interrupted", taken(Some(137))),
+            ],
+            &[
+                "attempt 1 at step 137: those after the newest checkpoint that is known, whose name has no step (outbid)",
+            ],
+        );
+        check(
+            &[
+                (1, "running", running(None)),
+                (1, "checkpoint.committed", named(10, Some(500))),
+                (2, "running", running(Some(300))),
+                (2, "checkpoint.committed", named(20, Some(350))),
+                (2, "interrupted", taken(Some(380))),
+            ],
+            &[
+                "attempt 2 at step 380: at most 30 steps, after the newest checkpoint that is known, of step 350 (outbid)",
             ],
         );
         // Two lives on one box.

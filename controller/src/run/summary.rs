@@ -43,7 +43,7 @@ pub struct RunSummary {
     pub checkpoints_committed: u64,
     /// Those of them that are in the bucket now, as far as it was told who was deleted.
     pub checkpoints_kept: u64,
-    /// Step of the newest commit.
+    /// Step of the newest commit; `null`: there is none, or its name has no step.
     pub last_checkpoint_step: Option<u64>,
     /// The newest in the bucket, where a mark there says that its data is damaged; `null`: none does, as far as was read.
     pub newest_damaged: Option<Doubt>,
@@ -124,16 +124,11 @@ pub fn summarise(
     watched: bool,
     now_us: i64,
 ) -> RunSummary {
-    let commits: Vec<(u32, Option<u64>)> = events
+    let commits: Vec<&EventRecord> = events
         .iter()
         .filter(|event| event.kind == "checkpoint.committed")
-        .map(|event| {
-            (
-                event.attempt,
-                event.detail.get("step").and_then(serde_json::Value::as_u64),
-            )
-        })
         .collect();
+    let newest = commits.iter().max_by_key(|event| marks::written(event));
     let interruptions = interruptions(events);
     let counting = counting(charges, intervals);
     let mut reached: Option<u64> = None;
@@ -182,7 +177,7 @@ pub fn summarise(
                 .reduce(|all, one| all + one),
             checkpoints_committed: commits
                 .iter()
-                .filter(|(number, _)| *number == attempt.number)
+                .filter(|event| event.attempt == attempt.number)
                 .count() as u64,
             ledger: ledger::attempt_cost(intervals, attempt.number, now_us),
             charged: charge.map(|charge| charge.cost),
@@ -214,7 +209,7 @@ pub fn summarise(
         interruptions,
         checkpoints_committed: commits.len() as u64,
         checkpoints_kept: in_bucket(events),
-        last_checkpoint_step: commits.iter().filter_map(|(_, step)| *step).max(),
+        last_checkpoint_step: newest.and_then(|event| event.detail["step"].as_u64()),
         newest_damaged: marks::newest_damaged(events),
         cost_usd: spent.total_usd,
         unbilled_traffic_usd: spent.of_it.unbilled_traffic_usd,

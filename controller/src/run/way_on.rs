@@ -15,6 +15,7 @@ use crate::{
         judge,
         known::Known,
         lifecycle::Lifecycle,
+        marks,
         offering::{OFFERS_LISTED, asked},
         past,
         planned::Bar,
@@ -236,7 +237,8 @@ impl Lifecycle {
     /// Size of the newest checkpoint in the bucket, as its box told; 0: none was told of.
     pub(super) fn newest_checkpoint_bytes(&self, run: &str) -> Result<u64, StoreError> {
         let events = self.store.events(run, 0)?;
-        let newest = events.iter().rfind(|event| event.kind == COMMITTED);
+        let committed = events.iter().filter(|event| event.kind == COMMITTED);
+        let newest = committed.max_by_key(|event| marks::written(event));
         Ok(newest
             .and_then(|event| event.detail["size_bytes"].as_u64())
             .unwrap_or(0))

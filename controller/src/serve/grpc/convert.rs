@@ -46,9 +46,11 @@ pub(super) fn run(facts: &Facts, now_us: i64) -> v1::RunState {
         budget_usd: recorded.budget_usd,
         checkpoints_committed: reading.committed,
         last_checkpoint_us: reading.last_checkpoint_us.map_or(0, unsigned),
-        last_checkpoint_step: backup
-            .and_then(|backup| backup.last_step)
-            .or(recorded.saved.and_then(|(step, _)| step)),
+        last_checkpoint_step: match backup.filter(|backup| backup.last_commit_us.is_some()) {
+            // The name of the newest may have no step.
+            Some(backup) => backup.last_step,
+            None => recorded.saved.and_then(|(step, _)| step),
+        },
         alerts: recorded.alerts.clone(),
     }
 }
