@@ -58,6 +58,12 @@ impl ServerClock {
         }
     }
 
+    /// Seconds to add to the local clock for what is signed long before it is sent: nobody is there then to sign it anew, so a small
+    /// offset counts too, and a refusal is believed over a `Date` header.
+    pub fn ahead_s(&self) -> f64 {
+        self.corrected_s.or(self.dated_s).unwrap_or(0.0)
+    }
+
     /// Seconds that the server is ahead, as far as known; 0 before the first answer.
     pub fn offset_s(&self) -> f64 {
         self.dated_s.or(self.corrected_s).unwrap_or(0.0)
@@ -125,6 +131,18 @@ mod tests {
         assert_eq!((clock.offset_s(), clock.signing_offset_s()), (0.0, 0.0));
         clock.saw_date(DATE, at(DATE_S - 10));
         assert_eq!((clock.offset_s(), clock.signing_offset_s()), (10.5, 0.0));
+    }
+
+    #[test]
+    fn what_is_signed_ahead_goes_by_a_refusal_before_a_header_that_lies() {
+        let mut clock = ServerClock::default();
+        assert_eq!(clock.ahead_s(), 0.0);
+        clock.saw_date(DATE, at(DATE_S - 10));
+        assert_eq!(clock.ahead_s(), 10.5);
+        clock.saw_date(DATE, at(DATE_S - 3600));
+        clock.refused(3600.5, Some(at(DATE_S - 3600)), at(DATE_S - 3600));
+        clock.saw_date(DATE, at(DATE_S - 3600));
+        assert_eq!((clock.ahead_s(), clock.offset_s()), (0.0, 3600.5));
     }
 
     #[test]

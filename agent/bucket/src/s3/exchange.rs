@@ -138,6 +138,11 @@ impl Exchange {
         self.clock().offset_s()
     }
 
+    /// The same for what is signed ahead.
+    pub(super) fn ahead_s(&self) -> f64 {
+        self.clock().ahead_s()
+    }
+
     /// Sends a request until an answer came: at most `options.tries` times, plus once more when the clock had to be corrected.
     pub(super) async fn send(&self, mut request: Request<'_>) -> Result<Answer, BucketError> {
         if request.on_object {

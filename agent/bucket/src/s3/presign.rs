@@ -51,7 +51,7 @@ impl S3Bucket {
             bucket_url: self.exchange.bucket_url.clone(),
             region: self.exchange.region.clone(),
             credentials,
-            time: super::clock::shifted(now, self.exchange.clock_offset_s()),
+            time: super::clock::shifted(now, self.exchange.ahead_s()),
             life: life.min(LONGEST),
         })
     }
