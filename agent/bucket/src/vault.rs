@@ -240,6 +240,8 @@ impl Vault<'_> {
         }
         let commits = self.commits().await?;
         let holds = self.holds(now_ms).await?;
+        // What still lies where a box left it would be put in place again when no tombstone told that it was deleted.
+        let waiting = self.waiting().await?;
         let alive: HashSet<&str> = commits.iter().map(|commit| commit.id.as_str()).collect();
         let mut purged = Vec::new();
         let mut at = 0;
@@ -248,6 +250,7 @@ impl Vault<'_> {
             if !is_due(&tombstones[at])
                 || holds.read.contains(&id)
                 || holds.pinned.contains(&id)
+                || waiting.contains(&id)
                 || tombstones[at].manifest.is_none()
             {
                 at += 1;
@@ -320,6 +323,10 @@ mod tests {
             step,
             ulid: Ulid::from_parts(1_700_000_000_000 + step, 1),
         }
+    }
+
+    fn manifest_of_one(key: &str) -> bytes::Bytes {
+        crate::memory::collection("run", &id(0).to_string(), "a", b"a", key)
     }
 
     /// A commit of one file of its own and one of another commit.
@@ -418,6 +425,28 @@ mod tests {
         let next_day = later + READER_LIFE.as_millis() as u64;
         assert_eq!(vault.purge(HOUR, next_day, false).await.unwrap().len(), 1);
         assert!(bucket.object(&reader).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_deleted_while_it_waited_stays_until_it_waits_no_more() {
+        let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
+        let vault = Vault {
+            bucket: &bucket,
+            layout: &layout,
+            run: "run",
+        };
+        let key = layout.data_key(&id(0), "a").unwrap();
+        bucket.insert(&key, "a");
+        let body = manifest_of_one(&key);
+        bucket.insert(&layout.waiting_key(&id(0).ulid), body);
+        assert_eq!(vault.adopt(0).await.unwrap().new, 1);
+        vault.bury(&id(0), "a test", NOW_US).await.unwrap();
+        let later = NOW_US / 1_000 + 2 * 3_600_000;
+        assert_eq!(vault.purge(HOUR, later, false).await.unwrap(), []);
+        assert_eq!(vault.adopt(0).await.unwrap().new, 0, "it was deleted");
+        assert_eq!(vault.adopt(i64::MAX).await.unwrap().new, 0);
+        assert_eq!(vault.purge(HOUR, later, false).await.unwrap().len(), 1);
+        assert_eq!(bucket.keys(), Vec::<String>::new());
     }
 
     #[tokio::test]

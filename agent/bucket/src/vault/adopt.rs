@@ -101,6 +101,25 @@ impl Vault<'_> {
         Ok(adopted)
     }
 
+    /// Names of commits that lie where a box without keys left them. What is damaged there is none.
+    pub(super) async fn waiting(&self) -> Result<HashSet<String>, BucketError> {
+        let listed = self.bucket.list(&self.layout.commits_prefix()).await?;
+        let mut found = HashSet::new();
+        for object in listed {
+            let is_one = self.layout.is_waiting(&object.key);
+            if !is_one || object.size_bytes > MAX_MANIFEST_BYTES as u64 {
+                continue;
+            }
+            match self.bucket.get(&object.key, None).await {
+                Ok(bytes) => found.extend(Manifest::open(&bytes).ok().map(|manifest| manifest.id)),
+                // Somebody else was faster.
+                Err(err) if err.kind == ErrorKind::NotFound => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(found)
+    }
+
     /// Whether what lies where a commit belongs is that commit; a put that was cut off may have left anything.
     async fn is_whole(&self, id: &CommitId) -> Result<bool, BucketError> {
         Ok(matches!(self.read(id).await?, Some(Ok(_))))
