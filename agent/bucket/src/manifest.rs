@@ -24,6 +24,8 @@ pub const FORMAT_WITH_METRIC: u32 = 2;
 /// Version of one whose parts are subtrees of their file's hash, see [`hashes`]: a reader that does not know them would take what it
 /// restores for damaged.
 pub const FORMAT_WITH_SUBTREES: u32 = 3;
+/// How the reason ends why a manifest was not read that a newer spotter wrote.
+const NEWER: &str = "a newer one is needed";
 /// Longest name of a metric, and longest text of its value.
 const MAX_METRIC_BYTES: usize = 64;
 
@@ -130,9 +132,7 @@ pub enum ManifestError {
     #[error("manifest is damaged or not one")]
     Json(#[from] serde_json::Error),
     /// Written by a newer spotter.
-    #[error(
-        "manifest has format {0}, this spotter reads {FORMAT_WITH_SUBTREES}: a newer one is needed"
-    )]
+    #[error("manifest has format {0}, this spotter reads {FORMAT_WITH_SUBTREES}: {NEWER}")]
     Version(u32),
     /// Its hash of itself does not match, or its bytes are not the ones that were written.
     #[error("manifest does not match its own hash: it was damaged or altered")]
@@ -148,6 +148,11 @@ pub enum ManifestError {
         /// The contradiction.
         what: String,
     },
+}
+
+/// Whether a manifest is of a newer spotter, by the reason for which it was not read: it is not damaged, and may refer to anything.
+pub fn is_newer(reason: &str) -> bool {
+    reason.ends_with(NEWER)
 }
 
 impl Manifest {

@@ -15,7 +15,7 @@ use crate::sorted::sort_by;
 use crate::{
     bucket::{Bucket, BucketError, ErrorKind, ListedObject},
     layout::{CommitId, Layout},
-    manifest::{MAX_MANIFEST_BYTES, Manifest},
+    manifest::{self, MAX_MANIFEST_BYTES, Manifest},
     retention::{self, Commit},
 };
 
@@ -76,6 +76,15 @@ struct TombstoneRecord {
 /// Orders names of commits by the time at which they were written.
 fn written(id: &CommitId) -> (u64, CommitId) {
     (id.made_ms(), *id)
+}
+
+/// All commits as [`retention`] takes them.
+pub fn as_commits(all: Vec<(CommitId, Result<Manifest, String>)>) -> Vec<Commit> {
+    let commit = |(id, manifest): (CommitId, Result<Manifest, String>)| Commit {
+        id: id.to_string(),
+        manifest: manifest.ok(),
+    };
+    all.into_iter().map(commit).collect()
 }
 
 impl Vault<'_> {
@@ -139,14 +148,7 @@ impl Vault<'_> {
 
     /// The same for [`retention`].
     pub async fn commits(&self) -> Result<Vec<Commit>, BucketError> {
-        let all = self.read_all().await?;
-        Ok(all
-            .into_iter()
-            .map(|(id, manifest)| Commit {
-                id: id.to_string(),
-                manifest: manifest.ok(),
-            })
-            .collect())
+        Ok(as_commits(self.read_all().await?))
     }
 
     /// First phase: a tombstone, then the commit goes. False when there is no such commit, or it is damaged.
@@ -220,7 +222,7 @@ impl Vault<'_> {
     }
 
     /// Second phase: deletes the data of checkpoints that were deleted before the grace, unless somebody reads them, and what
-    /// restores that are long over left. With `dry_run` nothing is deleted.
+    /// restores that are long over left. With `dry_run` nothing is deleted; nor while a commit is of a newer spotter.
     pub async fn purge(
         &self,
         grace: Duration,
@@ -238,7 +240,16 @@ impl Vault<'_> {
         if !tombstones.iter().any(is_due) {
             return Ok(Vec::new());
         }
-        let commits = self.commits().await?;
+        let all = self.read_all().await?;
+        // What a newer spotter committed may refer to any of it, and only that spotter can tell.
+        let is_newer = |commit: &Result<Manifest, String>| {
+            let why = commit.as_ref().err();
+            why.is_some_and(|why| manifest::is_newer(why))
+        };
+        if all.iter().any(|(_, commit)| is_newer(commit)) {
+            return Ok(Vec::new());
+        }
+        let commits = as_commits(all);
         let holds = self.holds(now_ms).await?;
         // What still lies where a box left it would be put in place again when no tombstone told that it was deleted.
         let waiting = self.waiting().await?;
@@ -310,10 +321,7 @@ mod tests {
 
     use super::marks::READER_LIFE;
     use super::*;
-    use crate::{
-        manifest::{self, ManifestFile},
-        memory::MemoryBucket,
-    };
+    use crate::{manifest::ManifestFile, memory::MemoryBucket};
 
     const HOUR: Duration = Duration::from_secs(3600);
     const NOW_US: u64 = 1_800_000_000_000_000;
@@ -447,6 +455,25 @@ mod tests {
         assert_eq!(vault.adopt(i64::MAX).await.unwrap().new, 0);
         assert_eq!(vault.purge(HOUR, later, false).await.unwrap().len(), 1);
         assert_eq!(bucket.keys(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_that_a_commit_of_a_newer_spotter_may_refer_to() {
+        let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
+        commit(&bucket, &layout, 1, 1);
+        let newer = layout.commit_key(&id(2));
+        bucket.insert(&newer, "{\"v\": 99, \"pieces\": [\"of what step 1 had\"]}");
+        let vault = Vault {
+            bucket: &bucket,
+            layout: &layout,
+            run: "run",
+        };
+        vault.bury(&id(1), "a test", NOW_US).await.unwrap();
+        let later = NOW_US / 1_000 + 2 * 3_600_000;
+        assert_eq!(vault.purge(HOUR, later, false).await.unwrap(), []);
+        bucket.insert(&newer, "{\"v\": 1");
+        let purged = vault.purge(HOUR, later, false).await.unwrap();
+        assert_eq!(purged.len(), 1, "what is damaged restores nothing");
     }
 
     #[tokio::test]

@@ -7,9 +7,9 @@ use std::{
 
 use serde::Serialize;
 use spotter_bucket::{
-    Bucket, BucketError, CommitId, Keep, Manifest,
+    Bucket, BucketError, CommitId, Keep, Manifest, manifest,
     retention::{self, Commit},
-    vault::Purged,
+    vault::{self, Purged},
 };
 
 use super::{Shelf, results};
@@ -69,6 +69,8 @@ pub struct Pruned {
     pub orphan_bytes: u64,
     /// Uploads that were begun and never ended.
     pub aborted_uploads: usize,
+    /// Checkpoints of a newer spotter: while there are any no data goes, since it may be theirs.
+    pub newer: Vec<String>,
 }
 
 /// Why nothing was deleted.
@@ -95,13 +97,20 @@ pub enum PruneError {
 /// See [`PruneError`]. What was deleted before stays so.
 pub async fn prune(shelf: &Shelf, order: &Order) -> Result<Pruned, PruneError> {
     let vault = shelf.vault();
-    let commits = vault.commits().await?;
-    let now_ms = order.now_us / 1_000;
-    let holds = vault.holds(now_ms).await?;
+    let all = vault.read_all().await?;
+    let is_newer = |commit: &Result<Manifest, String>| {
+        let why = commit.as_ref().err();
+        why.is_some_and(|why| manifest::is_newer(why))
+    };
+    let newer = all.iter().filter(|(_, commit)| is_newer(commit));
     let mut pruned = Pruned {
         dry_run: order.dry_run,
+        newer: newer.map(|(id, _)| id.to_string()).collect(),
         ..Pruned::default()
     };
+    let commits = vault::as_commits(all);
+    let now_ms = order.now_us / 1_000;
+    let holds = vault.holds(now_ms).await?;
     // What is marked restores nothing, as far as anybody knows: it counts for nothing that stays. What it refers to stays with it.
     let marks = vault.damaged().await?;
     let is_marked = |id: &str| id.parse().is_ok_and(|id: CommitId| marks.contains(&id));
@@ -144,8 +153,9 @@ pub async fn prune(shelf: &Shelf, order: &Order) -> Result<Pruned, PruneError> {
             due_us: (tombstone.deleted_ms + order.grace.as_millis() as u64) * 1_000,
         })
         .collect();
-    // A tombstone that cannot be read may speak of anything.
+    // A commit or a tombstone that cannot be read may speak of anything.
     if order.at_rest
+        && commits.iter().all(|commit| commit.manifest.is_some())
         && tombstones
             .iter()
             .all(|tombstone| tombstone.manifest.is_some())
@@ -363,5 +373,33 @@ mod tests {
         let mut kept = kept.to_vec();
         kept.sort();
         assert_eq!(bucket.keys(), kept);
+    }
+
+    #[tokio::test]
+    async fn what_a_commit_that_cannot_be_read_may_refer_to_is_no_orphan() {
+        for (unread, is_newer) in [("{\"v\": 99}", true), ("{\"v\": 1", false)] {
+            let bucket = Arc::new(MemoryBucket::new());
+            let target = Target::parse("s3://bucket/team", None, None).unwrap();
+            let shelf = Shelf::new(bucket.clone(), &target, "run").unwrap();
+            // Of a checkpoint that is long deleted, and whose file another one took over.
+            let shared = format!("team/run/data/{DEAD}/base");
+            bucket.insert(&shared, "base");
+            bucket.insert(&format!("team/run/commits/{OLD}.json"), unread);
+            let day = Duration::from_secs(24 * 3600);
+            bucket.grow_old(2 * day);
+            let order = Order {
+                keep: Keep::default(),
+                grace: Duration::ZERO,
+                at_rest: true,
+                dry_run: false,
+                now_us: 1_900_000_000_000_000,
+            };
+            let pruned = prune(&shelf, &order).await.unwrap();
+            assert_eq!(pruned.orphans, 0);
+            assert_eq!(pruned.newer == [OLD], is_newer);
+            assert!(bucket.object(&shared).is_some());
+            assert!(bucket.remove(&format!("team/run/commits/{OLD}.json")));
+            assert_eq!(prune(&shelf, &order).await.unwrap().orphans, 1);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `spotter checkpoints ls`.
 
 use serde::Serialize;
+use spotter_bucket::manifest::is_newer;
 
 use super::{Metric, Place, failed, marked, open};
 use crate::{
@@ -47,7 +48,7 @@ pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), Co
     let now_ms = shelf.server_us(&deps.clock) / 1_000;
     let pinned = vault.holds(now_ms).await.map_err(unlisted)?.pinned;
     let damaged = marked(deps, &shelf, record.as_ref()).await;
-    let mut rows = Vec::new();
+    let (mut rows, mut newer) = (Vec::new(), false);
     for (id, commit) in commits {
         match commit {
             Ok(manifest) => rows.push(Row {
@@ -62,8 +63,18 @@ pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), Co
                 committed_us: manifest.committed_us,
                 path: manifest.path,
             }),
+            Err(why) if is_newer(&why) => {
+                newer = true;
+                ui.warning(format_args!("checkpoint {id} is not shown: {why}"));
+            }
             Err(why) => ui.warning(format_args!("checkpoint {id} is damaged: {why}")),
         }
+    }
+    if newer {
+        ui.hint(format_args!(
+            "install the spotter that wrote it, or a newer one, then `spotter checkpoints ls {}`",
+            shelf.run
+        ));
     }
     if rows.is_empty() {
         ui.status(format_args!("No checkpoint in {}.", shelf.url));

@@ -92,7 +92,7 @@ pub(super) async fn prune(ui: &mut Ui, deps: &Deps, args: &PruneArgs) -> Result<
                 .note(&run.name, 0, deps.clock.now_us(), DELETED, &detail)?;
         }
     }
-    tell(ui, &pruned);
+    tell(ui, &shelf.run, &pruned);
     ui.show(&pruned, table);
     Ok(())
 }
@@ -121,7 +121,7 @@ fn is_at_rest(run: &RunRecord) -> bool {
     run.outcome.is_some()
 }
 
-fn tell(ui: &mut Ui, pruned: &Pruned) {
+fn tell(ui: &mut Ui, run: &str, pruned: &Pruned) {
     let done = if pruned.dry_run {
         "Would delete"
     } else {
@@ -139,6 +139,18 @@ fn tell(ui: &mut Ui, pruned: &Pruned) {
             "Data of {} deleted ones stays until its grace is over, the first at {}: prune again then, or let the run do it.",
             pruned.waiting.len(),
             text::time(next as i64),
+        ));
+    }
+    if let [first, ..] = pruned.newer.as_slice() {
+        ui.warning(format_args!(
+            "{} of a newer spotter, which this one cannot read: no data was freed, since it may be theirs",
+            match pruned.newer.len() {
+                1 => format!("checkpoint {first} is"),
+                count => format!("{count} checkpoints, such as {first}, are"),
+            },
+        ));
+        ui.hint(format_args!(
+            "install the spotter that wrote it, or a newer one, then `spotter checkpoints prune {run}`"
         ));
     }
     if pruned.orphans + pruned.aborted_uploads > 0 {

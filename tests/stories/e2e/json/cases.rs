@@ -413,7 +413,7 @@ pub(super) const AFTERWARDS: &[Case] = &[
         &[
             (
                 "",
-                "dry_run deleted purged waiting orphans orphan_bytes aborted_uploads",
+                "dry_run deleted purged waiting orphans orphan_bytes aborted_uploads newer",
             ),
             ("/deleted", "id step size_bytes"),
             ("/purged?", "id objects size_bytes"),

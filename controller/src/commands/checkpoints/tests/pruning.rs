@@ -77,3 +77,57 @@ fn prune_counts_nothing_that_is_marked_as_damaged() {
     );
     assert_eq!(desk.say(&["verify", "run"]).0, 0);
 }
+
+#[test]
+fn a_checkpoint_of_a_newer_spotter_keeps_all_data_and_is_told_with_what_to_do() {
+    let mut desk = Desk::new();
+    let ids: Vec<String> = (1..=4).map(|step| desk.push(step)).collect();
+    let newer = format!("team/run/commits/{}.json", ids[3]);
+    let body = desk.bucket.object(&newer).unwrap();
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    let of_the_future = text.replacen("\"v\":", "\"v\":9", 1);
+    assert_ne!(text, of_the_future);
+    desk.bucket.insert(&newer, of_the_future);
+
+    let (code, _, err) = desk.say(&["ls", "run"]);
+    assert_eq!(code, 0, "{err}");
+    let told = format!("checkpoint {} is not shown: manifest has format 9", ids[3]);
+    assert!(err.contains(&told), "{err}");
+    assert!(
+        err.contains("hint: install the spotter that wrote it, or a newer one, then"),
+        "{err}"
+    );
+    assert!(!err.contains("is damaged"), "{err}");
+    let (code, _, err) = desk.say(&["show", "run", &ids[3]]);
+    assert_eq!(code, 1);
+    assert!(err.contains("a newer one is needed"), "{err}");
+
+    let data = |desk: &Desk| -> Vec<String> {
+        let keys = desk.bucket.keys();
+        keys.into_iter()
+            .filter(|key| key.starts_with("team/run/data/"))
+            .collect()
+    };
+    let before = data(&desk);
+    let prune = ["prune", "run", "--keep-last", "2", "--grace", "1h"];
+    assert_eq!(desk.say(&prune).0, 0);
+    desk.now_us += 2 * 3_600_000_000;
+    let (code, _, err) = desk.say(&prune);
+    assert_eq!(code, 0, "{err}");
+    let told = format!("checkpoint {} is of a newer spotter", ids[3]);
+    assert!(err.contains(&told), "{err}");
+    assert!(
+        err.contains("or a newer one, then `spotter checkpoints prune run`"),
+        "{err}"
+    );
+    assert_eq!(data(&desk), before);
+    let pruned = desk.json(&prune);
+    assert_eq!(pruned["newer"][0], ids[3].as_str());
+    assert_eq!(pruned["purged"].as_array().unwrap().len(), 0);
+
+    // The one that can be read lets it go.
+    desk.bucket.insert(&newer, text);
+    let purged = desk.json(&prune);
+    assert_eq!(purged["purged"].as_array().unwrap().len(), 1);
+    assert!(data(&desk).len() < before.len());
+}
