@@ -31,6 +31,8 @@ pub struct Shelf {
     pub run: String,
     /// `s3://bucket/prefix/run`, for people.
     pub url: String,
+    /// Where the keys came from that it is asked with, for people; `None`: nobody said.
+    pub keys_from: Option<String>,
 }
 
 impl Shelf {
@@ -42,6 +44,7 @@ impl Shelf {
             layout: Layout::new(&target.prefix, run)?,
             run: run.to_owned(),
             url: format!("{}/{run}", target.url()),
+            keys_from: None,
         })
     }
 

@@ -25,6 +25,11 @@ use zeroize::Zeroizing;
 pub use self::place::{Place, PlaceError};
 use self::{place::Endpoint, profile::Profiles, sts::StsError};
 
+/// What keys of the environment are said to come from.
+pub const ENVIRONMENT: &str = "the environment";
+/// What the source of keys of a single sign-on ends with, after its profile.
+pub(crate) const SIGN_ON: &str = ", single sign-on";
+
 /// Keys and where they work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BucketAccess {
@@ -258,7 +263,7 @@ impl Surroundings<'_> {
 
     async fn find(&self) -> Result<BucketAccess, CredentialsError> {
         let (credentials, source) = match self.of_environment()? {
-            Some(keys) => (keys, "the environment".to_owned()),
+            Some(keys) => (keys, ENVIRONMENT.to_owned()),
             None => {
                 let name = self.profile_name();
                 self.of_profile(&name, &mut Vec::new()).await?
@@ -298,7 +303,7 @@ impl Surroundings<'_> {
         }
         if setting("sso_session").is_some() || setting("sso_start_url").is_some() {
             let keys = self.of_sso(name).await?;
-            return Ok((keys, format!("profile `{name}`, single sign-on")));
+            return Ok((keys, format!("profile `{name}`{SIGN_ON}")));
         }
         if let Some(keys) = self.static_keys(name) {
             return Ok((keys, format!("profile `{name}`")));

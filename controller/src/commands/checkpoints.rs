@@ -20,8 +20,12 @@ use spotter_bucket::{
 
 use crate::{
     checkpoints::{Shelf, choose::choose},
-    commands::Deps,
-    doctor::diagnosis::TOKEN_HINT,
+    commands::{
+        Deps,
+        doctor::{room, server},
+    },
+    credentials::ENVIRONMENT,
+    doctor::diagnosis::{self, TOKEN_HINT, Trouble, renewal},
     error::CommandError,
     spec::BucketServer,
     store::RunRecord,
@@ -157,12 +161,13 @@ pub(super) async fn open(
         CommandError::new(format!("the bucket of `{name}` cannot be used"))
             .because(crate::error::chain(why))
     };
-    let (bucket, target) = deps
-        .sites()?
+    let sites = deps.sites()?;
+    let (bucket, target) = sites
         .bucket(&to, &server)
         .await
         .map_err(|err| failed(&err))?;
-    let shelf = Shelf::new(bucket, &target, &name).map_err(|err| failed(&err))?;
+    let mut shelf = Shelf::new(bucket, &target, &name).map_err(|err| failed(&err))?;
+    shelf.keys_from = sites.keys_source().await;
     // Where the bucket does not even list them, the verb itself meets that and says so.
     match first_answer(told, &shelf, shelf.adopt(&deps.clock)).await {
         Err(err) if err.kind == BucketErrorKind::Transient && err.status == 0 => {
@@ -295,34 +300,63 @@ pub(super) fn ls_command(shelf: &Shelf) -> String {
 
 /// What the bucket refused, why, and what may help.
 pub(super) fn failed(shelf: &Shelf, what: impl Into<String>, err: BucketError) -> CommandError {
-    let hint = match (err.kind, err.code.as_deref(), err.status) {
-        (_, Some("ExpiredToken"), _) => Some(
-            "the keys that were found here have ended: get new ones (`aws sso login`, or wherever they came from)"
-                .to_owned(),
-        ),
-        (_, Some("InvalidToken"), _) => Some(TOKEN_HINT.to_owned()),
-        (BucketErrorKind::Denied, ..) => Some(format!(
-            "the keys that were found here need that right under {}: choose others with AWS_PROFILE",
-            shelf.url
-        )),
-        (_, Some("NoSuchBucket"), _) => Some(format!(
-            "{} names a bucket that does not exist at this endpoint: check it, AWS_ENDPOINT_URL_S3 and AWS_REGION",
-            shelf.url
-        )),
-        (BucketErrorKind::Transient, _, 0) => Some(
-            "no server answers there: check the network and AWS_ENDPOINT_URL_S3, then try again"
-                .to_owned(),
-        ),
-        (BucketErrorKind::Transient, ..) => {
-            Some("the server is busy or ill: try again later".to_owned())
-        }
-        _ => None,
-    };
-    let made = CommandError::new(what).cause(err);
-    match hint {
-        Some(hint) => made.hint(hint),
-        None => made,
+    let made = CommandError::new(what);
+    match hint_of(shelf, &err) {
+        Some(hint) => made.cause(err).hint(hint),
+        None => made.cause(err),
     }
+}
+
+fn hint_of(shelf: &Shelf, err: &BucketError) -> Option<String> {
+    let (source, url) = (shelf.keys_from.as_deref(), &shelf.url);
+    let keys = source.map_or_else(
+        || "the keys that were found here".to_owned(),
+        |source| format!("the keys from {source}"),
+    );
+    let again = "try again";
+    Some(match (diagnosis::behind_all(err), err.kind) {
+        (Some(Trouble::WrongKeys), _) => format!(
+            "{} does not accept {keys}: they belong to another server, were deleted, or the secret is not that of the id; see \
+             `spotter doctor bucket {}`",
+            server(&shelf.target),
+            shelf.target.url()
+        ),
+        (Some(Trouble::Expired), _) => {
+            format!("{keys} have ended: {}, then {again}", renewal(source))
+        }
+        (Some(Trouble::WrongToken), _) => TOKEN_HINT.to_owned(),
+        (Some(Trouble::DiskFull), _) => {
+            format!(
+                "the disk of {} is full: {}",
+                server(&shelf.target),
+                room(again)
+            )
+        }
+        (Some(Trouble::QuotaUsed), _) => format!(
+            "what `{}`, or its owner, may hold is used up: raise the quota, or {}",
+            shelf.target.bucket,
+            room(again)
+        ),
+        (Some(Trouble::NoBucket), _) if err.code.as_deref() == Some("NoSuchBucket") => format!(
+            "{url} names a bucket that does not exist at this endpoint: check it, AWS_ENDPOINT_URL_S3 and AWS_REGION"
+        ),
+        (_, BucketErrorKind::Denied) => {
+            let others = match source {
+                // They count before any profile.
+                Some(ENVIRONMENT) => {
+                    "export others, or unset these and name a profile by AWS_PROFILE"
+                }
+                _ => "choose others with AWS_PROFILE",
+            };
+            format!("{keys} need that right under {url}: {others}")
+        }
+        (_, BucketErrorKind::Transient) if err.status == 0 => {
+            "no server answers there: check the network and AWS_ENDPOINT_URL_S3, then try again"
+                .to_owned()
+        }
+        (_, BucketErrorKind::Transient) => "the server is busy or ill: try again later".to_owned(),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::{
     commands::Deps,
     credentials::{self, BucketAccess, Place},
     doctor::{
-        diagnosis::{self, CLOCK_LIMIT_S, TOKEN_HINT, Trouble},
+        diagnosis::{self, CLOCK_LIMIT_S, TOKEN_HINT, Trouble, renewal},
         policy::{self, Grantor, Need},
         probe::{self, Findings, Outcome},
     },
@@ -241,8 +241,15 @@ fn target(subject: &Subject, place: &Place) -> Result<Target, CommandError> {
     target.map_err(|err| CommandError::usage(chain(&err)))
 }
 
+/// What makes room in a bucket.
+pub(super) fn room(again: &str) -> String {
+    format!(
+        "make room there: `spotter checkpoints prune RUN --grace 0s` deletes what an ended run need not keep, then {again}"
+    )
+}
+
 /// Who is asked, for people.
-fn server(target: &Target) -> String {
+pub(super) fn server(target: &Target) -> String {
     match &target.endpoint {
         Some(endpoint) => endpoint.clone(),
         None => format!("AWS, region {}", target.region),
@@ -399,7 +406,7 @@ fn sick(
         Trouble::WrongKeys => said(format!("{server} does not accept the keys from {source}"))
             .hint("they belong to another server, were deleted, or the secret is not that of the id"),
         Trouble::Expired => said(format!("the keys from {source} have expired"))
-            .hint("get new ones (`aws sso login`, or wherever they came from)"),
+            .hint(format!("{}, then {again}", renewal(Some(source)))),
         Trouble::WrongToken => said(format!("{server} does not accept the session token from {source}"))
             .hint(TOKEN_HINT),
         Trouble::Clock => said("the clock of this machine is too far off".to_owned())
@@ -416,6 +423,13 @@ fn sick(
                 "grant what is missing; all that is needed prints `spotter doctor bucket {url} --policy`"
             ))
         }
+        Trouble::DiskFull => said(format!("{server} takes nothing more: its disk is full"))
+            .hint(room(again)),
+        Trouble::QuotaUsed => said(format!(
+            "{server} takes nothing more: what `{}`, or its owner, may hold is used up",
+            target.bucket
+        ))
+        .hint(format!("raise the quota, or {}", room(again))),
         Trouble::NoParts => said(format!(
             "{server} takes no uploads in parts, and files of more than 8 MiB go in no other way"
         ))

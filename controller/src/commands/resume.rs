@@ -167,7 +167,10 @@ async fn keys_are_good(deps: &Deps, run: &RunRecord) -> Result<(), CommandError>
         CommandError::new(format!("run `{}` was not started again: {told}", run.name))
             .cause(err)
             .about(&run.name)
-            .hint(fault.hint(&format!("`spotter resume {}` again", run.name))),
+            .hint(fault.hint(
+                source.as_deref(),
+                &format!("`spotter resume {}` again", run.name),
+            )),
     )
 }
 

@@ -265,7 +265,7 @@ pub async fn run(
             let told = fault.told(to, source.as_deref());
             return CommandError::new(format!("{not_rented}: {told}"))
                 .cause(err)
-                .hint(fault.hint("run it again"));
+                .hint(fault.hint(source.as_deref(), "run it again"));
         }
         match (&err, to) {
             // Keys or an agent that this laptop lacks: the bucket was never asked.

@@ -6,6 +6,7 @@ use super::{
     policy::Need,
     probe::{Check, Findings, Outcome},
 };
+use crate::credentials::{ENVIRONMENT, SIGN_ON};
 
 /// Beyond this many seconds most servers refuse a signature.
 pub const CLOCK_LIMIT_S: f64 = 900.0;
@@ -37,6 +38,10 @@ pub enum Trouble {
     Region,
     /// The keys are good, and lack these rights.
     Missing(Vec<Need>),
+    /// Nothing more can be stored: the server's disk is full.
+    DiskFull,
+    /// Nothing more may be stored: what the bucket or its owner may hold is used up.
+    QuotaUsed,
     /// The server takes objects, and none in parts.
     NoParts,
     /// Anything else the server said.
@@ -88,12 +93,31 @@ fn failure(check: &Check) -> Option<(Need, &BucketError)> {
 
 /// Codes of servers for keys that have ended.
 const EXPIRED: [&str; 3] = ["ExpiredToken", "TokenRefreshRequired", "RequestExpired"];
+/// Codes of servers whose disk is full.
+const DISK_FULL: [&str; 3] = ["StorageFull", "XMinioStorageFull", "InsufficientStorage"];
+/// Codes for a bucket, or its owner, that may hold no more: Ceph's and MinIO's.
+const QUOTA_USED: [&str; 2] = ["QuotaExceeded", "XMinioAdminBucketQuotaExceeded"];
 /// Code of servers for a token that was never one of these keys.
 const WRONG_TOKEN: &str = "InvalidToken";
 
 /// What mends a wrong token.
 pub const TOKEN_HINT: &str = "a session token belongs to its own key pair: copy all three anew from where they were made, or unset \
                           AWS_SESSION_TOKEN where the keys are lasting ones";
+
+/// How keys are renewed that have ended, by where they came from.
+pub fn renewal(source: Option<&str>) -> String {
+    match source {
+        Some(ENVIRONMENT) => {
+            "export new ones (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN)"
+                .to_owned()
+        }
+        Some(source) if source.ends_with(SIGN_ON) => {
+            let profile = source.split('`').nth(1).unwrap_or("default");
+            format!("log in anew with `aws sso login --profile {profile}`")
+        }
+        _ => "get new ones (`aws sso login`, or wherever they came from)".to_owned(),
+    }
+}
 
 /// What a refusal says of a key pair, before any question of rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,10 +191,11 @@ impl KeyFault {
         }
     }
 
-    /// What would mend it; `again`: what to do then.
-    pub fn hint(self, again: &str) -> String {
+    /// What would mend it. `source`: where the keys came from; `again`: what to do then.
+    pub fn hint(self, source: Option<&str>, again: &str) -> String {
+        let renewal = renewal(source);
         let mend = match self {
-            KeyFault::Expired => "get new ones (`aws sso login`, or wherever they came from)",
+            KeyFault::Expired => renewal.as_str(),
             KeyFault::WrongToken => TOKEN_HINT,
             KeyFault::WrongSecret => {
                 "it is not the secret of its key id: copy both from where they were made"
@@ -224,6 +249,8 @@ pub fn behind_all(err: &BucketError) -> Option<Trouble> {
         ) => return Some(Trouble::WrongKeys),
         Some(code) if EXPIRED.contains(&code) => return Some(Trouble::Expired),
         Some(WRONG_TOKEN) => return Some(Trouble::WrongToken),
+        Some(code) if DISK_FULL.contains(&code) => return Some(Trouble::DiskFull),
+        Some(code) if QUOTA_USED.contains(&code) => return Some(Trouble::QuotaUsed),
         Some(
             "PermanentRedirect"
             | "TemporaryRedirect"
@@ -233,6 +260,12 @@ pub fn behind_all(err: &BucketError) -> Option<Trouble> {
         _ => {}
     }
     match err.kind {
+        // Insufficient Storage.
+        _ if err.status == 507 => Some(Trouble::DiskFull),
+        // Backblaze says it in words alone, with the code of a right that is lacking.
+        ErrorKind::Denied if err.message.to_ascii_lowercase().contains("storage cap") => {
+            Some(Trouble::QuotaUsed)
+        }
         ErrorKind::Skewed => Some(Trouble::Clock),
         ErrorKind::Transient if err.status == 0 => Some(unconnected(&err.message)),
         // A listing is answered in XML by every server for buckets, also where it is refused; 401 and 403 may be a guard's before it.
@@ -293,6 +326,23 @@ mod tests {
         assert_eq!(
             told(Some("the environment")),
             "the secret key from the environment for its bucket s3://b/r is wrong"
+        );
+    }
+
+    #[test]
+    fn keys_that_have_ended_are_renewed_where_they_came_from() {
+        let hint = |source| KeyFault::Expired.hint(source, "`spotter up r`");
+        assert_eq!(
+            hint(Some(ENVIRONMENT)),
+            "export new ones (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN), then `spotter up r`"
+        );
+        assert_eq!(
+            hint(Some("profile `lab`, single sign-on")),
+            "log in anew with `aws sso login --profile lab`, then `spotter up r`"
+        );
+        assert_eq!(
+            hint(None),
+            "get new ones (`aws sso login`, or wherever they came from), then `spotter up r`"
         );
     }
 
@@ -358,6 +408,11 @@ mod tests {
             Trouble::Region,
         );
         check(ErrorKind::Denied, 400, "InvalidToken", Trouble::WrongToken);
+        let full = [(507, "StorageFull"), (507, ""), (500, "XMinioStorageFull")];
+        for (status, code) in full {
+            check(ErrorKind::Transient, status, code, Trouble::DiskFull);
+        }
+        check(ErrorKind::Denied, 403, "QuotaExceeded", Trouble::QuotaUsed);
         check(
             ErrorKind::Refused,
             400,

@@ -142,7 +142,7 @@ pub fn disk(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, St
 /// What to do about keys that a bucket refuses, by the words of an alarm or of the box; `None`: they name no fault of keys.
 pub fn mend_keys(run: &str, refusal: &str) -> Option<String> {
     let fault = KeyFault::of_answer(refusal)?;
-    Some(fault.hint(&format!("`spotter up {run}`")))
+    Some(fault.hint(None, &format!("`spotter up {run}`")))
 }
 
 fn word(detail: &Value, key: &str) -> Option<String> {

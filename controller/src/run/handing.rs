@@ -162,7 +162,7 @@ impl Kept<'_> {
                     }
                     _ => String::new(),
                 };
-                let hint = fault.hint(&format!("`spotter up {run}`"));
+                let hint = fault.hint(self.source, &format!("`spotter up {run}`"));
                 format!(
                     "New bucket keys were not handed over: {told} ({why}). {keeps} Next: {look}{hint}."
                 )
@@ -399,7 +399,7 @@ impl Lifecycle {
             return Ok(Halt::Pause(
                 CommandError::new(format!("run `{}` does not go on: {told}", run.name))
                     .because(why)
-                    .hint(fault.hint(&up)),
+                    .hint(fault.hint(source.as_deref(), &up)),
             ));
         }
         Ok(match err {
