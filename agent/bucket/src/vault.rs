@@ -23,7 +23,7 @@ mod adopt;
 mod marks;
 
 pub use adopt::Adopted;
-pub use marks::Holds;
+pub use marks::{DamageMark, Holds};
 
 /// Version of the small records beside commits.
 const FORMAT: u32 = 1;

@@ -178,14 +178,14 @@ impl Backup {
     }
 
     /// A restore found a commit damaged: it counts for nothing here, nor on any box to come.
-    pub(super) async fn distrust(&self, id: &str) {
+    pub(super) async fn distrust(&self, id: &str, why: &str) {
         self.distrusted().insert(id.to_owned());
         let Ok(id) = id.parse() else { return };
         if !self.bucket.has_keys() {
             return;
         }
         let vault = self.places.vault(&*self.bucket);
-        let mark = vault.mark_damaged(&id, "restore", self.server_us());
+        let mark = vault.mark_damaged(&id, "restore", why, self.server_us());
         if let Ok(Err(err)) = time::timeout(MARK_LIMIT, mark).await {
             debug!(error = %chain(&err), "a damaged checkpoint could not be marked in the bucket");
         }

@@ -282,8 +282,8 @@ impl Backup {
                         .await
                         .expect("removing files does not panic");
                 }
-                if matches!(failed, Failed::Damage(_)) {
-                    self.distrust(id).await;
+                if let Failed::Damage(why) = &failed {
+                    self.distrust(id, why).await;
                 }
                 return Err(failed);
             }

@@ -30,7 +30,7 @@ async fn mark(bucket: &MemoryBucket, id: &str, is_damaged: bool) {
     };
     let id: CommitId = id.parse().unwrap();
     match is_damaged {
-        true => vault.mark_damaged(&id, "a test", 1).await.unwrap(),
+        true => vault.mark_damaged(&id, "a test", "", 1).await.unwrap(),
         false => vault.unmark_damaged(&id).await.unwrap(),
     }
 }

@@ -44,6 +44,19 @@ impl Verdict {
     pub fn is_whole(&self) -> bool {
         self.commit.is_none() && self.files.is_empty()
     }
+
+    /// `whole`, or what is wrong with which file.
+    pub fn text(&self) -> String {
+        if let Some(why) = &self.commit {
+            return why.clone();
+        }
+        let file = |file: &DamagedFile| format!("{}: {}", file.path, file.damage);
+        match self.files.as_slice() {
+            [] => "whole".to_owned(),
+            [one] => file(one),
+            [first, rest @ ..] => format!("{} (and {} more files)", file(first), rest.len()),
+        }
+    }
 }
 
 /// Up to this size files are read several at a time; a larger one is read in several places at once.
@@ -142,8 +155,8 @@ fn damaged_files(manifest: &Manifest, known: &Known<'_>) -> Vec<DamagedFile> {
 /// What boxes are told by marks in the bucket: what is damaged, so that they store it anew and refer to none of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
-    /// Commits that hold damaged data, among them such as were not asked about and share it.
-    pub damaged: Vec<CommitId>,
+    /// Commits that hold damaged data, each with what was found, among them such as were not asked about and share it.
+    pub damaged: Vec<(CommitId, String)>,
     /// Commits that were found whole.
     pub whole: Vec<CommitId>,
 }
@@ -168,8 +181,11 @@ pub fn marks(verdicts: &[Verdict], commits: &[(CommitId, Result<Manifest, String
         };
         match verdict {
             Some(verdict) if verdict.is_whole() => marks.whole.push(*id),
-            Some(_) => marks.damaged.push(*id),
-            None if holds_damaged() => marks.damaged.push(*id),
+            Some(verdict) => marks.damaged.push((*id, verdict.text())),
+            None if holds_damaged() => {
+                let why = "it shares data that was found damaged".to_owned();
+                marks.damaged.push((*id, why));
+            }
             None => {}
         }
     }
@@ -186,10 +202,10 @@ pub async fn leave(shelf: &Shelf, marks: &Marks, now_us: u64) -> Result<bool, Bu
     for id in marks.whole.iter().filter(|id| there.contains(*id)) {
         vault.unmark_damaged(id).await?;
     }
-    let new = marks.damaged.iter().filter(|id| !there.contains(*id));
+    let new = marks.damaged.iter().filter(|(id, _)| !there.contains(id));
     let mut put = false;
-    for id in new {
-        vault.mark_damaged(id, "verify", now_us).await?;
+    for (id, why) in new {
+        vault.mark_damaged(id, "verify", why, now_us).await?;
         put = true;
     }
     Ok(put)

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use super::{FORMAT, Vault};
-use crate::bucket::{BucketError, ListedObject};
+use crate::bucket::{BucketError, ErrorKind, ListedObject};
 use crate::layout::CommitId;
 
 /// A restore that says nothing for so long is over, whatever became of it.
@@ -29,6 +29,20 @@ struct MarkRecord<'a> {
     id: &'a str,
     by: &'a str,
     since_us: u64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    why: &'a str,
+}
+
+/// What a mark says of a checkpoint that was found damaged; what it does not say is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DamageMark {
+    /// Who found it: a `restore` of a box, or a `verify`.
+    pub by: String,
+    /// When, microseconds since the epoch by the server's clock; 0: nobody knows.
+    pub since_us: u64,
+    /// What was found.
+    pub why: String,
 }
 
 impl Vault<'_> {
@@ -55,7 +69,7 @@ impl Vault<'_> {
 
     /// Keeps a checkpoint from retention until it is unpinned. `by` says who wanted it.
     pub async fn pin(&self, id: &CommitId, by: &str, now_us: u64) -> Result<(), BucketError> {
-        let body = mark(id, by, now_us);
+        let body = mark(id, by, "", now_us);
         self.bucket.put(&self.layout.pin_key(id), body).await?;
         Ok(())
     }
@@ -74,20 +88,32 @@ impl Vault<'_> {
     ) -> Result<String, BucketError> {
         let reader = Ulid::from_parts(now_us / 1_000, Ulid::generate().random());
         let key = self.layout.reader_key(id, &reader);
-        self.bucket.put(&key, mark(id, by, now_us)).await?;
+        self.bucket.put(&key, mark(id, by, "", now_us)).await?;
         Ok(key)
     }
 
-    /// Says that a checkpoint was found damaged, so that no box takes it for saved, nor refers to what it holds. `by` says who found it.
+    /// Says that a checkpoint was found damaged, so that no box takes it for saved, nor refers to what it holds. `by` says who found it,
+    /// `why` what.
     pub async fn mark_damaged(
         &self,
         id: &CommitId,
         by: &str,
+        why: &str,
         now_us: u64,
     ) -> Result<(), BucketError> {
-        let body = mark(id, by, now_us);
+        let body = mark(id, by, why, now_us);
         self.bucket.put(&self.layout.damaged_key(id), body).await?;
         Ok(())
+    }
+
+    /// What the mark says of a checkpoint that was found damaged; `None`: there is none.
+    pub async fn damage_of(&self, id: &CommitId) -> Result<Option<DamageMark>, BucketError> {
+        match self.bucket.get(&self.layout.damaged_key(id), None).await {
+            // A mark counts by its name alone.
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_default())),
+            Err(err) if err.kind == ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(err),
+        }
     }
 
     /// It was found whole since, or is gone.
@@ -118,12 +144,13 @@ impl Vault<'_> {
     }
 }
 
-fn mark(id: &CommitId, by: &str, since_us: u64) -> Bytes {
+fn mark(id: &CommitId, by: &str, why: &str, since_us: u64) -> Bytes {
     let record = MarkRecord {
         v: FORMAT,
         id: &id.to_string(),
         by,
         since_us,
+        why,
     };
     serde_json::to_vec(&record)
         .expect("strings and numbers always serialise")
@@ -168,9 +195,20 @@ mod tests {
             run: "run",
         };
         for step in 1..=2 {
-            let marked = vault.mark_damaged(&id(step), "a test", NOW_US).await;
-            marked.unwrap();
+            let id = id(step);
+            let marked = vault.mark_damaged(&id, "a test", "its data is gone", NOW_US);
+            marked.await.unwrap();
         }
+        let mark = DamageMark {
+            by: "a test".to_owned(),
+            since_us: NOW_US,
+            why: "its data is gone".to_owned(),
+        };
+        assert_eq!(vault.damage_of(&id(1)).await.unwrap(), Some(mark));
+        assert_eq!(vault.damage_of(&id(3)).await.unwrap(), None);
+        bucket.insert(&layout.damaged_key(&id(2)), "{}");
+        let unsaid = Some(DamageMark::default());
+        assert_eq!(vault.damage_of(&id(2)).await.unwrap(), unsaid);
         assert_eq!(
             vault.damaged().await.unwrap(),
             HashSet::from([id(1), id(2)])

@@ -1,9 +1,11 @@
 //! `spotter checkpoints show`.
 
 use serde::Serialize;
+use spotter_bucket::{Manifest, vault::DamageMark};
 
 use super::{Metric, Place, manifest, open};
 use crate::{
+    checkpoints::Shelf,
     commands::Deps,
     error::CommandError,
     ui::{Table, Ui, text},
@@ -30,6 +32,8 @@ struct Shown {
     path: String,
     prev: Option<String>,
     metric: Option<Metric>,
+    /// What the mark says by which its data was found damaged.
+    damaged: Option<DamageMark>,
     size_bytes: u64,
     files: Vec<File>,
 }
@@ -70,6 +74,7 @@ pub(super) async fn show(ui: &mut Ui, deps: &Deps, args: &ShowArgs) -> Result<()
         path: manifest.path.clone(),
         prev: manifest.prev.clone(),
         metric: manifest.metric.as_ref().map(Metric::from),
+        damaged: mark_of(&shelf, &manifest).await,
     };
     ui.status(format_args!(
         "{} of step {}, {} in {} files, committed {} by attempt {}, complete by `{}`{}.",
@@ -84,6 +89,13 @@ pub(super) async fn show(ui: &mut Ui, deps: &Deps, args: &ShowArgs) -> Result<()
             format!(", {} {}", metric.name, metric.value)
         }),
     ));
+    if let Some(mark) = &shown.damaged {
+        ui.warning(format_args!("{}", told(mark)));
+        ui.hint(format_args!(
+            "a restore takes it last; see what is whole with `spotter checkpoints verify {}`",
+            shelf.run
+        ));
+    }
     ui.show(&shown, |shown| {
         let mut table = Table::new(&["SIZE>", "MODIFIED", "BLAKE3", "SHARED", "PATH"]);
         for file in &shown.files {
@@ -98,4 +110,29 @@ pub(super) async fn show(ui: &mut Ui, deps: &Deps, args: &ShowArgs) -> Result<()
         table
     });
     Ok(())
+}
+
+/// What may not be read is not known, and no reason to show nothing.
+async fn mark_of(shelf: &Shelf, manifest: &Manifest) -> Option<DamageMark> {
+    let id = manifest.id.parse().ok()?;
+    shelf.vault().damage_of(&id).await.ok().flatten()
+}
+
+/// Who found it damaged, when, and what was found.
+fn told(mark: &DamageMark) -> String {
+    let by = match mark.by.as_str() {
+        "" => String::new(),
+        "restore" => " by the restore of a box".to_owned(),
+        "verify" => " by `spotter checkpoints verify`".to_owned(),
+        other => format!(" by {other}"),
+    };
+    let when = match mark.since_us {
+        0 => String::new(),
+        since_us => format!(" {}", text::time(since_us as i64)),
+    };
+    let why = match mark.why.as_str() {
+        "" => String::new(),
+        why => format!(": {why}"),
+    };
+    format!("its data was found damaged{when}{by}{why}")
 }

@@ -77,7 +77,7 @@ pub(super) async fn verify(
                 text::or_dash(one.step),
                 text::bytes(one.size_bytes),
                 one.id.clone(),
-                words(one),
+                one.text(),
             ]);
         }
         table
@@ -146,7 +146,7 @@ pub(super) async fn verify(
         }
     };
     let places: Vec<String> = (damaged.iter())
-        .map(|one| format!("{}: {} ({})", one.id, words(one), place(&shelf, one)))
+        .map(|one| format!("{}: {} ({})", one.id, one.text(), place(&shelf, one)))
         .collect();
     Err(err.because(places.join("\n")))
 }
@@ -157,18 +157,5 @@ fn place(shelf: &Shelf, verdict: &Verdict) -> String {
     match verdict.files.first() {
         Some(file) => file.key.clone(),
         None => verdict.id.parse().map(commit).unwrap_or_default(),
-    }
-}
-
-/// `whole`, or what is wrong with which file.
-fn words(verdict: &Verdict) -> String {
-    if let Some(why) = &verdict.commit {
-        return why.clone();
-    }
-    let file = |file: &verify::DamagedFile| format!("{}: {}", file.path, file.damage);
-    match verdict.files.as_slice() {
-        [] => "whole".to_owned(),
-        [one] => file(one),
-        [first, rest @ ..] => format!("{} (and {} more files)", file(first), rest.len()),
     }
 }

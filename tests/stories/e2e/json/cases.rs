@@ -292,7 +292,7 @@ pub(super) const WHILE_IT_RUNS: &[Case] = &[
         &[
             (
                 "",
-                "id step attempt committed_us rule path prev metric size_bytes files",
+                "id step attempt committed_us rule path prev metric damaged size_bytes files",
             ),
             ("/files", "path size_bytes mode mtime_ns blake3 key shared"),
         ],

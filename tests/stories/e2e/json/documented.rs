@@ -45,7 +45,7 @@ const NO_KEYS: &[(&str, &str)] = &[
     ("report", "html markdown"),
     (
         "checkpoints",
-        "name value show verify damage missing size expected_bytes found_bytes altered from_byte to_byte pull push pin unpin \
+        "name value by since_us why show verify damage missing size expected_bytes found_bytes altered from_byte to_byte pull push pin unpin \
          prune diff added removed changed same",
     ),
     ("destroy", "checkpoint result log steps"),

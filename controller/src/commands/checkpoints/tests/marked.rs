@@ -46,6 +46,30 @@ fn a_pull_takes_one_without_a_mark_first_and_says_which_it_left() {
 }
 
 #[test]
+fn one_that_is_shown_says_who_found_it_damaged_when_and_what() {
+    let (desk, older, newest) = marked();
+    let (_, _, err) = desk.say(&["show", "run", &newest]);
+    assert!(err.contains("its data was found damaged\n"), "{err}");
+    let (_, _, err) = desk.say(&["show", "run", &older]);
+    assert!(!err.contains("damaged"), "{err}");
+    assert!(desk.json(&["show", "run", &older])["damaged"].is_null());
+
+    assert!(desk.bucket.remove(&desk.key(&older, "model.dat")));
+    desk.say(&["verify", "run", &older]);
+    let (code, _, err) = desk.say(&["show", "run", &older]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        err.contains("by `spotter checkpoints verify`: model.dat: its data is gone"),
+        "{err}"
+    );
+    assert!(err.contains("its data was found damaged 20"), "{err}");
+    let mark = &desk.json(&["show", "run", &older])["damaged"];
+    assert_eq!(mark["by"], "verify");
+    assert_eq!(mark["why"], "model.dat: its data is gone");
+    assert!(mark["since_us"].as_u64() > Some(0));
+}
+
+#[test]
 fn marks_go_into_the_record_of_a_run_from_its_own_bucket_alone() {
     for (to, noted) in [("s3://elsewhere/team", 0), (TO, 1)] {
         let (desk, _, _) = marked();
