@@ -105,6 +105,8 @@ pub struct Hashed {
     pub meant: Vec<PathBuf>,
     /// Links among these that lead to what is not among these too, inside of the working directory or out of it, sorted: they are not followed.
     pub leading_out: Vec<PathBuf>,
+    /// Links among these that lead to nothing, sorted.
+    pub broken: Vec<PathBuf>,
 }
 
 /// Hashes the named files and everything under the named directories; see [`expand`] for what a name may be. A symbolic link inside a
@@ -120,6 +122,7 @@ pub fn hash_files(workdir: &Path, paths: &[String]) -> Result<Hashed, HashError>
         missing: taken.missing,
         meant: taken.there,
         leading_out: taken.links,
+        broken: taken.broken,
     })
 }
 
@@ -128,6 +131,7 @@ pub fn hash_files(workdir: &Path, paths: &[String]) -> Result<Hashed, HashError>
 pub fn every_file(workdir: &Path, paths: &[String], each: Each<'_>) -> Result<Meant, HashError> {
     let mut meant = expand(workdir, paths)?;
     let mut links = mem::take(&mut meant.links);
+    let mut broken = mem::take(&mut meant.broken);
     for relative in &meant.there {
         let read = |source| HashError::Read {
             path: relative.display().to_string(),
@@ -135,12 +139,15 @@ pub fn every_file(workdir: &Path, paths: &[String], each: Each<'_>) -> Result<Me
         };
         let metadata = fs::metadata(workdir.join(relative)).map_err(read)?;
         if metadata.is_dir() {
-            walk(workdir, relative, each, &mut links)?;
+            walk(workdir, relative, each, (&mut links, &mut broken))?;
         } else {
             each(relative, &metadata)?;
         }
     }
     meant.links = not_among(workdir, &meant.there, links);
+    broken.sort_unstable();
+    broken.dedup();
+    meant.broken = broken;
     Ok(meant)
 }
 
@@ -151,7 +158,7 @@ fn walk(
     workdir: &Path,
     relative: &Path,
     each: Each<'_>,
-    links: &mut Vec<PathBuf>,
+    (links, broken): (&mut Vec<PathBuf>, &mut Vec<PathBuf>),
 ) -> Result<(), HashError> {
     let read = |source| HashError::Read {
         path: relative.display().to_string(),
@@ -162,7 +169,7 @@ fn walk(
         let kind = entry.file_type().map_err(read)?;
         let child = relative.join(entry.file_name());
         if kind.is_dir() {
-            walk(workdir, &child, each, links)?;
+            walk(workdir, &child, each, (links, broken))?;
         } else if kind.is_file() {
             each(&child, &entry.metadata().map_err(read)?)?;
         } else if kind.is_symlink() {
@@ -172,7 +179,7 @@ fn walk(
                     each(&child, &metadata)?;
                 }
                 Leads::Elsewhere => links.push(child),
-                Leads::Nowhere => {}
+                Leads::Nowhere => broken.push(child),
             }
         }
     }
@@ -289,7 +296,13 @@ mod tests {
             (&["out/b*", "runs/*/step-900/*"], &[]),
         ] {
             let wanted: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
-            let found = hash_files(dir.path(), &wanted).unwrap().leading_out;
+            let found = hash_files(dir.path(), &wanted).unwrap();
+            let broken: &[&Path] = match paths[0] {
+                "out" | "." | "out/*" | "out/**" => &[Path::new("out/gone")],
+                _ => &[],
+            };
+            assert_eq!(found.broken, broken, "{paths:?}");
+            let found = found.leading_out;
             let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
             assert_eq!(found, expected, "{paths:?}");
         }

@@ -434,13 +434,16 @@ impl Agent for Handlers {
         let hashed = self
             .blocking(move |core| files::hash_files(&core.workdir(), &paths))
             .await?;
+        let names = |paths: &[PathBuf]| -> Vec<String> {
+            let name = |path: &PathBuf| path.to_string_lossy().into_owned();
+            paths.iter().map(name).collect()
+        };
         let files = hashed.files.into_iter().map(convert::file_hash).collect();
         Ok(Response::new(v1::HashFilesResponse {
             files,
             missing: hashed.missing,
-            leading_out: (hashed.leading_out.iter())
-                .map(|path| path.to_string_lossy().into_owned())
-                .collect(),
+            leading_out: names(&hashed.leading_out),
+            broken: names(&hashed.broken),
             meant: hashed
                 .meant
                 .iter()

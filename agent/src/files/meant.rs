@@ -18,6 +18,8 @@ pub struct Meant {
     /// Links that patterns found and that lead to no file of the working directory, and what patterns mean behind a link, sorted;
     /// [`not_among`] says which of them matter.
     pub links: Vec<PathBuf>,
+    /// Links that patterns found and that lead to nothing, sorted.
+    pub broken: Vec<PathBuf>,
 }
 
 /// Entries that are looked at behind the links of one pattern: they may lead to a data set, or to the whole machine.
@@ -27,6 +29,7 @@ const BEHIND_ENTRIES: usize = 10_000;
 /// characters of one name, `[ab]` for one of several, `**` for any number of directories; a path that exists is no pattern.
 pub fn expand(workdir: &Path, paths: &[String]) -> Result<Meant, HashError> {
     let (mut meant, mut links) = (BTreeSet::new(), BTreeSet::new());
+    let mut broken = BTreeSet::new();
     let mut missing = Vec::new();
     for path in paths {
         let relative = inside(path).ok_or_else(|| HashError::Escapes(path.clone()))?;
@@ -52,6 +55,7 @@ pub fn expand(workdir: &Path, paths: &[String]) -> Result<Meant, HashError> {
             let mut found = Found {
                 meant: &mut meant,
                 links: &mut links,
+                broken: &mut broken,
                 behind_a_link: false,
                 left: BEHIND_ENTRIES,
             };
@@ -66,6 +70,7 @@ pub fn expand(workdir: &Path, paths: &[String]) -> Result<Meant, HashError> {
         there: meant.into_iter().collect(),
         missing,
         links: links.into_iter().collect(),
+        broken: broken.into_iter().collect(),
     })
 }
 
@@ -73,6 +78,7 @@ pub fn expand(workdir: &Path, paths: &[String]) -> Result<Meant, HashError> {
 struct Found<'a> {
     meant: &'a mut BTreeSet<PathBuf>,
     links: &'a mut BTreeSet<PathBuf>,
+    broken: &'a mut BTreeSet<PathBuf>,
     /// Whether this is behind a link, where nothing is taken but everything is named.
     behind_a_link: bool,
     /// Entries that may still be looked at behind links.
@@ -87,6 +93,7 @@ impl Found<'_> {
         let mut found = Found {
             meant: &mut behind,
             links: &mut BTreeSet::new(),
+            broken: &mut BTreeSet::new(),
             behind_a_link: true,
             left: self.left,
         };
@@ -250,6 +257,7 @@ fn descend(
         if kind.is_symlink() {
             let is_last = fits && rest.is_empty();
             match leads(workdir, &child) {
+                Leads::Nowhere if is_last => drop(found.broken.insert(child)),
                 Leads::Nowhere => {}
                 // Those behind a link may lead in circles.
                 _ if found.behind_a_link && is_last => drop(found.meant.insert(child)),

@@ -274,6 +274,7 @@ impl AgentClient {
                 missing: answer.missing,
                 meant: Vec::new(),
                 leading_out: Vec::new(),
+                broken: Vec::new(),
             },
             manifest_key: (!answer.manifest_key.is_empty()).then_some(answer.manifest_key),
         })
@@ -300,6 +301,7 @@ impl AgentClient {
             missing: answer.missing,
             meant: answer.meant,
             leading_out: answer.leading_out,
+            broken: answer.broken,
         })
     }
 }

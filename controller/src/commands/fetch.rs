@@ -14,7 +14,10 @@ use crate::{
     },
     commands::{Deps, parts::no_box, watching::ConsoleReport},
     error::CommandError,
-    run::{fetching::not_followed, has_bucket},
+    run::{
+        fetching::{leading_nowhere, not_followed},
+        has_bucket,
+    },
     store::RunRecord,
     ui::{Table, Ui, Unit, text},
 };
@@ -50,6 +53,7 @@ struct Fetched {
     missing: Vec<String>,
     /// Links on the box that lead out of its working directory.
     leading_out: Vec<String>,
+    broken: Vec<String>,
     /// What to type to see what there is.
     look: String,
 }
@@ -105,6 +109,7 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
                 files: list.files,
                 missing: list.missing,
                 leading_out: list.leading_out,
+                broken: list.broken,
                 look: format!(
                     "names are relative to {workdir} on the box: see what is there with `spotter ssh {} -- ls -R {workdir}`",
                     run.name
@@ -145,6 +150,9 @@ pub async fn fetch(ui: &mut Ui, deps: &Deps, args: &FetchArgs) -> Result<(), Com
             "{}: name what they lead to where it lies in the working directory, or let the training put copies in their place",
             not_followed(&fetched.leading_out)
         ));
+    }
+    if !fetched.broken.is_empty() {
+        ui.warning(format_args!("{}", leading_nowhere(&fetched.broken)));
     }
     let absent = match (fetched.missing.is_empty(), fetched.files.is_empty()) {
         (true, false) => return Ok(()),
@@ -244,6 +252,7 @@ async fn from_bucket(
         files: files.into_iter().map(hash).collect(),
         missing,
         leading_out: Vec::new(),
+        broken: Vec::new(),
         look,
     })
 }

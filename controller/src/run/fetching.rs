@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::json;
 use spotter_bucket::layout::check_path;
 
 use crate::{
@@ -24,6 +25,9 @@ use crate::{
     spec::Results,
     store::{AttemptRecord, RunRecord},
 };
+
+/// Event: all that there is of the results came (`files`, `size_bytes`, `to`).
+pub(crate) const FETCHED: &str = "results_fetched";
 
 /// Why files were not fetched.
 enum NotFetched {
@@ -161,6 +165,11 @@ impl Lifecycle {
                 list.files.len()
             ),
         );
+        self.note_fetched(run, attempt, list.files.len(), bytes, to)?;
+        // Nothing is lost with them.
+        if !list.broken.is_empty() {
+            self.say(run, &format!("Careful: {}.", leading_nowhere(&list.broken)));
+        }
         let is_pattern = |path: &str| path.contains(['*', '?', '[']);
         let missing: Vec<String> = paths
             .iter()
@@ -199,7 +208,10 @@ impl Lifecycle {
         );
         let mut told = String::new();
         loop {
-            match self.pull_left_results(run, results, key).await {
+            match self
+                .pull_left_results(run, attempt.number, results, key)
+                .await
+            {
                 Ok(missing) => return Ok(Some(missing)),
                 Err(NotPulled::Damaged(why)) => {
                     self.say(run, &format!("Careful: {text}: {why}."));
@@ -245,6 +257,7 @@ impl Lifecycle {
     async fn pull_left_results(
         &self,
         run: &RunRecord,
+        attempt: u32,
         results: &Results,
         key: &str,
     ) -> Result<Vec<String>, NotPulled> {
@@ -289,7 +302,22 @@ impl Lifecycle {
             run,
             &format!("Fetched and verified {count} files, {bytes} bytes."),
         );
+        self.note_fetched(run, attempt, count, bytes, to)
+            .map_err(NotPulled::Here)?;
         Ok(missing)
+    }
+
+    /// When all that there is of the results came, and where.
+    fn note_fetched(
+        &self,
+        run: &RunRecord,
+        attempt: u32,
+        files: usize,
+        size_bytes: u64,
+        to: &Path,
+    ) -> Result<(), CommandError> {
+        let detail = json!({"files": files, "size_bytes": size_bytes, "to": to});
+        self.note(run, attempt, FETCHED, detail)
     }
 
     /// Gives another file that lies where one is going to be brought another name, and says so.
@@ -323,6 +351,14 @@ pub(super) fn absent(missing: &[String]) -> String {
 pub(crate) fn not_followed(links: &[String]) -> String {
     format!(
         "links that lead to what is not fetched with them are not followed: {}",
+        links.join(", ")
+    )
+}
+
+/// Links of which there is nothing to fetch, for people.
+pub(crate) fn leading_nowhere(links: &[String]) -> String {
+    format!(
+        "links that lead to nothing were not fetched: {}",
         links.join(", ")
     )
 }

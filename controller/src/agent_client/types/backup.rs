@@ -98,6 +98,8 @@ pub struct FileList {
     pub meant: Vec<String>,
     /// Links that lead to what is not among these files, in the working directory or out of it: the box does not follow them.
     pub leading_out: Vec<String>,
+    /// Links that lead to nothing; unknown to an older agent.
+    pub broken: Vec<String>,
 }
 
 /// What was brought to the bucket as results.

@@ -164,7 +164,7 @@ pub(super) fn results(facts: &Facts) -> Told {
             found.files,
             text::bytes(found.bytes)
         ))
-        .at(found.newest_us),
+        .at(found.at_us),
         // A training that was stopped half-way need not have any.
         _ if facts.outcome.is_some_and(Outcome::is_by_order) => Told::not_yet(
             format!("nothing in {to}: it was ended before its own end"),

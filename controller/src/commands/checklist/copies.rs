@@ -95,7 +95,7 @@ fn last_lines(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// When a file was written last; 0: nobody can tell.
-pub(super) fn modified_us(path: &Path) -> i64 {
+fn modified_us(path: &Path) -> i64 {
     let modified = fs::metadata(path).and_then(|meta| meta.modified());
     let since = modified
         .ok()

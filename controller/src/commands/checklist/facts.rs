@@ -176,7 +176,8 @@ pub(super) struct Copied {
 pub(super) struct Brought {
     pub(super) files: u64,
     pub(super) bytes: u64,
-    pub(super) newest_us: i64,
+    /// When they were brought home; 0: nobody knows.
+    pub(super) at_us: i64,
 }
 
 /// Money of a run, dollars.

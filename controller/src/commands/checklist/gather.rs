@@ -17,7 +17,9 @@ use crate::{
     run::{
         State, alarms,
         bringing_up::{SETUP, SMOKE, TRAIN},
-        diagnosis, marks, next, not_saved, readiness, silence,
+        diagnosis,
+        fetching::FETCHED,
+        marks, next, not_saved, readiness, silence,
         summary::{AttemptSummary, RunSummary},
         windows,
     },
@@ -98,6 +100,10 @@ pub(super) async fn of_run(
     facts.plan = plan(&store, &run)?;
     facts.results = run.spec.results.as_ref().map(brought);
     let events = store.events(&run.name, 0)?;
+    let fetched = events.iter().rfind(|event| event.kind == FETCHED);
+    if let (Some(results), Some(fetched)) = (&mut facts.results, fetched) {
+        results.at_us = fetched.time_us;
+    }
     facts.saves = saves(&events, &summary);
     facts.attempts = store.attempts(&run.name)?;
     if let Some(latest) = facts.attempts.last().cloned() {
@@ -362,6 +368,5 @@ fn add(path: &Path, found: &mut Brought) {
     if let Some(meta) = meta.filter(|_| found.files < MOST_FILES) {
         found.files += 1;
         found.bytes += meta.len();
-        found.newest_us = found.newest_us.max(copies::modified_us(path));
     }
 }

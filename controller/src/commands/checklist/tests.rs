@@ -130,7 +130,7 @@ fn done() -> Facts {
     facts.results = Some(Brought {
         files: 1,
         bytes: 5 << 20,
-        newest_us: 99 * MINUTE_US,
+        at_us: 99 * MINUTE_US,
     });
     facts.money = Money {
         cost_usd: 1.2,

@@ -352,6 +352,7 @@ impl Site for ScriptedBox {
             missing: Vec::new(),
             meant: paths.to_vec(),
             leading_out: Vec::new(),
+            broken: Vec::new(),
         })
     }
 
