@@ -27,6 +27,7 @@ pub mod interruptions;
 pub mod judge;
 pub mod known;
 pub mod label;
+pub mod late;
 pub mod lease;
 pub mod lifecycle;
 mod line;

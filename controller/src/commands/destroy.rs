@@ -105,6 +105,8 @@ pub async fn destroy(ui: &mut Ui, deps: &Deps, args: &DestroyArgs) -> Result<(),
             instance: attempt.instance,
         });
     }
+    // What the boxes could still save in their last seconds, nobody may have heard from them.
+    deps.read_bucket(&run).await;
     notify::rest(&lifecycle, &run.name).await;
     if ended.is_empty() && !ui.is_json() {
         let summary = watching::summary(&store, &store.run(&run.name)?)?;

@@ -1,25 +1,31 @@
-//! Brings the marks of damaged checkpoints from a run's bucket into its record, in passing: whoever looks at the run then tells of them.
+//! Brings what a run's bucket alone knows into its record, in passing, so that whoever looks at the run tells of it: the marks of damaged
+//! checkpoints, and the last commits of boxes that are gone.
 
 use std::{collections::HashSet, time::Duration};
 
 use spotter_bucket::CommitId;
 
-use crate::{checkpoints::Shelf, commands::Deps, run::marks, store::RunRecord};
+use crate::{
+    checkpoints::Shelf,
+    commands::Deps,
+    run::{late, marks},
+    store::{AttemptRecord, RunRecord, Store},
+};
 
 /// A look waits so long for its bucket, and no longer.
 const LIMIT: Duration = Duration::from_secs(4);
 
 impl Deps {
-    /// Reads the marks of a run that has trained and has a bucket. What cannot be had now is as it was last read.
-    pub(super) async fn read_marks(&self, run: &RunRecord) {
-        match tokio::time::timeout(LIMIT, self.marks_of(run)).await {
+    /// Looks into the bucket of a run that has trained. What cannot be had now is as it was last read.
+    pub(super) async fn read_bucket(&self, run: &RunRecord) {
+        match tokio::time::timeout(LIMIT, self.bucket_of(run)).await {
             Ok(Ok(())) => {}
-            Ok(Err(why)) => tracing::debug!(why, run = run.name, "marks were not read"),
-            Err(_) => tracing::debug!(run = run.name, "the bucket did not tell its marks in time"),
+            Ok(Err(why)) => tracing::debug!(why, run = run.name, "its bucket was not read"),
+            Err(_) => tracing::debug!(run = run.name, "its bucket did not answer in time"),
         }
     }
 
-    async fn marks_of(&self, run: &RunRecord) -> Result<(), String> {
+    async fn bucket_of(&self, run: &RunRecord) -> Result<(), String> {
         let store = self.store().map_err(|err| err.to_string())?;
         let attempts = store.attempts(&run.name).map_err(|err| err.to_string())?;
         let kept = run.spec.checkpoints.as_ref();
@@ -34,7 +40,30 @@ impl Deps {
         let (bucket, target) = opened.map_err(|err| err.to_string())?;
         let shelf = Shelf::new(bucket, &target, &run.name).map_err(|err| err.to_string())?;
         let damaged = shelf.vault().damaged().await;
-        self.note_marks(run, &damaged.map_err(|err| err.to_string())?);
+        if let Ok(damaged) = &damaged {
+            self.note_marks(run, damaged);
+        }
+        self.take_late(&store, run, &attempts, &shelf).await?;
+        damaged.map(drop).map_err(|err| err.to_string())
+    }
+
+    /// Takes commits into the record that their boxes, which are gone, told nobody of.
+    async fn take_late(
+        &self,
+        store: &Store,
+        run: &RunRecord,
+        attempts: &[AttemptRecord],
+        shelf: &Shelf,
+    ) -> Result<(), String> {
+        let vault = shelf.vault();
+        let there = vault.ids().await.map_err(|err| err.to_string())?;
+        let events = store.events(&run.name, 0).map_err(|err| err.to_string())?;
+        for id in late::unknown(&events, attempts, &there) {
+            let read = vault.read(&id).await.map_err(|err| err.to_string())?;
+            if let Some(Ok(manifest)) = read {
+                late::note(store, &run.name, attempts, &manifest).map_err(|err| err.to_string())?;
+            }
+        }
         Ok(())
     }
 

@@ -88,7 +88,7 @@ pub async fn report(ui: &mut Ui, deps: &Deps, args: &ReportArgs) -> Result<(), C
     }
     if !args.recorded {
         home::bring(ui, deps, &run).await?;
-        deps.read_marks(&run).await;
+        deps.read_bucket(&run).await;
     }
     // Its end may have come home with the rest.
     let known = gather::gather(deps, deps.load_run(Some(&name))?)?;

@@ -92,7 +92,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     // What the box has to tell is taken in before anything is shown: a screen gives one answer.
     let marks = async {
         if !args.recorded {
-            deps.read_marks(&run).await;
+            deps.read_bucket(&run).await;
         }
     };
     let (heard, ()) = tokio::join!(heard(ui, deps, &run.name, asks), marks);

@@ -18,7 +18,7 @@ pub const DAMAGED: &str = "checkpoint.damaged";
 pub const UNMARKED: &str = "checkpoint.unmarked";
 
 /// Event of a box: a checkpoint is in the bucket.
-const COMMITTED: &str = "checkpoint.committed";
+pub(crate) const COMMITTED: &str = "checkpoint.committed";
 
 /// The newest checkpoint in a bucket, where it was found damaged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

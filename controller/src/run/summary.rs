@@ -12,7 +12,7 @@ use crate::{
         State,
         diagnosis::{self, Diagnosis},
         interruptions::{self, Interruption, interruptions},
-        marks::{self, Doubt},
+        marks::{self, COMMITTED, Doubt},
         prepaying,
     },
     store::{AttemptRecord, ChargeRecord, EventRecord, Outcome, RunRecord, counting},
@@ -124,10 +124,7 @@ pub fn summarise(
     watched: bool,
     now_us: i64,
 ) -> RunSummary {
-    let commits: Vec<&EventRecord> = events
-        .iter()
-        .filter(|event| event.kind == "checkpoint.committed")
-        .collect();
+    let commits = commits(events);
     let newest = commits.iter().max_by_key(|event| marks::written(event));
     let interruptions = interruptions(events);
     let counting = counting(charges, intervals);
@@ -239,10 +236,19 @@ pub fn in_bucket(events: &[EventRecord]) -> u64 {
             .as_str()
             .is_some_and(|id| deleted.contains(id))
     };
-    let committed = events
-        .iter()
-        .filter(|event| event.kind == "checkpoint.committed");
-    committed.filter(is_there).count() as u64
+    commits(events).into_iter().filter(is_there).count() as u64
+}
+
+/// What tells of each commit, once: of the last ones of a box its bucket may have told before the box did.
+fn commits(events: &[EventRecord]) -> Vec<&EventRecord> {
+    let mut told = HashSet::new();
+    let committed = events.iter().filter(|event| event.kind == COMMITTED);
+    committed
+        .filter(|event| {
+            let id = event.detail["id"].as_str();
+            id.is_none_or(|id| told.insert(id))
+        })
+        .collect()
 }
 
 /// Tells that a checkpoint is in the bucket no more; from a box it may go and stay there.
@@ -369,5 +375,7 @@ mod tests {
         );
         // An older box told no id.
         check("checkpoint.committed", json!({"step": 3}), 2);
+        // Its bucket told it first.
+        check("checkpoint.committed", json!({"id": "b"}), 2);
     }
 }

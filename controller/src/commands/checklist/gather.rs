@@ -73,7 +73,7 @@ pub(super) async fn of_run(
     // It brings home what happened while nobody watched: the record is read after it.
     let marks = async {
         if !recorded {
-            deps.read_marks(&run).await;
+            deps.read_bucket(&run).await;
         }
     };
     let (heard, ()) = tokio::join!(status::heard(ui, deps, &run.name, asks), marks);
