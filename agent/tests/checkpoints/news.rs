@@ -8,7 +8,7 @@ use spotter_agent::{
     now_us,
 };
 use spotter_bucket::memory::MemoryBucket;
-use spotter_bucket::{Best, CommitId, Keep, Layout, Vault};
+use spotter_bucket::{Best, CommitId, Keep, Layout, Manifest, Vault};
 use tokio::time;
 
 use crate::world::{KeylessBucket, PinlessBucket, StuckBucket, World, npz};
@@ -20,14 +20,22 @@ fn steps(saved: &[CheckpointInfo]) -> Vec<Option<u64>> {
     saved.iter().map(|one| one.step).collect()
 }
 
+fn layout() -> Layout {
+    Layout::new("team", "run").unwrap()
+}
+
+fn vault_of<'a>(bucket: &'a MemoryBucket, layout: &'a Layout) -> Vault<'a> {
+    Vault {
+        bucket,
+        layout,
+        run: "run",
+    }
+}
+
 /// Says in the bucket that a commit is damaged, as a laptop does that has read it, or that it is not.
 async fn mark(bucket: &MemoryBucket, id: &str, is_damaged: bool) {
-    let layout = Layout::new("team", "run").unwrap();
-    let vault = Vault {
-        bucket,
-        layout: &layout,
-        run: "run",
-    };
+    let layout = layout();
+    let vault = vault_of(bucket, &layout);
     let id: CommitId = id.parse().unwrap();
     match is_damaged {
         true => vault.mark_damaged(&id, "a test", "", 1).await.unwrap(),
@@ -322,19 +330,11 @@ async fn a_bucket_that_does_not_tell_what_others_did_stands_in_no_uploads_way() 
     assert_eq!(world.backup.state().last_step, Some(3));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_pinned_checkpoint_that_is_marked_is_stored_anew_however_old_and_pinned_as_it_was() {
-    let bucket = Arc::new(MemoryBucket::new());
-    let world = World::with(bucket.clone(), bucket.clone(), |options| {
-        options.keep.last = 2;
-    });
+/// Three checkpoints of which the oldest is pinned, and then found damaged, which the box has heard.
+async fn pinned_and_marked(world: &World, bucket: &Arc<MemoryBucket>) -> Manifest {
     world.trained();
-    let layout = Layout::new("team", "run").unwrap();
-    let vault = Vault {
-        bucket: &*bucket,
-        layout: &layout,
-        run: "run",
-    };
+    let layout = layout();
+    let vault = vault_of(bucket, &layout);
     for step in 1..=3 {
         world.write(&format!("step_{step}.npz"), &npz(step, 2000));
         let saved = world.backup_all().await.remove(0);
@@ -344,9 +344,21 @@ async fn a_pinned_checkpoint_that_is_marked_is_stored_anew_however_old_and_pinne
         }
     }
     let first = world.manifests().await.pop().unwrap();
-    mark(&bucket, &first.id, true).await;
+    mark(bucket, &first.id, true).await;
     time::sleep(HEARD).await;
     world.backup.round().await.unwrap();
+    first
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_checkpoint_that_is_marked_is_stored_anew_however_old_and_pinned_as_it_was() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep.last = 2;
+    });
+    let first = pinned_and_marked(&world, &bucket).await;
+    let layout = layout();
+    let vault = vault_of(&bucket, &layout);
     // As many newer ones as are kept are there, and somebody wants it all the same.
     let again = world.backup_all().await;
     assert_eq!(steps(&again), [Some(1)]);
@@ -378,25 +390,9 @@ async fn what_stands_for_a_pinned_checkpoint_stays_also_where_its_own_pin_fails(
     let world = World::with(pinless.clone(), bucket.clone(), |options| {
         options.keep.last = 2;
     });
-    world.trained();
-    let layout = Layout::new("team", "run").unwrap();
-    let vault = Vault {
-        bucket: &*bucket,
-        layout: &layout,
-        run: "run",
-    };
-    for step in 1..=3 {
-        world.write(&format!("step_{step}.npz"), &npz(step, 2000));
-        let saved = world.backup_all().await.remove(0);
-        if step == 1 {
-            let id = saved.id.parse().unwrap();
-            vault.pin(&id, "a test", now_us()).await.unwrap();
-        }
-    }
-    let first = world.manifests().await.pop().unwrap();
-    mark(&bucket, &first.id, true).await;
-    time::sleep(HEARD).await;
-    world.backup.round().await.unwrap();
+    pinned_and_marked(&world, &bucket).await;
+    let layout = layout();
+    let vault = vault_of(&bucket, &layout);
     let again = world.backup_all().await;
     assert_eq!(steps(&again), [Some(1)]);
     for step in 4..=5 {

@@ -49,14 +49,7 @@ pub(super) fn garbled(
     status: StatusCode,
     err: &xml::XmlError,
 ) -> BucketError {
-    BucketError {
-        operation,
-        key: key.to_owned(),
-        kind: ErrorKind::Refused,
-        status: status.as_u16(),
-        code: None,
-        message: err.to_string(),
-    }
+    refused(operation, key, status, err.to_string())
 }
 
 pub(super) fn refused(
