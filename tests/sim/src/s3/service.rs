@@ -1,26 +1,24 @@
 //! What each operation does: the `s3s` library has parsed and authenticated the request, the store does the work.
 
-use std::{collections::BTreeMap, io::SeekFrom, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use s3s::{
     S3, S3Error, S3Request, S3Response, S3Result,
     dto::{
         AbortMultipartUploadInput, AbortMultipartUploadOutput, Bucket, ChecksumAlgorithm,
         CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CopyObjectInput,
-        CopyObjectOutput, CopyObjectResult, CopyPartResult, CopySource, CreateBucketInput,
-        CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
-        DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput,
-        DeletedObject, ETagCondition, GetBucketLocationInput, GetBucketLocationOutput,
-        GetObjectInput, GetObjectOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput,
-        HeadObjectOutput, ListBucketsInput, ListBucketsOutput, ListMultipartUploadsInput,
-        ListMultipartUploadsOutput, ListObjectsV2Input, ListObjectsV2Output, ListPartsInput,
-        ListPartsOutput, PutObjectInput, PutObjectOutput, Range, StreamingBlob,
-        UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
+        CopyObjectOutput, CopyObjectResult, CopyPartResult, CreateBucketInput, CreateBucketOutput,
+        CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteObjectInput,
+        DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject,
+        GetBucketLocationInput, GetBucketLocationOutput, GetObjectInput, GetObjectOutput,
+        HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput,
+        ListBucketsOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput,
+        ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput, PutObjectInput,
+        PutObjectOutput, Range, StreamingBlob, UploadPartCopyInput, UploadPartCopyOutput,
+        UploadPartInput, UploadPartOutput,
     },
     s3_error,
 };
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio_util::io::ReaderStream;
 
 use super::{
     convert::{condition, kept, part_number, readable, strong, timestamp_ms},
@@ -30,8 +28,7 @@ use super::{
     store::{Begun, Description, Precondition, Store, StoreError, Wanted, now_ms},
 };
 
-/// How much of a file is read at once, bytes.
-const READ_BYTES: usize = 256 << 10;
+mod stretch;
 
 /// The operations over a store.
 pub struct Operations {
@@ -56,79 +53,6 @@ impl From<StoreError> for S3Error {
             StoreError::Io(err) => disk(err),
         }
     }
-}
-
-impl Operations {
-    /// The condition of a write, unless this server does not look at it.
-    fn condition(
-        &self,
-        if_match: Option<&ETagCondition>,
-        if_none_match: Option<&ETagCondition>,
-    ) -> S3Result<Precondition> {
-        match self.board.like().ignores_conditions() {
-            true => Ok(Precondition::default()),
-            false => condition(if_match, if_none_match),
-        }
-    }
-
-    /// Reads a stretch of an object as a stream.
-    fn stretch(&self, bucket: &str, key: &str, range: Option<&Range>) -> S3Result<Stretch> {
-        let (description, file) = self.store.read(bucket, key)?;
-        let size = description.size_bytes;
-        let range = match range {
-            Some(range) => range.check(size)?,
-            None => 0..size,
-        };
-        let length = range.end - range.start;
-        let start = range.start;
-        let file = tokio::fs::File::from_std(file);
-        let stream = async_stream(file, start, length);
-        Ok(Stretch {
-            description,
-            range,
-            body: StreamingBlob::wrap(stream),
-        })
-    }
-
-    /// Takes the source of a copy in, as if a client had sent it.
-    async fn copied(
-        &self,
-        source: &CopySource,
-        range: Option<&Range>,
-        crc32: bool,
-    ) -> S3Result<(Arc<Description>, Received)> {
-        let CopySource::Bucket { bucket, key, .. } = source else {
-            return Err(s3_error!(
-                NotImplemented,
-                "only objects of buckets can be copied"
-            ));
-        };
-        let stretch = self.stretch(bucket, key, range)?;
-        let expected = Expected {
-            crc32,
-            ..Expected::default()
-        };
-        let received = receive(&self.store, stretch.body, expected, None).await?;
-        Ok((stretch.description, received))
-    }
-}
-
-struct Stretch {
-    description: Arc<Description>,
-    range: std::ops::Range<u64>,
-    body: StreamingBlob,
-}
-
-fn async_stream(
-    mut file: tokio::fs::File,
-    start: u64,
-    length: u64,
-) -> impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + Sync + 'static {
-    let opened = async move {
-        file.seek(SeekFrom::Start(start)).await?;
-        Ok::<_, std::io::Error>(ReaderStream::with_capacity(file.take(length), READ_BYTES))
-    };
-    futures::TryFutureExt::try_flatten_stream(opened)
 }
 
 #[async_trait::async_trait]
