@@ -5,9 +5,8 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File},
+    io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard,
@@ -15,7 +14,6 @@ use std::{
     },
 };
 
-use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -23,15 +21,16 @@ use tracing::{error, warn};
 
 use crate::{aside, events::EventSink, files, now_us};
 
+mod frames;
+
+use frames::{HEADER_BYTES, list_segments, next_frame, open_segment, scan, segment_path};
+
 /// A segment is closed when it is larger than this.
 const SEGMENT_BYTES: u64 = 1 << 20;
-/// Frames above this are not ours: a corrupt length must not make us allocate it.
-const FRAME_LIMIT_BYTES: usize = 256 << 10;
 /// Details above this are replaced by a note: the contract bounds strings to 64 KiB.
 const DETAIL_LIMIT_BYTES: usize = 60 << 10;
 /// Events kept in memory while the disk refuses them; the oldest go first.
 const PENDING_LIMIT: usize = 1024;
-const HEADER_BYTES: usize = 8;
 const ACKNOWLEDGED: &str = "acknowledged";
 
 /// One event as it lies on disk.
@@ -297,92 +296,6 @@ impl Journal {
             detail,
         });
         self.drain(&mut inner);
-    }
-}
-
-struct Tail {
-    good_bytes: u64,
-    all_bytes: u64,
-    next: u64,
-}
-
-fn segment_path(dir: &Path, first: u64) -> PathBuf {
-    dir.join(format!("{first:020}.events"))
-}
-
-fn list_segments(dir: &Path) -> io::Result<BTreeMap<u64, PathBuf>> {
-    let mut segments = BTreeMap::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let first = path
-            .file_name()
-            .and_then(|name| name.to_str()?.strip_suffix(".events")?.parse().ok());
-        if let Some(first) = first {
-            segments.insert(first, path);
-        }
-    }
-    Ok(segments)
-}
-
-fn open_segment(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)?;
-    // Room for the news of a full disk. Not every file system can; then a full disk means waiting for space.
-    let room = i64::try_from(SEGMENT_BYTES).unwrap_or(0);
-    if let Err(err) = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, room) {
-        warn!(error = %err, "no space could be reserved for the journal");
-    }
-    Ok(file)
-}
-
-fn scan(file: &mut File, first: u64) -> io::Result<Tail> {
-    let all_bytes = file.metadata()?.len();
-    file.seek(SeekFrom::Start(0))?;
-    let mut reader = io::BufReader::new(file);
-    let mut tail = Tail {
-        good_bytes: 0,
-        all_bytes,
-        next: first,
-    };
-    while let Some((entry, bytes)) = next_frame(&mut reader)? {
-        tail.good_bytes += bytes;
-        tail.next = entry.seq + 1;
-    }
-    Ok(tail)
-}
-
-/// The next whole frame with its length on disk; `None` at the end or where the rest is not a frame.
-fn next_frame(reader: &mut impl Read) -> io::Result<Option<(Entry, u64)>> {
-    let mut header = [0; HEADER_BYTES];
-    if !fill(reader, &mut header)? {
-        return Ok(None);
-    }
-    let (length, crc) = header.split_at(4);
-    let length = u32::from_le_bytes(length.try_into().expect("four of eight bytes")) as usize;
-    let crc = u32::from_le_bytes(crc.try_into().expect("four of eight bytes"));
-    if length == 0 || length > FRAME_LIMIT_BYTES {
-        return Ok(None);
-    }
-    let mut payload = vec![0; length];
-    if !fill(reader, &mut payload)? || crc32fast::hash(&payload) != crc {
-        return Ok(None);
-    }
-    Ok(serde_json::from_slice(&payload)
-        .ok()
-        .map(|entry| (entry, (HEADER_BYTES + length) as u64)))
-}
-
-/// Whether the whole buffer could be read.
-fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
-    match reader.read_exact(buffer) {
-        Ok(()) => Ok(true),
-        Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(err) => Err(err),
     }
 }
 
