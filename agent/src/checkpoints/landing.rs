@@ -2,12 +2,11 @@
 //!
 //! Names come from a bucket: each must be one that our own scan would have given, and nothing is written outside the directory.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::statvfs::statvfs;
 use spotter_bucket::download::{self, DownloadError, Job};
@@ -16,11 +15,15 @@ use spotter_bucket::whole::beside;
 use spotter_bucket::{Manifest, ManifestFile};
 
 use super::candidate::{Candidate, FLAT_RULE};
-use super::names::{self, PARTIAL_SUFFIX, REPLACED_SUFFIX};
+use super::names::{self, PARTIAL_SUFFIX};
 use super::pointer;
 use super::scan;
 use super::structure::{self, Structure};
 use crate::{fault, files};
+
+mod disk;
+
+use disk::{finish_directory, remove, remove_other_partials, replace, time_of};
 
 /// Files put on the disk for good at once: it answers several nearly as soon as one, and thousands of small ones wait for nothing else.
 const FINISHERS: usize = 4;
@@ -289,82 +292,6 @@ impl Landing {
             unreadable: None,
             files: stats,
         })
-    }
-}
-
-fn replace(from: &Path, to: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(to).is_ok() {
-        let mut aside = to.as_os_str().to_owned();
-        aside.push(REPLACED_SUFFIX);
-        let aside = PathBuf::from(aside);
-        remove(&aside)?;
-        fault::point("landing.replace", "cleared");
-        fs::rename(to, &aside)?;
-        fault::point("landing.replace", "aside");
-    }
-    fault::point("landing.rename", "before");
-    fs::rename(from, to)?;
-    fault::point("landing.rename", "after");
-    Ok(())
-}
-
-/// Removes a file, a link or a directory with all it holds; fine when there is none. Links are removed, not followed.
-fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(err) => Err(err),
-    };
-    removed.or_else(|err| {
-        if err.kind() == io::ErrorKind::NotFound {
-            Ok(())
-        } else {
-            Err(err)
-        }
-    })
-}
-
-/// Puts a directory on the disk with the time of the newest file below it: trainers that keep the newest few go by that.
-fn finish_directory(dir: &Path, relative: &str, manifest: &Manifest) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            let name = entry.file_name();
-            let below = format!("{relative}{}/", name.to_string_lossy());
-            finish_directory(&entry.path(), &below, manifest)?;
-        }
-    }
-    let below = manifest
-        .files
-        .iter()
-        .filter(|file| file.path.starts_with(relative));
-    let handle = File::open(dir)?;
-    if let Some(newest_ns) = below.map(|file| file.mtime_ns).max() {
-        handle.set_modified(time_of(newest_ns))?;
-    }
-    handle.sync_all()
-}
-
-/// What restores of other checkpoints left takes space that this one may need.
-fn remove_other_partials(dir: &Path, ours: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let is_partial = entry
-            .file_name()
-            .to_string_lossy()
-            .ends_with(PARTIAL_SUFFIX);
-        if is_partial && path != ours {
-            Landing::remove_remainder(&path);
-        }
-    }
-}
-
-fn time_of(mtime_ns: i64) -> SystemTime {
-    let distance = Duration::from_nanos(mtime_ns.unsigned_abs());
-    if mtime_ns >= 0 {
-        UNIX_EPOCH + distance
-    } else {
-        UNIX_EPOCH - distance
     }
 }
 
