@@ -41,6 +41,7 @@ pub mod probe;
 mod refusal;
 mod roots;
 pub mod sign;
+mod uploads;
 pub mod xml;
 
 pub use options::{CredentialSource, HashBy, S3Options};
@@ -130,39 +131,6 @@ impl S3Bucket {
     /// Trusts the certificates of this PEM text besides those that everybody trusts. Fails when there is none in it.
     pub fn trust(&self, pem: &[u8]) -> Result<(), BucketError> {
         self.exchange.trust(&self.target, pem)
-    }
-
-    /// Begins an upload whose parts are vouched for in this way.
-    async fn begin(&self, key: &str, payload: Payload) -> Result<String, BucketError> {
-        const OPERATION: &str = "CreateMultipartUpload";
-        let checksum = (payload == Payload::Checksum)
-            .then(|| ("x-amz-checksum-algorithm", "CRC32".to_owned()));
-        let request = Request {
-            query: vec![("uploads", "")],
-            headers: checksum.into_iter().collect(),
-            ..on(OPERATION, Method::POST, key)
-        };
-        let answer = self.exchange.send(request).await?;
-        let id = xml::upload_id(&answer.body)
-            .map_err(|err| garbled(OPERATION, key, answer.status, &err))?;
-        if payload == Payload::Checksum {
-            self.sums.begun(&id);
-        }
-        Ok(id)
-    }
-
-    /// Some servers answer 500 to whatever is asked of an upload that is gone, however often: that it is gone, instead.
-    async fn or_gone(&self, key: &str, upload_id: &str, err: BucketError) -> BucketError {
-        if err.status != 500 || !self.has_keys() {
-            return err;
-        }
-        match self.list_parts(key, upload_id).await {
-            Err(gone) if gone.kind == ErrorKind::NotFound => BucketError {
-                operation: err.operation,
-                ..gone
-            },
-            _ => err,
-        }
     }
 
     /// Which bucket this is.
