@@ -14,6 +14,7 @@ mod types;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use spotter_proto::v1::{self, agent_client::AgentClient as Contract};
 use tokio::{
     sync::watch,
@@ -38,6 +39,8 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// A silent link is noticed after this and [`KEEPALIVE_TIMEOUT`]: half the time that ssh itself would take.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Name of the call that says who is there.
+const STATUS: &str = "status";
 /// Between two looks at whether anything moves in a call that reports nothing.
 const MOVED_LOOK: Duration = Duration::from_secs(10);
 /// A restore that reports nothing for this long has failed: the agent reports at least every few seconds.
@@ -83,7 +86,18 @@ impl AgentClient {
     #[must_use]
     pub fn in_passing(mut self) -> AgentClient {
         self.only_looks = true;
+        self.shared.passing.set();
         self
+    }
+
+    /// Says by a new connection of a client that only looks that nobody is there, before anything else is asked by it.
+    fn say_passing(&self, limit: Duration) -> BoxFuture<'_, Result<(), AgentError>> {
+        Box::pin(async move {
+            match self.shared.passing.must_say() {
+                true => self.status(limit).await.map(drop),
+                false => Ok(()),
+            }
+        })
     }
 
     /// How the link is, now and as it changes.
@@ -105,6 +119,10 @@ impl AgentClient {
         let mut backoff = Backoff::new();
         let mut why = None;
         loop {
+            let left = limit.saturating_sub(began.elapsed());
+            if call != STATUS {
+                self.say_passing(left).await?;
+            }
             let left = limit.saturating_sub(began.elapsed());
             let Ok(answer) = timeout(left, ask(self.contract.clone())).await else {
                 return Err(AgentError::Deadline { call, limit, why });
@@ -136,15 +154,7 @@ impl AgentClient {
     /// # Errors
     /// [`AgentError::Deadline`] when nothing came through in time.
     pub async fn status(&self, limit: Duration) -> Result<AgentStatus, AgentError> {
-        self.ask_status(limit, 0, false).await
-    }
-
-    /// The same for a program that no person sits at: to the agent nobody is there by this connection.
-    ///
-    /// # Errors
-    /// As [`Self::status`].
-    pub async fn status_in_passing(&self, limit: Duration) -> Result<AgentStatus, AgentError> {
-        self.ask_status(limit, 0, true).await
+        self.ask_status(limit, 0).await
     }
 
     /// The same, and on the way tells the agent how long the run's money lasts from now on.
@@ -157,7 +167,7 @@ impl AgentClient {
         money_lasts: Duration,
     ) -> Result<AgentStatus, AgentError> {
         // 0 would say nothing.
-        self.ask_status(limit, whole_seconds(money_lasts).max(1), false)
+        self.ask_status(limit, whole_seconds(money_lasts).max(1))
             .await
     }
 
@@ -165,19 +175,24 @@ impl AgentClient {
         &self,
         limit: Duration,
         budget_left_s: u32,
-        only_looks: bool,
     ) -> Result<AgentStatus, AgentError> {
         let request = v1::StatusRequest {
             budget_left_s,
-            only_looks: only_looks || self.only_looks,
+            only_looks: self.only_looks,
             unattended: self.unattended,
         };
+        let saying = self.shared.passing.saying();
         let answer = self.call(
-            "status",
+            STATUS,
             limit,
             |mut to| async move { to.status(request).await },
         );
-        answer.await.map(AgentStatus::from)
+        let answer = answer.await?;
+        drop(saying);
+        if request.only_looks {
+            self.shared.passing.has_said();
+        }
+        Ok(AgentStatus::from(answer))
     }
 
     /// Tells the agent what it works for; repeating it is harmless. Returns the absolute working directory.

@@ -74,7 +74,13 @@ pub(super) fn connector(
     tower::service_fn(move |_: Uri| {
         let (dial, shared) = (dial.clone(), shared.clone());
         async move {
-            let outcome = dial.dial().await;
+            let outcome = match shared.passing.may_dial() {
+                true => dial.dial().await,
+                false => Err(DialError {
+                    why: "the link broke".to_owned(),
+                    permanent: false,
+                }),
+            };
             let mut last = shared
                 .dial
                 .lock()

@@ -13,7 +13,8 @@ use tokio::time::{sleep, timeout};
 use tonic::{Response, Status, Streaming, transport::Channel};
 
 use super::{
-    AgentClient, AgentError, AgentEvent, Backoff, LogPiece, LogStart, SampleInfo, refused,
+    AgentClient, AgentError, AgentEvent, Backoff, CALL_LIMIT, LogPiece, LogStart, SampleInfo,
+    refused,
 };
 
 /// Longest time without an item of a stream that ends by itself: as long as the watcher gives a status. An agent that is replaced is
@@ -214,6 +215,18 @@ impl<P: Position> Follower<P> {
 
     async fn bridge(&mut self) -> Option<Result<P::Item, AgentError>> {
         while !self.over {
+            if self.stream.is_none()
+                && let Err(err) = self.client.say_passing(CALL_LIMIT).await
+            {
+                match err {
+                    AgentError::Deadline { why, .. } => self.why = why,
+                    err => {
+                        self.over = true;
+                        return Some(Err(err));
+                    }
+                }
+                continue;
+            }
             let answer = match &mut self.stream {
                 Some(stream) => stream.message().await,
                 None => match self.position.open(self.client.contract.clone()).await {

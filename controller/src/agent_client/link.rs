@@ -1,6 +1,12 @@
 //! How the link is, what failed, and how a broken link is told from an answer (pure but for the channel that tells of it).
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::Instant};
 use tonic::{Code, Status};
@@ -97,6 +103,53 @@ pub(super) struct Shared {
     pub(super) link: watch::Sender<Link>,
     /// Why the last dial failed; `None` after one that did not.
     pub(super) dial: Mutex<Option<DialError>>,
+    pub(super) passing: Passing,
+}
+
+/// A client that only looks is nobody to its box by any connection: of each new one that is said first, before anything else is asked.
+#[derive(Debug, Default)]
+pub(super) struct Passing {
+    /// It only looks.
+    is_it: AtomicBool,
+    /// Of the present connection it was said.
+    said: AtomicBool,
+    /// Statuses under way, which say it: they alone may open a connection.
+    saying: AtomicUsize,
+}
+
+/// A status under way.
+pub(super) struct Saying<'a>(&'a Passing);
+
+impl Drop for Saying<'_> {
+    fn drop(&mut self) {
+        self.0.saying.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Passing {
+    pub(super) fn set(&self) {
+        self.is_it.store(true, SeqCst);
+    }
+
+    /// Whether it must be said before anything else.
+    pub(super) fn must_say(&self) -> bool {
+        self.is_it.load(SeqCst) && !self.said.load(SeqCst)
+    }
+
+    pub(super) fn saying(&self) -> Saying<'_> {
+        self.saying.fetch_add(1, SeqCst);
+        Saying(self)
+    }
+
+    pub(super) fn has_said(&self) {
+        self.said.store(true, SeqCst);
+    }
+
+    /// The connection is gone. Answers whether a new one may be opened now.
+    pub(super) fn may_dial(&self) -> bool {
+        self.said.store(false, SeqCst);
+        !self.is_it.load(SeqCst) || self.saying.load(SeqCst) > 0
+    }
 }
 
 /// A failure of the link, as opposed to an answer of the agent.
@@ -110,6 +163,7 @@ impl Shared {
         Shared {
             link: watch::Sender::new(Link::Unused),
             dial: Mutex::new(None),
+            passing: Passing::default(),
         }
     }
 

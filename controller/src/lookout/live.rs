@@ -150,6 +150,10 @@ pub async fn look<F>(
         };
         let why = match dialled {
             Ok(Way { client, tunnel }) => {
+                let client = match manner.is_program {
+                    true => client.in_passing(),
+                    false => client,
+                };
                 let followed = tokio::select! {
                     () = stop.cancelled() => Ok(()),
                     followed = follow(target, reading, manner, clock, &client, listener) => followed,
@@ -235,12 +239,7 @@ async fn follow(
     client: &AgentClient,
     listener: &Listener,
 ) -> Result<(), AgentError> {
-    let ask = move |client: AgentClient| async move {
-        match manner.is_program {
-            true => client.status_in_passing(STATUS_LIMIT).await,
-            false => client.status(STATUS_LIMIT).await,
-        }
-    };
+    let ask = move |client: AgentClient| async move { client.status(STATUS_LIMIT).await };
     let first = ask(client.clone()).await?;
     listener.tell(News::Reach(Reach::Live)).await;
     let since_us = first

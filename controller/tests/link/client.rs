@@ -37,6 +37,33 @@ async fn whoever_only_looks_says_with_each_status_that_nobody_is_there() {
 }
 
 #[tokio::test]
+async fn whoever_only_looks_is_nobody_by_a_link_that_comes_back_either() {
+    let fake = Fake::default();
+    let client = fake.client().in_passing();
+    client.status(LIMIT).await.unwrap();
+    let said = || fake.0.in_passing.load(SeqCst);
+    assert_eq!((said(), fake.0.dials.load(SeqCst)), (1, 1));
+    // What breaks between two calls, and within a stream.
+    fake.0.cut();
+    fake.0.cut_every.store(7, SeqCst);
+    let seqs: Vec<u64> = client
+        .events(1, true)
+        .take(30)
+        .map(|event| event.unwrap().seq)
+        .collect()
+        .await;
+    assert_eq!(seqs, (1..=30).collect::<Vec<_>>());
+    let dials = fake.0.dials.load(SeqCst);
+    assert!(dials > 3, "{dials}");
+    assert_eq!(said(), dials as u64, "each new link begins with a status");
+    let first = fake.0.first.lock().unwrap().clone();
+    assert_eq!(first, vec!["Status"; dials], "and with nothing before it");
+    fake.0.cut();
+    client.status(LIMIT).await.unwrap();
+    assert_eq!(said(), dials as u64 + 1);
+}
+
+#[tokio::test]
 async fn a_link_that_stays_away_ends_with_the_deadline_and_its_reason() {
     let fake = Fake::default();
     let client = fake.client();

@@ -15,11 +15,14 @@ use spotter::agent_client::{AgentClient, Dial, DialError, Io};
 use spotter_proto::v1::{self, agent_server};
 use tokio::task::AbortHandle;
 use tonic::{Request, Response, Status, transport::Server};
+use tower::util::MapRequestLayer;
 
 /// What the small agent knows, and the cables to it.
 #[derive(Default)]
 pub struct World {
     pub calls: AtomicU64,
+    /// The first call by each cable.
+    pub first: Mutex<Vec<String>>,
     /// Statuses for which nobody is there.
     pub in_passing: AtomicU64,
     pub sessions: Mutex<Vec<v1::Session>>,
@@ -105,8 +108,17 @@ impl Dial for Fake {
         });
         self.0.cables.lock().unwrap().push(cable.abort_handle());
         let service = agent_server::AgentServer::new(self.clone());
+        let (world, is_first) = (self.0.clone(), Arc::new(AtomicBool::new(true)));
+        let note = MapRequestLayer::new(move |request: http::Request<tonic::body::Body>| {
+            if is_first.swap(false, SeqCst) {
+                let call = request.uri().path().rsplit('/').next().unwrap_or_default();
+                world.first.lock().unwrap().push(call.to_owned());
+            }
+            request
+        });
         tokio::spawn(
             Server::builder()
+                .layer(note)
                 .add_service(service)
                 .serve_with_incoming(stream::once(async move { Ok::<_, std::io::Error>(far) })),
         );
