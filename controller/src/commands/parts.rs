@@ -145,6 +145,7 @@ impl Deps {
     async fn box_of(&self, run: &str, looks: bool) -> Result<Arc<dyn Site>, CommandError> {
         let record = self.load_run(Some(run))?;
         let attempt = self.store()?.latest_attempt(run)?;
+        let number = attempt.as_ref().map_or(0, |attempt| attempt.number);
         let place = attempt.and_then(|attempt| {
             let instance = attempt.instance.filter(|_| attempt.may_cost())?;
             Some(Place {
@@ -162,6 +163,10 @@ impl Deps {
         if let Err(SiteError::Unreachable(_) | SiteError::NoAnswer(_)) = &opened
             && let Some(place) = self.moved(place).await
         {
+            // The next verb goes there at once.
+            let (instance, addresses) = (place.instance, &place.addresses);
+            self.store()?
+                .record_addresses(run, number, instance, addresses)?;
             opened = reach_box(sites.as_ref(), &place, &record.spec, looks).await;
         }
         opened.map_err(|err| {
@@ -171,8 +176,7 @@ impl Deps {
         })
     }
 
-    /// Where a box is by the provider, if that is not where it was: ports change when a container is started again, and whoever
-    /// watches writes them down.
+    /// Where a box is by the provider, if that is not where it was: ports change when a container is started again.
     async fn moved(&self, place: Place) -> Option<Place> {
         let found = self.provider().ok()?.instance(place.instance).await;
         let addresses = found.ok()??.ssh;

@@ -16,7 +16,7 @@ use crate::{
     error::chain,
     run::site::{LeftLog, Place, Progress, Site, SiteError, Sites},
     spec::{BucketServer, RunSpec, WebhookFrom},
-    tunnel::{self, Patience, Tunnel},
+    tunnel::{self, Patience, Tunnel, TunnelError},
 };
 
 /// The file of this laptop that must not travel with the code.
@@ -62,6 +62,15 @@ impl Machines {
 
     async fn client(&self, to: &str, server: &BucketServer) -> Result<S3Bucket, SiteError> {
         keys::client(&self.keys, to, server).await
+    }
+
+    /// The way that was found open is tried first from now on, by a person's ssh too.
+    fn publish_way(&self, place: &Place, tunnel: &Tunnel) -> Result<(), TunnelError> {
+        let Some(by) = tunnel.address() else {
+            return Ok(());
+        };
+        let target = self.ssh.reached(tunnel.target().clone(), &by)?;
+        self.ssh.publish(&place.run, &target)
     }
 
     fn machine(&self, tunnel: Tunnel, client: AgentClient, spec: &RunSpec) -> Arc<dyn Site> {
@@ -175,13 +184,7 @@ impl Sites for Machines {
         let tunnel = Tunnel::connect(target, Patience::new_box(CONNECT))
             .await
             .map_err(not_connected)?;
-        if let Some(by) = tunnel.address() {
-            // A person's ssh goes the way that was found open.
-            self.ssh
-                .reached(tunnel.target().clone(), &by)
-                .and_then(|target| self.ssh.publish(&place.run, &target))
-                .map_err(tunnel_failed)?;
-        }
+        self.publish_way(place, &tunnel).map_err(tunnel_failed)?;
         let seat = match self.attended {
             true => Seat::Person,
             false => Seat::Program,
@@ -201,6 +204,9 @@ impl Sites for Machines {
         let tunnel = Tunnel::connect(target, Patience::known_box(CONNECT))
             .await
             .map_err(not_connected)?;
+        if let Err(err) = self.publish_way(place, &tunnel) {
+            tracing::debug!(%err, run = place.run, "where its box answers was not written down");
+        }
         let client = bootstrap::look(&tunnel).await.map_err(not_booted)?;
         Ok(self.machine(tunnel, client, spec))
     }

@@ -3,7 +3,10 @@
 use rusqlite::{OptionalExtension, params};
 
 use super::{AttemptRecord, Store, StoreError, collect, doing, rows, write};
-use crate::fault;
+use crate::{
+    fault,
+    provider::{InstanceId, SshAddress},
+};
 
 impl Store {
     /// Writes a new attempt down. Its number and its label must be new.
@@ -105,6 +108,25 @@ impl Store {
                 ],
             )
             .map_err(doing("record a step"))?;
+        Ok(())
+    }
+
+    /// Records where the box of an attempt answers, and nothing else of it; a box that took its place meanwhile has its own.
+    pub fn record_addresses(
+        &self,
+        run: &str,
+        number: u32,
+        instance: InstanceId,
+        addresses: &[SshAddress],
+    ) -> Result<(), StoreError> {
+        let ssh = rows::addresses(addresses);
+        let instance = rows::signed(instance);
+        self.lock()
+            .execute(
+                "UPDATE attempts SET ssh_json = ?4 WHERE run = ?1 AND number = ?2 AND instance = ?3",
+                params![run, number, instance, ssh],
+            )
+            .map_err(doing("record where a box answers"))?;
         Ok(())
     }
 

@@ -3,7 +3,10 @@
 use rusqlite::{Connection, Row, named_params};
 
 use super::{AttemptRecord, Outcome, RunRecord, StoreError};
-use crate::{provider::Rental, run::State};
+use crate::{
+    provider::{Rental, SshAddress},
+    run::State,
+};
 
 /// Columns of a run, in the order in which [`run`] reads them.
 pub(super) const RUN: &str = "name, spec_json, created_us, stop_requested, outcome, reason";
@@ -33,7 +36,7 @@ fn rental(name: &str) -> Result<Rental, StoreError> {
 }
 
 /// SQLite's integers are signed. Numbers of instances and steps stay far below 2^63.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -133,8 +136,13 @@ pub(super) fn update_attempt(
     execute(connection, sql, attempt)
 }
 
+/// Addresses as they are stored.
+pub(super) fn addresses(ssh: &[SshAddress]) -> String {
+    serde_json::to_string(ssh).expect("addresses are plain data")
+}
+
 fn execute(connection: &Connection, sql: &str, attempt: &AttemptRecord) -> rusqlite::Result<()> {
-    let ssh = serde_json::to_string(&attempt.ssh).expect("addresses are plain data");
+    let ssh = addresses(&attempt.ssh);
     connection.execute(
         sql,
         named_params! {

@@ -157,6 +157,35 @@ fn runs_and_attempts_come_back_as_they_were_written() {
 }
 
 #[test]
+fn where_a_box_answers_is_written_down_for_that_box_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    store.create_run(&run("a")).unwrap();
+    let known = AttemptRecord {
+        instance: Some(7),
+        last_step: Some(40),
+        ..attempt("a", 1)
+    };
+    store.create_attempt(&known).unwrap();
+    let moved = vec![SshAddress {
+        host: "203.0.113.9".to_owned(),
+        port: 41_000,
+        proxy: false,
+    }];
+    store.record_addresses("a", 1, 8, &moved).unwrap();
+    assert_eq!(store.latest_attempt("a").unwrap().unwrap(), known);
+    store.record_addresses("a", 1, 7, &moved).unwrap();
+    let now = store.latest_attempt("a").unwrap().unwrap();
+    assert_eq!(
+        now,
+        AttemptRecord {
+            ssh: moved,
+            ..known
+        }
+    );
+}
+
+#[test]
 fn a_name_a_number_and_a_label_are_taken_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
