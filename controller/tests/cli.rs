@@ -231,6 +231,18 @@ fn bad_values_of_flags_are_refused() {
         &home.spotter(&["offers", "--disk", "big"]),
     );
     check(
+        "resume_disk_below_nothing",
+        &home.spotter(&["resume", "ob", "--disk", "-5GB"]),
+    );
+    check(
+        "run_disk_below_nothing",
+        &home.spotter(&["run", "--gpus", "RTX 4090", "--disk", "-5GB", "--", "true"]),
+    );
+    check(
+        "resume_budget_below_nothing",
+        &home.spotter(&["resume", "ob", "--budget", "-5"]),
+    );
+    check(
         "offers_bad_query",
         &home.spotter(&["offers", "reliability", "~", "1"]),
     );

@@ -30,7 +30,7 @@ pub struct MetricsArgs {
     /// The run [default: the only one that goes on]
     run: Option<String>,
     /// How far back, such as 10m or 7d [default: 1h; of copies, all]
-    #[arg(long, value_parser = values::duration)]
+    #[arg(long, value_parser = values::duration, allow_hyphen_values = true)]
     since: Option<Duration>,
     /// Only what was copied to this machine; the box is not asked
     #[arg(long)]

@@ -43,7 +43,7 @@ pub struct OffersArgs {
     #[arg(long, value_name = "NAME[:COUNT]")]
     gpus: Option<String>,
     /// Disk that the price is for [default: 50GB, or what the run file says]
-    #[arg(long, value_parser = values::size_gb)]
+    #[arg(long, value_parser = values::size_gb, allow_hyphen_values = true)]
     disk: Option<f64>,
     /// Prices to beat for boxes that may be taken back
     #[arg(long)]

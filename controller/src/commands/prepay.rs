@@ -25,7 +25,7 @@ pub struct PrepayArgs {
     /// Run
     run: String,
     /// Dollars
-    #[arg(value_parser = values::usd)]
+    #[arg(value_parser = values::usd, allow_negative_numbers = true)]
     usd: f64,
     /// Do not ask
     #[arg(long, short)]

@@ -51,16 +51,16 @@ pub struct ResumeArgs {
     #[arg(long, conflicts_with = "elsewhere")]
     here: bool,
     /// From now on, at most so many dollars for the whole run, with what it has spent
-    #[arg(long, value_name = "USD", value_parser = values::usd)]
+    #[arg(long, value_name = "USD", value_parser = values::usd, allow_hyphen_values = true)]
     budget: Option<f64>,
     /// From now on, at most so much time for training, with what it has trained
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = values::duration, allow_hyphen_values = true)]
     max_runtime: Option<Duration>,
     /// Rent another box, with these GPUs, such as "RTX 4090:1": from now on the run's `resources.accelerators`
     #[arg(long, value_name = "NAME[:COUNT]", value_parser = accelerators::parse, conflicts_with = "here")]
     gpus: Option<Accelerators>,
     /// Rent another box, with so much disk, such as 80GB: from now on the run's `resources.disk`
-    #[arg(long, value_name = "SIZE", value_parser = values::size_gb, conflicts_with = "here")]
+    #[arg(long, value_name = "SIZE", value_parser = values::size_gb, allow_hyphen_values = true, conflicts_with = "here")]
     disk: Option<f64>,
     /// Go on without a whole plan, however long the run may take and whatever it may cost
     #[arg(long)]

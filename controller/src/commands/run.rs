@@ -64,16 +64,36 @@ struct BareFlags {
     #[arg(long, requires = "gpus")]
     interruptible: bool,
     /// Disk of the box, such as 100GB
-    #[arg(long, requires = "gpus", value_name = "SIZE")]
+    #[arg(
+        long,
+        requires = "gpus",
+        value_name = "SIZE",
+        allow_hyphen_values = true
+    )]
     disk: Option<String>,
     /// Highest price for the whole box, $/h, all in
-    #[arg(long, requires = "gpus", value_name = "USD")]
+    #[arg(
+        long,
+        requires = "gpus",
+        value_name = "USD",
+        allow_hyphen_values = true
+    )]
     max_price: Option<String>,
     /// Highest bid, $/h
-    #[arg(long, requires = "gpus", value_name = "USD")]
+    #[arg(
+        long,
+        requires = "gpus",
+        value_name = "USD",
+        allow_hyphen_values = true
+    )]
     bid_max: Option<String>,
     /// Bid over the price to beat, such as 15%
-    #[arg(long, requires = "gpus", value_name = "SHARE")]
+    #[arg(
+        long,
+        requires = "gpus",
+        value_name = "SHARE",
+        allow_hyphen_values = true
+    )]
     bid_headroom: Option<String>,
     /// Further conditions in the market's query language, such as "reliability>0.95"
     #[arg(long, requires = "gpus", value_name = "QUERY")]
@@ -94,10 +114,20 @@ struct BareFlags {
     #[arg(long, requires = "gpus", value_name = "DIR")]
     checkpoints_dir: Option<String>,
     /// Dollars for all attempts
-    #[arg(long, requires = "gpus", value_name = "USD")]
+    #[arg(
+        long,
+        requires = "gpus",
+        value_name = "USD",
+        allow_hyphen_values = true
+    )]
     budget: Option<String>,
     /// Longest time of training, such as 4h
-    #[arg(long, requires = "gpus", value_name = "TIME")]
+    #[arg(
+        long,
+        requires = "gpus",
+        value_name = "TIME",
+        allow_hyphen_values = true
+    )]
     max_runtime: Option<String>,
     /// File or directory to bring home, into results/NAME; may be given several times
     #[arg(long, requires = "gpus", value_name = "PATH")]

@@ -41,7 +41,7 @@ struct LsArgs {}
 #[derive(Debug, clap::Args)]
 struct OffersArgs {
     /// Size that there must be room for and that prices are for
-    #[arg(long, default_value = "50GB", value_parser = values::size_gb)]
+    #[arg(long, default_value = "50GB", value_parser = values::size_gb, allow_hyphen_values = true)]
     size: f64,
     /// At most so many
     #[arg(long, default_value_t = 20)]
@@ -56,7 +56,7 @@ struct RentArgs {
     /// Number of an offer, from `volumes offers`
     offer: u64,
     /// Its size
-    #[arg(long, value_parser = values::size_gb)]
+    #[arg(long, value_parser = values::size_gb, allow_hyphen_values = true)]
     size: f64,
     /// What it is called
     #[arg(long, value_parser = name)]

@@ -47,9 +47,9 @@ pub struct Shortage {
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (spent, budget) = (text::usd(self.spent_usd), text::usd(self.budget_usd));
+        let words = spent_words(self.spent_usd, self.budget_usd);
         if self.held_usd <= 0.0 {
-            return write!(f, "{spent} of the budget of {budget} are spent");
+            return f.write_str(&words);
         }
         let held = format!(
             "{} for {} days of its disk at {}, should it stop while nobody looks (`limits.storage_days`)",
@@ -57,16 +57,27 @@ impl fmt::Display for Shortage {
             self.storage_days,
             text::usd_per_hour(self.disk_usd_per_hour)
         );
-        match self.spent_usd > 0.0 {
-            true => write!(
+        match self.spent_usd {
+            none if none <= 0.0 => write!(
                 f,
-                "{spent} of the budget of {budget} are spent, and the rest is held back: {held}"
+                "the budget of {} leaves nothing to train with beside what is held back: {held}",
+                text::usd(self.budget_usd)
             ),
-            false => write!(
-                f,
-                "the budget of {budget} leaves nothing to train with beside what is held back: {held}"
-            ),
+            all if all >= self.budget_usd => write!(f, "{words}, and {held} would be held back"),
+            _ => write!(f, "{words}, and the rest is held back: {held}"),
         }
+    }
+}
+
+/// How much of a budget is spent, a clause (pure).
+pub fn spent_words(spent_usd: f64, budget_usd: f64) -> String {
+    let (spent, budget) = (text::usd(spent_usd), text::usd(budget_usd));
+    match spent_usd > budget_usd && spent != budget {
+        true => format!(
+            "{spent} are spent, {} more than the budget of {budget}",
+            text::usd(spent_usd - budget_usd)
+        ),
+        false => format!("{spent} of the budget of {budget} are spent"),
     }
 }
 
@@ -367,6 +378,18 @@ mod tests {
              stop while nobody looks (`limits.storage_days`)"
         );
         assert_eq!(told(2.0, 0.0).0, "$2.00 of the budget of $2.00 are spent");
+        // Nothing is left of which anything could be held back.
+        assert_eq!(
+            told(2.5, 0.0).0,
+            "$2.50 are spent, $0.50 more than the budget of $2.00"
+        );
+        let (text, remedy) = told(2.5, 0.01);
+        assert_eq!(
+            text,
+            "$2.50 are spent, $0.50 more than the budget of $2.00, and $1.68 for 7 days of its disk at $0.010/h, should it stop while \
+             nobody looks (`limits.storage_days`) would be held back"
+        );
+        assert!(remedy.starts_with("raise `limits.budget`"), "{remedy}");
     }
 
     #[test]

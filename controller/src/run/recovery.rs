@@ -77,12 +77,7 @@ impl fmt::Display for GiveUp {
                 spent_usd,
                 budget_usd,
             } => {
-                write!(
-                    f,
-                    "{} of the budget of {} are spent",
-                    text::usd(*spent_usd),
-                    text::usd(*budget_usd)
-                )
+                f.write_str(&budget::spent_words(*spent_usd, *budget_usd))
             }
             Self::HeldBack(shortage) => shortage.fmt(f),
             Self::NotUp => {

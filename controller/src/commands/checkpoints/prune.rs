@@ -35,7 +35,7 @@ pub(super) struct PruneArgs {
     #[arg(long, value_name = "METRIC:COUNT[:min|max]", value_parser = keep_best)]
     keep_best: Option<Best>,
     /// How long the data of a deleted one stays, such as 1h; `keep.grace` of the run when not given
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = values::duration, allow_hyphen_values = true)]
     grace: Option<Duration>,
     /// Only say what would be done
     #[arg(long)]
