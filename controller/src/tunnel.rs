@@ -46,6 +46,8 @@ pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
 pub const NOISE_LIMIT_BYTES: usize = 1 << 20;
 /// Longest time for a command of ours that only looks around.
 const EXEC_LIMIT: Duration = Duration::from_secs(60);
+/// A last try that has less time than this is none: a login over a slow line takes as long.
+const LEAST_LOGIN: Duration = Duration::from_secs(2);
 /// Kex and login of one connection, after TCP answered (`ConnectTimeout` covers that).
 const LOGIN_LIMIT: Duration = Duration::from_secs(30);
 
@@ -130,7 +132,9 @@ impl Tunnel {
             };
             let worth_it = err.is_link()
                 || (err.kind() == FailureKind::Auth && began.elapsed() < patience.auth);
-            if !worth_it || began.elapsed() + pause >= patience.limit {
+            // What has no time for a login would only tell that there was none.
+            let left = patience.limit.saturating_sub(began.elapsed() + pause);
+            if !worth_it || left < LEAST_LOGIN.min(patience.limit / 2) {
                 return Err(err);
             }
             debug!(error = %err, "ssh does not answer yet");

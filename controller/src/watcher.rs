@@ -233,10 +233,14 @@ impl Lifecycle {
                 Verdict::GoOn if view.until == Until::Heard && view.is_heard() => return Ok(()),
                 Verdict::GoOn if view.until == Until::Heard && view.began.elapsed() >= LOOK_IN => {
                     let text = match view.status {
-                        Some(_) => "Its box was given no fresh bucket keys.",
-                        None => "Its box does not answer now, and was given no fresh bucket keys.",
+                        Some(_) => "Its box was given no fresh bucket keys.".to_owned(),
+                        None => format!(
+                            "Its box does not answer now, and was given no fresh bucket keys. Nobody watches it: whether it is lost is judged \
+                             while `spotter up {}` does.",
+                            run.name
+                        ),
                     };
-                    self.say(run, text);
+                    self.say(run, &text);
                     return Ok(());
                 }
                 Verdict::GoOn => {}

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{HEARTBEAT_LATE, Verdict, View, decide, sight};
+use super::{HEARTBEAT_LATE, Until, Verdict, View, decide, sight};
 use crate::{
     run::{
         State,
         halt::Halt,
         lifecycle::Lifecycle,
         silence,
-        status::{Meaning, row},
+        status::{Meaning, Row, row},
     },
     store::{AttemptRecord, RunRecord},
     ui::text,
@@ -19,6 +19,28 @@ use crate::{
 
 /// An answer of the provider that is older than this says nothing about now.
 const ANSWER_HOLDS: Duration = Duration::from_secs(60);
+
+/// What is made of a box that gives no word (pure). Whoever only looks in judges nothing: that takes minutes in which nobody would wait for him.
+/// `by_us`: when it is given up, where the market calls its host silent.
+fn what_follows(run: &str, row: Option<Row>, by_us: i64, until: Until) -> String {
+    match (row, until) {
+        (Some(row), Until::End) if row.meaning == Meaning::HostSilent => format!(
+            "The market says that {}: it is given up as lost if no word comes by {}",
+            row.text,
+            text::time(by_us)
+        ),
+        (Some(row), Until::Heard) if row.meaning == Meaning::HostSilent => format!(
+            "The market says that {}. Whether it is lost is judged by whoever watches, and nobody does after this: `spotter up {run}` \
+             gives it up and goes on elsewhere if no word comes for {}",
+            row.text,
+            text::duration(row.deadline.unwrap_or_default())
+        ),
+        (Some(row), _) if row.meaning == Meaning::Up => {
+            "The market calls it running; whether it trains is not known. Reconnecting".to_owned()
+        }
+        _ => "Reconnecting".to_owned(),
+    }
+}
 
 /// What was seen and told of the way to a box.
 #[derive(Debug, Default)]
@@ -55,23 +77,10 @@ impl Lifecycle {
         }
         view.link.told = true;
         view.link.told_of = meaning;
-        let known = match row {
-            Some(row) if row.meaning == Meaning::HostSilent => {
-                let left = row.deadline.unwrap_or_default();
-                let left = left.saturating_sub(view.instance_since.elapsed());
-                let by_us = self.clock.now_us().saturating_add(left.as_micros() as i64);
-                format!(
-                    "The market says that {}: it is given up as lost if no word comes by {}",
-                    row.text,
-                    text::time(by_us)
-                )
-            }
-            Some(row) if row.meaning == Meaning::Up => {
-                "The market calls it running; whether it trains is not known. Reconnecting"
-                    .to_owned()
-            }
-            _ => "Reconnecting".to_owned(),
-        };
+        let left = row.and_then(|row| row.deadline).unwrap_or_default();
+        let left = left.saturating_sub(view.instance_since.elapsed());
+        let by_us = self.clock.now_us().saturating_add(left.as_micros() as i64);
+        let known = what_follows(&run.name, row, by_us, view.until);
         let age = view.heard.elapsed().as_secs();
         self.say(
             run,
@@ -122,5 +131,47 @@ impl Lifecycle {
         }
         view.link.alarmed = true;
         Ok(self.tell_silent(run, attempt, silent)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        provider::{Actual, Intended},
+        run::status::Seen,
+    };
+
+    #[test]
+    fn who_only_looks_in_promises_no_judgement() {
+        let of = |actual| {
+            let seen = Seen {
+                intended: Intended::Running,
+                actual,
+                scheduling: false,
+                is_bid: true,
+            };
+            Some(row(State::Running, seen))
+        };
+        let noon_us = 43_200_000_000;
+        let check = |row, until, expected: &[&str]| {
+            let text = what_follows("tiny", row, noon_us, until);
+            assert!(expected.iter().all(|words| text.contains(words)), "{text}");
+            let promises = text.contains("it is given up as lost");
+            assert_eq!(
+                promises,
+                until == Until::End && expected.len() > 1,
+                "{text}"
+            );
+        };
+        let offline = "its host is offline";
+        let noon = text::time(noon_us);
+        check(of(Actual::Offline), Until::End, &[offline, noon.as_str()]);
+        let judged = ["judged by whoever watches", "`spotter up tiny`", "5 min"];
+        check(of(Actual::Offline), Until::Heard, &judged);
+        for until in [Until::End, Until::Heard] {
+            check(of(Actual::Running), until, &["calls it running"]);
+            check(None, until, &["Reconnecting"]);
+        }
     }
 }
