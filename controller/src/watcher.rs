@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use self::copies::Samples;
-use self::decide::{HEARTBEAT_LATE, Sight, Verdict, decide, went_with_its_container};
+use self::decide::{HEARTBEAT_LATE, Sight, Verdict, decide, waited, went_with_its_container};
 pub(crate) use self::decide::{SIGNAL_EXPLAINED, ended_by_signal};
 use self::keys::Keys;
 use self::link::Link;
@@ -198,7 +198,10 @@ impl Lifecycle {
                     Verdict::Interrupted(_) | Verdict::Lost(_) | Verdict::StoppedByHand(_)
                 )
             {
-                return self.act(run, attempt, site, decide(&sight(view))).await;
+                let sight = sight(view);
+                return self
+                    .act(run, attempt, site, decide(&sight), waited(&sight))
+                    .await;
             }
             if site.is_none() {
                 *site = self.try_open(run, attempt, view).await?;
@@ -216,7 +219,8 @@ impl Lifecycle {
                 view.asked = None;
                 self.look_at_market(view, attempt, id).await?;
             }
-            let verdict = decide(&sight(view));
+            let seen = sight(view);
+            let verdict = decide(&seen);
             let trains = view
                 .status
                 .as_ref()
@@ -247,28 +251,31 @@ impl Lifecycle {
                 verdict => {
                     // What follows may copy the rest of them itself.
                     view.samples.settle();
-                    return self.act(run, attempt, site, verdict).await;
+                    return self.act(run, attempt, site, verdict, waited(&seen)).await;
                 }
             }
             tokio::time::sleep(HEARTBEAT).await;
         }
     }
 
+    /// `waited`: how long what it goes by had been so before it was believed.
     async fn act(
         &self,
         run: &RunRecord,
         attempt: &mut AttemptRecord,
         site: &mut Option<Arc<dyn Site>>,
         verdict: Verdict,
+        waited: Duration,
     ) -> Result<(), Halt> {
         match verdict {
             Verdict::GoOn => Ok(()),
             Verdict::Interrupted(why) => {
                 let alone = restarts::why_not(&self.store, attempt)?;
-                Err(Halt::Interrupted(match alone {
+                let why = match alone {
                     Some(reason) => format!("{why}; the box did not go on by itself: {reason}"),
                     None => why,
-                }))
+                };
+                Err(Halt::Interrupted { why, waited })
             }
             Verdict::Lost(why) => Err(Halt::Lost(why)),
             Verdict::StoppedByHand(why) => Err(Halt::StoppedByHand(why)),

@@ -347,7 +347,7 @@ impl Lifecycle {
                 return self.stop_silent(run, attempt, &why);
             }
             // The box went while it was being stopped: what was committed is in the bucket.
-            Err(Halt::Interrupted(why) | Halt::Lost(why) | Halt::StoppedByHand(why)) => {
+            Err(Halt::Interrupted { why, .. } | Halt::Lost(why) | Halt::StoppedByHand(why)) => {
                 self.keep_for_a_look(
                     run,
                     attempt,

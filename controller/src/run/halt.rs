@@ -34,8 +34,13 @@ const LAST_WORDS: Duration = Duration::from_secs(20);
 /// Why a step stopped short.
 #[derive(Debug)]
 pub(crate) enum Halt {
-    /// The market took the box back.
-    Interrupted(String),
+    /// The market took the box back, or its container ended.
+    Interrupted {
+        /// Why, for people.
+        why: String,
+        /// How long that had been so before it was believed: nothing trained in that time.
+        waited: Duration,
+    },
     /// Provider and heartbeat agree that the box is no more.
     Lost(String),
     /// This box does not come up; another one may.
@@ -65,6 +70,16 @@ pub(crate) enum Halt {
     Wait(CommandError),
     /// Something on this laptop or at the provider is in the way. The run stays as it stands; `up` goes on.
     Pause(CommandError),
+}
+
+impl Halt {
+    /// An interruption that was believed at once.
+    pub(crate) fn interrupted(why: impl Into<String>) -> Self {
+        Self::Interrupted {
+            why: why.into(),
+            waited: Duration::ZERO,
+        }
+    }
 }
 
 impl From<CommandError> for Halt {
@@ -107,7 +122,7 @@ impl Halt {
                 "nothing more was done for `{run}`: another spotter acts for it"
             ))
             .about(run),
-            Self::Interrupted(why)
+            Self::Interrupted { why, .. }
             | Self::Lost(why)
             | Self::BadBox(why)
             | Self::StoppedByHand(why)
@@ -160,7 +175,7 @@ impl Lifecycle {
     ) -> Result<(), CommandError> {
         if matches!(
             halt,
-            Halt::Interrupted(_) | Halt::StoppedByHand(_) | Halt::Lost(_)
+            Halt::Interrupted { .. } | Halt::StoppedByHand(_) | Halt::Lost(_)
         ) {
             let disk = match halt {
                 Halt::Lost(_) => Disk::Lost,
@@ -187,7 +202,7 @@ impl Lifecycle {
             }
             Halt::Pause(err) | Halt::Wait(err) => Err(err.about(&run.name).goes_on(&run.name)),
             // A box that came back and stopped itself, because it did not come up in time: its switch looks like the market's doing.
-            Halt::Interrupted(why)
+            Halt::Interrupted { why, .. }
                 if attempt.reopened_us > 0
                     && attempt.awaits_training()
                     && self.came_back(&attempt)?
@@ -195,8 +210,12 @@ impl Lifecycle {
             {
                 self.gone_again(run, attempt, why)
             }
-            Halt::Interrupted(why) => {
-                let detail = serde_json::json!({"reason": why, "step": attempt.last_step});
+            Halt::Interrupted { why, waited } => {
+                let mut detail = serde_json::json!({"reason": why, "step": attempt.last_step});
+                if !waited.is_zero() {
+                    let waited_us = i64::try_from(waited.as_micros()).unwrap_or(i64::MAX);
+                    detail[HEARD_US] = self.clock.now_us().saturating_sub(waited_us).into();
+                }
                 self.note(run, attempt.number, "interrupted", detail)?;
                 let newest = interruptions(&self.store.events(&run.name, 0)?).pop();
                 let cost = newest.and_then(|newest| newest.cost()).unwrap_or_default();

@@ -237,5 +237,5 @@ fn image_limit(run: &RunRecord, instance: &Instance) -> Duration {
 }
 
 fn outbid(why: &str) -> Halt {
-    Halt::Interrupted(format!("{why} before its training started"))
+    Halt::interrupted(format!("{why} before its training started"))
 }

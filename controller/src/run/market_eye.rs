@@ -59,7 +59,7 @@ pub(crate) fn ended(attempt: &AttemptRecord, row: &Row) -> Halt {
         && attempt.reopened_us == 0;
     match row.meaning {
         Meaning::ContainerEnded if is_new => Halt::BadBox(row.text.to_owned()),
-        _ => Halt::Interrupted(row.text.to_owned()),
+        _ => Halt::interrupted(row.text),
     }
 }
 
@@ -82,7 +82,7 @@ impl Lifecycle {
                     unknown = None;
                     let (row, overdue) = eye.look(attempt.state, attempt.rental, &instance);
                     match row.action {
-                        Action::Recover => return Halt::Interrupted(row.text.to_owned()),
+                        Action::Recover => return Halt::interrupted(row.text),
                         Action::Respect => return Halt::StoppedByHand(row.text.to_owned()),
                         Action::WaitThenRecover | Action::WaitThenGiveUp if overdue => {
                             // The provider's word on a container can be late; an agent that answers is there.

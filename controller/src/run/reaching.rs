@@ -102,7 +102,7 @@ impl Lifecycle {
                             let (row, overdue) = eye.look(attempt.state, attempt.rental, &instance);
                             match row.action {
                                 Action::Recover => {
-                                    return Err(Halt::Interrupted(row.text.to_owned()));
+                                    return Err(Halt::interrupted(row.text));
                                 }
                                 Action::Respect => {
                                     return Err(Halt::StoppedByHand(row.text.to_owned()));

@@ -61,7 +61,11 @@ impl Times {
                 let word_us = match event.origin {
                     // It gave a word then.
                     Origin::Agent => None,
-                    Origin::Spotter => told_us(HEARD_US).or(silent_us),
+                    // What the box told of since, it lived to see.
+                    Origin::Spotter => {
+                        let word_us = told_us(HEARD_US).or(silent_us);
+                        word_us.map(|word_us| lived_us.map_or(word_us, |us: i64| us.max(word_us)))
+                    }
                 };
                 times.end(since_us.take(), at_us, word_us);
                 silent_us = None;
@@ -88,7 +92,8 @@ impl Times {
 /// Event with which the next life of an attempt begins, after its box was stopped or came back.
 const REOPENED: &str = "reopened";
 
-/// Of an event that tells that a box is lost: its last word, microseconds since the epoch.
+/// Of an event that tells that a box is lost, or was interrupted some time before that was believed: its last word, microseconds since the
+/// epoch.
 pub(crate) const HEARD_US: &str = "heard_us";
 
 /// The training's own end, as its agent saw it.
@@ -189,6 +194,24 @@ mod tests {
             Some(90),
             &[(10, 20)],
             &[(20, 60)],
+        );
+        // Its container ended at 48, and a minute later it was given up; the bucket has a word of 50.
+        let gone = ("interrupted", 60, json!({"heard_us": 48}));
+        check(
+            &[("running", 10, no()), gone.clone()],
+            Some(90),
+            &[(10, 48)],
+            &[(48, 60)],
+        );
+        check(
+            &[
+                ("running", 10, no()),
+                ("box:checkpoint.committed", 50, no()),
+                gone,
+            ],
+            Some(90),
+            &[(10, 50)],
+            &[(50, 60)],
         );
         // An older record does not say when.
         check(

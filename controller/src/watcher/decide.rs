@@ -134,6 +134,21 @@ pub fn decide(sight: &Sight) -> Verdict {
     }
 }
 
+/// For how long what made a box interrupted had been so before it was believed: the provider's word stood that long, and none came from the
+/// box meanwhile. Nothing where it was believed at once.
+pub(crate) fn waited(sight: &Sight) -> Duration {
+    let row = sight
+        .instance
+        .flatten()
+        .map(|seen| status::row(State::Running, seen));
+    match row {
+        Some(row) if row.action == Action::WaitThenRecover => {
+            sight.instance_unchanged.min(sight.heartbeat_age)
+        }
+        _ => Duration::ZERO,
+    }
+}
+
 /// Whether a training ended with its container, by when the present one started: one that nobody watched is found like this.
 pub(crate) fn went_with_its_container(session: &SessionInfo, up_since_us: i64) -> bool {
     // The box's clock and the provider's differ a little.
@@ -175,6 +190,31 @@ mod tests {
         // It ended long after that start: for another reason.
         check(10, Some(90), 60, false);
         check(10, None, 60, false);
+    }
+
+    #[test]
+    fn what_was_waited_before_a_box_was_given_up_is_known() {
+        let check = |seen, unchanged_s, silent_s, expected_s| {
+            let sight = Sight {
+                instance: Some(Some(seen)),
+                instance_unchanged: Duration::from_secs(unchanged_s),
+                session: None,
+                heartbeat_age: Duration::from_secs(silent_s),
+                restarted: false,
+                ended_for: Duration::ZERO,
+            };
+            assert_eq!(waited(&sight), Duration::from_secs(expected_s), "{sight:?}");
+        };
+        let ended = Seen {
+            actual: Actual::Exited,
+            ..UP
+        };
+        check(ended, 61, 65, 61);
+        // It answered after its provider had called it ended.
+        check(ended, 61, 8, 8);
+        check(UP, 600, 600, 0);
+        // Nothing is waited for.
+        check(TAKEN, 30, 40, 0);
     }
 
     const UP: Seen = Seen {
