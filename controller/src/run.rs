@@ -36,6 +36,7 @@ pub mod machines;
 pub(crate) mod market_eye;
 pub mod marks;
 pub(crate) mod metering;
+mod never_up;
 pub mod next;
 pub mod not_saved;
 pub mod observing;

@@ -21,7 +21,7 @@ use crate::{
         causes,
         diagnosis::Diagnosis,
         foresight, next, not_saved, restarts, silence,
-        summary::RunSummary,
+        summary::{AttemptSummary, RunSummary},
         waiting::{self, Waiting},
         way_on, windows,
     },
@@ -38,6 +38,9 @@ pub struct StatusArgs {
     #[arg(long)]
     recorded: bool,
 }
+
+/// Attempts that did not come up, of which the reason is shown.
+const NOT_UP: usize = 3;
 
 /// The record and the live box.
 #[derive(Debug, Serialize)]
@@ -266,6 +269,33 @@ fn windows_of(
     Ok((windows::newest(store, &attempt)?, contradiction))
 }
 
+/// The newest attempts whose training did not start, and whose reason the run's own does not say (pure).
+fn not_up(summary: &RunSummary) -> Vec<&AttemptSummary> {
+    let newest = summary.attempts.last().map(|newest| newest.number);
+    let is_one = |attempt: &&AttemptSummary| {
+        let comes_up = newest == Some(attempt.number)
+            && matches!(
+                attempt.state,
+                State::Loading | State::Preparing | State::Syncing | State::Smoke
+            );
+        let never_trained = attempt.from_step.is_none() || comes_up;
+        let said = |reason: &String| {
+            let whole = summary.reason.as_deref().unwrap_or_default();
+            whole.contains(reason.as_str())
+        };
+        never_trained && attempt.reason.as_ref().is_some_and(|reason| !said(reason))
+    };
+    let mut found: Vec<_> = summary
+        .attempts
+        .iter()
+        .rev()
+        .filter(is_one)
+        .take(NOT_UP)
+        .collect();
+    found.reverse();
+    found
+}
+
 /// What is known without asking anybody.
 fn record(
     ui: &mut Ui,
@@ -291,6 +321,13 @@ fn record(
     }
     if let Some(found) = found {
         show_diagnosis(ui, found);
+    }
+    for attempt in not_up(summary) {
+        ui.line(format_args!(
+            "  not up       attempt {}: {}",
+            attempt.number,
+            attempt.reason.as_deref().unwrap_or_default()
+        ));
     }
     if let Some(step) = summary.step {
         ui.line(format_args!("  step         {step}"));

@@ -145,6 +145,7 @@ impl Lifecycle {
             Some(session) if session.started_us > 0 => session.started_us as i64,
             _ => self.clock.now_us(),
         };
+        self.forget_pause(attempt)?;
         self.move_to(attempt, State::Running)?;
         let place = attempt
             .instance

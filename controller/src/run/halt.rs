@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     error::CommandError,
-    provider::{DiskLook, ProviderError},
+    provider::ProviderError,
     run::{
         State,
         boxes::KEPT,
@@ -14,6 +14,7 @@ use crate::{
         lifecycle::{LOOK_AGAIN, Lifecycle},
         machines,
         market_eye::UNKNOWN,
+        never_up::{FAILED, reason_of},
         next,
         pulling::{self, Fault},
         recovery::GiveUp,
@@ -22,14 +23,7 @@ use crate::{
         trained::HEARD_US,
     },
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
-    ui::text,
 };
-
-/// Lines of a container's log that are kept of a box that is given up, and characters of them.
-const LAST_LINES: u32 = 30;
-const LAST_CHARS: usize = 4000;
-/// Longest time for them: the box is paid for meanwhile.
-const LAST_WORDS: Duration = Duration::from_secs(20);
 
 /// Why a step stopped short.
 #[derive(Debug)]
@@ -200,7 +194,10 @@ impl Lifecycle {
                 tokio::time::sleep(LOOK_AGAIN).await;
                 Ok(())
             }
-            Halt::Pause(err) | Halt::Wait(err) => Err(err.about(&run.name).goes_on(&run.name)),
+            Halt::Pause(err) | Halt::Wait(err) => {
+                self.keep_pause(run, &mut attempt, &err)?;
+                Err(err.about(&run.name).goes_on(&run.name))
+            }
             // A box that came back and stopped itself, because it did not come up in time: its switch looks like the market's doing.
             Halt::Interrupted { why, .. }
                 if attempt.reopened_us > 0
@@ -267,7 +264,7 @@ impl Lifecycle {
                 self.note(
                     run,
                     attempt.number,
-                    "bring_up_failed",
+                    FAILED,
                     serde_json::json!({"reason": why}),
                 )?;
                 attempt.reason = Some(reason.clone());
@@ -307,7 +304,7 @@ impl Lifecycle {
                 self.note(
                     run,
                     attempt.number,
-                    "bring_up_failed",
+                    FAILED,
                     serde_json::json!({"reason": why, "container_log": printed, "keys_on_disk": keys}),
                 )?;
                 if let Some((fault, remedy)) = remedy {
@@ -328,50 +325,6 @@ impl Lifecycle {
             Halt::GiveUp(why) => self.give_up_unrented(run, attempt, &why).await,
             Halt::Fatal(err) => self.failed(run, attempt, err).await,
         }
-    }
-
-    /// Two machines said so: the next one would, too.
-    fn no_image(
-        &self,
-        run: &RunRecord,
-        why: &str,
-        remedy: &str,
-    ) -> Result<CommandError, CommandError> {
-        let image = match run.spec.image.as_str() {
-            "" => "the image of its template".to_owned(),
-            image => format!("the image `{image}`"),
-        };
-        let cost = text::usd(self.spent_usd(&run.name)?);
-        Ok(CommandError::new(format!(
-            "run `{}` did not start: {image} cannot be had",
-            run.name
-        ))
-        .because(format!("two machines say: {why}"))
-        .hint(format!("{remedy}; then type the same `spotter run` again"))
-        .hint(format!(
-            "no machine is avoided for it; the tries cost {cost}"
-        )))
-    }
-
-    /// What a container that nobody could reach has printed, by the provider; nothing when that takes long.
-    async fn container_words(&self, attempt: &AttemptRecord) -> Option<String> {
-        let id = attempt
-            .instance
-            .filter(|_| attempt.state == State::Preparing)?;
-        let asked = self.provider.container_log(id, LAST_LINES);
-        let printed = tokio::time::timeout(LAST_WORDS, asked).await.ok()?.ok()?;
-        let kept = printed.char_indices().rev().nth(LAST_CHARS);
-        Some(printed[kept.map_or(0, |(at, _)| at)..].to_owned())
-    }
-
-    /// What lies where sshd looks for keys, asked past sshd: whether it was a key that was missing.
-    async fn keys_on_disk(&self, attempt: &AttemptRecord) -> Option<String> {
-        let id = attempt
-            .instance
-            .filter(|_| attempt.state == State::Preparing)?;
-        let asked = self.provider.look_at_disk(id, DiskLook::List, "/root/.ssh");
-        let listed = tokio::time::timeout(LAST_WORDS, asked).await.ok()?.ok()?;
-        Some(listed.chars().take(LAST_CHARS).collect())
     }
 
     async fn stop_on_request(
@@ -461,7 +414,7 @@ impl Lifecycle {
             ),
         );
         let detail = serde_json::json!({"reason": why});
-        self.note(run, attempt.number, "bring_up_failed", detail)?;
+        self.note(run, attempt.number, FAILED, detail)?;
         self.box_went(attempt, State::Interrupted, why)
     }
 
@@ -494,16 +447,18 @@ impl Lifecycle {
             .attempts(&run.name)?
             .iter()
             .any(|attempt| attempt.started_us > 0);
+        let reason = reason_of(&err);
+        if attempt.awaits_training() && attempt.instance.is_some() {
+            let detail = serde_json::json!({"reason": reason});
+            self.note(run, attempt.number, FAILED, detail)?;
+        }
         if trained {
             if attempt.started_us == 0 && attempt.instance.is_some() {
+                attempt.reason = Some(reason);
                 self.end_box_patiently(run, &mut attempt).await?;
             }
             return Err(err.about(&run.name).goes_on(&run.name));
         }
-        let reason = std::iter::once(err.message())
-            .chain(err.causes().iter().map(String::as_str))
-            .collect::<Vec<_>>()
-            .join(": ");
         attempt.reason = Some(reason.clone());
         if attempt.state.may_follow(State::Failed) {
             self.move_to(&mut attempt, State::Failed)?;

@@ -21,6 +21,7 @@ use crate::{
         halt::Halt,
         lifecycle::{LOOK_AGAIN, Lifecycle},
         market_eye::{UNKNOWN, UNKNOWN_FOR},
+        never_up::FAILED,
         rebidding::{BID, look_every_us},
         recovery::{self, GiveUp, Patience, Presence, Wait},
         restarts::RESTARTED,
@@ -415,7 +416,7 @@ impl Lifecycle {
                 .newest_event(&attempt.run, attempt.number, kind)?;
             Ok::<_, StoreError>(event.map_or(0, |event| event.id))
         };
-        Ok(newest("bring_up_failed")? > newest("interrupted")?)
+        Ok(newest(FAILED)? > newest("interrupted")?)
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use spotter::{
     agent_client::{CheckResult, GpuInfo, HostInfo, SampleInfo},
+    cli::Verb,
+    commands::status,
     provider::{Actual, Instance, Intended},
     run::{State, lease::Lease, lifecycle::Goal, machines, site::SiteError},
     store::Outcome,
@@ -502,4 +504,38 @@ async fn a_fault_of_our_own_is_not_tried_on_another_box() {
         assert_eq!(world.attempts(RUN).len(), 1, "own check: {own_check}");
         assert!(world.market.alive().is_empty());
     }
+}
+
+/// What stopped a bring-up is on record where a run has trained before, too, and `status` shows it.
+#[tokio::test(start_paused = true)]
+async fn why_a_later_box_did_not_come_up_is_kept_with_its_attempt() {
+    let world = World::new(9, 400);
+    world.plan(&spec(RUN));
+    world.drive_for(RUN, Duration::from_secs(120)).await;
+    let trained = world.attempts(RUN).remove(0);
+    assert_eq!(trained.state, State::Running);
+    let words = "the agent refused `configure`: unknown field";
+    world.boxes.script().refuses_to_configure = Some(SiteError::Fault(words.to_owned()));
+    world.outbid(trained.instance);
+    {
+        let _lease = Lease::take(&world.store, RUN).unwrap().unwrap();
+        let driven = world.lifecycle().drive(RUN, Goal::End).await;
+        assert!(driven.is_err());
+    }
+    let second = world.attempts(RUN).remove(1);
+    assert_eq!(second.state, State::Gone);
+    let reason = second.reason.unwrap();
+    assert!(reason.contains(words), "{reason}");
+    let told = world.store.newest_event(RUN, 2, "bring_up_failed").unwrap();
+    assert_eq!(told.unwrap().detail["reason"], reason.as_str());
+    let (mut ui, deps, verb, paper) = world.typed(&["spotter", "status", RUN]);
+    let Verb::Status(args) = verb else { panic!() };
+    status::status(&mut ui, &deps, &args).await.unwrap();
+    let shown = paper.text();
+    assert!(shown.contains("not up       attempt 2: "), "{shown}");
+    assert!(shown.contains(words), "{shown}");
+
+    world.boxes.script().refuses_to_configure = None;
+    assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Done));
+    assert_eq!(world.attempts(RUN).len(), 3);
 }

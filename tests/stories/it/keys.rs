@@ -288,12 +288,29 @@ async fn a_box_that_comes_up_goes_on_with_the_keys_it_has_or_says_what_to_type_n
                 assert_eq!(world.attempts(RUN).len(), 1, "{name}");
                 continue;
             }
-            let _lease = Lease::take(&world.store, RUN).unwrap().unwrap();
+            let lease = Lease::take(&world.store, RUN).unwrap().unwrap();
             let refused = world.lifecycle().drive(RUN, Goal::End).await;
             said.push(printed(&refused.unwrap_err()));
             // A pair of keys is mended by who made it; the box waits for that. Rights are another matter: nothing was trained yet.
-            let boxes = if name == "denied" { 0 } else { 1 };
+            let is_over = name == "denied";
+            let boxes = if is_over { 0 } else { 1 };
             assert_eq!(world.market.alive().len(), boxes, "{name}");
+            // Why is kept with the attempt and among its events, until it trains.
+            let kind = if is_over {
+                "bring_up_failed"
+            } else {
+                "bring_up_paused"
+            };
+            let told = world.store.newest_event(RUN, 1, kind).unwrap().unwrap();
+            let reason = world.attempts(RUN)[0].reason.clone().unwrap();
+            assert_eq!(told.detail["reason"], reason.as_str(), "{name}");
+            assert!(reason.contains(why), "{name}: {reason}");
+            if !is_over {
+                change_keys(&world, "GOOD", Trial::Works);
+                drop(lease);
+                assert_eq!(world.drive(RUN).await.outcome, Some(Outcome::Done));
+                assert_eq!(world.attempts(RUN)[0].reason, None, "{name}");
+            }
         }
     }
     check("before_training", &said.join("\n\n"));

@@ -22,7 +22,7 @@ const NO_KEYS: &[(&str, &str)] = &[
          free_bytes full_in_s there kept behind box_wiped box_not_wiped ended outcome \
          events_gap results_fetched files size_bytes from to budget way_chosen way wait bid move text hours ways usd usd_per_hour delay_hours easy_hours delay_usd restore_hours stop_requested box_stopped box_destroyed instance \
          planned plan status checkpoint last_step uploads_wait old_box_kept old_box_let_go path storage_usd_per_hour \
-         bring_up_failed container_log keys_on_disk copied_from_sibling kib rebooted bill_doubtful charged_usd metered_usd prepay_asked prepaid prepay_failed months discount box_silent since_us heard_us lost box_heard silent_s resume to_come \
+         bring_up_failed bring_up_paused up container_log keys_on_disk copied_from_sibling kib rebooted bill_doubtful charged_usd metered_usd prepay_asked prepaid prepay_failed months discount box_silent since_us heard_us lost interrupted box_heard silent_s resume to_come \
          not_saved what no_answer refused fault here next problem where skipped \
          io_pressure_percent disk_blocked_share disk_read_mb_per_s self_stopped how unsaved_bytes destroyed kept_because on_done destroy self_stop \
          self_destroy notified line_measured up_mbps down_mbps own_server",
