@@ -4,6 +4,7 @@
 pub mod alarms;
 mod attempts;
 mod bandwidth;
+pub mod behind;
 pub mod bidding;
 mod bills;
 mod boxes;

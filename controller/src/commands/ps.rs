@@ -16,7 +16,7 @@ use crate::{
     error::CommandError,
     ledger,
     run::{
-        State, alarms, causes, diagnosis,
+        State, alarms, behind, causes, diagnosis,
         marks::{self, Doubt},
         next, prepaying, silence, windows,
     },
@@ -74,7 +74,7 @@ struct Row {
     newest_damaged: Option<Doubt>,
     /// Checkpoints on the box that are in no bucket, each with the reason.
     unsaved: Vec<String>,
-    /// What is wrong with the backup of a running training; null: nothing.
+    /// What is wrong with the backup of the newest attempt, wherever it stands; null: nothing, or nothing is left that it is about.
     backup_alarm: Option<String>,
     /// What contradicts the estimate of a running training; null: nothing.
     contradiction: Option<String>,
@@ -166,7 +166,9 @@ pub async fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandEr
         if let Some(silence) = &row.silence {
             ui.warning(format_args!("`{}`: {silence}", row.run));
         }
-        if let Some(alarm) = &row.backup_alarm {
+        // Of a run that is over with its box there is nothing to be done about it.
+        let acts = row.outcome.is_none() || row.instance.is_some();
+        if let Some(alarm) = row.backup_alarm.as_ref().filter(|_| acts) {
             ui.warning(format_args!(
                 "the backup of `{}` is behind: {alarm}",
                 row.run
@@ -360,8 +362,8 @@ fn row(
             attempts.iter().map(|attempt| attempt.number),
         )?,
         unsaved,
-        backup_alarm: match latest.filter(|attempt| attempt.state == State::Running) {
-            Some(attempt) => alarms::backup(store, &run.name, attempt.number)?,
+        backup_alarm: match latest {
+            Some(attempt) => behind::backup(store, attempt)?,
             None => None,
         },
         contradiction: match latest.filter(|attempt| attempt.state == State::Running) {

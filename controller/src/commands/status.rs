@@ -17,6 +17,7 @@ use crate::{
     provider::hosts::is_host,
     run::{
         State, alarms,
+        behind::{self, Waits},
         bringing_up::TRAIN,
         causes,
         diagnosis::Diagnosis,
@@ -47,8 +48,10 @@ const NOT_UP: usize = 3;
 struct Status {
     #[serde(flatten)]
     summary: RunSummary,
-    /// What is wrong with the backup of a running training, as it was last told; `null`: nothing.
+    /// What is wrong with the backup of the newest attempt, as it was last told; `null`: nothing, or nothing is left that it is about.
     backup_alarm: Option<String>,
+    /// Finished checkpoints on boxes that do not train any more, and in no bucket yet.
+    waits_on_box: Vec<Waits>,
     /// Checkpoints on the box that are in no bucket, each with the reason, as it was last told.
     unsaved: Vec<String>,
     /// What is told of a training that saves too rarely; `null`: it does not.
@@ -102,12 +105,15 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     let (agent, silent) = heard?;
     let run = store.run(&run.name)?;
     let summary = watching::summary(&store, &run)?;
-    let backup_alarm = match summary.attempts.last() {
-        Some(attempt) if summary.state == Some(State::Running) => {
-            alarms::backup(&store, &run.name, attempt.number)?
-        }
-        _ => None,
+    let backup_alarm = match store.latest_attempt(&run.name)? {
+        Some(attempt) => behind::backup(&store, &attempt)?,
+        None => None,
     };
+    let mut waits = Vec::new();
+    for attempt in store.attempts(&run.name)? {
+        let is_there = |waits: &Waits| waits.instance.is_some();
+        waits.extend(behind::waits(&store, &run, &attempt)?.filter(is_there));
+    }
     let costs = store
         .latest_attempt(&run.name)?
         .filter(|attempt| attempt.may_cost());
@@ -145,6 +151,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         ui.json(&Status {
             summary,
             backup_alarm,
+            waits_on_box: waits,
             unsaved,
             rare_checkpoints: rare,
             window,
@@ -166,6 +173,9 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         &unsaved,
         rare.as_deref(),
     );
+    for waits in &waits {
+        ui.line(format_args!("  on its box   {}", waits.text()));
+    }
     if let Some(plan) = &plan {
         ui.line(format_args!("  plan         {}", gate::line(plan)));
     }

@@ -27,8 +27,25 @@ pub fn backup(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, 
 /// Checkpoints on the box that are in no bucket, each with the reason, as far as the agent told: those that cannot be saved as they
 /// are, and one whose upload failed.
 pub fn unsaved(store: &Store, run: &str, attempt: u32) -> Result<Vec<String>, StoreError> {
-    let mut told = store.events_of(run, attempt, "checkpoint.unsaved")?;
-    told.extend(store.events_of(run, attempt, "checkpoint.failed")?);
+    left(
+        store,
+        run,
+        attempt,
+        &["checkpoint.unsaved", "checkpoint.failed"],
+    )
+}
+
+/// Those of them whose upload failed, the newest last.
+pub(super) fn failed(store: &Store, run: &str, attempt: u32) -> Result<Vec<String>, StoreError> {
+    left(store, run, attempt, &["checkpoint.failed"])
+}
+
+/// What was told by events of these kinds, as long as nothing has settled it.
+fn left(store: &Store, run: &str, attempt: u32, kinds: &[&str]) -> Result<Vec<String>, StoreError> {
+    let mut told = Vec::new();
+    for kind in kinds {
+        told.extend(store.events_of(run, attempt, kind)?);
+    }
     let mut settled = store.events_of(run, attempt, "checkpoint.committed")?;
     settled.extend(store.events_of(run, attempt, "checkpoint.deleted")?);
     told.sort_by_key(|event| event.id);

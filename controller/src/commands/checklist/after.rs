@@ -62,6 +62,15 @@ pub(super) fn model(facts: &Facts) -> Told {
             },
         );
     }
+    if let Some((waits, is_there)) = &facts.saves.waits {
+        return Told::wrong(
+            waits,
+            match is_there {
+                true => format!("spotter fetch {name} PATH --to DIR"),
+                false => facts.onward.clone(),
+            },
+        );
+    }
     if let Some(doubt) = &facts.saves.damaged {
         return Told::wrong(doubt.text(), verify(facts));
     }

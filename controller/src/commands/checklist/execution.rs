@@ -109,6 +109,28 @@ pub(super) fn detached(facts: &Facts) -> Told {
     Told::done(told).at(train.began_us)
 }
 
+/// What the backup owes: that it fails, or what waits on a box that does not train any more; `None`: nothing.
+pub(super) fn owes(facts: &Facts) -> Option<Told> {
+    let name = facts.name();
+    let saves = &facts.saves;
+    if let Some(alarm) = &saves.alarm {
+        let words = match facts.runs_now() {
+            true => "the backup is behind",
+            false => "the backup failed",
+        };
+        let next = alarms::mend_keys(name, alarm).filter(|_| !facts.is_over());
+        return Some(Told::wrong(
+            format!("{words}: {alarm}"),
+            next.unwrap_or_else(|| format!("spotter doctor bucket {name}")),
+        ));
+    }
+    let (waits, is_there) = saves.waits.as_ref()?;
+    Some(match (is_there, facts.is_over()) {
+        (true, _) | (false, false) => Told::not_yet(waits, &facts.onward),
+        (false, true) => Told::wrong(waits, &facts.onward),
+    })
+}
+
 pub(super) fn backup(facts: &Facts) -> Told {
     let name = facts.name();
     let saves = &facts.saves;
@@ -135,12 +157,8 @@ pub(super) fn backup(facts: &Facts) -> Told {
     if let Some(doubt) = saves.damaged.as_ref().filter(|_| !facts.is_over()) {
         return Told::wrong(doubt.text(), super::after::verify(facts));
     }
-    if let Some(alarm) = &saves.alarm {
-        return Told::wrong(
-            format!("the backup is behind: {alarm}"),
-            alarms::mend_keys(name, alarm)
-                .unwrap_or_else(|| format!("spotter doctor bucket {name}")),
-        );
+    if let Some(told) = owes(facts) {
+        return told;
     }
     match saves.newest {
         Some((step, at_us)) => {

@@ -154,8 +154,10 @@ pub(super) struct Saves {
     pub(super) newest: Option<(Option<u64>, i64)>,
     /// The newest in the bucket, where it was found damaged.
     pub(super) damaged: Option<Doubt>,
-    /// What is wrong with the backup, for people.
+    /// What is wrong with the backup, for people; of a training that is over, as long as something is in no bucket for it.
     pub(super) alarm: Option<String>,
+    /// What is finished on a box that does not train any more and in no bucket, for people, and whether that box is there.
+    pub(super) waits: Option<(String, bool)>,
     /// More training than it should be lies between two, for people.
     pub(super) rare: Option<String>,
     /// What is in no bucket, each with the reason.

@@ -15,7 +15,7 @@ use crate::{
     ledger,
     logbook::Logbook,
     run::{
-        State, alarms,
+        State, alarms, behind,
         bringing_up::{SETUP, SMOKE, TRAIN},
         diagnosis,
         fetching::FETCHED,
@@ -198,6 +198,7 @@ fn saves(events: &[EventRecord], summary: &RunSummary) -> Saves {
         newest: committed.map(|(.., step, at_us)| (step, at_us)),
         damaged: summary.newest_damaged.clone(),
         alarm: None,
+        waits: None,
         rare: None,
         unsaved: Vec::new(),
     }
@@ -235,8 +236,10 @@ fn of_attempt(
             .as_ref()
             .and_then(|window| window["loss"].as_f64());
     }
+    facts.saves.alarm = behind::backup(store, latest)?;
+    facts.saves.waits =
+        behind::waits(store, run, latest)?.map(|waits| (waits.text(), waits.instance.is_some()));
     if run.outcome.is_none() && latest.state == State::Running {
-        facts.saves.alarm = alarms::backup(store, name, number)?;
         facts.silent = silence::warning(store, run, latest)?;
         facts.disk_fills = alarms::disk(store, name, number)?;
         facts.contradiction = windows::contradiction(store, latest)?.map(|why| {

@@ -1,7 +1,7 @@
 //! Lines of the checklist about a training that runs (pure).
 
 use super::{
-    execution::names_tensorboard,
+    execution::{names_tensorboard, owes},
     facts::{Facts, of_step},
     line::Told,
 };
@@ -151,6 +151,9 @@ pub(super) fn saved_lately(facts: &Facts) -> Told {
             format!("not saved: {unsaved}{more}"),
             format!("spotter doctor bucket {name}"),
         );
+    }
+    if let Some(told) = owes(facts) {
+        return told;
     }
     match saves.newest {
         Some((step, at_us)) => {

@@ -1,5 +1,7 @@
 //! Tables of facts, and what the checklist makes of them.
 
+mod ends;
+
 use std::path::PathBuf;
 
 use serde_json::json;

@@ -55,7 +55,7 @@ const PLANNED: &str = "offer machine_id gpu num_gpus geolocation reliability vra
     bid_usd_per_hour running_usd_per_hour stopped_usd_per_hour budget_hours avoided go lacks blockers effort risks outlook";
 const SUMMARY: &str = "name state outcome reason step attempts steps_redone interruptions steps_lost checkpoints_committed \
     checkpoints_kept last_checkpoint_step newest_damaged cost_usd unbilled_traffic_usd ledger_usd charged_usd usd_per_hour watched";
-const STATUS: &str = "backup_alarm unsaved rare_checkpoints window contradiction warnings waiting way_on plan agent market last_word_us";
+const STATUS: &str = "backup_alarm waits_on_box unsaved rare_checkpoints window contradiction warnings waiting way_on plan agent market last_word_us";
 const KEPT_PLAN: &str = "needed no_plan dares offer gpu num_gpus running_usd_per_hour at_most_hours at_most_usd checks forecast gates \
     blockers hardware_justified";
 const ATTEMPT: &str = "number state instance gpu gpu_usd_per_hour from_step to_step steps_redone steps_lost checkpoints_committed \

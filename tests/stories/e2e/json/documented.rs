@@ -29,7 +29,7 @@ const NO_KEYS: &[(&str, &str)] = &[
     ),
     (
         ENDED,
-        "run up resume stop wait status ps events metrics limits session class failure_class parse evidence line meaning advice",
+        "run up resume stop wait status ps events metrics limits session class failure_class parse evidence line meaning advice path",
     ),
     ("checklist", "done not_yet does_not_apply unknown"),
     (

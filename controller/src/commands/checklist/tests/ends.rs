@@ -1,0 +1,57 @@
+//! What the checklist says of a training that does not run any more, as its box and its bucket have it.
+
+use super::*;
+
+/// A line stands so, with these words in what shows it, and this to type.
+#[track_caller]
+fn check(facts: &Facts, id: &str, state: Standing, evidence: &str, next: Option<&str>) {
+    let lines = lines(facts);
+    let line = of(&lines, id);
+    assert_eq!(line.state, state, "{line:?}");
+    assert!(line.evidence.contains(evidence), "{line:?}");
+    if next.is_some() {
+        assert_eq!(line.next.as_deref(), next, "{line:?}");
+    }
+}
+
+/// It ended well, and its last checkpoints are brought to the bucket.
+fn finishing() -> Facts {
+    let mut facts = training();
+    facts.attempts.last_mut().unwrap().state = State::Finishing;
+    facts.train = Some(session(10, Some(99), 0));
+    facts
+}
+
+#[test]
+fn a_backup_that_failed_is_wrong_wherever_the_run_stands() {
+    let doctor = Some("spotter doctor bucket tiny");
+    for (mut facts, words) in [
+        (training(), "the backup is behind: late"),
+        (finishing(), "the backup failed: late"),
+        (done(), "the backup failed: late"),
+    ] {
+        check(&facts, "backup", Standing::Done, "newest of step 400", None);
+        check(&facts, "saved_lately", Standing::Done, "step 400", None);
+        facts.saves.alarm = Some("late".to_owned());
+        check(&facts, "backup", Standing::Wrong, words, doctor);
+        check(&facts, "saved_lately", Standing::Wrong, words, doctor);
+    }
+}
+
+#[test]
+fn what_waits_on_a_box_is_not_called_saved() {
+    let waits = |is_there: bool| Some(("`b.pt` is finished".to_owned(), is_there));
+    let mut facts = finishing();
+    facts.saves.waits = waits(true);
+    let on = Some("spotter status tiny");
+    check(&facts, "backup", Standing::NotYet, "`b.pt`", on);
+    check(&facts, "saved_lately", Standing::NotYet, "`b.pt`", on);
+    let mut facts = done();
+    facts.outcome = Some(Outcome::Stopped);
+    facts.saves.waits = waits(false);
+    facts.saves.newest_found = Some((Some(500), 99 * MINUTE_US));
+    let again = Some("spotter resume tiny");
+    for id in ["backup", "saved_lately", "final_model"] {
+        check(&facts, id, Standing::Wrong, "`b.pt`", again);
+    }
+}
