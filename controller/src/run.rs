@@ -17,6 +17,7 @@ pub mod container;
 mod crashing;
 mod deadline;
 pub mod diagnosis;
+pub mod ended_alone;
 pub(crate) mod endings;
 pub mod environment;
 pub(crate) mod fetching;

@@ -1,12 +1,15 @@
 //! `ps`: the runs, where each stands, what it costs, and who watches it. Asks the market about the boxes of runs that nobody watches, and
 //! those that run for their news.
 
+mod table;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::{StreamExt, stream};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
+use self::table::table;
 use crate::{
     commands::{
         Deps,
@@ -17,11 +20,12 @@ use crate::{
     ledger,
     run::{
         State, alarms, behind, causes, diagnosis,
+        ended_alone::{self, TrainingEnd},
         marks::{self, Doubt},
         next, prepaying, silence, windows,
     },
     store::{AttemptRecord, RunRecord, Store},
-    ui::{Table, Ui, text},
+    ui::{Ui, text},
 };
 
 /// A box that trains is heard every few seconds: one that was not for so long may be gone, though whoever watches is not sure yet.
@@ -78,6 +82,8 @@ struct Row {
     backup_alarm: Option<String>,
     /// What contradicts the estimate of a running training; null: nothing.
     contradiction: Option<String>,
+    /// How the training ended, by its box, while `state` still calls it running; null: it did not, as far as is known.
+    training_end: Option<TrainingEnd>,
     /// Class of what ended the newest training; null: nothing did, or nobody knows.
     ended_by: Option<String>,
     /// What the market says of the box of a run that nobody watches, or of one that was not heard lately; null: it was not asked, or did
@@ -203,10 +209,18 @@ pub async fn ps(ui: &mut Ui, deps: &Deps, args: &PsArgs) -> Result<(), CommandEr
             ));
         }
     }
-    let alone: Vec<&str> = rows
+    let ended = |row: &&Row| row.training_end.is_some();
+    let alone = rows
         .runs
         .iter()
-        .filter(|row| row.outcome.is_none() && row.watched_by_pid.is_none())
+        .filter(|row| row.outcome.is_none() && row.watched_by_pid.is_none());
+    for row in alone.clone().filter(ended) {
+        let told = row.training_end.as_ref().map(TrainingEnd::words);
+        ui.warning(format_args!("`{}`: {}", row.run, told.unwrap_or_default()));
+        ui.hint(format_args!("collect it with `spotter up {}`", row.run));
+    }
+    let alone: Vec<&str> = alone
+        .filter(|row| !ended(row))
         .map(|row| row.run.as_str())
         .collect();
     match alone.as_slice() {
@@ -370,6 +384,10 @@ fn row(
             Some(attempt) => windows::contradiction(store, attempt)?,
             None => None,
         },
+        training_end: match latest {
+            Some(attempt) => ended_alone::of(store, run, attempt)?,
+            None => None,
+        },
         ended_by: match latest {
             Some(attempt) => diagnosis::of(store, attempt)?.map(|found| found.class),
             None => None,
@@ -401,76 +419,6 @@ fn row(
 fn no_word(age_us: i64) -> Option<String> {
     let age = Duration::from_secs(age_us.max(0).unsigned_abs() / 1_000_000);
     (age_us >= NO_WORD_US).then(|| format!("no word for {}", text::duration(age)))
-}
-
-fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new(&[
-        "RUN",
-        "STATE",
-        "TRY>",
-        "GPU",
-        "STEP>",
-        "SAVED>",
-        "NOW>",
-        "COST>",
-        "WATCHED BY",
-    ]);
-    for row in rows {
-        let watched = match (row.outcome, row.watched_by_pid) {
-            (_, Some(pid)) if row.watcher_halted => format!("pid {pid}, which is stopped"),
-            (_, Some(pid)) => format!("pid {pid}"),
-            (Some(_), None) => "-".to_owned(),
-            (None, None) => "nobody watches".to_owned(),
-        };
-        let state = match row.outcome {
-            Some(outcome) if row.ended_by.is_some() => {
-                format!("{outcome}: {}", row.ended_by.as_deref().unwrap_or_default())
-            }
-            Some(outcome) if row.state == State::Gone.name() && row.usd_per_hour > 0.0 => {
-                format!("{outcome}, an old box kept")
-            }
-            Some(outcome) if outcome != row.state => format!("{outcome}, {}", row.state),
-            Some(outcome) => outcome.to_owned(),
-            None if row.stop_requested => format!("{}, stopping", row.state),
-            None if row.silence.is_some() => format!("{}, no word", row.state),
-            None if row.no_word.is_some() => {
-                format!(
-                    "{}, {}",
-                    row.state,
-                    row.no_word.as_deref().unwrap_or_default()
-                )
-            }
-            None if row.contradiction.is_some() => format!("{}, contradicted", row.state),
-            None if row.backup_alarm.is_some() => format!("{}, backup behind", row.state),
-            None => row.state.clone(),
-        };
-        let state = match row.market.and_then(|word| word.news) {
-            Some(news) => format!("{state}, {news}"),
-            None => state,
-        };
-        let gpu = match row.num_gpus {
-            1 => row.gpu.clone(),
-            count => format!("{count} x {}", row.gpu),
-        };
-        table.row([
-            row.run.clone(),
-            state,
-            row.attempt.to_string(),
-            gpu,
-            text::or_dash(row.step),
-            match (row.saved_step, row.saved_us) {
-                (Some(step), _) if row.newest_damaged.is_some() => format!("{step} damaged"),
-                (Some(step), _) => step.to_string(),
-                // In the bucket, and its name has no number.
-                (None, Some(_)) => "yes".to_owned(),
-                (None, None) => "-".to_owned(),
-            },
-            text::usd_per_hour(row.usd_per_hour),
-            text::usd(row.cost_usd),
-            watched,
-        ]);
-    }
-    table
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `report`: a run as one page that stands alone, or as Markdown, made of what is on this machine: the record, copies of logs and of
 //! what boxes measured. It works while the run goes on, and when its boxes are gone.
 //!
-//! [`home`] brings here what a box kept while nobody watched; [`gather`] reads; [`model`] with [`spans`], [`tables`], [`plots`] and [`curve`] makes of it what is to be said; [`html`] with
+//! [`home`] brings here what a box kept while nobody watched; [`gather`] reads; [`model`] with [`spans`], [`tables`], [`plots`], [`notes`] and [`curve`] makes of it what is to be said; [`html`] with
 //! [`svg`] and [`markup`], and [`markdown`], say it. All but the first two are pure.
 
 mod chart;
@@ -12,6 +12,7 @@ mod html;
 mod markdown;
 mod markup;
 mod model;
+mod notes;
 mod plots;
 mod spans;
 mod svg;

@@ -21,7 +21,7 @@ use crate::{
         bringing_up::TRAIN,
         causes,
         diagnosis::Diagnosis,
-        foresight, next, not_saved, restarts, silence,
+        ended_alone, foresight, next, not_saved, restarts, silence,
         summary::{AttemptSummary, RunSummary},
         waiting::{self, Waiting},
         way_on, windows,
@@ -104,11 +104,20 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     let (heard, ()) = tokio::join!(heard(ui, deps, &run.name, asks), marks);
     let (agent, silent) = heard?;
     let run = store.run(&run.name)?;
-    let summary = watching::summary(&store, &run)?;
-    let backup_alarm = match store.latest_attempt(&run.name)? {
-        Some(attempt) => behind::backup(&store, &attempt)?,
+    let mut summary = watching::summary(&store, &run)?;
+    let latest = store.latest_attempt(&run.name)?;
+    let backup_alarm = match &latest {
+        Some(attempt) => behind::backup(&store, attempt)?,
         None => None,
     };
+    let told = agent.as_ref().filter(|_| run.outcome.is_none());
+    if let (Some(session), Some(latest), None) = (
+        told.and_then(|agent| agent.session(TRAIN)),
+        &latest,
+        &summary.training_end,
+    ) {
+        summary.training_end = ended_alone::of_box(session, latest);
+    }
     let mut waits = Vec::new();
     for attempt in store.attempts(&run.name)? {
         let is_there = |waits: &Waits| waits.instance.is_some();
@@ -212,18 +221,12 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     if let Some(mend) = mends.next() {
         ui.hint(format_args!("{mend}"));
     }
-    let ended = agent
-        .as_ref()
-        .and_then(|agent| agent.session(TRAIN))
-        .is_some_and(|session| !session.is_running());
     let not_restarted = not_restarted(&store, &run)?;
     if let Some(why) = &not_restarted {
         ui.warning(format_args!("{why}"));
         ui.hint(format_args!("go on with `spotter up {}`", run.name));
-    } else if run.outcome.is_none() && ended && !summary.watched {
-        ui.warning(format_args!(
-            "the training has ended and its box is still paid for"
-        ));
+    } else if let Some(end) = summary.training_end.as_ref().filter(|_| !summary.watched) {
+        ui.warning(format_args!("{}", end.words()));
         ui.hint(format_args!("collect it with `spotter up {}`", run.name));
     }
     if let Some(word) = silent {
@@ -314,9 +317,10 @@ fn record(
     unsaved: &[String],
     rare: Option<&str>,
 ) {
-    let state = match summary.outcome {
-        Some(outcome) => outcome.name(),
-        None => summary.state.map_or("planned", State::name),
+    let state = match (summary.outcome, &summary.training_end) {
+        (Some(outcome), _) => outcome.name().to_owned(),
+        (None, Some(end)) => end.standing(),
+        (None, None) => summary.state.map_or("planned", State::name).to_owned(),
     };
     ui.line(format_args!("{}  {state}", summary.name));
     let found = summary

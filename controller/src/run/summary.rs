@@ -11,6 +11,7 @@ use crate::{
     run::{
         State,
         diagnosis::{self, Diagnosis},
+        ended_alone::{self, TrainingEnd},
         interruptions::{self, Interruption, interruptions},
         marks::{self, COMMITTED, Doubt},
         prepaying,
@@ -29,6 +30,8 @@ pub struct RunSummary {
     pub outcome: Option<Outcome>,
     /// Why it ended.
     pub reason: Option<String>,
+    /// How its training ended, by its box, while `state` still calls it running; `None`: it did not, as far as is known.
+    pub training_end: Option<TrainingEnd>,
     /// Newest step that was seen.
     pub step: Option<u64>,
     /// Every attempt, oldest first.
@@ -103,6 +106,7 @@ pub fn counts(kind: &str) -> bool {
     matches!(kind, "checkpoint.committed" | "checkpoint.deleted")
         || marks::counts(kind)
         || kind == diagnosis::KIND
+        || ended_alone::counts(kind)
         || interruptions::counts(kind)
         || prepaying::counts(kind)
 }
@@ -200,6 +204,10 @@ pub fn summarise(
         outcome: run.outcome,
         // A run that ended well has no reason; that its box is kept has one.
         reason: run.reason.clone().or_else(|| kept(run, attempts)),
+        training_end: attempts
+            .last()
+            .filter(|newest| run.outcome.is_none() && newest.state == State::Running)
+            .and_then(|newest| ended_alone::among(events, newest)),
         step: reached,
         steps_redone: rows.iter().map(|row| row.steps_redone).sum(),
         steps_lost: rows.iter().filter_map(|row| row.steps_lost).sum(),

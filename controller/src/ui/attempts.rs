@@ -20,10 +20,16 @@ pub fn attempts_table(summary: &RunSummary) -> Table {
         "COST>",
         "BILLED>",
     ]);
+    let newest = summary.attempts.last().map(|newest| newest.number);
     for attempt in &summary.attempts {
+        let is_newest = newest == Some(attempt.number);
+        let ended = summary.training_end.as_ref().filter(|_| is_newest);
         table.row([
             attempt.number.to_string(),
-            attempt.state.to_string(),
+            ended.map_or_else(
+                || attempt.state.to_string(),
+                |end| end.how.word().to_owned(),
+            ),
             or_dash(attempt.instance),
             attempt.gpu.clone(),
             or_dash(attempt.from_step),

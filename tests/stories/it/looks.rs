@@ -96,3 +96,34 @@ async fn whoever_only_looks_takes_the_news_in_and_is_not_there_for_the_box() {
         assert_eq!(world.store.run(RUN).unwrap().outcome, None);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_training_that_ended_with_nobody_there_is_told_as_ended_by_whoever_looks() {
+    for (crash_at, standing, code) in [
+        (None, "finished, still billing", "exit code 0"),
+        (Some((1_000, 3)), "failed, still billing", "exit code 3"),
+    ] {
+        for words in [
+            &["ps"][..],
+            &["status", RUN],
+            &["checklist", RUN],
+            &["report", RUN, "--markdown"],
+        ] {
+            let world = left_alone().await;
+            world.boxes.script().crash_at = crash_at;
+            let until_s = if crash_at.is_some() { 1_200 } else { 4_200 };
+            tokio::time::sleep(Duration::from_secs(until_s)).await;
+            let shown = typed(&world, words).await;
+            let says = |text: &str| assert!(shown.contains(text), "{words:?}: {shown}");
+            says(code);
+            says("nobody has collected it");
+            if words[0] != "checklist" {
+                says(standing);
+            }
+            assert!(!shown.contains("it trains, at"), "{words:?}: {shown}");
+            // Nothing was done about it: that is for whoever acts.
+            assert_eq!(world.attempts(RUN)[0].state, State::Running);
+            assert_eq!(world.store.run(RUN).unwrap().outcome, None);
+        }
+    }
+}

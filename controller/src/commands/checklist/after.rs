@@ -16,6 +16,9 @@ const APART_USD: f64 = 0.01;
 
 /// What is only there at the end.
 fn goes_on(facts: &Facts) -> Told {
+    if let Some(end) = &facts.ended_alone {
+        return Told::not_yet(end.words(), wait(facts)).at(end.ended_us);
+    }
     match (facts.step, facts.newest()) {
         (Some(step), _) if facts.runs_now() => {
             Told::not_yet(format!("it trains, at step {step}"), wait(facts))

@@ -4,7 +4,12 @@ use super::{
     facts::{Facts, of_step},
     line::Told,
 };
-use crate::{provider::Rental, run::alarms, store::Outcome, ui::text};
+use crate::{
+    provider::Rental,
+    run::{alarms, ended_alone::How},
+    store::Outcome,
+    ui::text,
+};
 
 pub(super) fn session(facts: &Facts) -> Told {
     let name = facts.name();
@@ -84,7 +89,14 @@ pub(super) fn training(facts: &Facts) -> Told {
     let from = newest
         .resumed_step
         .map_or_else(String::new, |step| format!(", from step {step}"));
-    Told::done(format!("attempt {}{from}", newest.number)).at(newest.started_us)
+    let told = format!("attempt {}{from}", newest.number);
+    match &facts.ended_alone {
+        Some(end) if end.how != How::Finished => {
+            Told::wrong(format!("{told}: {}", end.words()), &facts.onward).at(end.ended_us)
+        }
+        Some(end) => Told::done(format!("{told}: {}", end.words())).at(newest.started_us),
+        None => Told::done(told).at(newest.started_us),
+    }
 }
 
 pub(super) fn detached(facts: &Facts) -> Told {

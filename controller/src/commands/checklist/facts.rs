@@ -8,7 +8,7 @@ use super::line::Told;
 use crate::{
     agent_client::{DriverInfo, SampleInfo},
     provider::hosts::is_host,
-    run::{State, marks::Doubt, readiness::Promised},
+    run::{State, ended_alone::TrainingEnd, marks::Doubt, readiness::Promised},
     spec::{RunSpec, needs::Need},
     store::{AttemptRecord, Outcome},
     ui::text,
@@ -45,6 +45,8 @@ pub(super) struct Facts {
     pub(super) setup: Option<Session>,
     pub(super) smoke: Option<Session>,
     pub(super) train: Option<Session>,
+    /// How its training ended, by its box, while the record still calls it running.
+    pub(super) ended_alone: Option<TrainingEnd>,
     /// Newest step that was read, and the loss beside it.
     pub(super) step: Option<u64>,
     pub(super) loss: Option<f64>,
@@ -217,6 +219,7 @@ impl Facts {
             setup: None,
             smoke: None,
             train: None,
+            ended_alone: None,
             step: None,
             loss: None,
             unread: None,
@@ -265,6 +268,7 @@ impl Facts {
     /// It runs now, as far as is known.
     pub(super) fn runs_now(&self) -> bool {
         !self.is_over()
+            && self.ended_alone.is_none()
             && self
                 .newest()
                 .is_some_and(|attempt| attempt.state == State::Running)

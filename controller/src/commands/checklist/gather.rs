@@ -17,7 +17,7 @@ use crate::{
     run::{
         State, alarms, behind,
         bringing_up::{SETUP, SMOKE, TRAIN},
-        diagnosis,
+        diagnosis, ended_alone,
         fetching::FETCHED,
         marks, next, not_saved, readiness, silence,
         summary::{AttemptSummary, RunSummary},
@@ -93,6 +93,7 @@ pub(super) async fn of_run(
     };
     let summary = watching::summary(&store, &run)?;
     facts.watched = summary.watched;
+    facts.ended_alone.clone_from(&summary.training_end);
     facts.step = summary.step;
     facts.onward = onward(&store, &run, &summary)?;
     facts.destroy = next::destroy(&store, &run)?;
@@ -277,6 +278,10 @@ fn of_box(told: &AgentStatus, facts: &mut Facts) {
     let awaits = facts.newest().is_some_and(AttemptRecord::awaits_training);
     if !awaits {
         facts.train = live(TRAIN).or(facts.train.take());
+    }
+    let ended = told.session(TRAIN).filter(|_| !facts.is_over());
+    if let (Some(session), Some(newest), None) = (ended, facts.newest(), &facts.ended_alone) {
+        facts.ended_alone = ended_alone::of_box(session, newest);
     }
     if let Some(training) = &told.training {
         facts.step = training.step.or(facts.step);

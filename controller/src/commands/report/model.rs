@@ -8,14 +8,14 @@ use serde_json::Value;
 use super::{
     chart::{Chart, Kind, Lane, Mark, Timeline},
     gather::Gathered,
-    plots, spans,
+    notes, plots, spans,
     tables::{self, Grid},
 };
 use crate::{
     commands::plan::figures,
     run::{
         State,
-        marks::Doubt,
+        ended_alone::TrainingEnd,
         summary::RunSummary,
         windows::{WINDOW, words},
     },
@@ -59,6 +59,8 @@ pub(super) struct Report {
 pub(super) struct Figures {
     pub(super) state: Option<State>,
     pub(super) outcome: Option<Outcome>,
+    /// How its training ended, by its box, while `state` still calls it running.
+    pub(super) training_end: Option<TrainingEnd>,
     pub(super) step: Option<u64>,
     pub(super) total_steps: Option<u64>,
     pub(super) last_loss: Option<f64>,
@@ -163,18 +165,21 @@ pub(super) fn report(known: &Gathered) -> Report {
     let down = spans::between(&all_trained, (period.from_us, period.to_us));
     let charts = plots::charts(known, &predicted, period, &down);
     let grids = tables::grids(known, &predicted, &figures, &trained);
-    let (state, verdict) = state(summary);
+    let (state, verdict) = match &summary.training_end {
+        Some(end) => (end.standing(), "open"),
+        None => state(summary),
+    };
     Report {
         name: known.run.name.clone(),
         state,
         verdict,
-        reason: summary.reason.clone(),
+        reason: reason(known),
         subtitle: subtitle(known, period),
         headline: headline(summary, &figures, &predicted),
         timeline: timeline(known, &rented, &trained, period),
         charts,
         grids,
-        notes: notes(known, summary),
+        notes: notes::notes(known, LANES),
         figures,
     }
 }
@@ -240,6 +245,7 @@ fn figures_of(
     Figures {
         state: summary.state,
         outcome: summary.outcome,
+        training_end: summary.training_end.clone(),
         step: summary.step,
         total_steps: logs()
             .find_map(|log| log.total_steps)
@@ -263,6 +269,12 @@ fn figures_of(
         predicted_tokens_per_s: base(predicted.speed),
         measured_until_us: (newest_s > 0.0).then_some((newest_s * 1e6) as i64),
     }
+}
+
+/// Why it stands as it does, for people.
+fn reason(known: &Gathered) -> Option<String> {
+    let told = known.summary.reason.clone();
+    told.or_else(|| known.summary.training_end.as_ref().map(TrainingEnd::words))
 }
 
 fn state(summary: &RunSummary) -> (String, &'static str) {
@@ -459,41 +471,4 @@ pub(super) fn marks(known: &Gathered, period: Period, attempt: Option<u32>) -> V
     let every = saved.len().div_ceil(TICKS).max(1);
     marks.extend(saved.into_iter().step_by(every));
     marks
-}
-
-fn notes(known: &Gathered, summary: &RunSummary) -> Vec<String> {
-    let mut notes = vec![format!("spent: {}", tables::money(known))];
-    notes.extend(summary.newest_damaged.as_ref().map(Doubt::text));
-    notes.extend(known.unread.iter().cloned());
-    let hidden = known.attempts.len().saturating_sub(LANES);
-    if hidden > 0 {
-        notes.push(format!(
-            "the first {hidden} attempts are not in the picture of attempts"
-        ));
-    }
-    let nothing = known
-        .shown
-        .iter()
-        .all(|shown| shown.measured.newest_s == 0.0);
-    if nothing && !known.attempts.is_empty() {
-        notes.push(
-            "nothing that a box measured is here: whoever watches a run copies it".to_owned(),
-        );
-    }
-    for shown in &known.shown {
-        if shown.measured.missing_s >= 1.0 {
-            let missing = Duration::from_secs_f64(shown.measured.missing_s);
-            notes.push(format!(
-                "of attempt {}, {} of measurements were not copied: a gap in its curves",
-                shown.attempt,
-                text::duration(missing)
-            ));
-        }
-    }
-    if summary.outcome.is_none() && !summary.watched {
-        notes.push(
-            "nobody watches this run: what happened since somebody did is not in here".to_owned(),
-        );
-    }
-    notes
 }

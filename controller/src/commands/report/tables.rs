@@ -163,13 +163,20 @@ fn attempts(known: &Gathered, trained: &[Vec<Span>]) -> Grid {
         let used = used.filter(|(_, seconds)| *seconds > 0.0);
         let found = attempt.diagnosis.as_ref();
         let reason = attempt.reason.clone().unwrap_or_default();
-        let end = match found {
-            Some(found) => format!("{}: {}", found.class, found.meaning),
-            None => reason,
+        let is_newest = index + 1 == known.summary.attempts.len();
+        let alone = known.summary.training_end.as_ref().filter(|_| is_newest);
+        let end = match (found, alone) {
+            (Some(found), _) => format!("{}: {}", found.class, found.meaning),
+            (None, Some(alone)) => format!("the training {}", alone.text),
+            (None, None) => reason,
+        };
+        let state = match alone {
+            Some(alone) => alone.standing(),
+            None => attempt.state.name().to_owned(),
         };
         vec![
             attempt.number.to_string(),
-            attempt.state.name().to_owned(),
+            state,
             attempt.gpu.clone(),
             text::or_dash(attempt.instance),
             format!("{} to {}", step(attempt.from_step), step(attempt.to_step)),

@@ -265,6 +265,42 @@ fn the_time_in_which_a_box_gave_no_word_before_it_was_judged_lost_is_told_from_i
 }
 
 #[test]
+fn a_training_that_ended_with_nobody_there_is_not_told_as_running() {
+    let mut known = known("");
+    known.run.outcome = None;
+    known.events.retain(|event| event.id != 8);
+    let newest = known.attempts.last_mut().unwrap();
+    (newest.state, newest.gone_us) = (crate::run::State::Running, 0);
+    let summary = |known: &Gathered| {
+        let (run, attempts, events) = (&known.run, &known.attempts, &known.events);
+        summarise(
+            run,
+            attempts,
+            &known.intervals,
+            &[],
+            events,
+            false,
+            known.now_us,
+        )
+    };
+    known.summary = summary(&known);
+    let report = model::report(&known);
+    assert_eq!(report.state, "finished, still billing");
+    assert!((report.figures.trained_hours - 45.0 / 60.0).abs() < 1e-9);
+    let reason = report.reason.unwrap();
+    assert!(
+        reason.starts_with("the training has ended with exit code 0"),
+        "{reason}"
+    );
+    // Nobody has told of its end.
+    known.events.retain(|event| event.id != 7);
+    known.summary = summary(&known);
+    let report = model::report(&known);
+    assert_eq!(report.state, "running");
+    assert!((report.figures.trained_hours - 76.0 / 60.0).abs() < 1e-9);
+}
+
+#[test]
 fn a_run_of_which_nothing_is_known_has_a_report_all_the_same() {
     let mut known = known("");
     known.attempts.clear();

@@ -12,7 +12,10 @@ const NO_KEYS: &[(&str, &str)] = &[
         "plan",
         "calibrated playbook interruptible med fits tight observation factor as_is",
     ),
-    ("ps", "waiting failure_class parse id whole_id whole_step"),
+    (
+        "ps",
+        "waiting failure_class parse id whole_id whole_step how text ended_us billing running finished failed stopped interrupted",
+    ),
     (
         "events",
         "agent spotter window from_us to_us samples gpu_utilisation_percent memory_percent memory_peak_gib memory_total_gib \

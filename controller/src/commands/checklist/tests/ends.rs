@@ -1,6 +1,7 @@
 //! What the checklist says of a training that does not run any more, as its box and its bucket have it.
 
 use super::*;
+use crate::run::ended_alone::{How, TrainingEnd};
 
 /// A line stands so, with these words in what shows it, and this to type.
 #[track_caller]
@@ -54,4 +55,30 @@ fn what_waits_on_a_box_is_not_called_saved() {
     for id in ["backup", "saved_lately", "final_model"] {
         check(&facts, id, Standing::Wrong, "`b.pt`", again);
     }
+}
+
+/// It ended with nobody there, as its box told later.
+fn ended_alone(how: How, text: &str) -> Facts {
+    let mut facts = training();
+    (facts.watched, facts.onward) = (false, "spotter up tiny".to_owned());
+    facts.ended_alone = Some(TrainingEnd {
+        how,
+        text: text.to_owned(),
+        ended_us: 98 * MINUTE_US,
+        billing: true,
+    });
+    facts
+}
+
+#[test]
+fn a_training_that_ended_with_nobody_there_does_not_train() {
+    let up = Some("spotter up tiny");
+    let facts = ended_alone(How::Finished, "has ended with exit code 0");
+    for id in ["final_model", "results_home", "destroyed"] {
+        check(&facts, id, Standing::NotYet, "exit code 0; nobody", up);
+    }
+    check(&facts, "training", Standing::Done, "exit code 0", None);
+    let facts = ended_alone(How::Failed, "was ended by signal 9");
+    check(&facts, "final_model", Standing::NotYet, "signal 9", up);
+    check(&facts, "training", Standing::Wrong, "still paid for", up);
 }

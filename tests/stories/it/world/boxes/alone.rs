@@ -357,10 +357,13 @@ impl Script {
                 && let Some((state, code)) = session.ended(self)
             {
                 self.sessions[index].over = Some((state, code, session.now()));
+                let info = self.sessions[index].info(self);
+                let state_word = format!("{state:?}").to_lowercase();
                 self.tell(
                     session.instance,
                     "session.ended",
-                    json!({"session": session.name}),
+                    json!({"session": session.name, "state": state_word, "exit_code": code, "signal": info.signal,
+                           "started_us": info.started_us, "ended_us": info.ended_us}),
                 );
                 if state == SessionState::Exited
                     && code != Some(0)
