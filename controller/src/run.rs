@@ -10,6 +10,7 @@ mod bills;
 mod boxes;
 pub mod bringing_up;
 pub mod budget;
+pub mod busy;
 pub mod causes;
 pub mod choosing;
 pub mod claims;

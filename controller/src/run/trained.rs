@@ -3,12 +3,13 @@
 
 use crate::{
     run::{
+        State,
         bringing_up::TRAIN,
         restarts::RESTARTED,
         runtime::{ENDS, RUNNING},
         silence::{HEARD, SILENT},
     },
-    store::{EventRecord, Origin},
+    store::{AttemptRecord, EventRecord, Origin},
 };
 
 /// From and to, microseconds since the epoch.
@@ -24,6 +25,15 @@ pub struct Times {
 }
 
 impl Times {
+    /// The times of an attempt up to now, or up to where its record says that it ended.
+    pub fn so_far(attempt: &AttemptRecord, events: &[EventRecord], now_us: i64) -> Self {
+        let until_us = match attempt.state {
+            State::Running => now_us,
+            _ => attempt.state_us,
+        };
+        Self::of(attempt.number, events, Some(until_us))
+    }
+
     /// The times of an attempt, by the events of its run in any order; up to `until_us` where no end of its newest life was told, which is
     /// left out where that is `None`.
     pub fn of(attempt: u32, events: &[EventRecord], until_us: Option<i64>) -> Self {
@@ -113,6 +123,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::run::summary::attempt_for_tests;
 
     /// An event of spotter's, or of the box where its kind begins with `box:`.
     fn events(told: &[(&str, i64, Value)]) -> Vec<EventRecord> {
@@ -299,6 +310,28 @@ mod tests {
             &[(10, 35)],
             &[],
         );
+    }
+
+    #[test]
+    fn a_training_that_goes_on_lasts_until_now_and_one_that_does_not_until_its_attempt_ended() {
+        let running = EventRecord {
+            id: 1,
+            attempt: 1,
+            origin: Origin::Spotter,
+            seq: 1,
+            time_us: 10,
+            kind: "running".to_owned(),
+            detail: Value::Null,
+        };
+        for (state, until_us) in [(State::Running, 100), (State::Gone, 90)] {
+            let attempt = AttemptRecord {
+                state,
+                state_us: 90,
+                ..attempt_for_tests(1)
+            };
+            let found = Times::so_far(&attempt, std::slice::from_ref(&running), 100);
+            assert_eq!(found.trained, [(10, until_us)]);
+        }
     }
 
     #[test]

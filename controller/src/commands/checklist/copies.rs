@@ -14,18 +14,19 @@ use spotter_trainlog::{
 
 use super::facts::{Copied, Facts};
 use crate::{
-    logbook::{Logbook, minutes::Minute},
-    run::bringing_up::TRAIN,
+    logbook::Logbook,
+    run::{bringing_up::TRAIN, busy::Busy, trained::Times},
+    store::EventRecord,
 };
 
 /// The end of a log that is read for its newest step and loss: hours of most trainings.
 const TAIL_BYTES: u64 = 4 << 20;
 
-/// Fills in what the copies of all attempts tell: each by the newest attempt that has it.
-pub(super) fn read(book: &Logbook, facts: &mut Facts) {
+/// Fills in what the copies of all attempts tell: each by the newest attempt that has it. `events`: of the run.
+pub(super) fn read(book: &Logbook, events: &[EventRecord], facts: &mut Facts) {
     let run = facts.name().to_owned();
-    let numbers: Vec<u32> = facts.attempts.iter().rev().map(|one| one.number).collect();
-    for attempt in numbers {
+    for one in facts.attempts.clone().into_iter().rev() {
+        let attempt = one.number;
         let path = book.path(&run, attempt, TRAIN);
         if facts.log.is_none()
             && let Ok(Some(at)) = book.position(&run, attempt, TRAIN)
@@ -42,30 +43,25 @@ pub(super) fn read(book: &Logbook, facts: &mut Facts) {
             }
         }
         if facts.reading.is_none() {
-            measured(book, &run, attempt, facts);
+            let times = Times::so_far(&one, events, facts.now_us);
+            measured(book, &run, attempt, Busy::of(times.trained), facts);
         }
     }
 }
 
-/// The newest minute, and the use of the GPUs over all of them.
-fn measured(book: &Logbook, run: &str, attempt: u32, facts: &mut Facts) {
+/// The newest minute, and the use of the GPUs while it trained.
+fn measured(book: &Logbook, run: &str, attempt: u32, mut busy: Busy, facts: &mut Facts) {
     let mut newest = None;
-    let (mut sum, mut seconds) = (0.0, 0.0);
     let read = book.each_minute(run, attempt, &mut |minute| {
-        let span_s = f64::from(minute.span_s.max(1));
-        for gpu in &minute.gpus {
-            if let Some(percent) = Minute::number(gpu, "utilisation_percent") {
-                sum += percent * span_s;
-                seconds += span_s;
-            }
-        }
+        busy.add(&minute);
         newest = Some(minute);
     });
     if let Err(err) = read {
         tracing::debug!(%err, run, attempt, "the copy of its measurements cannot be read");
     }
     facts.reading = newest.map(|minute| minute.sample());
-    facts.mean_use_percent = (seconds > 0.0).then(|| sum / seconds);
+    facts.mean_use_percent = busy.percent();
+    facts.memory_bytes = busy.memory_bytes();
 }
 
 /// What the end of a log says of its training.

@@ -4,7 +4,7 @@ use super::{
     facts::{Facts, How},
     line::Told,
 };
-use crate::ui::text;
+use crate::{run::busy::NOTHING_PERCENT, ui::text};
 
 /// A process that holds so much of a GPU's memory computes there: a driver alone takes less.
 const IN_USE_BYTES: u64 = 512 << 20;
@@ -69,28 +69,35 @@ pub(super) fn cuda(facts: &Facts) -> Told {
         .window
         .as_ref()
         .and_then(|window| window["gpu_utilisation_percent"].as_f64());
-    let mean = facts.mean_use_percent.filter(|_| facts.is_over());
+    // One that trains may still load: that its GPUs do nothing yet is no fault.
+    let is_telling = |percent: &f64| facts.is_over() || *percent >= NOTHING_PERCENT;
+    let mean = facts.mean_use_percent.filter(is_telling);
     if let Some(percent) = window.or(facts.observed_use_percent).or(mean) {
         let told = format!("its GPUs were {percent:.0} % busy");
-        return match percent >= 1.0 {
+        return match percent >= NOTHING_PERCENT {
             true => Told::done(told),
             false => Told::wrong(told, format!("spotter logs {}", facts.name())),
         };
     }
     let reading = facts.reading.as_ref().filter(|_| facts.trains_here());
-    let held = reading.map(|reading| {
+    let now = reading.and_then(|reading| {
         let gpus = reading.gpus.iter();
-        let most = gpus.filter_map(|gpu| gpu.memory_used_bytes).max();
-        (most.unwrap_or(0), reading.time_us.cast_signed())
+        gpus.filter_map(|gpu| gpu.memory_used_bytes).max()
     });
-    match held {
-        Some((bytes, at_us)) if bytes >= IN_USE_BYTES => {
+    let at_us = reading.map(|reading| reading.time_us.cast_signed());
+    let metrics = format!("spotter metrics --recorded {}", facts.name());
+    match now.max(facts.memory_bytes) {
+        Some(bytes) if bytes >= IN_USE_BYTES => {
             Told::done(format!("{} of GPU memory in use", text::bytes(bytes))).at(at_us)
         }
-        _ if facts.is_over() => Told::unknown(
-            "no reading of its GPUs is kept",
-            format!("spotter metrics --recorded {}", facts.name()),
+        Some(bytes) if facts.is_over() => Told::unknown(
+            format!(
+                "no reading says how busy its GPUs were; {} of memory was in use at most",
+                text::bytes(bytes)
+            ),
+            metrics,
         ),
+        None if facts.is_over() => Told::unknown("no reading of its GPUs is kept", metrics),
         _ => Told::not_yet(
             "no window of its training is closed yet",
             format!("spotter top {}", facts.name()),

@@ -72,8 +72,10 @@ pub(super) struct Facts {
     pub(super) driver: Option<DriverInfo>,
     /// Mean use of the GPUs that is kept of the newest attempt that was observed, percent.
     pub(super) observed_use_percent: Option<f64>,
-    /// Mean use of the GPUs over all that was copied of the attempt of [`Self::reading`], percent.
+    /// Mean use of the GPUs while the attempt of [`Self::reading`] trained, as far as it was copied, percent; and the most memory that one
+    /// of them had in use then, bytes.
     pub(super) mean_use_percent: Option<f64>,
+    pub(super) memory_bytes: Option<u64>,
     /// What the newest box received, GB.
     pub(super) received_gb: Option<f64>,
     /// The copy of the log of the newest attempt of which there is one.
@@ -234,6 +236,7 @@ impl Facts {
             driver: None,
             observed_use_percent: None,
             mean_use_percent: None,
+            memory_bytes: None,
             received_gb: None,
             log: None,
             results: None,

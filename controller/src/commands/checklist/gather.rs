@@ -266,7 +266,7 @@ fn of_attempt(
         .filter(|seen| seen.run == run.name && seen.attempt.is_some())
         .find_map(|seen| seen.gpu_utilisation_percent);
     facts.received_gb = store.measured(name, number)?.received_gb;
-    copies::read(&Logbook::new(deps.config.home()), facts);
+    copies::read(&Logbook::new(deps.config.home()), events, facts);
     Ok(())
 }
 

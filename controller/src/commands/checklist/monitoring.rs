@@ -5,7 +5,14 @@ use super::{
     facts::{Facts, of_step},
     line::Told,
 };
-use crate::{lookout::facts::troubles, run::windows, ui::text};
+use crate::{
+    lookout::facts::troubles,
+    run::{busy::NOTHING_PERCENT, windows},
+    ui::text,
+};
+
+/// GPUs that were used less than this while the training was active were idle, by the same measure as a window's.
+const BUSY_PERCENT: f64 = 60.0;
 
 /// What contradicts the estimate is about the loss alone.
 fn is_about_the_loss(facts: &Facts) -> bool {
@@ -38,18 +45,30 @@ pub(super) fn gpus(facts: &Facts) -> Told {
     if let Some(window) = &facts.window {
         let told = windows::line(window);
         return match window["gpu_utilisation_percent"].as_f64() {
-            Some(percent) if percent < 1.0 => Told::wrong(told, format!("spotter logs {name}")),
+            Some(percent) if percent < NOTHING_PERCENT => {
+                Told::wrong(told, format!("spotter logs {name}"))
+            }
             _ => Told::done(told).at(window["to_us"].as_i64()),
         };
     }
-    if let Some(percent) = facts.observed_use_percent {
-        return Told::done(format!("{percent:.0} % over its steady part"));
-    }
-    if let Some(percent) = facts.mean_use_percent.filter(|_| facts.is_over()) {
-        let told = format!("{percent:.0} % over all that was copied of it");
-        return match percent < 1.0 {
-            true => Told::wrong(told, format!("spotter logs {name}")),
-            false => Told::done(told),
+    let steady = facts
+        .observed_use_percent
+        .map(|percent| (percent, "over its steady part"));
+    // Of one that trains a window will tell.
+    let ended = facts.is_over() || facts.ended_alone.is_some();
+    let mean = facts
+        .mean_use_percent
+        .filter(|_| ended)
+        .map(|percent| (percent, "over the time in which it trained"));
+    if let Some((percent, when)) = steady.or(mean) {
+        let told = format!("{percent:.0} % {when}");
+        return match percent {
+            _ if percent < NOTHING_PERCENT => Told::wrong(told, format!("spotter logs {name}")),
+            _ if percent < BUSY_PERCENT => Told::wrong(
+                format!("{told}, below {BUSY_PERCENT:.0} %: they waited for something else"),
+                format!("spotter report {name}"),
+            ),
+            _ => Told::done(told),
         };
     }
     match facts.has_trained() && !facts.is_over() {
@@ -91,7 +110,7 @@ pub(super) fn logs(facts: &Facts) -> Told {
 pub(super) fn curves(facts: &Facts) -> Told {
     match (facts.step, facts.loss) {
         (Some(step), Some(loss)) => Told::done(format!(
-            "loss {loss:.4} at step {step}: `spotter top` and `spotter report` draw it"
+            "last loss {loss:.4}, last step {step}: `spotter top` and `spotter report` draw them"
         )),
         (Some(_), None) => Told::unknown(
             "steps are read, and no loss beside them",

@@ -531,7 +531,7 @@ fn what_was_copied_of_an_ended_run_stands_for_what_no_window_told() {
         assert_eq!(of(&lines, "gpu_utilisation").state, standing, "{percent}");
         assert_eq!(of(&lines, "cuda").state, standing, "{percent}");
     }
-    // While it trains, the mean of all so far holds its preparations too.
+    // While it trains, a window is to tell.
     facts.outcome = None;
     assert_eq!(
         of(&lines(&facts), "gpu_utilisation").state,

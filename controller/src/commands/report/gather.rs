@@ -21,8 +21,10 @@ use crate::{
     },
     run::{
         bringing_up::TRAIN,
+        busy::Busy,
         prediction::{Prediction, prediction},
         summary::RunSummary,
+        trained::Times,
     },
     store::{AttemptRecord, EventRecord, RunRecord},
 };
@@ -94,7 +96,8 @@ pub(super) struct LogCurves {
     pub(super) eval_loss: OverSteps,
     /// By the unit in which it is printed.
     pub(super) speed: BTreeMap<&'static str, OverSteps>,
-    pub(super) last_loss: Option<f64>,
+    /// The last loss that was printed, and the step that it is of, where one was.
+    pub(super) last_loss: Option<(f64, Option<f64>)>,
     pub(super) total_steps: Option<f64>,
     /// How often a step was smaller than the one before.
     pub(super) began_anew: u64,
@@ -143,7 +146,7 @@ impl LogCurves {
                 .or(self.total_steps);
             if let Some(loss) = record.loss.map(|loss| loss.value) {
                 self.loss.add(self.step, self.records, loss);
-                self.last_loss = Some(loss);
+                self.last_loss = Some((loss, self.step));
             }
             if let Some(speed) = record.throughput {
                 let unit = speed.unit.as_str();
@@ -172,8 +175,8 @@ pub(super) struct Measured {
     pub(super) memory_total_gib: Option<f64>,
     /// W, of all GPUs.
     pub(super) power_w: Curve,
-    /// Sum of use times seconds, and the seconds.
-    pub(super) use_sum: (f64, f64),
+    /// How busy its GPUs were while it trained.
+    pub(super) busy: Busy,
     /// Watt hours.
     pub(super) energy_wh: f64,
     /// Newest reading, seconds since the epoch.
@@ -183,14 +186,14 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// Nothing so far; at most so many points.
-    pub(super) fn new(points: usize) -> Self {
+    /// Nothing so far; at most so many points. `busy`: over which time.
+    pub(super) fn new(points: usize, busy: Busy) -> Self {
         Self {
             use_percent: Curve::new(points),
             memory_gib: Curve::new(points),
             memory_total_gib: None,
             power_w: Curve::new(points),
-            use_sum: (0.0, 0.0),
+            busy,
             energy_wh: 0.0,
             newest_s: 0.0,
             missing_s: 0.0,
@@ -200,6 +203,7 @@ impl Measured {
     /// Adds a minute, oldest first.
     pub(super) fn add(&mut self, minute: &Minute) {
         const GIB: f64 = (1_u64 << 30) as f64;
+        self.busy.add(minute);
         let end_s = minute.time_us as f64 / 1e6;
         let span_s = f64::from(minute.span_s.max(1));
         let gap_s = end_s - span_s - self.newest_s;
@@ -225,8 +229,6 @@ impl Measured {
             let least = all(LEAST_USE).into_iter().fold(mean, f64::min);
             let most = all(MOST_USE).into_iter().fold(mean, f64::max);
             self.use_percent.add_range(at_s, (least, mean, most));
-            self.use_sum.0 += mean * span_s;
-            self.use_sum.1 += span_s;
         }
         if let Some(memory) = all("memory_used_bytes").into_iter().reduce(f64::max) {
             self.memory_gib.add(at_s, memory / GIB);
@@ -255,13 +257,15 @@ pub(super) fn gather(deps: &Deps, run: RunRecord) -> Result<Gathered, CommandErr
     let predicted = attempts
         .last()
         .map(|attempt| prediction(&run.spec, &attempt.gpu, &[]));
+    let now_us = deps.clock.now_us();
     let book = Logbook::new(deps.config.home());
     let mut unread = Vec::new();
     let points = (POINTS / attempts.len().max(1)).max(LEAST_POINTS);
     let mut shown = Vec::new();
     for attempt in &attempts {
         let number = attempt.number;
-        let mut measured = Measured::new(points);
+        let times = Times::so_far(attempt, &events, now_us);
+        let mut measured = Measured::new(points, Busy::of(times.trained));
         if let Err(err) = book.each_minute(name, number, &mut |minute| measured.add(&minute)) {
             unread.push(format!(
                 "what the box of attempt {number} measured could not be read: {err}"
@@ -288,7 +292,7 @@ pub(super) fn gather(deps: &Deps, run: RunRecord) -> Result<Gathered, CommandErr
         summary: watching::summary(&store, &run)?,
         plan: plan.map(|event| event.detail),
         prediction: predicted.unwrap_or_default(),
-        now_us: deps.clock.now_us(),
+        now_us,
         run,
         attempts,
         events,
@@ -334,6 +338,8 @@ mod tests {
             format!("step {step}/9 | loss {number}.5 | lr 1.00e-03 | 100.0 ms/step | 1,000 tok/s\n")
         };
         let lines: String = [1, 2, 3, 2, 3].iter().enumerate().map(line).collect();
+        // One that holds no loss.
+        let lines = lines + "step 4/9 | lr 1.00e-03 | 100.0 ms/step | 1,000 tok/s\n";
         std::fs::write(&path, lines).unwrap();
         let log = log_curves(&path, None, 10).unwrap();
         let points = log.loss.by_step.points(10);
@@ -341,14 +347,14 @@ mod tests {
         assert_eq!(steps, [1.0, 2.0, 3.0, 2.0, 3.0]);
         assert!(points[3].after_gap);
         assert_eq!((log.began_anew, log.total_steps), (1, Some(9.0)));
-        assert_eq!(log.last_loss, Some(4.5));
+        assert_eq!(log.last_loss, Some((4.5, Some(3.0))));
         let speed = &log.speed["tokens/s"];
         assert_eq!(speed.by_record.points(10)[4].y, 1000.0);
     }
 
     #[test]
     fn minutes_become_curves_with_their_gaps_energy_and_mean_use() {
-        let mut measured = Measured::new(10);
+        let mut measured = Measured::new(10, Busy::default());
         for minute in [1_u64, 2, 10] {
             let gpu = |used: u64| {
                 json!({"utilisation_percent": used, LEAST_USE: used - 10, MOST_USE: used, "power_mw": 150_000,
@@ -367,6 +373,6 @@ mod tests {
         assert_eq!(measured.memory_total_gib, Some(80.0));
         assert_eq!(measured.power_w.points(10)[0].y, 300.0);
         assert!((measured.energy_wh - 15.0).abs() < 1e-9);
-        assert_eq!(measured.use_sum, (9000.0, 180.0));
+        assert_eq!(measured.busy.sums(), (9000.0, 180.0));
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         State,
         ended_alone::TrainingEnd,
         summary::RunSummary,
+        trained::Times,
         windows::{WINDOW, words},
     },
     store::{EventRecord, Outcome},
@@ -63,7 +64,9 @@ pub(super) struct Figures {
     pub(super) training_end: Option<TrainingEnd>,
     pub(super) step: Option<u64>,
     pub(super) total_steps: Option<u64>,
+    /// The last loss that was printed, and the step that it is of: later ones may have printed none.
     pub(super) last_loss: Option<f64>,
+    pub(super) last_loss_step: Option<u64>,
     pub(super) attempts: u64,
     pub(super) interruptions: u64,
     pub(super) steps_lost: u64,
@@ -136,7 +139,7 @@ pub(super) fn report(known: &Gathered) -> Report {
     let times = known
         .attempts
         .iter()
-        .map(|attempt| spans::times(attempt, &known.events, known.now_us));
+        .map(|attempt| Times::so_far(attempt, &known.events, known.now_us));
     let (trained, silent): (Vec<Vec<spans::Span>>, Vec<Vec<spans::Span>>) =
         times.map(|times| (times.trained, times.silent)).unzip();
     let period = period(known, &rented);
@@ -237,11 +240,13 @@ fn figures_of(
     let base = |range: Option<Range>| range.map(|range| range.base);
     let measured = || known.shown.iter().map(|shown| &shown.measured);
     let used = measured().fold((0.0, 0.0), |all, one| {
-        (all.0 + one.use_sum.0, all.1 + one.use_sum.1)
+        let (sum, seconds) = one.busy.sums();
+        (all.0 + sum, all.1 + seconds)
     });
     let energy_wh: f64 = measured().map(|one| one.energy_wh).sum();
     let newest_s = measured().map(|one| one.newest_s).fold(0.0, f64::max);
     let logs = || known.shown.iter().rev().map(|shown| &shown.log);
+    let last_loss = logs().find_map(|log| log.last_loss);
     Figures {
         state: summary.state,
         outcome: summary.outcome,
@@ -250,7 +255,8 @@ fn figures_of(
         total_steps: logs()
             .find_map(|log| log.total_steps)
             .map(|total| total as u64),
-        last_loss: logs().find_map(|log| log.last_loss),
+        last_loss: last_loss.map(|(loss, _)| loss),
+        last_loss_step: last_loss.and_then(|(_, step)| Some(step? as u64)),
         attempts: summary.attempts.len() as u64,
         interruptions: summary.interruptions.len() as u64,
         steps_lost: summary.steps_lost,
@@ -353,7 +359,10 @@ fn headline(
         (
             "Loss",
             text::or_dash(figures.last_loss.map(loss)),
-            "the last that was printed".to_owned(),
+            match figures.last_loss_step {
+                Some(step) => format!("of step {step}, the last that was printed"),
+                None => "the last that was printed".to_owned(),
+            },
         ),
         (
             "Time",

@@ -1,21 +1,8 @@
-//! When a run had a box, when it trained, and when it did neither (pure).
+//! When a run had a box, and what lies between the times in which it trained (pure).
 
-use crate::{
-    ledger::Interval,
-    run::{State, trained::Times},
-    store::{AttemptRecord, EventRecord},
-};
+use crate::{ledger::Interval, store::AttemptRecord};
 
 pub(super) use crate::run::trained::{Span, seconds};
-
-/// When an attempt trained, and when its box, which is paid for, gave no word, by the events of its run.
-pub(super) fn times(attempt: &AttemptRecord, events: &[EventRecord], now_us: i64) -> Times {
-    let until_us = match attempt.state {
-        State::Running => now_us,
-        _ => attempt.state_us,
-    };
-    Times::of(attempt.number, events, Some(until_us))
-}
 
 /// When an attempt had a box that was paid for; from its beginning to its end where nothing was.
 pub(super) fn rented(attempt: &AttemptRecord, intervals: &[Interval], now_us: i64) -> Span {
@@ -55,32 +42,8 @@ pub(super) fn between(spans: &[Span], (from_us, to_us): Span) -> Vec<Span> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
-    use crate::{ledger::CostKind, run::summary::attempt_for_tests, store::Origin};
-
-    #[test]
-    fn a_training_that_goes_on_lasts_until_now_and_one_that_does_not_until_its_attempt_ended() {
-        let running = EventRecord {
-            id: 1,
-            attempt: 1,
-            origin: Origin::Spotter,
-            seq: 1,
-            time_us: 10,
-            kind: "running".to_owned(),
-            detail: Value::Null,
-        };
-        for (state, until_us) in [(State::Running, 100), (State::Gone, 90)] {
-            let attempt = AttemptRecord {
-                state,
-                state_us: 90,
-                ..attempt_for_tests(1)
-            };
-            let found = times(&attempt, std::slice::from_ref(&running), 100);
-            assert_eq!(found.trained, [(10, until_us)]);
-        }
-    }
+    use crate::{ledger::CostKind, run::summary::attempt_for_tests};
 
     #[test]
     fn time_in_which_nothing_trained_is_what_is_left() {

@@ -159,8 +159,8 @@ fn attempts(known: &Gathered, trained: &[Vec<Span>]) -> Grid {
     let rows = known.summary.attempts.iter().zip(trained).enumerate();
     let rows = rows.map(|(index, (attempt, trained))| {
         let step = |step: Option<u64>| text::or_dash(step);
-        let used = known.shown.get(index).map(|shown| shown.measured.use_sum);
-        let used = used.filter(|(_, seconds)| *seconds > 0.0);
+        let shown = known.shown.get(index);
+        let used = shown.and_then(|shown| shown.measured.busy.percent());
         let found = attempt.diagnosis.as_ref();
         let reason = attempt.reason.clone().unwrap_or_default();
         let is_newest = index + 1 == known.summary.attempts.len();
@@ -181,7 +181,7 @@ fn attempts(known: &Gathered, trained: &[Vec<Span>]) -> Grid {
             text::or_dash(attempt.instance),
             format!("{} to {}", step(attempt.from_step), step(attempt.to_step)),
             model::hours(spans::seconds(trained) / 3600.0),
-            text::or_dash(used.map(|(sum, seconds)| format!("{:.0} %", sum / seconds))),
+            text::or_dash(used.map(|percent| format!("{percent:.0} %"))),
             attempt.checkpoints_committed.to_string(),
             text::usd(attempt.counted.total_usd()),
             end,

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     ledger::{CostKind, Interval},
     run::{
+        busy::Busy,
         prediction::Prediction,
         summary::{attempt_for_tests, summarise},
     },
@@ -35,7 +36,7 @@ fn event(id: i64, attempt: u32, minute: i64, kind: &str, detail: Value) -> Event
 }
 
 fn shown(attempt: u32, minutes: std::ops::Range<u64>, log: &str) -> Shown {
-    let mut measured = Measured::new(100);
+    let mut measured = Measured::new(100, Busy::default());
     for minute in minutes {
         let used = 50 + minute % 10;
         let gpu = json!({"utilisation_percent": used, "power_mw": 300_000, "memory_used_bytes": 20_u64 << 30,
@@ -222,7 +223,10 @@ fn a_report_says_what_a_run_did_and_what_was_predicted() {
     assert_eq!((figures.attempts, figures.interruptions), (2, 1));
     assert_eq!((figures.steps_lost, figures.step), (5, Some(40)));
     assert_eq!(figures.total_steps, Some(40));
-    assert_eq!(figures.last_loss, Some(10.5));
+    assert_eq!(
+        (figures.last_loss, figures.last_loss_step),
+        (Some(10.5), Some(40))
+    );
     assert_eq!(figures.tokens_per_s, Some(1000.0));
     assert!((figures.trained_hours - 45.0 / 60.0).abs() < 1e-9);
     assert!((figures.wall_hours - 59.0 / 60.0).abs() < 1e-9);

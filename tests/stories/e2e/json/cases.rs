@@ -436,7 +436,7 @@ pub(super) const AFTERWARDS: &[Case] = &[
         "report",
         &[(
             "",
-            "run path format state outcome step total_steps last_loss attempts interruptions steps_lost wall_hours trained_hours \
+            "run path format state outcome training_end step total_steps last_loss last_loss_step attempts interruptions steps_lost wall_hours trained_hours \
              silent_hours cost_usd unbilled_traffic_usd usd_per_hour tokens_per_s gpu_utilisation_percent energy_kwh predicted_wall_hours predicted_train_hours \
              predicted_cost_usd predicted_tokens_per_s measured_until_us",
         )],

@@ -45,7 +45,7 @@ const NO_KEYS: &[(&str, &str)] = &[
     ),
     ("wait", "status"),
     ("metrics", "host_"),
-    ("report", "html markdown"),
+    ("report", "html markdown ps"),
     (
         "checkpoints",
         "name value by since_us why show verify damage missing size expected_bytes found_bytes altered from_byte to_byte pull push pin unpin \

@@ -82,3 +82,63 @@ fn a_training_that_ended_with_nobody_there_does_not_train() {
     check(&facts, "final_model", Standing::NotYet, "signal 9", up);
     check(&facts, "training", Standing::Wrong, "still paid for", up);
 }
+
+#[test]
+fn gpus_that_mostly_waited_are_not_called_busy() {
+    for (percent, standing) in [
+        (0.4, Standing::Wrong),
+        (11.0, Standing::Wrong),
+        (59.4, Standing::Wrong),
+        (60.0, Standing::Done),
+    ] {
+        let words = format!("{percent:.0} % over");
+        for facts in [done(), ended_alone(How::Finished, "has ended")] {
+            let facts = Facts {
+                window: None,
+                mean_use_percent: Some(percent),
+                ..facts
+            };
+            check(&facts, "gpu_utilisation", standing, &words, None);
+            let works = match percent < 1.0 && facts.is_over() {
+                true => Standing::Wrong,
+                false => Standing::Done,
+            };
+            let lines = lines(&facts);
+            let found = of(&lines, "cuda");
+            // Before its end one that does nothing may still load.
+            let loads = percent < 1.0 && !facts.is_over();
+            assert!(found.state == works || loads, "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn readings_without_a_use_of_gpus_are_told_as_what_they_are() {
+    let mut facts = done();
+    facts.window = None;
+    facts.reading.as_mut().unwrap().gpus[0].memory_used_bytes = Some(0);
+    check(
+        &facts,
+        "cuda",
+        Standing::Unknown,
+        "no reading says how busy",
+        None,
+    );
+    // It held memory while it trained, whatever the last reading says.
+    facts.memory_bytes = Some(3 << 30);
+    check(
+        &facts,
+        "cuda",
+        Standing::Done,
+        "3.0 GiB of GPU memory",
+        None,
+    );
+    (facts.memory_bytes, facts.reading) = (None, None);
+    check(
+        &facts,
+        "cuda",
+        Standing::Unknown,
+        "no reading of its GPUs",
+        None,
+    );
+}
