@@ -303,6 +303,8 @@ mod tests {
                 line: 7,
             })
         };
+        let by_shell = || said(Class::HostOom, "Killed");
+        let by_launcher = || said(Class::HostOom, "Signal 9 (SIGKILL) received by PID 77");
         for (name, log, end, expected) in [
             ("a good end", None, code(0), Class::None),
             ("a caught error", log(Class::CudaOom), code(0), Class::None),
@@ -341,13 +343,13 @@ mod tests {
             ),
             (
                 "a launcher's word while memory was full",
-                said(Class::HostOom, "Signal 9 (SIGKILL) received by PID 77"),
+                by_launcher(),
                 full(1, 80),
                 Class::HostOom,
             ),
             (
                 "the same while memory was free",
-                said(Class::HostOom, "Signal 9 (SIGKILL) received by PID 77"),
+                by_launcher(),
                 full(1, 79),
                 Class::Killed,
             ),
@@ -417,19 +419,19 @@ mod tests {
             ),
             (
                 "a kill that the counter does not know",
-                said(Class::HostOom, "Killed"),
+                by_shell(),
                 starved(137, 0),
                 Class::Killed,
             ),
             (
                 "the same by a launcher",
-                said(Class::HostOom, "Signal 9 (SIGKILL) received by PID 77"),
+                by_launcher(),
                 starved(1, 0),
                 Class::Killed,
             ),
             (
                 "the same while the machine ends",
-                said(Class::HostOom, "Killed"),
+                by_shell(),
                 End {
                     machine_ends: true,
                     ..starved(137, 0)
@@ -444,7 +446,7 @@ mod tests {
             ),
             (
                 "a kill where nobody counts",
-                said(Class::HostOom, "Killed"),
+                by_shell(),
                 code(137),
                 Class::Killed,
             ),
