@@ -234,6 +234,7 @@ pub(super) fn weaken(line: &[u8], proof: Proof) -> Proof {
     // The kernel's own report is no advice; a whole exception text may hold some.
     let certain = [
         &b"tried to allocate"[..],
+        b"trying to allocate",
         b"killed",
         b"nvrm",
         b"core dumped",

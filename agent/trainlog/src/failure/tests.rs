@@ -255,6 +255,30 @@ fn ends_without_a_traceback_are_known_too() {
             Class::CudaOom,
         ),
         ("Loss is nan, stopping training\n", Class::NanLoss),
+        (
+            "F0201 10:00:00.000000  12 syncedmem.cpp:71] Check failed: error == cudaSuccess (2 vs. 0)  out of memory\n",
+            Class::CudaOom,
+        ),
+        (
+            "XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1288490188 bytes.\n",
+            Class::CudaOom,
+        ),
+        (
+            "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.\n",
+            Class::CudaOom,
+        ),
+        (
+            "docker: Error response from daemon: could not select device driver \"\" with capabilities: [[gpu]].\n",
+            Class::DriverMismatch,
+        ),
+        (
+            "docker: Error response from daemon: manifest for image:9 not found.\n",
+            Class::TracebackOther,
+        ),
+        (
+            "train.py: error: argument --port: invalid int value: ''\n",
+            Class::TracebackOther,
+        ),
     ] {
         check(log, expected);
         check(&format!("{}{log}", training(1, 5)), expected);

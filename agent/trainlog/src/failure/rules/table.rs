@@ -30,7 +30,8 @@ pub const RULES: &[Rule] = &[
     // Shared memory, before the disk: its messages speak of space too.
     ("out of shared memory", DataloaderShm, Said, NO, &["triton", "hardware limit"]),
     ("insufficient shared memory", DataloaderShm, Said, NO, NO),
-    ("bus error", DataloaderShm, Said, NO, NO),
+    // `bus error@trans` is the error of the class of buses.
+    ("bus error", DataloaderShm, Said, NO, &["bus error@"]),
     ("shared memory object </torch", DataloaderShm, Said, NO, &["too many open files"]),
     ("file </torch_", DataloaderShm, Said, NO, &["too many open files"]),
     ("/dev/shm/nccl-", DataloaderShm, Said, &["error", "fail", "no space"], NO),
@@ -56,6 +57,7 @@ pub const RULES: &[Rule] = &[
     ("unsupported display driver", DriverMismatch, Said, NO, NO),
     ("compiled with an unsupported toolchain", DriverMismatch, Said, NO, NO),
     ("cudaerrorinsufficientdriver", DriverMismatch, Said, NO, NO),
+    ("could not select device driver", DriverMismatch, Said, NO, NO),
     ("cuda_error_compat_not_supported", DriverMismatch, Said, NO, NO),
     ("cuda_error_system_driver_mismatch", DriverMismatch, Said, NO, NO),
     ("couldn't communicate with the nvidia driver", DriverMismatch, Said, NO, NO),
@@ -102,6 +104,8 @@ pub const RULES: &[Rule] = &[
     ("cuda.memory.outofmemoryerror", CudaOom, Said, NO, NO),
     ("ran out of memory in memory space", CudaOom, Said, NO, NO),
     ("at the bottom of memory", CudaOom, Said, &["resource_exhausted"], NO),
+    ("no available memory for the cache blocks", CudaOom, Said, NO, NO),
+    ("error == cudasuccess (2 vs. 0)", CudaOom, Fatal, NO, NO),
     ("cuda runtime error (2)", CudaOom, Said, NO, NO),
     ("cudaerrormemoryallocation", CudaOom, Said, NO, NO),
     ("cuda_error_out_of_memory", CudaOom, Hint, NO, NO),
@@ -232,7 +236,8 @@ pub const RULES: &[Rule] = &[
     ("nccl warn", Nccl, Hint, NO, NO),
     // Modules and libraries.
     ("modulenotfounderror", MissingModule, Hint, NO, &["triton"]),
-    ("no module named", MissingModule, Said, NO, &["triton"]),
+    // vLLM says so of its own version, whenever it was built from source.
+    ("no module named", MissingModule, Said, NO, &["triton", "._version"]),
     ("importerror", MissingModule, Hint, NO, NO),
     // Programs draw without the libraries of a screen.
     ("cannot open shared object file", MissingModule, Said, NO, &["mesa-loader", "libgl error"]),
@@ -280,8 +285,10 @@ pub const RULES: &[Rule] = &[
     ("segmentation fault", TracebackOther, Fatal, NO, NO),
     ("illegal memory access", TracebackOther, Fatal, NO, NO),
     ("core dumped", TracebackOther, Said, NO, NO),
+    ("error response from daemon", TracebackOther, Said, NO, NO),
     ("can't open file", TracebackOther, Said, &["[errno 2]"], NO),
     ("error: unrecognized arguments", TracebackOther, Said, NO, NO),
+    ("error: argument ", TracebackOther, Said, NO, NO),
     ("error: the following arguments are required", TracebackOther, Said, NO, NO),
     ("terminate called after throwing", TracebackOther, Said, NO, NO),
     ("childfailederror", TracebackOther, Launcher, NO, NO),
