@@ -70,6 +70,8 @@ static BY_LENGTH: LazyLock<Vec<Vec<Name>>> = LazyLock::new(|| {
 
 /// What a name stands for; `None` for one that says nothing about the training.
 pub fn meaning(name: &[u8]) -> Option<Named> {
+    // `Current learning rate is: 0.1`
+    let name = name.strip_suffix(b" is").unwrap_or(name);
     let name = &name[name.len().saturating_sub(MAX_NAME_BYTES)..];
     let mut buffer = [0; MAX_NAME_BYTES];
     let mut length = 0;
@@ -121,6 +123,38 @@ fn look_up(name: &[u8]) -> Option<Meaning> {
             exact(bare)
         })
         .or_else(|| learning_rate(name))
+        .or_else(|| speed(name, exact))
+}
+
+/// `timing/target_tokens_per_second`, `interval_samples_per_second`: words before a speed leave it the training's own.
+fn speed(name: &[u8], exact: impl Fn(&[u8]) -> Option<Meaning>) -> Option<Meaning> {
+    const OTHERS: [&[u8]; 10] = [
+        b"device",
+        b"gpu",
+        b"rollout",
+        b"gen",
+        b"generation",
+        b"inference",
+        b"max",
+        b"min",
+        b"decode",
+        b"prefill",
+    ];
+    if !name.ends_with(b"_per_second") && !name.ends_with(b"_per_sec") {
+        return None;
+    }
+    let mut rest = name;
+    while let Some(at) = memchr::memchr(b'_', rest) {
+        let word = &rest[..at];
+        if is_evaluation(word) || OTHERS.contains(&word) {
+            return None;
+        }
+        rest = &rest[at + 1..];
+        if let Some(Meaning::Speed(unit)) = exact(rest) {
+            return Some(Meaning::Speed(unit));
+        }
+    }
+    None
 }
 
 /// `lr-AdamW/group0`, `actor/lr`, `optim0_lr0`; not `lr_scheduler` and its kin.
@@ -280,6 +314,12 @@ mod tests {
             ("Iter(train)", Some(Meaning::Step(2))),
             ("lr-DecoupledAdamW/group0", Some(Meaning::LearningRate(1))),
             ("lr_scheduler", None),
+            (
+                "timing/target_tokens_per_second",
+                Some(Meaning::Speed(Unit::Tokens)),
+            ),
+            ("eval/steps_per_second", None),
+            ("rollout_tokens_per_second", None),
             ("train/global_step", Some(Meaning::Step(2))),
             ("something", None),
             ("", None),

@@ -1,5 +1,6 @@
 //! One line to a record: names and positions are found by [`Scanner`], here they are weighed against each other.
 
+mod around;
 mod positions;
 mod result;
 mod table;
@@ -7,7 +8,6 @@ mod table;
 use memchr::memmem;
 
 use crate::{
-    bar::Bar,
     duration::duration,
     names::{Meaning, meaning},
     number::{Printed, Text},
@@ -16,7 +16,10 @@ use crate::{
     unit::{self, Unit},
 };
 
-use positions::{named_behind, position_of_loss, step_and_rate};
+pub use around::around;
+use positions::{
+    is_mean, is_place_of_code, named_behind, position_of_loss, speaks_of_files, step_and_rate,
+};
 pub use result::{Results, Row};
 pub use table::{Columns, row};
 
@@ -85,78 +88,6 @@ pub fn line(line: &[u8]) -> Option<Reading> {
     found.judge(line)
 }
 
-/// Reads what the trainer wrote around a bar: its metrics, with the bar's position. `None` when there are none.
-pub fn around(bar: &Bar<'_>) -> Option<Record> {
-    let mut found = Found::default();
-    for pair in Scanner::new(bar.prefix) {
-        found.take(bar.prefix, &pair);
-    }
-    row_before(bar.prefix, &mut found);
-    // An epoch in the bar's name, not among its metrics, is what the bar measures.
-    let named = found.record.epoch.is_some();
-    let mut record = Record::default();
-    if let Some((value, unit)) = bar.rate {
-        record.add_speed(value, unit);
-    }
-    for pair in Scanner::new(bar.postfix) {
-        if pair.separator == Separator::Sign {
-            found.take(bar.postfix, &pair);
-        }
-    }
-    found.record.step = Some(bar.position);
-    found.settle_time();
-    let inner = found.record;
-    record.epoch = inner.epoch;
-    record.total_epochs = inner.total_epochs;
-    record.within_epoch = named && inner.epoch.is_some();
-    record.tokens_per_s_per_gpu = inner.tokens_per_s_per_gpu;
-    record.tokens_per_s = record.tokens_per_s.or(inner.tokens_per_s);
-    record.loss = inner.loss;
-    record.eval_loss = inner.eval_loss;
-    record.learning_rate = inner.learning_rate;
-    record.grad_norm = inner.grad_norm;
-    record.rewarded = inner.rewarded;
-    if let Some(speed) = inner.throughput {
-        record.add_speed(speed.value, speed.unit);
-    }
-    record.step = Some(bar.position);
-    record.total_steps = bar.total;
-    record.remaining = bar.remaining;
-    record.speed_unknown = bar.remaining.is_some() && record.throughput.is_none();
-    Some(record)
-}
-
-/// The columns that YOLO and torchtune print before their bars: `13/299  6.46G  0.01052  0.0081`, `1|3251|Loss: 1.5`.
-fn row_before(prefix: &[u8], found: &mut Found) {
-    let prefix = prefix.trim_ascii();
-    let mut words = prefix
-        .split(|byte| *byte == b' ')
-        .filter(|word| !word.is_empty());
-    let Some(first) = words.next() else { return };
-    let digits = first
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    if digits == 0 {
-        return;
-    }
-    match first.get(digits) {
-        Some(b'|') => found.record.epoch = epoch(&first[..digits]),
-        Some(b'/') => {
-            let memory = words
-                .next()
-                .is_some_and(|word| matches!(word, [b'0'..=b'9', .., b'G' | b'M']));
-            let loss = words.next().filter(|_| memory);
-            if let Some(loss) = loss.and_then(Printed::measure) {
-                found.record.epoch = epoch(&first[..digits]);
-                found.record.total_epochs = epoch(&first[digits + 1..]);
-                found.record.loss = found.record.loss.or(Some(loss));
-            }
-        }
-        _ => {}
-    }
-}
-
 /// The candidates of a line.
 #[derive(Debug, Default)]
 struct Found {
@@ -172,6 +103,8 @@ struct Found {
     epoch_end: Option<usize>,
     loss_rank: Option<u8>,
     loss_by_sign: bool,
+    /// By its name it is a mean.
+    loss_is_mean: bool,
     rate_rank: Option<u8>,
     time: Option<(u8, Printed, Unit)>,
     /// `train_time` without a unit: that of a step where its parts are listed as well, as ESPnet does.
@@ -196,6 +129,9 @@ struct Found {
 
 impl Found {
     fn take(&mut self, line: &[u8], pair: &Pair<'_>) {
+        if is_place_of_code(line, pair) {
+            return;
+        }
         if pair.name.is_empty() {
             return self.take_nameless(line, pair);
         }
@@ -241,6 +177,8 @@ impl Found {
                 let total = Printed::count(pair.value, b"");
                 record.total_steps = record.total_steps.or(total);
             }
+            // `ep:250` counts episodes, `ep 3` epochs.
+            Meaning::Epoch if pair.name == b"ep" && pair.separator == Separator::Sign => {}
             Meaning::Epoch => {
                 // `current_epoch: 0, epoch: 1`
                 let by_name = pair.name.eq_ignore_ascii_case(b"epoch")
@@ -259,14 +197,18 @@ impl Found {
             }
             _ if is_clock => {}
             Meaning::StepTime(_) if is_date => {}
+            // `Cost: 675.8 sec`
+            Meaning::Loss(_) if unit::is_time(pair.unit) => {}
+            Meaning::Loss(6) if memchr::memchr(b'.', pair.value).is_none() => {}
             Meaning::Loss(rank) => {
                 if self.loss_rank.is_none_or(|old| rank < old) {
                     record.loss = Printed::measure(pair.value);
                     record.loss_rank = rank;
                     self.loss_rank = Some(rank);
-                    // nnU-Net: `train_loss -0.5`; no prose has such a word.
-                    self.loss_by_sign =
-                        pair.separator == Separator::Sign || pair.name.contains(&b'_');
+                    // nnU-Net: `train_loss -0.5`, DreamerV3: `train/opt/loss 4.1`; no prose has such a word.
+                    self.loss_by_sign = pair.separator == Separator::Sign
+                        || pair.name.iter().any(|byte| matches!(byte, b'_' | b'/'));
+                    self.loss_is_mean = is_mean(pair.name);
                 }
             }
             Meaning::EvalLoss => {
@@ -391,7 +333,9 @@ impl Found {
             + usize::from(record.epoch.is_some())
             + usize::from(record.throughput.is_some())
             + self.others;
-        if company > 0 {
+        // `Epoch 3 - Average Train Loss: 0.38` below the losses of its batches.
+        let of_epoch = self.loss_is_mean && company == usize::from(record.epoch.is_some());
+        if company > 0 && !of_epoch {
             return Some(self.reading(Kind::Bare));
         }
         // Alone, only the loss itself counts, not a part of it.
@@ -415,15 +359,36 @@ impl Found {
                 return Some(self.reading(Kind::Step));
             }
             let tail = line.get(self.step_end..).unwrap_or_default().trim_ascii();
-            let alone =
-                tail.len() <= 2 || tail.starts_with(b",epoch=") || tail.starts_with(b", epoch=");
-            return (alone && !weak).then(|| self.reading(Kind::Header));
+            // `──── Step 10,034 ────`, `current step: 17407th step`, `| epoch  10 |  2080/ 2586 batches |`
+            let is_rule = |byte: &u8| !byte.is_ascii() || matches!(byte, b'-' | b'=' | b'*');
+            let alone = tail.len() <= 2
+                || tail == b"step"
+                || tail == b"batches |"
+                || tail.iter().all(is_rule)
+                || tail.starts_with(b",epoch=")
+                || tail.starts_with(b", epoch=");
+            let heads = alone && !weak && !speaks_of_files(line);
+            return heads.then(|| self.reading(Kind::Header));
+        }
+        // rl_games: `fps step: 12111 fps total: 10111 epoch: 2/1000`; and `Epoch 4 Train, reg: 0.1, mae: 9.0`.
+        let of_epochs = record.epoch.is_some()
+            && (record.total_epochs.is_some() && record.throughput.is_some()
+                || self.others > 1 && self.follows_epoch(line, b"train"));
+        if of_epochs {
+            return Some(self.reading(Kind::Fallback));
         }
         if record.has_metrics() || record.remaining.is_some() {
             return Some(self.reading(Kind::Part));
         }
         let is_heading = record.epoch.is_some() && line.len() < 160;
         is_heading.then(|| self.reading(Kind::Epoch))
+    }
+
+    /// Whether this word, in any case, stands right behind the epoch.
+    fn follows_epoch(&self, line: &[u8], word: &[u8]) -> bool {
+        let rest = self.epoch_end.and_then(|end| line.get(end..));
+        rest.and_then(|rest| rest.trim_ascii_start().get(..word.len()))
+            .is_some_and(|start| start.eq_ignore_ascii_case(word))
     }
 
     /// The duration of a step is a speed as well, where it is that of a step.

@@ -7,6 +7,7 @@ mod blocks;
 mod clock;
 mod gate;
 mod prefix;
+mod words;
 
 use aho_corasick::{Input, automaton::Automaton};
 use memchr::{memchr_iter, memchr2, memrchr2};
@@ -87,6 +88,10 @@ struct State {
     /// Lines before the block of bytes that is read.
     lines_before: u64,
     bytes_before: u64,
+    /// The number of a line that repeats another, as a heading before it says.
+    recap: u64,
+    /// A heading has said that an evaluation begins, and no epoch has begun since.
+    evaluating: bool,
     /// A bar that may be the training's: its total and position. Others inside it are evaluations.
     training_bar: Option<(f64, f64)>,
 }
@@ -197,7 +202,7 @@ impl State {
                 self.record(Kind::Step, record, rank(line), seen);
             }
         } else {
-            self.training(line, place, seen);
+            self.training(&words::in_english(line), place, seen);
         }
         self.watch
             .line(line, self.lines_before + 1, self.tallies.progress());
@@ -208,6 +213,7 @@ impl State {
         // A trainer prints to the line of its bar, and bars follow bars.
         for _ in 0..64 {
             if !has_number(rest) {
+                self.announcement(rest);
                 let is_rule = !rest.iter().any(u8::is_ascii_alphabetic);
                 self.columns = self
                     .columns
@@ -236,10 +242,37 @@ impl State {
         if let Some(row) = read::row(rest) {
             return self.row(row, place, rank(line), seen);
         }
+        if self.recap == self.lines_before + 1 {
+            return;
+        }
         let Some(mut reading) = read::line(rest) else {
             return;
         };
+        // Composer tells the epoch among the values below a position.
+        let is_indented = matches!(rest.first(), Some(b' ' | b'\t'));
+        if reading.kind == Kind::Epoch && is_indented && self.block.is_some() {
+            reading.kind = Kind::Part;
+        }
+        self.evaluating &= reading.kind != Kind::Epoch;
+        if self.evaluating && reading.record.loss.is_some() {
+            reading.kind = Kind::Evaluation;
+            reading.record = Record {
+                eval_loss: reading.record.loss,
+                ..Record::default()
+            };
+        }
         self.resolve(&mut reading, place, rank(line), seen);
+    }
+
+    /// What a line without numbers says of those below it.
+    fn announcement(&mut self, line: &[u8]) {
+        let line = line.trim_ascii();
+        // LightGBM shows the values of its best iteration again.
+        if line.ends_with(b"est iteration is:") {
+            self.recap = self.lines_before + 2;
+        }
+        // Paddle's steps of an evaluation look like those of the training.
+        self.evaluating |= line.starts_with(b"Eval begin");
     }
 
     fn evaluation(&mut self, record: Record, seen: &mut dyn FnMut(&Seen)) {

@@ -7,7 +7,9 @@ mod text;
 
 use crate::{number, unit};
 pub use text::is_evaluation;
-use text::{digits, is_in_word, is_position_of_two, skip_spaces, total, wrapper};
+use text::{
+    counted, digits, is_in_word, is_position_of_two, per_second, skip_spaces, total, wrapper,
+};
 
 /// How a number stands to its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,8 @@ pub struct Scanner<'a> {
     note: &'a [u8],
     /// Whether a word of evaluation stood by itself, in no pair's name.
     evaluation: bool,
+    /// The number of `epoch3` comes next.
+    glued: bool,
     /// The second number of `[1,  2000]` comes next.
     second: bool,
 }
@@ -79,6 +83,7 @@ impl<'a> Scanner<'a> {
             edge: 0,
             note: &[],
             evaluation: false,
+            glued: false,
             second: false,
         }
     }
@@ -126,12 +131,18 @@ impl<'a> Scanner<'a> {
         if end - start <= 3 && matches!(after, [b'.', b' ', b'0'..=b'9', ..]) {
             end += 1;
         }
+        // `epoch3/10`: the number is none of the name's.
+        let counted = counted(&self.line[start..end]);
+        if counted > 0 {
+            end = start + counted;
+        }
         let goes_on = self.count > 0 && start == self.edge + 1 && self.line[self.edge] == b' ';
         if !goes_on {
             self.forget();
         }
         self.push_word(start, end);
         self.at = end;
+        self.glued = counted > 0;
         self.bracket_after_word();
     }
 
@@ -165,6 +176,8 @@ impl<'a> Scanner<'a> {
         let after = open + length + 2;
         if matches!(inside, b"ms" | b"s" | b"sec" | b"secs" | b"seconds" | b"us") {
             self.note = inside;
+        } else if space == 1 && inside == b"data" {
+            // `time (data): 0.3 (0.01)`: the second number is another's.
         } else if space == 0 {
             self.push_word(open + 1, after);
         } else {
@@ -257,8 +270,13 @@ impl<'a> Scanner<'a> {
         let start = end + space;
         let length = line[start..]
             .iter()
-            .take_while(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'/' | b'%'))
+            .take_while(|byte| {
+                byte.is_ascii_alphabetic()
+                    || matches!(byte, b'/' | b'%')
+                    || (space == 1 && **byte == b'_')
+            })
             .count();
+        let length = length + per_second(&line[start + length..], space);
         let text = &line[start..start + length];
         // `12.3k tok/s`: thousands of what follows.
         if let (0, [b'k' | b'K' | b'M'], Some(b' ')) = (space, text, line.get(start + length)) {
@@ -289,8 +307,10 @@ impl<'a> Scanner<'a> {
             return None;
         }
         let gap = &line[self.edge.min(at)..at];
-        let follows =
-            self.count > 0 && !gap.is_empty() && gap.iter().all(|byte| matches!(byte, b' ' | b'#'));
+        let glued = std::mem::take(&mut self.glued);
+        let follows = self.count > 0
+            && (glued || !gap.is_empty())
+            && gap.iter().all(|byte| matches!(byte, b' ' | b'#'));
         let separator = if follows {
             Separator::Space
         } else {

@@ -92,6 +92,7 @@ impl Tallies {
     /// Takes what lines below the last record said of it.
     pub fn finish(&mut self, kind: Kind, record: &Record) {
         match kind {
+            Kind::Bare => self.bare.take(record),
             Kind::Fallback => self.fallback.take(record),
             _ => self.steps.take(record),
         }

@@ -120,6 +120,7 @@ const WRITTEN: &[(&str, Unit)] = &[
     ("samples/sec", Unit::Samples),
     ("samples/second", Unit::Samples),
     ("sample/s", Unit::Samples),
+    ("sequences/s", Unit::Samples),
     ("examples/s", Unit::Samples),
     ("examples/sec", Unit::Samples),
     ("ex/s", Unit::Samples),
@@ -171,7 +172,16 @@ const WRITTEN: &[(&str, Unit)] = &[
 
 /// The speed that a unit behind a number stands for.
 pub fn speed(text: &[u8]) -> Option<Unit> {
-    // Most words behind numbers are none; all speeds but one have a slash.
+    if let Some(counted) = per_second(text) {
+        return WRITTEN
+            .iter()
+            .find(|(known, _)| {
+                let known = known.strip_suffix("/s").unwrap_or_default();
+                counted.eq_ignore_ascii_case(known.as_bytes())
+            })
+            .map(|(_, unit)| *unit);
+    }
+    // Most words behind numbers are none; all other speeds but one have a slash.
     if !text.contains(&b'/') && !text.eq_ignore_ascii_case(b"fps") {
         return None;
     }
@@ -185,9 +195,27 @@ pub fn speed(text: &[u8]) -> Option<Unit> {
         .map(|(_, unit)| *unit)
 }
 
+/// What is counted in `samples per second`, `sample_per_sec`.
+fn per_second(text: &[u8]) -> Option<&[u8]> {
+    [
+        &b" per second"[..],
+        b" per sec",
+        b"_per_second",
+        b"_per_sec",
+    ]
+    .iter()
+    .find_map(|end| text.strip_suffix(*end))
+    .filter(|counted| !counted.is_empty())
+}
+
 /// Whether a word after a space belongs to the number before it.
 pub fn is_known(text: &[u8]) -> bool {
-    matches!(text, b"ms" | b"s" | b"us" | b"sec" | b"secs" | b"seconds") || speed(text).is_some()
+    is_time(text) || speed(text).is_some()
+}
+
+/// Whether this is a unit of time.
+pub fn is_time(text: &[u8]) -> bool {
+    matches!(text, b"ms" | b"s" | b"us" | b"sec" | b"secs" | b"seconds")
 }
 
 /// The time per step that a duration's unit stands for; without a unit, seconds.
@@ -212,6 +240,10 @@ mod tests {
             ("s/it", Some("s/it")),
             ("FPS", Some("frames/s")),
             ("k tok/s", Some("tokens/s")),
+            ("sample_per_sec", Some("samples/s")),
+            ("tokens per second", Some("tokens/s")),
+            ("miles per second", None),
+            (" per second", None),
             ("GB/s", None),
             ("ms", None),
         ] {

@@ -21,6 +21,8 @@ pub const NAMES: &[(&str, Meaning)] = &[
     ("current_step", Meaning::Step(2)),
     ("current_steps", Meaning::Step(2)),
     ("global_step_max_steps", Meaning::Step(1)),
+    // OpenPCDet.
+    ("cur_iter", Meaning::Step(2)),
     ("training_step", Meaning::Step(2)),
     ("step_in_epoch", Meaning::Step(2)),
     ("global_batch_idx", Meaning::Step(2)),
@@ -31,6 +33,7 @@ pub const NAMES: &[(&str, Meaning)] = &[
     // Marian's abbreviations, with their full stops.
     ("up_", Meaning::Step(2)),
     ("ep_", Meaning::Epoch),
+    ("ep", Meaning::Epoch),
     ("l_r_", Meaning::LearningRate(0)),
     // StyleGAN's steps of its log.
     ("tick", Meaning::Step(3)),
@@ -63,10 +66,20 @@ pub const NAMES: &[(&str, Meaning)] = &[
     ("cur_epoch", Meaning::Epoch),
     ("global_epoch", Meaning::Epoch),
     ("time_epoch", Meaning::Epoch),
+    ("progress_or_epoch", Meaning::Epoch),
     ("cost", Meaning::Loss(5)),
     ("time_cost", Meaning::SpeedByUnit),
     ("nll", Meaning::Loss(5)),
     ("xent", Meaning::Loss(5)),
+    // snowfall: of the batch, and of all so far.
+    ("batch_average_objf", Meaning::Loss(0)),
+    ("objf", Meaning::Loss(5)),
+    // `L=0.1089`, only with a fraction: `L=12` are layers.
+    ("l", Meaning::Loss(6)),
+    // Restorers of images.
+    ("l_pix", Meaning::Loss(5)),
+    ("l_g_total", Meaning::Loss(1)),
+    ("l_total", Meaning::Loss(1)),
     ("lr", Meaning::LearningRate(0)),
     ("learning_rate", Meaning::LearningRate(0)),
     ("learningrate", Meaning::LearningRate(0)),
@@ -149,6 +162,7 @@ pub const NAMES: &[(&str, Meaning)] = &[
     ("global_step_sec", Meaning::Speed(Unit::Steps)),
     ("sps", Meaning::Speed(Unit::Steps)),
     ("fps", Meaning::Speed(Unit::Frames)),
+    ("fps_step", Meaning::Speed(Unit::Frames)),
     ("time_fps", Meaning::Speed(Unit::Frames)),
     ("s_it", Meaning::Speed(Unit::SecondsPerIt)),
     ("sec_it", Meaning::Speed(Unit::SecondsPerIt)),
@@ -172,6 +186,9 @@ pub const NAMES: &[(&str, Meaning)] = &[
     ("iter_time", Meaning::StepTime(1)),
     ("iteration_time", Meaning::StepTime(0)),
     ("batch_time", Meaning::StepTime(0)),
+    ("batch_cost", Meaning::StepTime(0)),
+    ("avg_batch_cost", Meaning::StepTime(0)),
+    ("iter_cost", Meaning::StepTime(0)),
     ("step_avg", Meaning::StepTime(0)),
     ("step_timing_in_s", Meaning::StepTime(0)),
     ("time_per_step", Meaning::StepTime(0)),
@@ -203,6 +220,7 @@ pub const NAMES: &[(&str, Meaning)] = &[
     ("average_reward", Meaning::Reward),
     ("total_reward", Meaning::Reward),
     ("episode_reward", Meaning::Reward),
+    ("episode_score", Meaning::Reward),
     ("ep_rew_mean", Meaning::Reward),
     ("rollout_ep_rew_mean", Meaning::Reward),
     ("critic_rewards_mean", Meaning::Reward),

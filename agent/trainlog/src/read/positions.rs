@@ -27,6 +27,27 @@ impl Found {
             }
             return true;
         }
+        // OpenPCDet: `Train:    1/80 (  1%) [  50/3712 (  1%)]`.
+        if is_train && pair.of.is_some() && !pair.bracketed {
+            let mut rest = line[pair.end..].trim_ascii_start();
+            if let (Some(b'('), Some(close)) = (rest.first(), memchr::memchr(b')', rest)) {
+                rest = rest[close + 1..].trim_ascii_start();
+            }
+            if rest.first() == Some(&b'[') {
+                self.record.epoch = self.record.epoch.or_else(|| epoch(pair.value));
+                self.record.total_epochs = pair.of.and_then(epoch);
+                self.record.within_epoch = true;
+                return true;
+            }
+        }
+        // LION: `E79 iter[ 14/ 15]`.
+        if let Some(number) = name
+            .strip_prefix(b"E")
+            .and_then(|rest| rest.strip_suffix(b" iter"))
+            && number.iter().all(u8::is_ascii_digit)
+        {
+            self.record.epoch = self.record.epoch.or_else(|| epoch(number));
+        }
         // DINO: `Training  [   10/125000]`; Swin: `Train: [0/300][10/1251]`.
         if is_train && pair.bracketed {
             let rest = &line[pair.end..];
@@ -139,7 +160,7 @@ impl Found {
         let after_epoch = self.epoch_end.is_some_and(|end| {
             line.get(end..pair.start).is_some_and(|gap| {
                 gap.iter()
-                    .all(|byte| matches!(byte, b' ' | b':' | b',' | b'|' | b'('))
+                    .all(|byte| matches!(byte, b' ' | b':' | b',' | b'|' | b'(' | b']'))
             })
         });
         // Keras with `verbose=2`: `469/469 - 3s - loss: 0.2`.
@@ -255,4 +276,34 @@ pub(super) fn position_of_loss(pair: &Pair<'_>) -> Option<(Meaning, bool)> {
         Meaning::EvalLoss => Some((position, true)),
         _ => None,
     }
+}
+
+/// `base_trainer:train_epochs:256 - `: where in a program a line was written.
+pub(super) fn is_place_of_code(line: &[u8], pair: &Pair<'_>) -> bool {
+    let glued = |at: usize| at > 0 && line[at - 1] == b':';
+    let rest = &line[pair.end..];
+    glued(pair.at) && glued(pair.start) && (rest.starts_with(b" - ") || rest.starts_with(b" | "))
+}
+
+/// Whether a name has a word for a mean.
+pub(super) fn is_mean(name: &[u8]) -> bool {
+    name.split(|byte| matches!(byte, b' ' | b'_' | b'.' | b'/'))
+        .any(|word| {
+            [&b"avg"[..], b"average", b"mean"]
+                .iter()
+                .any(|mean| word.eq_ignore_ascii_case(mean))
+        })
+}
+
+/// `Saving state, iter: 5000`, `loaded checkpoint (step 300)`: a position that no values follow.
+pub(super) fn speaks_of_files(line: &[u8]) -> bool {
+    let words = line.split(|byte| !byte.is_ascii_alphabetic());
+    let starts = |word: &[u8], with: &[u8]| {
+        word.len() >= with.len() && word[..with.len()].eq_ignore_ascii_case(with)
+    };
+    words.into_iter().any(|word| {
+        [&b"sav"[..], b"load", b"checkpoint", b"resum", b"restor"]
+            .iter()
+            .any(|with| starts(word, with))
+    })
 }

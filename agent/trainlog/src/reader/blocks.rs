@@ -70,7 +70,10 @@ impl State {
             (Kind::Part, _) if self.is_rate_of_next(&reading.record) => {
                 self.rate = reading.record.learning_rate.map(|rate| (rate, place));
             }
-            (Kind::Part | Kind::Fallback, _) if self.finish(&reading.record, place, seen) => {}
+            (Kind::Part, _) if self.finish(&reading.record, place, seen) => {}
+            (Kind::Fallback, _)
+                if !self.is_of_another_epoch(&reading.record)
+                    && self.finish(&reading.record, place, seen) => {}
             (Kind::Part, _) => {}
             (Kind::Evaluation, _) => self.evaluation(reading.record, seen),
             (kind, _) => {
@@ -84,7 +87,7 @@ impl State {
                 self.record(kind, *record, rank, seen);
                 let lacks = match kind {
                     Kind::Step => record.loss.is_none() || record.throughput.is_none(),
-                    Kind::Fallback => record.learning_rate.is_none(),
+                    Kind::Bare | Kind::Fallback => record.learning_rate.is_none(),
                     _ => false,
                 };
                 self.unfinished = lacks.then_some(Unfinished {
@@ -107,6 +110,12 @@ impl State {
             && !self.unfinished.as_ref().is_some_and(lacks)
     }
 
+    /// Whether a line tells another epoch than the record above it.
+    fn is_of_another_epoch(&self, later: &Record) -> bool {
+        let last = self.unfinished.as_ref().and_then(|last| last.record.epoch);
+        matches!((last, later.epoch), (Some(last), Some(later)) if last.text != later.text)
+    }
+
     /// Adds what a line below the last record says of it. `false`: it has all that this line could tell.
     fn finish(&mut self, later: &Record, place: u64, seen: &mut dyn FnMut(&Seen)) -> bool {
         let near = |last: &Unfinished| place.saturating_sub(last.at) < BLOCK_BYTES;
@@ -122,8 +131,10 @@ impl State {
         }
         let mut record = last.record;
         match last.kind {
-            // A mean of an epoch is told its learning rate at most.
-            Kind::Fallback => record.learning_rate = record.learning_rate.or(later.learning_rate),
+            // A mean of an epoch, or what has no position, is told its learning rate at most.
+            Kind::Bare | Kind::Fallback => {
+                record.learning_rate = record.learning_rate.or(later.learning_rate);
+            }
             _ => record.complete(later),
         }
         self.unfinished = Some(Unfinished {

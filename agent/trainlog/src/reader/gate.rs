@@ -32,6 +32,7 @@ const ANCHORS: &[&str] = &[
     "\ttrain",
     "\tvalid",
     "\teval",
+    "eval begin",
     "fps",
     "batch=",
     "eta:",
@@ -47,6 +48,10 @@ const ANCHORS: &[&str] = &[
     "_lr_",
     " rate, ",
     "lr: ",
+    ">lr:",
+    "timer:",
+    "objf",
+    super::words::LOSS,
     "ing rate",
     // `[200, 9.9875e-05]`: a step and its learning rate.
     "e-05]",

@@ -34,6 +34,30 @@ pub(super) fn total(line: &[u8], end: usize) -> Option<(&[u8], usize)> {
     (length > 0).then(|| (&line[at..at + length], at + length))
 }
 
+/// How many letters of `epoch3` or `epoch3/10` are the name; 0 for any other word.
+pub(super) fn counted(word: &[u8]) -> usize {
+    const NAME: &[u8] = b"epoch";
+    let Some((name, number)) = word.split_at_checked(NAME.len()) else {
+        return 0;
+    };
+    let first = digits(number, 0);
+    let whole = first == number.len()
+        || number[first] == b'/' && first + 1 + digits(number, first + 1) == number.len();
+    if first > 0 && whole && name.eq_ignore_ascii_case(NAME) {
+        NAME.len()
+    } else {
+        0
+    }
+}
+
+/// How many bytes of ` per second` follow the word behind a number.
+pub(super) fn per_second(rest: &[u8], space: usize) -> usize {
+    let Some(after) = rest.strip_prefix(b" per sec").filter(|_| space == 1) else {
+        return 0;
+    };
+    rest.len() - after.strip_prefix(b"ond").unwrap_or(after).len()
+}
+
 /// `[1,  2000]` or `[1,  250/ 2562]`, an epoch and the position in it, with more of the line behind it.
 pub(super) fn is_position_of_two(text: &[u8]) -> bool {
     let first = skip_spaces(text, 1);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may hope")]
 
 mod beside;
+mod own;
 mod positions;
 mod tables;
 
@@ -396,98 +397,6 @@ fn learning_by_trial_and_by_boosting() {
         "INFO 2025-01-01 10:00:00 ts/train.py:232 step:14K smpl:112K ep:250 epch:26.10 loss:0.041 grdn:0.9 lr:1.0e-05 updt_s:0.501 data_s:0.004\nINFO 2025-01-01 10:02:00 ts/train.py:232 step:15K smpl:120K ep:268 epch:27.90 loss:0.039 grdn:0.8 lr:1.0e-05 updt_s:0.499 data_s:0.003\n",
         "2/2 steps 14K..15K epoch 27.90 loss 0.039 lr 1.0e-05 0.499 s/step",
     );
-}
-
-#[test]
-fn prints_of_ones_own() {
-    check(
-        "epoch 1 loss 0.93 acc 0.51\nepoch 2 loss 0.71 acc 0.62\n",
-        "2/2 epoch 2 loss 0.71",
-    );
-    check(
-        "Epoch 1/30 | Loss Train: 1.2345 | Loss Val: 1.1234 | Acc: 45.67%\nEpoch 2/30 | Loss Train: 1.1000 | Loss Val: 1.0500 | Acc: 47.00%\n",
-        "2/2 epoch 2 loss 1.1000",
-    );
-    check(
-        "Epoch [3/10], Step [100/600], Loss: 0.5123\nEpoch [3/10], Step [200/600], Loss: 0.4800\n",
-        "2/2 steps 100..200 of 600 epoch 3 loss 0.4800",
-    );
-    check(
-        "step=100 loss=2.5 lr=3e-4 tokens_per_s=15.2K time_per_step=0.51\n",
-        "1/1 steps 100..100 loss 2.5 lr 3e-4 15.2K tokens/s",
-    );
-    check(
-        "{\"step\": 40, \"loss\": 2.25, \"learning_rate\": 3e-05, \"tokens_per_second\": 1200.5}\n{\"step\": 41, \"loss\": 2.20, \"learning_rate\": 3e-05, \"tokens_per_second\": 1210.0}\n",
-        "2/2 steps 40..41 loss 2.20 lr 3e-05 1210.0 tokens/s",
-    );
-    check(
-        "2025-01-01 10:00:00 INFO train.py:88 global step 1,200 of many: loss=tensor(0.75, device='cuda:0') (eta 2h 5m)\n",
-        "1/1 steps 1200..1200 loss 0.75 eta 2h 5m",
-    );
-    check("loss: 0.91\nloss: 0.85\n", "2/2 loss 0.85");
-    // A time that only grows is that of all steps so far.
-    let clock: String = (1..8)
-        .map(|n| {
-            format!(
-                "Epoch: [ 0/20] Iter [ {n}0/148] || Time: {n}.0{n} sec || lr: 0.01 || Loss: 2.{n}\n"
-            )
-        })
-        .collect();
-    check(&clock, "7/7 steps 10..70 of 148 epoch 0 loss 2.7 lr 0.01");
-    // Losses that are the same by chance are of two batches; those of two ranks follow each other.
-    check(
-        "Epoch 2 - batch loss: 0.0041\nEpoch 2 - batch loss: 0.0038\nEpoch 2 - batch loss: 0.0041\n",
-        "3/3 epoch 2 loss 0.0041",
-    );
-    check(
-        "epoch 2 loss: 0.51\nepoch 2 loss: 0.51\nepoch 3 loss: 0.47\nepoch 3 loss: 0.47\n",
-        "2/4 epoch 3 loss 0.47",
-    );
-    check(
-        "it 200: loss 3.1, grad_norm 0.8, 310ms/step, 105,000 tok/s, eta 1:02:03\n",
-        "1/1 steps 200..200 loss 3.1 105000 tokens/s eta 1:02:03",
-    );
-    // Each epoch starts again.
-    check(
-        "Epoch 1\n[ 50/100] loss=2.0 lr=0.1\n[100/100] loss=1.9 lr=0.1\nEpoch 2\n[ 50/100] loss=1.8 lr=0.1\n",
-        "3/3 steps 50..50 of 100 epoch 2 loss 1.8 lr 0.1",
-    );
-    // Tables with a heading: fastai, skorch.
-    check(
-        "epoch     train_loss  valid_loss  accuracy  time    \n0         0.512       0.498       0.81      00:31     \n1         0.412       0.450       0.85      00:30     \ndone 5\nloss: 9.0\n",
-        "2/2 epoch 1 loss 0.412",
-    );
-    check(
-        "  epoch    train_loss    valid_acc    valid_loss     dur\n-------  ------------  -----------  ------------  ------\n      1        \x1b[36m0.6868\x1b[0m       \x1b[32m0.6000\x1b[0m        \x1b[35m0.6740\x1b[0m  0.0326\n      2        0.6706       0.5852        0.6680  0.0319\n",
-        "2/2 epoch 2 loss 0.6706",
-    );
-    check(
-        "[0/5][0/1583]\tLoss_D: 1.5 Loss_G: 2.5 D(x): 0.5\n[0/5][50/1583]\tLoss_D: 1.4 Loss_G: 2.4 D(x): 0.5\n",
-        "2/2 steps 0..50 of 1583 epoch 0 loss 1.4",
-    );
-    check(
-        "Epoch 0:   5%|5         | 10/200 [00:10<03:10,  1.00it/s]epoch 0 step 10 loss 2.25\n",
-        "1/1 steps 10..10 epoch 0 loss 2.25",
-    );
-    check(
-        "12:00:01: Epoch 4 \n12:01:01: train_loss -0.2111 \n12:01:01: val_loss -0.3111 \n12:01:02: Epoch 5 \n12:02:01: train_loss -0.4111 \n",
-        "2/2 epoch 5 loss -0.4111",
-    );
-    check(
-        "Epoch[0] Batch [20]\tSpeed: 12.39 samples/sec\tTrain-Acc=0.45\nEpoch[0] Time cost=61.1\n",
-        "1/1 steps 20..20 epoch 0 12.39 samples/s",
-    );
-    // Nor do the words of a model change the record above them.
-    check(
-        "step 5: loss 0.31, lr 1e-6\nAnswer: the time remaining: 14 hours, so 3 hours a day.\n",
-        "1/1 steps 5..5 loss 0.31 lr 1e-6",
-    );
-    // What is no record: settings, prose, names of parameters.
-    check(
-        "batch_size=32, lr=0.001, epochs=10\nNum Epochs = 3\n  Total optimization steps = 1,200\nnumber of parameters: 124.44M\nThe loss 3 years ago was 7\nloss_scale: 65536\nsaving checkpoint at step 500\n",
-        "0/0",
-    );
-    check("", "0/0");
 }
 
 #[test]

@@ -349,3 +349,101 @@ fn what_callbacks_say_is_no_record() {
         "1/1 steps 10..10 of 10 epoch 1 loss 0.511 1.54 it/s eta 00:00",
     );
 }
+
+#[test]
+fn more_trainers_of_points_images_speech_and_worlds() {
+    // ColossalAI: the unit with underscores, behind an epoch and in a bar.
+    check(
+        "INFO     colossalai - colossalai - INFO: [Epoch 0 / Train]: Loss = 1.75 | LR = 0.1 | Throughput = 801.11 sample_per_sec\n\
+         INFO     colossalai - colossalai - INFO: [Epoch 1 / Train]: Loss = 1.25 | LR = 0.09 | Throughput = 812.55 sample_per_sec\n\
+         INFO     colossalai - colossalai - INFO: [Epoch 1 / Test]: Loss = 1.5 | Accuracy = 0.51 | Throughput = 1812.55 sample_per_sec\n",
+        "2/2 epoch 1 loss 1.25 lr 0.09 812.55 samples/s",
+    );
+    // LION: below the program's place, which has a number too.
+    check(
+        "2026-02-01 10:00:00.123 | INFO     | trainers.base_trainer:train_epochs:256 - [R0] | E79 iter[ 13/ 15] | [Loss] 0.25 | [exp] ../exp/a | [step]  1198\n\
+         2026-02-01 10:00:04.123 | INFO     | trainers.base_trainer:train_epochs:256 - [R0] | E79 iter[ 14/ 15] | [Loss] 0.125 | [exp] ../exp/a | [step]  1199\n",
+        "2/2 steps 13..14 of 15 epoch 79 loss 0.125",
+    );
+    // OpenPCDet: the epoch with its end and share before the position.
+    check(
+        "2026-02-01 10:00:00,000   INFO  Train:    1/80 (  1%) [   0/3712 (  0%)]  Loss: 5.5 (5.5)  LR: 1.000e-04  Time cost: 00:01/1:40:00 [00:01/133:00:00]  Acc_iter 1           Data time: 0.30(0.30)  Forward time: 0.91(0.91)  Batch time: 1.25(1.25)\n\
+         2026-02-01 10:00:40,000   INFO  Train:    1/80 (  1%) [  50/3712 (  1%)]  Loss: 3.5 (4.5)  LR: 1.125e-04  Time cost: 00:41/1:00:00 [00:41/83:00:00]  Acc_iter 51          Data time: 0.00(0.01)  Forward time: 0.75(0.72)  Batch time: 0.75(0.73)\n",
+        "2/2 steps 0..50 of 3712 epoch 1 loss 3.5 lr 1.125e-04 0.75 s/step",
+    );
+    check(
+        "2026-02-01 10:01:00,000   INFO  epoch: 1, acc_iter=51, cur_iter=50/3712, batch_size=4, iter_cost=0.73s, loss=3.5, d_time=0.00(0.01), f_time=0.71(0.72), lr=0.00011\n",
+        "1/1 steps 50..50 of 3712 epoch 1 loss 3.5 lr 0.00011 0.73 s/step",
+    );
+    // snowfall: the loss of the batch, not the mean of all so far.
+    check(
+        "2026-02-01 19:14:03,123 INFO [train.py:200] batch 10, epoch 0/10 global average objf: 1.5 over 1234567.0 frames (100.0% kept), current batch average objf: 1.25 over 12345 frames (100.0% kept) avg time waiting for batch 0.123s\n\
+         2026-02-01 19:15:03,123 INFO [train.py:250] Validation average objf: 1.375 over 234567.0 frames (100.0% kept)\n",
+        "1/1 steps 10..10 epoch 0 loss 1.25",
+    );
+    // DreamerV3: a rule with the step, then names and values between slashes.
+    check(
+        "────────────────────────────── Step 10,034 ──────────────────────────────\n\
+         episode/length 250 / episode/score 31.5 / train/action_mag 0.8 / train/opt/loss 44.5 / fps/policy 50.2\n\
+         ────────────────────────────── Step 12,034 ──────────────────────────────\n\
+         episode/length 250 / episode/score 33.5 / train/action_mag 0.8 / train/opt/loss 42.5 / fps/policy 50.3\n",
+        "2/2 steps 10034..12034 loss 42.5",
+    );
+    // rl_games has epochs and speeds alone.
+    check(
+        "fps step: 12111 fps step and policy inference: 11111 fps total: 10111 epoch: 1/1000 frames: 0\n\
+         fps step: 12211 fps step and policy inference: 11211 fps total: 10211 epoch: 2/1000 frames: 65536\n",
+        "2/2 epoch 2 12211 frames/s",
+    );
+    // BasicSR: two times behind one name.
+    check(
+        "2026-02-01 10:00:00,000 INFO: [train..][epoch:  0, iter:     100, lr:(2.000e-04,)] [eta: 1 day, 2:21:10, time (data): 0.321 (0.011)] l_pix: 5.5000e-02 \n\
+         2026-02-01 10:00:30,000 INFO: [train..][epoch:  0, iter:     200, lr:(2.000e-04,)] [eta: 1 day, 2:11:10, time (data): 0.311 (0.001)] l_pix: 4.5000e-02 \n",
+        "2/2 steps 100..200 epoch 0 loss 4.5000e-02 lr 2.000e-04 0.311 s/iter eta 1 day, 2:11:10",
+    );
+}
+
+#[test]
+fn speeds_behind_other_words_and_blocks_with_an_epoch() {
+    // PaddleNLP, T5X.
+    check(
+        "[2026-02-01 10:00:00,000] [    INFO] - loss: 1.5, learning_rate: 1e-05, global_step: 10, interval_runtime: 5.1, interval_samples_per_second: 31.25, interval_steps_per_second: 1.95, progress_or_epoch: 0.01\n\
+         [2026-02-01 10:00:05,000] [    INFO] - loss: 1.25, learning_rate: 2e-05, global_step: 20, interval_runtime: 5.1, interval_samples_per_second: 31.5, interval_steps_per_second: 1.96, progress_or_epoch: 0.02\n",
+        "2/2 steps 10..20 epoch 0.02 loss 1.25 lr 2e-05 31.5 samples/s",
+    );
+    check(
+        "I0201 10:00:00.000000 140 metric_writers.py:311] [100] collection=train accuracy=0.51, learning_rate=0.01, loss=5.5, timing/seqs_per_second=12.1, timing/steps_per_second=3.41, timing/target_tokens_per_second=1021.5\n",
+        "1/1 steps 100..100 loss 5.5 lr 0.01 1021.5 tokens/s",
+    );
+    // Composer: the epoch among the values below the position, and its bars count `ba`.
+    check(
+        "[batch=1/40]:\n\t Train time/epoch: 0\n\t Train time/batch: 0\n\t Train loss/train/total: 9.75\n\
+         [batch=2/40]:\n\t Train time/epoch: 0\n\t Train time/batch: 1\n\t Train loss/train/total: 9.5\n",
+        "2/2 steps 1..2 of 40 epoch 0 loss 9.5",
+    );
+    check(
+        "train          Epoch   0:    2%|4         | 10/625 ba [00:05<05:00,  2.05ba/s, loss/train/total=2.25]\r\
+         train          Epoch   0:    2%|4         | 11/625 ba [00:06<04:59,  2.05ba/s, loss/train/total=2.125]\r\
+         eval           Epoch   0:   10%|4         | 1/10 ba [00:06<04:59,  2.05ba/s, metrics/eval/Accuracy=0.5]\r",
+        "2/2 steps 10..11 of 625 epoch 0 loss 2.125 2.05 batches/s eta 04:59",
+    );
+    // Bars of tqdm-loggable whose thousands are no whole numbers, beside records.
+    check(
+        "08:04:23.709 [I] Progress on: 6.19kit/200kit rate:1.6s/it remaining:84:45:17 elapsed:2:49:33 postfix:- (24:tqdm_logging.py:145)\n\
+         Step 6200: grad_norm=0.4, loss=0.25, param_norm=1377.9\n\
+         08:06:23.709 [I] Progress on: 8.11kit/200kit rate:1.5s/it remaining:84:25:17 elapsed:2:51:33 postfix:- (24:tqdm_logging.py:145)\n",
+        "1/1 steps 6200..6200 loss 0.25",
+    );
+    // Paddle's steps of an evaluation stand under a heading; LightGBM repeats its best iteration.
+    check(
+        "Epoch 1/10\nstep  10/614 - loss: 0.5 - acc: 0.51 - 3s/step\nstep  20/614 - loss: 0.25 - acc: 0.52 - 3s/step\n\
+         Eval begin...\nstep 10/88 - loss: 0.75 - acc: 0.5 - 1s/step\nEval samples: 1219\n\
+         Epoch 2/10\nstep  10/614 - loss: 0.125 - acc: 0.51 - 2s/step\n",
+        "3/3 steps 10..10 of 614 epoch 2 loss 0.125 2 s/step",
+    );
+    check(
+        "[100]\ttraining's l2: 0.4\tvalid_1's l2: 0.5\n[200]\ttraining's l2: 0.3\tvalid_1's l2: 0.45\n\
+         Did not meet early stopping. Best iteration is:\n[190]\ttraining's l2: 0.31\tvalid_1's l2: 0.44\n",
+        "2/2 steps 100..200 loss 0.3",
+    );
+}
