@@ -1,10 +1,11 @@
 //! What one offer would do for one run: does it fit, how long does it take, what does it cost (pure).
 
+mod fit;
+
 use serde::Serialize;
 
 use super::{
-    advice::MEMORY_CEILING,
-    baseline::{self, Carried, Past, Taken},
+    baseline::{self, Carried, Past},
     calibrated::{Calibration, Predicted, Range},
     evaluate::{self, Method},
     hours,
@@ -163,7 +164,7 @@ pub fn outlook(
     let by_formula = calibration.peak_gib(demand.job, &supply.machine);
     let taken = baseline::taken(demand.past, demand.job, &supply.machine);
     let checks = vec![
-        gpu_memory(demand, supply, method, calibration, taken),
+        fit::gpu_memory(demand, supply, method, calibration, taken),
         host_memory(demand, supply),
         disk(demand),
         network(demand, supply),
@@ -179,7 +180,7 @@ pub fn outlook(
     blockers.extend(money_and_time(demand, supply, &forecast));
     Outlook {
         checks,
-        peak_vram_gib: match taken.filter(|taken| says_all(taken, supply)) {
+        peak_vram_gib: match taken.filter(|taken| fit::says_all(taken, supply)) {
             Some(taken) => Predicted::new(taken.gib, AS_TAKEN),
             None => by_formula,
         },
@@ -230,93 +231,6 @@ pub fn checkpoint_gb(job: &Job) -> f64 {
 /// Hours that the first downloads take.
 pub fn download_hours(demand: &Demand<'_>, supply: &Supply<'_>) -> f64 {
     (demand.image_gb + demand.download_gb) * 8000.0 / supply.down_mbps.max(0.1) / 3600.0
-}
-
-/// What was seen needs no formula: there is as much here, or it was here.
-fn says_all(taken: &Taken<'_>, supply: &Supply<'_>) -> bool {
-    taken.as_is || taken.gib <= MEMORY_CEILING * supply.vram_gib
-}
-
-fn gpu_memory(
-    demand: &Demand<'_>,
-    supply: &Supply<'_>,
-    method: Method,
-    calibration: &Calibration,
-    taken: Option<Taken<'_>>,
-) -> Check {
-    let parts = memory::peak(demand.job, &supply.machine);
-    let detail = format!(
-        "states {:.1}, activations {:.1}, logits and gathered layers {:.1} GiB",
-        parts.states_gib, parts.activations_gib, parts.temporary_gib
-    );
-    let has = supply.vram_gib;
-    let peak = calibration.peak_gib(demand.job, &supply.machine);
-    let fits_at = calibration.fits_at(demand.job);
-    let by_formula = Check {
-        what: "GPU memory",
-        needs: peak.base,
-        safe_up_to: has / fits_at,
-        risky_up_to: has,
-        has,
-        unit: "GiB",
-        verdict: evaluate::verdict(peak, has, Method::Calibrated, fits_at),
-        detail,
-    };
-    match method {
-        Method::Calibrated => match taken {
-            Some(taken) => as_taken(by_formula, taken, supply),
-            None => by_formula,
-        },
-        Method::Playbook => {
-            let required =
-                playbook::required_vram_gb(playbook::vram_bytes(demand.job, &supply.machine));
-            // The rules count GB; what the card reports is GiB.
-            let has = has * memory::GIB / 1e9;
-            Check {
-                needs: required,
-                safe_up_to: playbook::VRAM_SAFE * has,
-                risky_up_to: playbook::VRAM_RISKY * has,
-                has,
-                unit: "GB",
-                verdict: playbook::vram_verdict(required, has),
-                ..by_formula
-            }
-        }
-    }
-}
-
-/// The same check by what the training was seen to take. On a GPU with less memory than that the formulas say more: what a framework
-/// keeps for later is a part of what was seen. But then it is never more than tight.
-fn as_taken(by_formula: Check, taken: Taken<'_>, supply: &Supply<'_>) -> Check {
-    let ceiling = MEMORY_CEILING * supply.vram_gib;
-    let machine = &taken.past.machine;
-    let seen = format!(
-        "observation {} took {:.1} GiB on {} x {}",
-        taken.past.observation,
-        taken.gib,
-        machine.gpus(),
-        machine.gpu.name
-    );
-    if !says_all(&taken, supply) {
-        return Check {
-            verdict: by_formula.verdict.max(Verdict::Tight),
-            detail: format!("{seen}, more than is safe here; {}", by_formula.detail),
-            ..by_formula
-        };
-    }
-    Check {
-        needs: taken.gib,
-        safe_up_to: ceiling,
-        verdict: match taken.gib <= ceiling {
-            true => Verdict::Fits,
-            false => Verdict::Tight,
-        },
-        detail: format!(
-            "{seen}; by formula {:.1}: {}",
-            by_formula.needs, by_formula.detail
-        ),
-        ..by_formula
-    }
 }
 
 fn host_memory(demand: &Demand<'_>, supply: &Supply<'_>) -> Check {

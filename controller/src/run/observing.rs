@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use spotter_trainlog::{Progress, Reader, Record, SeenKind};
+use spotter_trainlog::{Progress, Reader, Record, SeenKind, failure::Class};
 
 use crate::{
     agent_client::SampleInfo,
@@ -16,6 +16,7 @@ use crate::{
     logbook::Logbook,
     run::{
         bringing_up::{SMOKE, TRAIN},
+        diagnosis,
         prediction::prediction,
         runtime::{RUNNING, trained_before},
         windows::WINDOW,
@@ -135,7 +136,11 @@ fn observation(
     }
 
     let measured = &known.measured;
-    seen.peak_vram_gib = greatest(seen.peak_vram_gib, measured.vram_gib);
+    // What did not fit would have taken more than was seen.
+    let ran_out = known.events.iter().filter(mine).any(|event| {
+        event.kind == diagnosis::KIND && event.detail["class"] == Class::CudaOom.as_str()
+    });
+    seen.peak_vram_gib = greatest(seen.peak_vram_gib, measured.vram_gib).filter(|_| !ran_out);
     seen.peak_ram_gb = measured.ram_gb;
     seen.down_mbps = measured.down_mbps;
     seen.up_mbps = measured.up_mbps;

@@ -44,7 +44,10 @@ pub fn of(spec: &RunSpec, known: &[ObservationRecord]) -> Vec<Past> {
                     num_gpus: seen.num_gpus,
                 },
                 tokens_per_s,
-                peak_vram_gib: seen.peak_vram_gib,
+                // Memory is that of one training alone; a driver may report none.
+                peak_vram_gib: seen
+                    .peak_vram_gib
+                    .filter(|gib| *gib > 0.0 && seen.model.is_some()),
                 observed_us: seen.observed_us,
             })
         })
@@ -120,6 +123,16 @@ mod tests {
             record(6, &this, |seen| seen.code = None),
             record(7, &spec("name: c\nmodel: {params: 124M}"), |_| ()),
         ];
+        let peaks = |change: fn(&mut Observation)| {
+            let seen = record(1, &this, |seen| {
+                seen.peak_vram_gib = Some(13.0);
+                change(seen);
+            });
+            of(&this, &[seen])[0].peak_vram_gib
+        };
+        assert_eq!(peaks(|_| ()), Some(13.0));
+        assert_eq!(peaks(|seen| seen.model = None), None);
+        assert_eq!(peaks(|seen| seen.peak_vram_gib = Some(0.0)), None);
         let ids = |past: Vec<Past>| past.iter().map(|past| past.observation).collect::<Vec<_>>();
         assert_eq!(ids(of(&this, &known)), [1, 2, 6]);
         assert_eq!(

@@ -250,4 +250,16 @@ fn memory_that_the_same_training_took_counts_before_the_formulas() {
     );
     check(&past("A100 SXM4", 60.0), "RTX 4090", None, Verdict::Tight);
     check(&[], "RTX 4090", None, Verdict::Fits);
+    // A card of the same name that has less than was taken.
+    let small_card = Supply {
+        vram_gib: 40.0,
+        ..supply("A100 SXM4", 1)
+    };
+    let demand = Demand {
+        past: &past("A100 SXM4", 60.0),
+        ..demand(&job)
+    };
+    let memory = &seen(&demand, &small_card).checks[0];
+    assert_eq!(memory.verdict, Verdict::Tight);
+    assert!(memory.needs < 40.0, "{memory:?}");
 }

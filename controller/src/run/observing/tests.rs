@@ -102,6 +102,20 @@ fn windows_tell_the_steady_part_of_a_training() {
     assert_eq!(seen.predicted_tokens_per_s, Some(9_000.0));
     assert_eq!(seen.gpu_utilisation_percent, Some(88.0));
     assert_eq!(seen.peak_vram_gib, Some(21.0));
+    let class = json!({"session": "train", "class": "cuda_oom"});
+    record.events.push(event("session.diagnosed", 3300, class));
+    let full = observation(
+        &spec(MODEL),
+        &attempt(State::Collected),
+        &record,
+        &nothing,
+        5,
+    );
+    assert_eq!(
+        full.unwrap().peak_vram_gib,
+        None,
+        "it would have taken more"
+    );
     assert_eq!(
         (seen.peak_ram_gb, seen.advertised_down_mbps),
         (Some(30.0), Some(800.0))
