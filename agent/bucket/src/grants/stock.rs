@@ -54,6 +54,17 @@ struct Shelves {
 }
 
 impl Shelves {
+    /// Takes what was signed together, and is refused, out of use.
+    fn forget(&mut self, refused: &str, now_us: u64) {
+        self.free.retain(|held| *held.query != *refused);
+        // An object that had such a place takes another one.
+        for held in self.taken.values_mut() {
+            if *held.query == *refused {
+                held.expires_us = held.expires_us.min(now_us);
+            }
+        }
+    }
+
     /// What is known of an upload, whether something has it or not.
     fn upload(&mut self, grant: &Grant) -> Option<&mut Held> {
         let is_it = |held: &&mut Held| {
@@ -103,13 +114,7 @@ impl Stock {
             .refused
             .take_if(|refused| more && **refused != *query);
         if let Some(refused) = refused {
-            shelves.free.retain(|held| held.query != refused);
-            // An object that had such a place takes another one.
-            for held in shelves.taken.values_mut() {
-                if held.query == refused {
-                    held.expires_us = held.expires_us.min(now_us);
-                }
-            }
+            shelves.forget(&refused, now_us);
         }
         for grant in batch.grants {
             let held = Held {
@@ -144,7 +149,13 @@ impl Stock {
         let mut shelves = self.shelves();
         match refused {
             Some(code) if !reads || KEY_CODES.contains(&code) => {
-                shelves.refused = Some(batch.into());
+                // Where something else was signed before, nobody brings more for this.
+                let soonest_us = (self.now_us)() + MARGIN_US;
+                let is_other = |held: &Held| *held.query != *batch && held.expires_us > soonest_us;
+                match shelves.free.iter().any(is_other) {
+                    true => shelves.forget(batch, (self.now_us)()),
+                    false => shelves.refused = Some(batch.into()),
+                }
             }
             Some(_) => {}
             None if reads => {}

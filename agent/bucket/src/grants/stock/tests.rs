@@ -145,6 +145,31 @@ fn what_the_bucket_refuses_is_used_up_as_soon_as_something_else_is_signed() {
 }
 
 #[test]
+fn what_the_bucket_refuses_gives_way_to_what_else_was_signed_before() {
+    let stock = stock();
+    let of = |query: &str, file: &str, commit: &str| {
+        let mut signed = batch(2, vec![grant(file, "", 3), grant(commit, "", 3)]);
+        signed.query = format!("X-Amz-Date={query}");
+        signed
+    };
+    stock.add(of("first", "data/lot/1", "commits/waiting-1.json"));
+    stock.add(of("second", "data/lot/2", "commits/waiting-2.json"));
+    let put = |relative: &str| {
+        let put = stock.sign(&Method::PUT, &key(relative), &[]).unwrap();
+        (put.key, put.query)
+    };
+    let (place, sent) = put("data/a/x");
+    assert_eq!(place, key("data/lot/1"));
+    stock.answered(&sent, false, Some("AccessDenied"));
+    let (place, again) = put("data/a/x");
+    assert_eq!(place, key("data/lot/2"));
+    assert_eq!(put("commits/x.json").0, key("commits/waiting-2.json"));
+    // Nothing else is left: it is tried again as it is.
+    stock.answered(&again, false, Some("AccessDenied"));
+    assert_eq!(put("data/a/x").0, key("data/lot/2"));
+}
+
+#[test]
 fn an_upload_that_is_signed_anew_outlives_its_first_grant() {
     let stock = stock();
     stock.add(batch(1, vec![grant("data/lot/u", "id", 6)]));
