@@ -13,8 +13,9 @@ use serde_json::Value;
 use spotter_bucket::{Bucket, Manifest, ManifestFile, hashes::RangeHasher, names::PARTIAL_SUFFIX};
 
 use crate::{
-    cell::{Ended, Process, Stage, files_below, hashes_below},
+    cell::Ended,
     sidecar::{KEYS, PATIENCE, Part, Passing, Place, client, restore, save},
+    stage::{Process, Stage, files_below, hashes_below},
     switch::Switch,
     trainer::{self, CRITICAL},
 };

@@ -1,10 +1,11 @@
 //! The crash matrix: the agent, or its box, is lost at every point at which a saved checkpoint changes the disk or the bucket, while
 //! every switch of the S3 server is on. Afterwards nothing that was committed is lost and nothing half is believed. And the way back:
-//! whoever brings a checkpoint down is killed at every point of that.
+//! whoever brings a checkpoint down is killed at every point of that. So is whoever collects results.
 //!
 //! Nothing is picked by hand: the agent names its points (feature `faults`), the server its faults. `scripts/whole matrix` runs every
-//! cell, by `SPOTTER_MATRIX=whole`, which takes two cores most of an hour; otherwise one of 30 is drawn by a seed (`SPOTTER_MATRIX_SEED` draws
-//! others). `SPOTTER_MATRIX_ONLY=END/SWITCH/POINT` runs one (`Restore` or `Pull` for the END of the way back).
+//! cell, by `SPOTTER_MATRIX=whole`, which takes two cores more than an hour; otherwise one of 30, or fewer, is drawn by a seed
+//! (`SPOTTER_MATRIX_SEED` draws others). `SPOTTER_MATRIX_ONLY=END/SWITCH/POINT` runs one (`Restore` or `Pull` for the END of the way back,
+//! `Collector` or `Other` for that of results).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -13,7 +14,9 @@
 
 mod bringing;
 mod cell;
+mod collecting;
 mod sidecar;
+mod stage;
 mod switch;
 mod trainer;
 
@@ -26,6 +29,7 @@ use std::{
 
 use bringing::{Bringing, By};
 use cell::{Cell, End, Ended};
+use collecting::{Collecting, Next};
 use switch::Switch;
 
 /// Cells at once: most of their time they wait for the disk, or for an answer that does not come.
@@ -34,22 +38,23 @@ const AT_ONCE: usize = 6;
 const ONE_OF: usize = 30;
 /// The same on the way back.
 const ONE_OF_BRINGING: usize = 20;
+/// The same of results.
+const ONE_OF_COLLECTING: usize = 60;
 
 #[test]
 fn no_end_of_the_agent_or_its_box_loses_a_checkpoint_or_makes_half_of_one() {
-    let began = Instant::now();
     let runtime = runtime();
     // The agent's processes are this test once more: each is told its part.
     if sidecar::play(&runtime) {
         return;
     }
+    let began = Instant::now();
     let healthy = each(&runtime, vec![Switch::none()], |switch| {
         cell::trace(&switch)
     });
     let operations = operations(healthy);
     assert!(operations.len() >= 8, "{operations:?}");
-    let switches = Switch::each(&operations);
-    let traces = each(&runtime, switches, |switch| {
+    let traces = each(&runtime, Switch::each(&operations), |switch| {
         let points = cell::trace(&switch).map_err(|err| format!("{}: {err}", switch.name))?;
         Ok((switch, points))
     });
@@ -83,6 +88,45 @@ fn no_end_of_the_agent_or_its_box_loses_a_checkpoint_or_makes_half_of_one() {
     });
     let (ended, failures) = split(ended);
     table(&traces, &ended);
+    println!("in {} s", began.elapsed().as_secs());
+    all_held(&failures, &ended);
+}
+
+#[test]
+fn no_end_of_a_collection_leaves_half_of_results_or_keeps_the_next_from_all_of_them() {
+    let began = Instant::now();
+    let runtime = runtime();
+    let healthy = each(&runtime, vec![Switch::none()], |switch| {
+        collecting::trace(&switch)
+    });
+    let operations = operations(healthy);
+    assert!(operations.len() >= 6, "{operations:?}");
+    let traces = each(&runtime, Switch::each(&operations), |switch| {
+        let points = collecting::trace(&switch).map_err(|err| format!("{}: {err}", switch.name))?;
+        Ok((switch, points))
+    });
+    let (traces, failures) = split(traces);
+    assert_eq!(failures, Vec::<String>::new());
+    let mut all = Vec::new();
+    for (switch, points) in traces {
+        assert!(points.len() >= 25, "{}: {points:?}", switch.name);
+        for point in points {
+            all.extend(Next::EACH.map(|next| Collecting {
+                next,
+                point: point.clone(),
+                switch: switch.clone(),
+            }));
+        }
+    }
+    let count = all.len();
+    let (chosen, seed) = chosen(all, ONE_OF_COLLECTING);
+    println!("{count} cells, {} of them now (seed {seed})", chosen.len());
+    assert!(!chosen.is_empty());
+    let ended = each(&runtime, chosen, |cell| {
+        let ended = cell.run().map_err(|err| format!("{cell}: {err}"))?;
+        Ok((cell, ended))
+    });
+    let (ended, failures) = split(ended);
     println!("in {} s", began.elapsed().as_secs());
     all_held(&failures, &ended);
 }

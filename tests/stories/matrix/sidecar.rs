@@ -26,7 +26,7 @@ use spotter_bucket::{
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use crate::trainer::{CRITICAL, MARKER};
+use crate::trainer::{self, CRITICAL, MARKER};
 
 /// Waits between two tries are so much shorter than on a box.
 pub const WAITS_DIVIDED_BY: u32 = 500;
@@ -34,6 +34,8 @@ pub const WAITS_DIVIDED_BY: u32 = 500;
 pub const PATIENCE: Duration = Duration::from_secs(100);
 /// Times that a restore is asked for.
 const RESTORES: u32 = 5;
+/// Times that results are asked for.
+const COLLECTIONS: u32 = 10;
 /// Where a process finds what it is to do.
 const JOB: &str = "SPOTTER_MATRIX_SIDECAR";
 
@@ -110,22 +112,33 @@ impl Place {
     }
 }
 
-/// The client of the agent, a little less patient.
+/// The client of the agent.
 pub fn client(url: &str) -> S3Bucket {
-    let target = Target::parse("s3://runs/team", Some(url), None).unwrap();
+    client_with(url, impatient())
+}
+
+pub fn client_with(url: &str, options: S3Options) -> S3Bucket {
     let keys = Credentials {
         access_key_id: KEYS.0.to_owned(),
         secret_access_key: KEYS.1.to_owned(),
         session_token: None,
         expires_us: None,
     };
-    let options = S3Options {
+    S3Bucket::new(target(url), Arc::new(move || Some(keys.clone())), options).unwrap()
+}
+
+pub fn target(url: &str) -> Target {
+    Target::parse("s3://runs/team", Some(url), None).unwrap()
+}
+
+/// As the agent has them, a little less patient.
+pub fn impatient() -> S3Options {
+    S3Options {
         base_timeout: Duration::from_secs(1),
         floor_bytes_per_s: 8 << 20,
         hash_by: Arc::new(humble::run),
         ..S3Options::default()
-    };
-    S3Bucket::new(target, Arc::new(move || Some(keys.clone())), options).unwrap()
+    }
 }
 
 /// Lets the agent do its rounds until the checkpoint of a step is the newest commit and nothing is left to do.
@@ -164,6 +177,7 @@ pub async fn save(backup: &Arc<Backup>, step: u64) -> Result<(), String> {
 pub enum Part {
     Save,
     Restore,
+    Collect,
 }
 
 /// The test by which such a process begins; it calls [`play`] before anything else.
@@ -186,6 +200,7 @@ pub fn play(runtime: &tokio::runtime::Runtime) -> bool {
         match job["part"].as_str().unwrap() {
             "Save" => save(&backup, CRITICAL).await.unwrap(),
             "Restore" => drop(restore(&backup).await.unwrap()),
+            "Collect" => drop(collect(&backup, &place).await.unwrap()),
             part => panic!("{part} is no part of an agent"),
         }
     });
@@ -201,6 +216,20 @@ pub async fn restore(backup: &Backup) -> Result<Restored, String> {
             Ok(Some(restored)) => return Ok(restored),
             Ok(None) => return Err("there is nothing to restore".to_owned()),
             Err(err) => refused = format!("nothing restores: {err}"),
+        }
+    }
+    Err(refused)
+}
+
+/// Collects the results of a box; returns the key of their manifest. A plain no of the server is told at once; whoever asked asks again.
+pub async fn collect(backup: &Backup, place: &Place) -> Result<String, String> {
+    let paths = [trainer::RESULTS.to_owned()];
+    let mut refused = String::new();
+    for _ in 0..COLLECTIONS {
+        let collected = time::timeout(PATIENCE, backup.collect_results(&place.home, &paths)).await;
+        match collected.map_err(|_| "a collection does not end".to_owned())? {
+            Ok(results) => return Ok(results.manifest_key),
+            Err(err) => refused = format!("nothing is collected: {err}"),
         }
     }
     Err(refused)
@@ -269,6 +298,13 @@ impl Bucket for Passing {
         passing!("CreateMultipartUpload", self.to.create_upload(key))
     }
 
+    async fn create_upload_of(&self, key: &str, parts: usize) -> Result<String, BucketError> {
+        passing!(
+            "CreateMultipartUpload",
+            self.to.create_upload_of(key, parts)
+        )
+    }
+
     async fn upload_part(
         &self,
         key: &str,
@@ -304,6 +340,14 @@ impl Bucket for Passing {
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<ListedUpload>, BucketError> {
         passing!("ListMultipartUploads", self.to.list_uploads(prefix))
+    }
+
+    fn stored_as(&self, key: &str) -> String {
+        self.to.stored_as(key)
+    }
+
+    fn has_keys(&self) -> bool {
+        self.to.has_keys()
     }
 
     fn clock_offset_s(&self) -> f64 {

@@ -8,6 +8,8 @@ pub const CRITICAL: u64 = 3;
 pub const MARKER: &str = "whole";
 /// Steps there are.
 pub const STEPS: u64 = 4;
+/// What is collected in the end: a directory of a model in two parts and a small file.
+pub const RESULTS: &str = "out";
 /// A little more than one part.
 const LARGE_BYTES: usize = (8 << 20) + 60_000;
 
@@ -46,6 +48,34 @@ pub fn write(dir: &Path, step: u64) {
     for (name, bytes) in &FILES[usize::try_from(step).unwrap() - 1] {
         fs::write(dir.join(name), bytes).unwrap();
     }
+}
+
+/// Writes what is to be collected, where it is not there.
+pub fn write_results_once(home: &Path) {
+    let dir = home.join(RESULTS);
+    if dir.exists() {
+        return;
+    }
+    fs::create_dir_all(&dir).unwrap();
+    for (name, bytes) in results() {
+        fs::write(dir.join(name), bytes).unwrap();
+    }
+}
+
+/// Paths and blake3 of what is collected.
+pub fn hashes_of_results() -> BTreeMap<String, String> {
+    let hash = |(name, bytes): (&str, Vec<u8>)| {
+        let path = format!("{RESULTS}/{name}");
+        (path, blake3::hash(&bytes).to_hex().to_string())
+    };
+    results().into_iter().map(hash).collect()
+}
+
+fn results() -> [(&'static str, Vec<u8>); 2] {
+    [
+        ("final.safetensors", safetensors(STEPS + 1, LARGE_BYTES)),
+        ("train.log", b"step 4 loss 1.0\n".to_vec()),
+    ]
 }
 
 fn files(step: u64) -> Files {
