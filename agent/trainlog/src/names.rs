@@ -220,10 +220,13 @@ fn loss(name: &[u8]) -> Option<Named> {
         name.split(|byte| matches!(byte, b'_' | b' '))
             .filter(|part| !part.is_empty())
     };
-    // `loss`, `crossentropyloss`, `loss2`.
+    // `loss`, `crossentropyloss`, `loss2`, `LossPi`.
     let is_loss = |part: &[u8]| {
         let numbered = part.strip_prefix(b"loss");
-        part.ends_with(b"loss") || numbered.is_some_and(|rest| rest.iter().all(u8::is_ascii_digit))
+        part.ends_with(b"loss")
+            || numbered.is_some_and(|rest| {
+                rest.iter().all(u8::is_ascii_digit) || matches!(rest, b"pi" | b"q" | b"v")
+            })
     };
     if !parts().any(is_loss) {
         return None;
@@ -294,6 +297,7 @@ mod tests {
             ("loss scale", None),
             ("loss_weight", None),
             ("loss2", Some(Meaning::Loss(5))),
+            ("LossPi", Some(Meaning::Loss(5))),
             ("lossless", None),
             ("glossary", None),
         ] {

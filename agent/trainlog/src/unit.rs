@@ -128,6 +128,7 @@ const WRITTEN: &[(&str, Unit)] = &[
     ("/s", Unit::Samples),
     ("img/s", Unit::Images),
     ("img/sec", Unit::Images),
+    ("img/sec/core", Unit::Images),
     ("imgs/s", Unit::Images),
     ("imgs/sec", Unit::Images),
     ("image/s", Unit::Images),

@@ -173,6 +173,7 @@ impl State {
             let open = &block.record;
             (row.throughput.is_some() && open.throughput.is_some())
                 || (row.learning_rate.is_some() && open.learning_rate.is_some())
+                || (row.epoch.is_some() && open.epoch.is_some())
         };
         let fits = self.block.filter(|block| {
             block.table && place.saturating_sub(block.at) < BLOCK_BYTES && !repeats(block)

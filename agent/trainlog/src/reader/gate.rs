@@ -51,6 +51,7 @@ const ANCHORS: &[&str] = &[
     ">lr:",
     "timer:",
     "objf",
+    "envinteracts",
     super::words::LOSS,
     "ing rate",
     // `[200, 9.9875e-05]`: a step and its learning rate.

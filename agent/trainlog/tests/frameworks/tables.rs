@@ -39,3 +39,27 @@ fn images_from_noise_and_scenes_from_views() {
         "2/2 steps 10..20 30.804 ms/step",
     );
 }
+
+#[test]
+fn tables_of_names_and_of_losses_alone() {
+    // Spinning Up begins each table with its epoch; OpenAI's baselines.
+    check(
+        "---------------------------------------\n|             Epoch |               0 |\n|      AverageEpRet |            22.5 |\n| TotalEnvInteracts |           4000 |\n|            LossPi |         -0.0125 |\n|             LossV |             311 |\n---------------------------------------\n\
+         ---------------------------------------\n|             Epoch |               1 |\n|      AverageEpRet |            32.5 |\n| TotalEnvInteracts |           8000 |\n|            LossPi |         -0.0250 |\n|             LossV |             301 |\n---------------------------------------\n",
+        "2/2 steps 4000..8000 epoch 1 loss -0.0250",
+    );
+    check(
+        "| loss/policy_loss        | -0.0125  |\n| loss/value_loss         | 0.25     |\n| misc/total_timesteps    | 2048     |\n| fps                     | 1211     |\n",
+        "1/1 steps 2048..2048 loss -0.0125 1211 frames/s",
+    );
+    // Losses in columns, and nothing that counts them.
+    check(
+        "total loss\tscore loss\tborder loss\t\n46.5\t0.25\t0.175\t\n40.5\t0.24\t0.165\t\n",
+        "2/2 loss 40.5",
+    );
+    // Scenic.
+    check(
+        "I0201 10:00:00.000000 140 train_utils.py:200] step 100/1000, train loss 2.5, 12.5 img/sec/core\n",
+        "1/1 steps 100..100 of 1000 loss 2.5 12.5 images/s",
+    );
+}
