@@ -7,10 +7,9 @@ use serde::Serialize;
 use super::{
     baseline::{self, Carried, Past},
     calibrated::{Calibration, Predicted, Range},
-    evaluate::{self, Method},
+    evaluate::Method,
     hours,
     job::{Job, Machine},
-    memory,
     playbook::{self, SCENARIOS, Scenarios, Verdict},
 };
 use crate::ui::text;
