@@ -90,7 +90,7 @@ struct State {
     bytes_before: u64,
     /// The number of a line that repeats another, as a heading before it says.
     recap: u64,
-    /// A heading has said that an evaluation begins, and no epoch has begun since.
+    /// A heading has said that an evaluation begins, and nothing since that the training goes on.
     evaluating: bool,
     /// A bar that may be the training's: its total and position. Others inside it are evaluations.
     training_bar: Option<(f64, f64)>,
@@ -209,6 +209,7 @@ impl State {
     }
 
     fn training(&mut self, line: &[u8], place: u64, seen: &mut dyn FnMut(&Seen)) {
+        self.evaluating = self.evaluating && !ends_evaluation(line);
         let mut rest = line;
         // A trainer prints to the line of its bar, and bars follow bars.
         for _ in 0..64 {
@@ -253,7 +254,8 @@ impl State {
         if reading.kind == Kind::Epoch && is_indented && self.block.is_some() {
             reading.kind = Kind::Part;
         }
-        self.evaluating &= reading.kind != Kind::Epoch;
+        self.evaluating =
+            self.evaluating && reading.kind != Kind::Epoch && !self.trains(&reading.record);
         if self.evaluating && reading.record.loss.is_some() {
             reading.kind = Kind::Evaluation;
             reading.record = Record {
@@ -273,6 +275,11 @@ impl State {
         }
         // Paddle's steps of an evaluation look like those of the training.
         self.evaluating |= line.starts_with(b"Eval begin");
+    }
+
+    /// Whether a record below the heading of an evaluation can only be the training's.
+    fn trains(&self, record: &Record) -> bool {
+        record.learning_rate.or(record.grad_norm).is_some() || self.tallies.is_beyond(record)
     }
 
     fn evaluation(&mut self, record: Record, seen: &mut dyn FnMut(&Seen)) {
@@ -386,6 +393,14 @@ impl State {
             }
         }
     }
+}
+
+/// What Paddle and its kin say below an evaluation: `Eval samples: 1219`.
+fn ends_evaluation(line: &[u8]) -> bool {
+    let line = line.trim_ascii_start();
+    [&b"Eval samples"[..], b"Eval end", b"Eval done"]
+        .iter()
+        .any(|end| line.starts_with(end))
 }
 
 #[cfg(test)]

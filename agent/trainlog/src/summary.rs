@@ -151,6 +151,18 @@ impl Tallies {
         tally.broken >= 3 || (tally.broken > 0 && tally.broken == tally.distinct)
     }
 
+    /// Whether a record stands further than the last: in a later epoch, or at a later step of as many.
+    pub fn is_beyond(&self, record: &Record) -> bool {
+        let later = |new: Option<Printed>, old: Option<Printed>| {
+            new.zip(old).is_some_and(|(new, old)| new.value > old.value)
+        };
+        let last = self.best();
+        let text = |total: Option<Printed>| total.map(|total| total.text);
+        later(record.epoch, last.epoch)
+            || later(record.step, last.last_step)
+                && text(record.total_steps) == text(last.total_steps)
+    }
+
     /// Steps of the best kind, and moves of bars: what grows as long as a training goes on.
     pub fn progress(&self) -> u64 {
         let records = [&self.steps, &self.bare, &self.engine]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may hope")]
 
 mod beside;
+mod evaluations;
 mod own;
 mod positions;
 mod tables;
