@@ -228,21 +228,24 @@ pub(super) fn weaken(line: &[u8], proof: Proof) -> Proof {
         "optional",
         "will checkpoint",
     ];
-    let mild = MILD
+    let has = |text: &&str| memmem::find(line, text.as_bytes()).is_some();
+    let mild = MILD.iter().any(has);
+    // An allocator or a tuner says so, and goes on with less.
+    let gets_over = ["not a failure", "falling back", "fallback", "retrying"]
         .iter()
-        .any(|text| memmem::find(line, text.as_bytes()).is_some());
+        .any(has);
+    let allocates = ["tried to allocate", "trying to allocate"].iter().any(has);
     // The kernel's own report is no advice; a whole exception text may hold some.
-    let certain = [
-        &b"tried to allocate"[..],
-        b"trying to allocate",
-        b"killed",
-        b"nvrm",
-        b"core dumped",
-        b"bus error",
-        b"uncorrectable ecc",
-    ]
-    .iter()
-    .any(|text| memmem::find(line, text).is_some());
+    let certain = (allocates && !gets_over)
+        || [
+            "killed",
+            "nvrm",
+            "core dumped",
+            "bus error",
+            "uncorrectable ecc",
+        ]
+        .iter()
+        .any(has);
     if mild && !certain { Proof::Hint } else { proof }
 }
 
