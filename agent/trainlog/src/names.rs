@@ -5,7 +5,7 @@ mod table;
 use std::sync::LazyLock;
 
 use crate::{scan::is_evaluation, unit::Unit};
-use table::{MINOR, NAMES, NO_LOSS, STRANGERS, WHOLE};
+use table::{MINOR, NAMES, NO_LOSS, OTHER_WORK, STRANGERS, WHOLE};
 
 /// What a name stands for. Ranks order the candidates of one line: the lowest is taken, the first of equals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,25 +128,14 @@ fn look_up(name: &[u8]) -> Option<Meaning> {
 
 /// `timing/target_tokens_per_second`, `interval_samples_per_second`: words before a speed leave it the training's own.
 fn speed(name: &[u8], exact: impl Fn(&[u8]) -> Option<Meaning>) -> Option<Meaning> {
-    const OTHERS: [&[u8]; 10] = [
-        b"device",
-        b"gpu",
-        b"rollout",
-        b"gen",
-        b"generation",
-        b"inference",
-        b"max",
-        b"min",
-        b"decode",
-        b"prefill",
-    ];
+    const OTHERS: [&[u8]; 5] = [b"device", b"gpu", b"max", b"min", b"peak"];
     if !name.ends_with(b"_per_second") && !name.ends_with(b"_per_sec") {
         return None;
     }
     let mut rest = name;
     while let Some(at) = memchr::memchr(b'_', rest) {
         let word = &rest[..at];
-        if is_evaluation(word) || OTHERS.contains(&word) {
+        if is_evaluation(word) || OTHERS.contains(&word) || is_of_other_work(word) {
             return None;
         }
         rest = &rest[at + 1..];
@@ -155,6 +144,16 @@ fn speed(name: &[u8], exact: impl Fn(&[u8]) -> Option<Meaning>) -> Option<Meanin
         }
     }
     None
+}
+
+/// Whether a name says that its speed is not the training's: `data loading`, `Avg generation`.
+pub fn is_of_other_work(name: &[u8]) -> bool {
+    name.split(|byte| !byte.is_ascii_alphanumeric())
+        .any(|word| {
+            OTHER_WORK
+                .iter()
+                .any(|known| word.eq_ignore_ascii_case(known))
+        })
 }
 
 /// `lr-AdamW/group0`, `actor/lr`, `optim0_lr0`; not `lr_scheduler` and its kin.
@@ -202,6 +201,10 @@ fn qualified(meaning: Meaning, before: &[u8]) -> Option<Named> {
     let is_stranger = |word: &[u8]| STRANGERS.contains(&word) && !fits(word);
     if !speed && words.clone().any(is_stranger) {
         // `validation loss at iteration 100` keeps its word of evaluation, whatever else is there.
+        return None;
+    }
+    // `Avg generation throughput: 512.5 tokens/s`
+    if matches!(meaning, Meaning::Speed(_) | Meaning::SpeedByUnit) && is_of_other_work(before) {
         return None;
     }
     // `Epoch time: 5668.2` is not that of a step.
@@ -324,6 +327,14 @@ mod tests {
             ),
             ("eval/steps_per_second", None),
             ("rollout_tokens_per_second", None),
+            ("data_samples_per_second", None),
+            ("dataloader_samples_per_second", None),
+            ("read_samples_per_second", None),
+            ("tokenize_tokens_per_second", None),
+            ("perf/peak_tokens_per_second", None),
+            ("Avg generation throughput", None),
+            ("throughput", Some(Meaning::SpeedByUnit)),
+            ("Tokenizing step", None),
             ("train/global_step", Some(Meaning::Step(2))),
             ("something", None),
             ("", None),
