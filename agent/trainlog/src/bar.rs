@@ -124,12 +124,19 @@ impl Bar<'_> {
     }
 }
 
-/// Whether measured values stand where a name would: `d: -23.5;gen: -0.2`.
+/// Whether measured values, and no amounts, stand where a name would: `d: -23.5;gen: -0.2`, not `size: 1.5 GB`.
 fn is_values(name: &[u8]) -> bool {
-    Scanner::new(name).next().is_some_and(|first| {
+    let mut pairs = Scanner::new(name).peekable();
+    let measures = pairs.peek().is_some_and(|first| {
         let measured = memchr::memchr(b'.', first.value).is_some();
         first.start == 0 && first.separator == Separator::Sign && measured
-    })
+    });
+    let mut end = 0;
+    let bare = pairs.all(|pair| {
+        end = pair.end;
+        matches!(pair.unit, b"" | b"%")
+    });
+    measures && bare && !name[end..].iter().any(u8::is_ascii_alphabetic)
 }
 
 /// Where a prefix that others add ends: `[rank0]:`, `(Worker pid=12)`, `3:`, `[12:00:01]`.

@@ -9,7 +9,7 @@ use memchr::memmem;
 
 use crate::{
     duration::duration,
-    names::{Meaning, meaning},
+    names::{Meaning, is_of_other_work, meaning},
     number::{Printed, Text},
     record::Record,
     scan::{Pair, Scanner, Separator},
@@ -18,7 +18,8 @@ use crate::{
 
 pub use around::around;
 use positions::{
-    is_mean, is_place_of_code, named_behind, position_of_loss, speaks_of_files, step_and_rate,
+    is_argument, is_expense, is_mean, is_place_of_code, leads_line, named_behind, position_of_loss,
+    speaks_of_files, step_and_rate,
 };
 pub use result::{Results, Row};
 pub use table::{Columns, row};
@@ -132,6 +133,7 @@ impl Found {
         if is_place_of_code(line, pair) {
             return;
         }
+        self.setting |= is_argument(line, pair);
         if pair.name.is_empty() {
             return self.take_nameless(line, pair);
         }
@@ -152,7 +154,9 @@ impl Found {
                 return;
             }
             // `Computation: 34814 steps/s`: the unit says enough.
-            if let (Some(unit), Some(value)) = (unit::speed(pair.unit), speed_value(pair)) {
+            if let (Some(unit), Some(value)) = (unit::speed(pair.unit), speed_value(pair))
+                && !is_of_other_work(pair.name)
+            {
                 self.record.add_speed(value, unit);
             }
             self.others += usize::from(pair.separator == Separator::Sign);
@@ -177,8 +181,11 @@ impl Found {
                 let total = Printed::count(pair.value, b"");
                 record.total_steps = record.total_steps.or(total);
             }
-            // `ep:250` counts episodes, `ep 3` epochs.
-            Meaning::Epoch if pair.name == b"ep" && pair.separator == Separator::Sign => {}
+            // `ep:250` counts episodes, `[ep 3` epochs, `tp 2 ep 8` parts of a model.
+            Meaning::Epoch
+                if pair.name.eq_ignore_ascii_case(b"ep")
+                    && (pair.name == b"ep" && pair.separator == Separator::Sign
+                        || !leads_line(line, pair)) => {}
             Meaning::Epoch => {
                 // `current_epoch: 0, epoch: 1`
                 let by_name = pair.name.eq_ignore_ascii_case(b"epoch")
@@ -197,9 +204,11 @@ impl Found {
             }
             _ if is_clock => {}
             Meaning::StepTime(_) if is_date => {}
-            // `Cost: 675.8 sec`
-            Meaning::Loss(_) if unit::is_time(pair.unit) => {}
-            Meaning::Loss(6) if memchr::memchr(b'.', pair.value).is_none() => {}
+            Meaning::Loss(_) if is_expense(line, pair) => {}
+            Meaning::Loss(6)
+                if pair.name.len() > 1
+                    || pair.separator != Separator::Sign
+                    || memchr::memchr(b'.', pair.value).is_none() => {}
             Meaning::Loss(rank) => {
                 if self.loss_rank.is_none_or(|old| rank < old) {
                     record.loss = Printed::measure(pair.value);
@@ -380,15 +389,23 @@ impl Found {
         if record.has_metrics() || record.remaining.is_some() {
             return Some(self.reading(Kind::Part));
         }
-        let is_heading = record.epoch.is_some() && line.len() < 160;
+        // `Saving state: epoch 2` begins none.
+        let of_files = self
+            .epoch_end
+            .is_some_and(|end| speaks_of_files(&line[..end]));
+        let is_heading = record.epoch.is_some() && line.len() < 160 && !of_files;
         is_heading.then(|| self.reading(Kind::Epoch))
     }
 
     /// Whether this word, in any case, stands right behind the epoch.
     fn follows_epoch(&self, line: &[u8], word: &[u8]) -> bool {
         let rest = self.epoch_end.and_then(|end| line.get(end..));
-        rest.and_then(|rest| rest.trim_ascii_start().get(..word.len()))
-            .is_some_and(|start| start.eq_ignore_ascii_case(word))
+        let next = rest.and_then(|rest| {
+            rest.trim_ascii_start()
+                .split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_')
+                .next()
+        });
+        next.is_some_and(|next| next.eq_ignore_ascii_case(word))
     }
 
     /// The duration of a step is a speed as well, where it is that of a step.

@@ -85,7 +85,10 @@ fn undrawn(line: &[u8]) -> Option<Bar<'_>> {
         .iter()
         .rposition(|byte| !byte.is_ascii_digit() && *byte != b'/')
         .map_or(0, |before| before + 1);
-    let counted = Counted::read(&head[counts..]).filter(|counted| counted.rest.is_empty())?;
+    // `2.5/10` is no count.
+    let cut = matches!(head[..counts].last(), Some(b'.' | b',' | b'-' | b'_'));
+    let counted =
+        Counted::read(&head[counts..]).filter(|counted| counted.rest.is_empty() && !cut)?;
     Some(bracketed(&head[..counts], counted, &line[open + 1..]))
 }
 
@@ -303,7 +306,7 @@ fn spaced<'a>(prefix: &'a [u8], counted: Counted<'a>) -> Bar<'a> {
         remaining,
         postfix: &text[at..],
         rest: &[],
-        foreign: counted.foreign,
+        foreign: counted.foreign || counts_bytes(text),
     }
 }
 
@@ -364,6 +367,17 @@ fn is_foreign_speed(text: &[u8]) -> bool {
         || letters.ends_with(b"file/s")
         || letters.ends_with(b"files/s")
         || letters.ends_with(b"examples/s")
+}
+
+/// What pip writes behind its counts: ` MB 5.6 MB/s eta 0:00:01`.
+fn counts_bytes(text: &[u8]) -> bool {
+    let mut words = text.split(|byte| *byte == b' ');
+    words.find(|word| !word.is_empty()).is_some_and(|word| {
+        matches!(
+            word,
+            b"bytes" | b"kB" | b"KB" | b"MB" | b"GB" | b"KiB" | b"MiB" | b"GiB"
+        )
+    })
 }
 
 fn time_left(text: &[u8]) -> Option<Text> {

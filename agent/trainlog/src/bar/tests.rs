@@ -81,6 +81,8 @@ fn what_only_looks_like_a_bar_is_none() {
         "mfu 3%",
         "━━━━━━ heading ━━━━━",
         "it [is]",
+        "shard 2.5/10 [00:05<00:10, 3.0it/s]",
+        "part-3/10 [00:05<00:10, 3.0it/s]",
         "",
     ] {
         check(line, "");
@@ -100,10 +102,16 @@ fn names_tell_training_from_other_work() {
         ("Loading weights:", Role::Other),
         ("Fetching 8 files:", Role::Other),
         ("Anything:", Role::Other),
+        ("d: -23.5;gen: -0.2:", Role::Unnamed),
+        ("size: 1.5 GB:", Role::Other),
+        ("used: 1.5GB:", Role::Other),
     ] {
         let line = format!("{name}{bar}");
         assert_eq!(parse(line.as_bytes()).unwrap().role(), expected, "{name}");
     }
     let transfer = b"model:  50%|#####| 1.2G/2.4G [00:10<00:10, 120MB/s]";
     assert_eq!(parse(transfer).unwrap().role(), Role::Other);
+    // pip.
+    let transfer = "   ━━━━━━━━━━━━━━━━━━━━ 1.2/3.4 MB 5.6 MB/s eta 0:00:01";
+    assert_eq!(parse(transfer.as_bytes()).unwrap().role(), Role::Other);
 }

@@ -282,7 +282,44 @@ pub(super) fn position_of_loss(pair: &Pair<'_>) -> Option<(Meaning, bool)> {
 pub(super) fn is_place_of_code(line: &[u8], pair: &Pair<'_>) -> bool {
     let glued = |at: usize| at > 0 && line[at - 1] == b':';
     let rest = &line[pair.end..];
-    glued(pair.at) && glued(pair.start) && (rest.starts_with(b" - ") || rest.starts_with(b" | "))
+    let whole = pair.value.iter().all(u8::is_ascii_digit);
+    whole
+        && glued(pair.at)
+        && glued(pair.start)
+        && (rest.starts_with(b" - ") || rest.starts_with(b" | "))
+}
+
+/// `--steps 1000`: what a program was started with.
+pub(super) fn is_argument(line: &[u8], pair: &Pair<'_>) -> bool {
+    let before = &line[..pair.start];
+    (before == b"--" || before.ends_with(b" --"))
+        && pair.name.first().is_some_and(u8::is_ascii_lowercase)
+}
+
+/// `Cost: 675.8 sec`, `cost 12.5 min`, `cost: $1.25`: what was spent is no loss.
+pub(super) fn is_expense(line: &[u8], pair: &Pair<'_>) -> bool {
+    let rest = line[pair.end..].trim_ascii_start();
+    let letters = rest
+        .iter()
+        .take_while(|byte| byte.is_ascii_alphabetic())
+        .count();
+    let is_cost = pair.name.to_ascii_lowercase().ends_with(b"cost");
+    let long = [pair.unit, &rest[..letters]].iter().any(|unit| {
+        matches!(
+            *unit,
+            b"m" | b"min" | b"mins" | b"minutes" | b"h" | b"hours" | b"USD"
+        )
+    });
+    unit::is_time(pair.unit) || is_cost && long || line[..pair.at].ends_with(b"$")
+}
+
+/// Whether nothing but a bracket or another prefix stands before a name.
+pub(super) fn leads_line(line: &[u8], pair: &Pair<'_>) -> bool {
+    let before = line[..pair.start].trim_ascii_end();
+    matches!(
+        before.last(),
+        None | Some(b'[' | b'(' | b']' | b')' | b'|' | b':' | b'-' | b'>')
+    )
 }
 
 /// Whether a name has a word for a mean.

@@ -102,8 +102,12 @@ impl Columns {
                 && name.len() < 40
                 && !name.iter().any(|byte| matches!(byte, b':' | b'=' | b','))
         };
-        // `total loss	score loss	border loss`: a line for each step, which nobody counts.
-        let is_loss = |name: &[u8]| name.to_ascii_lowercase().ends_with(b"loss");
+        // `total loss	score loss	border loss`: a line for each step, which nobody counts. Fewer, or one of an
+        // evaluation among them, are the summary of an epoch.
+        let is_loss = |name: &[u8]| {
+            name.to_ascii_lowercase().ends_with(b"loss")
+                && meaning(name).is_some_and(|named| !named.evaluation)
+        };
         let means = |wanted: fn(Meaning) -> bool| {
             names.iter().any(|name| {
                 meaning(name).is_some_and(|named| !named.evaluation && wanted(named.meaning))
@@ -112,7 +116,7 @@ impl Columns {
         let is_heading = (least..=MAX_COLUMNS).contains(&names.len())
             && names.iter().all(|name| is_name(name))
             && (means(|meaning| matches!(meaning, Meaning::Epoch | Meaning::Step(_)))
-                || names.iter().all(|name| is_loss(name)))
+                || names.len() > 2 && names.iter().all(|name| is_loss(name)))
             && means(|meaning| matches!(meaning, Meaning::Loss(_)));
         is_heading.then_some(Self { names, between })
     }

@@ -211,7 +211,12 @@ impl State {
         let Some(block) = self.block.take() else {
             return;
         };
-        if block.record.step.is_some() && block.record.has_metrics() {
+        // Settings have positions and learning rates: `steps: 1000`, and `lr: 0.1` below it.
+        let told = Record {
+            learning_rate: None,
+            ..block.record
+        };
+        if block.record.step.is_some() && told.has_metrics() {
             self.count(Kind::Step, block.record, block.rank, block.line, seen);
         }
     }

@@ -6,6 +6,7 @@ mod beside;
 mod evaluations;
 mod own;
 mod positions;
+mod strangers;
 mod tables;
 
 use std::fmt::Write as _;
