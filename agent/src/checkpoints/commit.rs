@@ -44,7 +44,12 @@ impl Uploader<'_> {
         sources: &[Arc<Source>],
         about: &About,
     ) -> Result<Manifest, UploadError> {
-        if self.drop_lost_reuse(log).await? {
+        let mut try_number = 1;
+        while let Some(lost) = self.drop_lost(log).await? {
+            if try_number == COMMIT_TRIES {
+                return Err(lost);
+            }
+            try_number += 1;
             self.store_all(log, sources).await?;
         }
         self.review_objects(log).await?;
@@ -146,15 +151,12 @@ impl Uploader<'_> {
         Ok(true)
     }
 
-    /// Forgets files of which an older checkpoint's object was to serve that is not there any more: it was deleted since, perhaps while
-    /// this box was stopped. Returns whether there were any; they must be sent.
-    async fn drop_lost_reuse(&self, log: &mut AttemptLog) -> Result<bool, UploadError> {
+    /// Forgets files whose objects lie elsewhere than with the attempt, and not, or not in their size: those of an older checkpoint that was
+    /// deleted since, perhaps while this box was stopped, and what was sent to a place that was given out and is not there. They must be
+    /// sent again. Returns the first of them as an error.
+    async fn drop_lost(&self, log: &mut AttemptLog) -> Result<Option<UploadError>, UploadError> {
         let prefix = self.prefix_of(&log.attempt.id);
-        let stored = log.attempt.stored.iter();
-        let mut reused: Vec<(usize, String, u64)> = stored
-            .filter(|(_, entry)| !entry.key.starts_with(&prefix))
-            .map(|(file, entry)| (*file, entry.key.clone(), entry.size_bytes))
-            .collect();
+        let mut elsewhere = doubted(log, |entry| !entry.key.starts_with(&prefix));
         // One list of an older checkpoint's objects answers for all of them.
         let data = self.places.data_prefix();
         let of = |key: &str| {
@@ -162,32 +164,16 @@ impl Uploader<'_> {
             Some(self.prefix_of(id))
         };
         let mut older = BTreeSet::new();
-        older.extend(reused.iter().filter_map(|(_, key, _)| of(key)));
+        older.extend(elsewhere.iter().filter_map(|one| of(&one.key)));
         for prefix in older {
             let listed = self
                 .standing
                 .ask(self.stop, || self.bucket.list(&prefix))
                 .await?;
             let sizes = sizes(&listed);
-            reused.retain(|(_, key, size_bytes)| sizes.get(key.as_str()) != Some(size_bytes));
+            elsewhere.retain(|one| sizes.get(one.key.as_str()) != Some(&one.size_bytes));
         }
-        let mut lost = false;
-        for (file, key, size_bytes) in reused {
-            // A listing may lag behind.
-            let head = self
-                .standing
-                .ask(self.stop, || self.bucket.head(&key))
-                .await?;
-            if head.map(|object| object.size_bytes) != Some(size_bytes) {
-                tracing::warn!(
-                    key,
-                    "data of an older checkpoint is gone, its files are sent again"
-                );
-                self.record(log, Entry::Dropped { file }).await;
-                lost = true;
-            }
-        }
-        Ok(lost)
+        self.drop_wrong(log, elsewhere).await
     }
 
     /// Compares the size of every object of the attempt with what was sent. What is missing will be sent again.
@@ -198,48 +184,88 @@ impl Uploader<'_> {
             .ask(self.stop, || self.bucket.list(&prefix))
             .await?;
         let sizes = sizes(&listed);
-        let own: Vec<(usize, ManifestFile)> = log
-            .attempt
-            .stored
-            .iter()
-            .filter(|(_, entry)| entry.key.starts_with(&prefix))
-            .map(|(file, entry)| (*file, entry.clone()))
-            .collect();
-        for (file, entry) in own {
-            let size = match sizes.get(entry.key.as_str()) {
-                Some(size) => Some(*size),
-                None => self.size_soon(&entry.key).await?,
-            };
-            if size != Some(entry.size_bytes) {
-                self.record(log, Entry::Dropped { file }).await;
-                let found =
-                    size.map_or_else(|| "nothing".to_owned(), |size| format!("{size} bytes"));
-                return Err(UploadError::Review {
-                    key: entry.key,
-                    sent: format!("{} bytes", entry.size_bytes),
-                    found,
-                });
-            }
-        }
-        Ok(())
+        let mut own = doubted(log, |entry| entry.key.starts_with(&prefix));
+        own.retain(|one| sizes.get(one.key.as_str()) != Some(&one.size_bytes));
+        self.drop_wrong(log, own).await?.map_or(Ok(()), Err)
     }
 
-    /// Bytes of an object that was sent and that a listing lacks: listings lag behind, and answers may run ahead of what a server shows.
-    async fn size_soon(&self, key: &str) -> Result<Option<u64>, UploadError> {
-        for try_number in 1..=COMMIT_TRIES {
-            let head = self
-                .standing
-                .ask(self.stop, || self.bucket.head(key))
-                .await?;
-            if let Some(object) = head {
-                return Ok(Some(object.size_bytes));
-            }
-            if try_number < COMMIT_TRIES {
-                time::sleep(fault::wait(COMMIT_WAIT)).await;
-            }
+    /// Forgets files of whose objects the bucket does not say, after a while either, that they are there in their size. Returns the first of
+    /// them as an error.
+    async fn drop_wrong(
+        &self,
+        log: &mut AttemptLog,
+        doubted: Vec<Doubted>,
+    ) -> Result<Option<UploadError>, UploadError> {
+        let mut first = None;
+        for wrong in self.still_wrong(doubted).await? {
+            let file = wrong.file;
+            let err = wrong.into_error();
+            tracing::warn!(error = %err, "a file is sent again");
+            self.record(log, Entry::Dropped { file }).await;
+            first = first.or(Some(err));
         }
-        Ok(None)
+        Ok(first)
     }
+
+    /// Asks for each object that a listing does not have in its size, and after a while again for those that are still not: listings lag
+    /// behind, and answers may run ahead of what a server shows. The wait is for all of them together.
+    async fn still_wrong(&self, mut doubted: Vec<Doubted>) -> Result<Vec<Doubted>, UploadError> {
+        for try_number in 1..=COMMIT_TRIES {
+            let mut wrong = Vec::new();
+            for mut one in doubted {
+                let head = self
+                    .standing
+                    .ask(self.stop, || self.bucket.head(&one.key))
+                    .await?;
+                one.found_bytes = head.map(|object| object.size_bytes);
+                if one.found_bytes != Some(one.size_bytes) {
+                    wrong.push(one);
+                }
+            }
+            doubted = wrong;
+            if doubted.is_empty() || try_number == COMMIT_TRIES {
+                break;
+            }
+            time::sleep(fault::wait(COMMIT_WAIT)).await;
+        }
+        Ok(doubted)
+    }
+}
+
+/// An object that was sent, or is referred to, and of which a listing does not say that it is there in its size.
+struct Doubted {
+    /// Place of its file in the attempt.
+    file: usize,
+    key: String,
+    size_bytes: u64,
+    /// Its size as the bucket said last; `None`: it is not there.
+    found_bytes: Option<u64>,
+}
+
+impl Doubted {
+    fn into_error(self) -> UploadError {
+        UploadError::Review {
+            key: self.key,
+            sent: format!("{} bytes", self.size_bytes),
+            found: self
+                .found_bytes
+                .map_or_else(|| "nothing".to_owned(), |size| format!("{size} bytes")),
+        }
+    }
+}
+
+/// The objects of an attempt that are to be looked at.
+fn doubted(log: &AttemptLog, is_one: impl Fn(&ManifestFile) -> bool) -> Vec<Doubted> {
+    let stored = log.attempt.stored.iter();
+    stored
+        .filter(|(_, entry)| is_one(entry))
+        .map(|(file, entry)| Doubted {
+            file: *file,
+            key: entry.key.clone(),
+            size_bytes: entry.size_bytes,
+            found_bytes: None,
+        })
+        .collect()
 }
 
 fn sizes(listed: &[ListedObject]) -> BTreeMap<&str, u64> {

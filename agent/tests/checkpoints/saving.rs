@@ -9,7 +9,7 @@ use spotter_bucket::memory::MemoryBucket;
 
 use tokio::time::Instant;
 
-use crate::world::{GaugeBucket, HookBucket, MIB, World, npz};
+use crate::world::{GaugeBucket, HookBucket, LotBucket, MIB, World, npz};
 
 #[tokio::test(start_paused = true)]
 async fn a_finished_checkpoint_reaches_the_bucket_and_comes_back_bit_by_bit() {
@@ -345,4 +345,29 @@ async fn small_files_too_go_as_many_at_once_as_the_server_takes_gladly() {
     let most = *begun.iter().max().unwrap();
     assert!((4..=16).contains(&most), "it takes more: {begun:?}");
     world.assert_one_whole_commit_of(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_commit_names_what_lies_where_a_place_was_given_out_before_it_was_seen_there() {
+    // Lost once, lost again when it was sent again, and lost for good.
+    for (losing, is_saved) in [(1, true), (2, true), (u64::MAX, false)] {
+        let memory = Arc::new(MemoryBucket::new());
+        let lots = LotBucket::new(memory.clone(), losing);
+        let world = World::with(lots, memory.clone(), |_| {});
+        world.write("step_1.npz", &npz(1, 2000));
+        world.settle().await;
+        let saved = world.backup.round().await;
+        assert_eq!(saved.is_ok_and(|saved| saved.len() == 1), is_saved);
+        let manifests = world.manifests().await;
+        assert_eq!(
+            manifests.len(),
+            usize::from(is_saved),
+            "lost {losing} times"
+        );
+        for file in manifests.iter().flat_map(|manifest| &manifest.files) {
+            assert!(file.key.contains("/data/lot/"), "{}", file.key);
+            let size_bytes = memory.object(&file.key).map(|bytes| bytes.len() as u64);
+            assert_eq!(size_bytes, Some(file.size_bytes), "lost {losing} times");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::time;
 
 pub use self::buckets::{
-    CrashBucket, GaugeBucket, HookBucket, KeylessBucket, PinlessBucket, StuckBucket,
+    CrashBucket, GaugeBucket, HookBucket, KeylessBucket, LotBucket, PinlessBucket, StuckBucket,
 };
 
 pub const MIB: usize = 1 << 20;

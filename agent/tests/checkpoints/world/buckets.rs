@@ -25,6 +25,9 @@ trait Interference: Send + Sync {
     fn refuses_put(&self, _key: &str) -> bool {
         false
     }
+    fn place(&self, key: &str) -> String {
+        key.to_owned()
+    }
 }
 
 /// Something around each call.
@@ -54,6 +57,7 @@ macro_rules! interfering_bucket {
                         message: "these keys may not".to_owned(),
                     });
                 }
+                let key = &self.place(key);
                 Around(self)
                     .call("PutObject", self.memory.put(key, body))
                     .await
@@ -127,6 +131,9 @@ macro_rules! interfering_bucket {
                 Around(self)
                     .call("ListMultipartUploads", self.memory.list_uploads(prefix))
                     .await
+            }
+            fn stored_as(&self, key: &str) -> String {
+                self.place(key)
             }
             fn has_keys(&self) -> bool {
                 !self.keyless()
@@ -388,3 +395,51 @@ impl Interference for PinlessBucket {
 }
 
 interfering_bucket!(PinlessBucket);
+
+/// Reached by grants: what is sent in one request goes to places that were given out, and of the first objects there nothing is found
+/// though they were taken.
+pub struct LotBucket {
+    memory: Arc<MemoryBucket>,
+    /// Objects that are still to be lost.
+    losing: AtomicU64,
+}
+
+impl LotBucket {
+    pub fn new(memory: Arc<MemoryBucket>, losing: u64) -> Arc<LotBucket> {
+        Arc::new(LotBucket {
+            memory,
+            losing: AtomicU64::new(losing),
+        })
+    }
+}
+
+#[async_trait]
+impl Interference for LotBucket {
+    async fn before(&self, _: &'static str) {}
+
+    async fn after(&self, operation: &'static str) {
+        if operation != "PutObject" || self.losing.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        for key in self.memory.keys() {
+            if key.contains("/data/lot/") && self.memory.remove(&key) {
+                self.losing.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn keyless(&self) -> bool {
+        true
+    }
+
+    fn place(&self, key: &str) -> String {
+        match key.split_once("/data/") {
+            Some((root, name)) if !name.starts_with("lot/") => {
+                format!("{root}/data/lot/{}", name.replace('/', "-"))
+            }
+            _ => key.to_owned(),
+        }
+    }
+}
+
+interfering_bucket!(LotBucket);
