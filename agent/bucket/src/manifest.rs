@@ -24,8 +24,6 @@ pub const FORMAT_WITH_METRIC: u32 = 2;
 /// Version of one whose parts are subtrees of their file's hash, see [`hashes`]: a reader that does not know them would take what it
 /// restores for damaged.
 pub const FORMAT_WITH_SUBTREES: u32 = 3;
-/// How the reason ends why a manifest was not read that a newer spotter wrote.
-const NEWER: &str = "a newer one is needed";
 /// Longest name of a metric, and longest text of its value.
 const MAX_METRIC_BYTES: usize = 64;
 
@@ -132,7 +130,9 @@ pub enum ManifestError {
     #[error("manifest is damaged or not one")]
     Json(#[from] serde_json::Error),
     /// Written by a newer spotter.
-    #[error("manifest has format {0}, this spotter reads {FORMAT_WITH_SUBTREES}: {NEWER}")]
+    #[error(
+        "manifest has format {0}, this spotter reads {FORMAT_WITH_SUBTREES}: a newer one is needed"
+    )]
     Version(u32),
     /// Its hash of itself does not match, or its bytes are not the ones that were written.
     #[error("manifest does not match its own hash: it was damaged or altered")]
@@ -150,9 +150,44 @@ pub enum ManifestError {
     },
 }
 
-/// Whether a manifest is of a newer spotter, by the reason for which it was not read: it is not damaged, and may refer to anything.
-pub fn is_newer(reason: &str) -> bool {
-    reason.ends_with(NEWER)
+/// Why a manifest that is there was not read, in words for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unread {
+    /// It restores nothing.
+    Damaged(String),
+    /// It is of a newer spotter, or larger than this one reads: it is not damaged, and may refer to anything.
+    Newer(String),
+    /// The bucket does not give it out: it may refer to anything.
+    Refused(String),
+}
+
+impl Unread {
+    /// Whether it is whole for all that is known, so that nothing may be deleted to which it could refer.
+    pub fn may_be_whole(&self) -> bool {
+        !matches!(self, Self::Damaged(_))
+    }
+}
+
+impl std::fmt::Display for Unread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Damaged(why) | Self::Newer(why) | Self::Refused(why)) = self;
+        f.write_str(why)
+    }
+}
+
+impl From<&ManifestError> for Unread {
+    fn from(err: &ManifestError) -> Self {
+        let mut text = err.to_string();
+        let mut cause = std::error::Error::source(err);
+        while let Some(err) = cause {
+            text = format!("{text}: {err}");
+            cause = err.source();
+        }
+        match err {
+            ManifestError::Version(_) | ManifestError::TooLarge(_) => Self::Newer(text),
+            _ => Self::Damaged(text),
+        }
+    }
 }
 
 impl Manifest {

@@ -15,14 +15,14 @@ use crate::sorted::sort_by;
 use crate::{
     bucket::{Bucket, BucketError, ErrorKind, ListedObject},
     layout::{CommitId, Layout},
-    manifest::{self, MAX_MANIFEST_BYTES, Manifest},
+    manifest::{MAX_MANIFEST_BYTES, Manifest, ManifestError, Unread},
     retention::{self, Commit},
 };
 
 mod adopt;
 mod marks;
 
-pub use adopt::Adopted;
+pub use adopt::{Adopted, Left};
 pub use marks::{DamageMark, Holds};
 
 /// Version of the small records beside commits.
@@ -73,14 +73,37 @@ struct TombstoneRecord {
     manifest: String,
 }
 
+/// Why what has so many bytes is not read; `None`: it is.
+fn too_large(size_bytes: u64) -> Option<Unread> {
+    let size_bytes = usize::try_from(size_bytes).unwrap_or(usize::MAX);
+    (size_bytes > MAX_MANIFEST_BYTES).then(|| (&ManifestError::TooLarge(size_bytes)).into())
+}
+
 /// Orders names of commits by the time at which they were written.
 fn written(id: &CommitId) -> (u64, CommitId) {
     (id.made_ms(), *id)
 }
 
+/// A commit that is there, as far as it was read.
+pub type Read = (CommitId, Result<Manifest, Unread>);
+
+/// Names of what may be whole and was not read, among commits and what waits to become one: while there is any, no data may go, since it
+/// may be theirs.
+pub fn hidden(all: &[Read], left: &Left) -> Vec<String> {
+    let commits = all.iter().filter_map(|(id, commit)| {
+        let why = commit.as_ref().err()?;
+        why.may_be_whole().then(|| id.to_string())
+    });
+    let waiting = left.unread.iter();
+    let waiting = waiting
+        .filter(|(_, why)| why.may_be_whole())
+        .map(|(name, _)| name.clone());
+    commits.chain(waiting).collect()
+}
+
 /// All commits as [`retention`] takes them.
-pub fn as_commits(all: Vec<(CommitId, Result<Manifest, String>)>) -> Vec<Commit> {
-    let commit = |(id, manifest): (CommitId, Result<Manifest, String>)| Commit {
+pub fn as_commits(all: Vec<Read>) -> Vec<Commit> {
+    let commit = |(id, manifest): Read| Commit {
         id: id.to_string(),
         manifest: manifest.ok(),
     };
@@ -88,23 +111,32 @@ pub fn as_commits(all: Vec<(CommitId, Result<Manifest, String>)>) -> Vec<Commit>
 }
 
 impl Vault<'_> {
-    /// Names of all commits, last written first.
+    /// Names of all commits that are small enough to be read, last written first.
     pub async fn ids(&self) -> Result<Vec<CommitId>, BucketError> {
+        let listed = self.listed().await?.into_iter();
+        let readable = listed.filter(|(_, size_bytes)| *size_bytes <= MAX_MANIFEST_BYTES as u64);
+        Ok(readable.map(|(id, _)| id).collect())
+    }
+
+    /// Names and bytes of all commits, last written first.
+    async fn listed(&self) -> Result<Vec<(CommitId, u64)>, BucketError> {
         let listed = self.bucket.list(&self.layout.commits_prefix()).await?;
-        let mut ids: Vec<CommitId> = listed
+        let mut found: Vec<(CommitId, u64)> = listed
             .iter()
-            .filter(|object| object.size_bytes <= MAX_MANIFEST_BYTES as u64)
-            .filter_map(|object| self.layout.commit_of_key(&object.key))
+            .filter_map(|object| {
+                let id = self.layout.commit_of_key(&object.key)?;
+                Some((id, object.size_bytes))
+            })
             .collect();
-        sort_by(&mut ids, |a, b| written(b).cmp(&written(a)));
-        Ok(ids)
+        sort_by(&mut found, |a, b| written(&b.0).cmp(&written(&a.0)));
+        Ok(found)
     }
 
     /// One commit. `None`: there is none of that name; the inner error says how it is damaged.
     pub async fn read(
         &self,
         id: &CommitId,
-    ) -> Result<Option<Result<Manifest, String>>, BucketError> {
+    ) -> Result<Option<Result<Manifest, Unread>>, BucketError> {
         let bytes = match self.bucket.get(&self.layout.commit_key(id), None).await {
             Ok(bytes) => bytes,
             Err(err) if err.kind == ErrorKind::NotFound => return Ok(None),
@@ -113,30 +145,28 @@ impl Vault<'_> {
         Ok(Some(self.open(id, &bytes)))
     }
 
-    fn open(&self, id: &CommitId, bytes: &[u8]) -> Result<Manifest, String> {
-        let manifest = Manifest::open(bytes).map_err(|err| {
-            let mut text = err.to_string();
-            let mut cause = std::error::Error::source(&err);
-            while let Some(err) = cause {
-                text = format!("{text}: {err}");
-                cause = err.source();
-            }
-            text
-        })?;
+    fn open(&self, id: &CommitId, bytes: &[u8]) -> Result<Manifest, Unread> {
+        let manifest = Manifest::open(bytes).map_err(|err| Unread::from(&err))?;
         if manifest.id != id.to_string() || manifest.run != self.run {
-            return Err(format!(
+            return Err(Unread::Damaged(format!(
                 "it says it is {} of run {}",
                 manifest.id, manifest.run
-            ));
+            )));
         }
         Ok(manifest)
     }
 
-    /// All commits, last written first; of a damaged one, why.
-    pub async fn read_all(&self) -> Result<Vec<(CommitId, Result<Manifest, String>)>, BucketError> {
-        let ids = self.ids().await?;
-        let read = |id: CommitId| async move { Ok((id, self.read(&id).await?)) };
-        let mut reads = stream::iter(ids).map(read).buffered(IN_FLIGHT);
+    /// All commits, last written first; of one that cannot be read, why.
+    pub async fn read_all(&self) -> Result<Vec<Read>, BucketError> {
+        let listed = self.listed().await?;
+        let read = |(id, size_bytes): (CommitId, u64)| async move {
+            let commit = match too_large(size_bytes) {
+                Some(why) => Some(Err(why)),
+                None => self.read(&id).await?,
+            };
+            Ok::<_, BucketError>((id, commit))
+        };
+        let mut reads = stream::iter(listed).map(read).buffered(IN_FLIGHT);
         let mut commits = Vec::new();
         while let Some(read) = reads.next().await {
             let (id, commit) = read?;
@@ -222,7 +252,10 @@ impl Vault<'_> {
     }
 
     /// Second phase: deletes the data of checkpoints that were deleted before the grace, unless somebody reads them, and what
-    /// restores that are long over left. With `dry_run` nothing is deleted; nor while a commit is of a newer spotter.
+    /// restores that are long over left. With `dry_run` nothing is deleted.
+    ///
+    /// # Errors
+    /// As the bucket's, and `Refused` while a commit that may be whole cannot be read, see [`hidden`]; then no data goes.
     pub async fn purge(
         &self,
         grace: Duration,
@@ -240,19 +273,24 @@ impl Vault<'_> {
         if !tombstones.iter().any(is_due) {
             return Ok(Vec::new());
         }
+        // What waits before the commits: one that is put in place meanwhile is then in one of the two.
+        let left = self.waiting().await?;
         let all = self.read_all().await?;
-        // What a newer spotter committed may refer to any of it, and only that spotter can tell.
-        let is_newer = |commit: &Result<Manifest, String>| {
-            let why = commit.as_ref().err();
-            why.is_some_and(|why| manifest::is_newer(why))
-        };
-        if all.iter().any(|(_, commit)| is_newer(commit)) {
-            return Ok(Vec::new());
+        if let [first, ..] = hidden(&all, &left).as_slice() {
+            return Err(BucketError {
+                operation: "GetObject",
+                key: format!("{}{first}.json", self.layout.commits_prefix()),
+                kind: ErrorKind::Refused,
+                status: 0,
+                code: None,
+                message: "this spotter cannot read this commit, which may be a newer one's: no data is freed, since it may be its"
+                    .to_owned(),
+            });
         }
         let commits = as_commits(all);
         let holds = self.holds(now_ms).await?;
         // What still lies where a box left it would be put in place again when no tombstone told that it was deleted.
-        let waiting = self.waiting().await?;
+        let waiting: HashSet<&str> = left.manifests.iter().map(|one| one.id.as_str()).collect();
         let alive: HashSet<&str> = commits.iter().map(|commit| commit.id.as_str()).collect();
         let mut purged = Vec::new();
         let mut at = 0;
@@ -261,7 +299,7 @@ impl Vault<'_> {
             if !is_due(&tombstones[at])
                 || holds.read.contains(&id)
                 || holds.pinned.contains(&id)
-                || waiting.contains(&id)
+                || waiting.contains(id.as_str())
                 || tombstones[at].manifest.is_none()
             {
                 at += 1;
@@ -279,6 +317,7 @@ impl Vault<'_> {
             let others: Vec<&Manifest> = tombstones
                 .iter()
                 .filter_map(|tombstone| tombstone.manifest.as_ref())
+                .chain(&left.manifests)
                 .collect();
             let keys =
                 retention::purgeable(manifest, &commits, &others, &self.layout.data_prefix());
@@ -316,184 +355,4 @@ impl Vault<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use ulid::Ulid;
-
-    use super::marks::READER_LIFE;
-    use super::*;
-    use crate::{manifest::ManifestFile, memory::MemoryBucket};
-
-    const HOUR: Duration = Duration::from_secs(3600);
-    const NOW_US: u64 = 1_800_000_000_000_000;
-
-    fn id(step: u64) -> CommitId {
-        CommitId {
-            step,
-            ulid: Ulid::from_parts(1_700_000_000_000 + step, 1),
-        }
-    }
-
-    fn manifest_of_one(key: &str) -> bytes::Bytes {
-        crate::memory::collection("run", &id(0).to_string(), "a", b"a", key)
-    }
-
-    /// A commit of one file of its own and one of another commit.
-    fn commit(bucket: &MemoryBucket, layout: &Layout, step: u64, shared: u64) {
-        let file = |path: &str, of: u64| {
-            let key = layout.data_key(&id(of), path).unwrap();
-            bucket.insert(&key, "data");
-            ManifestFile {
-                path: format!("{of}-{path}"),
-                mode: 0o644,
-                mtime_ns: 0,
-                size_bytes: 4,
-                blake3: blake3::hash(b"data").to_hex().to_string(),
-                key,
-                part_size_bytes: 0,
-                parts: Vec::new(),
-            }
-        };
-        let mut files = vec![file("own", step)];
-        files.push(file("base", shared));
-        let mut manifest = Manifest {
-            v: manifest::FORMAT,
-            id: id(step).to_string(),
-            run: "run".into(),
-            attempt: 1,
-            step: Some(step),
-            rule: "generic".into(),
-            path: format!("checkpoint-{step}"),
-            directory: true,
-            committed_us: 0,
-            server_us: 0,
-            prev: None,
-            metric: None,
-            files,
-            encoding: None,
-            self_blake3: String::new(),
-        };
-        bucket.insert(&layout.commit_key(&id(step)), manifest.seal());
-    }
-
-    #[tokio::test]
-    async fn data_goes_after_the_grace_and_never_what_a_commit_still_uses() {
-        let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
-        for (step, shared) in [(1, 1), (2, 1), (3, 3)] {
-            commit(&bucket, &layout, step, shared);
-        }
-        let vault = Vault {
-            bucket: &bucket,
-            layout: &layout,
-            run: "run",
-        };
-        assert_eq!(vault.ids().await.unwrap(), [id(3), id(2), id(1)]);
-        assert!(vault.bury(&id(1), "a test", NOW_US).await.unwrap());
-        assert!(!vault.bury(&id(1), "a test", NOW_US).await.unwrap());
-        assert_eq!(vault.ids().await.unwrap(), [id(3), id(2)]);
-        let soon = NOW_US / 1_000 + 3_599_999;
-        assert_eq!(vault.purge(HOUR, soon, false).await.unwrap(), []);
-        let later = soon + 1;
-        let dry = vault.purge(HOUR, later, true).await.unwrap();
-        let own = layout.data_key(&id(1), "own").unwrap();
-        assert!(bucket.object(&own).is_some());
-        assert_eq!(vault.purge(HOUR, later, false).await.unwrap(), dry);
-        assert_eq!((dry[0].objects, dry[0].size_bytes), (1, 4));
-        assert!(bucket.object(&own).is_none());
-        let base = layout.data_key(&id(1), "base").unwrap();
-        assert!(bucket.object(&base).is_some(), "the second commit uses it");
-        assert_eq!(vault.tombstones().await.unwrap(), []);
-    }
-
-    #[tokio::test]
-    async fn what_is_read_or_whose_commit_came_back_stays() {
-        let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
-        for step in 1..=2 {
-            commit(&bucket, &layout, step, step);
-        }
-        let vault = Vault {
-            bucket: &bucket,
-            layout: &layout,
-            run: "run",
-        };
-        let reader = vault.begin_reading(&id(1), "a test", NOW_US).await.unwrap();
-        let buried = bucket.object(&layout.commit_key(&id(2))).unwrap();
-        for step in 1..=2 {
-            vault.bury(&id(step), "a test", NOW_US).await.unwrap();
-        }
-        // As if whoever buried it had died in between.
-        bucket.insert(&layout.commit_key(&id(2)), buried);
-        let later = NOW_US / 1_000 + 2 * 3_600_000;
-        assert_eq!(vault.purge(HOUR, later, false).await.unwrap(), []);
-        for step in 1..=2 {
-            let own = layout.data_key(&id(step), "own").unwrap();
-            assert!(bucket.object(&own).is_some(), "{step}");
-        }
-        assert_eq!(vault.tombstones().await.unwrap().len(), 1);
-        // A restore that was never ended holds nothing for ever.
-        let next_day = later + READER_LIFE.as_millis() as u64;
-        assert_eq!(vault.purge(HOUR, next_day, false).await.unwrap().len(), 1);
-        assert!(bucket.object(&reader).is_none());
-    }
-
-    #[tokio::test]
-    async fn what_was_deleted_while_it_waited_stays_until_it_waits_no_more() {
-        let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
-        let vault = Vault {
-            bucket: &bucket,
-            layout: &layout,
-            run: "run",
-        };
-        let key = layout.data_key(&id(0), "a").unwrap();
-        bucket.insert(&key, "a");
-        let body = manifest_of_one(&key);
-        bucket.insert(&layout.waiting_key(&id(0).ulid), body);
-        assert_eq!(vault.adopt(0).await.unwrap().new, 1);
-        vault.bury(&id(0), "a test", NOW_US).await.unwrap();
-        let later = NOW_US / 1_000 + 2 * 3_600_000;
-        assert_eq!(vault.purge(HOUR, later, false).await.unwrap(), []);
-        assert_eq!(vault.adopt(0).await.unwrap().new, 0, "it was deleted");
-        assert_eq!(vault.adopt(i64::MAX).await.unwrap().new, 0);
-        assert_eq!(vault.purge(HOUR, later, false).await.unwrap().len(), 1);
-        assert_eq!(bucket.keys(), Vec::<String>::new());
-    }
-
-    #[tokio::test]
-    async fn nothing_goes_that_a_commit_of_a_newer_spotter_may_refer_to() {
-        let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
-        commit(&bucket, &layout, 1, 1);
-        let newer = layout.commit_key(&id(2));
-        bucket.insert(&newer, "{\"v\": 99, \"pieces\": [\"of what step 1 had\"]}");
-        let vault = Vault {
-            bucket: &bucket,
-            layout: &layout,
-            run: "run",
-        };
-        vault.bury(&id(1), "a test", NOW_US).await.unwrap();
-        let later = NOW_US / 1_000 + 2 * 3_600_000;
-        assert_eq!(vault.purge(HOUR, later, false).await.unwrap(), []);
-        bucket.insert(&newer, "{\"v\": 1");
-        let purged = vault.purge(HOUR, later, false).await.unwrap();
-        assert_eq!(purged.len(), 1, "what is damaged restores nothing");
-    }
-
-    #[tokio::test]
-    async fn a_damaged_tombstone_deletes_nothing() {
-        let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
-        commit(&bucket, &layout, 1, 1);
-        let vault = Vault {
-            bucket: &bucket,
-            layout: &layout,
-            run: "run",
-        };
-        vault.bury(&id(1), "a test", NOW_US).await.unwrap();
-        let key = vault.tombstones().await.unwrap().remove(0).key;
-        assert!(bucket.corrupt(&key));
-        let later = NOW_US / 1_000 + 2 * 3_600_000;
-        assert_eq!(vault.purge(HOUR, later, false).await.unwrap(), []);
-        assert!(
-            bucket
-                .object(&layout.data_key(&id(1), "own").unwrap())
-                .is_some()
-        );
-    }
-}
+mod tests;

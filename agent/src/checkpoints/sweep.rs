@@ -196,6 +196,11 @@ impl Backup {
         let run = self.places.run_prefix();
         let uploads = self.bucket.list_uploads(&run).await.unwrap_or_default();
         let listed = self.bucket.list(&self.places.commits_prefix()).await?;
+        // What waits before the commits: one that is put in place meanwhile is then in one of the two.
+        let left = vault.waiting().await?;
+        if !left.unread.is_empty() {
+            return Ok(None);
+        }
         let commits = vault.read_all().await?;
         let read: HashSet<String> = commits.iter().map(|(id, _)| id.to_string()).collect();
         let is_unread = |object: &ListedObject| {
@@ -207,7 +212,7 @@ impl Backup {
         }
         // The commits before the tombstones: a checkpoint that is being deleted is then in one of the two.
         let buried = vault.tombstones().await?;
-        let mut manifests = Vec::new();
+        let mut manifests = left.manifests;
         for object in &results {
             let name = object.key.strip_prefix(&area);
             let id = name.and_then(|name| name.strip_suffix(".json"));

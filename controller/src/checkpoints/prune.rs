@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 use spotter_bucket::{
-    Bucket, BucketError, CommitId, Keep, Manifest, manifest,
+    Bucket, BucketError, CommitId, Keep, Manifest,
     retention::{self, Commit},
     vault::{self, Purged},
 };
@@ -69,7 +69,8 @@ pub struct Pruned {
     pub orphan_bytes: u64,
     /// Uploads that were begun and never ended.
     pub aborted_uploads: usize,
-    /// Checkpoints of a newer spotter: while there are any no data goes, since it may be theirs.
+    /// Checkpoints of a newer spotter, or such as these keys may not read: while there are any no data goes, since it may be theirs. Those
+    /// that a box left to be put in place are named as they lie there, `waiting-...`.
     pub newer: Vec<String>,
 }
 
@@ -97,15 +98,12 @@ pub enum PruneError {
 /// See [`PruneError`]. What was deleted before stays so.
 pub async fn prune(shelf: &Shelf, order: &Order) -> Result<Pruned, PruneError> {
     let vault = shelf.vault();
+    // What waits before the commits: one that is put in place meanwhile is then in one of the two.
+    let left = vault.waiting().await?;
     let all = vault.read_all().await?;
-    let is_newer = |commit: &Result<Manifest, String>| {
-        let why = commit.as_ref().err();
-        why.is_some_and(|why| manifest::is_newer(why))
-    };
-    let newer = all.iter().filter(|(_, commit)| is_newer(commit));
     let mut pruned = Pruned {
         dry_run: order.dry_run,
-        newer: newer.map(|(id, _)| id.to_string()).collect(),
+        newer: vault::hidden(&all, &left),
         ..Pruned::default()
     };
     let commits = vault::as_commits(all);
@@ -142,7 +140,9 @@ pub async fn prune(shelf: &Shelf, order: &Order) -> Result<Pruned, PruneError> {
             });
         }
     }
-    pruned.purged = vault.purge(order.grace, now_ms, order.dry_run).await?;
+    if pruned.newer.is_empty() {
+        pruned.purged = vault.purge(order.grace, now_ms, order.dry_run).await?;
+    }
     let gone: HashSet<&str> = pruned.purged.iter().map(|one| one.id.as_str()).collect();
     let tombstones = vault.tombstones().await?;
     pruned.waiting = tombstones
@@ -155,6 +155,7 @@ pub async fn prune(shelf: &Shelf, order: &Order) -> Result<Pruned, PruneError> {
         .collect();
     // A commit or a tombstone that cannot be read may speak of anything.
     if order.at_rest
+        && left.unread.is_empty()
         && commits.iter().all(|commit| commit.manifest.is_some())
         && tombstones
             .iter()
@@ -163,7 +164,8 @@ pub async fn prune(shelf: &Shelf, order: &Order) -> Result<Pruned, PruneError> {
         let dead = tombstones
             .iter()
             .filter_map(|tombstone| tombstone.manifest.as_ref());
-        sweep(shelf, order, &commits, dead, &mut pruned).await?;
+        let others = dead.chain(&left.manifests);
+        sweep(shelf, order, &commits, others, &mut pruned).await?;
     }
     Ok(pruned)
 }
@@ -196,7 +198,7 @@ async fn sweep<'a>(
     shelf: &Shelf,
     order: &Order,
     commits: &'a [Commit],
-    dead: impl Iterator<Item = &'a Manifest>,
+    others: impl Iterator<Item = &'a Manifest>,
     pruned: &mut Pruned,
 ) -> Result<(), BucketError> {
     let now_ms = order.now_us / 1_000;
@@ -219,7 +221,7 @@ async fn sweep<'a>(
     if collected.is_some() {
         objects.extend(results);
     }
-    let spoken_for = retention::keys(whole.chain(dead));
+    let spoken_for = retention::keys(whole.chain(others));
     let of_results = retention::keys(collected.iter().flatten());
     let attempt = |key: &str| match shelf.layout.data_of_key(key) {
         Some((id, _)) => Some(id),
@@ -377,14 +379,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_commit_that_cannot_be_read_may_refer_to_is_no_orphan() {
-        for (unread, is_newer) in [("{\"v\": 99}", true), ("{\"v\": 1", false)] {
+        let waiting = "waiting-01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        for (name, unread, is_newer) in [
+            (OLD, "{\"v\": 99}", true),
+            (OLD, "{\"v\": 1", false),
+            (waiting, "{\"v\": 99}", true),
+            (waiting, "{\"v\": 1", false),
+        ] {
             let bucket = Arc::new(MemoryBucket::new());
             let target = Target::parse("s3://bucket/team", None, None).unwrap();
             let shelf = Shelf::new(bucket.clone(), &target, "run").unwrap();
             // Of a checkpoint that is long deleted, and whose file another one took over.
             let shared = format!("team/run/data/{DEAD}/base");
             bucket.insert(&shared, "base");
-            bucket.insert(&format!("team/run/commits/{OLD}.json"), unread);
+            bucket.insert(&format!("team/run/commits/{name}.json"), unread);
             let day = Duration::from_secs(24 * 3600);
             bucket.grow_old(2 * day);
             let order = Order {
@@ -396,9 +404,16 @@ mod tests {
             };
             let pruned = prune(&shelf, &order).await.unwrap();
             assert_eq!(pruned.orphans, 0);
-            assert_eq!(pruned.newer == [OLD], is_newer);
+            assert_eq!(pruned.newer == [name], is_newer, "{name}");
             assert!(bucket.object(&shared).is_some());
-            assert!(bucket.remove(&format!("team/run/commits/{OLD}.json")));
+            let lies_at = format!("team/run/commits/{name}.json");
+            // And what a waiting one refers to that can be read.
+            let sealed = collection("run", OLD, "a", b"base", &shared);
+            let waits_at = format!("team/run/commits/{waiting}.json");
+            assert!(bucket.remove(&lies_at));
+            bucket.insert(&waits_at, sealed);
+            assert_eq!(prune(&shelf, &order).await.unwrap().orphans, 0);
+            assert!(bucket.remove(&waits_at));
             assert_eq!(prune(&shelf, &order).await.unwrap().orphans, 1);
         }
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use spotter_bucket::{
     BucketError, CommitId, Manifest, ManifestFile,
     download::{self, Damage, DownloadError},
+    vault,
 };
 
 use super::Shelf;
@@ -76,11 +77,11 @@ type Known<'a> = HashMap<(&'a str, &'a str), Option<Damage>>;
 /// When the bucket gives no answer that says whether something is damaged.
 pub async fn verify(
     shelf: &Shelf,
-    commits: &[(CommitId, Result<Manifest, String>)],
+    commits: &[vault::Read],
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Vec<Verdict>, DownloadError> {
     let known = examine_all(shelf, commits, progress).await?;
-    let verdict = |(id, commit): &(CommitId, Result<Manifest, String>)| {
+    let verdict = |(id, commit): &vault::Read| {
         let mut verdict = Verdict {
             id: id.to_string(),
             step: (id.step > 0).then_some(id.step),
@@ -89,7 +90,7 @@ pub async fn verify(
             files: Vec::new(),
         };
         match commit {
-            Err(reason) => verdict.commit = Some(reason.clone()),
+            Err(reason) => verdict.commit = Some(reason.to_string()),
             Ok(manifest) => {
                 verdict.step = manifest.step;
                 verdict.size_bytes = manifest.total_bytes();
@@ -103,7 +104,7 @@ pub async fn verify(
 
 async fn examine_all<'a>(
     shelf: &Shelf,
-    commits: &'a [(CommitId, Result<Manifest, String>)],
+    commits: &'a [vault::Read],
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Known<'a>, DownloadError> {
     let mut known = Known::new();
@@ -163,7 +164,7 @@ pub struct Marks {
 
 /// Which commits are to be marked by what was found of some of them (pure). A commit that cannot be believed needs no mark: it restores nothing,
 /// and no box refers to it.
-pub fn marks(verdicts: &[Verdict], commits: &[(CommitId, Result<Manifest, String>)]) -> Marks {
+pub fn marks(verdicts: &[Verdict], commits: &[vault::Read]) -> Marks {
     let damaged: HashSet<&str> = (verdicts.iter())
         .flat_map(|verdict| &verdict.files)
         .map(|file| file.key.as_str())

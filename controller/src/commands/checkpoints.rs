@@ -281,14 +281,14 @@ pub(super) async fn manifest(
     let unread = format!("checkpoint {id} of `{}` was not read", shelf.run);
     match shelf.vault().read(&id).await {
         Ok(Some(Ok(manifest))) => Ok(manifest),
-        Ok(Some(Err(why))) if commit::is_newer(&why) => Err(CommandError::new(unread)
-            .because(why)
+        Ok(Some(Err(why))) if why.may_be_whole() => Err(CommandError::new(unread)
+            .because(why.to_string())
             .hint("install the spotter that wrote it, or a newer one, then try again")),
         Ok(Some(Err(why))) => Err(CommandError::new(format!(
             "checkpoint {id} of `{}` is damaged",
             shelf.run
         ))
-        .because(why)),
+        .because(why.to_string())),
         Ok(None) => Err(CommandError::new(unread).because("it was deleted just now")),
         Err(err) => Err(failed(shelf, unread, err)),
     }

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::Vault;
+use super::{Vault, too_large};
 use crate::{
     bucket::{BucketError, ErrorKind, ListedObject},
     layout::CommitId,
-    manifest::{MAX_MANIFEST_BYTES, Manifest},
+    manifest::{MAX_MANIFEST_BYTES, Manifest, Unread},
 };
 
 /// Within so long whoever put a commit has read it back.
@@ -19,6 +19,15 @@ pub struct Adopted {
     pub new: usize,
     /// Keys that were passed over, each with the reason.
     pub passed_over: Vec<String>,
+}
+
+/// What lies where boxes without keys leave their commits.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// What could be read.
+    pub manifests: Vec<Manifest>,
+    /// Names of what could not, each with the reason.
+    pub unread: Vec<(String, Unread)>,
 }
 
 impl Vault<'_> {
@@ -101,23 +110,34 @@ impl Vault<'_> {
         Ok(adopted)
     }
 
-    /// Names of commits that lie where a box without keys left them. What is damaged there is none.
-    pub(super) async fn waiting(&self) -> Result<HashSet<String>, BucketError> {
+    /// Commits that lie where a box without keys left them.
+    pub async fn waiting(&self) -> Result<Left, BucketError> {
         let listed = self.bucket.list(&self.layout.commits_prefix()).await?;
-        let mut found = HashSet::new();
+        let mut left = Left::default();
         for object in listed {
-            let is_one = self.layout.is_waiting(&object.key);
-            if !is_one || object.size_bytes > MAX_MANIFEST_BYTES as u64 {
+            if !self.layout.is_waiting(&object.key) {
                 continue;
             }
-            match self.bucket.get(&object.key, None).await {
-                Ok(bytes) => found.extend(Manifest::open(&bytes).ok().map(|manifest| manifest.id)),
-                // Somebody else was faster.
-                Err(err) if err.kind == ErrorKind::NotFound => {}
-                Err(err) => return Err(err),
+            let opened = match too_large(object.size_bytes) {
+                Some(why) => Err(why),
+                None => match self.bucket.get(&object.key, None).await {
+                    Ok(bytes) => Manifest::open(&bytes).map_err(|err| Unread::from(&err)),
+                    // Somebody else was faster.
+                    Err(err) if err.kind == ErrorKind::NotFound => continue,
+                    Err(err) if is_passing(&err) => return Err(err),
+                    Err(err) => Err(Unread::Refused(err.to_string())),
+                },
+            };
+            match opened {
+                Ok(manifest) => left.manifests.push(manifest),
+                Err(why) => {
+                    let name = object.key.rsplit('/').next().unwrap_or_default();
+                    let name = name.strip_suffix(".json").unwrap_or(name);
+                    left.unread.push((name.to_owned(), why));
+                }
             }
         }
-        Ok(found)
+        Ok(left)
     }
 
     /// Whether what lies where a commit belongs is that commit; a put that was cut off may have left anything.

@@ -1,7 +1,6 @@
 //! `spotter checkpoints ls`.
 
 use serde::Serialize;
-use spotter_bucket::manifest::is_newer;
 
 use super::{Metric, Place, failed, marked, open};
 use crate::{
@@ -63,7 +62,7 @@ pub(super) async fn ls(ui: &mut Ui, deps: &Deps, args: &LsArgs) -> Result<(), Co
                 committed_us: manifest.committed_us,
                 path: manifest.path,
             }),
-            Err(why) if is_newer(&why) => {
+            Err(why) if why.may_be_whole() => {
                 newer = true;
                 ui.warning(format_args!("checkpoint {id} is not shown: {why}"));
             }

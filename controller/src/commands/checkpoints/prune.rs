@@ -143,7 +143,7 @@ fn tell(ui: &mut Ui, run: &str, pruned: &Pruned) {
     }
     if let [first, ..] = pruned.newer.as_slice() {
         ui.warning(format_args!(
-            "{} of a newer spotter, which this one cannot read: no data was freed, since it may be theirs",
+            "{} of a newer spotter, or not to be read with these keys: no data was freed, since it may be theirs",
             match pruned.newer.len() {
                 1 => format!("checkpoint {first} is"),
                 count => format!("{count} checkpoints, such as {first}, are"),

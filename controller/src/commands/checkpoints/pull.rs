@@ -140,7 +140,7 @@ async fn pull_marked(
         .ok();
     let manifest = match vault.read(id).await {
         Ok(Some(Ok(manifest))) => manifest,
-        Ok(Some(Err(why))) => return Ok(Err(why)),
+        Ok(Some(Err(why))) => return Ok(Err(why.to_string())),
         Ok(None) => return Ok(Err("it was deleted just now".to_owned())),
         Err(err) => return Err(failed(shelf, what, err)),
     };
