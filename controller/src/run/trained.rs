@@ -5,6 +5,7 @@ use crate::{
     run::{
         State,
         bringing_up::TRAIN,
+        marks::COMMITTED,
         restarts::RESTARTED,
         runtime::{ENDS, RUNNING},
         silence::{HEARD, SILENT},
@@ -44,13 +45,13 @@ impl Times {
         own.sort_by_key(|event| (event.time_us, event.id));
         let mut times = Self::default();
         let (mut since_us, mut silent_us) = (None, None);
-        // The newest moment of which the box itself told.
+        // The newest moment of which the box itself told, be it by what it left in the bucket.
         let mut lived_us = None;
         for event in own {
             let at_us = event.time_us;
             let kind = event.kind.as_str();
             let told_us = |key: &str| event.detail[key].as_i64();
-            if event.origin == Origin::Agent {
+            if event.origin == Origin::Agent || kind == COMMITTED {
                 lived_us = Some(at_us);
                 silent_us = silent_us.map(|silent_us: i64| silent_us.max(at_us));
             }
@@ -214,16 +215,14 @@ mod tests {
             &[(10, 48)],
             &[(48, 60)],
         );
-        check(
-            &[
-                ("running", 10, no()),
-                ("box:checkpoint.committed", 50, no()),
-                gone,
-            ],
-            Some(90),
-            &[(10, 50)],
-            &[(50, 60)],
-        );
+        for kind in ["box:checkpoint.committed", COMMITTED] {
+            check(
+                &[("running", 10, no()), (kind, 50, no()), gone.clone()],
+                Some(90),
+                &[(10, 50)],
+                &[(50, 60)],
+            );
+        }
         // An older record does not say when.
         check(
             &[("running", 10, no()), ("lost", 60, no())],

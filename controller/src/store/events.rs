@@ -115,6 +115,30 @@ impl Store {
         Ok(seq)
     }
 
+    /// The same, unless an event of the kind is there already, whoever told it, of which `is_told` says that it tells of this. Whether it was
+    /// stored.
+    pub fn note_once(
+        &self,
+        run: &str,
+        attempt: u32,
+        time_us: i64,
+        kind: &str,
+        detail: &serde_json::Value,
+        is_told: impl Fn(&EventRecord) -> bool,
+    ) -> Result<bool, StoreError> {
+        let mut connection = self.lock();
+        let transaction = write(&mut connection)?;
+        if of_kind(&transaction, run, attempt, kind)?
+            .iter()
+            .any(is_told)
+        {
+            return Ok(false);
+        }
+        tell(&transaction, run, attempt, time_us, kind, detail)?;
+        transaction.commit().map_err(doing("store an event"))?;
+        Ok(true)
+    }
+
     /// The newest event of a kind that an attempt has, whoever says so.
     pub fn newest_event(
         &self,
@@ -141,14 +165,7 @@ impl Store {
         attempt: u32,
         kind: &str,
     ) -> Result<Vec<EventRecord>, StoreError> {
-        collect(
-            &self.lock(),
-            "SELECT id, attempt, origin, seq, time_us, kind, detail_json FROM events
-             WHERE run = ?1 AND attempt = ?2 AND kind = ?3 ORDER BY id",
-            params![run, attempt, kind],
-            read,
-            "list the events",
-        )
+        of_kind(&self.lock(), run, attempt, kind)
     }
 
     /// Events of a run whose position is after `after_id` (0: all), in the order in which they were stored.
@@ -162,6 +179,22 @@ impl Store {
             "list the events",
         )
     }
+}
+
+fn of_kind(
+    connection: &Connection,
+    run: &str,
+    attempt: u32,
+    kind: &str,
+) -> Result<Vec<EventRecord>, StoreError> {
+    collect(
+        connection,
+        "SELECT id, attempt, origin, seq, time_us, kind, detail_json FROM events
+         WHERE run = ?1 AND attempt = ?2 AND kind = ?3 ORDER BY id",
+        params![run, attempt, kind],
+        read,
+        "list the events",
+    )
 }
 
 /// Event with which a run ends; of the run as a whole.

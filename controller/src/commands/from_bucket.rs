@@ -56,12 +56,18 @@ impl Deps {
         shelf: &Shelf,
     ) -> Result<(), String> {
         let vault = shelf.vault();
+        let now_us = self.clock.now_us();
         let there = vault.ids().await.map_err(|err| err.to_string())?;
         let events = store.events(&run.name, 0).map_err(|err| err.to_string())?;
-        for id in late::unknown(&events, attempts, &there) {
+        let mut noted = 0;
+        for id in late::unknown(&events, attempts, &there, now_us) {
+            if noted == late::MOST {
+                break;
+            }
             let read = vault.read(&id).await.map_err(|err| err.to_string())?;
             if let Some(Ok(manifest)) = read {
-                late::note(store, &run.name, attempts, &manifest).map_err(|err| err.to_string())?;
+                let is_new = late::note(store, &run.name, attempts, &manifest, now_us);
+                noted += usize::from(is_new.map_err(|err| err.to_string())?);
             }
         }
         Ok(())
