@@ -74,8 +74,8 @@ fn left(store: &Store, run: &str, attempt: u32, kinds: &[&str]) -> Result<Vec<St
 
 /// The newest checkpoint that finished on the box of an attempt and that no bucket is known to have, as its agent told; `None`: there
 /// is none, or the bucket has a newer one of what this attempt trained. A commit of an earlier attempt beyond the step at which this one
-/// went on is no such one: it was passed over, because it is damaged. A name without a number counts as the furthest step that was seen,
-/// or as further than any where none was.
+/// went on is no such one: it was passed over, because it is damaged. A name without a number is overtaken by none, and counts as the
+/// furthest step that was seen, or as further than any where none was.
 pub fn only_on_box(store: &Store, attempt: &AttemptRecord) -> Result<Option<OnBox>, StoreError> {
     let run = &attempt.run;
     let mut saved_step = None;
@@ -95,8 +95,12 @@ pub fn only_on_box(store: &Store, attempt: &AttemptRecord) -> Result<Option<OnBo
         let is_settled = |other: &EventRecord| {
             other.id > event.id && word(&other.detail, "path").as_ref() == Some(&path)
         };
-        let step = event.detail["step"].as_u64().or(attempt.last_step);
-        let is_newer = step.is_none() || step > saved_step;
+        let named = event.detail["step"].as_u64();
+        let is_newer = named.is_none() || named > saved_step;
+        // A log may be behind what is saved.
+        let seen = attempt.last_step;
+        let seen = seen.map(|seen| seen.max(saved_step.unwrap_or(0)));
+        let step = named.or(seen);
         (!settled.iter().any(is_settled) && is_newer).then_some(OnBox { step, path })
     });
     Ok(left.max_by_key(OnBox::order))
@@ -348,5 +352,55 @@ mod tests {
         };
         let left = only_on_box(&store, &again).unwrap().unwrap();
         assert_eq!(left.step, Some(370));
+    }
+
+    #[test]
+    fn a_final_model_without_a_step_is_overtaken_by_no_step_that_is_saved() {
+        for (last_step, expected) in [
+            (Some(1000), Some(1000)),
+            (Some(1200), Some(1200)),
+            // The log was behind.
+            (Some(990), Some(1000)),
+            (None, None),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(&dir.path().join("store.db"), Clock::new(|| 0)).unwrap();
+            let mut seq = 0;
+            let mut note = |kind: &str, detail: Value| {
+                seq += 1;
+                let event = StoredEvent {
+                    seq,
+                    time_us: i64::try_from(seq).unwrap(),
+                    kind: kind.to_owned(),
+                    detail,
+                };
+                store.append_events("r", 1, &[event]).unwrap();
+            };
+            let attempt = AttemptRecord {
+                last_step,
+                ..crate::run::summary::attempt_for_tests(1)
+            };
+            let numbered = json!({"path": "step_1000.pt", "step": 1000});
+            note("checkpoint.found", numbered.clone());
+            note(
+                "checkpoint.found",
+                json!({"path": "final.pt", "step": null}),
+            );
+            note("checkpoint.committed", numbered);
+            note(
+                "checkpoint.failed",
+                json!({"path": "final.pt", "step": null, "problem": "denied"}),
+            );
+            let left = only_on_box(&store, &attempt).unwrap().unwrap();
+            assert_eq!((left.step, left.path.as_str()), (expected, "final.pt"));
+            let told = crate::run::behind::backup(&store, &attempt).unwrap();
+            assert_eq!(told.as_deref(), Some("final.pt: denied"), "{last_step:?}");
+            note(
+                "checkpoint.committed",
+                json!({"path": "final.pt", "step": null}),
+            );
+            assert_eq!(only_on_box(&store, &attempt).unwrap(), None);
+            assert_eq!(crate::run::behind::backup(&store, &attempt).unwrap(), None);
+        }
     }
 }
