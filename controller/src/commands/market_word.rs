@@ -11,6 +11,7 @@ use crate::{
     provider::{Instance, InstanceId},
     run::{
         State, claims,
+        ended_alone::Billing,
         endings::Disk,
         status::{self, Meaning, Seen},
     },
@@ -35,6 +36,8 @@ pub(super) struct MarketWord {
 const GONE: &str = "box gone";
 /// The box is there and nobody runs it.
 const STOPPED: &str = "box stopped";
+/// It is stopped, and runs again when its GPU is free.
+const QUEUED: &str = "waits for its GPU";
 
 impl MarketWord {
     /// What became of the disk of a box that does not run any more; `None`: it may run.
@@ -43,6 +46,15 @@ impl MarketWord {
             Some(GONE) => Some(Disk::Lost),
             Some(STOPPED) => Some(Disk::Kept),
             _ => None,
+        }
+    }
+
+    /// What the box of a training that has ended costs by this.
+    pub(super) fn billing(&self) -> Billing {
+        match self.news {
+            _ if self.usd_per_hour <= 0.0 => Billing::Nothing,
+            Some(STOPPED | QUEUED) => Billing::Disk,
+            _ => Billing::Running,
         }
     }
 }
@@ -161,7 +173,7 @@ fn news(meaning: Meaning) -> (Option<&'static str>, bool) {
     match meaning {
         Meaning::Up | Meaning::Starting | Meaning::StoppedAsWanted => (None, false),
         Meaning::Restarting => (Some("restarting"), false),
-        Meaning::Queued => (Some("waits for its GPU"), true),
+        Meaning::Queued => (Some(QUEUED), true),
         Meaning::ContainerEnded => (Some("container ended"), true),
         Meaning::Paused => (Some("paused"), true),
         Meaning::HostSilent => (Some("host silent"), false),
@@ -235,6 +247,27 @@ mod tests {
             assert!((found.usd_per_hour - usd_per_hour).abs() < 1e-9);
         }
         assert_eq!(word(&attempt(State::Gone), &BTreeMap::new()), None);
+    }
+
+    #[test]
+    fn what_a_training_that_ended_costs_still_is_the_markets_to_say() {
+        for (news, usd_per_hour, expected) in [
+            (None, 0.31, Billing::Running),
+            (Some("container ended"), 0.31, Billing::Running),
+            (Some(STOPPED), 0.01, Billing::Disk),
+            (Some(QUEUED), 0.01, Billing::Disk),
+            (Some(GONE), 0.0, Billing::Nothing),
+            // A host that is offline, or one of one's own.
+            (Some("host silent"), 0.0, Billing::Nothing),
+            (None, 0.0, Billing::Nothing),
+        ] {
+            let word = MarketWord {
+                news,
+                usd_per_hour,
+                acts: true,
+            };
+            assert_eq!(word.billing(), expected, "{news:?}");
+        }
     }
 
     #[test]

@@ -296,6 +296,9 @@ async fn ask(
         // Older boxes of a run that are not destroyed yet cost their disks as well.
         now.usd_per_hour = all_boxes_usd_per_hour(&attempts, &boxes);
         now.market = said;
+        if let (Some(end), Some(word)) = (&mut now.training_end, said) {
+            end.billing = word.billing();
+        }
         if silent.get(&index) == Some(&true) {
             now.no_word = Some("no answer".to_owned());
         }

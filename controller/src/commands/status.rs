@@ -111,12 +111,12 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         None => None,
     };
     let told = agent.as_ref().filter(|_| run.outcome.is_none());
-    if let (Some(session), Some(latest), None) = (
-        told.and_then(|agent| agent.session(TRAIN)),
-        &latest,
-        &summary.training_end,
-    ) {
-        summary.training_end = ended_alone::of_box(session, latest);
+    if let (Some(session), Some(latest)) = (told.and_then(|agent| agent.session(TRAIN)), &latest) {
+        let end = ended_alone::of_box(session, latest);
+        summary.training_end = end.or(summary.training_end);
+    }
+    if let (Some(end), Some(Ok(Some(word)))) = (&mut summary.training_end, &silent) {
+        end.billing = word.billing();
     }
     let mut waits = Vec::new();
     for attempt in store.attempts(&run.name)? {

@@ -35,6 +35,18 @@ impl How {
     }
 }
 
+/// What the box of a training that has ended costs until somebody comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Billing {
+    /// It runs: what it cost while it trained.
+    Running,
+    /// It is stopped: its disk alone.
+    Disk,
+    /// It is gone, or a host of one's own.
+    Nothing,
+}
+
 /// The end of a training that nobody has collected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TrainingEnd {
@@ -44,24 +56,29 @@ pub struct TrainingEnd {
     pub text: String,
     /// When, by the clock of its box, microseconds since the epoch.
     pub ended_us: i64,
-    /// Its box is rented, and paid for until somebody comes.
-    pub billing: bool,
+    /// What its box costs until somebody comes.
+    pub billing: Billing,
 }
 
 impl TrainingEnd {
     /// Where the run stands, in a word or two.
     pub fn standing(&self) -> String {
-        match self.billing {
-            true => format!("{}, still billing", self.how.word()),
-            false => format!("{}, not collected", self.how.word()),
-        }
+        let cost = match self.billing {
+            Billing::Running => "still billing",
+            Billing::Disk => "box stopped",
+            Billing::Nothing => "not collected",
+        };
+        format!("{}, {cost}", self.how.word())
     }
 
     /// What is told of it, a sentence without its stop.
     pub fn words(&self) -> String {
         let rest = match self.billing {
-            true => "nobody has collected it, and its box is still paid for",
-            false => "nobody has collected it",
+            Billing::Running => "nobody has collected it, and its box is still paid for",
+            Billing::Disk => {
+                "nobody has collected it; its box is stopped, and its disk is still paid for"
+            }
+            Billing::Nothing => "nobody has collected it",
         };
         format!("the training {}; {rest}", self.text)
     }
@@ -80,7 +97,7 @@ pub fn of(
         return Ok(None);
     }
     let mut told = Vec::new();
-    for kind in KINDS {
+    for kind in KINDS.iter().chain(&BOX_ENDS) {
         told.extend(store.events_of(&run.name, attempt.number, kind)?);
     }
     Ok(among(&told, attempt))
@@ -106,17 +123,22 @@ pub fn of_box(session: &SessionInfo, attempt: &AttemptRecord) -> Option<Training
         how,
         text,
         ended_us: session.ended_us.unwrap_or_default().cast_signed(),
-        billing: !attempt.instance.is_some_and(is_host),
+        // It answers.
+        billing: billing(None, attempt),
     })
 }
 
 /// Events that tell of it.
 const KINDS: [&str; 3] = ["session.started", ENDED, RESTARTED];
 const ENDED: &str = "session.ended";
+/// Events of a box that ends itself afterwards, the last one that it does not after all.
+const BOX_ENDS: [&str; 3] = [STOPS, DESTROYS, "self_stop.withdrawn"];
+const STOPS: &str = "self_stop";
+const DESTROYS: &str = "self_destroy";
 
 /// Whether an event of this kind decides it: whoever keeps some of the events keeps these.
 pub fn counts(kind: &str) -> bool {
-    KINDS.contains(&kind)
+    KINDS.contains(&kind) || BOX_ENDS.contains(&kind)
 }
 
 /// The same by the events of a run in any order (pure).
@@ -124,7 +146,7 @@ pub fn among(events: &[EventRecord], attempt: &AttemptRecord) -> Option<Training
     let is_training = |event: &EventRecord| event.detail["session"] == TRAIN;
     let told = events.iter().filter(|event| {
         event.attempt == attempt.number
-            && counts(&event.kind)
+            && KINDS.contains(&event.kind.as_str())
             && (event.kind == RESTARTED || is_training(event))
     });
     let newest = told.max_by_key(|event| event.id)?;
@@ -135,6 +157,12 @@ pub fn among(events: &[EventRecord], attempt: &AttemptRecord) -> Option<Training
     if newest.kind != ENDED || is_old {
         return None;
     }
+    // What it did in an earlier life says nothing of this one.
+    let box_ends = events.iter().filter(|event| {
+        event.attempt == attempt.number
+            && event.time_us >= attempt.started_us
+            && BOX_ENDS.contains(&event.kind.as_str())
+    });
     let (how, text) = how(
         detail["state"].as_str().unwrap_or_default(),
         detail["exit_code"].as_i64(),
@@ -144,8 +172,22 @@ pub fn among(events: &[EventRecord], attempt: &AttemptRecord) -> Option<Training
         how,
         text,
         ended_us: detail["ended_us"].as_i64().unwrap_or(newest.time_us),
-        billing: !attempt.instance.is_some_and(is_host),
+        billing: billing(box_ends.max_by_key(|event| event.id), attempt),
     })
+}
+
+/// What the box of an attempt costs after what it told last of an end of its own (pure).
+fn billing(told: Option<&EventRecord>, attempt: &AttemptRecord) -> Billing {
+    if attempt.instance.is_some_and(is_host) {
+        return Billing::Nothing;
+    }
+    match told.map(|event| (event.kind.as_str(), &event.detail)) {
+        Some((DESTROYS, _)) => Billing::Nothing,
+        // It has no key to ask with.
+        Some((STOPS, detail)) if detail["problem"].is_string() => Billing::Running,
+        Some((STOPS, _)) => Billing::Disk,
+        _ => Billing::Running,
+    }
 }
 
 /// How a session ended, by the words of its box.
@@ -172,7 +214,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{run::summary::attempt_for_tests, store::Origin};
+    use crate::{
+        provider::hosts::{number, parse},
+        run::summary::attempt_for_tests,
+        store::Origin,
+    };
 
     /// What is told of an attempt whose training began at 100.
     #[track_caller]
@@ -258,17 +304,78 @@ mod tests {
 
     #[test]
     fn what_is_told_says_whether_it_is_paid_for() {
-        let end = |billing| TrainingEnd {
-            how: How::Finished,
-            text: "has ended with exit code 0".to_owned(),
-            ended_us: 0,
-            billing,
-        };
-        assert_eq!(end(true).standing(), "finished, still billing");
-        assert_eq!(end(false).standing(), "finished, not collected");
-        assert_eq!(
-            end(true).words(),
-            "the training has ended with exit code 0; nobody has collected it, and its box is still paid for"
-        );
+        for (billing, standing, rest) in [
+            (
+                Billing::Running,
+                "finished, still billing",
+                ", and its box is still paid for",
+            ),
+            (
+                Billing::Disk,
+                "finished, box stopped",
+                "; its box is stopped, and its disk is still paid for",
+            ),
+            (Billing::Nothing, "finished, not collected", ""),
+        ] {
+            let end = TrainingEnd {
+                how: How::Finished,
+                text: "has ended with exit code 0".to_owned(),
+                ended_us: 0,
+                billing,
+            };
+            let words = "the training has ended with exit code 0; nobody has collected it";
+            assert_eq!(end.standing(), standing);
+            assert_eq!(end.words(), format!("{words}{rest}"));
+        }
+    }
+
+    #[test]
+    fn a_box_that_ended_itself_is_not_told_as_billing() {
+        let stops = (STOPS, json!({"reason": "done"}));
+        let withdrawn = (BOX_ENDS[2], json!({"reason": "somebody came"}));
+        let destroys = (DESTROYS, json!({"reason": "done"}));
+        let cannot = (STOPS, json!({"reason": "done", "problem": "no key"}));
+        let refused = (STOPS, json!({"reason": "done", "kept_because": "refused"}));
+        for (instance, time_us, told, expected) in [
+            (7, 500, vec![], Billing::Running),
+            (7, 500, vec![stops.clone()], Billing::Disk),
+            (7, 500, vec![destroys.clone()], Billing::Nothing),
+            (7, 500, vec![cannot], Billing::Running),
+            (7, 500, vec![destroys.clone(), refused], Billing::Disk),
+            (7, 500, vec![destroys, withdrawn], Billing::Running),
+            // In an earlier life of the box.
+            (7, 99, vec![stops.clone()], Billing::Running),
+            (
+                number(&parse("me@box").unwrap()),
+                500,
+                vec![stops],
+                Billing::Nothing,
+            ),
+        ] {
+            let end =
+                json!({"session": TRAIN, "state": "exited", "exit_code": 0, "started_us": 100});
+            let event = |id: usize, time_us, kind: &str, detail: &Value| EventRecord {
+                id: id as i64,
+                attempt: 1,
+                origin: Origin::Agent,
+                seq: id as u64,
+                time_us,
+                kind: kind.to_owned(),
+                detail: detail.clone(),
+            };
+            let mut events = vec![event(0, 400, ENDED, &end)];
+            for (at, (kind, detail)) in told.iter().enumerate() {
+                events.push(event(at + 1, time_us, kind, detail));
+            }
+            let attempt = AttemptRecord {
+                state: State::Running,
+                instance: Some(instance),
+                started_us: 100,
+                gone_us: 0,
+                ..attempt_for_tests(1)
+            };
+            let found = among(&events, &attempt).unwrap();
+            assert_eq!(found.billing, expected, "{time_us} {told:?}");
+        }
     }
 }

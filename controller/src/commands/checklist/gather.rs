@@ -77,7 +77,7 @@ pub(super) async fn of_run(
         }
     };
     let (heard, ()) = tokio::join!(status::heard(ui, deps, &run.name, asks), marks);
-    let (told, _market) = heard?;
+    let (told, market) = heard?;
     if !recorded
         && run.outcome.is_some()
         && let Err(err) = cost::read_charges(deps, &store, &run).await
@@ -94,6 +94,9 @@ pub(super) async fn of_run(
     let summary = watching::summary(&store, &run)?;
     facts.watched = summary.watched;
     facts.ended_alone.clone_from(&summary.training_end);
+    if let (Some(end), Some(Ok(Some(word)))) = (&mut facts.ended_alone, &market) {
+        end.billing = word.billing();
+    }
     facts.step = summary.step;
     facts.onward = onward(&store, &run, &summary)?;
     facts.destroy = next::destroy(&store, &run)?;
@@ -280,8 +283,9 @@ fn of_box(told: &AgentStatus, facts: &mut Facts) {
         facts.train = live(TRAIN).or(facts.train.take());
     }
     let ended = told.session(TRAIN).filter(|_| !facts.is_over());
-    if let (Some(session), Some(newest), None) = (ended, facts.newest(), &facts.ended_alone) {
-        facts.ended_alone = ended_alone::of_box(session, newest);
+    if let (Some(session), Some(newest)) = (ended, facts.newest()) {
+        let end = ended_alone::of_box(session, newest);
+        facts.ended_alone = end.or(facts.ended_alone.take());
     }
     if let Some(training) = &told.training {
         facts.step = training.step.or(facts.step);

@@ -14,7 +14,7 @@ const NO_KEYS: &[(&str, &str)] = &[
     ),
     (
         "ps",
-        "waiting failure_class parse id whole_id whole_step how text ended_us billing running finished failed stopped interrupted",
+        "waiting failure_class parse id whole_id whole_step how text ended_us billing running disk nothing finished failed stopped interrupted",
     ),
     (
         "events",

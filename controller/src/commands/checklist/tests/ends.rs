@@ -1,7 +1,7 @@
 //! What the checklist says of a training that does not run any more, as its box and its bucket have it.
 
 use super::*;
-use crate::run::ended_alone::{How, TrainingEnd};
+use crate::run::ended_alone::{Billing, How, TrainingEnd};
 
 /// A line stands so, with these words in what shows it, and this to type.
 #[track_caller]
@@ -65,7 +65,7 @@ fn ended_alone(how: How, text: &str) -> Facts {
         how,
         text: text.to_owned(),
         ended_us: 98 * MINUTE_US,
-        billing: true,
+        billing: Billing::Running,
     });
     facts
 }
@@ -81,6 +81,12 @@ fn a_training_that_ended_with_nobody_there_does_not_train() {
     let facts = ended_alone(How::Failed, "was ended by signal 9");
     check(&facts, "final_model", Standing::NotYet, "signal 9", up);
     check(&facts, "training", Standing::Wrong, "still paid for", up);
+    let mut facts = facts;
+    facts.ended_alone.as_mut().unwrap().billing = Billing::Nothing;
+    let last = "nobody has collected it";
+    check(&facts, "training", Standing::Wrong, last, up);
+    let lines = lines(&facts);
+    assert!(of(&lines, "training").evidence.ends_with(last));
 }
 
 #[test]
