@@ -82,7 +82,7 @@ struct Row {
     backup_alarm: Option<String>,
     /// What contradicts the estimate of a running training; null: nothing.
     contradiction: Option<String>,
-    /// How the training ended, by its box, while `state` still calls it running; null: it did not, as far as is known.
+    /// How the training ended, by its box, while `state` still calls it running and nobody watches; null: it did not, as far as is known.
     training_end: Option<TrainingEnd>,
     /// Class of what ended the newest training; null: nothing did, or nobody knows.
     ended_by: Option<String>,
@@ -387,7 +387,8 @@ fn row(
             Some(attempt) => windows::contradiction(store, attempt)?,
             None => None,
         },
-        training_end: match latest {
+        // Whoever watches collects it.
+        training_end: match latest.filter(|_| lease.is_none()) {
             Some(attempt) => ended_alone::of(store, run, attempt)?,
             None => None,
         },

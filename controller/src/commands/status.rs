@@ -110,7 +110,8 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         Some(attempt) => behind::backup(&store, attempt)?,
         None => None,
     };
-    let told = agent.as_ref().filter(|_| run.outcome.is_none());
+    let alone = run.outcome.is_none() && !summary.watched;
+    let told = agent.as_ref().filter(|_| alone);
     if let (Some(session), Some(latest)) = (told.and_then(|agent| agent.session(TRAIN)), &latest) {
         let end = ended_alone::of_box(session, latest);
         summary.training_end = end.or(summary.training_end);
@@ -225,7 +226,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     if let Some(why) = &not_restarted {
         ui.warning(format_args!("{why}"));
         ui.hint(format_args!("go on with `spotter up {}`", run.name));
-    } else if let Some(end) = summary.training_end.as_ref().filter(|_| !summary.watched) {
+    } else if let Some(end) = &summary.training_end {
         ui.warning(format_args!("{}", end.words()));
         ui.hint(format_args!("collect it with `spotter up {}`", run.name));
     }

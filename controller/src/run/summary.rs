@@ -30,7 +30,7 @@ pub struct RunSummary {
     pub outcome: Option<Outcome>,
     /// Why it ended.
     pub reason: Option<String>,
-    /// How its training ended, by its box, while `state` still calls it running; `None`: it did not, as far as is known.
+    /// How its training ended, by its box, while `state` still calls it running and nobody watches; `None`: it did not, as far as is known.
     pub training_end: Option<TrainingEnd>,
     /// Newest step that was seen.
     pub step: Option<u64>,
@@ -207,6 +207,8 @@ pub fn summarise(
         training_end: attempts
             .last()
             .filter(|newest| run.outcome.is_none() && newest.state == State::Running)
+            // Whoever watches collects it.
+            .filter(|_| !watched)
             .and_then(|newest| ended_alone::among(events, newest)),
         step: reached,
         steps_redone: rows.iter().map(|row| row.steps_redone).sum(),
@@ -351,6 +353,37 @@ mod tests {
         assert_eq!(summary.step, Some(400));
         assert!((summary.cost_usd - 0.2).abs() < 1e-9);
         assert_eq!(summary.charged_usd, None);
+    }
+
+    #[test]
+    fn an_end_that_nobody_collects_is_told_while_nobody_watches() {
+        let run = RunRecord {
+            name: "r".to_owned(),
+            spec: crate::spec::RunSpec::from_flags_for_tests(),
+            created_us: 0,
+            stop_requested: false,
+            outcome: None,
+            reason: None,
+        };
+        let running = AttemptRecord {
+            state: State::Running,
+            gone_us: 0,
+            ..attempt(1, None, Some(400))
+        };
+        let ended = EventRecord {
+            id: 1,
+            attempt: 1,
+            origin: crate::store::Origin::Agent,
+            seq: 1,
+            time_us: 5,
+            kind: "session.ended".to_owned(),
+            detail: json!({"session": "train", "state": "exited", "exit_code": 0, "started_us": 1}),
+        };
+        for (watched, told) in [(false, true), (true, false)] {
+            let (attempts, events) = (std::slice::from_ref(&running), std::slice::from_ref(&ended));
+            let found = summarise(&run, attempts, &[], &[], events, watched, 9);
+            assert_eq!(found.training_end.is_some(), told, "{watched}");
+        }
     }
 
     #[test]

@@ -282,7 +282,8 @@ fn of_box(told: &AgentStatus, facts: &mut Facts) {
     if !awaits {
         facts.train = live(TRAIN).or(facts.train.take());
     }
-    let ended = told.session(TRAIN).filter(|_| !facts.is_over());
+    let alone = !facts.is_over() && !facts.watched;
+    let ended = told.session(TRAIN).filter(|_| alone);
     if let (Some(session), Some(newest)) = (ended, facts.newest()) {
         let end = ended_alone::of_box(session, newest);
         facts.ended_alone = end.or(facts.ended_alone.take());
