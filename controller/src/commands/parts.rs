@@ -163,11 +163,13 @@ impl Deps {
         if let Err(SiteError::Unreachable(_) | SiteError::NoAnswer(_)) = &opened
             && let Some(place) = self.moved(place).await
         {
-            // The next verb goes there at once.
-            let (instance, addresses) = (place.instance, &place.addresses);
-            self.store()?
-                .record_addresses(run, number, instance, addresses)?;
             opened = reach_box(sites.as_ref(), &place, &record.spec, looks).await;
+            // The next verb goes there at once; where nobody answers, what the market says may be older than what is on record.
+            if opened.is_ok() {
+                let (instance, addresses) = (place.instance, &place.addresses);
+                self.store()?
+                    .record_addresses(run, number, instance, addresses)?;
+            }
         }
         opened.map_err(|err| {
             CommandError::new(format!("the box of `{run}` could not be reached"))

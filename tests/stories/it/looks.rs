@@ -6,6 +6,7 @@ use serde_json::json;
 use spotter::{
     cli::Verb,
     commands::{checklist, ps, report, status},
+    provider::SshAddress,
     run::{State, silence},
 };
 
@@ -94,6 +95,34 @@ async fn whoever_only_looks_takes_the_news_in_and_is_not_there_for_the_box() {
         assert!(!called("open"), "{words:?}");
         assert_eq!(world.store.lease(RUN).unwrap(), None);
         assert_eq!(world.store.run(RUN).unwrap().outcome, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_market_says_that_a_box_is_goes_on_record_once_it_answered_there() {
+    for answers in [true, false] {
+        let world = left_alone().await;
+        let attempt = world.attempts(RUN).remove(0);
+        // Of whoever watches: the market may answer late.
+        let recorded = vec![SshAddress {
+            host: "203.0.113.9".to_owned(),
+            port: 41_000,
+            proxy: false,
+        }];
+        let instance = attempt.instance.unwrap();
+        world
+            .store
+            .record_addresses(RUN, 1, instance, &recorded)
+            .unwrap();
+        match answers {
+            true => {
+                world.boxes.script().breaks.insert("look", 1);
+            }
+            false => world.boxes.script().cut = true,
+        }
+        typed(&world, &["ps"]).await;
+        let expected = if answers { &attempt.ssh } else { &recorded };
+        assert_eq!(&world.attempts(RUN)[0].ssh, expected, "{answers}");
     }
 }
 
