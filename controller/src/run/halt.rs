@@ -195,7 +195,11 @@ impl Lifecycle {
                 Ok(())
             }
             Halt::Pause(err) | Halt::Wait(err) => {
-                self.keep_pause(run, &mut attempt, &err)?;
+                // What stopped it is to be told, whatever became of its record.
+                if let Err(kept) = self.keep_pause(run, &mut attempt, &err) {
+                    let why = reason_of(&kept);
+                    tracing::warn!(run = run.name, why, "why it paused is not on record");
+                }
                 Err(err.about(&run.name).goes_on(&run.name))
             }
             // A box that came back and stopped itself, because it did not come up in time: its switch looks like the market's doing.
