@@ -330,6 +330,8 @@ fn row(
     let spent = prepaying::of_run(store, &run.name, now_us)?;
     let newest_first = attempts.iter().rev().map(|attempt| attempt.number);
     let saved = alarms::newest_saved(store, &run.name, newest_first)?;
+    let newest_alone = latest.map(|latest| latest.number).into_iter();
+    let saved_here = alarms::newest_saved(store, &run.name, newest_alone)?;
     let unsaved = match latest.filter(|attempt| attempt.may_cost()) {
         Some(attempt) => alarms::unsaved(store, &run.name, attempt.number)?,
         None => Vec::new(),
@@ -366,7 +368,7 @@ fn row(
             latest.num_gpus(&run.spec)
         }),
         rental: run.spec.resources.rental.name(),
-        step: attempts.iter().rev().find_map(|attempt| attempt.last_step),
+        step: newest_step(attempts, saved_here.and_then(|(step, _)| step)),
         usd_per_hour: ledger::rate_usd_per_hour(&intervals, None),
         cost_usd: spent.total_usd,
         unbilled_traffic_usd: spent.of_it.unbilled_traffic_usd,
@@ -419,6 +421,13 @@ fn row(
     })
 }
 
+/// The newest step that was seen. `saved`: the newest one that the newest attempt saved, which may come before the line of its log (pure).
+fn newest_step(attempts: &[AttemptRecord], saved: Option<u64>) -> Option<u64> {
+    let (newest, older) = attempts.split_last()?;
+    let here = newest.last_step.max(saved);
+    here.or_else(|| older.iter().rev().find_map(|attempt| attempt.last_step))
+}
+
 /// What is shown of a watched box that gave its last word so long ago; `None`: that is not long.
 fn no_word(age_us: i64) -> Option<String> {
     let age = Duration::from_secs(age_us.max(0).unsigned_abs() / 1_000_000);
@@ -428,6 +437,26 @@ fn no_word(age_us: i64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::summary::attempt_for_tests;
+
+    #[test]
+    fn what_is_saved_is_never_beyond_the_step_that_was_seen() {
+        let check = |last_steps: &[Option<u64>], saved, expected| {
+            let attempts = last_steps.iter().map(|last_step| AttemptRecord {
+                last_step: *last_step,
+                ..attempt_for_tests(1)
+            });
+            let attempts: Vec<AttemptRecord> = attempts.collect();
+            assert_eq!(newest_step(&attempts, saved), expected, "{last_steps:?}");
+        };
+        check(&[], None, None);
+        check(&[Some(1274)], Some(1300), Some(1300));
+        check(&[Some(1310)], Some(1300), Some(1310));
+        check(&[None], Some(100), Some(100));
+        // The next one trains again from what was saved.
+        check(&[Some(1400), Some(1310)], Some(1300), Some(1310));
+        check(&[Some(1400), None], None, Some(1400));
+    }
 
     #[test]
     fn a_watched_box_is_marked_once_its_last_word_is_older_than_its_date_may_be() {
