@@ -130,9 +130,9 @@ pub(super) fn logging(facts: &Facts) -> Told {
     };
     match (facts.step, &facts.unread) {
         (Some(step), _) => {
-            let loss = facts.loss.map(|loss| format!(", loss {loss:.4}"));
+            let loss = facts.loss.map(|loss| format!("; last loss {loss:.4}"));
             Told::done(format!(
-                "step {step}{} read in its log",
+                "step {step} read in its log{}",
                 loss.unwrap_or_default()
             ))
         }

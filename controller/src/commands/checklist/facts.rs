@@ -47,7 +47,7 @@ pub(super) struct Facts {
     pub(super) train: Option<Session>,
     /// How its training ended, by its box, while the record still calls it running.
     pub(super) ended_alone: Option<TrainingEnd>,
-    /// Newest step that was read, and the loss beside it.
+    /// Newest step that was read, and the newest loss, which may be of an earlier line.
     pub(super) step: Option<u64>,
     pub(super) loss: Option<f64>,
     /// Nothing of the training was read in its log, and why that is told.

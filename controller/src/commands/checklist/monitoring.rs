@@ -109,8 +109,9 @@ pub(super) fn logs(facts: &Facts) -> Told {
 
 pub(super) fn curves(facts: &Facts) -> Told {
     match (facts.step, facts.loss) {
-        (Some(step), Some(loss)) => Told::done(format!(
-            "last loss {loss:.4}, last step {step}: `spotter top` and `spotter report` draw them"
+        // No step beside it: the newest may be of a later line.
+        (Some(_), Some(loss)) => Told::done(format!(
+            "last loss {loss:.4}: `spotter top` and `spotter report` draw it over its steps"
         )),
         (Some(_), None) => Told::unknown(
             "steps are read, and no loss beside them",

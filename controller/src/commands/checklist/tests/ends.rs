@@ -90,6 +90,15 @@ fn a_training_that_ended_with_nobody_there_does_not_train() {
 }
 
 #[test]
+fn the_last_loss_is_not_told_as_that_of_the_last_step() {
+    let facts = training();
+    let curves = "last loss 2.5000: `spotter top`";
+    check(&facts, "curves", Standing::Done, curves, None);
+    let read = "step 400 read in its log; last loss 2.5000";
+    check(&facts, "logging", Standing::Done, read, None);
+}
+
+#[test]
 fn gpus_that_mostly_waited_are_not_called_busy() {
     for (percent, standing) in [
         (0.4, Standing::Wrong),
