@@ -1,6 +1,9 @@
 //! The box's own word, and the market's where the box says nothing: a status that waits for a dead link tells nobody anything.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     agent_client::AgentStatus,
@@ -118,11 +121,7 @@ pub(in crate::commands) async fn heard(
 pub(in crate::commands) async fn news(ui: &Ui, deps: &Deps, run: &str) -> bool {
     let mut answered = false;
     let asked = async {
-        let site = deps.look_at(run).await?;
-        let status = site
-            .status()
-            .await
-            .map_err(|err| CommandError::from_error(&err))?;
+        let (site, status) = look(deps, run).await?;
         answered = true;
         bring_home(ui, deps, run, site.as_ref(), &status).await
     };
@@ -130,6 +129,14 @@ pub(in crate::commands) async fn news(ui: &Ui, deps: &Deps, run: &str) -> bool {
     let Ok(Err(err)) = heard else { return false };
     tracing::debug!(%err, run, "the news of its box did not come home");
     !answered
+}
+
+/// The box, and what it says now, for whoever only looks.
+async fn look(deps: &Deps, run: &str) -> Result<(Arc<dyn Site>, AgentStatus), CommandError> {
+    let site = deps.look_at(run).await?;
+    let status = site.status().await;
+    let status = status.map_err(|err| CommandError::from_error(&err))?;
+    Ok((site, status))
 }
 
 /// What a look at the box brought.
@@ -149,15 +156,7 @@ async fn live(
 ) -> Result<Heard, CommandError> {
     ui.status(format_args!("Asking the box."));
     let began = Instant::now();
-    let asked = async {
-        let site = deps.look_at(run).await?;
-        let status = site
-            .status()
-            .await
-            .map_err(|err| CommandError::from_error(&err))?;
-        Ok::<_, CommandError>((site, status))
-    };
-    let mut asked = std::pin::pin!(asked);
+    let mut asked = std::pin::pin!(look(deps, run));
     let latest = deps.store()?.latest_attempt(run)?;
     let market = async {
         match &latest {
