@@ -9,7 +9,6 @@ mod gate;
 mod prefix;
 mod words;
 
-use aho_corasick::{Input, automaton::Automaton};
 use memchr::{memchr_iter, memchr2, memrchr2};
 
 use crate::{
@@ -24,7 +23,6 @@ use crate::{
 };
 use blocks::{Block, Unfinished};
 use clock::Clock;
-use gate::GATE;
 use prefix::{has_number, rank};
 
 /// What a line brought.
@@ -175,9 +173,8 @@ impl State {
             let hit = if self.progress.is_some() || self.columns.is_some() {
                 at
             } else {
-                let found = GATE.try_find(&Input::new(&block[at..]));
-                match found.expect(failure::ANYWHERE) {
-                    Some(found) => at + found.start(),
+                match gate::first(&block[at..]) {
+                    Some(start) => at + start,
                     None => break,
                 }
             };
