@@ -83,6 +83,9 @@ struct Known {
     measured: Measured,
 }
 
+/// What a program takes of a GPU before it computes anything, GiB: less was read of one that nobody used, after the end.
+pub(super) const CONTEXT_GIB: f64 = 0.2;
+
 /// Speeds of a steady training.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Speeds {
@@ -140,7 +143,8 @@ fn observation(
     let ran_out = known.events.iter().filter(mine).any(|event| {
         event.kind == diagnosis::KIND && event.detail["class"] == Class::CudaOom.as_str()
     });
-    seen.peak_vram_gib = greatest(seen.peak_vram_gib, measured.vram_gib).filter(|_| !ran_out);
+    let peak_gib = greatest(seen.peak_vram_gib, measured.vram_gib);
+    seen.peak_vram_gib = peak_gib.filter(|gib| !ran_out && *gib >= CONTEXT_GIB);
     seen.peak_ram_gb = measured.ram_gb;
     seen.down_mbps = measured.down_mbps;
     seen.up_mbps = measured.up_mbps;

@@ -2,7 +2,7 @@
 
 use crate::{
     estimate::{baseline::Past, gpus::Gpus, job::Machine},
-    run::observing::code,
+    run::observing::{CONTEXT_GIB, code},
     spec::{Model, RunSpec},
     store::ObservationRecord,
 };
@@ -44,10 +44,10 @@ pub fn of(spec: &RunSpec, known: &[ObservationRecord]) -> Vec<Past> {
                     num_gpus: seen.num_gpus,
                 },
                 tokens_per_s,
-                // Memory is that of one training alone; a driver may report none.
+                // Memory is that of one training alone; a driver may report none, and what was read after the end is next to none.
                 peak_vram_gib: seen
                     .peak_vram_gib
-                    .filter(|gib| *gib > 0.0 && seen.model.is_some()),
+                    .filter(|gib| *gib >= CONTEXT_GIB && seen.model.is_some()),
                 observed_us: seen.observed_us,
             })
         })

@@ -86,7 +86,7 @@ pub(super) fn model(facts: &Facts) -> Told {
         }
         Some((step, at_us)) => Told::not_yet(
             format!(
-                "the training did not end; {} is in the bucket",
+                "the training did not end well; {} is in the bucket",
                 of_step(step)
             ),
             &facts.onward,
@@ -94,7 +94,7 @@ pub(super) fn model(facts: &Facts) -> Told {
         .at(at_us),
         None if facts.results.is_some() && is_finished(facts) => results(facts),
         None if box_is_there && !is_finished(facts) => Told::not_yet(
-            "the training did not end, and what it trained is on the disk of its box",
+            "the training did not end well, and what it trained is on the disk of its box",
             &facts.onward,
         ),
         None if box_is_there => Told::wrong(
@@ -187,7 +187,7 @@ pub(super) fn results(facts: &Facts) -> Told {
             format!("spotter fetch {name} {} --to {to}", wanted.fetch.join(" ")),
         ),
         _ => Told::not_yet(
-            format!("the training did not end: no {names}"),
+            format!("the training did not end well: no {names}"),
             &facts.onward,
         ),
     }
@@ -251,7 +251,10 @@ pub(super) fn destroyed(facts: &Facts) -> Told {
         text::usd_per_hour(facts.money.usd_per_hour)
     );
     if facts.has_trained() && !is_finished(facts) {
-        return Told::not_yet(format!("{told}: the training did not end"), &facts.onward);
+        return Told::not_yet(
+            format!("{told}: the training did not end well"),
+            &facts.onward,
+        );
     }
     match (facts.spec.on_done, &facts.not_saved) {
         (_, Some(why)) => Told::wrong(

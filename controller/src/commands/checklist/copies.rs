@@ -49,6 +49,9 @@ pub(super) fn read(book: &Logbook, events: &[EventRecord], facts: &mut Facts) {
     }
 }
 
+/// Readings of less than this may be those of what was before and after, seconds.
+const BRIEF_S: f64 = 120.0;
+
 /// The newest minute, and the use of the GPUs while it trained.
 fn measured(book: &Logbook, run: &str, attempt: u32, mut busy: Busy, facts: &mut Facts) {
     let mut newest = None;
@@ -61,6 +64,7 @@ fn measured(book: &Logbook, run: &str, attempt: u32, mut busy: Busy, facts: &mut
     }
     facts.reading = newest.map(|minute| minute.sample());
     facts.mean_use_percent = busy.percent();
+    facts.is_brief = busy.sums().1 < BRIEF_S;
     facts.memory_bytes = busy.memory_bytes();
 }
 

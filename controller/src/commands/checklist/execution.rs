@@ -14,9 +14,13 @@ use crate::{
 pub(super) fn session(facts: &Facts) -> Told {
     let name = facts.name();
     match &facts.train {
-        Some(train) => Told::done(match train.tmux {
-            true => "session `train`, in a window of tmux",
-            false => "session `train`, in a terminal of the agent's own: the box has no tmux",
+        Some(train) => Told::done(match (train.tmux, train.ended_us) {
+            (true, _) => "session `train`, in a window of tmux",
+            // The window goes with its session.
+            (false, Some(_)) => "session `train`, which has ended",
+            (false, None) => {
+                "session `train`, in a terminal of the agent's own: the box has no tmux"
+            }
         })
         .at(train.began_us),
         None if facts.trains_here() => Told::unknown(

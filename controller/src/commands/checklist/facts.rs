@@ -75,6 +75,8 @@ pub(super) struct Facts {
     /// Mean use of the GPUs while the attempt of [`Self::reading`] trained, as far as it was copied, percent; and the most memory that one
     /// of them had in use then, bytes.
     pub(super) mean_use_percent: Option<f64>,
+    /// It is that of a training too short for it: a reading is a mean over half a minute and more.
+    pub(super) is_brief: bool,
     pub(super) memory_bytes: Option<u64>,
     /// What the newest box received, GB.
     pub(super) received_gb: Option<f64>,
@@ -236,6 +238,7 @@ impl Facts {
             driver: None,
             observed_use_percent: None,
             mean_use_percent: None,
+            is_brief: false,
             memory_bytes: None,
             received_gb: None,
             log: None,

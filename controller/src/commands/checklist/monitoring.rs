@@ -62,7 +62,12 @@ pub(super) fn gpus(facts: &Facts) -> Told {
         .map(|percent| (percent, "over the time in which it trained"));
     if let Some((percent, when)) = steady.or(mean) {
         let told = format!("{percent:.0} % {when}");
+        let is_low = percent < BUSY_PERCENT && steady.is_none();
         return match percent {
+            _ if is_low && facts.is_brief => Told::unknown(
+                format!("{told}, which was too short to tell"),
+                format!("spotter metrics --recorded {name}"),
+            ),
             _ if percent < NOTHING_PERCENT => Told::wrong(told, format!("spotter logs {name}")),
             _ if percent < BUSY_PERCENT => Told::wrong(
                 format!("{told}, below {BUSY_PERCENT:.0} %: they waited for something else"),

@@ -114,6 +114,15 @@ fn gpus_that_mostly_waited_are_not_called_busy() {
                 ..facts
             };
             check(&facts, "gpu_utilisation", standing, &words, None);
+            let brief = Facts {
+                is_brief: true,
+                ..facts.clone()
+            };
+            let standing = match standing {
+                Standing::Wrong => Standing::Unknown,
+                told => told,
+            };
+            check(&brief, "gpu_utilisation", standing, &words, None);
             let works = match percent < 1.0 && facts.is_over() {
                 true => Standing::Wrong,
                 false => Standing::Done,
