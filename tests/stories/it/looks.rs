@@ -13,6 +13,13 @@ use spotter::{
 use crate::world::{World, spec};
 
 const RUN: &str = "story";
+/// Verbs that look.
+const LOOKS: [&[&str]; 4] = [
+    &["ps"],
+    &["status", RUN],
+    &["checklist", RUN],
+    &["report", RUN, "--markdown"],
+];
 
 /// What a verb wrote.
 async fn typed(world: &World, words: &[&str]) -> String {
@@ -71,12 +78,7 @@ async fn a_silence_that_was_told_is_over_for_whoever_gets_an_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_only_looks_takes_the_news_in_and_is_not_there_for_the_box() {
-    for words in [
-        &["ps"][..],
-        &["status", RUN],
-        &["checklist", RUN],
-        &["report", RUN, "--markdown"],
-    ] {
+    for words in LOOKS {
         let world = left_alone().await;
         let before = world.attempts(RUN).remove(0);
         tokio::time::sleep(Duration::from_secs(1_800)).await;
@@ -132,12 +134,7 @@ async fn a_training_that_ended_with_nobody_there_is_told_as_ended_by_whoever_loo
         (None, "finished, still billing", "exit code 0"),
         (Some((1_000, 3)), "failed, still billing", "exit code 3"),
     ] {
-        for words in [
-            &["ps"][..],
-            &["status", RUN],
-            &["checklist", RUN],
-            &["report", RUN, "--markdown"],
-        ] {
+        for words in LOOKS {
             let world = left_alone().await;
             world.boxes.script().crash_at = crash_at;
             let until_s = if crash_at.is_some() { 1_200 } else { 4_200 };

@@ -73,16 +73,10 @@ fn no_end_of_the_agent_or_its_box_loses_a_checkpoint_or_makes_half_of_one() {
             })
         })
         .collect();
-    let count = all.len();
-    let (chosen, seed) = chosen(all, ONE_OF);
-    println!(
-        "{} switches, {count} cells, {} of them now (seed {seed})",
-        traces.len(),
-        chosen.len()
-    );
-    assert!(!chosen.is_empty());
+    println!("{} switches", traces.len());
+    let cells = chosen(all, ONE_OF);
 
-    let ended = each(&runtime, chosen, |cell| {
+    let ended = each(&runtime, cells, |cell| {
         let ended = cell.run().map_err(|err| format!("{cell}: {err}"))?;
         Ok((cell, ended))
     });
@@ -118,11 +112,8 @@ fn no_end_of_a_collection_leaves_half_of_results_or_keeps_the_next_from_all_of_t
             }));
         }
     }
-    let count = all.len();
-    let (chosen, seed) = chosen(all, ONE_OF_COLLECTING);
-    println!("{count} cells, {} of them now (seed {seed})", chosen.len());
-    assert!(!chosen.is_empty());
-    let ended = each(&runtime, chosen, |cell| {
+    let cells = chosen(all, ONE_OF_COLLECTING);
+    let ended = each(&runtime, cells, |cell| {
         let ended = cell.run().map_err(|err| format!("{cell}: {err}"))?;
         Ok((cell, ended))
     });
@@ -160,11 +151,8 @@ fn no_end_of_a_restore_or_a_pull_leaves_half_a_checkpoint_or_reads_a_part_twice(
             }));
         }
     }
-    let count = all.len();
-    let (chosen, seed) = chosen(all, ONE_OF_BRINGING);
-    println!("{count} cells, {} of them now (seed {seed})", chosen.len());
-    assert!(!chosen.is_empty());
-    let ended = each(&runtime, chosen, |cell| {
+    let cells = chosen(all, ONE_OF_BRINGING);
+    let ended = each(&runtime, cells, |cell| {
         let ended = cell.run().map_err(|err| format!("{cell}: {err}"))?;
         Ok((cell, ended))
     });
@@ -182,14 +170,15 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// The cells that are run now, and the seed that drew them.
-fn chosen<T: Display>(all: Vec<T>, one_of: usize) -> (Vec<T>, usize) {
+/// The cells that are run now, some at least; tells how many of them, and the seed that drew them.
+fn chosen<T: Display>(all: Vec<T>, one_of: usize) -> Vec<T> {
     // The same cells are drawn each time: a change is judged, not the luck of the day.
     let seed =
         std::env::var("SPOTTER_MATRIX_SEED").map_or(1, |text| text.parse::<usize>().unwrap());
     let whole = std::env::var("SPOTTER_MATRIX").is_ok_and(|text| text == "whole");
     let only = std::env::var("SPOTTER_MATRIX_ONLY").ok();
-    let chosen = all
+    let count = all.len();
+    let chosen: Vec<T> = all
         .into_iter()
         .enumerate()
         .filter(|(number, cell)| match &only {
@@ -199,7 +188,9 @@ fn chosen<T: Display>(all: Vec<T>, one_of: usize) -> (Vec<T>, usize) {
         })
         .map(|(_, cell)| cell)
         .collect();
-    (chosen, seed)
+    println!("{count} cells, {} of them now (seed {seed})", chosen.len());
+    assert!(!chosen.is_empty());
+    chosen
 }
 
 /// Nothing failed, and nearly everybody died where it was meant.
