@@ -14,7 +14,7 @@ use crate::{
     ledger,
     run::{
         diagnosis::{self, Diagnosis},
-        interruptions::Interruption,
+        interruptions::{self, Interruption},
         lifecycle::Goal,
         vigil,
     },
@@ -130,7 +130,7 @@ pub async fn wait(
                 row.run.clone(),
                 row.outcome.map_or("-", Outcome::name).to_owned(),
                 row.interruptions.len().to_string(),
-                row.steps_lost.to_string(),
+                interruptions::figure(row.steps_lost, &row.interruptions),
                 text::usd_per_hour(row.usd_per_hour),
                 row.error
                     .clone()

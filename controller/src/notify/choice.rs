@@ -70,7 +70,7 @@ fn recovered(attempt: u32, detail: &Value) -> Option<String> {
     }
     let from = resumed.map_or_else(String::new, |step| format!(" from step {step}"));
     let lost = match lost {
-        Some(lost @ 1..) => format!("; {lost} steps were lost"),
+        Some(lost @ 1..) => format!("; at least {lost} steps were lost"),
         _ => String::new(),
     };
     Some(format!("it trains again, attempt {attempt}{from}{lost}"))
@@ -170,7 +170,7 @@ mod tests {
             (
                 "running",
                 json!({"resumed_step": 120, "steps_lost": 7}),
-                "it trains again, attempt 2 from step 120; 7 steps were lost",
+                "it trains again, attempt 2 from step 120; at least 7 steps were lost",
             ),
             (
                 "running",

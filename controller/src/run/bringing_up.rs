@@ -152,7 +152,7 @@ impl Lifecycle {
             .map_or_else(String::new, |id| format!(" on instance {id}"));
         let lost = self.steps_lost(run, attempt)?;
         let again = match lost {
-            Some(lost @ 1..) => format!(" {lost} steps were lost by the interruption."),
+            Some(lost @ 1..) => format!(" At least {lost} steps were lost by the interruption."),
             _ => String::new(),
         };
         self.say(
@@ -170,7 +170,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Steps that the interruptions since the last training cost, now that it is known where this one goes on; `None`: there was no
+    /// Steps that the interruptions since the last training cost at least, now that it is known where this one goes on; `None`: there was no
     /// interruption, or no step was seen before it.
     fn steps_lost(&self, run: &RunRecord, attempt: &AttemptRecord) -> Result<Option<u64>, Halt> {
         let events = self.store.events(&run.name, 0)?;

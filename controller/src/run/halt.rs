@@ -227,14 +227,19 @@ impl Lifecycle {
                 self.box_went(attempt, State::Interrupted, why)
             }
             Halt::Lost(why) => {
-                self.say(
-                    run,
-                    &format!("The box of attempt {} is lost: {why}.", attempt.number),
-                );
                 // Until then it was paid for, and whether it trained nobody knows.
                 let heard_us = silence::newest_word_us(&self.store, &attempt)?;
                 let detail = serde_json::json!({"reason": why, "step": attempt.last_step, HEARD_US: heard_us});
                 self.note(run, attempt.number, "lost", detail)?;
+                let newest = interruptions(&self.store.events(&run.name, 0)?).pop();
+                let cost = newest.and_then(|newest| newest.cost()).unwrap_or_default();
+                self.say(
+                    run,
+                    &format!(
+                        "The box of attempt {} is lost: {why}.{cost}",
+                        attempt.number
+                    ),
+                );
                 // One that is gone without a trace may have been ended by a person.
                 if let Some(machine) = attempt.machine_id.filter(|_| why != UNKNOWN) {
                     let died = format!("a box of it died: {why}");

@@ -1,5 +1,5 @@
-//! What each interruption of a run cost in steps (pure): the steps between the furthest one that was seen and the one from which the
-//! training went on.
+//! What each interruption of a run cost in steps (pure): the steps between the furthest one that is known and the one from which the
+//! training went on. Nobody sees the last seconds of a box that is taken: unless it told where it ended, that is the least it cost.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -22,7 +22,8 @@ pub struct Interruption {
     pub time_us: i64,
     /// Why, for people.
     pub reason: String,
-    /// Newest step that was seen before it; `null`: none was.
+    /// Newest step that is known to have been trained before it: seen in the log, or told by a checkpoint that was found in the bucket later;
+    /// `null`: none is.
     pub step: Option<u64>,
     /// Step of the newest checkpoint then known to be in the bucket; `null`: none was, or its name has no number.
     pub saved_step: Option<u64>,
@@ -33,6 +34,8 @@ pub struct Interruption {
     /// Steps to be trained again; before the training has gone on, as many as the newest checkpoint says. `null`: no step was seen, or the
     /// name of that checkpoint has no number.
     pub steps_lost: Option<u64>,
+    /// `steps_lost` is the least: it may have trained past `step` unseen. False: its box told where it ended.
+    pub at_least: bool,
 }
 
 impl Interruption {
@@ -48,13 +51,17 @@ impl Interruption {
                 "those after the newest checkpoint that is known, whose name has no step".to_owned()
             }
             (Some(lost), Some(_)) => format!(
-                "{lost} steps lost, went on from {}",
+                "{} lost, went on from {}",
+                steps(lost, self.at_least),
                 self.resumed_step.unwrap_or(0)
             ),
-            (Some(lost), None) => format!(
-                "at most {lost} steps, after the newest checkpoint that is known, of step {}",
-                self.saved_step.unwrap_or(0)
-            ),
+            (Some(lost), None) => {
+                let saved = self.saved_step.map_or_else(
+                    || "no checkpoint is known to be saved".to_owned(),
+                    |saved| format!("the newest checkpoint that is known is of step {saved}"),
+                );
+                format!("{lost} steps seen that may be lost, {saved}")
+            }
         };
         format!("attempt {} {at}: {lost} ({})", self.attempt, self.reason)
     }
@@ -64,17 +71,17 @@ impl Interruption {
         let step = self.step?;
         let Some(lost) = self.steps_lost else {
             return Some(format!(
-                " It was at step {step}: what it trained after the newest checkpoint that is known, whose name has no step, is to be \
+                " It was seen at step {step}: what it trained after the newest checkpoint that is known, whose name has no step, is to be \
                  trained again."
             ));
         };
         Some(match self.saved_step {
-            None => format!(" It was at step {step}, and no checkpoint is known to be saved."),
+            None => format!(" It was seen at step {step}, and no checkpoint is known to be saved."),
             Some(saved) if lost == 0 => {
-                format!(" It was at step {step}, which the checkpoint of step {saved} holds.")
+                format!(" It was seen at step {step}, which the checkpoint of step {saved} holds.")
             }
             Some(saved) => format!(
-                " It was at step {step}: of the {lost} steps after the newest checkpoint that is known, of step {saved}, those are to be trained again that the box did not save since."
+                " It was seen at step {step}: of the {lost} steps after the newest checkpoint that is known, of step {saved}, those are to be trained again that the box did not save since, and what it trained unseen."
             ),
         })
     }
@@ -98,6 +105,17 @@ pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
             "checkpoint.committed" => {
                 newest = newest.max(Some(marks::written(event)));
                 let saved = newest.map(step_in);
+                // Whoever saved a step had trained it, whenever that becomes known. A later life on that box is another matter.
+                let told = believable_step(event.detail["step"].as_u64());
+                let mut latest = found.iter_mut().rev();
+                if let Some(of_it) = latest.find(|known| known.attempt == event.attempt)
+                    && of_it.resumed_by != Some(event.attempt)
+                {
+                    of_it.step = of_it.step.max(told);
+                    if of_it.resumed_by.is_some() {
+                        of_it.steps_lost = lost(of_it.step, Some(of_it.resumed_step));
+                    }
+                }
                 // What a box could still save in its last seconds counts for the interruption that ended it.
                 for open in found.iter_mut().filter(|open| open.resumed_by.is_none()) {
                     open.saved_step = saved.flatten();
@@ -115,6 +133,7 @@ pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
                     resumed_by: None,
                     resumed_step: None,
                     steps_lost: lost(step, saved),
+                    at_least: true,
                 });
             }
             // The box went on by itself: an interruption of which nobody else may know.
@@ -131,10 +150,12 @@ pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
                         resumed_by: None,
                         resumed_step: None,
                         steps_lost: None,
+                        at_least: true,
                     });
                 }
                 for open in found.iter_mut().filter(|open| open.resumed_by.is_none()) {
                     open.step = open.step.max(step);
+                    open.at_least = step.is_none() || open.attempt != event.attempt;
                     open.resumed_by = Some(event.attempt);
                     open.resumed_step = Some(resumed_step);
                     open.steps_lost = lost(open.step, Some(Some(resumed_step)));
@@ -152,6 +173,23 @@ pub fn interruptions(events: &[EventRecord]) -> Vec<Interruption> {
         }
     }
     found
+}
+
+/// So many steps, in words; `at_least`: nobody saw the last ones.
+pub fn steps(lost: u64, at_least: bool) -> String {
+    match (lost, at_least) {
+        (0, true) => "no step that was seen was".to_owned(),
+        (lost, true) => format!("at least {lost} steps"),
+        (lost, false) => format!("{lost} steps"),
+    }
+}
+
+/// The steps of several together, as a figure: `at least 24` where one of them may have cost more.
+pub fn figure(lost: u64, of: &[Interruption]) -> String {
+    match of.iter().any(|one| one.at_least) {
+        true => format!("at least {lost}"),
+        false => lost.to_string(),
+    }
 }
 
 fn step_in((.., step, _): Written) -> Option<u64> {
@@ -208,6 +246,7 @@ mod tests {
                 resumed_by: None,
                 resumed_step: None,
                 steps_lost: lost(step, saved),
+                at_least: true,
             };
             assert_eq!(found.cost().as_deref(), expected, "{step:?} {saved:?}");
         };
@@ -216,24 +255,24 @@ mod tests {
             Some(137),
             Some(Some(120)),
             Some(
-                " It was at step 137: of the 17 steps after the newest checkpoint that is known, of step 120, those are to be trained again that the box did not save since.",
+                " It was seen at step 137: of the 17 steps after the newest checkpoint that is known, of step 120, those are to be trained again that the box did not save since, and what it trained unseen.",
             ),
         );
         check(
             Some(120),
             Some(Some(120)),
-            Some(" It was at step 120, which the checkpoint of step 120 holds."),
+            Some(" It was seen at step 120, which the checkpoint of step 120 holds."),
         );
         check(
             Some(9),
             None,
-            Some(" It was at step 9, and no checkpoint is known to be saved."),
+            Some(" It was seen at step 9, and no checkpoint is known to be saved."),
         );
         check(
             Some(9),
             Some(None),
             Some(
-                " It was at step 9: what it trained after the newest checkpoint that is known, whose name has no step, is to be trained again.",
+                " It was seen at step 9: what it trained after the newest checkpoint that is known, whose name has no step, is to be trained again.",
             ),
         );
     }
@@ -251,7 +290,7 @@ mod tests {
                 (1, "interrupted", taken(Some(137))),
             ],
             &[
-                "attempt 1 at step 137: at most 17 steps, after the newest checkpoint that is known, of step 120 (outbid)",
+                "attempt 1 at step 137: 17 steps seen that may be lost, the newest checkpoint that is known is of step 120 (outbid)",
             ],
         );
         check(
@@ -268,9 +307,9 @@ mod tests {
                 (4, "running", running(None)),
             ],
             &[
-                "attempt 1 at step 137: 7 steps lost, went on from 130 (outbid)",
+                "attempt 1 at step 137: at least 7 steps lost, went on from 130 (outbid)",
                 "attempt 2 before its first step: no step was seen (outbid)",
-                "attempt 3 at step 131: 131 steps lost, went on from 0 (gone)",
+                "attempt 3 at step 131: at least 131 steps lost, went on from 0 (gone)",
             ],
         );
         // A box that goes on by itself: whether the interruption was seen or not, it is one.
@@ -288,6 +327,34 @@ mod tests {
                 "attempt 1 at step 27: 7 steps lost, went on from 20 (its box was restarted)",
                 "attempt 1 at step 43: 13 steps lost, went on from 30 (outbid)",
             ],
+        );
+        // What the bucket tells later of a box that is gone had been trained there, whether it goes on by then or not.
+        let late = |step: u64| (1, "checkpoint.committed", saved(step));
+        let gone = (1, "lost", json!({"reason": "gone", "step": 16}));
+        check(
+            &[(1, "running", running(None)), gone.clone(), late(30)],
+            &[
+                "attempt 1 at step 30: 0 steps seen that may be lost, the newest checkpoint that is known is of step 30 (gone)",
+            ],
+        );
+        check(
+            &[
+                (1, "running", running(None)),
+                gone.clone(),
+                (2, "running", running(Some(10))),
+                late(30),
+                (2, "checkpoint.committed", saved(40)),
+            ],
+            &["attempt 1 at step 30: at least 20 steps lost, went on from 10 (gone)"],
+        );
+        check(
+            &[
+                (1, "running", running(None)),
+                (1, "lost", json!({"reason": "gone", "step": null})),
+                late(10),
+                (2, "running", running(Some(10))),
+            ],
+            &["attempt 1 at step 10: no step that was seen was lost, went on from 10 (gone)"],
         );
         // The newest is what was last written: one without a step, and then one of a training that was begun again from an older step.
         let named = |written_ms, step: Option<u64>| {
@@ -318,7 +385,7 @@ mod tests {
                 (2, "interrupted", taken(Some(380))),
             ],
             &[
-                "attempt 2 at step 380: at most 30 steps, after the newest checkpoint that is known, of step 350 (outbid)",
+                "attempt 2 at step 380: 30 steps seen that may be lost, the newest checkpoint that is known is of step 350 (outbid)",
             ],
         );
         // Two lives on one box.
@@ -332,8 +399,8 @@ mod tests {
                 (1, "running", running(Some(20))),
             ],
             &[
-                "attempt 1 at step 9: 9 steps lost, went on from 0 (outbid)",
-                "attempt 1 at step 25: 5 steps lost, went on from 20 (outbid)",
+                "attempt 1 at step 9: at least 9 steps lost, went on from 0 (outbid)",
+                "attempt 1 at step 25: at least 5 steps lost, went on from 20 (outbid)",
             ],
         );
     }

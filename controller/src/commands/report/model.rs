@@ -16,6 +16,7 @@ use crate::{
     run::{
         State,
         ended_alone::TrainingEnd,
+        interruptions,
         summary::RunSummary,
         trained::Times,
         windows::{WINDOW, words},
@@ -338,10 +339,11 @@ fn headline(
         }
         _ => "nothing was predicted".to_owned(),
     };
-    let lost = match (summary.interruptions.len(), summary.steps_lost) {
-        (0, _) => ("0".to_owned(), "no interruption".to_owned()),
-        (1, steps) => (steps.to_string(), "by 1 interruption".to_owned()),
-        (count, steps) => (steps.to_string(), format!("by {count} interruptions")),
+    let steps = interruptions::figure(summary.steps_lost, &summary.interruptions);
+    let lost = match summary.interruptions.len() {
+        0 => (steps, "no interruption".to_owned()),
+        1 => (steps, "by 1 interruption".to_owned()),
+        count => (steps, format!("by {count} interruptions")),
     };
     let share = match figures.wall_hours > 0.0 {
         true => figures::percent((figures.trained_hours / figures.wall_hours).min(1.0)),

@@ -13,7 +13,7 @@ use crate::{
     commands::plan::figures,
     ledger::{self, CostKind},
     run::{
-        marks,
+        interruptions, marks,
         summary::is_deletion,
         windows::{WINDOW, words},
     },
@@ -217,7 +217,10 @@ fn interruptions(known: &Gathered) -> Grid {
             found.attempt.to_string(),
             text::or_dash(found.step),
             text::or_dash(found.saved_step),
-            text::or_dash(found.steps_lost),
+            found.steps_lost.map_or_else(
+                || "-".to_owned(),
+                |lost| interruptions::figure(lost, std::slice::from_ref(found)),
+            ),
             next,
             found.reason.clone(),
         ]

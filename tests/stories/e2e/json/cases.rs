@@ -62,7 +62,7 @@ const ATTEMPT: &str = "number state instance gpu gpu_usd_per_hour from_step to_s
     ledger charged reason diagnosis";
 /// Tried where a box is taken back.
 pub const INTERRUPTION: &str =
-    "attempt time_us reason step saved_step resumed_by resumed_step steps_lost";
+    "attempt time_us reason step saved_step resumed_by resumed_step steps_lost at_least";
 /// Tried where a box is waited for.
 pub const WAITING: &str =
     "instance since_us until_us bid_usd_per_hour ceiling_usd_per_hour storage_usd_per_hour why";
