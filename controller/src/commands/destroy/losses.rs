@@ -2,6 +2,7 @@
 //! copied. The box is asked; of one that cannot be, the record says what it knows.
 
 use std::{
+    cmp::Reverse,
     fs::File,
     io::{self, Read},
     path::Path,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use serde::Serialize;
-use spotter_bucket::layout::check_path;
+use spotter_bucket::{layout::check_path, names::step_of};
 
 use super::steps;
 use crate::{
@@ -44,6 +45,9 @@ pub(super) struct Loss {
     pub name: String,
     /// Bytes; `null` where nobody can say.
     pub size_bytes: Option<u64>,
+    /// How many things it stands for; `None`: several, and nobody can say how many.
+    #[serde(skip)]
+    count: Option<u64>,
 }
 
 /// What kinds of things a box holds.
@@ -77,7 +81,25 @@ impl Loss {
             what,
             name: name.into(),
             size_bytes,
+            count: Some(1),
         }
+    }
+
+    /// Checkpoints that have no name of their own here.
+    fn nameless(name: impl Into<String>, size_bytes: Option<u64>, count: Option<u64>) -> Self {
+        Self {
+            count,
+            ..Self::new(What::Checkpoint, name, size_bytes)
+        }
+    }
+
+    /// The step in the name of a checkpoint, before the reason that may follow it.
+    fn step(&self) -> Option<u64> {
+        let path = self
+            .name
+            .split_once(": ")
+            .map_or(&*self.name, |(path, _)| path);
+        step_of(path)
     }
 }
 
@@ -103,10 +125,14 @@ pub(super) fn in_words(losses: &[Loss]) -> String {
             0 => String::new(),
             bytes => format!(" ({})", text::bytes(bytes)),
         };
-        match of.len() {
-            0 => None,
-            1 => Some(format!("1 {one}{size}")),
-            count => Some(format!("{count} {many}{size}")),
+        let count: u64 = of.iter().filter_map(|loss| loss.count).sum();
+        let is_all = of.iter().all(|loss| loss.count.is_some());
+        match (count, is_all) {
+            (0, true) => None,
+            (0, false) => Some(format!("{many}{size}")),
+            (1, true) => Some(format!("1 {one}{size}")),
+            (count, true) => Some(format!("{count} {many}{size}")),
+            (count, false) => Some(format!("more than {count} {many}{size}")),
         }
     };
     let steps = losses.iter().find(|loss| loss.what == What::Steps);
@@ -148,7 +174,7 @@ pub(super) async fn on_box(
             if let Some(checkpoints) = &run.spec.checkpoints {
                 let dir = [checkpoints.dir.clone()];
                 let list = listed(site, &dir).await;
-                losses.extend(named(What::Checkpoint, list, &dir));
+                losses.extend(newest_first(named(What::Checkpoint, list, &dir)));
             }
         }
     }
@@ -167,10 +193,9 @@ pub(super) fn on_record(
     attempt: &AttemptRecord,
 ) -> Result<Vec<Loss>, CommandError> {
     let unsaved = alarms::unsaved(store, &run.name, attempt.number)?;
-    let mut losses: Vec<Loss> = unsaved
-        .into_iter()
-        .map(|name| Loss::new(What::Checkpoint, name, None))
-        .collect();
+    let unsaved = unsaved.into_iter();
+    let unsaved = unsaved.map(|name| Loss::new(What::Checkpoint, name, None));
+    let mut losses = newest_first(unsaved.collect());
     losses.extend(steps::on_record(store, run, attempt)?);
     // Those of a run that ended well were fetched before its box was stopped.
     if let Some(results) = &run.spec.results
@@ -182,30 +207,33 @@ pub(super) fn on_record(
     Ok(losses)
 }
 
+/// Checkpoints with the newest step first, then those whose name has none (pure).
+fn newest_first(mut checkpoints: Vec<Loss>) -> Vec<Loss> {
+    checkpoints.sort_by_key(|checkpoint| Reverse(checkpoint.step()));
+    checkpoints
+}
+
 /// By the agent's word (pure).
 fn of_backup(backup: &BackupInfo) -> Vec<Loss> {
     let named: u64 = backup.at_stake.iter().map(|(_, bytes)| bytes).sum();
-    let mut losses: Vec<Loss> = backup
-        .at_stake
-        .iter()
-        .map(|(path, bytes)| {
-            let name = match backup.why_unsaved(path) {
-                Some(why) => format!("{path}: {why}"),
-                None => path.clone(),
-            };
-            Loss::new(What::Checkpoint, name, Some(*bytes))
-        })
-        .collect();
+    let at_stake = backup.at_stake.iter().map(|(path, bytes)| {
+        let name = match backup.why_unsaved(path) {
+            Some(why) => format!("{path}: {why}"),
+            None => path.clone(),
+        };
+        Loss::new(What::Checkpoint, name, Some(*bytes))
+    });
+    let mut losses = newest_first(at_stake.collect());
     let rest = backup.unsaved_bytes.saturating_sub(named);
     if rest > 0 {
         let name = match losses.is_empty() {
             true => "all of them together",
             false => "others",
         };
-        losses.push(Loss::new(What::Checkpoint, name, Some(rest)));
+        losses.push(Loss::nameless(name, Some(rest), None));
     } else if losses.is_empty() && backup.pending > 0 {
         let name = format!("{} that wait for their upload", backup.pending);
-        losses.push(Loss::new(What::Checkpoint, name, None));
+        losses.push(Loss::nameless(name, None, Some(backup.pending)));
     }
     losses
 }
@@ -389,6 +417,23 @@ mod tests {
                 ("c.pt: it is a link to /d, outside", Some(5)),
             ],
         );
+        check(
+            &[
+                ("best.pt", 9),
+                ("checkpoint-20", 7),
+                ("checkpoint-100", 5),
+                ("checkpoint-40", 5),
+            ],
+            30,
+            0,
+            &[
+                ("checkpoint-100", Some(5)),
+                ("checkpoint-40", Some(5)),
+                ("checkpoint-20", Some(7)),
+                ("best.pt", Some(9)),
+                ("others", Some(4)),
+            ],
+        );
         // Agents that know no names.
         check(&[], 12, 1, &[("all of them together", Some(12))]);
         check(&[], 0, 2, &[("2 that wait for their upload", None)]);
@@ -408,6 +453,17 @@ mod tests {
              1 end of a log that was not copied"
         );
         assert_eq!(in_words(&[]), "");
+        let check = |losses: &[Loss], expected: &str| assert_eq!(in_words(losses), expected);
+        let others = || Loss::nameless("others", Some(1 << 30), None);
+        check(
+            &[losses[0].clone(), losses[1].clone(), others()],
+            "more than 2 checkpoints that are in no bucket (3.0 GiB)",
+        );
+        check(&[others()], "checkpoints that are in no bucket (1.0 GiB)");
+        check(
+            &[Loss::nameless("2 that wait", None, Some(2))],
+            "2 checkpoints that are in no bucket",
+        );
     }
 
     #[test]
