@@ -70,6 +70,8 @@ struct View {
     /// When the box is told next who tells the user.
     hand_over: Instant,
     alarm: bool,
+    /// Commits of the box when it was told that the bucket refuses it: once is enough until it commits again.
+    refused: Option<u64>,
     /// What was told of how rarely it saves, as long as that holds.
     rare: Option<String>,
     contradicted: bool,
@@ -144,6 +146,7 @@ impl Lifecycle {
             told_step: None,
             hand_over: Instant::now(),
             alarm: false,
+            refused: None,
             rare: None,
             contradicted: false,
             disk: None,

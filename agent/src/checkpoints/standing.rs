@@ -270,6 +270,9 @@ impl Standing {
         if was_denied || failures >= QUIET_FAILURES {
             self.state().problem.clear();
         }
+        if was_denied {
+            self.event("credentials.accepted", json!({}));
+        }
     }
 
     fn denied(&self, err: &BucketError) {
@@ -395,7 +398,7 @@ mod tests {
             .iter()
             .map(|(kind, _)| kind.clone())
             .collect();
-        assert_eq!(kinds, ["credentials.wanted"]);
+        assert_eq!(kinds, ["credentials.wanted", "credentials.accepted"]);
 
         let began = Instant::now();
         let bring_keys = async {

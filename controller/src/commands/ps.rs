@@ -382,7 +382,10 @@ fn row(
         )?,
         unsaved,
         backup_alarm: match latest {
-            Some(attempt) => behind::backup(store, attempt)?,
+            Some(attempt) => match behind::backup(store, attempt)? {
+                None if trains => alarms::refused(store, &run.name, attempt.number)?,
+                told => told,
+            },
             None => None,
         },
         contradiction: match latest.filter(|attempt| attempt.state == State::Running) {

@@ -24,6 +24,25 @@ pub fn backup(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, 
     Ok(Some(text(&alarm, failed.as_ref())))
 }
 
+/// What the bucket refuses the box of an attempt now, long before that makes its backup late; `None`: nothing, as far as was told. An agent of
+/// an older release tells of nothing that it takes again but by what it commits.
+pub fn refused(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, StoreError> {
+    let newest = |kind: &str| store.newest_event(run, attempt, kind);
+    let Some(wanted) = newest("credentials.wanted")? else {
+        return Ok(None);
+    };
+    for settles in [
+        "credentials.accepted",
+        "checkpoint.committed",
+        "bucket.probed",
+    ] {
+        if newest(settles)?.is_some_and(|event| event.id > wanted.id) {
+            return Ok(None);
+        }
+    }
+    Ok(word(&wanted.detail, "problem"))
+}
+
 /// Checkpoints on the box that are in no bucket, each with the reason, as far as the agent told: those that cannot be saved as they
 /// are, and one whose upload failed.
 pub fn unsaved(store: &Store, run: &str, attempt: u32) -> Result<Vec<String>, StoreError> {
@@ -193,6 +212,37 @@ mod tests {
 
     use super::*;
     use crate::{clock::Clock, store::StoredEvent};
+
+    #[test]
+    fn a_refusal_of_the_bucket_is_told_until_something_settles_it() {
+        for settles in [
+            "credentials.accepted",
+            "checkpoint.committed",
+            "bucket.probed",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(&dir.path().join("store.db"), Clock::new(|| 0)).unwrap();
+            let mut seq = 0;
+            let mut check = |kind: &str, expected: Option<&str>| {
+                seq += 1;
+                let event = StoredEvent {
+                    seq,
+                    time_us: 1,
+                    kind: kind.to_owned(),
+                    detail: json!({"problem": "the bucket refuses our keys"}),
+                };
+                store.append_events("r", 1, &[event]).unwrap();
+                let told = refused(&store, "r", 1).unwrap();
+                assert_eq!(told.as_deref(), expected, "{settles} {kind}");
+            };
+            let refusal = Some("the bucket refuses our keys");
+            check("checkpoint.committed", None);
+            check("credentials.wanted", refusal);
+            check("checkpoint.found", refusal);
+            check(settles, None);
+            check("credentials.wanted", refusal);
+        }
+    }
 
     #[test]
     fn a_disk_that_fills_is_told_with_when_why_and_what_to_do() {

@@ -6,12 +6,14 @@ use tokio::time::Instant;
 
 use super::{View, keys};
 use crate::{
+    agent_client::BackupInfo,
     error::CommandError,
     notify,
     run::{
         alarms, believable_step,
         bringing_up::TRAIN,
         halt::Halt,
+        handing::REFUSED,
         lifecycle::Lifecycle,
         site::{Site, SiteError},
         windows,
@@ -121,6 +123,9 @@ impl Lifecycle {
             self.store
                 .record_step(&run.name, attempt.number, attempt.last_step)?;
         }
+        if let Some(backup) = &status.backup {
+            self.tell_refusal(run, backup, view);
+        }
         let alarm = status.backup.as_ref().is_some_and(|backup| backup.alarm);
         if alarm && !view.alarm {
             // The events say which file it is about; one that has not come yet leaves the agent's own word.
@@ -175,5 +180,19 @@ impl Lifecycle {
         view.contradicted = contradiction.is_some();
         view.status = Some(status);
         Ok(())
+    }
+
+    /// Says that the bucket refuses the box as soon as the box knows: until that makes its backup late, a person may have mended it.
+    fn tell_refusal(&self, run: &RunRecord, backup: &BackupInfo, view: &mut View) {
+        let refusal = backup.problem.as_ref().filter(|why| why.contains(REFUSED));
+        let Some(why) = refusal.filter(|_| !backup.alarm) else {
+            return;
+        };
+        if view.refused == Some(backup.committed) {
+            return;
+        }
+        view.refused = Some(backup.committed);
+        let more = keys::advice(&run.name, why);
+        self.say(run, &format!("Checkpoints wait on the box: {why}.{more}"));
     }
 }
