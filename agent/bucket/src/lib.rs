@@ -45,7 +45,7 @@ pub use credentials::Credentials;
 pub use ending::{Cause, EndedBy, Ending};
 pub use grants::{Batch, Grant, Stock};
 pub use layout::{CommitId, Layout};
-pub use manifest::{Manifest, ManifestError, ManifestFile};
+pub use manifest::{Manifest, ManifestError, ManifestFile, Unread};
 pub use profile::Style;
 pub use prove::{Proof, prove};
 pub use retention::{Best, Commit, Keep};

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use spotter_bucket::CommitId;
+use spotter_bucket::{CommitId, Unread};
 
 use crate::{
     checkpoints::Shelf,
@@ -65,9 +65,17 @@ impl Deps {
                 break;
             }
             let read = vault.read(&id).await.map_err(|err| err.to_string())?;
-            if let Some(Ok(manifest)) = read {
-                let is_new = late::note(store, &run.name, attempts, &manifest, now_us);
-                noted += usize::from(is_new.map_err(|err| err.to_string())?);
+            match read {
+                Some(Ok(manifest)) => {
+                    let is_new = late::note(store, &run.name, attempts, &manifest, now_us);
+                    noted += usize::from(is_new.map_err(|err| err.to_string())?);
+                }
+                Some(Err(Unread::Damaged(why))) => {
+                    late::note_unread(store, &run.name, &id, &why, now_us)
+                        .map_err(|err| err.to_string())?;
+                }
+                // What a newer spotter wrote, or the bucket does not give out now, may be read another time.
+                Some(Err(Unread::Newer(_) | Unread::Refused(_))) | None => {}
             }
         }
         Ok(())

@@ -11,6 +11,9 @@ use crate::{
     store::{AttemptRecord, EventRecord, Store, StoreError},
 };
 
+/// Event of the run as a whole: a commit is damaged itself (`id`, `reason`); it is written once, so nobody reads it again.
+const UNREAD: &str = "checkpoint.unread";
+
 /// Most commits that are taken into the record at one look; there are few of these.
 pub const MOST: usize = 20;
 
@@ -45,7 +48,7 @@ pub fn unknown(
 ) -> Vec<CommitId> {
     let told = events
         .iter()
-        .filter(|event| event.kind == COMMITTED || is_deletion(event));
+        .filter(|event| event.kind == COMMITTED || event.kind == UNREAD || is_deletion(event));
     let known: HashSet<&str> = told
         .filter_map(|event| event.detail["id"].as_str())
         .collect();
@@ -66,6 +69,23 @@ pub fn unknown(
             && !is_covered(id)
     };
     there.iter().filter(is_late).copied().collect()
+}
+
+/// Writes down that a commit of a box which is gone is damaged, so that no later look pays for reading it.
+///
+/// # Errors
+/// When the record cannot be written.
+pub fn note_unread(
+    store: &Store,
+    run: &str,
+    id: &CommitId,
+    why: &str,
+    now_us: i64,
+) -> Result<(), StoreError> {
+    let detail = json!({"id": id.to_string(), "reason": why});
+    let is_told = |event: &EventRecord| event.detail["id"] == detail["id"];
+    store.note_once(run, 0, now_us, UNREAD, &detail, is_told)?;
+    Ok(())
 }
 
 /// Whether it tells of a commit without its name, as old records do.
@@ -196,6 +216,15 @@ mod tests {
         let gone = [attempt(State::Gone)];
         assert_eq!(unknown(&events, &gone, &ids[..1], now_us), []);
         assert_eq!(unknown(&[], &gone, &[another], now_us), []);
+
+        // One that is damaged itself is read once.
+        let read = |events: &[EventRecord]| unknown(events, &gone, &ids[1..2], now_us);
+        assert_eq!(read(&events), &ids[1..2]);
+        for _ in 0..2 {
+            note_unread(&store, "r", &ids[1], "it was cut", now_us).unwrap();
+        }
+        let told = store.events_of("r", 0, UNREAD).unwrap();
+        assert_eq!((told.len(), read(&told)), (1, Vec::new()));
 
         // It is a sign of life, at its time.
         events[0].time_us = began_us + 50;
