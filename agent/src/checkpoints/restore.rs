@@ -168,10 +168,14 @@ impl Backup {
             names = self.exports_last(names).await?;
             names.extend(marked);
         }
+        let mut vanished = Vec::new();
         for name in &names {
             let began = Instant::now();
             match self.restore_commit(name, progress).await {
-                Ok(None) => {}
+                Ok(None) if id.is_some() => {
+                    return Err(RestoreError::NoSuchCheckpoint(name.clone()));
+                }
+                Ok(None) => vanished.push(format!("{name}: it was listed, and is not there")),
                 Ok(Some((checkpoint, path))) => {
                     let detail = json!({
                         "id": checkpoint.id, "step": checkpoint.step, "path": path, "size_bytes": checkpoint.size_bytes,
@@ -198,6 +202,8 @@ impl Backup {
                 }
             }
         }
+        // A bucket that lists what it does not give is not an empty one: a training that began anew would push out what it hides.
+        skipped.append(&mut vanished);
         if skipped.is_empty() {
             Ok(None)
         } else {

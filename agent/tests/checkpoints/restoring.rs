@@ -102,6 +102,31 @@ async fn an_empty_bucket_restores_nothing_and_an_unknown_name_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bucket_that_lists_commits_and_gives_none_is_no_empty_one() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    for step in 1..=2_u64 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 500));
+        world.backup_all().await;
+    }
+    let other = World::new(bucket.clone());
+    bucket.fail_next("GetObject", 2, ErrorKind::NotFound);
+    let err = other.backup.restore(None, &mut |_, _| {}).await;
+    assert!(
+        matches!(&err, Err(RestoreError::AllDamaged { skipped }) if skipped.len() == 2),
+        "{err:?}"
+    );
+    // One that was deleted since is passed over without a word.
+    bucket.fail_next("GetObject", 1, ErrorKind::NotFound);
+    let restored = other.backup.restore(None, &mut |_, _| {}).await;
+    let restored = restored.unwrap().unwrap();
+    assert_eq!(
+        (restored.checkpoint.step, restored.skipped.len()),
+        (Some(1), 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_path_in_a_commit_leaves_the_checkpoint_directory() {
     let bucket = Arc::new(MemoryBucket::new());
     let world = World::new(bucket.clone());
