@@ -10,8 +10,8 @@ use std::{collections::HashSet, ops::RangeInclusive, sync::Arc};
 
 use futures::{StreamExt, stream};
 use spotter_bucket::{
-    Batch, Bucket, BucketError, CommitId, ErrorKind, Keep, Layout, Manifest, S3Bucket,
-    layout::NameError, s3::presign::LONGEST,
+    Batch, Bucket, BucketError, CommitId, ErrorKind, Keep, Layout, Manifest, S3Bucket, Unread,
+    layout::NameError, s3::presign::LONGEST, vault,
 };
 use ulid::Ulid;
 
@@ -91,10 +91,8 @@ impl Granting {
             .iter()
             .filter_map(|(_, read)| read.as_ref().ok())
             .collect();
-        let mut there: Vec<String> = commits
-            .iter()
-            .map(|(id, _)| self.shelf.layout.commit_key(id))
-            .collect();
+        let mut there = readable(&commits, &self.shelf.layout);
+        let names = there.len();
         for manifest in &manifests {
             // A box may have written anything into its manifest: it is let read what is its run's.
             let keys: Vec<String> = manifest
@@ -104,7 +102,7 @@ impl Granting {
                 .filter(|key| key.starts_with(&self.shelf.layout.data_prefix()))
                 .collect();
             // The newest in any case.
-            if there.len() > commits.len() && there.len() + keys.len() > MOST_READ {
+            if there.len() > names && there.len() + keys.len() > MOST_READ {
                 break;
             }
             there.extend(keys);
@@ -256,6 +254,19 @@ impl Granting {
     }
 }
 
+/// Keys of the commits that a box may read: one that is larger than it reads would only fill its memory, and is told of here.
+fn readable(commits: &[vault::Read], layout: &Layout) -> Vec<String> {
+    let mut keys = Vec::new();
+    for (id, read) in commits {
+        if let Err(Unread::TooLarge(why)) = read {
+            tracing::warn!(%id, why, "a commit is not signed for the box, which goes on from another one");
+        } else {
+            keys.push(layout.commit_key(id));
+        }
+    }
+    keys
+}
+
 /// Marks that these keys may not list are not known, and no reason to sign for nothing.
 fn known_marks(
     asked: Result<HashSet<CommitId>, BucketError>,
@@ -344,6 +355,24 @@ mod tests {
             first[..2],
             [layout.commit_key(&id), layout.damaged_key(&id)]
         );
+    }
+
+    #[test]
+    fn a_commit_that_no_box_reads_is_not_signed_for_one() {
+        let layout = Layout::new("runs", "tiny").unwrap();
+        let unread: [fn(String) -> Unread; 4] = [
+            Unread::Damaged,
+            Unread::Newer,
+            Unread::TooLarge,
+            Unread::Refused,
+        ];
+        let commits: Vec<vault::Read> = unread
+            .iter()
+            .map(|why| (CommitId::generate(Some(7)), Err(why("no".to_owned()))))
+            .collect();
+        let keys = readable(&commits, &layout);
+        let expected = [0, 1, 3].map(|at: usize| layout.commit_key(&commits[at].0));
+        assert_eq!(keys, expected);
     }
 
     #[test]

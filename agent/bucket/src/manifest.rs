@@ -155,8 +155,10 @@ pub enum ManifestError {
 pub enum Unread {
     /// It restores nothing.
     Damaged(String),
-    /// It is of a newer spotter, or larger than this one reads: it is not damaged, and may refer to anything.
+    /// It is of a newer spotter: it is not damaged, and may refer to anything.
     Newer(String),
+    /// It is larger than this spotter reads, and so is the same.
+    TooLarge(String),
     /// The bucket does not give it out: it may refer to anything.
     Refused(String),
 }
@@ -170,7 +172,8 @@ impl Unread {
 
 impl std::fmt::Display for Unread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Self::Damaged(why) | Self::Newer(why) | Self::Refused(why)) = self;
+        let (Self::Damaged(why) | Self::Newer(why) | Self::TooLarge(why) | Self::Refused(why)) =
+            self;
         f.write_str(why)
     }
 }
@@ -184,7 +187,8 @@ impl From<&ManifestError> for Unread {
             cause = err.source();
         }
         match err {
-            ManifestError::Version(_) | ManifestError::TooLarge(_) => Self::Newer(text),
+            ManifestError::Version(_) => Self::Newer(text),
+            ManifestError::TooLarge(_) => Self::TooLarge(text),
             _ => Self::Damaged(text),
         }
     }

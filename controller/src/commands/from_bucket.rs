@@ -75,7 +75,7 @@ impl Deps {
                         .map_err(|err| err.to_string())?;
                 }
                 // What a newer spotter wrote, or the bucket does not give out now, may be read another time.
-                Some(Err(Unread::Newer(_) | Unread::Refused(_))) | None => {}
+                Some(Err(_)) | None => {}
             }
         }
         Ok(())
