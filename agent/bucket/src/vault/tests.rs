@@ -23,6 +23,30 @@ fn manifest_of_one(key: &str) -> bytes::Bytes {
     crate::memory::collection("run", &id(0).to_string(), "a", b"a", key)
 }
 
+fn empty() -> (MemoryBucket, Layout) {
+    (MemoryBucket::new(), Layout::new("p", "run").unwrap())
+}
+
+fn vault<'a>(bucket: &'a MemoryBucket, layout: &'a Layout) -> Vault<'a> {
+    Vault {
+        bucket,
+        layout,
+        run: "run",
+    }
+}
+
+/// A bucket in which step 1 was committed and buried, and an hour and more later the time at which its data is due.
+async fn with_a_buried_step() -> (MemoryBucket, Layout, u64) {
+    let (bucket, layout) = empty();
+    commit(&bucket, &layout, 1, 1);
+    let buried = vault(&bucket, &layout)
+        .bury(&id(1), "a test", NOW_US)
+        .await
+        .unwrap();
+    assert!(buried);
+    (bucket, layout, NOW_US / 1_000 + 2 * 3_600_000)
+}
+
 /// A commit of one file of its own and one of another commit.
 fn commit(bucket: &MemoryBucket, layout: &Layout, step: u64, shared: u64) {
     let file = |path: &str, of: u64| {
@@ -63,15 +87,11 @@ fn commit(bucket: &MemoryBucket, layout: &Layout, step: u64, shared: u64) {
 
 #[tokio::test]
 async fn data_goes_after_the_grace_and_never_what_a_commit_still_uses() {
-    let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
+    let (bucket, layout) = empty();
     for (step, shared) in [(1, 1), (2, 1), (3, 3)] {
         commit(&bucket, &layout, step, shared);
     }
-    let vault = Vault {
-        bucket: &bucket,
-        layout: &layout,
-        run: "run",
-    };
+    let vault = vault(&bucket, &layout);
     assert_eq!(vault.ids().await.unwrap(), [id(3), id(2), id(1)]);
     assert!(vault.bury(&id(1), "a test", NOW_US).await.unwrap());
     assert!(!vault.bury(&id(1), "a test", NOW_US).await.unwrap());
@@ -92,15 +112,11 @@ async fn data_goes_after_the_grace_and_never_what_a_commit_still_uses() {
 
 #[tokio::test]
 async fn what_is_read_or_whose_commit_came_back_stays() {
-    let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
+    let (bucket, layout) = empty();
     for step in 1..=2 {
         commit(&bucket, &layout, step, step);
     }
-    let vault = Vault {
-        bucket: &bucket,
-        layout: &layout,
-        run: "run",
-    };
+    let vault = vault(&bucket, &layout);
     let reader = vault.begin_reading(&id(1), "a test", NOW_US).await.unwrap();
     let buried = bucket.object(&layout.commit_key(&id(2))).unwrap();
     for step in 1..=2 {
@@ -123,12 +139,8 @@ async fn what_is_read_or_whose_commit_came_back_stays() {
 
 #[tokio::test]
 async fn what_was_deleted_while_it_waited_stays_until_it_waits_no_more() {
-    let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
-    let vault = Vault {
-        bucket: &bucket,
-        layout: &layout,
-        run: "run",
-    };
+    let (bucket, layout) = empty();
+    let vault = vault(&bucket, &layout);
     let key = layout.data_key(&id(0), "a").unwrap();
     bucket.insert(&key, "a");
     let body = manifest_of_one(&key);
@@ -145,17 +157,10 @@ async fn what_was_deleted_while_it_waited_stays_until_it_waits_no_more() {
 
 #[tokio::test]
 async fn nothing_goes_that_a_commit_of_a_newer_spotter_may_refer_to() {
-    let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
-    commit(&bucket, &layout, 1, 1);
+    let (bucket, layout, later) = with_a_buried_step().await;
     let newer = layout.commit_key(&id(2));
     let body = "{\"v\": 99, \"pieces\": [\"of what step 1 had\"]}";
-    let vault = Vault {
-        bucket: &bucket,
-        layout: &layout,
-        run: "run",
-    };
-    vault.bury(&id(1), "a test", NOW_US).await.unwrap();
-    let later = NOW_US / 1_000 + 2 * 3_600_000;
+    let vault = vault(&bucket, &layout);
     let huge = bytes::Bytes::from(vec![b' '; MAX_MANIFEST_BYTES + 1]);
     for hidden in [bytes::Bytes::from_static(body.as_bytes()), huge] {
         for key in [&newer, &layout.waiting_key(&id(2).ulid)] {
@@ -175,18 +180,11 @@ async fn nothing_goes_that_a_commit_of_a_newer_spotter_may_refer_to() {
 
 #[tokio::test]
 async fn what_a_commit_refers_to_that_still_waits_stays() {
-    let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
-    commit(&bucket, &layout, 1, 1);
-    let vault = Vault {
-        bucket: &bucket,
-        layout: &layout,
-        run: "run",
-    };
-    vault.bury(&id(1), "a test", NOW_US).await.unwrap();
+    let (bucket, layout, later) = with_a_buried_step().await;
+    let vault = vault(&bucket, &layout);
     let key = layout.data_key(&id(1), "own").unwrap();
     let body = crate::memory::collection("run", &id(0).to_string(), "a", b"data", &key);
     bucket.insert(&layout.waiting_key(&id(0).ulid), body);
-    let later = NOW_US / 1_000 + 2 * 3_600_000;
     let purged = vault.purge(HOUR, later, false).await.unwrap();
     assert_eq!((purged.len(), purged[0].objects), (1, 1));
     assert!(bucket.object(&key).is_some());
@@ -196,17 +194,10 @@ async fn what_a_commit_refers_to_that_still_waits_stays() {
 
 #[tokio::test]
 async fn a_damaged_tombstone_deletes_nothing() {
-    let (bucket, layout) = (MemoryBucket::new(), Layout::new("p", "run").unwrap());
-    commit(&bucket, &layout, 1, 1);
-    let vault = Vault {
-        bucket: &bucket,
-        layout: &layout,
-        run: "run",
-    };
-    vault.bury(&id(1), "a test", NOW_US).await.unwrap();
+    let (bucket, layout, later) = with_a_buried_step().await;
+    let vault = vault(&bucket, &layout);
     let key = vault.tombstones().await.unwrap().remove(0).key;
     assert!(bucket.corrupt(&key));
-    let later = NOW_US / 1_000 + 2 * 3_600_000;
     assert_eq!(vault.purge(HOUR, later, false).await.unwrap(), []);
     assert!(
         bucket
