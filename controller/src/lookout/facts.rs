@@ -8,8 +8,8 @@ use spotter_trainlog::{Progress, Reader};
 use crate::{
     agent_client::{AgentEvent, AgentStatus, GpuInfo, SampleInfo, SessionInfo},
     lookout::{curve::Curve, tail::Tail},
-    run::{bringing_up::TRAIN, to_come::ToCome},
-    store::EventRecord,
+    run::{bringing_up::TRAIN, ended_alone::TrainingEnd, to_come::ToCome},
+    store::{AttemptRecord, EventRecord},
 };
 
 /// How much of the GPUs' use is kept, seconds.
@@ -47,12 +47,16 @@ pub struct Recorded {
     pub state: String,
     /// It has ended.
     pub is_over: bool,
-    /// Its newest attempt trains.
+    /// Its newest attempt trains, by the record.
     pub trains: bool,
     /// Its box runs, so that an agent may answer.
     pub box_runs: bool,
     /// Number of the newest attempt; 0: none.
     pub attempt: u32,
+    /// The same attempt.
+    pub newest: Option<AttemptRecord>,
+    /// How its training ended while nobody watches, as far as that is on record.
+    pub training_end: Option<TrainingEnd>,
     /// Last event of that attempt's agent that is on record.
     pub last_event: u64,
     /// When that attempt's training started; 0: it did not.
@@ -81,7 +85,7 @@ pub struct Recorded {
     pub to_come: Option<ToCome>,
     /// The newest window of its newest training.
     pub window: Option<Value>,
-    /// What is wrong, or must be known, a sentence each.
+    /// What is wrong by the record, a sentence each.
     pub alerts: Vec<String>,
     /// Every attempt, oldest first, a line each.
     pub attempts: Vec<String>,

@@ -213,6 +213,8 @@ fn record(
             run.outcome.is_none() && runs(latest.state) && !latest.ssh.is_empty()
         }),
         attempt: latest.map_or(0, |latest| latest.number),
+        newest: latest.cloned(),
+        training_end: summary.training_end.clone(),
         last_event: latest.map_or(0, |latest| latest.last_event),
         started_us: latest.map_or(0, |latest| latest.started_us),
         gpus: gpus(run, latest),
@@ -310,11 +312,6 @@ fn alerts(
     alerts.extend(alarms::disk(store, name, latest.number)?);
     alerts.extend(alarms::rare(store, name, latest.number)?);
     alerts.extend(foresight::warnings(store, name, latest.number)?);
-    if !summary.watched {
-        alerts.push(format!(
-            "nobody watches: an interruption is not recovered until `spotter up {name}`"
-        ));
-    }
     Ok(alerts)
 }
 

@@ -146,7 +146,7 @@ pub(super) fn run_reading(facts: &Facts, now_us: i64) -> readings::RunReading {
             .map_or(0, |backup| backup.committed)
             .max(recorded.committed),
         last_checkpoint_us: told.max(recorded.saved.map(|(_, at_us)| at_us)),
-        alerts: recorded.alerts.len(),
+        alerts: facts.alerts().len(),
     }
 }
 

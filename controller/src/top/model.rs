@@ -13,9 +13,12 @@ use self::{
     machine::{gpus, host},
 };
 pub use super::panes::{Line, lines};
-use crate::lookout::{
-    curve::Points,
-    facts::{Facts, Reach, signed, troubles},
+use crate::{
+    lookout::{
+        curve::Points,
+        facts::{Facts, Reach, signed, troubles},
+    },
+    run::ended_alone::How,
 };
 
 /// A training that prints nothing for so long is worth a word.
@@ -167,7 +170,7 @@ pub fn view(facts: &Facts, now_us: i64) -> View {
         number => format!("attempt {number}"),
     };
     let (gpus, gpu_note) = gpus(facts, now_us);
-    let mut alerts = recorded.alerts.clone();
+    let mut alerts = facts.alerts();
     for gpu in live.sample.iter().flat_map(|sample| &sample.gpus) {
         let found = troubles(gpu);
         if !found.is_empty() {
@@ -203,6 +206,13 @@ pub fn view(facts: &Facts, now_us: i64) -> View {
 /// How a run stands, a word.
 pub fn state(facts: &Facts) -> Words {
     let recorded = &facts.recorded;
+    if let Some(end) = facts.training_end() {
+        let tone = match end.how {
+            How::Failed => Tone::Bad,
+            How::Finished | How::Stopped | How::Interrupted => Tone::Warn,
+        };
+        return Words::new(end.how.word().to_uppercase(), tone);
+    }
     let tone = match recorded.state.as_str() {
         "running" | "done" | "collected" | "finishing" => Tone::Plain,
         "crashed" | "failed" | "lost" | "contradicted" => Tone::Bad,
@@ -232,13 +242,13 @@ pub fn list_row(facts: &Facts, now_us: i64) -> ListRow {
         step: steps(facts).0,
         left: left(facts, now_us).map_or_else(|| "-".to_owned(), |left| span(left.base_s)),
         loss: told.or_else(|| facts.log.curve.loss().last().map(|(_, loss)| *loss)),
-        saved: match saved.filter(|_| recorded.trains) {
+        saved: match saved.filter(|_| facts.trains()) {
             Some(at_us) => ago(live.box_us(now_us) - at_us),
             None => "-".to_owned(),
         },
         usd_per_hour: recorded.usd_per_hour,
         cost_usd: recorded.cost_usd,
-        is_troubled: !recorded.is_over && !recorded.alerts.is_empty(),
+        is_troubled: !recorded.is_over && !facts.alerts().is_empty(),
     }
 }
 

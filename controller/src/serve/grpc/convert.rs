@@ -51,7 +51,7 @@ pub(super) fn run(facts: &Facts, now_us: i64) -> v1::RunState {
             Some(backup) => backup.last_step,
             None => recorded.saved.and_then(|(step, _)| step),
         },
-        alerts: recorded.alerts.clone(),
+        alerts: facts.alerts(),
     }
 }
 

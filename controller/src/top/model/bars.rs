@@ -39,7 +39,7 @@ pub(super) fn fraction(facts: &Facts) -> Option<f64> {
 }
 
 pub(super) fn left(facts: &Facts, now_us: i64) -> Option<Left> {
-    if !facts.recorded.trains {
+    if !facts.trains() {
         return None;
     }
     let around = |base_s: f64| Left {
@@ -82,7 +82,7 @@ pub(super) fn progress(facts: &Facts, left: Option<Left>, now_us: i64) -> Bar {
     let (step, total) = steps(facts);
     let mut parts = Vec::new();
     let mut tone = Tone::Plain;
-    if let Some(silent_us) = silent_us(&facts.live, now_us).filter(|_| facts.recorded.trains)
+    if let Some(silent_us) = silent_us(&facts.live, now_us).filter(|_| facts.trains())
         && silent_us > SILENT_US
     {
         parts.push(format!("! no progress printed for {}", ago(silent_us)));
@@ -151,7 +151,7 @@ pub(super) fn saved(facts: &Facts, now_us: i64) -> Bar {
             let age_us = (live.box_us(now_us) - at_us).max(0);
             (vec![format!("{step}{} ago", ago(age_us))], Some(age_us))
         }
-        None if recorded.trains && recorded.started_us > 0 => {
+        None if facts.trains() && recorded.started_us > 0 => {
             let age_us = (now_us - recorded.started_us).max(0);
             (
                 vec![format!("nothing yet, training for {}", ago(age_us))],
@@ -164,7 +164,7 @@ pub(super) fn saved(facts: &Facts, now_us: i64) -> Bar {
         0 => format!("{kept} in the bucket"),
         _ => format!("{kept} in the bucket, {committed} ever"),
     });
-    if !recorded.trains {
+    if !facts.trains() {
         parts.extend(in_bucket);
         return bar(None, parts, Tone::Dim);
     }
