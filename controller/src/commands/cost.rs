@@ -8,14 +8,14 @@ use serde::Serialize;
 
 use crate::{
     commands::{
-        Deps,
+        Deps, at_most_usd_per_hour,
         market_word::{all_boxes_usd_per_hour, word},
     },
     error::CommandError,
     ledger::{self, Cost, CostKind, Parts, Reconciliation},
     provider::{Instance, InstanceId, Provider, ProviderError, volumes::VolumeId},
     run::{
-        State, next, prepaying,
+        State, ended_alone, next, prepaying,
         to_come::{self, ToCome},
         waiting,
     },
@@ -109,6 +109,9 @@ struct RunCost {
     run: String,
     outcome: Option<&'static str>,
     usd_per_hour: f64,
+    /// What its newest box may cost though nothing is known to be charged.
+    #[serde(skip)]
+    at_most_usd_per_hour: Option<f64>,
     /// So far: what the provider charged for a box that is gone, else our own figure with its traffic.
     cost: Cost,
     /// That, and what was paid in advance for boxes that are gone and was not used up.
@@ -122,6 +125,9 @@ struct RunCost {
     /// Until its training ends; null where nobody can tell, or nothing trains.
     to_come: Option<ToCome>,
     attempts: Vec<AttemptCost>,
+    /// Where it stands, when its training has ended and nobody has collected it.
+    #[serde(skip)]
+    standing: Option<String>,
     /// What ends its boxes.
     #[serde(skip)]
     destroy: String,
@@ -340,6 +346,7 @@ fn run_cost(
         run: run.name.clone(),
         outcome: run.outcome.map(|outcome| outcome.name()),
         usd_per_hour,
+        at_most_usd_per_hour: at_most(store, run, boxes)?,
         cost,
         total_usd,
         unused_prepaid_usd: spent.unused_usd,
@@ -348,9 +355,46 @@ fn run_cost(
         budget_hours: budget_usd.and_then(|budget| lasts(budget - total_usd, usd_per_hour)),
         to_come: to_come::of_run(store, run, known, usd_per_hour)?,
         attempts,
+        standing: standing(store, run, boxes)?,
         destroy: next::destroy(store, run)?,
         kept: kept(store, run)?,
     })
+}
+
+/// What the newest box of a run may cost though nothing is known to be charged, $/h; `None`: it is gone.
+fn at_most(
+    store: &Store,
+    run: &RunRecord,
+    boxes: Option<&BTreeMap<InstanceId, Instance>>,
+) -> Result<Option<f64>, CommandError> {
+    let latest = store.latest_attempt(&run.name)?;
+    let is_there = |latest: &AttemptRecord| {
+        let said = boxes.and_then(|boxes| word(latest, boxes));
+        latest.may_cost() && latest.instance.is_some() && said.is_none_or(|word| !word.is_gone())
+    };
+    Ok(latest.filter(is_there).as_ref().map(at_most_usd_per_hour))
+}
+
+/// How a training ended that nobody watches and the record still calls running, and what its box costs: as `ps` has it.
+fn standing(
+    store: &Store,
+    run: &RunRecord,
+    boxes: Option<&BTreeMap<InstanceId, Instance>>,
+) -> Result<Option<String>, CommandError> {
+    let latest = store.latest_attempt(&run.name)?;
+    let Some(latest) = latest.filter(|_| run.outcome.is_none()) else {
+        return Ok(None);
+    };
+    // Whoever watches collects it.
+    if store.lease(&run.name)?.is_some() {
+        return Ok(None);
+    }
+    let mut end = ended_alone::of(store, run, &latest)?;
+    let said = boxes.and_then(|boxes| word(&latest, boxes));
+    if let (Some(end), Some(said)) = (&mut end, said) {
+        end.billing = said.billing();
+    }
+    Ok(end.map(|end| end.standing()))
 }
 
 /// The newest attempt of a run that is to go on, and what becomes of its box, a clause; `None`: nothing is to go on there.

@@ -49,6 +49,11 @@ impl MarketWord {
         }
     }
 
+    /// The market knows no such box.
+    pub(super) fn is_gone(&self) -> bool {
+        self.news == Some(GONE)
+    }
+
     /// What the box of a training that has ended costs by this.
     pub(super) fn billing(&self) -> Billing {
         match self.news {

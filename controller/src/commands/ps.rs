@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use self::table::table;
 use crate::{
     commands::{
-        Deps,
+        Deps, at_most_usd_per_hour,
         market_word::{MarketWord, all_boxes_usd_per_hour, word},
         status,
     },
@@ -67,6 +67,9 @@ struct Row {
     rental: &'static str,
     step: Option<u64>,
     usd_per_hour: f64,
+    /// What its newest box may cost though nothing is known to be charged.
+    #[serde(skip)]
+    at_most_usd_per_hour: Option<f64>,
     cost_usd: f64,
     /// Of that, traffic that nobody has billed so far, about.
     unbilled_traffic_usd: f64,
@@ -296,6 +299,9 @@ async fn ask(
         // Older boxes of a run that are not destroyed yet cost their disks as well.
         now.usd_per_hour = all_boxes_usd_per_hour(&attempts, &boxes);
         now.market = said;
+        if said.is_some_and(|word| word.is_gone()) {
+            now.at_most_usd_per_hour = None;
+        }
         if let (Some(end), Some(word)) = (&mut now.training_end, said) {
             end.billing = word.billing();
         }
@@ -370,6 +376,9 @@ fn row(
         rental: run.spec.resources.rental.name(),
         step: newest_step(attempts, saved_here.and_then(|(step, _)| step)),
         usd_per_hour: ledger::rate_usd_per_hour(&intervals, None),
+        at_most_usd_per_hour: latest
+            .filter(|attempt| attempt.may_cost() && attempt.instance.is_some())
+            .map(at_most_usd_per_hour),
         cost_usd: spent.total_usd,
         unbilled_traffic_usd: spent.of_it.unbilled_traffic_usd,
         created_us: run.created_us,

@@ -376,10 +376,10 @@ fn record(
         }
     }
     if summary.outcome.is_none() {
-        let watched = if summary.watched {
-            "yes"
-        } else {
-            "nobody watches: an interruption is not recovered until `up`"
+        let watched = match (summary.watched, &summary.training_end) {
+            (true, _) => "yes",
+            (false, Some(_)) => "nobody watches, and its training is over: `up` collects it",
+            (false, None) => "nobody watches: an interruption is not recovered until `up`",
         };
         ui.line(format_args!("  watched      {watched}"));
     }

@@ -7,6 +7,7 @@ use crate::{
     provider::{First, Offer, OfferQuery, Rental},
     run::bidding::{self, ticks_down, ticks_up},
     spec::Resources,
+    ui::text,
 };
 
 /// Less than this is a sum's last binary digit, $/h.
@@ -61,14 +62,18 @@ impl fmt::Display for TooDear {
                 max_usd_per_hour,
             } => write!(
                 f,
-                "the price to beat is ${floor_usd_per_hour:.3}/h, above `resources.bid.max` of ${max_usd_per_hour:.3}/h"
+                "the price to beat is {}, above `resources.bid.max` of {}",
+                text::usd_per_hour(*floor_usd_per_hour),
+                text::usd_per_hour(*max_usd_per_hour)
             ),
             Self::Price {
                 price_usd_per_hour,
                 max_usd_per_hour,
             } => write!(
                 f,
-                "all in it costs ${price_usd_per_hour:.3}/h, above `resources.max_price` of ${max_usd_per_hour:.3}/h"
+                "all in it costs {}, above `resources.max_price` of {}",
+                text::usd_per_hour(*price_usd_per_hour),
+                text::usd_per_hour(*max_usd_per_hour)
             ),
         }
     }

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 /// A price per hour: `$0.348/h`; three decimals, because a cent an hour is seven dollars a month.
 pub fn usd_per_hour(usd: f64) -> String {
-    format!("${usd:.3}/h")
+    // What would be shown as nothing, and is not, gets as many places as it takes.
+    match usd != 0.0 && usd.abs() < 0.0005 {
+        true => format!("${usd:.6}/h"),
+        false => format!("${usd:.3}/h"),
+    }
 }
 
 /// An amount: `$12.30`; below ten cents with four decimals, so that it is never `$0.00` when it is not.

@@ -2,6 +2,7 @@
 
 use super::{AttemptCost, Costs, RunCost};
 use crate::{
+    commands::now_usd_per_hour,
     provider::hosts::is_host,
     run::next,
     ui::{Table, Ui, text},
@@ -37,8 +38,11 @@ pub(super) fn runs_table(runs: &[RunCost]) -> Table {
             .map_or("planned", |last| last.state.name());
         table.row([
             run.run.clone(),
-            run.outcome.unwrap_or(state).to_owned(),
-            text::usd_per_hour(run.usd_per_hour),
+            match (run.outcome, &run.standing) {
+                (None, Some(standing)) => standing.clone(),
+                (outcome, _) => outcome.unwrap_or(state).to_owned(),
+            },
+            now_usd_per_hour(run.usd_per_hour, run.at_most_usd_per_hour),
             text::usd(run.cost.gpu_usd),
             text::usd(run.cost.disk_usd),
             text::usd(run.cost.bandwidth_usd),
@@ -67,6 +71,7 @@ pub(super) fn attempts_table(run: &RunCost) -> Table {
         "BILLED>",
         "RECKONED>",
     ]);
+    let newest = run.attempts.last().map(|last| last.attempt);
     for attempt in &run.attempts {
         let shown = attempt.counted;
         let billed = attempt.charged.map(|_| {
@@ -79,7 +84,10 @@ pub(super) fn attempts_table(run: &RunCost) -> Table {
         });
         table.row([
             attempt.attempt.to_string(),
-            attempt.state.name().to_owned(),
+            match &run.standing {
+                Some(standing) if newest == Some(attempt.attempt) => standing.clone(),
+                _ => attempt.state.name().to_owned(),
+            },
             text::or_dash(attempt.instance),
             attempt.gpu.clone(),
             text::usd_per_hour(attempt.usd_per_hour),

@@ -2,6 +2,7 @@
 
 use super::Row;
 use crate::{
+    commands::now_usd_per_hour,
     run::State,
     ui::{Table, text},
 };
@@ -43,7 +44,7 @@ pub(super) fn table(rows: &[Row]) -> Table {
                 (None, Some(_)) => "yes".to_owned(),
                 (None, None) => "-".to_owned(),
             },
-            text::usd_per_hour(row.usd_per_hour),
+            now_usd_per_hour(row.usd_per_hour, row.at_most_usd_per_hour),
             text::usd(row.cost_usd),
             watched,
         ]);
