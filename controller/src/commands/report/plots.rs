@@ -204,7 +204,13 @@ impl OverTime<'_> {
 
     fn cost(&self, predicted: &Predictions) -> Chart {
         let intervals = &self.known.intervals;
-        let all = spent(intervals, None, self.period);
+        let mut all = spent(intervals, None, self.period);
+        // The sum that is told everywhere: with bills, what was paid in advance, and what its boxes cost after its end.
+        let counted_usd = self.known.summary.cost_usd;
+        let last_usd = all.points(COST_POINTS).last().map(|point| point.y);
+        if last_usd.is_some_and(|last_usd| (last_usd - counted_usd).abs() >= 0.00005) {
+            all.add(self.period.length_s(), counted_usd);
+        }
         let disk = spent(intervals, Some(CostKind::Disk), self.period);
         let mut chart = self.chart("Cost, by our own ledger", "$", all);
         if disk.count() > 0 {
