@@ -41,10 +41,12 @@ pub struct Interruption {
 impl Interruption {
     /// The same in one clause.
     pub fn text(&self) -> String {
-        let at = self.step.map_or_else(
-            || "before its first step".to_owned(),
-            |step| format!("at step {step}"),
-        );
+        // What it went on from was trained before: the last step that was seen may be an older one.
+        let at = match (self.step, self.resumed_step) {
+            (None, _) => "before its first step".to_owned(),
+            (Some(step), Some(from)) if from > step => format!("at step {from} at least"),
+            (Some(step), _) => format!("at step {step}"),
+        };
         let lost = match (self.steps_lost, self.resumed_by) {
             (None, _) if self.step.is_none() => "no step was seen".to_owned(),
             (None, _) => {
@@ -77,6 +79,9 @@ impl Interruption {
         };
         Some(match self.saved_step {
             None => format!(" It was seen at step {step}, and no checkpoint is known to be saved."),
+            Some(saved) if saved > step => {
+                format!(" It was at step {saved} at least, of which there is a checkpoint.")
+            }
             Some(saved) if lost == 0 => {
                 format!(" It was seen at step {step}, which the checkpoint of step {saved} holds.")
             }
@@ -211,6 +216,44 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_step_that_was_saved_was_reached_though_nobody_saw_it() {
+        for (saved_step, resumed_step, text, cost) in [
+            (
+                620,
+                Some(620),
+                "attempt 1 at step 622: 2 steps lost, went on from 620 (outbid)",
+                " It was at step 622: of the 2 steps",
+            ),
+            (
+                622,
+                Some(622),
+                "attempt 1 at step 622: 0 steps lost, went on from 622 (outbid)",
+                " It was at step 622, which the checkpoint of step 622 holds.",
+            ),
+            (
+                644,
+                Some(644),
+                "attempt 1 at step 644 at least: 0 steps lost, went on from 644 (outbid)",
+                " It was at step 644 at least, of which there is a checkpoint.",
+            ),
+        ] {
+            let found = Interruption {
+                attempt: 1,
+                time_us: 0,
+                reason: "outbid".to_owned(),
+                step: Some(622),
+                saved_step: Some(saved_step),
+                resumed_by: Some(2),
+                resumed_step,
+                steps_lost: Some(622_u64.saturating_sub(saved_step)),
+            };
+            assert_eq!(found.text(), text);
+            let told = found.cost().unwrap();
+            assert!(told.starts_with(cost), "{told}");
+        }
+    }
     use crate::store::Origin;
 
     fn check(events: &[(u32, &str, Value)], expected: &[&str]) {
