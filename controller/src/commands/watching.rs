@@ -344,10 +344,8 @@ pub fn verdict(store: &Store, run: &RunRecord) -> Result<(), CommandError> {
             err = err.because(reason);
         }
         if let Some(found) = &found {
-            let line = found
-                .line
-                .map_or_else(String::new, |line| format!(" (line {line} of its log)"));
-            err = err.because(format!("{}{line}: {}", found.class, found.evidence));
+            let shown = found.shown(err.causes());
+            err = err.because(shown);
             // What it says of a full disk is told below, with what to type.
             if !is_disk_full {
                 err = err.hint(found.advice.as_str());

@@ -28,6 +28,22 @@ pub struct Diagnosis {
     pub advice: String,
 }
 
+impl Diagnosis {
+    /// Its class and the line that shows it, a clause; a line that is `said` already is only pointed to.
+    pub fn shown(&self, said: &[String]) -> String {
+        let Self {
+            class, evidence, ..
+        } = self;
+        let line = self
+            .line
+            .map_or_else(String::new, |line| format!(" (line {line} of its log)"));
+        match said.iter().any(|said| said.contains(evidence.as_str())) {
+            true => format!("{class}{line}"),
+            false => format!("{class}{line}: {evidence}"),
+        }
+    }
+}
+
 /// What ended this life of an attempt; `None` while nothing did, and where nobody can tell.
 pub fn of(store: &Store, attempt: &AttemptRecord) -> Result<Option<Diagnosis>, StoreError> {
     let newest = store.newest_event(&attempt.run, attempt.number, KIND)?;
@@ -80,6 +96,30 @@ mod tests {
             time_us: 50,
             kind: KIND.to_owned(),
             detail,
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_told_already_is_only_pointed_to() {
+        let found = Diagnosis {
+            session: "train".to_owned(),
+            class: "python_error".to_owned(),
+            evidence: "ValueError: bad".to_owned(),
+            line: Some(7),
+            meaning: String::new(),
+            advice: String::new(),
+        };
+        for (said, expected) in [
+            (
+                "the training has exited with code 1: ValueError: bad",
+                "python_error (line 7 of its log)",
+            ),
+            (
+                "the training has exited with code 1",
+                "python_error (line 7 of its log): ValueError: bad",
+            ),
+        ] {
+            assert_eq!(found.shown(&[said.to_owned()]), expected);
         }
     }
 
