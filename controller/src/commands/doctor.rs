@@ -329,7 +329,7 @@ fn show(ui: &mut Ui, report: &Report, grantor: Grantor, target: &Target) {
         table.row([
             "clock".to_owned(),
             if good { "ok" } else { "off" }.to_owned(),
-            format!("the server is {offset_s:+.1} s from this machine"),
+            clock(offset_s),
         ]);
     }
     ui.table(&table);
@@ -438,9 +438,33 @@ fn sick(
     }
 }
 
+/// A server dates its answers by whole seconds, and they take their time to come: less than this is no measurement.
+const CLOCK_GRAIN_S: f64 = 2.0;
+
+/// How far the clock of a server is from this machine's, in words (pure).
+fn clock(offset_s: f64) -> String {
+    match offset_s.abs() < CLOCK_GRAIN_S {
+        true => "the server and this machine agree, as far as its whole seconds tell".to_owned(),
+        false => format!("the server is {offset_s:+.0} s from this machine"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_is_told_no_finer_than_it_is_read() {
+        let agree = "the server and this machine agree, as far as its whole seconds tell";
+        for (offset_s, expected) in [
+            (0.5, agree),
+            (-1.9, agree),
+            (2.0, "the server is +2 s from this machine"),
+            (-3.4, "the server is -3 s from this machine"),
+        ] {
+            assert_eq!(clock(offset_s), expected, "{offset_s}");
+        }
+    }
 
     #[test]
     fn a_file_is_told_from_a_run_by_its_name() {
