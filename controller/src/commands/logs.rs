@@ -40,7 +40,7 @@ pub struct LogsArgs {
     #[arg(short, long)]
     follow: bool,
     /// Only the last lines
-    #[arg(short = 'n', long, value_name = "LINES")]
+    #[arg(short = 'n', long, value_name = "LINES", value_parser = lines, allow_negative_numbers = true)]
     tail: Option<u64>,
     /// Session: train, smoke or setup [default: train, before that smoke, before that setup]
     #[arg(long, value_name = "NAME", value_parser = session_name)]
@@ -180,6 +180,13 @@ fn whole_bytes(bytes: &[u8]) -> usize {
                 .is_err_and(|err| err.valid_up_to() == 0 && err.error_len().is_none())
         })
         .unwrap_or(bytes.len())
+}
+
+/// How many lines.
+fn lines(text: &str) -> Result<u64, String> {
+    let most = u64::MAX;
+    text.parse()
+        .map_err(|_| format!("a number of lines is whole, from 0 to {most}"))
 }
 
 /// Runs the verb.

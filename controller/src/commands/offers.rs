@@ -49,7 +49,7 @@ pub struct OffersArgs {
     #[arg(long)]
     interruptible: bool,
     /// At most so many
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=64), allow_negative_numbers = true)]
     limit: u32,
     /// A run file: its conditions, and what each offer would do for it
     #[arg(long, value_name = "FILE")]
