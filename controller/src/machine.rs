@@ -175,9 +175,10 @@ impl Site for Machine {
     }
 
     async fn sync(&self, from: &Path, to: &str, progress: Progress<'_>) -> Result<(), SiteError> {
-        let private = self.private.as_deref();
+        let (private, mut least) = (self.private.as_deref(), 0);
         sync::push(&self.tunnel, from, to, private, &mut |at| {
-            report(progress, &at)
+            least = at.least_bytes(least);
+            progress(at.bytes, least);
         })
         .await
         .map(drop)
@@ -327,8 +328,10 @@ impl Site for Machine {
         to: &Path,
         progress: Progress<'_>,
     ) -> Result<(), SiteError> {
+        let mut least = 0;
         sync::fetch(&self.tunnel, from, paths, files, to, &mut |at| {
-            report(progress, &at)
+            least = at.least_bytes(least);
+            progress(at.bytes, least);
         })
         .await
         .map(drop)
@@ -352,16 +355,6 @@ impl Site for Machine {
         }
         Ok(())
     }
-}
-
-/// Bytes of a copy and of all of it, estimated from its percentage where they are not known.
-fn report(progress: Progress<'_>, at: &sync::Progress) {
-    let total = match at.percent {
-        _ if at.total_bytes.is_some() => at.total_bytes.unwrap_or_default(),
-        Some(percent @ 1..=100) => at.bytes.saturating_mul(100) / u64::from(percent),
-        _ => 0,
-    };
-    progress(at.bytes, total);
 }
 
 /// The same for the first connection of all, which tells most of a box.

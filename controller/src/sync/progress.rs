@@ -13,6 +13,21 @@ pub struct Progress {
     pub files: (u64, u64),
 }
 
+impl Progress {
+    /// Bytes in all, as far as they are known: never fewer than were `told` before. Where only the share is known, which rsync cuts down
+    /// to whole percents, there are at least as many as would be one percent further.
+    pub fn least_bytes(&self, told: u64) -> u64 {
+        let least = match (self.total_bytes, self.percent) {
+            (Some(total), _) => total,
+            (None, Some(percent @ 0..100)) => {
+                self.bytes.saturating_mul(100) / (u64::from(percent) + 1)
+            }
+            (None, _) => self.bytes,
+        };
+        least.max(self.bytes).max(told)
+    }
+}
+
 /// Cuts rsync's output, which overwrites its line by carriage returns, into lines and reads each.
 #[derive(Debug, Default)]
 pub(super) struct Lines(Vec<u8>);
@@ -143,6 +158,33 @@ mod tests {
             (400, Some(100), (3, 4)),
         ];
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn what_is_copied_in_all_never_shrinks_and_is_reached_in_the_end() {
+        let mut told = 0;
+        for (bytes, percent, total_bytes, expected) in [
+            (0, Some(0), None, 0),
+            (19, Some(0), None, 1900),
+            // Of 2,000 bytes: what a cut percentage promised would fall.
+            (39, Some(1), None, 1950),
+            (40, Some(2), None, 1950),
+            (1000, Some(50), None, 1960),
+            // Begun anew after a broken link.
+            (10, Some(1), None, 1960),
+            (2000, Some(100), None, 2000),
+            (2000, None, Some(1500), 2000),
+            (2000, None, Some(3000), 3000),
+        ] {
+            let at = Progress {
+                bytes,
+                percent,
+                total_bytes,
+                files: (0, 0),
+            };
+            told = at.least_bytes(told);
+            assert_eq!(told, expected, "{at:?}");
+        }
     }
 
     #[test]
