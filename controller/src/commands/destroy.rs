@@ -15,7 +15,8 @@ use crate::{
     notify,
     provider::Intended,
     run::{
-        State, bringing_up::TRAIN, has_bucket, lease::Lease, next, older_boxes, summary::RunSummary,
+        State, alarms, behind, bringing_up::TRAIN, has_bucket, lease::Lease, next, older_boxes,
+        summary::RunSummary,
     },
     store::{AttemptRecord, Outcome, RunRecord, Store},
     ui::{Table, Ui, text},
@@ -294,6 +295,10 @@ async fn refuse_loss(
     let name = &run.name;
     let text = format!("the box of `{name}` was not destroyed: something on it may not be saved");
     let err = CommandError::new(text).because(refused.reason).about(name);
+    // What the bucket refuses now it refuses of whoever stops the run as well.
+    let refusal = behind::backup(&store, attempt)?.filter(|_| run.outcome.is_none());
+    let mend = refusal.and_then(|why| alarms::mend_keys(name, &why));
+    let err = mend.into_iter().fold(err, CommandError::hint);
     let err = match (run.outcome, reach) {
         (None, Reach::Silent) => err.hint(format!(
             "stop it as it is, and keep its disk, with `spotter stop {name}`"
