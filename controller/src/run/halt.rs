@@ -20,7 +20,7 @@ use crate::{
         recovery::GiveUp,
         silence,
         site::{Site, SiteError},
-        trained::HEARD_US,
+        trained::{HEARD_US, heard_until},
     },
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
 };
@@ -213,9 +213,9 @@ impl Lifecycle {
             }
             Halt::Interrupted { why, waited } => {
                 let mut detail = serde_json::json!({"reason": why, "step": attempt.last_step});
-                if !waited.is_zero() {
-                    let waited_us = i64::try_from(waited.as_micros()).unwrap_or(i64::MAX);
-                    detail[HEARD_US] = self.clock.now_us().saturating_sub(waited_us).into();
+                let word_us = silence::newest_word_us(&self.store, &attempt)?;
+                if let Some(heard_us) = heard_until(self.clock.now_us(), waited, word_us) {
+                    detail[HEARD_US] = heard_us.into();
                 }
                 self.note(run, attempt.number, "interrupted", detail)?;
                 let newest = interruptions(&self.store.events(&run.name, 0)?).pop();

@@ -1,6 +1,8 @@
 //! When the training of an attempt went on, by its events, and when its box gave no word any more (pure). A box that was silent until it was
 //! judged lost has trained, as far as anybody knows, until its last word.
 
+use std::time::Duration;
+
 use crate::{
     run::{
         State,
@@ -107,6 +109,20 @@ const REOPENED: &str = "reopened";
 /// epoch.
 pub(crate) const HEARD_US: &str = "heard_us";
 
+/// A box that is watched is heard every few seconds: an older word than this says that nobody watched.
+const UNWATCHED_US: i64 = 60_000_000;
+
+/// Until when a box lived that is found interrupted now, as far as anybody knows; `None`: until now. `waited`: for so long it was seen not to
+/// run before that was believed; `word_us`: its last word. One that nobody watched may have been gone since then.
+pub(crate) fn heard_until(now_us: i64, waited: Duration, word_us: Option<i64>) -> Option<i64> {
+    let waited_us = i64::try_from(waited.as_micros()).unwrap_or(i64::MAX);
+    let seen_us = now_us.saturating_sub(waited_us);
+    match word_us {
+        Some(word_us) if seen_us.saturating_sub(word_us) > UNWATCHED_US => Some(word_us),
+        _ => (waited_us > 0).then_some(seen_us),
+    }
+}
+
 /// The training's own end, as its agent saw it.
 fn is_end(event: &EventRecord) -> bool {
     event.kind == "session.ended" && event.detail["session"] == TRAIN
@@ -194,6 +210,27 @@ mod tests {
             &[],
             &[(10, 12)],
         );
+    }
+
+    #[test]
+    fn a_box_that_nobody_watched_lived_until_its_last_word() {
+        const S: i64 = 1_000_000;
+        for (waited_s, word_us, expected) in [
+            // It was heard just now.
+            (0, Some(995 * S), None),
+            (0, Some(940 * S), None),
+            // Its container ended a minute ago, and it was heard until then.
+            (60, Some(935 * S), Some(940 * S)),
+            // The laptop was asleep.
+            (0, Some(400 * S), Some(400 * S)),
+            (60, Some(400 * S), Some(400 * S)),
+            // Nobody ever wrote down that it was heard.
+            (0, None, None),
+            (60, None, Some(940 * S)),
+        ] {
+            let found = heard_until(1000 * S, Duration::from_secs(waited_s), word_us);
+            assert_eq!(found, expected, "{waited_s} {word_us:?}");
+        }
     }
 
     #[test]
