@@ -34,6 +34,7 @@ pub use self::{
 use crate::{
     provider::{Filter, Rental, SshAddress},
     run::budget::Purse,
+    ui::text,
 };
 
 /// An image whose size nobody told, GB as it travels: PyTorch with CUDA, as the market's own images have it.
@@ -406,7 +407,9 @@ pub(crate) fn check_rules(spec: &RunSpec) -> Result<(), Broken> {
     ) && bid > price
     {
         let why = format!(
-            "the highest bid of ${bid:.3}/h is above `max_price` of ${price:.3}/h, which is all in"
+            "the highest bid of {} is above `max_price` of {}, which is all in",
+            text::usd_per_hour(bid),
+            text::usd_per_hour(price)
         );
         return Err(("resources.bid.max", why));
     }
