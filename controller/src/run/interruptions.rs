@@ -224,13 +224,13 @@ mod tests {
                 620,
                 Some(620),
                 "attempt 1 at step 622: 2 steps lost, went on from 620 (outbid)",
-                " It was at step 622: of the 2 steps",
+                " It was seen at step 622: of the 2 steps",
             ),
             (
                 622,
                 Some(622),
                 "attempt 1 at step 622: 0 steps lost, went on from 622 (outbid)",
-                " It was at step 622, which the checkpoint of step 622 holds.",
+                " It was seen at step 622, which the checkpoint of step 622 holds.",
             ),
             (
                 644,
