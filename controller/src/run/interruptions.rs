@@ -216,6 +216,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::store::Origin;
 
     #[test]
     fn a_step_that_was_saved_was_reached_though_nobody_saw_it() {
@@ -248,13 +249,13 @@ mod tests {
                 resumed_by: Some(2),
                 resumed_step,
                 steps_lost: Some(622_u64.saturating_sub(saved_step)),
+                at_least: false,
             };
             assert_eq!(found.text(), text);
             let told = found.cost().unwrap();
             assert!(told.starts_with(cost), "{told}");
         }
     }
-    use crate::store::Origin;
 
     fn check(events: &[(u32, &str, Value)], expected: &[&str]) {
         let events: Vec<EventRecord> = events
