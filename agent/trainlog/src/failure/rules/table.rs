@@ -30,8 +30,8 @@ pub const RULES: &[Rule] = &[
     // Shared memory, before the disk: its messages speak of space too.
     ("out of shared memory", DataloaderShm, Said, NO, &["triton", "hardware limit"]),
     ("insufficient shared memory", DataloaderShm, Said, NO, NO),
-    // `bus error@trans` is the error of the class of buses.
-    ("bus error", DataloaderShm, Said, NO, &["bus error@"]),
+    // `bus error@trans` is the error of the class of buses; that of PCIe is a kernel's report of a wire.
+    ("bus error", DataloaderShm, Said, NO, &["bus error@", "pcie bus error"]),
     ("shared memory object </torch", DataloaderShm, Said, NO, &["too many open files"]),
     ("file </torch_", DataloaderShm, Said, NO, &["too many open files"]),
     ("/dev/shm/nccl-", DataloaderShm, Said, &["error", "fail", "no space"], NO),
@@ -291,6 +291,10 @@ pub const RULES: &[Rule] = &[
     ("error: argument ", TracebackOther, Said, NO, NO),
     ("error: the following arguments are required", TracebackOther, Said, NO, NO),
     ("terminate called after throwing", TracebackOther, Said, NO, NO),
+    ("failed to listen on any local network address", TracebackOther, Said, NO, NO),
+    // Ray, and Hydra, which hides where it happened.
+    ("actordiederror", TracebackOther, Said, NO, NO),
+    ("hydra_full_error=1 for a complete stack trace", TracebackOther, Said, NO, NO),
     ("childfailederror", TracebackOther, Launcher, NO, NO),
     ("calledprocesserror", TracebackOther, Launcher, NO, NO),
     ("exited with exit code", TracebackOther, Launcher, NO, &["exit code 0"]),
@@ -316,5 +320,5 @@ pub const STEMS: &[&str] = &[
     "multiprocessing/", "train_runtime", "completed successfully", "interrupt", "failure", "bfloat16",
     "not compiled", "busy or un", "not yet init", "requires sm", "gpu not supp", "status_not", "either `inf", "invalid val", "warning",
     "device handle", "kernel found", "device func", "sstable", "to load weights", "_step` is nan", "found nan",
-    "invalid loss", ": not found", "open file",
+    "invalid loss", ": not found", "open file", "failed to listen",
 ];

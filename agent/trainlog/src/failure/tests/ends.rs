@@ -143,6 +143,18 @@ fn what_shells_and_schedulers_report_is_known() {
             Class::TracebackOther,
         ),
         (
+            "[W socket.cpp:401] [c10d] The server socket has failed to bind to 0.0.0.0:29511 (errno: 98 - Address already in use).\n[E socket.cpp:435] [c10d] The server socket has failed to listen on any local network address.\n",
+            Class::TracebackOther,
+        ),
+        (
+            "(TaskRunner pid=71) ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.\n",
+            Class::TracebackOther,
+        ),
+        (
+            "Key 'batchsize' is not in struct\n    full_key: batchsize\n\nSet the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.\n",
+            Class::TracebackOther,
+        ),
+        (
             "docker: Error response from daemon: failed to create task: nvidia-container-cli: requirement error: unsatisfied condition: cuda>=12.6, please update your driver to a newer version\n",
             Class::DriverMismatch,
         ),

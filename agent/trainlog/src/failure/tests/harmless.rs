@@ -95,6 +95,7 @@ fn exceptions_that_nobody_raised_are_no_failure() {
             traceback("ValueError: truncated row")
         ),
         "connections.py:8: RuntimeWarning: Failed to read commit hash:\nNo module named 'vllm._version'\n".to_owned(),
+        "[  3.1] pcieport 0000:00:03.0: PCIe Bus Error: severity=Corrected, type=Data Link Layer\n".to_owned(),
         "bus error@trans, scale, orient | AP@0.5, 1.0\n0.51, 0.42\n".to_owned(),
         traceback("SystemExit: 0"),
         traceback("SystemExit"),
