@@ -40,7 +40,7 @@ const TRAINING: [&[u8]; 8] = [
 ];
 
 /// Words that say it is not, even beside one of the others.
-const OTHER: [&[u8]; 23] = [
+const OTHER: [&[u8]; 24] = [
     b"eval",
     b"valid",
     b"test",
@@ -64,6 +64,7 @@ const OTHER: [&[u8]; 23] = [
     b"extract",
     b"images",
     b"captur",
+    b"render",
 ];
 
 /// What the name of a bar says about it.

@@ -18,8 +18,8 @@ use crate::{
 
 pub use around::around;
 use positions::{
-    is_argument, is_expense, is_mean, is_place_of_code, leads_line, named_behind, position_of_loss,
-    speaks_of_files, step_and_rate,
+    counted_thrice, first_behind_bracket, is_argument, is_expense, is_mean, is_place_of_code,
+    leads_line, named_behind, of_minibatches, position_of_loss, speaks_of_files, step_and_rate,
 };
 pub use result::{Results, Row};
 pub use table::{Columns, row};
@@ -72,7 +72,10 @@ pub fn line(line: &[u8]) -> Option<Reading> {
             record,
         });
     }
-    if let Some(record) = named_behind(line) {
+    let special = named_behind(line)
+        .or_else(|| counted_thrice(line))
+        .or_else(|| of_minibatches(line));
+    if let Some(record) = special {
         return Some(Reading {
             kind: Kind::Step,
             record,
@@ -182,6 +185,10 @@ impl Found {
                 record.total_steps = record.total_steps.or(total);
             }
             // `ep:250` counts episodes, `[ep 3` epochs, `tp 2 ep 8` parts of a model.
+            // `Epoch num 4| train loss 0.5`; `epoch_num : 500` is how many there will be.
+            Meaning::Epoch
+                if pair.separator == Separator::Sign
+                    && pair.name.to_ascii_lowercase().ends_with(b"num") => {}
             Meaning::Epoch
                 if pair.name.eq_ignore_ascii_case(b"ep")
                     && (pair.name == b"ep" && pair.separator == Separator::Sign
@@ -210,7 +217,9 @@ impl Found {
                     || pair.separator != Separator::Sign
                     || memchr::memchr(b'.', pair.value).is_none() => {}
             Meaning::Loss(rank) => {
-                if self.loss_rank.is_none_or(|old| rank < old) {
+                // `Average Loss 1.14 | Current Loss 1.15`: the step's own says more than a mean.
+                let own = |old| old == rank && self.loss_is_mean && !is_mean(pair.name);
+                if self.loss_rank.is_none_or(|old| rank < old || own(old)) {
                     record.loss = Printed::measure(pair.value);
                     record.loss_rank = rank;
                     self.loss_rank = Some(rank);
@@ -305,6 +314,9 @@ impl Found {
                 });
         }
         self.settle_time();
+        if self.record.loss.is_none() && self.record.step.is_some() {
+            self.record.loss = first_behind_bracket(line);
+        }
         let record = &self.record;
         let has_step = record.step.is_some();
         let Some(_) = record.loss else {

@@ -200,7 +200,11 @@ impl<'a> Scanner<'a> {
         if line.get(at) == Some(&b'=') || line.get(at) == Some(&b'>') {
             at += 1;
         }
-        at = skip_spaces(line, at);
+        // `Iteration: \t 0`
+        at += line[at.min(line.len())..]
+            .iter()
+            .take_while(|byte| matches!(byte, b' ' | b'\t'))
+            .count();
         let mut bracketed = false;
         // `[` of a list, `(` of a tuple, a quote around the number, `$` before it.
         for _ in 0..3 {
@@ -330,8 +334,16 @@ impl<'a> Scanner<'a> {
     /// `[10]`, `[  50/1000]`, `[640/60000 (1%)]`, with the name before it when there is one.
     fn bracket(&mut self) -> Option<Pair<'a>> {
         let line = self.line;
-        let at = skip_spaces(line, self.at + 1);
-        let length = digits(line, at);
+        let mut at = skip_spaces(line, self.at + 1);
+        let mut length = digits(line, at);
+        // MXNet tells since which batch: `Batch [40-60]`.
+        if self.count > 0
+            && line.get(at + length) == Some(&b'-')
+            && self.word_at(self.count - 1).eq_ignore_ascii_case(b"batch")
+        {
+            at += length + 1;
+            length = digits(line, at);
+        }
         let leads = self.at == 0 || matches!(line[self.at - 1], b' ' | b':' | b'\t');
         if self.count == 0 && leads && is_position_of_two(&line[self.at..]) {
             let mut pair = self.pair(Separator::None, false, at, length);

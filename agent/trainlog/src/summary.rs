@@ -137,7 +137,13 @@ impl Tallies {
             total_steps: text(tally.total_steps).or(bar.and_then(|bar| bar.total)),
             last_epoch: text(tally.epoch.or(bar.and_then(|bar| bar.epoch))),
             last_loss: text(tally.loss),
-            last_lr: text(tally.learning_rate),
+            // SpeechBrain's bars have none, its lines about each epoch do.
+            last_lr: text(
+                tally
+                    .learning_rate
+                    .or(self.bare.learning_rate)
+                    .or(self.fallback.learning_rate),
+            ),
             last_throughput: throughput.map(|speed| speed.value.text),
             throughput_unit: throughput.map(|speed| speed.unit),
             last_eta: tally.remaining.or(bar.and_then(|bar| bar.remaining)),

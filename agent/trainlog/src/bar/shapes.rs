@@ -19,6 +19,7 @@ pub fn parse(line: &[u8]) -> Option<Bar<'_>> {
         .or_else(|| endless(line))
         .or_else(|| undrawn(line))
         .or_else(|| logged(line))
+        .or_else(|| notebook(line))
 }
 
 /// `name:  34%|###   | 17/50 [31:57<1:32:27,  5.94it/s, loss=0.13]`
@@ -90,6 +91,20 @@ fn undrawn(line: &[u8]) -> Option<Bar<'_>> {
     let counted =
         Counted::read(&head[counts..]).filter(|counted| counted.rest.is_empty() && !cut)?;
     Some(bracketed(&head[..counts], counted, &line[open + 1..]))
+}
+
+/// The HF Trainer in a notebook: `[ 22/290 02:50 < 38:04, 0.12 it/s, Epoch 0.36/5]`, at the end `[290/290 41:02, Epoch 5/5]`.
+fn notebook(line: &[u8]) -> Option<Bar<'_>> {
+    memmem::find(line, b", Epoch ")?;
+    let open = memchr::memchr(b'[', line)?;
+    let counted = Counted::read(line[open + 1..].trim_ascii_start())?;
+    let after = counted.rest.strip_prefix(b" ")?;
+    let time = after
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit() || **byte == b':')
+        .count();
+    let goes_on = after[time..].starts_with(b" < ") || after[time..].starts_with(b", Epoch ");
+    (starts_with_time(after) && goes_on).then(|| bracketed(&line[..open], counted, after))
 }
 
 /// tqdm-loggable: `Progress on:train 11.0it/20.0kit rate:3.4s/it remaining:18:53:20 elapsed:17:46 postfix:loss=9.51`

@@ -63,6 +63,7 @@ pub const NAMES: &[(&str, Meaning)] = &[
     ("epoch", Meaning::Epoch),
     ("epochs", Meaning::Epoch),
     ("epch", Meaning::Epoch),
+    ("epoch_num", Meaning::Epoch),
     ("epoch_train", Meaning::Epoch),
     ("current_epoch", Meaning::Epoch),
     ("cur_epoch", Meaning::Epoch),
@@ -73,6 +74,8 @@ pub const NAMES: &[(&str, Meaning)] = &[
     ("time_cost", Meaning::SpeedByUnit),
     ("nll", Meaning::Loss(5)),
     ("xent", Meaning::Loss(5)),
+    ("crossentropy", Meaning::Loss(5)),
+    ("cross_entropy", Meaning::Loss(5)),
     // snowfall: of the batch, and of all so far.
     ("batch_average_objf", Meaning::Loss(0)),
     ("objf", Meaning::Loss(5)),
@@ -277,7 +280,7 @@ pub const NO_LOSS: &[&[u8]] = &[
     b"scale", b"scaler", b"weight", b"weights", b"coef", b"coeff", b"factor", b"ratio", b"type", b"fn", b"func",
     b"mask", b"best", b"min", b"max", b"minimum", b"maximum", b"lowest", b"final", b"std", b"var", b"threshold",
     b"lambda", b"prev", b"previous", b"target", b"initial", b"delta", b"packet", b"beta", b"alpha", b"gamma",
-    b"scaling", b"diff", b"improvement", b"spike", b"stop",
+    b"scaling", b"diff", b"improvement", b"spike", b"stop", b"wt",
 ];
 
 /// Parts of a loss that say least about the training: taken only when there is nothing else.

@@ -22,7 +22,8 @@ pub fn around(bar: &Bar<'_>) -> Option<Record> {
         record.add_speed(value, unit);
     }
     for pair in Scanner::new(bar.postfix) {
-        if pair.separator == Separator::Sign {
+        // In a notebook, `Epoch 0.36/5` is among them without a sign.
+        if pair.separator == Separator::Sign || pair.name == b"Epoch" && pair.of.is_some() {
             found.take(bar.postfix, &pair);
         }
     }

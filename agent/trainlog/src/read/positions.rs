@@ -7,7 +7,7 @@ use crate::{
     names::{Meaning, meaning},
     number::{self, Printed, Text},
     record::Record,
-    scan::{Pair, Separator, is_evaluation},
+    scan::{Pair, Scanner, Separator, is_evaluation},
     unit::{self, Unit},
 };
 
@@ -256,6 +256,44 @@ pub(super) fn named_behind(line: &[u8]) -> Option<Record> {
         }
     }
     (record.loss.is_some() && record.learning_rate.is_some()).then_some(record)
+}
+
+/// Tesseract: `At iteration 212/400/402, Mean rms=3.1%, delta=2.5%, char train=9.1%`: steps that taught something, all steps, and
+/// all that were read.
+pub(super) fn counted_thrice(line: &[u8]) -> Option<Record> {
+    let rest = line.trim_ascii_start().strip_prefix(b"At iteration ")?;
+    let end = memmem::find(rest, b"ean rms=").filter(|end| *end < 64)?;
+    let step = rest[..end].split(|byte| *byte == b'/').next()?;
+    Some(Record {
+        step: Some(Printed::count(step, b"")?),
+        ..Record::default()
+    })
+}
+
+/// Kaldi: `Average objective function for 'output' for minibatches 50-59 is -0.18 over 19423 frames.`
+pub(super) fn of_minibatches(line: &[u8]) -> Option<Record> {
+    const SIGN: &[u8] = b" for minibatches ";
+    let at = memmem::find(line, SIGN)? + SIGN.len();
+    let dash = at + memchr::memchr(b'-', &line[at..]).filter(|dash| *dash < 12)?;
+    let rest = &line[dash + 1..];
+    let (last, rest) = rest.split_at(number::length(rest));
+    let value = rest.strip_prefix(b" is ")?;
+    Some(Record {
+        step: Some(Printed::count(last, b"")?),
+        loss: Some(Printed::measure(&value[..number::length(value)])?),
+        ..Record::default()
+    })
+}
+
+/// Rivals have no common loss: `(epoch: 1, iters: 100, time: 0.5, data: 0.1) D_A: 0.2 G_A: 0.3`. The first is taken, as with the
+/// columns of a table.
+pub(super) fn first_behind_bracket(line: &[u8]) -> Option<Printed> {
+    let open = memmem::find(line, b"(epoch: ")?;
+    let close = open + memchr::memchr(b')', &line[open..])?;
+    let first = Scanner::new(&line[close + 1..]).next()?;
+    let measured = first.separator == Separator::Sign && first.start == 1;
+    Printed::measure(first.value)
+        .filter(|_| measured && memchr::memchr(b'.', first.value).is_some())
 }
 
 /// The position in `Loss at step 100: 2.3`, `Cost after iteration 100: 0.6`, and whether the loss is of an evaluation.

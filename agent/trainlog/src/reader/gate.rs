@@ -55,6 +55,7 @@ const ANCHORS: &[&str] = &[
     "timer:",
     "objf",
     "envinteracts",
+    "minibatches ",
     super::words::LOSS,
     "ing rate",
     // `[200, 9.9875e-05]`: a step and its learning rate.

@@ -133,3 +133,72 @@ fn more_counters_of_steps_and_speeds() {
         "0/0 bar 2 steps 1..2 of 2 19.18 s/it eta 00:00",
     );
 }
+
+#[test]
+fn shapes_of_rivals_readers_and_notebooks() {
+    // Rivals without a common loss.
+    check(
+        "(epoch: 2, iters: 50, time: 0.212, data: 0.004) D_X: 0.310 G_X: 0.402 cycle_X: 3.501 \n\
+         (epoch: 2, iters: 60, time: 0.210, data: 0.003) D_X: 0.275 G_X: 0.511 cycle_X: 3.020 \n\
+         saving the model at the end of epoch 2, iters 60\n",
+        "2/2 steps 50..60 epoch 2 loss 0.275 0.210 s/step",
+    );
+    check("(epoch: 2, iters: 50) saved 3 images\n", "0/0");
+    // A reader of texts counts three things.
+    check(
+        "Loaded 1/1 lines (1-1) of document data/a.lstmf\n\
+         At iteration 90/100/101, Mean rms=3.2%, delta=11.5%, char train=40.1%, word train=80.2%, skip ratio=0.5%,  wrote checkpoint.\n\
+         At iteration 170/200/203, mean rms=2.9%, delta=10.5%, BCER train=35.1%, BWER train=75%, skip ratio=0.5%,  New best BCER = 35.1 At iteration 90, stage 0, Eval Char error rate=39.5\n",
+        "2/2 steps 90..170",
+    );
+    // Kaldi, with the log-likelihood that it maximises.
+    check(
+        "LOG (nnet3-train[5.5]:PrintStatsForThisPhase():nnet-training.cc:270) Average objective function for 'output' for minibatches 20-29 is -0.412 over 1280 frames.\n\
+         LOG (nnet3-train[5.5]:PrintStatsForThisPhase():nnet-training.cc:270) Average objective function for 'output' for minibatches 30-39 is -0.398 over 1280 frames.\n\
+         LOG (nnet3-train[5.5]:PrintTotalStats():nnet-training.cc:300) Overall average objective function for 'output' is -0.405 over 2560 frames.\n",
+        "2/2 steps 29..39 loss -0.398",
+    );
+    // MXNet says since which batch.
+    check(
+        "INFO:root:Epoch[3] Batch [0-40]\tSpeed: 812.50 samples/sec\tcross-entropy=1.310\n\
+         INFO:root:Epoch[3] Batch [40-80]\tSpeed: 815.10 samples/sec\tcross-entropy=1.290\n\
+         INFO:root:Epoch[3] Validation-cross-entropy=1.5\n",
+        "2/2 steps 40..80 epoch 3 loss 1.290 815.10 samples/s",
+    );
+    check(
+        "[Epoch 4][Batch 99], Speed: 35.5 samples/sec, CrossEntropy=2.10e+00, SmoothL1=1.05e+00\n",
+        "1/1 steps 99..99 epoch 4 loss 2.10e+00 35.5 samples/s",
+    );
+    // The HF Trainer in a notebook.
+    check(
+        "[ 12/240 01:30 < 28:30, 0.13 it/s, Epoch 0.20/4]\n",
+        "0/0 bar 1 steps 12..12 of 240 epoch 0.20 0.13 it/s eta 28:30",
+    );
+    check(
+        "[240/240 30:12, Epoch 4/4]\n",
+        "0/0 bar 1 steps 240..240 of 240 epoch 4",
+    );
+    check("[1/22 19:59:55] starting\n", "0/0");
+}
+
+#[test]
+fn values_behind_tabs_and_beside_means() {
+    check(
+        "Iteration: \t 4\nLoss:     \t 0.125\nMaxRew: \t -20.5\n-----\nIteration: \t 5\nLoss:     \t 0.115\n",
+        "2/2 steps 4..5 loss 0.115",
+    );
+    check(
+        "Epoch 7 | Iter 20 | Average Loss 1.250 | Current Loss 1.375 | 101.5 ms/batch\n",
+        "1/1 steps 20..20 epoch 7 loss 1.375 101.5 ms/step",
+    );
+    // The epoch's own line tells the learning rate that the bar does not.
+    check(
+        "Going into epoch 2\n100%|#####| 80/80 [01:20<00:00,  1.00it/s, train_loss=0.5]\nepoch: 2, lr: 9.5e-04 - train loss: 5.00e-01 - valid loss: 6.00e-01\n",
+        "1/1 steps 80..80 of 80 epoch 2 loss 0.5 lr 9.5e-04 1.00 it/s eta 00:00",
+    );
+    // Which epoch it is, and how many there will be.
+    check(
+        "root INFO:     epoch_num : 500\n:  25%|##5  | 2/8 [00:21<01:15, 12.5s/it]\nEpoch num 2| train loss 0.375 \n",
+        "1/1 bar 1 steps 2..2 of 8 epoch 2 loss 0.375 12.5 s/it eta 01:15",
+    );
+}

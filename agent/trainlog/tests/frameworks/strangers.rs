@@ -43,6 +43,10 @@ fn other_work_and_its_speed_are_not_the_trainings() {
         "size: 1.5 GB:  10%|#         | 10/100 [00:01<00:09, 9.9it/s]\n",
         "0/0",
     );
+    check(
+        "Rendering progress:  50%|#####     | 20/40 [00:01<00:01, 15.58it/s]\n",
+        "0/0",
+    );
     // A state that is saved is that of the epoch before.
     check(
         "Epoch 4/10\nstep 10/20 loss 2.5\nSaving state: epoch 3\nstep 20/20 loss 2.25\n",
@@ -54,6 +58,10 @@ fn other_work_and_its_speed_are_not_the_trainings() {
 fn values_of_other_things_are_no_losses() {
     check("Epoch 3 cost: $1.25\nEpoch 4 cost 12.5 min\n", "0/0");
     check("iter 3: text l 0.5, font l: 2.5\n", "0/0");
+    check(
+        "Loss(\tCrossEntropy(  ignore_idx=-1  label_smoothing=0.1 loss_wt=1.0)\n\tAugmenting(  alpha=0.0015 loss_wt=1.0)\n)\n",
+        "0/0",
+    );
     // Summaries, and nothing that counts them.
     check("train loss\tval loss\n0.5\t0.6\n0.4\t0.5\n", "0/0");
     check(
