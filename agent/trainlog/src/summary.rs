@@ -138,12 +138,7 @@ impl Tallies {
             last_epoch: text(tally.epoch.or(bar.and_then(|bar| bar.epoch))),
             last_loss: text(tally.loss),
             // SpeechBrain's bars have none, its lines about each epoch do.
-            last_lr: text(
-                tally
-                    .learning_rate
-                    .or(self.bare.learning_rate)
-                    .or(self.fallback.learning_rate),
-            ),
+            last_lr: text(tally.learning_rate.or(self.bare.own_rate())),
             last_throughput: throughput.map(|speed| speed.value.text),
             throughput_unit: throughput.map(|speed| speed.unit),
             last_eta: tally.remaining.or(bar.and_then(|bar| bar.remaining)),
@@ -212,6 +207,8 @@ struct Tally {
     epoch: Option<Printed>,
     loss: Option<Printed>,
     learning_rate: Option<Printed>,
+    /// New records that had a learning rate.
+    rated: u64,
     throughput: Option<Throughput>,
     remaining: Option<Text>,
 }
@@ -231,6 +228,7 @@ impl Default for Tally {
             epoch: None,
             loss: None,
             learning_rate: None,
+            rated: 0,
             throughput: None,
             remaining: None,
         }
@@ -238,11 +236,17 @@ impl Default for Tally {
 }
 
 impl Tally {
+    /// The last learning rate, when every record has one: a single one may come from the settings above it.
+    fn own_rate(&self) -> Option<Printed> {
+        self.learning_rate.filter(|_| self.rated == self.distinct)
+    }
+
     /// Returns whether the record is new.
     fn add(&mut self, record: &Record, rank: Option<u32>) -> bool {
         self.raw += 1;
         let new = self.is_new(record, rank);
         self.distinct += u64::from(new);
+        self.rated += u64::from(new && record.learning_rate.is_some());
         if let Some(broken) = record.is_broken() {
             self.broken = if broken {
                 self.broken + u64::from(new)

@@ -196,6 +196,11 @@ fn values_behind_tabs_and_beside_means() {
         "Going into epoch 2\n100%|#####| 80/80 [01:20<00:00,  1.00it/s, train_loss=0.5]\nepoch: 2, lr: 9.5e-04 - train loss: 5.00e-01 - valid loss: 6.00e-01\n",
         "1/1 steps 80..80 of 80 epoch 2 loss 0.5 lr 9.5e-04 1.00 it/s eta 00:00",
     );
+    // The settings' is not the training's.
+    check(
+        "learning_rate = 1e-3\nepoch: 1 - train loss: 5.5 - note: 1\nepoch: 2 - train loss: 5.0 - note: 1\n100%|#####| 80/80 [01:20<00:00,  1.00it/s, train_loss=0.5]\n",
+        "1/1 steps 80..80 of 80 loss 0.5 1.00 it/s eta 00:00",
+    );
     // Which epoch it is, and how many there will be.
     check(
         "root INFO:     epoch_num : 500\n:  25%|##5  | 2/8 [00:21<01:15, 12.5s/it]\nEpoch num 2| train loss 0.375 \n",
