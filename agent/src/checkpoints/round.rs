@@ -358,8 +358,12 @@ impl Backup {
         };
         let manifest = uploader.seal(log, sources, &about).await?;
         let bytes = log.attempt.sealed.clone().expect("it was just sealed");
-        uploader.publish(&manifest.id, Bytes::from(bytes)).await?;
-        Ok(manifest)
+        let published = self.publish_whole(&uploader, &manifest, Bytes::from(bytes));
+        if published.await? {
+            Ok(manifest)
+        } else {
+            Err(UploadError::Withdrawn)
+        }
     }
 
     pub(super) fn uploader<'a>(

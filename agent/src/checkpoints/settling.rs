@@ -6,17 +6,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
-use spotter_bucket::Manifest;
+use spotter_bucket::{CommitId, Manifest};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::candidate::Candidate;
+use super::delete::patiently;
 use super::round::{Work, remove};
 use super::standing::chain;
-use super::upload::UploadError;
+use super::upload::{UploadError, Uploader};
 use super::{Backup, BackupError, CheckpointInfo};
 use crate::tasks::spawn_blocking;
+
+/// Data that was there when a commit was sealed is there still when the commit was put within so long: a grace rarely ends just then.
+const AT_ONCE: Duration = Duration::from_secs(60);
 
 impl Backup {
     /// Commits that were sealed before a crash: everything is stored, only the commit may be missing. One that the bucket refuses
@@ -50,19 +54,24 @@ impl Backup {
             let publish = async {
                 // It may have been sealed days ago, by a box that was stopped meanwhile, and its data be swept since.
                 if !uploader.is_all_there(&manifest).await? {
-                    return Ok(None);
+                    // A crash may have come between its commit and the look at its data.
+                    self.withdraw(&manifest.id).await;
+                    return Ok(false);
                 }
-                uploader.publish(&manifest.id, bytes).await.map(Some)
+                self.publish_whole(&uploader, &manifest, bytes).await
             };
             match self
                 .attend(&mut work.tracker, |_| false, &stop, publish)
                 .await
             {
-                Ok(Some(_)) => committed.push(
+                Ok(true) => committed.push(
                     self.settle_commit(work, at, manifest, began.elapsed())
                         .await,
                 ),
-                Ok(None) => {
+                Ok(false) => {
+                    if let Some(index) = &mut work.index {
+                        index.remove(&manifest.id);
+                    }
                     warn!(
                         id = manifest.id,
                         "the data of a sealed checkpoint is not in the bucket any more; its upload begins anew"
@@ -81,6 +90,38 @@ impl Backup {
             }
         }
         (committed, failure)
+    }
+
+    /// Puts the commit of a sealed manifest, and takes it back when its data went meanwhile: whoever deletes data of older checkpoints whose
+    /// grace is over, or of uploads that nobody ended, sees no commit that is on its way. Returns whether it stays.
+    pub(super) async fn publish_whole(
+        &self,
+        uploader: &Uploader<'_>,
+        manifest: &Manifest,
+        bytes: Bytes,
+    ) -> Result<bool, UploadError> {
+        let began = Instant::now();
+        uploader.publish(&manifest.id, bytes).await?;
+        // Without keys nothing can be taken back.
+        if began.elapsed() < AT_ONCE
+            || !self.bucket.has_keys()
+            || uploader.is_all_there(manifest).await?
+        {
+            return Ok(true);
+        }
+        self.withdraw(&manifest.id).await;
+        Ok(false)
+    }
+
+    /// Deletes a commit whose data is not in the bucket, if it is there. What is there of its data goes after the grace, as that of any other.
+    async fn withdraw(&self, id: &str) {
+        let (true, Ok(id)) = (self.bucket.has_keys(), id.parse::<CommitId>()) else {
+            return;
+        };
+        let vault = self.places.vault(&*self.bucket);
+        if let Err(err) = patiently(|| vault.bury(&id, "withdrawn", self.server_us())).await {
+            warn!(%id, error = %chain(&err), "a commit whose data is not in the bucket is still there");
+        }
     }
 
     /// Everything that follows from a commit that was read back.

@@ -57,6 +57,11 @@ pub enum UploadError {
     /// The checkpoint cannot be described so that it could be restored.
     #[error("the checkpoint cannot be described")]
     Manifest(#[source] ManifestError),
+    /// What it refers to was deleted while its commit was on its way; the commit was taken back.
+    #[error(
+        "data that it refers to was deleted from the bucket while its commit was on its way; it is sent again"
+    )]
+    Withdrawn,
     /// What the bucket holds is not what was sent.
     #[error("the bucket holds {found} where {sent} was sent: {key}")]
     Review {

@@ -193,6 +193,48 @@ async fn data_of_a_deleted_checkpoint_stays_for_the_grace_and_as_long_as_it_is_r
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_commit_is_taken_back_when_what_it_refers_to_went_while_it_was_on_its_way() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::with(bucket.clone(), bucket.clone(), |options| {
+        options.keep_grace = Duration::from_secs(3600);
+    });
+    world.trained();
+    world.write("checkpoint-1/model.npz", &npz(1, 4000));
+    world.write("checkpoint-1/base.npz", &npz(0, 6000));
+    assert_eq!(world.backup_all().await.len(), 1);
+    // Another machine deletes it; its data waits for the grace.
+    let layout = Layout::new("team", "run").unwrap();
+    let vault = Vault {
+        bucket: &*bucket,
+        layout: &layout,
+        run: "run",
+    };
+    let first = world.manifests().await[0].id.parse().unwrap();
+    assert!(vault.bury(&first, "a test", now_us()).await.unwrap());
+    // The next one is sealed, and refers to its file, when the bucket goes away before the commit. The grace ends meanwhile.
+    world.write("checkpoint-2/model.npz", &npz(2, 4000));
+    world.write("checkpoint-2/base.npz", &npz(0, 6000));
+    assert_eq!(world.settle().await.len(), 0);
+    bucket.fail_after("PutObject", 1, 60, ErrorKind::Transient);
+    let purge = async {
+        time::sleep(Duration::from_secs(30)).await;
+        vault.purge(Duration::ZERO, now_us() / 1_000, false).await
+    };
+    let (round, purged) = tokio::join!(world.backup.round(), purge);
+    assert_eq!(purged.unwrap()[0].objects, 2, "no commit refers to it");
+    let problem = round.unwrap_err();
+    assert!(format!("{problem:?}").contains("Withdrawn"), "{problem:?}");
+    assert!(world.manifests().await.is_empty(), "it was taken back");
+    // It is saved all the same, with everything it refers to.
+    assert_eq!(world.backup_all().await.len(), 1);
+    let manifests = world.manifests().await;
+    assert_eq!((manifests.len(), manifests[0].step), (1, Some(2)));
+    for file in &manifests[0].files {
+        assert!(bucket.object(&file.key).is_some(), "{} is gone", file.key);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_pinned_or_the_first_of_so_many_steps_stays() {
     let bucket = Arc::new(MemoryBucket::new());
     let world = World::with(bucket.clone(), bucket.clone(), |options| {
