@@ -131,7 +131,7 @@ pub enum ManifestError {
     Json(#[from] serde_json::Error),
     /// Written by a newer spotter.
     #[error(
-        "manifest has format {0}, this spotter reads {FORMAT_WITH_SUBTREES}: a newer one is needed"
+        "manifest has format {0}, this spotter reads {FORMAT_WITH_SUBTREES}: it was written by a newer spotter, and a newer one is needed"
     )]
     Version(u32),
     /// Its hash of itself does not match, or its bytes are not the ones that were written.

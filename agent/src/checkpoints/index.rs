@@ -214,7 +214,7 @@ pub async fn read_manifest(
             Ok(manifest)
         });
     if let Err(reason) = &opened {
-        tracing::warn!(key, reason, "a commit is damaged");
+        tracing::warn!(key, reason, "a commit cannot be read");
     }
     Ok(Some(opened))
 }

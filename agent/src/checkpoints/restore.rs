@@ -35,7 +35,7 @@ pub struct Restored {
     pub checkpoint: CheckpointInfo,
     /// Absolute path of the file or directory; the checkpoint directory itself for files that lie side by side.
     pub path: PathBuf,
-    /// Newer commits that were damaged and passed over, with the reason.
+    /// Newer commits that were damaged, or of a newer spotter, and passed over, with the reason.
     pub skipped: Vec<String>,
 }
 
@@ -45,8 +45,8 @@ pub enum RestoreError {
     /// There is no commit of that name.
     #[error("the bucket holds no checkpoint {0}")]
     NoSuchCheckpoint(String),
-    /// The one that was asked for is damaged.
-    #[error("checkpoint {id} is damaged: {reason}")]
+    /// The one that was asked for is damaged, or of a newer spotter.
+    #[error("checkpoint {id} cannot be restored: {reason}")]
     Damaged {
         /// Its name.
         id: String,
@@ -54,7 +54,7 @@ pub enum RestoreError {
         reason: String,
     },
     /// There are commits, but none is whole. Beginning anew would hide that, so it is an error.
-    #[error("every checkpoint in the bucket is damaged: {}", skipped.join("; "))]
+    #[error("no checkpoint in the bucket can be restored: {}", skipped.join("; "))]
     AllDamaged {
         /// Each with its reason.
         skipped: Vec<String>,
@@ -90,7 +90,7 @@ pub enum RestoreError {
 
 /// Why one commit was not restored.
 enum Failed {
-    /// It is damaged: another may be whole.
+    /// It is damaged, or of a newer spotter: another may be whole, and read.
     Damage(String),
     /// Another would fail the same way.
     Fatal(RestoreError),
@@ -191,7 +191,10 @@ impl Backup {
                 }
                 Err(Failed::Fatal(err)) => return Err(err),
                 Err(Failed::Damage(reason)) => {
-                    warn!(id = name, reason, "a checkpoint in the bucket is damaged");
+                    warn!(
+                        id = name,
+                        reason, "a checkpoint in the bucket cannot be restored"
+                    );
                     if id.is_some() {
                         return Err(RestoreError::Damaged {
                             id: name.clone(),

@@ -84,6 +84,33 @@ async fn a_damaged_checkpoint_is_passed_over_and_named() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_checkpoint_of_a_newer_spotter_is_passed_over_as_that() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let world = World::new(bucket.clone());
+    for step in 1..=2_u64 {
+        world.write(&format!("step_{step}.npz"), &npz(step, 500));
+        world.backup_all().await;
+    }
+    let newer = world.manifests().await[0].id.clone();
+    bucket.insert(&format!("team/run/commits/{newer}.json"), r#"{"v": 99}"#);
+    let other = World::new(bucket);
+    let restored = other.backup.restore(None, &mut |_, _| {}).await;
+    let restored = restored.unwrap().unwrap();
+    assert_eq!(restored.checkpoint.step, Some(1));
+    let told = &restored.skipped[..];
+    assert!(
+        matches!(told, [one] if one.contains("written by a newer spotter")),
+        "{told:?}"
+    );
+    let err = other.backup.restore(Some(&newer), &mut |_, _| {}).await;
+    let err = err.unwrap_err().to_string();
+    assert!(
+        err.contains("cannot be restored") && !err.contains("damaged"),
+        "{err}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_empty_bucket_restores_nothing_and_an_unknown_name_is_an_error() {
     let world = World::new(Arc::new(MemoryBucket::new()));
     assert_eq!(

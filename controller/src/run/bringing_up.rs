@@ -219,7 +219,7 @@ impl Lifecycle {
         for skipped in &report.skipped {
             self.say(
                 run,
-                &format!("A damaged checkpoint was passed over: {skipped}."),
+                &format!("A checkpoint that cannot be restored was passed over: {skipped}."),
             );
         }
         let Some(checkpoint) = report.restored else {

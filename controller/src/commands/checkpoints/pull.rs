@@ -3,7 +3,7 @@
 use std::{collections::HashSet, path::PathBuf};
 
 use serde::Serialize;
-use spotter_bucket::{CommitId, Manifest};
+use spotter_bucket::{CommitId, Manifest, Unread};
 
 use super::{Hearing, Place, failed, find, marked, open};
 use crate::{
@@ -93,10 +93,11 @@ pub(super) async fn pull(ui: &mut Ui, deps: &Deps, args: &PullArgs) -> Result<()
             }
             Err(why) if args.checkpoint.is_some() => {
                 return Err(CommandError::new(format!(
-                    "checkpoint {id} of `{}` did not come: it is damaged",
-                    shelf.run
+                    "checkpoint {id} of `{}` did not come: it {}",
+                    shelf.run,
+                    what_it_is(&why)
                 ))
-                .because(why)
+                .because(why.to_string())
                 .hint(format!(
                     "see which are whole with `spotter checkpoints verify {}`",
                     shelf.run
@@ -104,16 +105,27 @@ pub(super) async fn pull(ui: &mut Ui, deps: &Deps, args: &PullArgs) -> Result<()
             }
             Err(why) => {
                 ui.warning(format_args!(
-                    "checkpoint {id} is damaged and passed over: {why}"
+                    "checkpoint {id} {} and passed over: {why}",
+                    what_it_is(&why)
                 ));
                 skipped.push(format!("{id}: {why}"));
             }
         }
     }
-    Err(
-        CommandError::new(format!("every checkpoint of `{}` is damaged", shelf.run))
-            .because(skipped.join("\n")),
-    )
+    Err(CommandError::new(format!(
+        "no checkpoint of `{}` could be brought here",
+        shelf.run
+    ))
+    .because(skipped.join("\n")))
+}
+
+/// What one is that does not come; a sentence that begins with it or its name.
+fn what_it_is(why: &Unread) -> &'static str {
+    if why.may_be_whole() {
+        "is not read by this spotter"
+    } else {
+        "is damaged"
+    }
 }
 
 /// The order in which they are tried (pure): those without a mark first, and of both the newest.
@@ -123,14 +135,14 @@ fn in_order(newest_first: &[CommitId], damaged: &HashSet<CommitId>) -> Vec<Commi
     ids
 }
 
-/// One checkpoint, marked as being read so that nobody deletes its data; the inner error says how it is damaged.
+/// One checkpoint, marked as being read so that nobody deletes its data; the inner error says how it is damaged, or why it is not read.
 async fn pull_marked(
     ui: &mut Ui,
     deps: &Deps,
     shelf: &Shelf,
     id: &CommitId,
     args: &PullArgs,
-) -> Result<Result<(Manifest, Pulled), String>, CommandError> {
+) -> Result<Result<(Manifest, Pulled), Unread>, CommandError> {
     let what = format!("checkpoint {id} of `{}` did not come", shelf.run);
     let vault = shelf.vault();
     // Keys that may only read will do: then the grace of deleted data must be long enough.
@@ -140,8 +152,8 @@ async fn pull_marked(
         .ok();
     let manifest = match vault.read(id).await {
         Ok(Some(Ok(manifest))) => manifest,
-        Ok(Some(Err(why))) => return Ok(Err(why.to_string())),
-        Ok(None) => return Ok(Err("it was deleted just now".to_owned())),
+        Ok(Some(Err(why))) => return Ok(Err(why)),
+        Ok(None) => return Ok(Err(Unread::Damaged("it was deleted just now".to_owned()))),
         Err(err) => return Err(failed(shelf, what, err)),
     };
     let bar = ui.progress("pulling", Unit::Bytes, manifest.total_bytes());
@@ -160,7 +172,7 @@ async fn pull_marked(
     }
     let err = match pulled {
         Ok(pulled) => return Ok(Ok((manifest, pulled))),
-        Err(PullError::Damaged(why)) => return Ok(Err(why)),
+        Err(PullError::Damaged(why)) => return Ok(Err(Unread::Damaged(why))),
         Err(err @ PullError::InTheWay(_)) => {
             return Err(CommandError::new(what)
                 .cause(err)

@@ -101,6 +101,15 @@ fn a_checkpoint_of_a_newer_spotter_keeps_all_data_and_is_told_with_what_to_do() 
     let (code, _, err) = desk.say(&["show", "run", &ids[3]]);
     assert_eq!(code, 1);
     assert!(err.contains("a newer one is needed"), "{err}");
+    let (code, _, err) = desk.say(&["pull", "run", &ids[3], "--to", &desk.to()]);
+    assert_eq!(code, 1);
+    for told in [
+        "it is not read by this spotter",
+        "written by a newer spotter",
+    ] {
+        assert!(err.contains(told), "{err}");
+    }
+    assert!(!err.contains("is damaged"), "{err}");
 
     let data = |desk: &Desk| -> Vec<String> {
         let keys = desk.bucket.keys();
