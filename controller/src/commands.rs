@@ -205,29 +205,8 @@ fn money_line(store: &Store, attempt: &AttemptRecord, name_run: bool) -> String 
     // Nothing is on record as open: tell what it costs at most.
     format!(
         "instance {instance}{of} may still cost {}",
-        text::usd_per_hour(at_most_usd_per_hour(attempt))
+        text::usd_per_hour(attempt.at_most_usd_per_hour())
     )
-}
-
-/// What a box costs at most of which nothing is known to be charged now, as behind a host that is silent, $/h (pure).
-fn at_most_usd_per_hour(attempt: &AttemptRecord) -> f64 {
-    let stopped = matches!(
-        attempt.state,
-        State::Interrupted | State::Waiting | State::Stopped | State::Lost
-    );
-    let gpu = match stopped {
-        true => 0.0,
-        false => attempt.gpu_usd_per_hour,
-    };
-    gpu + attempt.storage_usd_per_hour
-}
-
-/// What is known to be charged now; where that is nothing and the box may be there, what it costs at most (pure).
-fn now_usd_per_hour(known: f64, at_most: Option<f64>) -> String {
-    match at_most.filter(|most| known <= 0.0 && *most > 0.0) {
-        Some(most) => format!("up to {}", text::usd_per_hour(most)),
-        None => text::usd_per_hour(known),
-    }
 }
 
 /// Runs one verb and prints its error. Answers the exit code.

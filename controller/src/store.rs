@@ -171,6 +171,19 @@ impl AttemptRecord {
             && (self.instance.is_some() || self.state == State::Renting)
     }
 
+    /// What its box costs at most while nothing is known to be charged for it, as behind a host that is silent, $/h.
+    pub fn at_most_usd_per_hour(&self) -> f64 {
+        let stopped = matches!(
+            self.state,
+            State::Interrupted | State::Waiting | State::Stopped | State::Lost
+        );
+        let gpu = match stopped {
+            true => 0.0,
+            false => self.gpu_usd_per_hour,
+        };
+        gpu + self.storage_usd_per_hour
+    }
+
     /// No training session was asked for in this life of its box.
     pub fn awaits_training(&self) -> bool {
         self.started_us == self.old_session_us

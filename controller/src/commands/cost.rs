@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     commands::{
-        Deps, at_most_usd_per_hour,
+        Deps,
         market_word::{all_boxes_usd_per_hour, word},
     },
     error::CommandError,
@@ -372,7 +372,8 @@ fn at_most(
         let said = boxes.and_then(|boxes| word(latest, boxes));
         latest.may_cost() && latest.instance.is_some() && said.is_none_or(|word| !word.is_gone())
     };
-    Ok(latest.filter(is_there).as_ref().map(at_most_usd_per_hour))
+    let there = latest.filter(is_there);
+    Ok(there.as_ref().map(AttemptRecord::at_most_usd_per_hour))
 }
 
 /// How a training ended that nobody watches and the record still calls running, and what its box costs: as `ps` has it.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use self::table::table;
 use crate::{
     commands::{
-        Deps, at_most_usd_per_hour,
+        Deps,
         market_word::{MarketWord, all_boxes_usd_per_hour, word},
         status,
     },
@@ -378,7 +378,7 @@ fn row(
         usd_per_hour: ledger::rate_usd_per_hour(&intervals, None),
         at_most_usd_per_hour: latest
             .filter(|attempt| attempt.may_cost() && attempt.instance.is_some())
-            .map(at_most_usd_per_hour),
+            .map(AttemptRecord::at_most_usd_per_hour),
         cost_usd: spent.total_usd,
         unbilled_traffic_usd: spent.of_it.unbilled_traffic_usd,
         created_us: run.created_us,

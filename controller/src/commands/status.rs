@@ -358,7 +358,7 @@ fn record(
         "  cost         {} so far for all attempts, as billed or metered{}; {} now",
         text::usd(summary.cost_usd),
         text::unbilled_traffic(summary.unbilled_traffic_usd),
-        text::usd_per_hour(summary.usd_per_hour)
+        text::now_usd_per_hour(summary.usd_per_hour, summary.at_most_usd_per_hour)
     ));
     if let Some(doubt) = &summary.newest_damaged {
         ui.line(format_args!("  damaged      {}", doubt.text()));

@@ -464,18 +464,3 @@ fn events_are_told_in_the_order_of_time() {
     let rest = desk.json(&["events", "a", "--after", &first.to_string()]);
     assert_eq!(rest["events"].as_array().unwrap().len(), 1);
 }
-
-#[test]
-fn nothing_that_is_known_is_not_told_as_nothing_while_a_box_may_be_there() {
-    for (known, at_most, expected) in [
-        (0.31, Some(0.4), "$0.310/h"),
-        (0.0, Some(0.4), "up to $0.400/h"),
-        // A host of one's own, and a box that is gone.
-        (0.0, Some(0.0), "$0.000/h"),
-        (0.0, None, "$0.000/h"),
-        // A price is not shown as none.
-        (0.000_001, None, "$0.000001/h"),
-    ] {
-        assert_eq!(now_usd_per_hour(known, at_most), expected);
-    }
-}

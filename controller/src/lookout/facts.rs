@@ -77,6 +77,8 @@ pub struct Recorded {
     pub save_every_s: Option<i64>,
     /// What it costs now.
     pub usd_per_hour: f64,
+    /// What its newest box may cost though nothing is known to be charged, $/h.
+    pub at_most_usd_per_hour: Option<f64>,
     /// What it cost.
     pub cost_usd: f64,
     /// What it may cost.

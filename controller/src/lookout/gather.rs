@@ -225,6 +225,7 @@ fn record(
         kept: summary.checkpoints_kept,
         save_every_s: backup.map(|dirs| i64::try_from(dirs.every.as_secs()).unwrap_or(i64::MAX)),
         usd_per_hour: summary.usd_per_hour,
+        at_most_usd_per_hour: summary.at_most_usd_per_hour,
         cost_usd: summary.cost_usd,
         budget_usd: spec.limits.budget_usd,
         to_come: to_come::of_run(store, run, known, summary.usd_per_hour)?,

@@ -61,6 +61,9 @@ pub struct RunSummary {
     pub charged_usd: Option<f64>,
     /// What it costs now, $/h.
     pub usd_per_hour: f64,
+    /// What its newest box may cost though nothing is known to be charged, $/h; `None`: it is gone, or never was.
+    #[serde(skip)]
+    pub at_most_usd_per_hour: Option<f64>,
     /// Somebody watches it.
     pub watched: bool,
 }
@@ -226,6 +229,10 @@ pub fn summarise(
             closed.map(|charge| charge.cost.total_usd()).sum()
         }),
         usd_per_hour: ledger::rate_usd_per_hour(intervals, None),
+        at_most_usd_per_hour: attempts
+            .last()
+            .filter(|newest| newest.may_cost() && newest.instance.is_some())
+            .map(AttemptRecord::at_most_usd_per_hour),
         watched,
         attempts: rows,
     }

@@ -11,6 +11,14 @@ pub fn usd_per_hour(usd: f64) -> String {
     }
 }
 
+/// What is known to be charged now, $/h; where that is nothing and a box may be there, what it costs at most.
+pub fn now_usd_per_hour(known: f64, at_most: Option<f64>) -> String {
+    match at_most.filter(|most| known <= 0.0 && *most > 0.0) {
+        Some(most) => format!("up to {}", usd_per_hour(most)),
+        None => usd_per_hour(known),
+    }
+}
+
 /// An amount: `$12.30`; below ten cents with four decimals, so that it is never `$0.00` when it is not.
 pub fn usd(usd: f64) -> String {
     if usd != 0.0 && usd.abs() < 0.1 {
@@ -142,6 +150,21 @@ mod tests {
         }
         let umlauts = short(&"ä".repeat(22), 20);
         assert_eq!(umlauts, format!("{}…", "ä".repeat(19)));
+    }
+
+    #[test]
+    fn nothing_that_is_known_is_not_told_as_nothing_while_a_box_may_be_there() {
+        for (known, at_most, expected) in [
+            (0.31, Some(0.4), "$0.310/h"),
+            (0.0, Some(0.4), "up to $0.400/h"),
+            // A host of one's own, and a box that is gone.
+            (0.0, Some(0.0), "$0.000/h"),
+            (0.0, None, "$0.000/h"),
+            // A price is not shown as none.
+            (0.000_001, None, "$0.000001/h"),
+        ] {
+            assert_eq!(now_usd_per_hour(known, at_most), expected);
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use super::{AttemptCost, Costs, RunCost};
 use crate::{
-    commands::now_usd_per_hour,
     provider::hosts::is_host,
     run::next,
     ui::{Table, Ui, text},
@@ -42,7 +41,7 @@ pub(super) fn runs_table(runs: &[RunCost]) -> Table {
                 (None, Some(standing)) => standing.clone(),
                 (outcome, _) => outcome.unwrap_or(state).to_owned(),
             },
-            now_usd_per_hour(run.usd_per_hour, run.at_most_usd_per_hour),
+            text::now_usd_per_hour(run.usd_per_hour, run.at_most_usd_per_hour),
             text::usd(run.cost.gpu_usd),
             text::usd(run.cost.disk_usd),
             text::usd(run.cost.bandwidth_usd),

@@ -2,7 +2,6 @@
 
 use super::Row;
 use crate::{
-    commands::now_usd_per_hour,
     run::State,
     ui::{Table, text},
 };
@@ -44,7 +43,7 @@ pub(super) fn table(rows: &[Row]) -> Table {
                 (None, Some(_)) => "yes".to_owned(),
                 (None, None) => "-".to_owned(),
             },
-            now_usd_per_hour(row.usd_per_hour, row.at_most_usd_per_hour),
+            text::now_usd_per_hour(row.usd_per_hour, row.at_most_usd_per_hour),
             text::usd(row.cost_usd),
             watched,
         ]);

@@ -200,7 +200,10 @@ pub(super) fn saved(facts: &Facts, now_us: i64) -> Bar {
 pub(super) fn money(facts: &Facts, left: Option<Left>) -> Bar {
     let recorded = &facts.recorded;
     let mut parts = vec![
-        format!("{} now", text::usd_per_hour(recorded.usd_per_hour)),
+        format!(
+            "{} now",
+            text::now_usd_per_hour(recorded.usd_per_hour, recorded.at_most_usd_per_hour)
+        ),
         format!("{} so far", text::usd(recorded.cost_usd)),
     ];
     if let Some(left) = left.filter(|_| recorded.usd_per_hour > 0.0) {

@@ -161,6 +161,10 @@ fn money_is_told_now_so_far_and_to_come() {
         view(&facts, NOW_US).money.parts[0],
         "! budget nearly used up"
     );
+    facts.recorded.usd_per_hour = 0.0;
+    facts.recorded.at_most_usd_per_hour = Some(0.7);
+    let told = view(&facts, NOW_US).money.parts;
+    assert!(told.contains(&"up to $0.700/h now".to_owned()), "{told:?}");
     let mut over = examples::over();
     over.recorded.usd_per_hour = 0.01;
     assert_eq!(view(&over, NOW_US).money.parts[0], "! still paid for");
