@@ -186,7 +186,7 @@ fn no_go(spec: &RunSpec, plan: &Plan<'_>, too_dear: Option<TooDear>) -> CommandE
                     "{} offers match, and of the cheapest: {why}",
                     plan.too_dear
                 ))
-                .hint("raise `resources.max_price` or `resources.bid.max`"),
+                .hint("raise `resources.max_price` (or `--max-price`), or `resources.bid.max` (`--bid-max`)"),
             None => spec
                 .resources
                 .gpu_name

@@ -191,7 +191,7 @@ fn a_plan_that_cannot_be_rented_ends_with_20_and_the_reason() {
         "{err}"
     );
     assert!(
-        err.contains("above `resources.max_price` of $0.010/h"),
+        err.contains("above `resources.max_price` of $0.010/h, which `--max-price` sets too"),
         "{err}"
     );
 

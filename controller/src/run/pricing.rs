@@ -71,7 +71,7 @@ impl fmt::Display for TooDear {
                 max_usd_per_hour,
             } => write!(
                 f,
-                "all in it costs {}, above `resources.max_price` of {}",
+                "all in it costs {}, above `resources.max_price` of {}, which `--max-price` sets too",
                 text::usd_per_hour(*price_usd_per_hour),
                 text::usd_per_hour(*max_usd_per_hour)
             ),
