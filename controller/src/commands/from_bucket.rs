@@ -59,8 +59,14 @@ impl Deps {
         let now_us = self.clock.now_us();
         let there = vault.ids().await.map_err(|err| err.to_string())?;
         let events = store.events(&run.name, 0).map_err(|err| err.to_string())?;
+        let unknown = late::unknown(&events, attempts, &there, now_us);
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        // Before the commits: a copy that is put in place meanwhile is then in one of the two.
+        let left = vault.waiting().await.ok();
         let mut noted = 0;
-        for id in late::unknown(&events, attempts, &there, now_us) {
+        for id in unknown {
             if noted == late::MOST {
                 break;
             }
@@ -70,11 +76,12 @@ impl Deps {
                     let is_new = late::note(store, &run.name, attempts, &manifest, now_us);
                     noted += usize::from(is_new.map_err(|err| err.to_string())?);
                 }
-                Some(Err(Unread::Damaged(why))) => {
+                Some(Err(Unread::Damaged(why))) if late::stays_damaged(&id, left.as_ref()) => {
                     late::note_unread(store, &run.name, &id, &why, now_us)
                         .map_err(|err| err.to_string())?;
+                    noted += 1;
                 }
-                // What a newer spotter wrote, or the bucket does not give out now, may be read another time.
+                // What waits to be put anew, a newer spotter wrote, or the bucket does not give out now, may be read another time.
                 Some(Err(_)) | None => {}
             }
         }

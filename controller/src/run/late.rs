@@ -4,14 +4,17 @@
 use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
-use spotter_bucket::{CommitId, Manifest};
+use spotter_bucket::{
+    CommitId, Manifest,
+    vault::{Left, hidden},
+};
 
 use crate::{
     run::{State, marks::COMMITTED, summary::is_deletion},
     store::{AttemptRecord, EventRecord, Store, StoreError},
 };
 
-/// Event of the run as a whole: a commit is damaged itself (`id`, `reason`); it is written once, so nobody reads it again.
+/// Event of the run as a whole: a commit is damaged itself (`id`, `reason`), and nothing waits that could be put in its place: nobody reads it again.
 const UNREAD: &str = "checkpoint.unread";
 
 /// Most commits that are taken into the record at one look; there are few of these.
@@ -71,7 +74,16 @@ pub fn unknown(
     there.iter().filter(is_late).copied().collect()
 }
 
-/// Writes down that a commit of a box which is gone is damaged, so that no later look pays for reading it.
+/// Whether a commit that was read as damaged stays so (pure): a box without keys may have left a copy of it, which is put in its place at the next
+/// [`spotter_bucket::Vault::adopt`]. `left`: what waited before the commit was read; `None`: nobody knows.
+pub fn stays_damaged(id: &CommitId, left: Option<&Left>) -> bool {
+    let id = id.to_string();
+    left.is_some_and(|left| {
+        left.manifests.iter().all(|one| one.id != id) && hidden(&[], left).is_empty()
+    })
+}
+
+/// Writes down that a commit of a box which is gone is damaged for good, so that no later look pays for reading it.
 ///
 /// # Errors
 /// When the record cannot be written.
@@ -129,6 +141,7 @@ pub fn note(
 
 #[cfg(test)]
 mod tests {
+    use spotter_bucket::Unread;
     use ulid::Ulid;
 
     use super::*;
@@ -239,6 +252,44 @@ mod tests {
         events[2].origin = Origin::Spotter;
         let times = Times::of(1, &events, None);
         assert_eq!(times.trained, [(began_us + 10, began_us + 50)]);
+    }
+
+    #[test]
+    fn a_damaged_commit_is_given_up_only_where_nothing_waits_that_could_mend_it() {
+        let [id, other] = [30, 20].map(|step| CommitId {
+            step,
+            ulid: Ulid::from_parts(10_000, 1),
+        });
+        let copy_of = |id: &CommitId| Left {
+            manifests: vec![
+                serde_json::from_slice(&spotter_bucket::memory::collection(
+                    "r",
+                    &id.to_string(),
+                    "a",
+                    b"a",
+                    "k",
+                ))
+                .unwrap(),
+            ],
+            unread: Vec::new(),
+        };
+        let unread = |why: Unread| Left {
+            manifests: Vec::new(),
+            unread: vec![("a".to_owned(), why)],
+        };
+        for (left, expected) in [
+            (None, false),
+            (Some(Left::default()), true),
+            (Some(copy_of(&id)), false),
+            (Some(copy_of(&other)), true),
+            // It may be the copy.
+            (Some(unread(Unread::Refused("no".to_owned()))), false),
+            (Some(unread(Unread::Newer("v 9".to_owned()))), false),
+            // What is torn itself mends nothing.
+            (Some(unread(Unread::Damaged("cut".to_owned()))), true),
+        ] {
+            assert_eq!(stays_damaged(&id, left.as_ref()), expected, "{left:?}");
+        }
     }
 
     #[test]
