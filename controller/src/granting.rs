@@ -49,6 +49,11 @@ pub enum GrantingError {
     /// There are no keys to sign with, or they end at once.
     #[error("there are no bucket keys here that live long enough to sign with")]
     NoKeys,
+    /// A box that were shown none of them would begin anew.
+    #[error(
+        "all {0} commits in the bucket are larger than any box reads: nothing is signed, since a training would begin at step 0"
+    )]
+    TooLarge(usize),
     /// A request could not be signed.
     #[error(transparent)]
     Sign(#[from] spotter_bucket::s3::sign::SignError),
@@ -77,7 +82,7 @@ impl Granting {
     /// it there, see what of it is damaged and, where it has too little left, store more.
     ///
     /// # Errors
-    /// When the bucket cannot be read or nothing can be signed.
+    /// When the bucket cannot be read, nothing can be signed, or the bucket would look empty to the box and is not.
     pub async fn round(
         &self,
         attempt: u32,
@@ -91,7 +96,7 @@ impl Granting {
             .iter()
             .filter_map(|(_, read)| read.as_ref().ok())
             .collect();
-        let mut there = readable(&commits, &self.shelf.layout);
+        let mut there = readable(&commits, &self.shelf.layout)?;
         let names = there.len();
         for manifest in &manifests {
             // A box may have written anything into its manifest: it is let read what is its run's.
@@ -254,8 +259,11 @@ impl Granting {
     }
 }
 
-/// Keys of the commits that a box may read: one that is larger than it reads would only fill its memory, and is told of here.
-fn readable(commits: &[vault::Read], layout: &Layout) -> Vec<String> {
+/// Keys of the commits that a box may read: one that is larger than it reads would only fill its memory.
+///
+/// # Errors
+/// `TooLarge` when that would be none of those that are there.
+fn readable(commits: &[vault::Read], layout: &Layout) -> Result<Vec<String>, GrantingError> {
     let mut keys = Vec::new();
     for (id, read) in commits {
         if let Err(Unread::TooLarge(why)) = read {
@@ -264,7 +272,10 @@ fn readable(commits: &[vault::Read], layout: &Layout) -> Vec<String> {
             keys.push(layout.commit_key(id));
         }
     }
-    keys
+    match keys.is_empty() && !commits.is_empty() {
+        true => Err(GrantingError::TooLarge(commits.len())),
+        false => Ok(keys),
+    }
 }
 
 /// Marks that these keys may not list are not known, and no reason to sign for nothing.
@@ -370,9 +381,16 @@ mod tests {
             .iter()
             .map(|why| (CommitId::generate(Some(7)), Err(why("no".to_owned()))))
             .collect();
-        let keys = readable(&commits, &layout);
+        let keys = readable(&commits, &layout).unwrap();
         let expected = [0, 1, 3].map(|at: usize| layout.commit_key(&commits[at].0));
         assert_eq!(keys, expected);
+        // A bucket that shows none of what it has is not an empty one.
+        assert!(readable(&[], &layout).unwrap().is_empty());
+        let shown = readable(&commits[2..3], &layout);
+        assert!(
+            matches!(shown, Err(GrantingError::TooLarge(1))),
+            "{shown:?}"
+        );
     }
 
     #[test]

@@ -73,8 +73,8 @@ struct TombstoneRecord {
     manifest: String,
 }
 
-/// Why what has so many bytes is not read; `None`: it is.
-fn too_large(size_bytes: u64) -> Option<Unread> {
+/// Why a manifest of so many bytes is not read; `None`: it is.
+pub fn too_large(size_bytes: u64) -> Option<Unread> {
     let size_bytes = usize::try_from(size_bytes).unwrap_or(usize::MAX);
     (size_bytes > MAX_MANIFEST_BYTES).then(|| (&ManifestError::TooLarge(size_bytes)).into())
 }

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 
 use futures::StreamExt;
 use futures::stream;
-use spotter_bucket::manifest::MAX_MANIFEST_BYTES;
 use spotter_bucket::retention::is_copy;
+use spotter_bucket::vault::too_large;
 use spotter_bucket::whole::row::Row;
 use spotter_bucket::{Bucket, Commit, CommitId, ErrorKind, Manifest};
 use tokio_util::sync::CancellationToken;
@@ -36,26 +36,40 @@ pub fn written_ms(id: &str) -> Option<u64> {
 }
 
 impl Index {
-    /// Reads the names of all commits, or of what else lies right below a prefix under such names, newest first.
+    /// Reads the names of all commits, or of what else lies right below a prefix under such names, that are small enough to be read, newest first.
     pub async fn names(
         bucket: &dyn Bucket,
         standing: &Standing,
         stop: &CancellationToken,
         prefix: &str,
     ) -> Result<Vec<String>, Unanswered> {
+        let listed = Index::listed(bucket, standing, stop, prefix).await?;
+        let readable = listed
+            .into_iter()
+            .filter(|(_, size_bytes)| too_large(*size_bytes).is_none());
+        Ok(readable.map(|(id, _)| id).collect())
+    }
+
+    /// The same of all of them, each with its bytes.
+    pub async fn listed(
+        bucket: &dyn Bucket,
+        standing: &Standing,
+        stop: &CancellationToken,
+        prefix: &str,
+    ) -> Result<Vec<(String, u64)>, Unanswered> {
         let listed = standing.ask(stop, || bucket.list(prefix)).await?;
         let name = |key: &str| {
             key.strip_prefix(prefix)?
                 .strip_suffix(".json")
                 .map(str::to_owned)
         };
-        let mut ids: Vec<String> = listed
+        let mut found: Vec<(String, u64)> = listed
             .iter()
-            .filter(|object| object.size_bytes <= MAX_MANIFEST_BYTES as u64)
-            .filter_map(|object| name(&object.key).filter(|id| written_ms(id).is_some()))
+            .filter_map(|object| Some((name(&object.key)?, object.size_bytes)))
+            .filter(|(id, _)| written_ms(id).is_some())
             .collect();
-        sort_by(&mut ids, |a, b| order(b).cmp(&order(a)));
-        Ok(ids)
+        sort_by(&mut found, |a, b| order(&b.0).cmp(&order(&a.0)));
+        Ok(found)
     }
 
     /// Reads all commits.

@@ -3,6 +3,7 @@
 //! Newest first; whatever is damaged is told and passed over for the one before. Files arrive under a name that nobody takes for a
 //! checkpoint, are hashed, judged by their own format and synced, and only then renamed.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use serde_json::json;
 use spotter_bucket::download::{self, DownloadError, Read};
+use spotter_bucket::vault::too_large;
 use spotter_bucket::whole::export::is_export;
 use spotter_bucket::{BucketError, CommitId, Manifest};
 use tokio::task;
@@ -53,9 +55,9 @@ pub enum RestoreError {
         /// What is wrong with it.
         reason: String,
     },
-    /// There are commits, but none is whole. Beginning anew would hide that, so it is an error.
+    /// There are commits, but none came back whole. Beginning anew would hide that, so it is an error.
     #[error("no checkpoint in the bucket can be restored: {}", skipped.join("; "))]
-    AllDamaged {
+    NoneWhole {
         /// Each with its reason.
         skipped: Vec<String>,
     },
@@ -149,8 +151,15 @@ impl Backup {
         let _alone = self.restoring.lock().await;
         let stop = CancellationToken::new();
         let commits = self.places.commits_prefix();
-        let names = Index::names(&*self.bucket, &self.standing, &stop, &commits);
-        let mut names = self.patiently(names).await?;
+        let listed = Index::listed(&*self.bucket, &self.standing, &stop, &commits);
+        let listed = self.patiently(listed).await?;
+        // What is too large to be read is there all the same: passed over in silence it would leave a bucket that looks empty.
+        let unread = listed.iter().filter_map(|(name, size_bytes)| {
+            let why = too_large(*size_bytes)?;
+            Some((name.clone(), why.to_string()))
+        });
+        let unread: HashMap<String, String> = unread.collect();
+        let mut names: Vec<String> = listed.into_iter().map(|(name, _)| name).collect();
         if let Some(id) = id {
             names.retain(|name| name == id);
             if names.is_empty() {
@@ -165,13 +174,17 @@ impl Backup {
             let marked: Vec<String> = names
                 .extract_if(.., |name| doubted.contains(name))
                 .collect();
-            names = self.exports_last(names).await?;
+            names = self.exports_last(names, &unread).await?;
             names.extend(marked);
         }
         let mut vanished = Vec::new();
         for name in &names {
             let began = Instant::now();
-            match self.restore_commit(name, progress).await {
+            let restored = match unread.get(name) {
+                Some(why) => Err(Failed::Damage(why.clone())),
+                None => self.restore_commit(name, progress).await,
+            };
+            match restored {
                 Ok(None) if id.is_some() => {
                     return Err(RestoreError::NoSuchCheckpoint(name.clone()));
                 }
@@ -210,17 +223,23 @@ impl Backup {
         if skipped.is_empty() {
             Ok(None)
         } else {
-            Err(RestoreError::AllDamaged { skipped })
+            Err(RestoreError::NoneWhole { skipped })
         }
     }
 
     /// The same commits, behind the others those that hold what was left for others: no training goes on from such a one while it can help it.
-    async fn exports_last(&self, names: Vec<String>) -> Result<Vec<String>, RestoreError> {
+    /// `unread`: those that are not read.
+    async fn exports_last(
+        &self,
+        names: Vec<String>,
+        unread: &HashMap<String, String>,
+    ) -> Result<Vec<String>, RestoreError> {
         let (mut order, mut exports) = (Vec::new(), Vec::new());
         let mut asked = names.len() > 1;
         for name in names {
             // Only names without a step leave it open.
             let is_export = match asked && has_no_step(&name) {
+                true if unread.contains_key(&name) => None,
                 true => self.is_export(&name).await?,
                 false => Some(false),
             };

@@ -93,7 +93,7 @@ fn code(refusal: &Refusal) -> Code {
         Refusal::Backup(BackupError::List(_) | BackupError::Unseen { .. })
         | Refusal::Restore(RestoreError::Bucket(_)) => Code::FailedPrecondition,
         Refusal::Restore(RestoreError::NoSuchCheckpoint(_)) => Code::NotFound,
-        Refusal::Restore(RestoreError::Damaged { .. } | RestoreError::AllDamaged { .. }) => {
+        Refusal::Restore(RestoreError::Damaged { .. } | RestoreError::NoneWhole { .. }) => {
             Code::DataLoss
         }
         Refusal::Restore(RestoreError::Space { .. }) => Code::ResourceExhausted,

@@ -96,7 +96,7 @@ async fn what_a_restore_found_damaged_is_known_to_the_next_box() {
     assert!(bucket.corrupt(&shared));
     let other = World::new(bucket.clone());
     let err = other.backup.restore(None, &mut |_, _| {}).await;
-    let all = matches!(err, Err(RestoreError::AllDamaged { .. }));
+    let all = matches!(err, Err(RestoreError::NoneWhole { .. }));
     assert!(all, "{err:?}");
 
     let third = World::new(bucket.clone());

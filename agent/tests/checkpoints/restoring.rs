@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use spotter_agent::checkpoints::RestoreError;
+use spotter_bucket::manifest::MAX_MANIFEST_BYTES;
 use spotter_bucket::memory::MemoryBucket;
 use spotter_bucket::{CommitId, ErrorKind, Manifest};
 
@@ -78,7 +79,7 @@ async fn a_damaged_checkpoint_is_passed_over_and_named() {
         .await
         .unwrap_err();
     assert!(
-        matches!(&err, RestoreError::AllDamaged { skipped } if skipped.len() == 7),
+        matches!(&err, RestoreError::NoneWhole { skipped } if skipped.len() == 7),
         "{err}"
     );
 }
@@ -140,7 +141,7 @@ async fn a_bucket_that_lists_commits_and_gives_none_is_no_empty_one() {
     bucket.fail_next("GetObject", 2, ErrorKind::NotFound);
     let err = other.backup.restore(None, &mut |_, _| {}).await;
     assert!(
-        matches!(&err, Err(RestoreError::AllDamaged { skipped }) if skipped.len() == 2),
+        matches!(&err, Err(RestoreError::NoneWhole { skipped }) if skipped.len() == 2),
         "{err:?}"
     );
     // One that was deleted since is passed over without a word.
@@ -151,6 +152,30 @@ async fn a_bucket_that_lists_commits_and_gives_none_is_no_empty_one() {
         (restored.checkpoint.step, restored.skipped.len()),
         (Some(1), 0)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_too_large_to_be_read_is_named_and_leaves_no_empty_bucket() {
+    let bucket = Arc::new(MemoryBucket::new());
+    let large = CommitId::generate(None);
+    let huge = bytes::Bytes::from(vec![b' '; MAX_MANIFEST_BYTES + 1]);
+    bucket.insert(&format!("team/run/commits/{large}.json"), huge);
+    let world = World::new(bucket.clone());
+    let err = world.backup.restore(None, &mut |_, _| {}).await;
+    assert!(
+        matches!(&err, Err(RestoreError::NoneWhole { skipped }) if skipped[0].contains("larger than")),
+        "{err:?}"
+    );
+    let id = large.to_string();
+    let err = world.backup.restore(Some(&id), &mut |_, _| {}).await;
+    assert!(matches!(err, Err(RestoreError::Damaged { .. })), "{err:?}");
+    assert_eq!(bucket.count("GetObject"), 0, "it is not read");
+
+    world.write("step_1.npz", &npz(1, 500));
+    world.backup_all().await;
+    let other = World::new(bucket);
+    let restored = other.backup.restore(None, &mut |_, _| {}).await.unwrap();
+    assert_eq!(restored.unwrap().checkpoint.step, Some(1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -318,7 +343,7 @@ async fn what_turned_out_to_be_damaged_is_never_referred_to_again() {
     let err = other.backup.restore(None, &mut |_, _| {}).await;
     let all = |skipped: &[String]| skipped.len() == 3;
     assert!(
-        matches!(&err, Err(RestoreError::AllDamaged { skipped }) if all(skipped)),
+        matches!(&err, Err(RestoreError::NoneWhole { skipped }) if all(skipped)),
         "{err:?}"
     );
     fill(&other, 4);
