@@ -70,7 +70,7 @@ struct View {
     /// When the box is told next who tells the user.
     hand_over: Instant,
     alarm: bool,
-    /// Commits of the box when it was told that the bucket refuses it: once is enough until it commits again.
+    /// Commits of the box when it was told that the bucket refuses it: once is enough until it commits again, or is refused no more.
     refused: Option<u64>,
     /// What was told of how rarely it saves, as long as that holds.
     rare: Option<String>,

@@ -184,15 +184,76 @@ impl Lifecycle {
 
     /// Says that the bucket refuses the box as soon as the box knows: until that makes its backup late, a person may have mended it.
     fn tell_refusal(&self, run: &RunRecord, backup: &BackupInfo, view: &mut View) {
-        let refusal = backup.problem.as_ref().filter(|why| why.contains(REFUSED));
-        let Some(why) = refusal.filter(|_| !backup.alarm) else {
+        let was = view.status.as_ref().and_then(|was| was.backup.as_ref());
+        let Some(why) = untold_refusal(was, backup, &mut view.refused) else {
             return;
         };
-        if view.refused == Some(backup.committed) {
-            return;
-        }
-        view.refused = Some(backup.committed);
         let more = keys::advice(&run.name, why);
         self.say(run, &format!("Checkpoints wait on the box: {why}.{more}"));
+    }
+}
+
+/// What the bucket refuses the box.
+fn refusal(backup: &BackupInfo) -> Option<&str> {
+    backup
+        .problem
+        .as_deref()
+        .filter(|why| why.contains(REFUSED))
+}
+
+/// A refusal that is to be told now: once while it stands and nothing is committed, and not before a second look in a row finds it, since the first
+/// one may have handed over what the bucket takes. `was`: how the backup stood at the look before; `told`: commits of the box when one was told.
+fn untold_refusal<'a>(
+    was: Option<&BackupInfo>,
+    now: &'a BackupInfo,
+    told: &mut Option<u64>,
+) -> Option<&'a str> {
+    let Some(why) = refusal(now) else {
+        *told = None;
+        return None;
+    };
+    let stood = was.is_some_and(|was| refusal(was).is_some());
+    if now.alarm || !stood || *told == Some(now.committed) {
+        return None;
+    }
+    *told = Some(now.committed);
+    Some(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_at_the_second_look_that_finds_it_and_once_while_it_stands() {
+        let denied = || Some(format!("{REFUSED}: AccessDenied"));
+        let (mut was, mut told) = (None, None);
+        for (problem, committed, alarm, expected) in [
+            // Its keys had ended while the laptop slept, and are renewed at this look.
+            (denied(), 3, false, false),
+            (None, 3, false, false),
+            (denied(), 3, false, false),
+            (denied(), 3, false, true),
+            (denied(), 3, false, false),
+            // It committed, and is refused again.
+            (denied(), 4, false, true),
+            // It was mended, and is refused again before anything is committed.
+            (None, 4, false, false),
+            (denied(), 4, false, false),
+            (denied(), 4, false, true),
+            // The alarm tells of it.
+            (denied(), 5, true, false),
+            (Some("no route to host".to_owned()), 5, false, false),
+        ] {
+            let now = BackupInfo {
+                problem,
+                committed,
+                alarm,
+                ..BackupInfo::default()
+            };
+            let tells = untold_refusal(was.as_ref(), &now, &mut told).is_some();
+            assert_eq!(tells, expected, "{was:?} {now:?}");
+            was = Some(now);
+        }
     }
 }
