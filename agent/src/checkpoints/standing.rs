@@ -88,11 +88,36 @@ pub enum Unanswered {
     Bucket(#[from] BucketError),
 }
 
+/// How the bucket refuses our keys.
+#[derive(Default)]
+struct Denial {
+    /// It was told, and nothing has ended it.
+    told: bool,
+    /// Calls that wait for other keys. An answer to any other call says nothing of what these ask for.
+    waiting: u32,
+}
+
+/// One of the calls that wait for other keys.
+struct Waits<'a>(&'a Standing);
+
+impl<'a> Waits<'a> {
+    fn begin(standing: &'a Standing) -> Waits<'a> {
+        standing.denial().waiting += 1;
+        Waits(standing)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.denial().waiting -= 1;
+    }
+}
+
 /// State, events and the moments at which keys change.
 pub struct Standing {
     state: Mutex<BackupState>,
     events: Arc<dyn EventSink>,
-    denied: Mutex<bool>,
+    denial: Mutex<Denial>,
     credentials: Notify,
     /// What was told of checkpoints that cannot be saved, by their key.
     told_unsaved: Mutex<HashMap<String, String>>,
@@ -111,7 +136,7 @@ impl Standing {
                 ..BackupState::default()
             }),
             events,
-            denied: Mutex::new(false),
+            denial: Mutex::default(),
             credentials: Notify::new(),
             told_unsaved: Mutex::default(),
             told_results: Mutex::default(),
@@ -217,6 +242,7 @@ impl Standing {
     {
         let began = Instant::now();
         let mut failures = 0_u32;
+        let mut waits = None;
         loop {
             let answer = tokio::select! {
                 biased;
@@ -225,6 +251,7 @@ impl Standing {
             };
             let err = match answer {
                 Ok(value) => {
+                    drop(waits);
                     self.answered(failures);
                     return Ok(value);
                 }
@@ -235,10 +262,12 @@ impl Standing {
             let new_keys = self.credentials.notified();
             let wait = match err.kind {
                 ErrorKind::NotFound | ErrorKind::Refused => {
+                    drop(waits);
                     self.answered(failures);
                     return Err(err.into());
                 }
                 ErrorKind::Denied => {
+                    waits.get_or_insert_with(|| Waits::begin(self));
                     self.denied(&err);
                     DENIED_WAIT
                 }
@@ -260,13 +289,18 @@ impl Standing {
         }
     }
 
+    fn denial(&self) -> MutexGuard<'_, Denial> {
+        self.denial
+            .lock()
+            .expect("nothing panics while it holds this record")
+    }
+
+    /// A call was answered, and waits no more. A refusal ends when none waits that it was for.
     fn answered(&self, failures: u32) {
-        let was_denied = std::mem::take(
-            &mut *self
-                .denied
-                .lock()
-                .expect("nothing panics while it holds this flag"),
-        );
+        let was_denied = {
+            let mut denial = self.denial();
+            denial.waiting == 0 && std::mem::take(&mut denial.told)
+        };
         if was_denied || failures >= QUIET_FAILURES {
             self.state().problem.clear();
         }
@@ -281,13 +315,7 @@ impl Standing {
             0 => chain(err),
             _ => format!("the bucket refuses our keys: {}", chain(err)),
         };
-        let was = std::mem::replace(
-            &mut *self
-                .denied
-                .lock()
-                .expect("nothing panics while it holds this flag"),
-            true,
-        );
+        let was = std::mem::replace(&mut self.denial().told, true);
         self.state().problem.clone_from(&problem);
         if !was {
             tracing::warn!(problem, "new bucket keys are wanted");
@@ -332,6 +360,11 @@ mod tests {
             code: None,
             message: "no".into(),
         }
+    }
+
+    fn kinds(events: &RecordedEvents) -> Vec<String> {
+        let told = events.0.lock().unwrap();
+        told.iter().map(|(kind, _)| kind.clone()).collect()
     }
 
     /// Asks a bucket that fails `times` times in a way before it answers.
@@ -391,14 +424,10 @@ mod tests {
         let began = Instant::now();
         assert_eq!(outlast(&standing, ErrorKind::Denied, 3).await.unwrap(), 3);
         assert_eq!(began.elapsed().as_secs(), 180);
-        let kinds: Vec<String> = events
-            .0
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|(kind, _)| kind.clone())
-            .collect();
-        assert_eq!(kinds, ["credentials.wanted", "credentials.accepted"]);
+        assert_eq!(
+            kinds(&events),
+            ["credentials.wanted", "credentials.accepted"]
+        );
 
         let began = Instant::now();
         let bring_keys = async {
@@ -407,6 +436,32 @@ mod tests {
         };
         let (answer, ()) = tokio::join!(outlast(&standing, ErrorKind::Denied, 1), bring_keys);
         assert_eq!((answer.unwrap(), began.elapsed().as_secs()), (1, 5));
+        assert_eq!(standing.state().problem, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_another_call_ends_no_refusal() {
+        let events = Arc::new(RecordedEvents::default());
+        let standing = Standing::new(events.clone());
+        let others = async {
+            time::sleep(Duration::from_secs(30)).await;
+            assert!(outlast(&standing, ErrorKind::Denied, 0).await.is_ok());
+            assert!(outlast(&standing, ErrorKind::NotFound, 1).await.is_err());
+            assert_eq!(kinds(&events), ["credentials.wanted"]);
+            assert!(standing.state().problem.contains("refuses our keys"));
+        };
+        let (answer, ()) = tokio::join!(outlast(&standing, ErrorKind::Denied, 1), others);
+        assert_eq!(answer.unwrap(), 1);
+        let once = ["credentials.wanted", "credentials.accepted"];
+        assert_eq!(kinds(&events), once);
+        assert_eq!(standing.state().problem, "");
+
+        // Nobody asks any more for what was refused: the next answer ends it.
+        let given_up = outlast(&standing, ErrorKind::Denied, 9);
+        let given_up = time::timeout(Duration::from_secs(5), given_up).await;
+        assert!(given_up.is_err());
+        assert!(outlast(&standing, ErrorKind::Denied, 0).await.is_ok());
+        assert_eq!(kinds(&events), [once, once].concat());
         assert_eq!(standing.state().problem, "");
     }
 
@@ -432,13 +487,9 @@ mod tests {
         for reason in [None, Some("late"), Some("later"), None, None, Some("again")] {
             standing.set_alarm(reason.map(str::to_owned));
         }
-        let kinds: Vec<String> = events
-            .0
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|(kind, _)| kind.clone())
-            .collect();
-        assert_eq!(kinds, ["backup.alarm", "backup.recovered", "backup.alarm"]);
+        assert_eq!(
+            kinds(&events),
+            ["backup.alarm", "backup.recovered", "backup.alarm"]
+        );
     }
 }
