@@ -20,7 +20,7 @@ use crate::{
         recovery::GiveUp,
         silence,
         site::{Site, SiteError},
-        trained::{HEARD_US, heard_until},
+        trained::{HEARD_US, heard_until, watched_word},
     },
     store::{AttemptRecord, Outcome, RunRecord, StoreError},
 };
@@ -214,6 +214,7 @@ impl Lifecycle {
             Halt::Interrupted { why, waited } => {
                 let mut detail = serde_json::json!({"reason": why, "step": attempt.last_step});
                 let word_us = silence::newest_word_us(&self.store, &attempt)?;
+                let word_us = watched_word(&attempt, word_us);
                 if let Some(heard_us) = heard_until(self.clock.now_us(), waited, word_us) {
                     detail[HEARD_US] = heard_us.into();
                 }

@@ -112,6 +112,13 @@ pub(crate) const HEARD_US: &str = "heard_us";
 /// A box that is watched is heard every few seconds: an older word than this says that nobody watched.
 const UNWATCHED_US: i64 = 60_000_000;
 
+/// The last word of a box that says since when nobody watched it (pure): only a training that runs is watched so, and what was heard before it
+/// began, perhaps in an earlier life of the same box, was not its.
+pub(crate) fn watched_word(attempt: &AttemptRecord, word_us: Option<i64>) -> Option<i64> {
+    let word_us = word_us.filter(|_| attempt.state == State::Running);
+    word_us.map(|word_us| word_us.max(attempt.started_us))
+}
+
 /// Until when a box lived that is found interrupted now, as far as anybody knows; `None`: until now. `waited`: for so long it was seen not to
 /// run before that was believed; `word_us`: its last word. One that nobody watched may have been gone since then.
 pub(crate) fn heard_until(now_us: i64, waited: Duration, word_us: Option<i64>) -> Option<i64> {
@@ -230,6 +237,28 @@ mod tests {
         ] {
             let found = heard_until(1000 * S, Duration::from_secs(waited_s), word_us);
             assert_eq!(found, expected, "{waited_s} {word_us:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_training_that_runs_is_watched_and_an_earlier_life_is_none_of_it() {
+        for (state, started_us, word_us, expected) in [
+            (State::Running, 10, Some(50), Some(50)),
+            // What was heard is of an earlier life of its box.
+            (State::Running, 60, Some(50), Some(60)),
+            (State::Running, 10, None, None),
+            // Nobody keeps the word of a box that is brought up.
+            (State::Loading, 10, Some(50), None),
+            (State::Preparing, 10, Some(50), None),
+            (State::Syncing, 0, Some(50), None),
+        ] {
+            let attempt = AttemptRecord {
+                state,
+                started_us,
+                ..attempt_for_tests(1)
+            };
+            let found = watched_word(&attempt, word_us);
+            assert_eq!(found, expected, "{state:?} {started_us} {word_us:?}");
         }
     }
 
