@@ -14,10 +14,11 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Bytes in all, as far as they are known: never fewer than were `told` before. Where only the share is known, which rsync cuts down
-    /// to whole percents, there are at least as many as would be one percent further.
+    /// Bytes in all, as far as they are known, 0 where nothing is: never fewer than were `told` before. Where only the share is known, which
+    /// rsync cuts down to whole percents, there are at least as many as would be one percent further.
     pub fn least_bytes(&self, told: u64) -> u64 {
         let least = match (self.total_bytes, self.percent) {
+            (None, None) if told == 0 => return 0,
             (Some(total), _) => total,
             (None, Some(percent @ 0..100)) => {
                 self.bytes.saturating_mul(100) / (u64::from(percent) + 1)
@@ -165,6 +166,8 @@ mod tests {
         let mut told = 0;
         for (bytes, percent, total_bytes, expected) in [
             (0, Some(0), None, 0),
+            // Nothing is known yet: that is not all there is.
+            (7, None, None, 0),
             (19, Some(0), None, 1900),
             // Of 2,000 bytes: what a cut percentage promised would fall.
             (39, Some(1), None, 1950),
@@ -175,6 +178,7 @@ mod tests {
             (2000, Some(100), None, 2000),
             (2000, None, Some(1500), 2000),
             (2000, None, Some(3000), 3000),
+            (3500, None, None, 3500),
         ] {
             let at = Progress {
                 bytes,
