@@ -296,9 +296,16 @@ async fn refuse_loss(
     let text = format!("the box of `{name}` was not destroyed: something on it may not be saved");
     let err = CommandError::new(text).because(refused.reason).about(name);
     // What the bucket refuses now it refuses of whoever stops the run as well.
-    let refusal = behind::backup(&store, attempt)?.filter(|_| run.outcome.is_none());
-    let mend = refusal.and_then(|why| alarms::mend_keys(name, &why));
-    let err = mend.into_iter().fold(err, CommandError::hint);
+    let told = match run.outcome {
+        None => [
+            behind::backup(&store, attempt)?,
+            alarms::refused(&store, name, attempt.number)?,
+        ],
+        Some(_) => [None, None],
+    };
+    let err = mend_keys(name, told)
+        .into_iter()
+        .fold(err, CommandError::hint);
     let err = match (run.outcome, reach) {
         (None, Reach::Silent) => err.hint(format!(
             "stop it as it is, and keep its disk, with `spotter stop {name}`"
@@ -319,6 +326,12 @@ async fn refuse_loss(
         _ => format!("spotter destroy --lose-data {name}"),
     };
     Err(err.hint(format!("or give it up with `{destroy}`")))
+}
+
+/// What to do about a bucket that refuses, by the first of these words that names a fault of keys (pure).
+fn mend_keys(run: &str, told: [Option<String>; 2]) -> Option<String> {
+    let mut told = told.into_iter().flatten();
+    told.find_map(|why| alarms::mend_keys(run, &why))
 }
 
 /// Why a box is not ended just so, and what would be lost with it; `None`: nothing would.
@@ -429,4 +442,26 @@ fn no_box_left(summary: &RunSummary) -> String {
     );
     let cost = text::usd(summary.cost_usd);
     format!("`{name}` has no box any more: {which}. It cost {cost} in all, and costs nothing now.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_bucket_refuses_is_to_be_mended_before_a_backup_is_late_too() {
+        let refused = || Some("the bucket refuses our keys: no (AccessDenied)".to_owned());
+        let late = || Some("a finished checkpoint has waited 601 s".to_owned());
+        for (told, expected) in [
+            ([None, None], false),
+            ([None, refused()], true),
+            ([refused(), None], true),
+            ([late(), None], false),
+            ([late(), refused()], true),
+        ] {
+            let hint = mend_keys("r", told.clone());
+            let is_told = hint.is_some_and(|hint| hint.ends_with("then `spotter up r`"));
+            assert_eq!(is_told, expected, "{told:?}");
+        }
+    }
 }
