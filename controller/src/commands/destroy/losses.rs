@@ -131,6 +131,7 @@ pub(super) fn in_words(losses: &[Loss]) -> String {
             (0, true) => None,
             (0, false) => Some(format!("{many}{size}")),
             (1, true) => Some(format!("1 {one}{size}")),
+            (1, false) => Some(format!("more than 1 {one}{size}")),
             (count, true) => Some(format!("{count} {many}{size}")),
             (count, false) => Some(format!("more than {count} {many}{size}")),
         }
@@ -226,11 +227,15 @@ fn of_backup(backup: &BackupInfo) -> Vec<Loss> {
     let mut losses = newest_first(at_stake.collect());
     let rest = backup.unsaved_bytes.saturating_sub(named);
     if rest > 0 {
-        let name = match losses.is_empty() {
-            true => "all of them together",
-            false => "others",
+        let (name, count) = match losses.is_empty() {
+            // Those that cannot be saved wait for nothing.
+            true => (
+                "all of them together",
+                (backup.pending > 0 && backup.unsaved.is_empty()).then_some(backup.pending),
+            ),
+            false => ("others", None),
         };
-        losses.push(Loss::nameless(name, Some(rest), None));
+        losses.push(Loss::nameless(name, Some(rest), count));
     } else if losses.is_empty() && backup.pending > 0 {
         let name = format!("{} that wait for their upload", backup.pending);
         losses.push(Loss::nameless(name, None, Some(backup.pending)));
@@ -371,116 +376,4 @@ async fn of_logs(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn checkpoints_are_listed_by_name_and_size_and_what_is_not_named_is_told() {
-        let check =
-            |at_stake: &[(&str, u64)], unsaved_bytes, pending, expected: &[(&str, Option<u64>)]| {
-                let backup = BackupInfo {
-                    unsaved_bytes,
-                    pending,
-                    at_stake: at_stake
-                        .iter()
-                        .map(|(path, bytes)| ((*path).to_owned(), *bytes))
-                        .collect(),
-                    unsaved: vec!["c.pt: it is a link to /d, outside".to_owned()],
-                    ..BackupInfo::default()
-                };
-                let found = of_backup(&backup);
-                let found: Vec<(&str, Option<u64>)> = found
-                    .iter()
-                    .map(|loss| (loss.name.as_str(), loss.size_bytes))
-                    .collect();
-                assert_eq!(found, expected);
-            };
-        check(&[], 0, 0, &[]);
-        check(
-            &[("a.pt", 7), ("b.pt", 5)],
-            12,
-            1,
-            &[("a.pt", Some(7)), ("b.pt", Some(5))],
-        );
-        check(
-            &[("a.pt", 7)],
-            12,
-            1,
-            &[("a.pt", Some(7)), ("others", Some(5))],
-        );
-        check(
-            &[("b.pt", 7), ("c.pt", 5)],
-            12,
-            0,
-            &[
-                ("b.pt", Some(7)),
-                ("c.pt: it is a link to /d, outside", Some(5)),
-            ],
-        );
-        check(
-            &[
-                ("best.pt", 9),
-                ("checkpoint-20", 7),
-                ("checkpoint-100", 5),
-                ("checkpoint-40", 5),
-            ],
-            30,
-            0,
-            &[
-                ("checkpoint-100", Some(5)),
-                ("checkpoint-40", Some(5)),
-                ("checkpoint-20", Some(7)),
-                ("best.pt", Some(9)),
-                ("others", Some(4)),
-            ],
-        );
-        // Agents that know no names.
-        check(&[], 12, 1, &[("all of them together", Some(12))]);
-        check(&[], 0, 2, &[("2 that wait for their upload", None)]);
-    }
-
-    #[test]
-    fn losses_are_summed_up_in_one_clause() {
-        let losses = [
-            Loss::new(What::Checkpoint, "a.pt", Some(1 << 30)),
-            Loss::new(What::Checkpoint, "b.pt", Some(1 << 30)),
-            Loss::new(What::Result, "out/final.pt", Some(1536)),
-            Loss::new(What::Log, "train", None),
-        ];
-        assert_eq!(
-            in_words(&losses),
-            "2 checkpoints that are in no bucket (2.0 GiB), 1 result that was not fetched (1.5 KiB), \
-             1 end of a log that was not copied"
-        );
-        assert_eq!(in_words(&[]), "");
-        let check = |losses: &[Loss], expected: &str| assert_eq!(in_words(losses), expected);
-        let others = || Loss::nameless("others", Some(1 << 30), None);
-        check(
-            &[losses[0].clone(), losses[1].clone(), others()],
-            "more than 2 checkpoints that are in no bucket (3.0 GiB)",
-        );
-        check(&[others()], "checkpoints that are in no bucket (1.0 GiB)");
-        check(
-            &[Loss::nameless("2 that wait", None, Some(2))],
-            "2 checkpoints that are in no bucket",
-        );
-    }
-
-    #[test]
-    fn a_result_is_here_when_the_very_same_bytes_are() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("a"), "weights").unwrap();
-        let check = |path: &str, content: &str, expected| {
-            let file = FileHash {
-                path: path.to_owned(),
-                size_bytes: content.len() as u64,
-                blake3: blake3::hash(content.as_bytes()).to_hex().to_string(),
-            };
-            assert_eq!(is_here(&file, dir.path()).unwrap_or(false), expected);
-        };
-        check("a", "weights", true);
-        check("a", "weighty", false);
-        check("a", "weight", false);
-        check("b", "weights", false);
-    }
-}
+mod tests;
