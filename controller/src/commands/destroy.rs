@@ -299,7 +299,7 @@ async fn refuse_loss(
     let told = match run.outcome {
         None => [
             behind::backup(&store, attempt)?,
-            alarms::refused(&store, name, attempt.number)?,
+            alarms::refused(&store, attempt)?,
         ],
         Some(_) => [None, None],
     };

@@ -50,6 +50,8 @@ struct Status {
     summary: RunSummary,
     /// What is wrong with the backup of the newest attempt, as it was last told; `null`: nothing, or nothing is left that it is about.
     backup_alarm: Option<String>,
+    /// Why the bucket refuses the keys of its box, as `ps` has it; `null`: it does not, as far as was told.
+    refused: Option<String>,
     /// Finished checkpoints on boxes that do not train any more, and in no bucket yet.
     waits_on_box: Vec<Waits>,
     /// Checkpoints on the box that are in no bucket, each with the reason, as it was last told.
@@ -110,6 +112,10 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         Some(attempt) => behind::backup(&store, attempt)?,
         None => None,
     };
+    let refused = match &latest {
+        Some(attempt) => alarms::refused(&store, attempt)?,
+        None => None,
+    };
     let alone = run.outcome.is_none() && !summary.watched;
     let told = agent.as_ref().filter(|_| alone);
     if let (Some(session), Some(latest)) = (told.and_then(|agent| agent.session(TRAIN)), &latest) {
@@ -161,6 +167,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         ui.json(&Status {
             summary,
             backup_alarm,
+            refused,
             waits_on_box: waits,
             unsaved,
             rare_checkpoints: rare,
@@ -183,6 +190,9 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
         &unsaved,
         rare.as_deref(),
     );
+    if let Some(why) = &refused {
+        ui.line(format_args!("  refused      {why}"));
+    }
     for waits in &waits {
         ui.line(format_args!("  on its box   {}", waits.text()));
     }
@@ -213,6 +223,7 @@ pub async fn status(ui: &mut Ui, deps: &Deps, args: &StatusArgs) -> Result<(), C
     let backup = agent.as_ref().and_then(|agent| agent.backup.as_ref());
     let refusals = [
         backup_alarm,
+        refused,
         backup.and_then(|backup| backup.problem.clone()),
     ];
     let mut mends = refusals

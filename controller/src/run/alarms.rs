@@ -6,7 +6,7 @@ use spotter_trainlog::telling;
 
 use crate::{
     doctor::diagnosis::KeyFault,
-    run::marks,
+    run::{State, handing::REFUSED, marks},
     store::{AttemptRecord, EventRecord, Store, StoreError},
 };
 
@@ -24,11 +24,13 @@ pub fn backup(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, 
     Ok(Some(text(&alarm, failed.as_ref())))
 }
 
-/// What the bucket refuses the box of an attempt now, long before that makes its backup late; `None`: nothing, as far as was told. An agent of
-/// an older release tells of nothing that it takes again but by what it commits.
-pub fn refused(store: &Store, run: &str, attempt: u32) -> Result<Option<String>, StoreError> {
-    let newest = |kind: &str| store.newest_event(run, attempt, kind);
-    let Some(wanted) = newest("credentials.wanted")? else {
+/// Why the bucket refuses the keys of the box of an attempt that trains now, long before that makes its backup late; `None`: it does not, as far
+/// as was told. An agent of an older release tells of nothing that it takes again but by what it commits. That its grants are used up is no word
+/// of the bucket.
+pub fn refused(store: &Store, attempt: &AttemptRecord) -> Result<Option<String>, StoreError> {
+    let newest = |kind: &str| store.newest_event(&attempt.run, attempt.number, kind);
+    let Some(wanted) = newest("credentials.wanted")?.filter(|_| attempt.state == State::Running)
+    else {
         return Ok(None);
     };
     for settles in [
@@ -40,7 +42,7 @@ pub fn refused(store: &Store, run: &str, attempt: u32) -> Result<Option<String>,
             return Ok(None);
         }
     }
-    Ok(word(&wanted.detail, "problem"))
+    Ok(word(&wanted.detail, "problem").filter(|why| why.contains(REFUSED)))
 }
 
 /// Checkpoints on the box that are in no bucket, each with the reason, as far as the agent told: those that cannot be saved as they
@@ -223,24 +225,40 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(&dir.path().join("store.db"), Clock::new(|| 0)).unwrap();
             let mut seq = 0;
-            let mut check = |kind: &str, expected: Option<&str>| {
+            let mut told = |state: State, kind: &str, problem: &str| {
                 seq += 1;
                 let event = StoredEvent {
                     seq,
                     time_us: 1,
                     kind: kind.to_owned(),
-                    detail: json!({"problem": "the bucket refuses our keys"}),
+                    detail: json!({"problem": problem}),
                 };
                 store.append_events("r", 1, &[event]).unwrap();
-                let told = refused(&store, "r", 1).unwrap();
-                assert_eq!(told.as_deref(), expected, "{settles} {kind}");
+                let attempt = AttemptRecord {
+                    state,
+                    ..crate::run::summary::attempt_for_tests(1)
+                };
+                refused(&store, &attempt).unwrap()
             };
-            let refusal = Some("the bucket refuses our keys");
-            check("checkpoint.committed", None);
-            check("credentials.wanted", refusal);
-            check("checkpoint.found", refusal);
-            check(settles, None);
-            check("credentials.wanted", refusal);
+            let used_up = "the grants of this box are used up";
+            let refusal = "the bucket refuses our keys: 403";
+            for (state, kind, problem, expected) in [
+                (State::Running, "checkpoint.committed", "", None),
+                // Nobody asked the bucket.
+                (State::Running, "credentials.wanted", used_up, None),
+                (State::Running, "credentials.wanted", refusal, Some(refusal)),
+                (State::Running, "checkpoint.found", "", Some(refusal)),
+                (State::Finishing, "checkpoint.found", "", None),
+                (State::Running, settles, "", None),
+                (State::Running, "credentials.wanted", refusal, Some(refusal)),
+            ] {
+                let found = told(state, kind, problem);
+                assert_eq!(
+                    found.as_deref(),
+                    expected,
+                    "{settles} {state} {kind} {problem}"
+                );
+            }
         }
     }
 

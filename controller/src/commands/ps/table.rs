@@ -80,6 +80,7 @@ fn standing(row: &Row) -> String {
         }
         None if row.contradiction.is_some() => format!("{}, contradicted", row.state),
         None if row.backup_alarm.is_some() => format!("{}, backup behind", row.state),
+        None if row.refused.is_some() => format!("{}, refused by its bucket", row.state),
         None => row.state.clone(),
     };
     match news {

@@ -55,7 +55,7 @@ const PLANNED: &str = "offer machine_id gpu num_gpus geolocation reliability vra
     bid_usd_per_hour running_usd_per_hour stopped_usd_per_hour budget_hours avoided go lacks blockers effort risks outlook";
 const SUMMARY: &str = "name state outcome reason training_end step attempts steps_redone interruptions steps_lost checkpoints_committed \
     checkpoints_kept last_checkpoint_step newest_damaged cost_usd unbilled_traffic_usd ledger_usd charged_usd usd_per_hour watched";
-const STATUS: &str = "backup_alarm waits_on_box unsaved rare_checkpoints window contradiction warnings waiting way_on plan agent market last_word_us";
+const STATUS: &str = "backup_alarm refused waits_on_box unsaved rare_checkpoints window contradiction warnings waiting way_on plan agent market last_word_us";
 const KEPT_PLAN: &str = "needed no_plan dares offer gpu num_gpus running_usd_per_hour at_most_hours at_most_usd checks forecast gates \
     blockers hardware_justified";
 const ATTEMPT: &str = "number state instance gpu gpu_usd_per_hour from_step to_step steps_redone steps_lost checkpoints_committed \
@@ -68,7 +68,7 @@ pub const WAITING: &str =
     "instance since_us until_us bid_usd_per_hour ceiling_usd_per_hour storage_usd_per_hour why";
 const MONEY: &str = "gpu_usd disk_usd bandwidth_usd";
 const RUNS: &str = "run created_us state outcome reason stop_requested attempt instance gpu num_gpus rental step usd_per_hour cost_usd unbilled_traffic_usd \
-    saved_step saved_us newest_damaged unsaved backup_alarm contradiction training_end ended_by market watched_by_pid silent_since_us last_word_us";
+    saved_step saved_us newest_damaged unsaved backup_alarm refused contradiction training_end ended_by market watched_by_pid silent_since_us last_word_us";
 const OBSERVATION: &str = "id edited source run attempt observed_us code model gpu num_gpus machine_id tokens_per_s steps_per_s \
     predicted_tokens_per_s gpu_utilisation_percent peak_vram_gib peak_ram_gb setup_s debug_s trained_s down_mbps up_mbps \
     advertised_down_mbps advertised_up_mbps note";
