@@ -10,7 +10,6 @@ use nix::sys::{signal::Signal, wait::WaitStatus};
 
 use crate::{
     sidecar::save,
-    signed::Supply,
     stage::{Process, Seen, Stage},
     switch::Switch,
     trainer::{self, CRITICAL},
@@ -18,9 +17,6 @@ use crate::{
 
 /// Points that a checkpoint passes at least.
 const LEAST_POINTS: usize = 40;
-/// Passes of a point that count on a box that is watched: how often it asks until something is signed for it, the moment decides, and a later
-/// pass may not come again.
-const MOST_PASSES: usize = 6;
 
 /// How an agent is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,15 +31,6 @@ pub enum End {
 
 impl End {
     pub const EACH: [End; 3] = [End::Agent, End::Box, End::Back];
-
-    /// Those that can be where a switch is on: whoever takes over ends what was begun for the lost box, and to one that comes back, and has
-    /// no keys, nobody brings more.
-    pub fn each(switch: &Switch) -> impl Iterator<Item = End> {
-        let alone = switch.supply == Some(Supply::Once);
-        Self::EACH
-            .into_iter()
-            .filter(move |end| !alone || *end != Self::Back)
-    }
 }
 
 /// Where, while what is wrong, and how.
@@ -80,15 +67,7 @@ pub fn trace(switch: &Switch) -> Result<Vec<String>, String> {
         other => return Err(format!("{other:?}: {}", stage.said())),
     }
     let text = fs::read_to_string(&trace).map_err(|err| err.to_string())?;
-    let passes = |point: &str| {
-        let number = point.rsplit_once('#').map(|(_, number)| number.parse());
-        number.and_then(Result::ok).unwrap_or(usize::MAX)
-    };
-    let points: BTreeSet<String> = text
-        .lines()
-        .filter(|point| switch.supply.is_none() || passes(point) <= MOST_PASSES)
-        .map(str::to_owned)
-        .collect();
+    let points: BTreeSet<String> = text.lines().map(str::to_owned).collect();
     if points.len() < LEAST_POINTS {
         return Err(format!("only {} points: {points:?}", points.len()));
     }
@@ -133,7 +112,7 @@ impl Cell {
 
     /// The agent starts again on its box, saves what it was saving, and the next checkpoint too.
     fn goes_on(&self, stage: &Stage) -> Result<(), String> {
-        let backup = stage.begin(&stage.place);
+        let backup = stage.place.start();
         stage.handle.block_on(save(&backup, CRITICAL))?;
         stage.board.heal();
         let now = stage.look(false)?;
@@ -141,7 +120,6 @@ impl Cell {
         stage.restores("check", CRITICAL)?;
         trainer::write(&stage.place.checkpoints(), 4);
         stage.handle.block_on(save(&backup, 4))?;
-        stage.settle();
         let now = stage.look(false)?;
         // Keys that were refused once do not try to delete again for an hour.
         let refuses = ["denied", "expired_token"].contains(&self.switch.name.as_str());
@@ -153,19 +131,15 @@ impl Cell {
             ));
         }
         // Two of step 3, in case its commit was never seen by the agent that made it, would be one too many.
-        if now.commits.len() != now.steps.len() {
+        if now.commits != now.steps.len() {
             return Err(format!(
                 "{} commits of {} checkpoints",
-                now.commits.len(),
+                now.commits,
                 now.steps.len()
             ));
         }
-        // Without keys nothing can be deleted: what was sent in vain goes when somebody sweeps.
-        if self.switch.supply.is_none() {
-            stage.has_no_litter(&now)?;
-        }
+        stage.has_no_litter(&now)?;
         stage.has_no_notes()?;
-        drop(backup);
         stage.is_swept(&self.switch)
     }
 
@@ -174,7 +148,7 @@ impl Cell {
         let newest = then.steps.last().copied().unwrap_or(0);
         let place = stage.restores("other", newest)?;
         trainer::write(&place.checkpoints(), 4);
-        let backup = stage.begin(&place);
+        let backup = place.start();
         stage.handle.block_on(save(&backup, 4))?;
         stage.board.heal();
         if let Some(child) = back {
@@ -183,7 +157,6 @@ impl Cell {
                 other => return Err(format!("came back: {other:?}: {}", stage.said())),
             }
         }
-        stage.settle();
         let now = stage.look(self.switch.tears)?;
         now.has(4)?;
         // Two are kept: what a box that came back saved may take the place of what the other one began with.
@@ -191,7 +164,6 @@ impl Cell {
             now.has(newest)?;
         }
         stage.restores("check", 4)?;
-        drop(backup);
         // While a commit is torn nothing is swept: it may refer to anything.
         if self.switch.tears {
             return Ok(());

@@ -83,7 +83,7 @@ impl Collecting {
         };
         trainer::write_results_once(&place.home);
         stage.handle.block_on(async {
-            let backup = place.start().await;
+            let backup = place.start();
             collect(&backup, &place).await
         })?;
         stage.board.heal();

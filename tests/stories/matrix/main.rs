@@ -1,12 +1,11 @@
 //! The crash matrix: the agent, or its box, is lost at every point at which a saved checkpoint changes the disk or the bucket, while
-//! every switch of the S3 server is on. Afterwards nothing that was committed is lost and nothing half is believed. So it is where the
-//! box has no keys and somebody signs for it, and where results are collected. And the way back: whoever brings a checkpoint down is
-//! killed at every point of that.
+//! every switch of the S3 server is on. Afterwards nothing that was committed is lost and nothing half is believed. And the way back:
+//! whoever brings a checkpoint down is killed at every point of that. So is whoever collects results.
 //!
 //! Nothing is picked by hand: the agent names its points (feature `faults`), the server its faults. `scripts/whole matrix` runs every
-//! cell, by `SPOTTER_MATRIX=whole`, which takes two cores hours; otherwise a share is drawn by a seed (`SPOTTER_MATRIX_SEED` draws
-//! others). `SPOTTER_MATRIX_ONLY=END/SWITCH/POINT` runs one (`Restore` or `Pull` for the END of the way back, `Collector` or `Other` for that
-//! of results).
+//! cell, by `SPOTTER_MATRIX=whole`, which takes two cores more than an hour; otherwise one of 30, or fewer, is drawn by a seed
+//! (`SPOTTER_MATRIX_SEED` draws others). `SPOTTER_MATRIX_ONLY=END/SWITCH/POINT` runs one (`Restore` or `Pull` for the END of the way back,
+//! `Collector` or `Other` for that of results).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -17,7 +16,6 @@ mod bringing;
 mod cell;
 mod collecting;
 mod sidecar;
-mod signed;
 mod stage;
 mod switch;
 mod trainer;
@@ -36,13 +34,10 @@ use switch::Switch;
 
 /// Cells at once: most of their time they wait for the disk, or for an answer that does not come.
 const AT_ONCE: usize = 6;
-/// Of so many cells one is run, unless the whole matrix is asked for. One more than this has no divisor in common with the number of
-/// ends, so that all of them have their turn.
+/// Of so many cells one is run, unless the whole matrix is asked for.
 const ONE_OF: usize = 30;
 /// The same on the way back.
 const ONE_OF_BRINGING: usize = 20;
-/// The same of boxes without keys, where each takes longer.
-const ONE_OF_SIGNED: usize = 310;
 /// The same of results.
 const ONE_OF_COLLECTING: usize = 60;
 
@@ -53,35 +48,13 @@ fn no_end_of_the_agent_or_its_box_loses_a_checkpoint_or_makes_half_of_one() {
     if sidecar::play(&runtime) {
         return;
     }
-    holds(&runtime, Switch::none(), Switch::each, ONE_OF);
-}
-
-#[test]
-fn no_end_of_a_box_without_keys_loses_a_checkpoint_or_makes_half_of_one() {
-    holds(
-        &runtime(),
-        Switch::none_signed(),
-        Switch::each_signed,
-        ONE_OF_SIGNED,
-    );
-}
-
-/// Every end of an agent at every point, while any of these switches is on.
-fn holds(
-    runtime: &tokio::runtime::Runtime,
-    none: Switch,
-    switches: fn(&[String]) -> Vec<Switch>,
-    one_of: usize,
-) {
     let began = Instant::now();
-    let healthy = each(runtime, vec![none], |switch| cell::trace(&switch));
+    let healthy = each(&runtime, vec![Switch::none()], |switch| {
+        cell::trace(&switch)
+    });
     let operations = operations(healthy);
-    assert!(operations.len() >= 6, "{operations:?}");
-    let mut switches = switches(&operations);
-    if let Some(only) = only() {
-        switches.retain(|switch| only.split('/').nth(1) == Some(&switch.name));
-    }
-    let traces = each(runtime, switches, |switch| {
+    assert!(operations.len() >= 8, "{operations:?}");
+    let traces = each(&runtime, Switch::each(&operations), |switch| {
         let points = cell::trace(&switch).map_err(|err| format!("{}: {err}", switch.name))?;
         Ok((switch, points))
     });
@@ -92,7 +65,7 @@ fn holds(
         .iter()
         .flat_map(|(switch, points)| {
             points.iter().flat_map(move |point| {
-                End::each(switch).map(|end| Cell {
+                End::EACH.map(|end| Cell {
                     end,
                     point: point.clone(),
                     switch: switch.clone(),
@@ -101,9 +74,9 @@ fn holds(
         })
         .collect();
     println!("{} switches", traces.len());
-    let cells = chosen(all, one_of);
+    let cells = chosen(all, ONE_OF);
 
-    let ended = each(runtime, cells, |cell| {
+    let ended = each(&runtime, cells, |cell| {
         let ended = cell.run().map_err(|err| format!("{cell}: {err}"))?;
         Ok((cell, ended))
     });
@@ -197,18 +170,13 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// The one cell that is asked for.
-fn only() -> Option<String> {
-    std::env::var("SPOTTER_MATRIX_ONLY").ok()
-}
-
 /// The cells that are run now, some at least; tells how many of them, and the seed that drew them.
 fn chosen<T: Display>(all: Vec<T>, one_of: usize) -> Vec<T> {
     // The same cells are drawn each time: a change is judged, not the luck of the day.
     let seed =
         std::env::var("SPOTTER_MATRIX_SEED").map_or(1, |text| text.parse::<usize>().unwrap());
     let whole = std::env::var("SPOTTER_MATRIX").is_ok_and(|text| text == "whole");
-    let only = only();
+    let only = std::env::var("SPOTTER_MATRIX_ONLY").ok();
     let count = all.len();
     let chosen: Vec<T> = all
         .into_iter()

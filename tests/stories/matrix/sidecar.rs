@@ -26,10 +26,7 @@ use spotter_bucket::{
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    signed::{self, Supply},
-    trainer::{self, CRITICAL, MARKER},
-};
+use crate::trainer::{self, CRITICAL, MARKER};
 
 /// Waits between two tries are so much shorter than on a box.
 pub const WAITS_DIVIDED_BY: u32 = 500;
@@ -51,8 +48,6 @@ pub struct Place {
     pub url: String,
     pub home: PathBuf,
     pub attempt: u32,
-    /// How it is signed for; `None`: it has keys of its own.
-    pub supply: Option<Supply>,
 }
 
 impl Place {
@@ -65,14 +60,8 @@ impl Place {
     }
 
     /// An agent that just started here and knows nothing of the server yet.
-    pub async fn start(&self) -> Arc<Backup> {
-        let Some(supply) = self.supply else {
-            return self.start_with(Arc::new(Passing::new(client(&self.url))));
-        };
-        let bucket = Arc::new(Passing::new(signed::client(&self.url)));
-        let backup = self.start_with(bucket.clone());
-        signed::supply(self, supply, &bucket, &backup).await;
-        backup
+    pub fn start(&self) -> Arc<Backup> {
+        self.start_with(Arc::new(Passing::new(client(&self.url))))
     }
 
     /// The same with a client that is in use already: making one takes as long as sending a checkpoint.
@@ -117,10 +106,8 @@ impl Place {
     /// What a process of its own is told.
     pub fn job(&self, part: Part) -> (&'static str, String) {
         let part = format!("{part:?}");
-        let supply = self.supply.map(|supply| format!("{supply:?}"));
-        let job = json!({
-            "part": part, "url": self.url, "home": self.home, "attempt": self.attempt, "supply": supply,
-        });
+        let job =
+            json!({ "part": part, "url": self.url, "home": self.home, "attempt": self.attempt });
         (JOB, job.to_string())
     }
 }
@@ -207,10 +194,9 @@ pub fn play(runtime: &tokio::runtime::Runtime) -> bool {
         url: job["url"].as_str().unwrap().to_owned(),
         home: Path::new(job["home"].as_str().unwrap()).to_owned(),
         attempt: u32::try_from(job["attempt"].as_u64().unwrap()).unwrap(),
-        supply: job["supply"].as_str().map(Supply::named),
     };
     runtime.block_on(async {
-        let backup = place.start().await;
+        let backup = place.start();
         match job["part"].as_str().unwrap() {
             "Save" => save(&backup, CRITICAL).await.unwrap(),
             "Restore" => drop(restore(&backup).await.unwrap()),
@@ -262,11 +248,6 @@ impl Passing {
             to,
             read_bytes: AtomicU64::new(0),
         }
-    }
-
-    /// What it all goes to.
-    pub fn to(&self) -> &S3Bucket {
-        &self.to
     }
 
     /// Bytes of checkpoints' data that came through so far.

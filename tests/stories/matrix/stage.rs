@@ -21,7 +21,7 @@ use nix::{
 use serde_json::json;
 use spotter_agent::checkpoints::Backup;
 use spotter_bucket::{
-    Bucket, CommitId, Layout, Manifest, Vault,
+    Bucket, CommitId, Layout, Manifest,
     s3::{S3Bucket, S3Options},
 };
 use spotter_sim::s3::{AccessKey, S3Config, S3Handle, Switchboard};
@@ -30,15 +30,12 @@ use tokio::{net::TcpListener, runtime::Handle};
 
 use crate::{
     sidecar::{self, KEYS, Part, Place, client_with, restore, save},
-    signed::{self, Supply},
     switch::Switch,
     trainer::{self, CRITICAL},
 };
 
 /// Longest time until the server's clock, which counts whole seconds, says that something is older than now.
 const AGES: Duration = Duration::from_secs(20);
-/// Times that a bucket is looked at again in which somebody tidies up.
-const LOOKS: u32 = 5;
 
 /// A server, a box with two checkpoints saved and a third one written.
 pub struct Stage {
@@ -57,8 +54,8 @@ pub struct Stage {
 pub struct Seen {
     /// Steps of whole commits.
     pub steps: BTreeSet<u64>,
-    /// Names of whole commits, also of those that wait for their place.
-    pub commits: BTreeSet<String>,
+    /// Whole commits.
+    pub commits: usize,
     /// Whole collections of results.
     pub collections: usize,
     /// Keys that commits speak of, and those of the commits.
@@ -96,7 +93,6 @@ impl Stage {
             url: server.url(),
             home: dir.path().join("box"),
             attempt: 1,
-            supply: switch.supply,
         };
         let stage = Stage {
             // Ours may take their time, also where six of these share two cores.
@@ -120,22 +116,6 @@ impl Stage {
     /// An agent that saves, in a process of its own.
     pub fn agent(&self, more: &[(&str, &str)]) -> Process {
         self.starts(Part::Save, &self.place, more)
-    }
-
-    /// An agent here that goes on or takes over; where it has no keys somebody watches it.
-    pub fn begin(&self, place: &Place) -> Arc<Backup> {
-        let watched = Place {
-            supply: place.supply.map(|_| Supply::Watched),
-            ..place.clone()
-        };
-        self.handle.block_on(watched.start())
-    }
-
-    /// What was left by boxes without keys is put in place, and what need not be kept goes.
-    pub fn settle(&self) {
-        if self.place.supply.is_some() {
-            self.handle.block_on(signed::settle(&self.place.url));
-        }
     }
 
     /// A part of an agent, in a process of its own.
@@ -174,16 +154,7 @@ impl Stage {
 
     /// Reads every commit and every byte that they speak of. What is damaged counts as nothing where it `may_be_torn`.
     pub fn look(&self, may_be_torn: bool) -> Result<Seen, String> {
-        let mut seen = self.handle.block_on(self.look_at_all(may_be_torn));
-        // Whoever watches a box without keys may delete what was just listed.
-        for _ in 0..LOOKS {
-            if seen.is_ok() || self.place.supply.is_none() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(100));
-            seen = self.handle.block_on(self.look_at_all(may_be_torn));
-        }
-        seen
+        self.handle.block_on(self.look_at_all(may_be_torn))
     }
 
     async fn look_at_all(&self, may_be_torn: bool) -> Result<Seen, String> {
@@ -193,38 +164,22 @@ impl Stage {
             listed.map_err(|err| err.to_string())
         };
         let mut seen = Seen::default();
-        let buried: BTreeSet<CommitId> = list(layout.tombstones_prefix())
-            .await?
-            .iter()
-            .filter_map(|object| Some(layout.tombstone_of_key(&object.key)?.0))
-            .collect();
-        // Those in their place come first, then those that wait for it.
         for object in list(layout.commits_prefix()).await? {
             let bytes = self.eyes.get(&object.key, None).await;
             let bytes = bytes.map_err(|err| err.to_string())?;
-            let waits = layout.is_waiting(&object.key);
             let manifest = match Manifest::open(&bytes) {
                 Ok(manifest) => manifest,
-                // A place that waits is never filled again: what is torn there stays for people to look at.
-                Err(_) if waits => {
-                    seen.spoken_for.insert(object.key);
-                    continue;
-                }
                 Err(_) if may_be_torn => continue,
                 Err(err) => return Err(format!("{} is damaged: {err}", object.key)),
             };
             seen.spoken_for.insert(object.key);
-            let is_buried = manifest.id.parse().is_ok_and(|id| buried.contains(&id));
-            if is_buried || seen.commits.contains(&manifest.id) {
-                continue;
-            }
             let step = manifest.step.ok_or("a commit without a step")?;
             let hashes = self.read_all(&manifest, &mut seen).await?;
             if hashes != *trainer::hashes(step) {
                 return Err(format!("step {step} is not what was written: {hashes:?}"));
             }
             seen.steps.insert(step);
-            seen.commits.insert(manifest.id);
+            seen.commits += 1;
         }
         for object in list(layout.results_prefix()).await? {
             let name = object.key.strip_prefix(&layout.results_prefix());
@@ -272,10 +227,7 @@ impl Stage {
             attempt: 2,
             ..self.place.clone()
         };
-        let backup = match place.supply {
-            None => place.start_with(self.eyes.clone()),
-            Some(_) => self.begin(&place),
-        };
+        let backup = place.start_with(self.eyes.clone());
         let restored = self.handle.block_on(restore(&backup))?;
         if restored.checkpoint.step != Some(step) {
             return Err(format!(
@@ -306,26 +258,15 @@ impl Stage {
         let objects: BTreeSet<String> = objects.into_iter().map(|object| object.key).collect();
         // What was deleted lies under a tombstone until its grace is over.
         let layout = Layout::new("team", "run").map_err(|err| err.to_string())?;
-        let vault = Vault {
-            bucket: &*self.eyes,
-            layout: &layout,
-            run: "run",
-        };
-        let tombstones = self.handle.block_on(vault.tombstones());
-        let tombstones = tombstones.map_err(|err| err.to_string())?;
-        let ids: BTreeSet<CommitId> = tombstones.iter().map(|one| one.id).collect();
-        // A box without keys put its data elsewhere than below the name of its commit.
-        let manifests = tombstones.iter().filter_map(|one| one.manifest.as_ref());
-        let buried: BTreeSet<&str> = manifests
-            .flat_map(|manifest| &manifest.files)
-            .map(|file| file.key.as_str())
+        let buried: BTreeSet<CommitId> = objects
+            .iter()
+            .filter_map(|key| Some(layout.tombstone_of_key(key)?.0))
             .collect();
         let is_buried = |key: &str| {
             layout.tombstone_of_key(key).is_some()
-                || buried.contains(key)
                 || layout
                     .data_of_key(key)
-                    .is_some_and(|(id, _)| ids.contains(&id))
+                    .is_some_and(|(id, _)| buried.contains(&id))
         };
         let litter = objects
             .symmetric_difference(&seen.spoken_for)

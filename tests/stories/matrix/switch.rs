@@ -3,8 +3,6 @@
 use serde_json::{Value, json};
 use spotter_sim::s3::{Fault, Order, Switchboard};
 
-use crate::signed::Supply;
-
 /// Requests among which a slow fault finds one.
 const SLOW_AMONG: u32 = 12;
 
@@ -18,8 +16,6 @@ pub struct Switch {
     orders: Vec<Order>,
     /// A commit may lie there in half until it is put again.
     pub tears: bool,
-    /// How a box without keys is signed for; `None`: the box has keys.
-    pub supply: Option<Supply>,
 }
 
 impl Switch {
@@ -30,33 +26,7 @@ impl Switch {
             clock: json!({}),
             orders: Vec::new(),
             tears: false,
-            supply: None,
         }
-    }
-
-    /// Nothing is wrong, and the box has no keys.
-    pub fn none_signed() -> Switch {
-        Switch {
-            name: "signed none".to_owned(),
-            supply: Some(Supply::Watched),
-            ..Switch::none()
-        }
-    }
-
-    /// The same switches where the box has no keys, and what may be wrong with what was signed for it.
-    pub fn each_signed(operations: &[String]) -> Vec<Switch> {
-        let watched = Switch::each(operations).into_iter().map(|switch| Switch {
-            name: format!("signed {}", switch.name),
-            supply: Some(Supply::Watched),
-            ..switch
-        });
-        let of = |name: &str, supply| Switch {
-            name: format!("signed {name}"),
-            supply: Some(supply),
-            ..Switch::none()
-        };
-        let own = [of("once", Supply::Once), of("ended", Supply::Ended)];
-        watched.chain(own).collect()
     }
 
     /// Every switch that the server has. Each of these operations meets the fault once; those that take time come once in all.
